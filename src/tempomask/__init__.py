@@ -1,0 +1,33 @@
+"""tempomask: segment and track objects in video. `load` a model, `track` a video."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tempomask.api import Model, load
+    from tempomask.errors import InputError
+    from tempomask.types import FrameResult, Prompt
+
+__version__ = "0.1.0"
+__all__ = ["FrameResult", "InputError", "Model", "Prompt", "__version__", "load"]
+
+# torch is imported when the first of these is used, not by `import tempomask`.
+_HOMES = {
+    "load": "tempomask.api",
+    "Model": "tempomask.api",
+    "Prompt": "tempomask.types",
+    "FrameResult": "tempomask.types",
+    "InputError": "tempomask.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tempomask' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

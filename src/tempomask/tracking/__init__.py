@@ -1,0 +1,1 @@
+"""The state of a video: sessions, objects and their memories, propagation."""

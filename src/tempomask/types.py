@@ -1,0 +1,236 @@
+"""What crosses the boundary of the package: a prompt going in, the result of a frame coming out.
+
+Shape legend: H x W the video's size, N objects, h x w the low resolution (image_size / 4), L blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tempomask.errors import InputError
+
+if TYPE_CHECKING:
+    import supervision
+
+Size = tuple[int, int]
+
+# Where objects may not overlap, the logits of all but the strongest are held at or below this.
+OVERLAP_LOGIT = -10.0
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What a person says about one object on one frame: points, a box, a box with points, or a mask.
+
+    frame: index of the frame, from 0. object_id: any whole number; the same number is the same object.
+    points: (P, 2), (x, y) in pixels of the video, 0 <= x < W and 0 <= y < H.
+    labels: (P,), 1 on the object and 0 off it; all 1 when left out.
+    box: (x0, y0, x1, y1) edges in pixels, 0 <= x0 < x1 <= W.
+    mask: (H, W) bool, or integers where non-zero is the object; excludes points and box.
+
+    Arrays are copied and made read-only. Raises InputError if the parts do not fit together;
+    `check_inside` compares them with the size of the video once that is known.
+
+    >>> Prompt(frame=0, object_id=1, points=[(410, 260)], labels=[1]).num_points
+    1
+    """
+
+    frame: int = 0
+    object_id: int = 1
+    points: ArrayLike | None = None
+    labels: ArrayLike | None = None
+    box: ArrayLike | None = None
+    mask: ArrayLike | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("frame", "object_id"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+                raise InputError(f"{name} must be a whole number, got {value!r}")
+            object.__setattr__(self, name, int(value))
+        if self.frame < 0:
+            raise InputError(f"frame must be 0 or more, got {self.frame}")
+        if self.points is None and self.box is None and self.mask is None:
+            self._refuse("is empty; give points, a box or a mask")
+        if self.mask is not None and (self.points is not None or self.box is not None):
+            self._refuse("has a mask together with points or a box; give one or the other")
+        self._set_points()
+        self._set_box()
+        self._set_mask()
+
+    def _refuse(self, what: str) -> None:
+        raise InputError(f"the prompt for object {self.object_id} on frame {self.frame} {what}")
+
+    def _set(self, name: str, array: NDArray[Any]) -> None:
+        array.setflags(write=False)
+        object.__setattr__(self, name, array)
+
+    def _numbers(self, name: str) -> NDArray[np.float32]:
+        try:
+            array = np.array(getattr(self, name), dtype=np.float32)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{name} must be numbers, got {getattr(self, name)!r} for object {self.object_id}"
+            ) from None
+        if not np.isfinite(array).all():
+            self._refuse(f"has {name} that are not finite: {array.tolist()}")
+        return array
+
+    def _set_points(self) -> None:
+        if self.points is None:
+            if self.labels is not None:
+                self._refuse("has labels but no points")
+            return
+        points = self._numbers("points")
+        if points.ndim != 2 or points.shape[1] != 2 or not len(points):
+            self._refuse(f"needs points of shape (P, 2) with P >= 1, got {points.shape}")
+        labels = np.ones(len(points)) if self.labels is None else self._numbers("labels")
+        if labels.shape != (len(points),):
+            self._refuse(f"has {len(points)} points but labels of shape {labels.shape}")
+        if not np.isin(labels, (0, 1)).all():
+            self._refuse(f"has labels {labels.tolist()}; use 1 on the object and 0 off it")
+        self._set("points", points)
+        self._set("labels", labels.astype(np.int64))
+
+    def _set_box(self) -> None:
+        if self.box is None:
+            return
+        box = self._numbers("box")
+        if box.shape != (4,):
+            self._refuse(f"needs a box (x0, y0, x1, y1), got shape {box.shape}")
+        if box[0] >= box[2] or box[1] >= box[3]:
+            self._refuse(f"has a box with no area: {box.tolist()}; x0 < x1 and y0 < y1 must hold")
+        self._set("box", box)
+
+    def _set_mask(self) -> None:
+        if self.mask is None:
+            return
+        mask = np.array(self.mask)
+        if mask.ndim != 2 or mask.dtype.kind not in "biu":
+            self._refuse(
+                f"needs a mask of shape (H, W), bool or integer, got {mask.shape} {mask.dtype}"
+            )
+        mask = mask != 0
+        if not mask.any():
+            self._refuse("has an empty mask; mark at least one pixel")
+        self._set("mask", mask)
+
+    @property
+    def num_points(self) -> int:
+        """Number of points; a box counts as two, as in SAM 2."""
+        return (0 if self.points is None else len(np.asarray(self.points))) + 2 * (
+            self.box is not None
+        )
+
+    def check_inside(self, size: Size) -> None:
+        """Raise InputError unless every part fits a video of size (H, W)."""
+        height, width = size
+        video = f"the {width} x {height} picture"
+        if self.points is not None:
+            points = np.asarray(self.points)
+            outside = ((points < 0) | (points >= (width, height))).any(axis=1)
+            if outside.any():
+                x, y = points[outside][0].tolist()
+                self._refuse(f"has a point ({x:g}, {y:g}) outside {video}")
+        if self.box is not None:
+            x0, y0, x1, y1 = np.asarray(self.box).tolist()
+            if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
+                self._refuse(f"has a box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) that leaves {video}")
+        if self.mask is not None and np.shape(self.mask) != (height, width):
+            rows, columns = np.shape(self.mask)
+            self._refuse(f"has a mask of {columns} x {rows} pixels; it must be as large as {video}")
+
+
+@dataclass(frozen=True, eq=False)
+class FrameResult:
+    """The masks of all objects on one frame.
+
+    index: of the frame. size: (H, W). object_ids: N ids, in the order in which they were first given.
+    low_res_logits: float32 (N, h, w), threshold 0. object_scores: float32 (N,) logits, > 0 = present.
+    predicted_iou: float32 (N,) in [0, 1], the network's own guess of its mask's quality.
+    blocks: bool (L,), which encoder blocks ran; all False where no object had to be found.
+    non_overlapping: give each pixel to the strongest object only.
+
+    Everything at the video's size is computed when first asked for, then kept.
+    """
+
+    index: int
+    size: Size
+    object_ids: tuple[int, ...]
+    low_res_logits: NDArray[np.float32]
+    object_scores: NDArray[np.float32]
+    predicted_iou: NDArray[np.float32]
+    blocks: NDArray[np.bool_]
+    non_overlapping: bool = False
+
+    @cached_property
+    def logits(self) -> NDArray[np.float32]:
+        """float32 (N, H, W): the low-resolution logits brought to the video's size bilinearly."""
+        import torch
+        from torch.nn import functional as F
+
+        if not self.object_ids:
+            return np.zeros((0, *self.size), dtype=np.float32)
+        low = torch.from_numpy(self.low_res_logits)[:, None]
+        logits = F.interpolate(low, size=self.size, mode="bilinear", align_corners=False)
+        logits = logits[:, 0].numpy()
+        if self.non_overlapping and len(logits) > 1:
+            strongest = logits.argmax(axis=0)
+            others = strongest[None] != np.arange(len(logits))[:, None, None]
+            logits = np.where(others, np.minimum(logits, OVERLAP_LOGIT), logits)
+        return logits
+
+    @cached_property
+    def masks(self) -> NDArray[np.bool_]:
+        """bool (N, H, W): logits above 0."""
+        return self.logits > 0
+
+    @cached_property
+    def boxes(self) -> NDArray[np.float32]:
+        """float32 (N, 4): x0, y0, x1, y1 edges of the masks in pixels (x1, y1 past the last pixel).
+
+        Zeros for an empty mask. A box can be given back as a prompt.
+        """
+        boxes = np.zeros((len(self.object_ids), 4), dtype=np.float32)
+        for box, mask in zip(boxes, self.masks, strict=True):
+            rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+            if len(rows):
+                box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        return boxes
+
+    def label_map(self) -> NDArray[np.int32]:
+        """int32 (H, W): the object id of each pixel, 0 for none; overlaps go to the highest logit.
+
+        Raises InputError if an object has the id 0, which means background here.
+        """
+        if 0 in self.object_ids:
+            raise InputError("object id 0 is the background of a label map; use another id")
+        labels = np.zeros(self.size, dtype=np.int32)
+        if self.object_ids:
+            ids = np.asarray(self.object_ids, dtype=np.int32)
+            labels = np.where(self.masks.any(axis=0), ids[self.logits.argmax(axis=0)], labels)
+        return labels
+
+    def to_supervision(self) -> supervision.Detections:
+        """The visible objects as `supervision.Detections`; needs the package supervision.
+
+        confidence is predicted_iou, tracker_id the object id.
+        """
+        try:
+            import supervision
+        except ImportError:
+            raise ImportError("to_supervision needs `pip install supervision`") from None
+        visible = self.masks.any(axis=(1, 2))
+        ids = np.asarray(self.object_ids, dtype=int)[visible]
+        return supervision.Detections(
+            xyxy=self.boxes[visible],
+            mask=self.masks[visible],
+            confidence=self.predicted_iou[visible],
+            class_id=np.zeros(len(ids), dtype=int),
+            tracker_id=ids,
+        )
