@@ -1,0 +1,196 @@
+"""Configurations of the segmenters: frozen dataclasses with named variants (facts: SAM 2 configs).
+
+Sizes are in pixels or channels. `segmenter_config(name)` is the one way to a named variant.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from tempomask.errors import InputError
+
+Pooling = Literal["none", "eq5", "eq6"]
+
+
+@dataclass(frozen=True)
+class HieraConfig:
+    """SAM 2's hierarchical trunk (Hiera without relative positions)."""
+
+    embed_dim: int = 96
+    num_heads: int = 1
+    stages: tuple[int, ...] = (1, 2, 7, 2)
+    global_attention_blocks: tuple[int, ...] = (5, 7, 9)
+    window_sizes: tuple[int, ...] = (8, 4, 14, 7)
+    position_size: tuple[int, int] = (7, 7)
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """EfficientTAM's plain vision transformer with windowed and global blocks."""
+
+    dim: int = 384
+    num_heads: int = 6
+    depth: int = 12
+    global_attention_blocks: tuple[int, ...] = (2, 5, 8, 11)
+    window_size: int = 14
+    patch_size: int = 16
+    position_size: int = 14
+
+
+@dataclass(frozen=True)
+class HybridConfig:
+    """nano's encoder: a convolutional stem (EfficientNet-Lite0), then plain transformer blocks."""
+
+    dim: int = 160
+    num_heads: int = 5
+    depth: int = 14
+    mlp_ratio: float = 4.0
+
+
+EncoderConfig = HieraConfig | ViTConfig | HybridConfig
+
+
+@dataclass(frozen=True)
+class MemoryAttentionConfig:
+    """pooling: how spatial memory keys are pooled (EfficientTAM Eq. 5 or Eq. 6).
+
+    image_keys: keys also see the image feature of the remembered frame, so that matching does not
+    have to be learned from the mask-fused memory alone (nano).
+    """
+
+    layers: int = 4
+    feedforward_dim: int = 2048
+    rope_theta: float = 10000.0
+    pooling: Pooling = "none"
+    image_keys: bool = False
+
+
+@dataclass(frozen=True)
+class MaskDecoderConfig:
+    """Two-way transformer and heads of SAM's mask decoder."""
+
+    depth: int = 2
+    num_heads: int = 8
+    feedforward_dim: int = 2048
+    num_multimasks: int = 3
+    iou_hidden_dim: int = 256
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """One segmenter: image encoder, memory, prompts and decoder.
+
+    high_resolution: stride-4 and stride-8 features reach the mask decoder (SAM 2 and nano).
+    occlusion_embedding: memories of absent objects get a learned offset (2.1).
+    pointer_temporal_encoding: object pointers carry their signed distance in time (2.1).
+    multimask_min_points, multimask_max_points: number of points for which three masks compete.
+    """
+
+    name: str
+    encoder: EncoderConfig
+    image_size: int = 1024
+    hidden_dim: int = 256
+    memory_dim: int = 64
+    memory_attention: MemoryAttentionConfig = field(default_factory=MemoryAttentionConfig)
+    mask_decoder: MaskDecoderConfig = field(default_factory=MaskDecoderConfig)
+    high_resolution: bool = True
+    occlusion_embedding: bool = True
+    pointer_temporal_encoding: bool = True
+    memory_frames: int = 7
+    max_pointers: int = 16
+    mask_prompt_channels: int = 16
+    multimask_min_points: int = 0
+    multimask_max_points: int = 1
+
+    @property
+    def size_multiple(self) -> int:
+        """The image side must be a multiple of this many pixels."""
+        plain = isinstance(self.encoder, ViTConfig) and self.memory_attention.pooling == "none"
+        return 16 if plain else 32
+
+    def with_image_size(self, image_size: int) -> SegmenterConfig:
+        """The same segmenter at another resolution; InputError if the strides do not allow it."""
+        step = self.size_multiple
+        if image_size < 2 * step or image_size % step:
+            below = max(2 * step, image_size // step * step)
+            raise InputError(
+                f"image_size {image_size} does not fit {self.name}: it must be a multiple of {step},"
+                f" for instance {below} or {below + step}"
+            )
+        return replace(self, image_size=image_size)
+
+
+HIERA_SIZES = {
+    "tiny": HieraConfig(),
+    "small": HieraConfig(stages=(1, 2, 11, 2), global_attention_blocks=(7, 10, 13)),
+    "base-plus": HieraConfig(
+        embed_dim=112,
+        num_heads=2,
+        stages=(2, 3, 16, 3),
+        global_attention_blocks=(12, 16, 20),
+        position_size=(14, 14),
+    ),
+    "large": HieraConfig(
+        embed_dim=144,
+        num_heads=2,
+        stages=(2, 6, 36, 4),
+        global_attention_blocks=(23, 33, 43),
+        window_sizes=(8, 4, 16, 8),
+    ),
+}
+VIT_SIZES = {"s": ViTConfig(), "ti": ViTConfig(dim=192, num_heads=3)}
+POOLINGS: dict[str, Pooling] = {"": "none", "-1": "eq5", "-2": "eq6"}
+
+NANO = SegmenterConfig(
+    name="nano",
+    encoder=HybridConfig(),
+    image_size=384,
+    hidden_dim=128,
+    memory_attention=MemoryAttentionConfig(layers=2, feedforward_dim=512, image_keys=True),
+    mask_decoder=MaskDecoderConfig(num_heads=4, feedforward_dim=512, iou_hidden_dim=128),
+)
+
+
+def _sam2(version: str, size: str) -> SegmenterConfig:
+    newer = version == "sam2.1"
+    return SegmenterConfig(
+        name=f"{version}-{size}",
+        encoder=HIERA_SIZES[size],
+        occlusion_embedding=newer,
+        pointer_temporal_encoding=newer,
+    )
+
+
+def _efficienttam(size: str, pooling: str, resolution: str) -> SegmenterConfig:
+    return SegmenterConfig(
+        name=f"efficienttam-{size}{pooling}{resolution}",
+        encoder=VIT_SIZES[size],
+        image_size=512 if resolution else 1024,
+        memory_attention=MemoryAttentionConfig(pooling=POOLINGS[pooling]),
+        high_resolution=False,
+        occlusion_embedding=False,
+        pointer_temporal_encoding=False,
+    )
+
+
+_VARIANTS = [
+    NANO,
+    *(_sam2(version, size) for version in ("sam2", "sam2.1") for size in HIERA_SIZES),
+    *(
+        _efficienttam(size, pooling, resolution)
+        for size in VIT_SIZES
+        for pooling in POOLINGS
+        for resolution in ("", "-512")
+    ),
+]
+SEGMENTERS: dict[str, SegmenterConfig] = {variant.name: variant for variant in _VARIANTS}
+
+
+def segmenter_config(name: str) -> SegmenterConfig:
+    """The configuration of a named model; InputError with near names if there is none."""
+    if name not in SEGMENTERS:
+        near = difflib.get_close_matches(name, SEGMENTERS, n=3, cutoff=0.4) or ["nano"]
+        raise InputError(f"unknown model {name!r}; did you mean {', '.join(near)}?")
+    return SEGMENTERS[name]

@@ -1,0 +1,137 @@
+"""The encoder contract: one routed stack of blocks, and the policy that decides which of them run.
+
+Every image encoder (`hiera.py`, `vit.py`, `hybrid.py`) embeds the picture, asks a `Policy` once for a
+`Plan`, and runs its blocks through that plan. A routing method (a static plan, the prediction-aware
+router of RDS, AdaViT, DyT) therefore needs no subclass of a network.
+
+Shapes: B batch, S image side, L number of blocks, h x w token grid, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tempomask.errors import InputError
+
+
+class EncoderOutput(NamedTuple):
+    """Features of one encoder pass.
+
+    features: channels-first maps (B, C_i, S / stride_i, S / stride_i), finest stride first.
+    blocks: bool (L,), or (B, L) when the samples of a batch differ; True where the block ran.
+    """
+
+    features: list[Tensor]
+    blocks: Tensor
+
+
+class RoutedBlock(nn.Module):
+    """A residual block in two halves, so that a plan may skip all of it or one half.
+
+    A subclass implements `attend` and `feed_forward`, both residual: (B, h, w, C) to (B, h', w', C').
+    """
+
+    def attend(self, x: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must implement attend")
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must implement feed_forward")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.feed_forward(self.attend(x))
+
+
+class Plan(Protocol):
+    """What happens to each block in one forward pass."""
+
+    def apply(self, index: int, block: RoutedBlock, x: Tensor) -> Tensor:
+        """Run block `index` on x, or part of it, or return x."""
+        ...
+
+    @property
+    def blocks(self) -> Tensor:
+        """bool (L,) or (B, L): which blocks ran; complete once the last block was applied."""
+        ...
+
+
+class Policy(Protocol):
+    """Decides, once per forward pass, how the blocks run."""
+
+    def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
+        """Make the plan of one pass.
+
+        embedding: (B, h, w, C), the picture after the patch embedding.
+        previous_masks: (B, 1, h', w') logits of the last frame's masks (the union of all objects),
+            or None when there are none.
+        """
+        ...
+
+
+class KeepPlan:
+    """Runs the blocks marked True and passes the input through the others."""
+
+    def __init__(self, keep: Iterable[bool]) -> None:
+        self.keep = tuple(bool(k) for k in keep)
+
+    def apply(self, index: int, block: RoutedBlock, x: Tensor) -> Tensor:
+        return block(x) if self.keep[index] else x
+
+    @property
+    def blocks(self) -> Tensor:
+        return torch.tensor(self.keep)
+
+
+class Encoder(nn.Module):
+    """Base of the image encoders. A subclass sets the attributes and implements the two methods.
+
+    strides, channels: of the returned feature maps, finest first.
+    patch_channels: channels C of the patch embedding that policies see.
+    required_blocks: blocks that change the shape and therefore can never be skipped.
+    feature_blocks: blocks after which a feature map is emitted, whether or not they ran.
+    """
+
+    strides: tuple[int, ...]
+    channels: tuple[int, ...]
+    patch_channels: int
+    required_blocks: frozenset[int]
+    feature_blocks: tuple[int, ...]
+    blocks: nn.ModuleList
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.blocks)
+
+    def run_blocks(
+        self, x: Tensor, policy: Policy | None, previous_masks: Tensor | None
+    ) -> tuple[list[Tensor], Tensor]:
+        """Run the stack on the embedding x (B, h, w, C).
+
+        Returns the maps emitted after `feature_blocks` (channels-last) and the record of blocks run.
+        """
+        everything = KeepPlan([True] * self.num_blocks)
+        plan = everything if policy is None else policy.plan(x, previous_masks)
+        emitted = []
+        for index, block in enumerate(self.blocks):
+            x = plan.apply(index, block, x)  # type: ignore[arg-type]
+            if index in self.feature_blocks:
+                emitted.append(x)
+        return emitted, plan.blocks
+
+    def forward(
+        self, image: Tensor, policy: Policy | None = None, previous_masks: Tensor | None = None
+    ) -> EncoderOutput:
+        """image (B, 3, S, S), normalised. See `EncoderOutput` and `Policy.plan`."""
+        raise TypeError(f"{type(self).__name__} must implement forward")
+
+
+def check_keep(keep: Sequence[bool], encoder: Encoder) -> None:
+    """Refuse a block choice of the wrong length or one that drops a shape-changing block."""
+    if len(keep) != encoder.num_blocks:
+        raise InputError(f"the plan names {len(keep)} blocks; the encoder has {encoder.num_blocks}")
+    dropped = sorted(i for i in encoder.required_blocks if not keep[i])
+    if dropped:
+        raise InputError(f"blocks {dropped} change the feature shape and must run; keep them")

@@ -1,0 +1,182 @@
+"""nano's encoder: an EfficientNet-Lite0 stem to stride 32, then plain transformer blocks at stride 16.
+
+The stem gives local features cheaply (and starts from ImageNet weights); its stride-16 and stride-32
+maps together are the patch embedding of a stack of equal blocks, every one of which can be skipped.
+Normalisation of the stem is folded into its convolutions, so it has none at run time.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tempomask.models.config import HybridConfig
+from tempomask.models.encoder import Encoder, EncoderOutput, Policy, RoutedBlock
+from tempomask.ops.rope import axial_table, rotate
+
+# EfficientNet-Lite0: (expansion, kernel, stride, output channels, repeats) of each stage but the last.
+STAGES = (
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+)
+STEM_CHANNELS = 32
+# Index in STAGES of the last stage at strides 4, 8, 16 and 32.
+FEATURE_STAGES = (1, 2, 4, 5)
+
+
+def same_padding(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Pad so that a convolution keeps ceil(size / stride), the odd pixel at the end (TensorFlow)."""
+    pads = []
+    for size in (x.shape[-1], x.shape[-2]):
+        total = max((-(size // -stride) - 1) * stride + kernel - size, 0)
+        pads += [total // 2, total - total // 2]
+    return F.pad(x, pads) if any(pads) else x
+
+
+class SameConv2d(nn.Conv2d):
+    """Convolution with TensorFlow's SAME padding, as EfficientNet-Lite was trained."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        if stride == 1:
+            return F.conv2d(x, self.weight, self.bias, 1, kernel // 2, 1, self.groups)
+        return super().forward(same_padding(x, kernel, stride))
+
+
+class InvertedResidual(nn.Module):
+    """Expand 1x1, depthwise, project 1x1; a residual where the shape stays."""
+
+    def __init__(self, channels: int, output: int, expansion: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        inner = channels * expansion
+        self.expand = nn.Conv2d(channels, inner, 1) if expansion > 1 else None
+        self.depthwise = SameConv2d(inner, inner, kernel, stride, groups=inner)
+        self.project = nn.Conv2d(inner, output, 1)
+        self.residual = stride == 1 and channels == output
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x if self.expand is None else F.relu6(self.expand(x))
+        y = self.project(F.relu6(self.depthwise(y)))
+        return x + y if self.residual else y
+
+
+class ConvolutionalStem(nn.Module):
+    """(B, 3, S, S) to maps of strides 4, 8, 16, 32 with 24, 40, 112, 192 channels."""
+
+    channels = tuple(STAGES[i][3] for i in FEATURE_STAGES)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = SameConv2d(3, STEM_CHANNELS, 3, 2)
+        stages, channels = [], STEM_CHANNELS
+        for expansion, kernel, stride, output, repeats in STAGES:
+            blocks = []
+            for repeat in range(repeats):
+                step = stride if repeat == 0 else 1
+                blocks.append(InvertedResidual(channels, output, expansion, kernel, step))
+                channels = output
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x = F.relu6(self.first(image))
+        maps = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in FEATURE_STAGES:
+                maps.append(x)
+        return maps
+
+
+class TransformerBlock(RoutedBlock):
+    """Pre-norm global self-attention with axial rotary positions, then an MLP."""
+
+    # Positions on a grid of at most a few dozen cells need no long wavelengths.
+    ROPE_THETA = 100.0
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.attention_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.output = nn.Linear(dim, dim)
+        self.mlp_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.expand = nn.Linear(dim, int(dim * mlp_ratio))
+        self.contract = nn.Linear(int(dim * mlp_ratio), dim)
+
+    def attend(self, x: Tensor) -> Tensor:
+        batch, height, width, dim = x.shape
+        qkv = self.qkv(self.attention_norm(x)).reshape(batch, height * width, 3, self.num_heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        table = axial_table(height, width, dim // self.num_heads, self.ROPE_THETA, x.device)
+        attended = F.scaled_dot_product_attention(rotate(query, table), rotate(key, table), value)
+        return x + self.output(attended.transpose(1, 2).reshape(x.shape))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        return x + self.contract(F.gelu(self.expand(self.mlp_norm(x))))
+
+
+class HybridEncoder(Encoder):
+    """Convolutional stem, then `depth` routed transformer blocks at stride 16."""
+
+    strides = (4, 8, 16)
+
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__()
+        self.stem = ConvolutionalStem()
+        stride_4, stride_8, stride_16, stride_32 = self.stem.channels
+        self.embed = nn.Conv2d(stride_16, config.dim, 1)
+        self.embed_coarse = nn.Conv2d(stride_32, config.dim, 1)
+        self.embed_norm = nn.LayerNorm(config.dim, eps=1e-6)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(config.dim, config.num_heads, config.mlp_ratio)
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.dim, eps=1e-6)
+        self.channels = (stride_4, stride_8, config.dim)
+        self.patch_channels = config.dim
+        self.required_blocks = frozenset()
+        self.feature_blocks = (config.depth - 1,)
+
+    def forward(
+        self, image: Tensor, policy: Policy | None = None, previous_masks: Tensor | None = None
+    ) -> EncoderOutput:
+        """image (B, 3, S, S), normalised; S a multiple of 32. See `EncoderOutput`."""
+        stride_4, stride_8, stride_16, stride_32 = self.stem(image)
+        coarse = F.interpolate(self.embed_coarse(stride_32), scale_factor=2.0, mode="nearest")
+        embedding = self.embed_norm((self.embed(stride_16) + coarse).permute(0, 2, 3, 1))
+        emitted, blocks = self.run_blocks(embedding, policy, previous_masks)
+        final = self.norm(emitted[-1]).permute(0, 3, 1, 2)
+        return EncoderOutput([stride_4, stride_8, final], blocks)
+
+
+def fold_efficientnet_lite0(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The published EfficientNet-Lite0 state with its batch norms folded, in the names of the stem.
+
+    state: keys such as `_blocks.3._expand_conv.weight` and `_bn0.running_mean`; the classifier and
+    the last stage are left out. Normalisation eps 1e-3 as published.
+    """
+    folded: dict[str, Tensor] = {}
+
+    def fold(source: str, norm: str, target: str) -> None:
+        scale = state[f"{norm}.weight"] / torch.sqrt(state[f"{norm}.running_var"] + 1e-3)
+        folded[f"{target}.weight"] = state[f"{source}.weight"] * scale[:, None, None, None]
+        folded[f"{target}.bias"] = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
+
+    fold("_conv_stem", "_bn0", "first")
+    block = 0
+    for index, (expansion, _, _, _, repeats) in enumerate(STAGES):
+        for repeat in range(repeats):
+            source, target = f"_blocks.{block}", f"stages.{index}.{repeat}"
+            norms = iter(("_bn0", "_bn1", "_bn2") if expansion > 1 else ("_bn1", "_bn2"))
+            if expansion > 1:
+                fold(f"{source}._expand_conv", f"{source}.{next(norms)}", f"{target}.expand")
+            fold(f"{source}._depthwise_conv", f"{source}.{next(norms)}", f"{target}.depthwise")
+            fold(f"{source}._project_conv", f"{source}.{next(norms)}", f"{target}.project")
+            block += 1
+    return folded

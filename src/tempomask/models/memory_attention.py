@@ -1,0 +1,117 @@
+"""SAM 2's memory attention: the frame's feature attends to itself and to the memories (facts 1.3).
+
+N objects, h x w the stride-16 grid, T remembered frames, K = T * h * w + pointer tokens, D hidden_dim.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tempomask.models.config import MemoryAttentionConfig, Pooling
+from tempomask.models.pooled_memory_attention import pooled_attention
+from tempomask.ops.attention import attention
+from tempomask.ops.rope import axial_table, rotate
+
+
+class MemoryTokens(NamedTuple):
+    """What a frame attends to: spatial memories frame by frame, then object pointers.
+
+    values (N, K, memory_dim); positions, broadcastable to values, added for the keys only;
+    num_spatial: how many leading tokens are spatial; image_keys (1 or N, num_spatial, D) or None.
+    """
+
+    values: Tensor
+    positions: Tensor
+    num_spatial: int
+    image_keys: Tensor | None
+
+
+class RotaryAttention(nn.Module):
+    """Single-head attention whose queries and spatial keys are rotated by their grid position."""
+
+    def __init__(self, dim: int, key_dim: int, theta: float, image_keys: bool = False) -> None:
+        super().__init__()
+        self.theta = theta
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(key_dim, dim)
+        self.value = nn.Linear(key_dim, dim)
+        self.output = nn.Linear(dim, dim)
+        if image_keys:
+            self.image_norm = nn.LayerNorm(dim)
+            self.image_key = nn.Linear(dim, dim, bias=False)
+
+    def rotate(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        return rotate(x, axial_table(*grid, x.shape[-1], self.theta, x.device))
+
+    def attend_self(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """x (N, hw, D) attends to itself."""
+        query, key = self.rotate(self.query(x), grid), self.rotate(self.key(x), grid)
+        return self.output(attention(query, key, self.value(x)))
+
+    def attend_memory(
+        self, x: Tensor, memory: MemoryTokens, grid: tuple[int, int], pooling: Pooling
+    ) -> Tensor:
+        """x (N, hw, D) attends to the memory tokens."""
+        query = self.rotate(self.query(x), grid)
+        key = self.key(memory.values + memory.positions)
+        spatial, pointers = key.tensor_split([memory.num_spatial], dim=1)
+        if memory.image_keys is not None:
+            spatial = spatial + self.image_key(self.image_norm(memory.image_keys))
+        key = torch.cat([self.rotate(spatial, grid), pointers], dim=1)
+        value = self.value(memory.values)
+        if pooling == "none":
+            attended = attention(query, key, value)
+        else:
+            attended = pooled_attention(query, key, value, memory.num_spatial, grid, pooling)
+        return self.output(attended)
+
+
+class MemoryAttentionLayer(nn.Module):
+    """Pre-norm self-attention, memory cross-attention and feed-forward, all residual."""
+
+    def __init__(self, config: MemoryAttentionConfig, dim: int, memory_dim: int) -> None:
+        super().__init__()
+        self.pooling = config.pooling
+        self.self_attention = RotaryAttention(dim, dim, config.rope_theta)
+        self.cross_attention = RotaryAttention(
+            dim, memory_dim, config.rope_theta, config.image_keys
+        )
+        self.expand = nn.Linear(dim, config.feedforward_dim)
+        self.contract = nn.Linear(config.feedforward_dim, dim)
+        self.self_norm = nn.LayerNorm(dim)
+        self.cross_norm = nn.LayerNorm(dim)
+        self.feedforward_norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, memory: MemoryTokens, grid: tuple[int, int]) -> Tensor:
+        x = x + self.self_attention.attend_self(self.self_norm(x), grid)
+        attended = self.cross_attention.attend_memory(
+            self.cross_norm(x), memory, grid, self.pooling
+        )
+        x = x + attended
+        return x + self.contract(F.relu(self.expand(self.feedforward_norm(x))))
+
+
+class MemoryAttention(nn.Module):
+    """A stack of memory attention layers on one frame's stride-16 feature."""
+
+    # The share of the position encoding that is added to the input (official constant).
+    POSITION_WEIGHT = 0.1
+
+    def __init__(self, config: MemoryAttentionConfig, dim: int, memory_dim: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            MemoryAttentionLayer(config, dim, memory_dim) for _ in range(config.layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, features: Tensor, position: Tensor, memory: MemoryTokens) -> Tensor:
+        """features (B or N, D, h, w), position (D, h, w): conditioned features (N, D, h, w)."""
+        grid = (features.shape[2], features.shape[3])
+        x = (features + self.POSITION_WEIGHT * position).flatten(2).transpose(1, 2)
+        for layer in self.layers:
+            x = layer(x, memory, grid)
+        return self.norm(x).transpose(1, 2).unflatten(2, grid)

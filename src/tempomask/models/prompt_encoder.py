@@ -1,0 +1,74 @@
+"""SAM's prompt encoder: points, box corners and mask prompts (facts 1.6).
+
+N objects, P points, C hidden_dim, h x w the stride-16 grid.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from tempomask.ops.layers import LayerNorm2d
+
+# Rows of `point_embeddings`; label -1 stands for "not a point".
+NEGATIVE, POSITIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT, NOT_A_POINT = 0, 1, 2, 3, -1
+
+
+class PromptEncoder(nn.Module):
+    """Turns prompts into sparse tokens and a dense map."""
+
+    def __init__(self, hidden_dim: int, mask_channels: int) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(2, hidden_dim // 2))
+        self.point_embeddings = nn.Parameter(torch.randn(4, hidden_dim) * 0.02)
+        self.not_a_point = nn.Parameter(torch.randn(hidden_dim) * 0.02)
+        self.no_mask = nn.Parameter(torch.randn(hidden_dim) * 0.02)
+        quarter = mask_channels // 4
+        self.mask_embedding = nn.Sequential(
+            nn.Conv2d(1, quarter, 2, stride=2),
+            LayerNorm2d(quarter),
+            nn.GELU(),
+            nn.Conv2d(quarter, mask_channels, 2, stride=2),
+            LayerNorm2d(mask_channels),
+            nn.GELU(),
+            nn.Conv2d(mask_channels, hidden_dim, 1),
+        )
+
+    def encode_position(self, position: Tensor) -> Tensor:
+        """Random Fourier features of positions (..., 2) in [0, 1] (x, y): (..., C), float32."""
+        angle = (2 * position.float() - 1) @ self.frequencies.float() * (2 * math.pi)
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+    def grid_position(self, height: int, width: int) -> Tensor:
+        """Position encoding of the cell centres of a grid: (1, C, height, width)."""
+        device = self.frequencies.device
+        y = (torch.arange(height, device=device) + 0.5) / height
+        x = (torch.arange(width, device=device) + 0.5) / width
+        grid = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1)
+        return self.encode_position(grid).permute(2, 0, 1)[None]
+
+    def embed_points(self, points: Tensor, labels: Tensor, image_size: int) -> Tensor:
+        """points (N, P, 2) in pixels of the network input, labels (N, P): tokens (N, P, C)."""
+        encoded = self.encode_position((points.float() + 0.5) / image_size)
+        is_point = (labels != NOT_A_POINT)[..., None]
+        learned = self.point_embeddings[labels.clamp(min=0).long()]
+        return torch.where(is_point, encoded + learned, self.not_a_point)
+
+    def forward(
+        self, points: Tensor, labels: Tensor, mask: Tensor | None, image_size: int
+    ) -> tuple[Tensor, Tensor]:
+        """Encode the prompts of N objects.
+
+        points (N, P, 2), labels (N, P) as in `embed_points`; mask (N, 1, 4h, 4w) logits or None.
+        Returns sparse tokens (N, P + 1, C), the last a pad as in the official code, and the dense
+        map (N, C, h, w) or (1, C, 1, 1) without a mask.
+        """
+        pad_point = points.new_zeros(points.shape[0], 1, 2)
+        pad_label = labels.new_full((labels.shape[0], 1), NOT_A_POINT)
+        sparse = self.embed_points(
+            torch.cat([points, pad_point], dim=1), torch.cat([labels, pad_label], dim=1), image_size
+        )
+        dense = self.no_mask[None, :, None, None] if mask is None else self.mask_embedding(mask)
+        return sparse, dense

@@ -1,0 +1,302 @@
+"""The assembled segmenter in four steps: encode, attend, decode, memorise (SAM 2, EfficientTAM, nano).
+
+The segmenter keeps nothing of a video; `tempomask.tracking` owns all state.
+
+B images, N objects, S image side, h = w = S / 16, C hidden_dim.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tempomask.models.config import HieraConfig, SegmenterConfig, ViTConfig
+from tempomask.models.encoder import Encoder, Policy
+from tempomask.models.hiera import Hiera
+from tempomask.models.hybrid import HybridEncoder
+from tempomask.models.mask_decoder import MaskDecoder, MaskProposals
+from tempomask.models.memory_attention import MemoryAttention, MemoryTokens
+from tempomask.models.memory_encoder import MemoryEncoder
+from tempomask.models.neck import FeaturePyramidNeck, SingleLevelNeck
+from tempomask.models.prompt_encoder import NOT_A_POINT, PromptEncoder
+from tempomask.models.vit import ViT
+from tempomask.ops.layers import MLP
+from tempomask.ops.position import grid_sine, time_sine
+
+# Official constants: the logit of an absent object, and the logits of a mask given as prompt.
+ABSENT_LOGIT = -1024.0
+MASK_PROMPT_SCALE, MASK_PROMPT_BIAS = 20.0, -10.0
+# Dynamic multimask: stability is measured between logits +-DELTA, and trusted above THRESHOLD.
+STABILITY_DELTA, STABILITY_THRESHOLD = 0.05, 0.98
+
+
+class Encoded(NamedTuple):
+    """features (B, C, h, w); high_resolution: () or (stride 4, stride 8) maps; blocks as the encoder."""
+
+    features: Tensor
+    high_resolution: tuple[Tensor, ...]
+    blocks: Tensor
+
+
+class MemoryInputs(NamedTuple):
+    """What N objects of one memory layout attend to.
+
+    spatial (N, T, memory_dim, h, w): conditioning frames first, then oldest to newest.
+    images (1 or N, T, C, h, w): the raw features of those frames; None unless config.image_keys.
+    temporal_index (T,) long: 6 for conditioning frames, distance - 1 for the others.
+    pointers (N, P, C); pointer_distance (P,): signed distance over (number of pointers - 1).
+    """
+
+    spatial: Tensor
+    images: Tensor | None
+    temporal_index: Tensor
+    pointers: Tensor
+    pointer_distance: Tensor
+
+
+class Decoded(NamedTuple):
+    """The chosen mask of N objects, and all M candidates.
+
+    logits (N, 1, 4h, 4w), predicted_iou (N,), object_pointer (N, C), object_score (N,) logits;
+    all_logits (N, M, 4h, 4w), all_iou (N, M), all_pointers (N, M, C): of every candidate;
+    raw_logits: all_logits before those of absent objects are blanked, for the losses.
+    """
+
+    logits: Tensor
+    predicted_iou: Tensor
+    object_pointer: Tensor
+    object_score: Tensor
+    all_logits: Tensor
+    all_iou: Tensor
+    all_pointers: Tensor
+    raw_logits: Tensor
+
+
+def _build_encoder(config: SegmenterConfig) -> Encoder:
+    if isinstance(config.encoder, HieraConfig):
+        return Hiera(config.encoder, config.image_size)
+    if isinstance(config.encoder, ViTConfig):
+        return ViT(config.encoder, config.image_size)
+    return HybridEncoder(config.encoder)
+
+
+def _build_neck(config: SegmenterConfig, encoder: Encoder) -> nn.Module:
+    if config.high_resolution:
+        return FeaturePyramidNeck(encoder.channels, config.hidden_dim)
+    return SingleLevelNeck(encoder.channels[-1], config.hidden_dim)
+
+
+class Segmenter(nn.Module):
+    """SAM 2's network; EfficientTAM and nano are configurations of it."""
+
+    def __init__(self, config: SegmenterConfig) -> None:
+        super().__init__()
+        config = config.with_image_size(config.image_size)
+        dim, memory_dim = config.hidden_dim, config.memory_dim
+        self.config = config
+        self.encoder = _build_encoder(config)
+        self.neck = _build_neck(config, self.encoder)
+        self.memory_attention = MemoryAttention(config.memory_attention, dim, memory_dim)
+        self.memory_encoder = MemoryEncoder(dim, memory_dim)
+        self.prompt_encoder = PromptEncoder(dim, config.mask_prompt_channels)
+        self.mask_decoder = MaskDecoder(config.mask_decoder, dim, config.high_resolution)
+        self.mask_prompt_downsampler = nn.Conv2d(1, 1, 4, stride=4)
+        self.object_pointer_projection = MLP(dim, dim, dim, layers=3)
+        self.memory_temporal_encoding = nn.Parameter(
+            torch.randn(config.memory_frames, memory_dim) * 0.02
+        )
+        self.no_memory = nn.Parameter(torch.randn(dim) * 0.02)
+        self.no_object_pointer = nn.Parameter(torch.randn(dim) * 0.02)
+        if config.occlusion_embedding:
+            self.occlusion_embedding = nn.Parameter(torch.randn(memory_dim) * 0.02)
+        if config.pointer_temporal_encoding:
+            self.pointer_time_projection = nn.Linear(dim, memory_dim)
+
+    def encode(
+        self, image: Tensor, policy: Policy | None = None, previous_masks: Tensor | None = None
+    ) -> Encoded:
+        """Features of B frames.
+
+        image (B, 3, S, S), normalised; policy and previous_masks as in `models.encoder.Policy`.
+        """
+        output = self.encoder(image, policy, previous_masks)
+        maps = self.neck(output.features)
+        fine: tuple[Tensor, ...] = ()
+        if self.config.high_resolution:
+            fine = self.mask_decoder.project_high_resolution(maps[0], maps[1])
+        return Encoded(maps[-1], fine, output.blocks)
+
+    def attend(self, features: Tensor, memory: MemoryInputs | None) -> Tensor:
+        """Condition features (1 or N, C, h, w) on the memories of N objects: (N, C, h, w).
+
+        None stands for an initial conditioning frame, which sees no memory.
+        """
+        if memory is None:
+            return features + self.no_memory[:, None, None]
+        features = features.expand(memory.spatial.shape[0], -1, -1, -1)
+        position = grid_sine(*features.shape[2:], features.shape[1], features.device)
+        return self.memory_attention(features, position, self._memory_tokens(memory))
+
+    def _memory_tokens(self, memory: MemoryInputs) -> MemoryTokens:
+        n, _, dim, height, width = memory.spatial.shape
+        spatial = memory.spatial.permute(0, 1, 3, 4, 2).flatten(1, 3)
+        grid = grid_sine(height, width, dim, spatial.device).flatten(1).T
+        time = self.memory_temporal_encoding[memory.temporal_index]
+        # (T, hw, memory_dim) to (1, T hw, memory_dim)
+        position = (grid[None] + time[:, None]).flatten(0, 1)[None]
+        # A pointer of C channels becomes C / memory_dim consecutive tokens.
+        pointers = memory.pointers.unflatten(2, (-1, dim)).flatten(1, 2).to(spatial.dtype)
+        parts = memory.pointers.shape[2] // dim
+        pointer_position = self._pointer_positions(memory.pointer_distance)
+        pointer_position = pointer_position.repeat_interleave(parts, dim=0)[None]
+        images = memory.images
+        return MemoryTokens(
+            values=torch.cat([spatial, pointers], dim=1),
+            positions=torch.cat([position, pointer_position.to(position.dtype)], dim=1),
+            num_spatial=spatial.shape[1],
+            image_keys=None if images is None else images.permute(0, 1, 3, 4, 2).flatten(1, 3),
+        )
+
+    def _pointer_positions(self, distance: Tensor) -> Tensor:
+        """Temporal encodings (P, memory_dim) of the pointers; zeros before SAM 2.1."""
+        if not self.config.pointer_temporal_encoding:
+            return distance.new_zeros(distance.shape[0], self.config.memory_dim)
+        return self.pointer_time_projection(time_sine(distance, self.config.hidden_dim))
+
+    def decode(
+        self,
+        features: Tensor,
+        high_resolution: tuple[Tensor, ...],
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        mask_prompt: Tensor | None = None,
+        multimask: bool = False,
+        dynamic_multimask: bool = False,
+    ) -> Decoded:
+        """Masks of N objects from their conditioned features (N, C, h, w).
+
+        points (N, P, 2) in pixels of the network input and labels (N, P): 1, 0, 2 and 3 for box
+        corners, -1 for padding; None for a frame without points. mask_prompt (N, 1, 4h, 4w) logits.
+        multimask: three masks compete by predicted IoU. dynamic_multimask: an unstable single mask
+        gives way to the best of the three.
+        """
+        proposals = self.propose(features, high_resolution, points, labels, mask_prompt)
+        return self.select(proposals, multimask, dynamic_multimask)
+
+    def propose(
+        self,
+        features: Tensor,
+        high_resolution: tuple[Tensor, ...],
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        mask_prompt: Tensor | None = None,
+    ) -> MaskProposals:
+        """All masks of N objects, before one is chosen; arguments as in `decode`."""
+        if points is None or labels is None:
+            points = features.new_zeros(features.shape[0], 1, 2)
+            labels = torch.full(points.shape[:2], NOT_A_POINT, device=points.device)
+        sparse, dense = self.prompt_encoder(points, labels, mask_prompt, self.config.image_size)
+        position = self.prompt_encoder.grid_position(*features.shape[2:])
+        return self.mask_decoder(features + dense, position, sparse, high_resolution)
+
+    def select(
+        self, proposals: MaskProposals, multimask: bool, dynamic_multimask: bool = False
+    ) -> Decoded:
+        """Choose the mask of each object, as `decode` describes."""
+        present = (proposals.object_score > 0)[:, None]
+        all_logits = proposals.logits.float()
+        candidates = slice(1, None) if multimask else slice(0, 1)
+        logits, iou = all_logits[:, candidates], proposals.iou[:, candidates]
+        if dynamic_multimask and not multimask:
+            logits, iou = _dynamic_multimask(all_logits, proposals.iou)
+        raw_logits = logits
+        logits = torch.where(present[..., None, None], raw_logits, ABSENT_LOGIT)
+        pointers = self._pointers(proposals.tokens[:, candidates], present[..., None])
+        rows = torch.arange(logits.shape[0], device=logits.device)
+        best = iou.argmax(dim=1)
+        return Decoded(
+            logits=logits[rows, best][:, None],
+            predicted_iou=iou[rows, best],
+            object_pointer=pointers[rows, best],
+            object_score=proposals.object_score,
+            all_logits=logits,
+            all_iou=iou,
+            all_pointers=pointers,
+            raw_logits=raw_logits,
+        )
+
+    def _pointers(self, tokens: Tensor, present: Tensor) -> Tensor:
+        """Object pointers of mask tokens (..., C); absent objects get the learned no-object one."""
+        pointers = self.object_pointer_projection(tokens)
+        return torch.where(present, pointers, self.no_object_pointer.to(pointers.dtype))
+
+    def use_mask_as_output(
+        self, encoded: Encoded, mask: Tensor, multimask: bool = False
+    ) -> Decoded:
+        """A mask prompt (N, 1, S, S) of zeros and ones is the result itself.
+
+        The pointer comes from decoding the raw feature with the mask as dense prompt: the single
+        mask's, or with multimask (as transformers does) the best of three.
+        """
+        mask = mask.float()
+        decoded = self.decode(
+            encoded.features.expand(mask.shape[0], -1, -1, -1),
+            encoded.high_resolution,
+            mask_prompt=self.mask_prompt_downsampler(mask),
+            multimask=multimask,
+        )
+        side = self.config.image_size // 4
+        logits = F.interpolate(
+            mask * MASK_PROMPT_SCALE + MASK_PROMPT_BIAS,
+            size=(side, side),
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
+        )
+        present = mask.flatten(1).any(dim=1)
+        pointer = torch.where(
+            present[:, None], decoded.object_pointer, self.no_object_pointer.to(mask.dtype)
+        )
+        iou = torch.ones_like(decoded.predicted_iou)
+        return Decoded(
+            logits=logits,
+            predicted_iou=iou,
+            object_pointer=pointer,
+            object_score=present.float() * MASK_PROMPT_SCALE + MASK_PROMPT_BIAS,
+            all_logits=logits,
+            all_iou=iou[:, None],
+            all_pointers=pointer[:, None],
+            raw_logits=logits,
+        )
+
+    def memorise(
+        self, features: Tensor, logits: Tensor, object_score: Tensor, binarise: bool = False
+    ) -> Tensor:
+        """Memories (N, memory_dim, h, w) of N masks on a frame.
+
+        features (1 or N, C, h, w): the raw encoder feature; logits (N, 1, ., .) at any size, brought
+        to S x S bilinearly; object_score (N,); binarise: use logits > 0 instead of probabilities.
+        """
+        size = (self.config.image_size, self.config.image_size)
+        if logits.shape[2:] != size:
+            logits = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+        mask = (logits > 0).to(features.dtype) if binarise else logits.sigmoid().to(features.dtype)
+        memory = self.memory_encoder(features, mask)
+        if self.config.occlusion_embedding:
+            absent = (object_score <= 0).to(memory.dtype)[:, None, None, None]
+            memory = memory + absent * self.occlusion_embedding[:, None, None]
+        return memory
+
+
+def _dynamic_multimask(logits: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
+    """The single mask where it is stable, else the multimask of best predicted IoU; (N, 1, ...)."""
+    single = logits[:, 0].flatten(1)
+    inner = (single > STABILITY_DELTA).sum(dim=1).float()
+    outer = (single > -STABILITY_DELTA).sum(dim=1).float()
+    stable = torch.where(outer > 0, inner / outer.clamp(min=1), 1.0) >= STABILITY_THRESHOLD
+    rows = torch.arange(logits.shape[0], device=logits.device)
+    choice = torch.where(stable, 0, 1 + iou[:, 1:].argmax(dim=1))
+    return logits[rows, choice][:, None], iou[rows, choice][:, None]

@@ -1,0 +1,198 @@
+"""One training clip, tracked as in use: prompt the first frame, then memory, frame by frame.
+
+B clips of T frames with one object each, S image side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tempomask.models.segmenter import Decoded, Encoded, MemoryInputs, Segmenter
+from tempomask.ops.normalise import normalise
+from tempomask.training.losses import LossWeights, mask_iou, mask_losses, object_score_loss
+from tempomask.training.prompts import PromptSampling, box_prompt, click
+
+
+class ClipLosses(NamedTuple):
+    """Scalars: the total to descend, and what to watch: the single mask's IoU, the score loss."""
+
+    total: Tensor
+    iou: Tensor
+    object_score: Tensor
+
+
+class FrameOutput(NamedTuple):
+    """The single mask and the three candidates of one frame."""
+
+    single: Decoded
+    multi: Decoded
+
+
+@dataclass
+class ClipMemory:
+    """Memories of one batch of clips, oldest first; entry 0 is the prompted frame."""
+
+    spatial: list[Tensor] = field(default_factory=list)
+    images: list[Tensor] = field(default_factory=list)
+    pointers: list[Tensor] = field(default_factory=list)
+
+    def inputs(self, frame: int, memory_frames: int, image_keys: bool) -> MemoryInputs:
+        """What frame `frame` attends to: the prompted frame, then the most recent others."""
+        recent = list(range(max(1, frame - memory_frames + 1), frame))
+        chosen = [0, *recent]
+        index = [memory_frames - 1, *(frame - i - 1 for i in recent)]
+        device = self.spatial[0].device
+        pointer_frames = [0, *range(frame - 1, 0, -1)]
+        distance = torch.tensor([frame - i for i in pointer_frames], device=device) / 15.0
+        return MemoryInputs(
+            spatial=torch.stack([self.spatial[i] for i in chosen], dim=1),
+            images=torch.stack([self.images[i] for i in chosen], dim=1) if image_keys else None,
+            temporal_index=torch.tensor(index, device=device),
+            pointers=torch.stack([self.pointers[i] for i in pointer_frames], dim=1),
+            pointer_distance=distance,
+        )
+
+
+class ClipModel(nn.Module):
+    """The segmenter unrolled over a clip, returning losses (one module, so that DDP can wrap it)."""
+
+    def __init__(
+        self, segmenter: Segmenter, weights: LossWeights, prompts: PromptSampling
+    ) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.weights = weights
+        self.prompts = prompts
+
+    def forward(
+        self, frames: Tensor, masks: Tensor, seed: int, true_memory: float = 0.0
+    ) -> ClipLosses:
+        """frames (B, T, S, S, 3) uint8, masks (B, T, S, S) of 0 and 1.
+
+        seed: of the prompt sampling, so that a resumed run repeats itself. true_memory: probability
+        that a frame is remembered with its true mask instead of the predicted one.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        batch, length = frames.shape[:2]
+        encoded = self.segmenter.encode(normalise(frames.flatten(0, 1)))
+        per_frame = _split_frames(encoded, batch, length)
+        targets = masks.to(per_frame[0].features.device).float()
+        memory = ClipMemory()
+        losses, ious, scores = [], [], []
+        for index, frame in enumerate(per_frame):
+            target = targets[:, index]
+            if index == 0:
+                decoded, frame_losses = self._prompted_frame(frame, target, generator)
+            else:
+                outputs = self._tracked_frame(frame, memory, index)
+                decoded, frame_losses = outputs.single, [self._loss(outputs, target)]
+                ious.append(mask_iou(_full_size(decoded.logits, target)[:, 0], target).mean())
+            losses += frame_losses
+            scores.append(decoded.object_score.detach())
+            if index < length - 1:
+                use_truth = torch.rand((), generator=generator).item() < true_memory
+                self._remember(memory, frame, decoded, target if use_truth else None)
+        visible = targets.flatten(2).any(dim=2)
+        watched = object_score_loss(torch.stack(scores, dim=1), visible, self.weights).mean()
+        return ClipLosses(torch.stack(losses).mean(), torch.stack(ious).mean(), watched)
+
+    def _tracked_frame(self, frame: Encoded, memory: ClipMemory, index: int) -> FrameOutput:
+        config = self.segmenter.config
+        inputs = memory.inputs(index, config.memory_frames, config.memory_attention.image_keys)
+        return self._decode_both(self.segmenter.attend(frame.features, inputs), frame)
+
+    def _decode_both(
+        self,
+        features: Tensor,
+        frame: Encoded,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        mask_prompt: Tensor | None = None,
+    ) -> FrameOutput:
+        proposals = self.segmenter.propose(
+            features, frame.high_resolution, points, labels, mask_prompt
+        )
+        return FrameOutput(
+            self.segmenter.select(proposals, multimask=False),
+            self.segmenter.select(proposals, multimask=True),
+        )
+
+    def _prompted_frame(
+        self, frame: Encoded, target: Tensor, generator: torch.Generator
+    ) -> tuple[Decoded, list[Tensor]]:
+        kind = self.prompts.choose(generator)
+        if kind == "mask":
+            return self.segmenter.use_mask_as_output(frame, target[:, None]), []
+        features = self.segmenter.attend(frame.features, None)
+        if kind == "box":
+            points, labels = box_prompt(target, self.prompts.box_jitter, generator)
+            outputs = self._decode_both(features, frame, points, labels)
+            return outputs.single, [self._loss(outputs, target)]
+        return self._clicked_frame(features, frame, target, generator)
+
+    def _clicked_frame(
+        self, features: Tensor, frame: Encoded, target: Tensor, generator: torch.Generator
+    ) -> tuple[Decoded, list[Tensor]]:
+        """A first click, then up to `corrections` clicks on errors, each seeing the last logits."""
+        points, labels = click(target, None, generator)
+        outputs = self._decode_both(features, frame, points, labels)
+        losses, chosen = [self._loss(outputs, target)], outputs.multi
+        rounds = int(torch.randint(self.prompts.corrections + 1, (), generator=generator))
+        for _ in range(rounds):
+            predicted = _full_size(chosen.logits, target)[:, 0] > 0
+            point, label = click(target, predicted, generator)
+            points, labels = torch.cat([points, point], dim=1), torch.cat([labels, label], dim=1)
+            previous = chosen.logits.detach().clamp(-32, 32)
+            outputs = self._decode_both(features, frame, points, labels, previous)
+            chosen = outputs.single
+            losses.append(self._loss(outputs, target))
+        return chosen, losses
+
+    def _loss(self, outputs: FrameOutput, target: Tensor) -> Tensor:
+        """The single mask at full size; the best of the three candidates at their own size."""
+        visible = target.flatten(1).any(dim=1)
+        single, multi = outputs.single, outputs.multi
+        full = _full_size(single.raw_logits, target)
+        loss = mask_losses(full, single.all_iou, target, visible, self.weights)[:, 0]
+        side = multi.raw_logits.shape[-1]
+        small = F.interpolate(target[:, None], size=(side, side), mode="area")[:, 0]
+        candidates = mask_losses(multi.raw_logits, multi.all_iou, small, visible, self.weights)
+        best = candidates.min(dim=1).values
+        score = object_score_loss(single.object_score.float(), visible, self.weights)
+        return (loss + best + score).mean()
+
+    def _remember(
+        self, memory: ClipMemory, frame: Encoded, decoded: Decoded, truth: Tensor | None
+    ) -> None:
+        logits, score = decoded.logits, decoded.object_score
+        if truth is not None:
+            logits = truth[:, None] * 20.0 - 10.0
+            score = truth.flatten(1).any(dim=1).float() * 20.0 - 10.0
+        memory.spatial.append(self.segmenter.memorise(frame.features, logits, score))
+        memory.images.append(frame.features)
+        memory.pointers.append(decoded.object_pointer)
+
+
+def _full_size(logits: Tensor, target: Tensor) -> Tensor:
+    return F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _split_frames(encoded: Encoded, batch: int, length: int) -> list[Encoded]:
+    """The T frames of features encoded as one batch (B * T, ...)."""
+
+    def frame(x: Tensor, index: int) -> Tensor:
+        return x.unflatten(0, (batch, length))[:, index]
+
+    return [
+        Encoded(
+            frame(encoded.features, index),
+            tuple(frame(x, index) for x in encoded.high_resolution),
+            encoded.blocks,
+        )
+        for index in range(length)
+    ]
