@@ -1,6 +1,6 @@
 """What crosses the boundary of the package: a prompt going in, the result of a frame coming out.
 
-Shape legend: H x W the video's size, N objects, h x w the low resolution (image_size / 4), L blocks.
+Shape legend: H x W the video's size, N objects, h x w low resolution (image_size / 4), L blocks.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ OVERLAP_LOGIT = -10.0
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """What a person says about one object on one frame: points, a box, a box with points, or a mask.
+    """What a person says about one object on one frame: points, a box, both, or a mask.
 
-    frame: index of the frame, from 0. object_id: any whole number; the same number is the same object.
+    frame: index of the frame, from 0. object_id: any whole number, the object's name.
     points: (P, 2), (x, y) in pixels of the video, 0 <= x < W and 0 <= y < H.
     labels: (P,), 1 on the object and 0 off it; all 1 when left out.
     box: (x0, y0, x1, y1) edges in pixels, 0 <= x0 < x1 <= W.
@@ -150,8 +150,9 @@ class Prompt:
 class FrameResult:
     """The masks of all objects on one frame.
 
-    index: of the frame. size: (H, W). object_ids: N ids, in the order in which they were first given.
-    low_res_logits: float32 (N, h, w), threshold 0. object_scores: float32 (N,) logits, > 0 = present.
+    index: of the frame. size: (H, W). object_ids: N ids, in the order in which they came.
+    low_res_logits: float32 (N, h, w), threshold 0.
+    object_scores: float32 (N,) logits, > 0 = present.
     predicted_iou: float32 (N,) in [0, 1], the network's own guess of its mask's quality.
     blocks: bool (L,), which encoder blocks ran; all False where no object had to be found.
     non_overlapping: give each pixel to the strongest object only.

@@ -1,0 +1,246 @@
+"""Objects through memory attention, mask decoder and memory encoder in batches, never padded.
+
+Objects whose memories have the same layout attend together; objects with the same number of points
+decode together. C hidden_dim, h x w the stride-16 grid, S the network's image side.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tempomask.models.segmenter import (
+    MASK_PROMPT_BIAS,
+    MASK_PROMPT_SCALE,
+    Decoded,
+    Encoded,
+    MemoryInputs,
+    Segmenter,
+)
+from tempomask.tracking.cleanup import fill_holes, without_overlap
+from tempomask.tracking.objects import Clicks, Output
+from tempomask.tracking.options import TrackingOptions
+from tempomask.tracking.selection import Selection
+
+# Logits fed back with a further prompt are held within these bounds, as the official code does.
+FED_BACK_LOGIT = 32.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One object to be segmented on one frame.
+
+    selection: its memories; None on an initial conditioning frame and for mask prompts.
+    initial: whether this is an initial conditioning frame. clicks: all so far on this frame.
+    previous: (4h, 4w) logits so far on this frame. mask: (S, S) mask prompt, in place of all these.
+    """
+
+    initial: bool = False
+    selection: Selection | None = None
+    clicks: Clicks | None = None
+    previous: Tensor | None = None
+    mask: Tensor | None = None
+
+    @property
+    def num_points(self) -> int:
+        return 0 if self.clicks is None else len(self.clicks.labels)
+
+
+class ObjectBatcher:
+    """Runs the network for several objects on one frame."""
+
+    def __init__(self, segmenter: Segmenter, options: TrackingOptions) -> None:
+        self.segmenter = segmenter
+        self.config = segmenter.config
+        self.options = options
+
+    def segment(
+        self, encoded: Encoded, requests: Sequence[Request], images: Mapping[int, Tensor]
+    ) -> list[Output]:
+        """Outputs of the requests, in their order.
+
+        images: raw features (C, h, w) by frame; needed when the network's memory keys see them.
+        """
+        rows: dict[int, Output] = {}
+        conditioned = self._attend(encoded, requests, images)
+        for group in self._groups(requests, self._decode_layout):
+            members = [requests[i] for i in group]
+            if members[0].mask is not None:
+                decoded = self._use_masks(encoded, members)
+            else:
+                features = torch.cat([conditioned[i] for i in group])
+                decoded = self._decode(features, encoded, members)
+            rows.update(zip(group, self._outputs(decoded, members), strict=True))
+        return [rows[i] for i in range(len(requests))]
+
+    def _groups(
+        self, items: Sequence[T], layout: Callable[[T], Hashable | None]
+    ) -> Iterator[list[int]]:
+        """Indices of items with equal layout, objects_per_batch at a time; None is left out."""
+        groups: dict[Hashable, list[int]] = defaultdict(list)
+        for i, item in enumerate(items):
+            key = layout(item)
+            if key is not None:
+                groups[key].append(i)
+        for group in groups.values():
+            step = self.options.objects_per_batch or len(group)
+            for start in range(0, len(group), step):
+                yield group[start : start + step]
+
+    def _decode_layout(self, request: Request) -> Hashable:
+        return request.mask is not None, request.num_points, request.previous is not None
+
+    def _memory_layout(self, request: Request) -> Hashable | None:
+        """Equal for requests that can attend together; None for mask prompts, which do not."""
+        if request.mask is not None:
+            return None
+        if request.selection is None:
+            return "initial"
+        selection = request.selection
+        timed = self.config.pointer_temporal_encoding
+        return (
+            selection.temporal_index,
+            selection.distances if timed else len(selection.distances),
+            self._image_frames(selection),
+        )
+
+    def _image_frames(self, selection: Selection) -> tuple[int, ...]:
+        if not self.config.memory_attention.image_keys:
+            return ()
+        return tuple(memory.frame for memory in selection.spatial)
+
+    def _attend(
+        self, encoded: Encoded, requests: Sequence[Request], images: Mapping[int, Tensor]
+    ) -> dict[int, Tensor]:
+        """Conditioned features (1, C, h, w) by request."""
+        conditioned: dict[int, Tensor] = {}
+        for group in self._groups(requests, self._memory_layout):
+            selections = [s for i in group if (s := requests[i].selection) is not None]
+            memory = self._memory_inputs(selections, images, encoded) if selections else None
+            features = self.segmenter.attend(encoded.features, memory).expand(
+                len(group), -1, -1, -1
+            )
+            conditioned.update(zip(group, features.split(1), strict=True))
+        return conditioned
+
+    def _memory_inputs(
+        self, selections: Sequence[Selection], images: Mapping[int, Tensor], encoded: Encoded
+    ) -> MemoryInputs:
+        dtype, device = encoded.features.dtype, encoded.features.device
+        first = selections[0]
+        # (N, T, memory_dim, h, w)
+        spatial = torch.stack(
+            [
+                torch.stack([m.features for m in s.spatial if m.features is not None])
+                for s in selections
+            ]
+        )
+        frames = self._image_frames(first)
+        no_pointers = encoded.features.new_zeros(0, self.config.hidden_dim)
+        return MemoryInputs(
+            spatial=spatial.to(dtype),
+            images=torch.stack([images[t] for t in frames])[None].to(dtype) if frames else None,
+            temporal_index=torch.tensor(first.temporal_index, device=device),
+            pointers=torch.stack(
+                [
+                    torch.stack([m.pointer for m in s.pointers]) if s.pointers else no_pointers
+                    for s in selections
+                ]
+            ),
+            pointer_distance=torch.tensor(first.distances, device=device),
+        )
+
+    def _decode(self, features: Tensor, encoded: Encoded, members: Sequence[Request]) -> Decoded:
+        points = labels = previous = None
+        clicks = [r.clicks for r in members if r.clicks is not None]
+        if clicks:
+            points = torch.from_numpy(np.stack([c.points for c in clicks])).to(features.device)
+            labels = torch.from_numpy(np.stack([c.labels for c in clicks])).to(features.device)
+        fed_back = [r.previous for r in members if r.previous is not None]
+        if fed_back:
+            previous = torch.stack(fed_back)[:, None].clamp(-FED_BACK_LOGIT, FED_BACK_LOGIT)
+        least, most = self.config.multimask_min_points, self.config.multimask_max_points
+        return self.segmenter.decode(
+            features,
+            encoded.high_resolution,
+            points,
+            labels,
+            previous,
+            multimask=least <= members[0].num_points <= most,
+            dynamic_multimask=self.options.dynamic_multimask,
+        )
+
+    def _use_masks(self, encoded: Encoded, members: Sequence[Request]) -> Decoded:
+        masks = torch.stack([r.mask for r in members if r.mask is not None])[:, None]
+        return self.segmenter.use_mask_as_output(
+            encoded, masks, multimask=self.options.multimask_mask_pointer
+        )
+
+    def _outputs(self, decoded: Decoded, members: Sequence[Request]) -> Iterator[Output]:
+        logits = shown = decoded.logits[:, 0].float()
+        if self.options.fill_holes:
+            shown = fill_holes(logits, self.options.fill_holes)
+        for row, request in enumerate(members):
+            prompted = request.mask is not None or request.clicks is not None
+            yield Output(
+                # As in the official predictor, what a person has seen is what is memorised.
+                logits=shown[row] if prompted else logits[row],
+                shown=shown[row],
+                object_score=decoded.object_score[row].float(),
+                predicted_iou=decoded.predicted_iou[row].float(),
+                pointer=decoded.object_pointer[row].clone(),
+                full_mask=request.mask if self.options.memorise_full_mask else None,
+                prompted=prompted,
+                initial=request.initial,
+            )
+
+    def memorise(self, features: Tensor, outputs: Sequence[Output]) -> list[Tensor]:
+        """Memories (memory_dim, h, w) of the outputs on a frame of raw features (1, C, h, w)."""
+        memories: dict[int, Tensor] = {}
+        dtype = getattr(torch, self.options.memory_dtype)
+        logits = self._memory_logits(outputs)
+        prompted = [output.prompted for output in outputs]
+        harden = self.options.binarise_prompted_masks
+        if harden == "frame":
+            prompted = [any(prompted)] * len(outputs)
+        layouts = [
+            (tuple(logit.shape), bool(harden) and p)
+            for logit, p in zip(logits, prompted, strict=True)
+        ]
+        for group in self._groups(layouts, lambda layout: layout):
+            memory = self.segmenter.memorise(
+                features,
+                torch.stack([logits[i] for i in group])[:, None],
+                torch.stack([outputs[i].object_score for i in group]),
+                binarise=layouts[group[0]][1],
+            )
+            # Copies, so that no long-lived memory holds on to those of the other objects.
+            rows = [row.to(dtype, copy=True) for row in memory]
+            memories.update(zip(group, rows, strict=True))
+        return [memories[i] for i in range(len(outputs))]
+
+    def _memory_logits(self, outputs: Sequence[Output]) -> list[Tensor]:
+        """What the memory encoder sees of each output: (4h, 4w), or (S, S) if asked for."""
+        logits = [
+            output.logits
+            if output.full_mask is None
+            else output.full_mask * MASK_PROMPT_SCALE + MASK_PROMPT_BIAS
+            for output in outputs
+        ]
+        if not self.options.non_overlapping_memory:
+            return logits
+        size = (self.config.image_size, self.config.image_size)
+        full = [
+            F.interpolate(logit[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+            for logit in logits
+        ]
+        return list(without_overlap(torch.stack(full)))

@@ -1,0 +1,103 @@
+"""The frames of a session that are still of use: pictures that can be corrected, features in use.
+
+S image side, C hidden_dim, h x w the stride-16 grid, L encoder blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tempomask.errors import InputError
+from tempomask.models.encoder import Policy
+from tempomask.models.segmenter import Encoded, Segmenter
+from tempomask.tracking.preprocess import Resize, check_frame, network_input, resize_frame
+from tempomask.types import Size
+
+
+class FrameStore:
+    """Pictures by frame, the encoder's output for one of them, and features that memories need.
+
+    size: (H, W) of the video, None until it is known.
+    """
+
+    def __init__(
+        self, segmenter: Segmenter, resize: Resize, policy: Policy | None, memory_dtype: torch.dtype
+    ) -> None:
+        self.segmenter = segmenter
+        self.resize: Resize = resize
+        self.policy = policy
+        self.memory_dtype = memory_dtype
+        self.size: Size | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget every frame, and the size of the video."""
+        self.size = None
+        self._pictures: dict[int, NDArray[np.uint8]] = {}
+        self._blocks: dict[int, NDArray[np.bool_]] = {}
+        self._encoded: tuple[int, Encoded] | None = None
+        # Raw features (C, h, w), only for networks whose memory keys see them.
+        self.images: dict[int, Tensor] = {}
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._pictures
+
+    def check(self, frame: Any) -> NDArray[np.uint8]:
+        """The frame as an array; InputError if it is none, or of another size than those before."""
+        frame = check_frame(frame)
+        size = (frame.shape[0], frame.shape[1])
+        if self.size is not None and size != self.size:
+            raise InputError(
+                f"a frame of {size[1]} x {size[0]} pixels in a video of {self.size[1]} x"
+                f" {self.size[0]}; the size may not change, start a new session"
+            )
+        return frame
+
+    def put(self, index: int, frame: NDArray[np.uint8]) -> None:
+        """Take in a checked frame. It is copied, and resized only when it is encoded."""
+        self.size = (frame.shape[0], frame.shape[1])
+        self._pictures[index] = np.array(frame)
+        self._blocks.pop(index, None)
+        if self._encoded is not None and self._encoded[0] == index:
+            self._encoded = None
+
+    def encoded(self, index: int, previous_masks: Tensor | None = None) -> Encoded:
+        """The encoder's output for a stored frame; previous_masks as in `models.encoder.Policy`."""
+        if self._encoded is not None and self._encoded[0] == index:
+            return self._encoded[1]
+        side = self.segmenter.config.image_size
+        picture = self._pictures[index]
+        if picture.shape[:2] != (side, side):
+            picture = self._pictures[index] = resize_frame(picture, side, self.resize)
+        device = self.segmenter.no_memory.device
+        image = network_input(picture, device)
+        encoded = self.segmenter.encode(image, self.policy, previous_masks)
+        self._encoded = (index, encoded)
+        self._blocks[index] = encoded.blocks.reshape(-1).cpu().numpy()
+        if self.segmenter.config.memory_attention.image_keys:
+            self.images[index] = encoded.features[0].to(self.memory_dtype)
+        return encoded
+
+    def blocks(self, index: int) -> NDArray[np.bool_]:
+        """bool (L,): the encoder blocks that ran for a frame; all False if it was not encoded."""
+        blocks = self._blocks.get(index)
+        return np.zeros(self.segmenter.encoder.num_blocks, dtype=bool) if blocks is None else blocks
+
+    def retain(
+        self, pictures: Collection[int], blocks: Collection[int], images: Collection[int]
+    ) -> None:
+        """Drop the pictures, block records and image features of all other frames."""
+        kept: list[tuple[dict[int, Any], Collection[int]]] = [
+            (self._pictures, pictures),
+            (self._blocks, blocks),
+            (self.images, images),
+        ]
+        for stored, frames in kept:
+            for index in [index for index in stored if index not in frames]:
+                del stored[index]

@@ -1,0 +1,202 @@
+"""What a session knows of its video, and what happens on one frame: prompt, track, memorise.
+
+`session.py` decides which frame and which prompts come when; this file carries it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tempomask.errors import InputError
+from tempomask.models.encoder import Policy
+from tempomask.models.segmenter import Segmenter
+from tempomask.tracking.batching import ObjectBatcher, Request
+from tempomask.tracking.frames import FrameStore
+from tempomask.tracking.memory_bank import Memory
+from tempomask.tracking.objects import Clicks, TrackedObject, network_mask
+from tempomask.tracking.options import TrackingOptions
+from tempomask.tracking.selection import MemorySelector
+from tempomask.types import FrameResult, Prompt, Size
+
+
+class VideoState:
+    """Objects and frames of one video.
+
+    objects: by id, in the order in which they came. reverse: the direction of tracking.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        options: TrackingOptions,
+        selector: MemorySelector,
+        policy: Policy | None,
+        reverse: bool,
+    ) -> None:
+        self.segmenter, self.options, self.reverse = segmenter, options, reverse
+        self.objects: dict[int, TrackedObject] = {}
+        self.frames = FrameStore(
+            segmenter, options.resize, policy, getattr(torch, options.memory_dtype)
+        )
+        self._selector = selector
+        self._batcher = ObjectBatcher(segmenter, options)
+        # Results whose memory is still to be encoded: object ids on one frame.
+        self._unmemorised: tuple[int, set[int]] | None = None
+        # Union of all masks on the frame last tracked (1, 1, h, w), for the policy.
+        self._previous_masks: Tensor | None = None
+
+    def remove(self, object_id: int) -> None:
+        """Forget an object."""
+        self.objects.pop(object_id, None)
+        if self._unmemorised is not None:
+            self._unmemorised[1].discard(object_id)
+
+    def leave(self, index: int | None) -> None:
+        """Go on from frame `index`: its results become memories, its prompts are history."""
+        self._memorise()
+        for tracked in self.objects.values():
+            tracked.merge_staged()
+            if index in tracked.outputs:
+                tracked.outputs[index] = replace(tracked.outputs[index], initial=False)
+
+    def focus(self, index: int) -> None:
+        """Turn to a frame; memorise results of another one while its features are still at hand."""
+        if self._unmemorised is not None and self._unmemorised[0] != index:
+            self._memorise()
+
+    def apply(self, index: int, prompts: Sequence[Prompt]) -> set[int]:
+        """Run prompts on a stored frame, those of one object in turn, those of several together.
+
+        Returns the ids of the prompted objects.
+        """
+        queues: dict[int, list[Prompt]] = {}
+        for prompt in prompts:
+            queues.setdefault(prompt.object_id, []).append(prompt)
+        ids = set(queues)
+        while turn := [queue.pop(0) for queue in queues.values() if queue]:
+            for prompt in turn:
+                self.objects.setdefault(prompt.object_id, TrackedObject(prompt.object_id))
+            objects = [self.objects[prompt.object_id] for prompt in turn]
+            requests = [self._request(p, o) for p, o in zip(turn, objects, strict=True)]
+            self._segment(index, objects, requests)
+        return ids
+
+    def _request(self, prompt: Prompt, tracked: TrackedObject) -> Request:
+        """One interaction: the clicks so far on the frame, its logits so far, and the memories."""
+        index, side = prompt.frame, self.segmenter.config.image_size
+        output = tracked.outputs.get(index)
+        initial = output is None or output.initial
+        if prompt.mask is not None:
+            tracked.clicks.pop(index, None)
+            mask = network_mask(prompt, side, self.segmenter.no_memory.device)
+            return Request(initial=initial, mask=mask)
+        clicks = Clicks.of(prompt, self._size(), side).after(tracked.clicks.get(index))
+        tracked.clicks[index] = clicks
+        if output is None:
+            return Request(initial=True, clicks=clicks)
+        return Request(
+            initial=initial,
+            selection=None
+            if initial
+            else self._selector.select(tracked.bank, index, output.reverse),
+            clicks=clicks,
+            previous=output.shown if self.options.feed_previous_logits else None,
+        )
+
+    def track(self, index: int, prompted: set[int]) -> None:
+        """Find every object that was not prompted on this frame, now or in advance."""
+        objects = [
+            tracked
+            for object_id, tracked in self.objects.items()
+            if object_id not in prompted and index not in tracked.bank.conditioning
+        ]
+        requests = [
+            Request(selection=self._selector.select(tracked.bank, index, self.reverse))
+            for tracked in objects
+        ]
+        self._segment(index, objects, requests)
+        if self.frames.policy is not None:
+            shown = [o.outputs[index].shown for o in self.objects.values() if index in o.outputs]
+            self._previous_masks = torch.stack(shown).amax(dim=0)[None, None] if shown else None
+
+    def _segment(
+        self, index: int, objects: Sequence[TrackedObject], requests: Sequence[Request]
+    ) -> None:
+        if not objects:
+            return
+        encoded = self.frames.encoded(index, self._previous_masks)
+        outputs = self._batcher.segment(encoded, requests, self.frames.images)
+        for tracked, output in zip(objects, outputs, strict=True):
+            tracked.outputs[index] = replace(output, reverse=self.reverse)
+        if self._unmemorised is None:
+            self._unmemorised = (index, set())
+        self._unmemorised[1].update(tracked.object_id for tracked in objects)
+
+    def _memorise(self) -> None:
+        """Encode the memories of fresh results; they are staged until tracking goes on."""
+        if self._unmemorised is None:
+            return
+        index, object_ids = self._unmemorised
+        self._unmemorised = None
+        objects = [tracked for i, tracked in self.objects.items() if i in object_ids]
+        if not objects:
+            return
+        outputs = [tracked.outputs[index] for tracked in objects]
+        memories = self._batcher.memorise(self.frames.encoded(index).features, outputs)
+        scores = torch.stack([torch.stack([o.object_score, o.predicted_iou]) for o in outputs])
+        rows = zip(objects, outputs, memories, scores.tolist(), strict=True)
+        for tracked, output, features, (object_score, predicted_iou) in rows:
+            memory = Memory(index, features, output.pointer, object_score, predicted_iou)
+            corrected = output.prompted and self.options.corrections_condition
+            tracked.staged[index] = (memory, output.initial or corrected)
+
+    def forget(self, index: int | None, following: int) -> None:
+        """Drop everything that no later step and no allowed correction can reach.
+
+        index: the frame last stepped, None before the first; following: the next one.
+        """
+        keep = self.options.keep
+        if keep == "all":
+            return
+        sign = -1 if self.reverse else 1
+        oldest = following if index is None else index - sign * keep
+        window = set() if index is None else set(range(oldest, index + sign, sign))
+        recorded, images = set(window), set(window)
+        for tracked in self.objects.values():
+            tracked.bank.retain(self._selector.reach(tracked.bank, oldest, following, self.reverse))
+            ahead = {t for t in tracked.outputs if sign * t >= sign * following}
+            tracked.forget_outputs(window | ahead)
+            recorded |= ahead
+            images |= ahead | set(tracked.bank.frames()) | set(tracked.staged)
+        self.frames.retain(window, recorded, images)
+
+    def _size(self) -> Size:
+        if self.frames.size is None:
+            raise InputError("the size of the video is not known yet; step its first frame")
+        return self.frames.size
+
+    def result(self, index: int) -> FrameResult:
+        """The result of a frame, of all objects that have one there."""
+        rows = {i: o.outputs[index] for i, o in self.objects.items() if index in o.outputs}
+        side = self.segmenter.config.image_size // 4
+        logits = np.zeros((0, side, side), dtype=np.float32)
+        scores = np.zeros((2, 0), dtype=np.float32)
+        if rows:
+            logits = torch.stack([o.shown for o in rows.values()]).cpu().numpy()
+            both = [torch.stack([o.object_score, o.predicted_iou]) for o in rows.values()]
+            scores = torch.stack(both, dim=1).cpu().numpy()
+        return FrameResult(
+            index=index,
+            size=self._size(),
+            object_ids=tuple(rows),
+            low_res_logits=logits,
+            object_scores=scores[0],
+            predicted_iou=scores[1],
+            blocks=self.frames.blocks(index),
+            non_overlapping=self.options.non_overlapping,
+        )
