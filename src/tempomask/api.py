@@ -1,0 +1,191 @@
+"""The front door: `load` a model by name, `track` a video with it, or open a live `session`.
+
+>>> model = load("nano")  # doctest: +SKIP
+>>> for result in model.track("dog.mp4", [Prompt(points=[(410, 260)])]):  # doctest: +SKIP
+...     result.index, result.masks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tempomask.errors import InputError
+from tempomask.media.video import Video, open_video
+from tempomask.models.config import SegmenterConfig
+from tempomask.models.encoder import Policy
+from tempomask.models.segmenter import Segmenter
+from tempomask.tracking.options import Compatibility, Preset, tracking_options
+from tempomask.tracking.propagate import Direction, track
+from tempomask.tracking.session import Session
+from tempomask.types import FrameResult, Prompt, Size
+from tempomask.weights import load_segmenter
+
+DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(
+    name: str = "nano",
+    checkpoint: str | Path | None = None,
+    image_size: int | None = None,
+    device: str = "auto",
+    dtype: DTypeName = "auto",
+) -> Model:
+    """Load a model by name, ready to track.
+
+    name: "nano" (bundled), "sam2.1-tiny", "efficienttam-s" and so on; `tempomask models` lists them.
+    checkpoint: a file, a folder or a Hub id; None for the model's own.
+    image_size: side of the square the network sees; None for the model's own.
+    device: "auto" takes a CUDA GPU, else an Apple GPU, else the CPU.
+    dtype: of the computation; weights stay float32. "auto" is bfloat16 on CUDA and float32 elsewhere.
+
+    Raises InputError for an unknown name, a checkpoint that does not fit, a size that the strides do
+    not allow, and a device that is not there.
+    """
+    place = resolve_device(device)
+    precision = resolve_dtype(dtype, place)
+    segmenter = load_segmenter(name, checkpoint, image_size)
+    return Model(name, segmenter.to(place), precision)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device for a name; InputError if it is not on this machine."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise InputError(f"unknown device {device!r}; use auto, cpu, cuda, cuda:1 or mps") from None
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {device!r} asked for, but {torch.cuda.device_count()} CUDA GPUs are there;"
+            ' use device="auto" or "cpu"'
+        )
+    if place.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError('device "mps" asked for, but no Apple GPU is there; use device="auto"')
+    if place.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"device {device!r} is not supported; use auto, cpu, cuda, cuda:1 or mps")
+    return place
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The torch dtype for a name on a device; InputError for other names."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}; use auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+class Model:
+    """A network on a device. It keeps nothing of a video: share it between sessions freely.
+
+    name: as given to `load`. segmenter: the network. dtype: of the computation.
+    """
+
+    def __init__(self, name: str, segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> None:
+        self.name = name
+        self.segmenter = segmenter.eval()
+        self.dtype = dtype
+
+    @property
+    def config(self) -> SegmenterConfig:
+        return self.segmenter.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.segmenter.no_memory.device
+
+    def __repr__(self) -> str:
+        size, dtype = self.config.image_size, str(self.dtype).removeprefix("torch.")
+        return f"Model({self.name!r}, image_size={size}, device='{self.device}', dtype={dtype})"
+
+    def track(
+        self,
+        source: Any,
+        prompts: Prompt | Iterable[Prompt],
+        *,
+        direction: Direction = "forward",
+        start: int | None = None,
+        end: int | None = None,
+        preset: Preset = "evaluation",
+        compatibility: Compatibility = "official",
+        policy: Policy | None = None,
+        **options: Any,
+    ) -> Iterator[FrameResult]:
+        """Track the prompted objects through a video, frame by frame.
+
+        source: a path to a video or a folder of pictures, a camera index, a stream URL, an iterable
+            of (H, W, 3) uint8 RGB arrays, or an open `Video`.
+        prompts: of any objects on any frames; several on one frame act one after the other.
+        direction: "forward" from `start` (default: the first prompted frame) to before `end`;
+            "backward" from `start` (default: the last prompted frame) down to `end` (default 0);
+            "both": every frame in ascending order, in two passes.
+        preset, compatibility, options: as of `tracking_options`, for instance lookahead=True.
+        policy: which encoder blocks run; None for all.
+
+        Bad input raises InputError at once, before the first frame is asked for.
+        """
+        chosen = tracking_options(preset, compatibility, **options)
+        video = source if isinstance(source, Video) else open_video(source)
+        try:
+            results = track(
+                self.segmenter,
+                video,
+                prompts,
+                direction=direction,
+                start=start,
+                end=end,
+                options=chosen,
+                dtype=self.dtype,
+                policy=policy,
+            )
+        except InputError:
+            if video is not source:
+                video.close()
+            raise
+        return results if video is source else _closing(video, results)
+
+    def session(
+        self,
+        *,
+        num_frames: int | None = None,
+        start: int = 0,
+        reverse: bool = False,
+        size: Size | None = None,
+        preset: Preset = "evaluation",
+        compatibility: Compatibility = "official",
+        policy: Policy | None = None,
+        **options: Any,
+    ) -> Session:
+        """A live session: `session.prompt(...)`, then `session.step(frame)` for every frame.
+
+        Arguments as of `Session`; options as of `tracking_options`, for instance keep=30.
+        """
+        chosen = tracking_options(preset, compatibility, **options)
+        if chosen.lookahead:
+            raise InputError("a session cannot look ahead; use track, or session.condition")
+        return Session(
+            self.segmenter,
+            chosen,
+            num_frames=num_frames,
+            start=start,
+            reverse=reverse,
+            size=size,
+            dtype=self.dtype,
+            policy=policy,
+        )
+
+
+def _closing(video: Video, results: Iterator[FrameResult]) -> Generator[FrameResult, None, None]:
+    """The results; the video is closed after the last, or when the caller stops early."""
+    try:
+        yield from results
+    finally:
+        video.close()

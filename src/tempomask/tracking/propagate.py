@@ -1,0 +1,206 @@
+"""Tracking through a whole video: a loop over `Session.step`, forward, backward or both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from itertools import groupby
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tempomask.errors import InputError
+from tempomask.models.encoder import Policy
+from tempomask.models.segmenter import Segmenter
+from tempomask.tracking.options import TrackingOptions
+from tempomask.tracking.session import Session
+from tempomask.tracking.spool import ResultSpool, merged, rows_of
+from tempomask.types import FrameResult, Prompt, Size
+
+Direction = Literal["forward", "backward", "both"]
+IndexedFrames = Iterator[tuple[int, NDArray[np.uint8]]]
+Results = Generator[FrameResult, None, None]
+
+
+class FrameSource(Protocol):
+    """What tracking needs of a video; `tempomask.media.video.Video` is one.
+
+    size: (H, W). num_frames: None when unknown. seekable: whether frames can be read in any order.
+    """
+
+    @property
+    def size(self) -> Size: ...
+    @property
+    def num_frames(self) -> int | None: ...
+    @property
+    def seekable(self) -> bool: ...
+
+    def frames(self, start: int = 0, end: int | None = None) -> IndexedFrames:
+        """Frames start, start + 1, ... before end."""
+        ...
+
+    def reversed_frames(self, start: int, end: int = 0) -> IndexedFrames:
+        """Frames start, start - 1, ... down to and including end."""
+        ...
+
+
+def track(
+    segmenter: Segmenter,
+    source: FrameSource,
+    prompts: Prompt | Iterable[Prompt],
+    *,
+    direction: Direction = "forward",
+    start: int | None = None,
+    end: int | None = None,
+    options: TrackingOptions | None = None,
+    dtype: torch.dtype = torch.float32,
+    policy: Policy | None = None,
+) -> Iterator[FrameResult]:
+    """Track all prompted objects; input is checked at once, frames are read as results are taken.
+
+    forward: from frame `start` (default: the first prompted one) up to but without `end` (default:
+    the last frame and all). backward: from `start` (default: the last prompted frame) down to and
+    including `end` (default 0). both: frames from `start` (default 0) up to but without `end`, in
+    ascending order; each object from a forward pass from its first prompted frame on, and from a
+    backward pass before that.
+
+    With options.lookahead every prompted frame is memorised before tracking starts, as in SAM 2's
+    offline predictor; otherwise prompts act when their frame comes, and tracking equals `step`.
+
+    Raises InputError for prompts that do not fit the video, and for a source that cannot be read
+    backward where that is needed.
+    """
+    options = options or TrackingOptions()
+    ordered = _checked_prompts(prompts, source)
+    if direction not in ("forward", "backward", "both"):
+        raise InputError(f'direction must be "forward", "backward" or "both", got {direction!r}')
+    if not source.seekable and (direction != "forward" or options.lookahead):
+        what = "lookahead" if options.lookahead else f"direction {direction!r}"
+        raise InputError(f"{what} needs a source that can be read in any order, such as a file")
+    new_session = partial(
+        Session,
+        segmenter,
+        options,
+        num_frames=source.num_frames,
+        size=source.size,
+        dtype=dtype,
+        policy=policy,
+    )
+    passes = _Passes(source, ordered, new_session, options.lookahead)
+    if direction == "forward":
+        first = ordered[0].frame if start is None else start
+        passes.check_range(first, end)
+        return passes.forward(first, end)
+    if direction == "backward":
+        first = ordered[-1].frame if start is None else start
+        last = 0 if end is None else end
+        passes.check_range(last, first + 1)
+        return passes.backward(first, last)
+    first = 0 if start is None else start
+    passes.check_range(first, end)
+    return passes.both(first, end)
+
+
+def _checked_prompts(prompts: Prompt | Iterable[Prompt], source: FrameSource) -> list[Prompt]:
+    """The prompts by frame, those of one frame in the order given."""
+    listed = [prompts] if isinstance(prompts, Prompt) else list(prompts)
+    if not listed:
+        raise InputError("no prompt given; say where the object is with a point, box or mask")
+    for prompt in listed:
+        if not isinstance(prompt, Prompt):
+            raise InputError(f"prompts must be Prompt objects, got {type(prompt).__name__}")
+        if source.num_frames is not None and prompt.frame >= source.num_frames:
+            raise InputError(
+                f"prompt on frame {prompt.frame}, but the video has {source.num_frames} frames"
+                f" (0 to {source.num_frames - 1})"
+            )
+        prompt.check_inside(source.size)
+    return sorted(listed, key=lambda prompt: prompt.frame)
+
+
+class _Passes:
+    """Passes through one video with one set of prompts."""
+
+    def __init__(
+        self,
+        source: FrameSource,
+        prompts: Sequence[Prompt],
+        new_session: Callable[..., Session],
+        lookahead: bool,
+    ) -> None:
+        self.source, self.prompts = source, prompts
+        self.new_session, self.lookahead = new_session, lookahead
+        # First prompted frame of each object, in the order in which objects come.
+        self.first: dict[int, int] = {}
+        for prompt in prompts:
+            self.first.setdefault(prompt.object_id, prompt.frame)
+
+    def check_range(self, low: int, high: int | None) -> None:
+        """InputError unless low to high (exclusive) is a range of frames that holds the prompts."""
+        last = "the end" if high is None else str(high - 1)
+        if low < 0 or (high is not None and high <= low):
+            raise InputError(f"there are no frames from {low} to {last}; check start and end")
+        if self.source.num_frames is not None and low >= self.source.num_frames:
+            raise InputError(f"start {low} lies beyond the video's {self.source.num_frames} frames")
+        for prompt in () if self.lookahead else self.prompts:
+            if prompt.frame < low or (high is not None and prompt.frame >= high):
+                raise InputError(
+                    f"prompt on frame {prompt.frame} lies outside the tracked frames {low} to"
+                    f" {last}; change start and end, or use lookahead=True"
+                )
+
+    def _run(self, session: Session, frames: IndexedFrames) -> Results:
+        """Step through frames in the order given."""
+        if self.lookahead:
+            for index, group in groupby(self.prompts, key=lambda prompt: prompt.frame):
+                session.condition(self._frame(index), list(group))
+        else:
+            for prompt in self.prompts:
+                session.add(prompt)
+        for index, frame in frames:
+            yield session.step(frame, index)
+        if session.waiting:
+            raise InputError(
+                f"the source ended before frame {session.waiting[0].frame}, which has a prompt"
+            )
+
+    def _frame(self, index: int) -> NDArray[np.uint8]:
+        for _, frame in self.source.frames(index, index + 1):
+            return frame
+        raise InputError(f"the source ended before frame {index}, which has a prompt")
+
+    def forward(self, start: int, end: int | None) -> Results:
+        return self._run(self.new_session(start=start), self.source.frames(start, end))
+
+    def backward(self, start: int, end: int) -> Results:
+        session = self.new_session(start=start, reverse=True)
+        return self._run(session, self.source.reversed_frames(start, end))
+
+    def both(self, start: int, end: int | None) -> Results:
+        """Backward first, kept on disk; then forward, and each object from its proper pass."""
+        latest = self.prompts[-1].frame
+        if self.lookahead:
+            latest = max(self.first.values())
+        begin = max(min(self.first.values()), start)
+        with ResultSpool() as spool:
+            if max(self.first.values()) > start:
+                with closing(self.backward(latest, start)) as results:
+                    for result in results:
+                        earlier = [i for i, first in self.first.items() if result.index < first]
+                        if earlier:
+                            spool.put(result, earlier)
+            for index in range(start, begin):
+                result = spool.take(index)
+                if result is not None:
+                    yield self._in_order(result)
+            for result in self.forward(begin, end):
+                later = [i for i in result.object_ids if result.index >= self.first[i]]
+                result, earlier = rows_of(result, later), spool.take(result.index)
+                yield self._in_order(result if earlier is None else merged(earlier, result))
+
+    def _in_order(self, result: FrameResult) -> FrameResult:
+        """All objects in the same order on every frame."""
+        return rows_of(result, [i for i in self.first if i in result.object_ids])
