@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from tempomask.models.config import HybridConfig
 from tempomask.models.encoder import Encoder, EncoderOutput, Policy, RoutedBlock
+from tempomask.ops.attention import multi_head_attention
 from tempomask.ops.rope import axial_table, rotate
 
 # EfficientNet-Lite0: (expansion, kernel, stride, output channels, repeats) of each stage but the last.
@@ -114,7 +115,7 @@ class TransformerBlock(RoutedBlock):
         qkv = self.qkv(self.attention_norm(x)).reshape(batch, height * width, 3, self.num_heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         table = axial_table(height, width, dim // self.num_heads, self.ROPE_THETA, x.device)
-        attended = F.scaled_dot_product_attention(rotate(query, table), rotate(key, table), value)
+        attended = multi_head_attention(rotate(query, table), rotate(key, table), value)
         return x + self.output(attended.transpose(1, 2).reshape(x.shape))
 
     def feed_forward(self, x: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from tempomask.ops.attention import multi_head_attention
 from tempomask.ops.layers import MLP
 
 
@@ -26,7 +26,7 @@ class Attention(nn.Module):
             layer(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for layer, x in ((self.query, query), (self.key, key), (self.value, value))
         )
-        return self.output(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.output(multi_head_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class TwoWayBlock(nn.Module):

@@ -1,0 +1,42 @@
+"""Training checkpoints: everything a run needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tempomask.errors import InputError
+from tempomask.training.recipe import Recipe
+
+# Settings that a resumed run may change: how long it goes on, and how often it reports.
+MAY_CHANGE = {"steps", "decay_steps", "save_every", "validate_every"}
+
+
+def save_checkpoint(path: Path, recipe: Recipe, step: int, state: dict[str, Any]) -> None:
+    """Write step, recipe and state (model, average, optimiser) under a temporary name, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")
+    torch.save({"step": step, "recipe": _plain(asdict(recipe)), **state}, temporary)
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path, recipe: Recipe) -> dict[str, Any]:
+    """Read a checkpoint of the same recipe; InputError names the first setting that differs."""
+    saved = torch.load(path, weights_only=True, map_location="cpu")
+    wanted = {k: v for k, v in _plain(asdict(recipe)).items() if k not in MAY_CHANGE}
+    for name, value in wanted.items():
+        if saved["recipe"].get(name) != value:
+            raise InputError(
+                f"{path} was made with {name}={saved['recipe'].get(name)!r}, this run has {value!r};"
+                " use the same settings or another output folder"
+            )
+    return saved
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Tuples as lists, so that settings compare equal after reading."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}

@@ -1,0 +1,246 @@
+"""The training loop: one command, resumable, seeded, validated, on accelerate.
+
+The data and prompts of a step depend only on the seed and the step, so a resumed run continues as the
+uninterrupted one would have.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tempomask.errors import InputError
+from tempomask.training.checkpoint import load_checkpoint, save_checkpoint
+from tempomask.training.recipe import Recipe, build_segmenter, parameter_groups
+from tempomask.training.unroll import ClipModel
+from tempomask.training.validation import validate
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from tempomask.models.segmenter import Segmenter
+
+
+class Training:
+    """One run: the model, its moving average, the optimiser and where they are kept.
+
+    clips: a dataset whose item i is a Clip that depends on i alone; root: the folder of the data.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        clips: Dataset[Any],
+        root: Path,
+        out: Path,
+        workers: int = 1,
+        initial: dict[str, Tensor] | None = None,
+    ) -> None:
+        self.recipe, self.clips, self.root, self.out, self.workers = (
+            recipe,
+            clips,
+            root,
+            out,
+            workers,
+        )
+        self.accelerator = _accelerator()
+        self.segmenter = build_segmenter(recipe)
+        if initial is not None:
+            self.segmenter.load_state_dict(initial)
+        groups = parameter_groups(self.segmenter, recipe)
+        self.base_rates = [float(g["lr"]) for g in groups]  # type: ignore[arg-type]
+        self.average = deepcopy(self.segmenter).requires_grad_(False)
+        model = ClipModel(self.segmenter, recipe.losses, recipe.prompts)
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.average.to(self.accelerator.device)
+        self.step = 0
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / "last.pt"
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint of the output folder, if there is one."""
+        if not self.checkpoint.exists():
+            return
+        saved = load_checkpoint(self.checkpoint, self.recipe)
+        self.segmenter.load_state_dict(saved["model"])
+        self.average.load_state_dict(saved["average"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step = saved["step"]
+
+    def run(self) -> dict[str, float]:
+        """Train to the recipe's last step; returns the last validation scores."""
+        from accelerate.utils import set_seed
+        from torch.utils.tensorboard import SummaryWriter
+
+        set_seed(self.recipe.seed)
+        main = self.accelerator.is_main_process
+        log = SummaryWriter(str(self.out / "log")) if main else None
+        scores: dict[str, float] = {}
+        with _progress(self.recipe.steps, self.step, main) as advance:
+            for frames, masks in self._batches():
+                watched = self._train_step(frames, masks)
+                self.step += 1
+                advance(watched)
+                if log is not None:
+                    for name, value in watched.items():
+                        log.add_scalar(f"train/{name}", value, self.step)
+                if self.step % self.recipe.save_every == 0 or self.step == self.recipe.steps:
+                    self._save()
+                if self.step % self.recipe.validate_every == 0 or self.step == self.recipe.steps:
+                    scores = self._validate(log)
+        if log is not None:
+            log.close()
+        return scores
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches from the current step on; process r of w takes every w-th clip."""
+        from tempomask.data.clips import collate
+
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        size = self.recipe.batch_size
+        indices = range(self.step * size * world, self.recipe.steps * size * world)
+        loader = DataLoader(
+            self.clips,
+            batch_size=size,
+            sampler=list(indices)[rank::world],
+            collate_fn=collate,
+            num_workers=self.workers,
+            prefetch_factor=4 if self.workers else None,
+        )
+        for frames, masks in loader:
+            device = self.accelerator.device
+            yield frames.to(device, non_blocking=True), masks.to(device, non_blocking=True)
+
+    def _train_step(self, frames: Tensor, masks: Tensor) -> dict[str, float]:
+        recipe = self.recipe
+        started = time.perf_counter()
+        factor = recipe.rate(self.step)
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+        self.model.train()
+        seed = recipe.seed * 1_000_003 + self.step
+        with self.accelerator.autocast():
+            losses = self.model(frames, masks, seed, recipe.true_memory(self.step))
+        self.accelerator.backward(losses.total)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+        # One bad batch must not end a run of hours: a step with a non-finite gradient is left out.
+        if norm is None or torch.isfinite(torch.as_tensor(norm)):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._update_average()
+        return {
+            "loss": losses.total.item(),
+            "iou": losses.iou.item(),
+            "object_score": losses.object_score.item(),
+            "gradient": float(norm) if norm is not None else 0.0,
+            "rate": factor,
+            "seconds": time.perf_counter() - started,
+        }
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        decay = min(self.recipe.average_decay, (1 + self.step) / (10 + self.step))
+        for kept, new in zip(self.average.parameters(), self.segmenter.parameters(), strict=True):
+            kept.lerp_(new, 1 - decay)
+
+    def _save(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        state = {
+            "model": self.segmenter.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        save_checkpoint(self.checkpoint, self.recipe, self.step, state)
+
+    def _validate(self, log: Any) -> dict[str, float]:
+        if not self.accelerator.is_main_process:
+            return {}
+        with self.accelerator.autocast():
+            scores = validate(self.average, _davis_folder(self.root), self.recipe.validation)
+        for name, value in scores.items():
+            log.add_scalar(f"validation/{name}", value, self.step)
+        line = {"step": self.step, **{k: round(v, 4) for k, v in scores.items()}}
+        with (self.out / "validation.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        return scores
+
+
+def _accelerator() -> Accelerator:
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise InputError("training needs accelerate: pip install 'tempomask[train]'") from error
+    return Accelerator(mixed_precision="bf16")
+
+
+def _davis_folder(root: Path) -> Path:
+    return root / "davis16-train-256"
+
+
+class _progress:
+    """A progress bar on the main process; calling it shows one more step."""
+
+    def __init__(self, total: int, start: int, visible: bool) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("step {task.completed}/{task.total}"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+        )
+        self.bar = Progress(*columns, disable=not visible, refresh_per_second=1)
+        self.task = self.bar.add_task("", total=total, completed=start)
+
+    def __enter__(self) -> _progress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, watched: dict[str, float]) -> None:
+        text = f"loss {watched['loss']:.3f}  IoU {watched['iou']:.3f}  {watched['seconds']:.2f} s"
+        self.bar.update(self.task, advance=1, description=text)
+
+
+def train(
+    root: Path, out: Path, recipe: Recipe | None = None, workers: int = 1, cache: Path | None = None
+) -> Segmenter:
+    """Train by the recipe on the data under root, resuming from out; returns the averaged model.
+
+    root holds davis16-train-256 and stills-256. out receives last.pt, validation.jsonl, log/ and,
+    at the end, the weights of the moving average as model.safetensors.
+    """
+    from tempomask.data.clips import ClipMixture
+    from tempomask.weights import save_segmenter
+
+    recipe = recipe or Recipe()
+    out.mkdir(parents=True, exist_ok=True)
+    clips = ClipMixture(
+        root,
+        image_size=recipe.image_size,
+        num_frames=recipe.num_frames,
+        seed=recipe.seed,
+        held_out=recipe.validation,
+        cache=cache,
+    )
+    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
+    training = Training(recipe, clips, root, out, workers)
+    training.resume()
+    training.run()
+    save_segmenter(training.average, out / "model.safetensors")
+    return training.average

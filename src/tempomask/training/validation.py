@@ -1,0 +1,74 @@
+"""Validation in the loop: held-out sequences of the training set, first mask given, region J."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from tempomask.models.segmenter import Segmenter
+from tempomask.ops.normalise import normalise
+from tempomask.training.unroll import ClipMemory
+
+# Every second frame of the first 48: enough to see drift, few enough to take seconds.
+FRAMES, STRIDE = 48, 2
+
+
+def load_sequence(
+    root: Path, name: str, image_size: int
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Frames (T, S, S, 3) uint8 and masks (T, S, S) of one sequence; None if it is not there."""
+    pictures = sorted((root / "JPEGImages" / name).glob("*.jpg"))[:FRAMES:STRIDE]
+    if not pictures:
+        return None
+    size = (image_size, image_size)
+    frames = [np.asarray(Image.open(p).convert("RGB").resize(size, Image.BICUBIC)) for p in pictures]
+    labels = [root / "Annotations" / name / f"{p.stem}.png" for p in pictures]
+    masks = [np.asarray(Image.open(p).resize(size, Image.NEAREST)) > 0 for p in labels]
+    return torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(masks)).float()
+
+
+@torch.no_grad()
+def track_sequence(segmenter: Segmenter, frames: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    """Masks bool (T - 1, S, S) of the frames after the first, tracked from its mask (S, S)."""
+    config = segmenter.config
+    memory = ClipMemory()
+    masks = []
+    for index in range(len(frames)):
+        frame = segmenter.encode(normalise(frames[index : index + 1]))
+        if index == 0:
+            decoded = segmenter.use_mask_as_output(frame, first[None, None])
+        else:
+            inputs = memory.inputs(index, config.memory_frames, config.memory_attention.image_keys)
+            features = segmenter.attend(frame.features, inputs)
+            decoded = segmenter.decode(features, frame.high_resolution)
+            full = F.interpolate(decoded.logits, size=first.shape, mode="bilinear")
+            masks.append(full[0, 0] > 0)
+        memory.spatial.append(
+            segmenter.memorise(frame.features, decoded.logits, decoded.object_score)
+        )
+        memory.images.append(frame.features)
+        memory.pointers.append(decoded.object_pointer)
+    return torch.stack(masks)
+
+
+def validate(segmenter: Segmenter, root: Path, names: Sequence[str]) -> dict[str, float]:
+    """Mean J of each held-out sequence, and their mean under "mean"."""
+    segmenter.eval()
+    scores: dict[str, float] = {}
+    for name in names:
+        loaded = load_sequence(root, name, segmenter.config.image_size)
+        if loaded is None:
+            continue
+        frames, masks = loaded
+        predicted = track_sequence(segmenter, frames, masks[0])
+        wanted = masks[1:] > 0.5
+        union = (predicted | wanted).flatten(1).sum(1)
+        overlap = (predicted & wanted).flatten(1).sum(1)
+        scores[name] = torch.where(union > 0, overlap / union.clamp(min=1), 1.0).mean().item()
+    segmenter.train()
+    return scores | {"mean": float(np.mean(list(scores.values())))} if scores else {}
