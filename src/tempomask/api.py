@@ -37,14 +37,14 @@ def load(
 ) -> Model:
     """Load a model by name, ready to track.
 
-    name: "nano" (bundled), "sam2.1-tiny", "efficienttam-s" and so on; `tempomask models` lists them.
+    name: "nano" (bundled), "sam2.1-tiny", "efficienttam-s" ...; `tempomask models` lists them.
     checkpoint: a file, a folder or a Hub id; None for the model's own.
     image_size: side of the square the network sees; None for the model's own.
     device: "auto" takes a CUDA GPU, else an Apple GPU, else the CPU.
-    dtype: of the computation; weights stay float32. "auto" is bfloat16 on CUDA and float32 elsewhere.
+    dtype: of the computation; weights stay float32. "auto" is bfloat16 on CUDA, else float32.
 
-    Raises InputError for an unknown name, a checkpoint that does not fit, a size that the strides do
-    not allow, and a device that is not there.
+    Raises InputError for an unknown name, a checkpoint that does not fit, a size that the strides
+    do not allow, and a device that is not there.
     """
     place = resolve_device(device)
     precision = resolve_dtype(dtype, place)

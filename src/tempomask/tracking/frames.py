@@ -93,11 +93,10 @@ class FrameStore:
         self, pictures: Collection[int], blocks: Collection[int], images: Collection[int]
     ) -> None:
         """Drop the pictures, block records and image features of all other frames."""
-        kept: list[tuple[dict[int, Any], Collection[int]]] = [
-            (self._pictures, pictures),
-            (self._blocks, blocks),
-            (self.images, images),
-        ]
-        for stored, frames in kept:
-            for index in [index for index in stored if index not in frames]:
-                del stored[index]
+        self.retain_pictures(pictures)
+        self._blocks = {t: record for t, record in self._blocks.items() if t in blocks}
+        self.images = {t: image for t, image in self.images.items() if t in images}
+
+    def retain_pictures(self, frames: Collection[int | None]) -> None:
+        """Drop the pictures of all other frames."""
+        self._pictures = {t: picture for t, picture in self._pictures.items() if t in frames}

@@ -178,6 +178,13 @@ class Session:
         for index, prompts in self._pending.items():
             self._pending[index] = [p for p in prompts if p.object_id != object_id]
 
+    def drop_pictures(self) -> None:
+        """Let go of all pictures but the last, which only keep="all" piles up.
+
+        A correction of an earlier frame then has to bring its picture: see `condition`.
+        """
+        self._state.frames.retain_pictures({self._index})
+
     def step(self, frame: NDArray[np.uint8], index: int | None = None) -> FrameResult:
         """Take in one frame (H, W, 3), uint8 RGB, and say where every object is in it.
 
@@ -186,7 +193,8 @@ class Session:
         """
         frame = self._state.frames.check(frame)
         index = self.next_index if index is None else index
-        if not self._is_ahead(index) and index not in self._state.frames:
+        known = self._is_ahead(index) or index in self._state.frames
+        if not known and self.options.keep != "all":
             raise InputError(
                 f"frame {index} has been passed and is not kept; make the session with keep=N or"
                 ' keep="all" to track frames again'

@@ -110,11 +110,12 @@ class VideoState:
 
     def track(self, index: int, prompted: set[int]) -> None:
         """Find every object that was not prompted on this frame, now or in advance."""
-        objects = [
-            tracked
-            for object_id, tracked in self.objects.items()
-            if object_id not in prompted and index not in tracked.bank.conditioning
-        ]
+        objects = []
+        for object_id, tracked in self.objects.items():
+            if index in tracked.bank.conditioning and index in tracked.outputs:
+                tracked.outputs[index] = replace(tracked.outputs[index], reverse=self.reverse)
+            elif object_id not in prompted:
+                objects.append(tracked)
         requests = [
             Request(selection=self._selector.select(tracked.bank, index, self.reverse))
             for tracked in objects
