@@ -77,9 +77,9 @@ class Decoded(NamedTuple):
 
 def _build_encoder(config: SegmenterConfig) -> Encoder:
     if isinstance(config.encoder, HieraConfig):
-        return Hiera(config.encoder, config.image_size)
+        return Hiera(config.encoder)
     if isinstance(config.encoder, ViTConfig):
-        return ViT(config.encoder, config.image_size)
+        return ViT(config.encoder)
     return HybridEncoder(config.encoder)
 
 
