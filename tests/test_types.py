@@ -1,0 +1,167 @@
+"""Prompts are validated once; results compute what is asked for, at the video's size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from tempomask.errors import InputError
+from tempomask.types import FrameResult, Prompt
+
+BAD_PROMPTS: list[tuple[dict[str, Any], str]] = [
+    ({}, "is empty; give points, a box or a mask"),
+    ({"labels": [1]}, "is empty"),
+    ({"box": (0, 0, 1, 1), "labels": [1]}, "labels but no points"),
+    ({"points": [(1, 2)], "mask": np.ones((2, 2))}, "one or the other"),
+    ({"box": (0, 0, 1, 1), "mask": np.ones((2, 2), bool)}, "one or the other"),
+    ({"points": [1, 2]}, r"shape \(P, 2\) with P >= 1, got \(2,\)"),
+    ({"points": np.zeros((0, 2))}, r"got \(0, 2\)"),
+    ({"points": [(1, 2, 3)]}, r"got \(1, 3\)"),
+    ({"points": [("a", "b")]}, "points must be numbers"),
+    ({"points": [(1, float("nan"))]}, "not finite"),
+    ({"points": [(1, 2)], "labels": [1, 0]}, r"1 points but labels of shape \(2,\)"),
+    ({"points": [(1, 2)], "labels": [2]}, r"labels \[2.0\]; use 1 on the object and 0 off it"),
+    ({"box": (1, 2, 3)}, r"\(x0, y0, x1, y1\), got shape \(3,\)"),
+    ({"box": (5, 5, 5, 9)}, "no area"),
+    ({"box": (5, 9, 8, 4)}, "no area"),
+    ({"mask": np.zeros((4, 4), bool)}, "empty mask"),
+    ({"mask": np.ones((4, 4, 3), bool)}, r"\(H, W\), bool or integer, got \(4, 4, 3\) bool"),
+    ({"mask": np.ones((4, 4))}, "got .* float64"),
+    ({"points": [(1, 2)], "frame": -1}, "frame must be 0 or more, got -1"),
+    ({"points": [(1, 2)], "frame": 1.5}, "frame must be a whole number, got 1.5"),
+    ({"points": [(1, 2)], "object_id": "cat"}, "object_id must be a whole number, got 'cat'"),
+    ({"points": [(1, 2)], "object_id": True}, "object_id must be a whole number"),
+]
+
+
+@pytest.mark.parametrize("parts, message", BAD_PROMPTS)
+def test_bad_prompts_are_refused_in_one_line(parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        Prompt(**parts)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "parts, message",
+    [
+        ({"points": [(79.9, 47.9), (0, 0)]}, None),
+        ({"points": [(80, 10)]}, r"point \(80, 10\) outside the 80 x 48 picture"),
+        ({"points": [(3, 3), (-0.5, 10)]}, r"point \(-0.5, 10\) outside"),
+        ({"box": (0, 0, 80, 48)}, None),
+        ({"box": (0, 0, 81, 48)}, r"box \(0, 0, 81, 48\) that leaves the 80 x 48 picture"),
+        ({"mask": np.ones((48, 80), bool)}, None),
+        ({"mask": np.ones((80, 48), bool)}, "mask of 48 x 80 pixels; .* 80 x 48 picture"),
+    ],
+)
+def test_prompts_must_lie_inside_the_picture(parts: dict[str, Any], message: str | None) -> None:
+    prompt = Prompt(frame=4, object_id=2, **parts)
+    if message is None:
+        prompt.check_inside((48, 80))
+        return
+    with pytest.raises(InputError, match="object 2 on frame 4 .*" + message):
+        prompt.check_inside((48, 80))
+
+
+def test_prompt_keeps_its_own_read_only_arrays() -> None:
+    mask, points = np.full((3, 4), 7, np.uint8), np.array([[1.0, 2.0]])
+    by_mask, by_point = Prompt(mask=mask), Prompt(points=points)
+    mask[:], points[:] = 0, 9
+    assert np.asarray(by_mask.mask).all() and np.asarray(by_mask.mask).dtype == bool
+    assert np.asarray(by_point.points).tolist() == [[1, 2]]
+    assert np.asarray(by_point.labels).tolist() == [1]
+    with pytest.raises(ValueError, match="read-only"):
+        np.asarray(by_mask.mask)[0, 0] = False
+
+
+@pytest.mark.parametrize(
+    "parts, count",
+    [
+        ({"points": [(1, 2), (3, 4)]}, 2),
+        ({"box": (0, 0, 1, 1)}, 2),
+        ({"box": (0, 0, 1, 1), "points": [(1, 2)]}, 3),
+        ({"mask": np.ones((2, 2), bool)}, 0),
+    ],
+)
+def test_a_box_counts_as_two_points(parts: dict[str, Any], count: int) -> None:
+    assert Prompt(**parts).num_points == count
+
+
+def result(low: np.ndarray, size: tuple[int, int], non_overlapping: bool = False) -> FrameResult:
+    n = len(low)
+    return FrameResult(
+        index=3,
+        size=size,
+        object_ids=tuple(range(10, 10 + n)),
+        low_res_logits=low.astype(np.float32),
+        object_scores=np.ones(n, np.float32),
+        predicted_iou=np.linspace(0.1, 0.9, n, dtype=np.float32),
+        blocks=np.ones(2, bool),
+        non_overlapping=non_overlapping,
+    )
+
+
+@given(
+    n=st.integers(0, 3), height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 9)
+)
+def test_full_size_results(n: int, height: int, width: int, seed: int) -> None:
+    low = np.random.default_rng(seed).normal(size=(n, 8, 8)).astype(np.float32)
+    r = result(low, (height, width))
+    assert r.logits.shape == (n, height, width) and r.logits.dtype == np.float32
+    if n:
+        expected = F.interpolate(torch.from_numpy(low)[None], (height, width), mode="bilinear")
+        np.testing.assert_allclose(r.logits, expected[0].numpy(), atol=1e-6)
+    assert r.masks.dtype == bool and (r.masks == (r.logits > 0)).all()
+    for mask, (x0, y0, x1, y1) in zip(r.masks, r.boxes.astype(int), strict=True):
+        painted = np.zeros_like(mask)
+        painted[y0:y1, x0:x1] = True
+        assert not (mask & ~painted).any()
+        if mask.any():
+            inside = mask[y0:y1, x0:x1]
+            assert inside[0].any() and inside[-1].any()
+            assert inside[:, 0].any() and inside[:, -1].any()
+        else:
+            assert (x0, y0, x1, y1) == (0, 0, 0, 0)
+    labels = r.label_map()
+    assert labels.dtype == np.int32
+    assert ((labels > 0) == r.masks.any(axis=0)).all()
+    for row, object_id in enumerate(r.object_ids):
+        assert (r.logits[row] == r.logits.max(axis=0))[labels == object_id].all()
+
+
+def test_non_overlapping_results_hold_weaker_objects_at_minus_ten() -> None:
+    low = np.stack([np.full((4, 4), 2.0), np.full((4, 4), 1.0), np.full((4, 4), -30.0)])
+    low[1, :2] = 3.0
+    r = result(low, (4, 4), non_overlapping=True)
+    assert (r.masks.sum(axis=0) <= 1).all()
+    assert r.logits[:, 0, 0].tolist() == [-10, 3, -30]
+    assert r.logits[:, 3, 3].tolist() == [2, -10, -30]
+
+
+def test_full_size_arrays_are_made_once_and_only_when_asked_for() -> None:
+    r = result(np.ones((1, 4, 4)), (8, 8))
+    assert "logits" not in vars(r)
+    assert r.masks is r.masks and r.logits is r.logits
+
+
+def test_object_id_zero_has_no_place_in_a_label_map() -> None:
+    r = FrameResult(
+        0, (2, 2), (0,), np.ones((1, 2, 2), np.float32), *[np.ones(1, np.float32)] * 2, np.ones(1)
+    )
+    with pytest.raises(InputError, match="object id 0"):
+        r.label_map()
+
+
+def test_supervision_gets_the_visible_objects() -> None:
+    pytest.importorskip("supervision")
+    low = np.stack([np.full((4, 4), -1.0), np.full((4, 4), 1.0)])
+    detections = result(low, (4, 6)).to_supervision()
+    assert detections.tracker_id.tolist() == [11]
+    assert detections.xyxy.tolist() == [[0, 0, 6, 4]]
+    assert detections.mask.shape == (1, 4, 6)
+    assert detections.confidence.tolist() == pytest.approx([0.9])
