@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -205,7 +205,7 @@ class _progress:
         self.bar = Progress(*columns, disable=not visible, refresh_per_second=1)
         self.task = self.bar.add_task("", total=total, completed=start)
 
-    def __enter__(self) -> _progress:
+    def __enter__(self) -> Self:
         self.bar.start()
         return self
 
@@ -217,9 +217,7 @@ class _progress:
         self.bar.update(self.task, advance=1, description=text)
 
 
-def train(
-    root: Path, out: Path, recipe: Recipe | None = None, workers: int = 1, cache: Path | None = None
-) -> Segmenter:
+def train(root: Path, out: Path, recipe: Recipe | None = None, workers: int = 1) -> Segmenter:
     """Train by the recipe on the data under root, resuming from out; returns the averaged model.
 
     root holds davis16-train-256 and stills-256. out receives last.pt, validation.jsonl, log/ and,
@@ -236,7 +234,6 @@ def train(
         num_frames=recipe.num_frames,
         seed=recipe.seed,
         held_out=recipe.validation,
-        cache=cache,
     )
     (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
     training = Training(recipe, clips, root, out, workers)

@@ -26,7 +26,9 @@ def load_sequence(
     if not pictures:
         return None
     size = (image_size, image_size)
-    frames = [np.asarray(Image.open(p).convert("RGB").resize(size, Image.BICUBIC)) for p in pictures]
+    frames = [
+        np.asarray(Image.open(p).convert("RGB").resize(size, Image.BICUBIC)) for p in pictures
+    ]
     labels = [root / "Annotations" / name / f"{p.stem}.png" for p in pictures]
     masks = [np.asarray(Image.open(p).resize(size, Image.NEAREST)) > 0 for p in labels]
     return torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(masks)).float()

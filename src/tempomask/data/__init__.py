@@ -1,0 +1,1 @@
+"""Datasets: what is read from disk or drawn, as plain arrays."""
