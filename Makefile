@@ -1,0 +1,55 @@
+# Everything a person does with a clone: try it, test it, check it. `make` alone lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
+
+.PHONY: help demo test lint types format clean
+help:
+	@echo "make demo    track the bundled clip with the bundled model; results in demo/"
+	@echo "make test    run the test suite"
+	@echo "make lint    ruff: rules and format      make format  mend what ruff can mend"
+	@echo "make types   pyright on src              make clean   remove what was built"
+
+# An environment whose creation failed half-way has no pip, and is made anew.
+$(BIN)/pip:
+	@$(PYTHON) -m venv --clear $(VENV) || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv --clear $(VENV); \
+	  else echo "python3 -m venv failed: install your system's python3-venv package" >&2; exit 1; fi; }
+
+$(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "installing tempomask into $(VENV)"
+	@$(INSTALL) . && touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "installing tempomask and what its tests need into $(VENV)"
+	@$(INSTALL) '.[test]' && touch $(VENV)/.core $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "installing tempomask and the developers' tools into $(VENV)"
+	@$(INSTALL) '.[dev]' && touch $(VENV)/.core $(VENV)/.test $@
+
+demo: $(VENV)/.core
+	@$(BIN)/tempomask demo --out demo
+
+# One thread a worker: two workers with two threads each would fight over two cores.
+test: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/pyright src
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist demo .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
