@@ -63,7 +63,6 @@ class FrameStore:
         """Take in a checked frame. It is copied, and resized only when it is encoded."""
         self.size = (frame.shape[0], frame.shape[1])
         self._pictures[index] = np.array(frame)
-        self._blocks.pop(index, None)
         if self._encoded is not None and self._encoded[0] == index:
             self._encoded = None
 
@@ -84,10 +83,11 @@ class FrameStore:
             self.images[index] = encoded.features[0].to(self.memory_dtype)
         return encoded
 
-    def blocks(self, index: int) -> NDArray[np.bool_]:
+    def blocks(self, index: int | None) -> NDArray[np.bool_]:
         """bool (L,): the encoder blocks that ran for a frame; all False if it was not encoded."""
-        blocks = self._blocks.get(index)
-        return np.zeros(self.segmenter.encoder.num_blocks, dtype=bool) if blocks is None else blocks
+        if index in self._blocks:
+            return self._blocks[index]
+        return np.zeros(self.segmenter.encoder.num_blocks, dtype=bool)
 
     def retain(
         self, pictures: Collection[int], blocks: Collection[int], images: Collection[int]

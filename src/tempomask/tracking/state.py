@@ -167,11 +167,13 @@ class VideoState:
         sign = -1 if self.reverse else 1
         oldest = following if index is None else index - sign * keep
         window = set() if index is None else set(range(oldest, index + sign, sign))
-        recorded, images = set(window), set(window)
+        # Results that are still to be memorised are needed wherever they lie.
+        fresh = set() if self._unmemorised is None else {self._unmemorised[0]}
+        recorded, images = set(window), window | fresh
         for tracked in self.objects.values():
             tracked.bank.retain(self._selector.reach(tracked.bank, oldest, following, self.reverse))
             ahead = {t for t in tracked.outputs if sign * t >= sign * following}
-            tracked.forget_outputs(window | ahead)
+            tracked.forget_outputs(window | ahead | fresh)
             recorded |= ahead
             images |= ahead | set(tracked.bank.frames()) | set(tracked.staged)
         self.frames.retain(window, recorded, images)
@@ -198,6 +200,6 @@ class VideoState:
             low_res_logits=logits,
             object_scores=scores[0],
             predicted_iou=scores[1],
-            blocks=self.frames.blocks(index),
+            blocks=self.frames.blocks(index if rows else None),
             non_overlapping=self.options.non_overlapping,
         )
