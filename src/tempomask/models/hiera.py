@@ -1,5 +1,6 @@
-"""SAM 2's image encoder: Hiera, four stages of blocks at strides 4, 8, 16 and 32 (facts 1.1).
+"""SAM 2's image encoder: Hiera, four stages of blocks at strides 4, 8, 16 and 32.
 
+Architecture: arXiv 2306.00989, as SAM 2 uses it (arXiv 2408.00714, appendix D).
 B batch, S image side, C channels.
 """
 
@@ -33,7 +34,7 @@ class Hiera(Encoder):
         self.required_blocks = frozenset(end + 1 for end in ends[:-1])
         self.feature_blocks = tuple(ends)
         self.patch_embedding = nn.Conv2d(3, dim, 7, stride=4, padding=3)
-        # A coarse background, stretched over the picture, and a fine part, repeated in every window.
+        # A coarse background, stretched over the picture, and a fine part, the same in all windows.
         self.position = nn.Parameter(torch.zeros(dim, *config.position_size))
         window = config.window_sizes[0]
         self.window_position = nn.Parameter(torch.zeros(dim, window, window))
@@ -60,9 +61,7 @@ class Hiera(Encoder):
     def position_encoding(self, height: int, width: int) -> Tensor:
         """(height, width, C) for a grid of patches whose sides are multiples of the window."""
         window = self.window_position.shape[1]
-        background = F.interpolate(
-            self.position[None], size=(height, width), mode="bicubic"
-        )[0]
+        background = F.interpolate(self.position[None], size=(height, width), mode="bicubic")[0]
         tiled = self.window_position.tile(1, height // window, width // window)
         return (background + tiled).permute(1, 2, 0)
 

@@ -1,5 +1,6 @@
-"""EfficientTAM's image encoder: a plain vision transformer with windowed and global blocks (facts 2).
+"""EfficientTAM's image encoder: a plain vision transformer with windowed and global blocks.
 
+Architecture: arXiv 2411.18933, section 3, and ViTDet (arXiv 2203.16527).
 B batch, S image side, C channels.
 """
 
@@ -24,9 +25,7 @@ class ViT(Encoder):
         self.patch_channels = config.dim
         self.required_blocks = frozenset()
         self.feature_blocks = (config.depth - 1,)
-        self.patch_embedding = nn.Conv2d(
-            3, config.dim, config.patch_size, stride=config.patch_size
-        )
+        self.patch_embedding = nn.Conv2d(3, config.dim, config.patch_size, stride=config.patch_size)
         self.position = nn.Parameter(
             torch.zeros(config.dim, config.position_size, config.position_size)
         )
@@ -44,9 +43,7 @@ class ViT(Encoder):
         """(height, width, C), from the grid the network was first trained with."""
         position = self.position
         if position.shape[1:] != (height, width):
-            position = F.interpolate(
-                position[None], size=(height, width), mode="bicubic"
-            )[0]
+            position = F.interpolate(position[None], size=(height, width), mode="bicubic")[0]
         return position.permute(1, 2, 0)
 
     def forward(

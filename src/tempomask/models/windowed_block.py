@@ -1,7 +1,7 @@
-"""The transformer block of Hiera and of EfficientTAM's ViT: windowed or global attention, then an MLP.
+"""The block of Hiera and of EfficientTAM's ViT: windowed or global attention, then an MLP.
 
-In Hiera a block that begins a stage widens its tokens and halves the grid by max-pooling its queries
-(arXiv 2306.00989, section 3; facts 1.1).
+In Hiera a block that begins a stage widens its tokens and halves the grid by max-pooling its
+queries (arXiv 2306.00989, section 3).
 
 B batch, h x w token grid, C channels.
 """
@@ -26,9 +26,9 @@ def max_pool(x: Tensor) -> Tensor:
 class WindowedBlock(RoutedBlock):
     """Pre-norm block; window_size 0 means global attention.
 
-    output_dim: width after the block; where it differs from dim, the shortcut is a projection of the
-    normed input. pool: the block halves the grid. Windows that reach beyond the map hold zeros there,
-    which take part in the attention, as in the official code.
+    output_dim: width after the block; where it differs from dim, the shortcut is a projection of
+    the normed input. pool: the block halves the grid. Windows that reach beyond the map hold zeros
+    there, which take part in the attention, as in the official code.
     """
 
     def __init__(
@@ -70,9 +70,7 @@ class WindowedBlock(RoutedBlock):
             query = max_pool(query)
             height, width = height // 2, width // 2
         query, key, value = (
-            x.reshape(
-                count, -1, self.num_heads, x.shape[-1] // self.num_heads
-            ).transpose(1, 2)
+            x.reshape(count, -1, self.num_heads, x.shape[-1] // self.num_heads).transpose(1, 2)
             for x in (query, key, value)
         )
         attended = multi_head_attention(query, key, value)

@@ -1,4 +1,4 @@
-"""Square attention windows: cut a token map into them, padding with zeros, and put it together again."""
+"""Square attention windows: cut a token map into them, zeros beyond its edge, and join them."""
 
 from __future__ import annotations
 

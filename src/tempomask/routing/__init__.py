@@ -1,0 +1,1 @@
+"""Routing methods: policies that decide which blocks of an encoder run."""

@@ -1,0 +1,42 @@
+"""Static plans: the same blocks run for every frame (RDS, supplement: plans A and B)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from torch import Tensor
+
+from tempomask.errors import InputError
+from tempomask.models.encoder import Encoder, KeepPlan, check_keep
+
+# 24 of the 48 blocks of SAM 2's large encoder, chosen by hand in the supplement of RDS.
+# fmt: off
+PLAN_A = (0, 1, 2, 3, 4, 6, 7, 8, 12, 13, 15, 18, 21, 25, 28, 32, 34, 35, 38, 39, 42, 43, 44, 47)
+PLAN_B = (0, 1, 2, 3, 4, 5, 7, 8, 13, 14, 16, 19, 20, 26, 27, 28, 33, 34, 36, 37, 42, 43, 44, 47)
+# fmt: on
+
+
+class StaticPlan:
+    """Runs the blocks of the given indices and no others.
+
+    >>> from tempomask.models.config import HIERA_SIZES
+    >>> from tempomask.models.hiera import Hiera
+    >>> StaticPlan([0, 1, 3, 10, 11], Hiera(HIERA_SIZES["tiny"])).keep.count(True)
+    5
+    """
+
+    def __init__(self, blocks: Collection[int], encoder: Encoder) -> None:
+        """InputError for indices that the encoder does not have, or lacks if it is to work."""
+        count = encoder.num_blocks
+        beyond = sorted(index for index in blocks if not 0 <= index < count)
+        if beyond:
+            raise InputError(
+                f"the plan keeps blocks {beyond}, but the encoder has blocks 0 to {count - 1}"
+            )
+        keep = [index in blocks for index in range(count)]
+        check_keep(keep, encoder)
+        self.keep = tuple(keep)
+
+    def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> KeepPlan:
+        """The same plan for every frame."""
+        return KeepPlan(self.keep)

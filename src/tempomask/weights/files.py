@@ -1,0 +1,143 @@
+"""Checkpoint files into named tensors: PyTorch (weights only), safetensors, folders of either."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tempomask.errors import InputError
+from tempomask.weights.layout import State
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+# The first bytes of a zip archive (torch.save since 2020) and of a pickle (before).
+ZIP_MAGIC, PICKLE_MAGIC = b"PK", b"\x80"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    path: as given. state: its tensors by name, on the CPU. metadata: of a safetensors file.
+    config_json: the file of that name beside the weights, None if there is none.
+    """
+
+    path: Path
+    state: State
+    metadata: Mapping[str, str]
+    config_json: Path | None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a file or a folder.
+
+    Raises InputError for one that is not there, empty, truncated, or no checkpoint.
+    """
+    if not path.exists():
+        raise InputError(f"there is no checkpoint at {path}")
+    weights = _weights_in(path) if path.is_dir() else path
+    if weights.name == INDEX:
+        state, metadata = _read_shards(weights), {}
+    else:
+        state, metadata = _read_file(weights)
+    config = weights.with_name("config.json")
+    known = weights.name in (INDEX, SINGLE) and config.is_file()
+    return Checkpoint(path, state, metadata, config if known else None)
+
+
+def read_json(path: Path) -> Any:
+    """The parsed file; InputError if it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not readable JSON: {_first_line(error)}") from None
+
+
+def _weights_in(folder: Path) -> Path:
+    """The one file of weights in a folder."""
+    for name in (SINGLE, INDEX):
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES)
+    if len(found) != 1:
+        names = ", ".join(p.name for p in found[:4]) or "none"
+        raise InputError(
+            f"the folder {folder} must hold {SINGLE} or exactly one checkpoint; found: {names}"
+        )
+    return found[0]
+
+
+def _read_shards(index: Path) -> State:
+    try:
+        names: set[str] = set(read_json(index)["weight_map"].values())
+    except (TypeError, KeyError, AttributeError):
+        raise InputError(f"{index} has no weight_map; it is not a safetensors index") from None
+    state: State = {}
+    for name in sorted(names):
+        shard = index.with_name(name)
+        if not shard.is_file():
+            raise InputError(f"{index} names {name}, which is not beside it; fetch it as well")
+        state |= _read_file(shard)[0]
+    return state
+
+
+def _read_file(path: Path) -> tuple[State, Mapping[str, str]]:
+    """Tensors and metadata, by what the file holds, not by how it is called."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise InputError(f"cannot read the checkpoint {path}: {error.strerror}") from None
+    if not start:
+        raise InputError(f"the checkpoint {path} is empty; fetch it again")
+    if start.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
+        return _read_pytorch(path), {}
+    if start[8:] == b"{":
+        return _read_safetensors(path)
+    raise InputError(f"{path} is neither a PyTorch nor a safetensors checkpoint")
+
+
+def _read_pytorch(path: Path) -> State:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
+        raise InputError(
+            f"{path} cannot be read as a PyTorch checkpoint of weights; it is truncated, damaged or"
+            f" holds other objects ({_first_line(error)})"
+        ) from None
+    for key in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(k, str) for k in content):
+        raise InputError(f"{path} holds no named tensors; a checkpoint has them under 'model'")
+    state = {key: x for key, x in content.items() if isinstance(x, Tensor)}
+    if not state:
+        names = ", ".join(list(content)[:3]) or "nothing"
+        raise InputError(f"{path} holds no tensors, but {names}; a checkpoint has them in 'model'")
+    return state
+
+
+def _read_safetensors(path: Path) -> tuple[State, Mapping[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is a truncated or damaged safetensors file ({_first_line(error)}); fetch it"
+            " again"
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
