@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tempomask.errors import InputError
+from tempomask.weights.files import SUFFIXES
 from tempomask.weights.zoo import MODELS, ModelInfo, home
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -34,7 +35,8 @@ def resolve(checkpoint: str | Path) -> Path:
     """A file or folder as it is; a Hub id such as facebook/sam2.1-hiera-tiny as its local copy."""
     path = Path(checkpoint).expanduser()
     identifier = str(checkpoint)
-    if path.exists() or not HUB_ID.fullmatch(identifier) or path.parent.is_dir():
+    local = path.exists() or path.parent.is_dir() or path.suffix in SUFFIXES
+    if local or not HUB_ID.fullmatch(identifier):
         return path
     return _snapshot(identifier)
 

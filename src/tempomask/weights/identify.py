@@ -61,7 +61,7 @@ def signature_of_state(state: Mapping[str, Tensor]) -> Signature | None:
 
 
 def likely_names(state: Mapping[str, Tensor], path: Path) -> list[str]:
-    """Named models with the signature of a state in our names.
+    """Named models with the signature of a state that `Layout.renamed` made.
 
     EfficientTAM's variants have equal tensors; the name of the file decides where it can.
     """

@@ -94,7 +94,7 @@ class Layout:
         return frozenset(name for name, _ in (*self.copies, *self.unread))
 
     def renamed(self, state: Mapping[str, Tensor]) -> State:
-        """The tensors of their state that have one counterpart of ours, as they are, in our names."""
+        """Those tensors of their state that have one counterpart, as they are, in our names."""
         rules = [(theirs, ours) for ours, theirs in self.rules]
         stacked = {name for _, names in self.stacks for name in names}
         names = {

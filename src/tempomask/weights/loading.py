@@ -14,7 +14,7 @@ from tempomask.models.segmenter import Segmenter
 from tempomask.weights.files import Checkpoint, read_checkpoint, read_json
 from tempomask.weights.hub import locate, resolve
 from tempomask.weights.identify import layout_of, likely_names
-from tempomask.weights.layout import Layout, State
+from tempomask.weights.layout import Layout
 from tempomask.weights.own import METADATA_KEY, OWN, config_from_json
 from tempomask.weights.transformers_sam2 import TRANSFORMERS_SAM2, segmenter_config_of
 
@@ -48,26 +48,27 @@ def load_segmenter(
             f"{path} is no checkpoint of SAM 2, EfficientTAM or tempomask; its"
             f" {len(file.state)} tensors are {_listed(file.state)}"
         )
-    state = layout.to_ours(file.state)
-    config = _config_of(name if checkpoint is not None else name or "nano", file, layout, state)
+    config = _config_of(name if checkpoint is not None else name or "nano", file, layout)
     if image_size is not None:
         config = config.with_image_size(image_size)
     with torch.device("meta"):
         segmenter = Segmenter(config)
     _check_fit(file, layout, segmenter, config.name)
-    # Copies: tensors that share storage, or a file's memory map, would be surprises in training.
-    fresh = {key: tensor.float().clone() for key, tensor in state.items()}
-    segmenter.load_state_dict(fresh, assign=True)
+    # Copies: tensors that share storage would be a surprise in training.
+    state = layout.to_ours(file.state)
+    state = {key: tensor.to(torch.float32, copy=True) for key, tensor in state.items()}
+    segmenter.load_state_dict(state, assign=True)
     return segmenter.eval()
 
 
-def _config_of(name: str | None, file: Checkpoint, layout: Layout, state: State) -> SegmenterConfig:
+def _config_of(name: str | None, file: Checkpoint, layout: Layout) -> SegmenterConfig:
     """The configuration to load a checkpoint with: as stored beside the weights, or by name."""
     stored = _stored_config(file, layout)
     if stored is not None:
         if name is not None and stored.name != name:
             raise _other_model(file.path, name, [stored.name])
         return stored
+    state = layout.renamed(file.state)
     names = likely_names(state, file.path)
     if name is None:
         if len(names) == 1:
