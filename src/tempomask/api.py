@@ -29,7 +29,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load(
-    name: str = "nano",
+    name: str | None = None,
     checkpoint: str | Path | None = None,
     image_size: int | None = None,
     device: str = "auto",
@@ -38,6 +38,7 @@ def load(
     """Load a model by name, ready to track.
 
     name: "nano" (bundled), "sam2.1-tiny", "efficienttam-s" ...; `tempomask models` lists them.
+        None is what the checkpoint holds, or nano without a checkpoint.
     checkpoint: a file, a folder or a Hub id; None for the model's own.
     image_size: side of the square the network sees; None for the model's own.
     device: "auto" takes a CUDA GPU, else an Apple GPU, else the CPU.
@@ -49,7 +50,7 @@ def load(
     place = resolve_device(device)
     precision = resolve_dtype(dtype, place)
     segmenter = load_segmenter(name, checkpoint, image_size)
-    return Model(name, segmenter.to(place), precision)
+    return Model(segmenter.to(place), precision)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -86,13 +87,16 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 class Model:
     """A network on a device. It keeps nothing of a video: share it between sessions freely.
 
-    name: as given to `load`. segmenter: the network. dtype: of the computation.
+    segmenter: the network. dtype: of the computation, by autocast.
     """
 
-    def __init__(self, name: str, segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> None:
-        self.name = name
+    def __init__(self, segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> None:
         self.segmenter = segmenter.eval()
         self.dtype = dtype
+
+    @property
+    def name(self) -> str:
+        return self.config.name
 
     @property
     def config(self) -> SegmenterConfig:
