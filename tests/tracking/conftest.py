@@ -95,6 +95,11 @@ def segmenter_with_image_keys() -> Segmenter:
 
 
 @pytest.fixture(scope="session")
+def segmenter_without_pointer_time() -> Segmenter:
+    return make_segmenter(pointer_time=False)
+
+
+@pytest.fixture(scope="session")
 def clip() -> Callable[..., list[NDArray[np.uint8]]]:
     """clip(length, seed=0): frames (48, 80, 3) of a bright square that moves over noise."""
 

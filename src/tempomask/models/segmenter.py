@@ -47,7 +47,8 @@ class MemoryInputs(NamedTuple):
     spatial (N, T, memory_dim, h, w): conditioning frames first, then oldest to newest.
     images (1 or N, T, C, h, w): the raw features of those frames; None unless config.image_keys.
     temporal_index (T,) long: 6 for conditioning frames, distance - 1 for the others.
-    pointers (N, P, C); pointer_distance (P,): signed distance over (number of pointers - 1).
+    pointers (N, P, C); pointer_distance (P,), or (N, P) where objects differ: signed distance over
+    (number of pointers - 1).
     """
 
     spatial: Tensor
@@ -151,19 +152,23 @@ class Segmenter(nn.Module):
         pointers = memory.pointers.unflatten(2, (-1, dim)).flatten(1, 2).to(spatial.dtype)
         parts = memory.pointers.shape[2] // dim
         pointer_position = self._pointer_positions(memory.pointer_distance)
-        pointer_position = pointer_position.repeat_interleave(parts, dim=0)[None]
+        pointer_position = pointer_position.repeat_interleave(parts, dim=-2).to(position.dtype)
+        if pointer_position.ndim == 2:
+            pointer_position = pointer_position[None]
         images = memory.images
         return MemoryTokens(
             values=torch.cat([spatial, pointers], dim=1),
-            positions=torch.cat([position, pointer_position.to(position.dtype)], dim=1),
+            positions=torch.cat(
+                [position.expand(pointer_position.shape[0], -1, -1), pointer_position], dim=1
+            ),
             num_spatial=spatial.shape[1],
             image_keys=None if images is None else images.permute(0, 1, 3, 4, 2).flatten(1, 3),
         )
 
     def _pointer_positions(self, distance: Tensor) -> Tensor:
-        """Temporal encodings (P, memory_dim) of the pointers; zeros before SAM 2.1."""
+        """Temporal encodings (..., memory_dim) of pointers at distances (...); zeros before 2.1."""
         if not self.config.pointer_temporal_encoding:
-            return distance.new_zeros(distance.shape[0], self.config.memory_dim)
+            return distance.new_zeros(*distance.shape, self.config.memory_dim)
         return self.pointer_time_projection(time_sine(distance, self.config.hidden_dim))
 
     def decode(

@@ -31,8 +31,8 @@ def grid_sine(height: int, width: int, channels: int, device: torch.device) -> T
 
 
 def time_sine(position: Tensor, channels: int) -> Tensor:
-    """Encoding (P, channels) of scalar positions (P,): all sines, then all cosines."""
+    """Encoding (..., channels) of scalar positions (...): all sines, then all cosines."""
     half = channels // 2
     step = torch.arange(half, device=position.device)
-    scaled = position.float()[:, None] / 10000.0 ** (2 * (step // 2).float() / half)
+    scaled = position.float()[..., None] / 10000.0 ** (2 * (step // 2).float() / half)
     return torch.cat([scaled.sin(), scaled.cos()], dim=-1)

@@ -105,18 +105,7 @@ class ObjectBatcher:
             return None
         if request.selection is None:
             return "initial"
-        selection = request.selection
-        timed = self.config.pointer_temporal_encoding
-        return (
-            selection.temporal_index,
-            selection.distances if timed else len(selection.distances),
-            self._image_frames(selection),
-        )
-
-    def _image_frames(self, selection: Selection) -> tuple[int, ...]:
-        if not self.config.memory_attention.image_keys:
-            return ()
-        return tuple(memory.frame for memory in selection.spatial)
+        return request.selection.temporal_index, len(request.selection.distances)
 
     def _attend(
         self, encoded: Encoded, requests: Sequence[Request], images: Mapping[int, Tensor]
@@ -135,8 +124,9 @@ class ObjectBatcher:
     def _memory_inputs(
         self, selections: Sequence[Selection], images: Mapping[int, Tensor], encoded: Encoded
     ) -> MemoryInputs:
+        """The memories of objects with one layout; what they share is given once."""
         dtype, device = encoded.features.dtype, encoded.features.device
-        first = selections[0]
+        no_pointers = encoded.features.new_zeros(0, self.config.hidden_dim)
         # (N, T, memory_dim, h, w)
         spatial = torch.stack(
             [
@@ -144,19 +134,25 @@ class ObjectBatcher:
                 for s in selections
             ]
         )
-        frames = self._image_frames(first)
-        no_pointers = encoded.features.new_zeros(0, self.config.hidden_dim)
+        pointers = torch.stack(
+            [
+                torch.stack([m.pointer for m in s.pointers]) if s.pointers else no_pointers
+                for s in selections
+            ]
+        )
+        distances = torch.tensor(_shared([s.distances for s in selections]), device=device)
+        remembered = None
+        if self.config.memory_attention.image_keys:
+            frames = _shared([tuple(m.frame for m in s.spatial) for s in selections])
+            # (1 or N, T, C, h, w)
+            remembered = torch.stack([torch.stack([images[t] for t in row]) for row in frames])
+            remembered = remembered.to(dtype)
         return MemoryInputs(
             spatial=spatial.to(dtype),
-            images=torch.stack([images[t] for t in frames])[None].to(dtype) if frames else None,
-            temporal_index=torch.tensor(first.temporal_index, device=device),
-            pointers=torch.stack(
-                [
-                    torch.stack([m.pointer for m in s.pointers]) if s.pointers else no_pointers
-                    for s in selections
-                ]
-            ),
-            pointer_distance=torch.tensor(first.distances, device=device),
+            images=remembered,
+            temporal_index=torch.tensor(selections[0].temporal_index, device=device),
+            pointers=pointers,
+            pointer_distance=distances[0] if len(distances) == 1 else distances,
         )
 
     def _decode(self, features: Tensor, encoded: Encoded, members: Sequence[Request]) -> Decoded:
@@ -244,3 +240,8 @@ class ObjectBatcher:
             for logit in logits
         ]
         return list(without_overlap(torch.stack(full)))
+
+
+def _shared(rows: list[tuple[T, ...]]) -> list[tuple[T, ...]]:
+    """One row if all are equal, else all of them."""
+    return rows[:1] if all(row == rows[0] for row in rows) else rows

@@ -1,0 +1,110 @@
+"""One batch of objects with equal layouts gives what each object gives alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tempomask.models.segmenter import Segmenter
+from tempomask.tracking.batching import Request
+from tempomask.tracking.objects import Clicks
+from tempomask.tracking.options import TrackingOptions
+from tempomask.tracking.session import Session
+from tempomask.tracking.state import VideoState
+from tempomask.types import Prompt
+
+NETWORKS = ["segmenter", "segmenter_with_image_keys", "segmenter_without_pointer_time"]
+FIRST = {1: 0, 2: 3, 3: 5}
+
+
+@pytest.fixture(params=NETWORKS)
+def state(request: pytest.FixtureRequest, clip: Callable) -> VideoState:
+    """Three objects that came at different times, long enough ago for equally many memories."""
+    network = request.getfixturevalue(request.param)
+    session = Session(network, TrackingOptions(memory_dtype="float32"))
+    for object_id, frame in FIRST.items():
+        session.add(Prompt(frame, object_id, points=[(12 * object_id, 14)]))
+    for frame in clip(24):
+        session.step(frame)
+    return session._state
+
+
+def tracking_requests(state: VideoState) -> list[Request]:
+    return [
+        Request(selection=state._selector.select(tracked.bank, 23, False))
+        for tracked in state.objects.values()
+    ]
+
+
+def segment(state: VideoState, requests: list[Request]) -> list[Any]:
+    return state._batcher.segment(state.frames.encoded(23), requests, state.frames.images)
+
+
+def assert_close(together: list[Any], alone: list[Any]) -> None:
+    for one, other in zip(together, alone, strict=True):
+        for name in ("logits", "shown", "object_score", "predicted_iou", "pointer"):
+            torch.testing.assert_close(
+                getattr(one, name), getattr(other, name), atol=1e-4, rtol=1e-4
+            )
+
+
+@torch.inference_mode()
+def test_objects_that_came_at_different_times_share_a_batch(
+    state: VideoState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = tracking_requests(state)
+    alone = [segment(state, [request])[0] for request in requests]
+    network, made = state.segmenter, []
+    attend = network.attend
+    monkeypatch.setattr(
+        network, "attend", lambda *inputs: (made.append(inputs[1]), attend(*inputs))[1]
+    )
+    assert_close(segment(state, requests), alone)
+    (memory,) = made
+    assert memory.spatial.shape[:2] == (3, 7) and memory.pointers.shape[:2] == (3, 16)
+    assert memory.pointer_distance.shape == (3, 16)
+    distances = [(23 - first) / 15 for first in FIRST.values()]
+    np.testing.assert_allclose(memory.pointer_distance[:, 0], distances, rtol=1e-6)
+    keyed = network.config.memory_attention.image_keys
+    assert (memory.images.shape[:2] == (3, 7)) if keyed else memory.images is None
+
+
+@torch.inference_mode()
+def test_every_kind_of_request_at_once(state: VideoState) -> None:
+    clicks = Clicks(np.array([[20, 30], [5, 5]], np.float32), np.array([1, 0]))
+    mask = torch.zeros(64, 64)
+    mask[10:30, 10:30] = 1
+    first, second, third = tracking_requests(state)
+    requests = [
+        first,
+        Request(initial=True, mask=mask),
+        Request(initial=True, clicks=clicks),
+        Request(selection=second.selection, clicks=clicks, previous=torch.randn(16, 16) * 90),
+        third,
+        Request(initial=True, clicks=clicks),
+    ]
+    together = segment(state, requests)
+    assert_close(together, [segment(state, [request])[0] for request in requests])
+    assert [o.prompted for o in together] == [False, True, True, True, False, True]
+    assert [o.initial for o in together] == [False, True, True, False, False, True]
+
+
+@torch.inference_mode()
+def test_memories_of_a_batch(state: VideoState) -> None:
+    outputs = segment(state, tracking_requests(state))
+    features = state.frames.encoded(23).features
+    together = state._batcher.memorise(features, outputs)
+    for memory, output in zip(together, outputs, strict=True):
+        (alone,) = state._batcher.memorise(features, [output])
+        torch.testing.assert_close(memory, alone, atol=1e-4, rtol=1e-4)
+        # No memory keeps those of the other objects alive.
+        assert memory.untyped_storage().nbytes() == memory.nbytes
+
+
+def test_the_fixture_has_one_layout(state: VideoState, segmenter: Segmenter) -> None:
+    layouts = {state._batcher._memory_layout(request) for request in tracking_requests(state)}
+    assert layouts == {((6, 5, 4, 3, 2, 1, 0), 16)}
