@@ -1,0 +1,66 @@
+"""The command line: `tempomask track`, `eval`, `demo`, `models`, `train`.
+
+Exit codes: 0 done, 2 bad input (one line on stderr), 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from tempomask import __version__
+from tempomask.apps import console
+from tempomask.apps.models import models
+from tempomask.apps.train import train
+from tempomask.errors import InputError
+
+app = typer.Typer(
+    name="tempomask",
+    help="Segment and track objects in video: one click, box or mask to masks in every frame.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(models)
+app.command()(train)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tempomask {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+    traceback: Annotated[
+        bool,
+        typer.Option("--traceback", help="Show where an error comes from; works anywhere."),
+    ] = False,
+) -> None:
+    """Options of every command; `main` reads --traceback."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code. Bad input is one line, not a traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    traceback = "--traceback" in given
+    try:
+        app([argument for argument in given if argument != "--traceback"], prog_name="tempomask")
+    except InputError as error:
+        if traceback:
+            raise
+        console.error(str(error))
+        return console.BAD_INPUT
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return 0
