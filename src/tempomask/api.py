@@ -19,7 +19,7 @@ from tempomask.models.config import SegmenterConfig
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.tracking.options import Compatibility, Preset, tracking_options
-from tempomask.tracking.propagate import Direction, track
+from tempomask.tracking.propagate import Direction, FrameSource, track
 from tempomask.tracking.session import Session
 from tempomask.types import FrameResult, Prompt, Size
 from tempomask.weights import load_segmenter
@@ -126,7 +126,7 @@ class Model:
         """Track the prompted objects through a video, frame by frame.
 
         source: a path to a video or a folder of pictures, a camera index, a stream URL, an iterable
-            of (H, W, 3) uint8 RGB arrays, or an open `Video`.
+            of (H, W, 3) uint8 RGB arrays, an open `Video`, or your own `FrameSource`.
         prompts: of any objects on any frames; several on one frame act one after the other.
         direction: "forward" from `start` (default: the first prompted frame) to before `end`;
             "backward" from `start` (default: the last prompted frame) down to `end` (default 0);
@@ -137,11 +137,11 @@ class Model:
         Bad input raises InputError at once, before the first frame is asked for.
         """
         chosen = tracking_options(preset, compatibility, **options)
-        video = source if isinstance(source, Video) else open_video(source)
+        opened = None if isinstance(source, FrameSource) else open_video(source)
         try:
             results = track(
                 self.segmenter,
-                video,
+                source if opened is None else opened,
                 prompts,
                 direction=direction,
                 start=start,
@@ -151,10 +151,10 @@ class Model:
                 policy=policy,
             )
         except InputError:
-            if video is not source:
-                video.close()
+            if opened is not None:
+                opened.close()
             raise
-        return results if video is source else _closing(video, results)
+        return results if opened is None else _closing(opened, results)
 
     def session(
         self,

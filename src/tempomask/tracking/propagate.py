@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import groupby
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ IndexedFrames = Iterator[tuple[int, NDArray[np.uint8]]]
 Results = Generator[FrameResult, None, None]
 
 
+@runtime_checkable
 class FrameSource(Protocol):
     """What tracking needs of a video; `tempomask.media.video.Video` is one.
 
