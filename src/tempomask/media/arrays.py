@@ -1,0 +1,107 @@
+"""Arrays as a video: a sequence of frames, a (T, H, W, 3) array, or any iterator of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from tempomask.errors import InputError
+from tempomask.media.sources import Frame, IndexedFrames
+
+
+class ArrayFrames:
+    """Frames given as arrays, each RGB, uint8 (H, W, 3). See `sources.Source`.
+
+    A sequence or a (T, H, W, 3) array can be read in any order; an iterator once, from its start,
+    and in the thread of whoever reads the frames: it may hold things that belong to that thread.
+
+    Raises InputError if there are no frames, and for a frame of another type, shape or size.
+    """
+
+    fps = None
+    live = False
+    decodes = False
+
+    def __init__(self, frames: Iterable[Any]) -> None:
+        self.seekable = isinstance(frames, Sequence) or hasattr(frames, "__array__")
+        self._frames: Any = frames
+        if self.seekable:
+            self.name = "the array of frames" if hasattr(frames, "ndim") else "the list of frames"
+            self.num_frames: int | None = len(self._frames)
+            first = self._frames[0] if len(self._frames) else None
+        else:
+            self.name = "the iterator of frames"
+            self.num_frames = None
+            rest = iter(frames)
+            first = next(rest, None)
+            self._frames = chain([first], rest)
+        if first is None:
+            raise InputError(f"{self.name} is empty; give at least one frame")
+        height, width, _ = self._check(0, first, None).shape
+        self.size = (height, width)
+        self._used = False
+
+    def read(self, start: int, end: int | None) -> IndexedFrames:
+        """Frames from `start` to before `end`; InputError for an iterator already used up."""
+        if not self.seekable:
+            if self._used:
+                raise InputError(f"{self.name} can be read once only; give a list to read it again")
+            self._used = True
+        for index, frame in self._between(start, end):
+            yield index, self._check(index, frame, self.size)
+
+    def read_reversed(self, start: int | None, end: int) -> IndexedFrames:
+        """Frames from `start` down to `end`."""
+        for index in range(len(self._frames) - 1 if start is None else start, end - 1, -1):
+            yield index, self._check(index, self._frames[index], self.size)
+
+    def close(self) -> None:
+        """Nothing to do: the arrays belong to the caller."""
+
+    def _between(self, start: int, end: int | None) -> Iterator[tuple[int, Any]]:
+        if self.num_frames is not None:
+            for index in range(
+                start, self.num_frames if end is None else min(end, self.num_frames)
+            ):
+                yield index, self._frames[index]
+            return
+        if end is not None and end <= start:
+            return
+        for index, frame in enumerate(self._frames):
+            if index >= start:
+                yield index, frame
+            if end is not None and index + 1 >= end:
+                return
+
+    def _check(self, index: int, frame: Any, size: tuple[int, int] | None) -> Frame:
+        try:
+            array = np.asarray(frame)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"frame {index} of {self.name} is no array but {type(frame).__name__} ({error});"
+                " give NumPy arrays of shape (H, W, 3), uint8"
+            ) from None
+        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
+            raise InputError(
+                f"frame {index} of {self.name} has shape {array.shape} and type {array.dtype};"
+                f" give (H, W, 3) uint8 in RGB{_remedy(array)}"
+            )
+        if size is not None and array.shape[:2] != size:
+            raise InputError(
+                f"frame {index} of {self.name} has {array.shape[1]} x {array.shape[0]} pixels,"
+                f" frame 0 has {size[1]} x {size[0]}; give frames of one size"
+            )
+        return array
+
+
+def _remedy(array: np.ndarray) -> str:
+    if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
+        return ": move the channels last"
+    if array.ndim == 3 and array.shape[2] == 4:
+        return ": drop the fourth channel"
+    if array.ndim == 2:
+        return ": repeat the grey values three times"
+    return ": scale to 0..255 and convert" if array.dtype.kind == "f" else ""

@@ -1,0 +1,71 @@
+"""Writing files whole or not at all, and saying in one line why a file cannot be written."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tempomask.errors import InputError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`; renamed to it at the end, removed if the block fails.
+
+    >>> with replacing(folder / "scores.csv") as part:  # doctest: +SKIP
+    ...     part.write_text("frame,score")
+    """
+    path = Path(path)
+    part = part_path(path)
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def part_path(path: Path) -> Path:
+    """The hidden name under which `path` is written until it is whole."""
+    return path.with_name(f".{path.name}.part")
+
+
+@contextmanager
+def write_errors(place: str | Path) -> Iterator[None]:
+    """Turn an OSError of the block into an InputError that names `place` and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(_explain(error, place)) from error
+
+
+def make_folder(folder: str | Path) -> Path:
+    """The folder, made with its parents if need be; InputError if it is a file or not writable."""
+    folder = Path(folder)
+    for part in (folder, *folder.parents):
+        if part.exists() and not part.is_dir():
+            raise InputError(f"output folder {folder}: {part} is a file; choose another folder")
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        # Permission bits do not tell (root, network shares, full disks); trying does.
+        probe = part_path(folder / "probe")
+        try:
+            probe.write_bytes(b"tempomask")
+        finally:
+            probe.unlink(missing_ok=True)
+    return folder
+
+
+def _explain(error: OSError, place: str | Path) -> str:
+    if error.errno in _FULL:
+        return f"no space left to write {place}; free some space or choose another output folder"
+    if error.errno in _FORBIDDEN:
+        reason = error.strerror or "permission denied"
+        return f"{place} is not writable ({reason}); choose another output folder"
+    return f"cannot write {place}: {error.strerror or error}"

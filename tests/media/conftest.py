@@ -1,0 +1,79 @@
+"""Small videos whose frames carry their own number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+BITS = 8
+CELL = 16
+
+
+def _numbered_frame(index: int, width: int = BITS * CELL, height: int = 48) -> NDArray[np.uint8]:
+    """Grey noise-free picture whose top row of cells is `index` in binary, lowest bit first."""
+    frame = np.full((height, width, 3), 96, dtype=np.uint8)
+    frame[CELL:, :, 1] = (index * 5) % 200
+    for bit in range(BITS):
+        frame[:CELL, bit * CELL : (bit + 1) * CELL] = 255 if index >> bit & 1 else 0
+    return frame
+
+
+def _number_of(frame: NDArray[np.uint8]) -> int:
+    """The number that `_numbered_frame` drew, after lossy compression."""
+    row = frame[CELL // 2, CELL // 2 : BITS * CELL : CELL, 0]
+    return int(sum((int(value) > 127) << bit for bit, value in enumerate(row)))
+
+
+@pytest.fixture
+def numbered_frame() -> Callable[..., NDArray[np.uint8]]:
+    """A function that draws a number: (index, width=128, height=48)."""
+    return _numbered_frame
+
+
+@pytest.fixture
+def numbers() -> Callable[..., list[tuple[int, int]]]:
+    """A function from pairs (index, frame) to pairs (index, number drawn in the frame)."""
+    return lambda pairs: [(index, _number_of(frame)) for index, frame in pairs]
+
+
+@pytest.fixture
+def encode(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes a video file and gives its path."""
+
+    def write(
+        name: str = "clip.mp4",
+        frames: int | Sequence[NDArray[np.uint8]] = 50,
+        codec: str = "libx264",
+        options: dict[str, str] | None = None,
+        container: dict[str, str] | None = None,
+        times: Sequence[int] | None = None,
+        prepare: Callable[[Any], None] | None = None,
+        pixels: str = "yuv420p",
+    ) -> Path:
+        if isinstance(frames, int):
+            frames = [_numbered_frame(index) for index in range(frames)]
+        path = tmp_path / name
+        with av.open(str(path), "w", options=container or {}) as file:
+            stream = file.add_stream(codec, rate=25, options=options or {})
+            stream.height, stream.width = frames[0].shape[:2]
+            stream.pix_fmt = pixels
+            stream.codec_context.thread_count = 1
+            stream.codec_context.time_base = Fraction(1, 25)
+            if prepare:
+                prepare(stream)
+            for index, picture in enumerate(frames):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts = times[index] if times else index
+                frame.time_base = Fraction(1, 25)
+                file.mux(stream.encode(frame))
+            file.mux(stream.encode())
+        return path
+
+    return write
