@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from tempomask.models.segmenter import Segmenter
 from tempomask.tracking.batching import Request
 from tempomask.tracking.objects import Clicks
 from tempomask.tracking.options import TrackingOptions
@@ -21,7 +20,7 @@ NETWORKS = ["segmenter", "segmenter_with_image_keys", "segmenter_without_pointer
 FIRST = {1: 0, 2: 3, 3: 5}
 
 
-@pytest.fixture(params=NETWORKS)
+@pytest.fixture(scope="module", params=NETWORKS)
 def state(request: pytest.FixtureRequest, clip: Callable) -> VideoState:
     """Three objects that came at different times, long enough ago for equally many memories."""
     network = request.getfixturevalue(request.param)
@@ -105,6 +104,6 @@ def test_memories_of_a_batch(state: VideoState) -> None:
         assert memory.untyped_storage().nbytes() == memory.nbytes
 
 
-def test_the_fixture_has_one_layout(state: VideoState, segmenter: Segmenter) -> None:
+def test_the_fixture_has_one_layout(state: VideoState) -> None:
     layouts = {state._batcher._memory_layout(request) for request in tracking_requests(state)}
     assert layouts == {((6, 5, 4, 3, 2, 1, 0), 16)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tempomask.tracking.cleanup import fill_holes, without_overlap
@@ -33,6 +33,7 @@ def naive_fill(logits: np.ndarray, area: int) -> np.ndarray:
     return filled
 
 
+@settings(deadline=None, max_examples=50)
 @given(seed=st.integers(0, 1000), area=st.integers(1, 9), share=st.floats(0.1, 0.9))
 def test_holes_up_to_an_area_are_filled(seed: int, area: int, share: float) -> None:
     rng = np.random.default_rng(seed)

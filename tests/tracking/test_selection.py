@@ -72,6 +72,7 @@ rules = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(
     rule=rules,
     conditioning=st.lists(st.integers(0, 40), min_size=1, max_size=6, unique=True),
@@ -92,7 +93,7 @@ def test_selection_is_the_official_rule(
     )
 
 
-@settings(max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(
     rule=rules,
     ahead=st.sets(st.integers(0, 45), max_size=3),
