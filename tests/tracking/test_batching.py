@@ -93,6 +93,20 @@ def test_every_kind_of_request_at_once(state: VideoState) -> None:
 
 
 @torch.inference_mode()
+def test_logits_fed_back_are_held_within_32(
+    state: VideoState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clicks = Clicks(np.array([[20, 30]], np.float32), np.array([1]))
+    previous = torch.linspace(-1024, 90, 256).reshape(16, 16)
+    decode, seen = state.segmenter.decode, []
+    monkeypatch.setattr(
+        state.segmenter, "decode", lambda *a, **k: (seen.append(a[4]), decode(*a, **k))[1]
+    )
+    segment(state, [Request(initial=True, clicks=clicks, previous=previous)])
+    assert torch.equal(seen[0][0, 0], previous.clamp(-32, 32))
+
+
+@torch.inference_mode()
 def test_memories_of_a_batch(state: VideoState) -> None:
     outputs = segment(state, tracking_requests(state))
     features = state.frames.encoded(23).features
@@ -100,8 +114,9 @@ def test_memories_of_a_batch(state: VideoState) -> None:
     for memory, output in zip(together, outputs, strict=True):
         (alone,) = state._batcher.memorise(features, [output])
         torch.testing.assert_close(memory, alone, atol=1e-4, rtol=1e-4)
-        # No memory keeps those of the other objects alive.
-        assert memory.untyped_storage().nbytes() == memory.nbytes
+        # What is remembered of one object does not keep the others' share of the batch alive.
+        for kept in (memory, output.pointer):
+            assert kept.untyped_storage().nbytes() == kept.nbytes
 
 
 def test_the_fixture_has_one_layout(state: VideoState) -> None:

@@ -301,6 +301,11 @@ def test_the_official_names(segmenter: Segmenter, clip: Callable, source: Callab
     compare(
         list(predictor.propagate_in_video(state, reverse=True)), naive.propagate(4, 0, reverse=True)
     )
+    # Frame 4 was tracked in reverse last, so its correction looks at later frames.
+    _, _, logits = predictor.add_new_points_or_box(state, 4, 7, [(30, 20)], [0], False)
+    low = naive.prompt(Prompt(4, points=[(30, 20)], labels=[0])).logits
+    full = F.interpolate(low, (48, 80), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(logits, full, atol=1e-4, rtol=0)
     predictor.add_new_mask(state, 2, 7, MASK)
     naive.prompt(Prompt(2, mask=MASK))
     compare(list(predictor.propagate_in_video(state)), naive.propagate(2, 13))

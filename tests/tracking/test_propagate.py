@@ -118,12 +118,16 @@ def test_both_directions_give_every_frame_once_in_order(
 
 
 def test_both_directions_of_a_prompt_on_the_first_frame_is_one_pass(
-    segmenter: Segmenter, clip: Callable, source: Callable
+    segmenter: Segmenter, clip: Callable, source: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     video, prompt = source(clip(5)), Prompt(0, A, points=[(30, 20)])
+    expected = list(track(segmenter, video, prompt))
+    encode, images = segmenter.encode, []
+    monkeypatch.setattr(segmenter, "encode", lambda *a: (images.append(a[0]), encode(*a))[1])
     both = list(track(segmenter, video, prompt, direction="both"))
-    for result, expected in zip(both, track(segmenter, video, prompt), strict=True):
-        assert np.array_equal(result.low_res_logits, expected.low_res_logits)
+    assert len(images) == 5
+    for result, other in zip(both, expected, strict=True):
+        assert np.array_equal(result.low_res_logits, other.low_res_logits)
 
 
 def test_stopping_early_leaves_nothing_on_disk(

@@ -176,6 +176,17 @@ def test_without_objects_the_encoder_does_not_run(
     assert not session.step(frames[0]).blocks.any()
 
 
+@pytest.mark.parametrize("side", [64, 40])
+def test_a_camera_may_use_its_buffer_again(side: int, segmenter: Segmenter) -> None:
+    picture = np.random.default_rng(3).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    buffer, kept = picture.copy(), Session(segmenter)
+    kept.step(buffer)
+    buffer[:] = 0
+    expected = run(Session(segmenter), [picture], [Prompt(0, A, points=[(12, 14)])])[0]
+    result = kept.correct(object_id=A, points=[(12, 14)])
+    assert np.array_equal(result.low_res_logits, expected.low_res_logits)
+
+
 def test_features_of_the_last_frame_are_kept_for_corrections(
     segmenter: Segmenter, clip: Callable, calls: Calls
 ) -> None:
@@ -313,8 +324,7 @@ def test_memory_of_a_mask_prompt_comes_from_low_resolution_logits_or_the_full_ma
 def test_holes_are_filled_in_what_is_shown_not_in_what_tracking_remembers(
     segmenter: Segmenter, clip: Callable, calls: Calls
 ) -> None:
-    frames = clip(3)
-    prompts = [Prompt(0, A, mask=MASK)]
+    frames, prompts = clip(3), [Prompt(0, A, mask=MASK)]
     plain = run(Session(segmenter, EXACT), frames, prompts)
     remembered = [args[1] for args, _ in calls.of("memorise")]
     calls.made.clear()
@@ -325,6 +335,21 @@ def test_holes_are_filled_in_what_is_shown_not_in_what_tracking_remembers(
     changed = before != after
     assert changed.any() and (before[changed] <= 0).all()
     assert (after[changed] == np.float32(0.1)).all()
+
+
+def test_a_prompted_mask_is_remembered_as_it_was_shown(
+    segmenter: Segmenter, clip: Callable, calls: Calls
+) -> None:
+    """With its holes filled, as the official predictor remembers what a person has seen."""
+    with_hole = MASK.copy()
+    with_hole[12:18, 10:16] = False
+    for area in (0, 30):
+        calls.made.clear()
+        session = Session(segmenter, TrackingOptions(fill_holes=area))
+        session.prompt(mask=with_hole)
+        shown = [session.step(frame) for frame in clip(2)][0].low_res_logits
+        assert np.array_equal(calls.of("memorise")[0][0][1][0].numpy(), shown)
+        assert (shown == np.float32(0.1)).any() == (area > 0)
 
 
 def test_masks_without_overlap_where_asked_for(

@@ -58,7 +58,7 @@ class MemoryBank:
                 if frame not in reach.pointers:
                     del memories[frame]
                 elif memory.features is not None:
-                    memories[frame] = replace(memory, features=None, pointer=memory.pointer.clone())
+                    memories[frame] = replace(memory, features=None)
 
     def frames(self) -> Collection[int]:
         """Frames with spatial features."""

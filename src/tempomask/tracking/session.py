@@ -174,7 +174,7 @@ class Session:
         if object_id not in known:
             names = ", ".join(map(str, sorted(known))) or "none"
             raise InputError(f"there is no object {object_id} to remove; tracked: {names}")
-        self._state.remove(object_id)
+        self._state.objects.pop(object_id, None)
         for index, prompts in self._pending.items():
             self._pending[index] = [p for p in prompts if p.object_id != object_id]
 

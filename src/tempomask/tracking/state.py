@@ -50,12 +50,6 @@ class VideoState:
         # Union of all masks on the frame last tracked (1, 1, h, w), for the policy.
         self._previous_masks: Tensor | None = None
 
-    def remove(self, object_id: int) -> None:
-        """Forget an object."""
-        self.objects.pop(object_id, None)
-        if self._unmemorised is not None:
-            self._unmemorised[1].discard(object_id)
-
     def leave(self, index: int | None) -> None:
         """Go on from frame `index`: its results become memories, its prompts are history."""
         self._memorise()
