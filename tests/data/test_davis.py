@@ -12,7 +12,9 @@ from tempomask.data.davis import Davis
 from tempomask.errors import InputError
 
 
-def write_sequence(root: Path, name: str, masks: list[np.ndarray], resolution: str = "480p") -> None:
+def write_sequence(
+    root: Path, name: str, masks: list[np.ndarray], resolution: str = "480p"
+) -> None:
     for part in ("JPEGImages", "Annotations"):
         (root / part / resolution / name).mkdir(parents=True)
     for index, mask in enumerate(masks):

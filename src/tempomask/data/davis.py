@@ -1,7 +1,7 @@
 """DAVIS 2016 and 2017: sequences of frames with ground-truth label maps.
 
-Layouts: `JPEGImages/480p/SEQ/00000.jpg` with `Annotations/480p/SEQ/00000.png` (any resolution name),
-or the same without the resolution folder; `ImageSets/YEAR/SPLIT.txt` names the sequences of a split.
+Layouts: `JPEGImages/480p/SEQ/00000.jpg` with `Annotations/480p/SEQ/00000.png`, or the same without
+the resolution folder; `ImageSets/YEAR/SPLIT.txt` names the sequences of a split.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def place(
 
 
 def compose() -> tuple[ImageArray, ImageArray]:
-    """frames (96, 360, 640, 3) uint8 RGB and label maps (96, 360, 640): 1 where the saucer shows."""
+    """frames (96, 360, 640, 3) uint8 RGB, label maps (96, 360, 640): 1 where the saucer shows."""
     from skimage import data
 
     sky, cup, person = data.rocket(), saucer(), astronaut()

@@ -30,7 +30,7 @@ class Placement:
 
 
 def trajectory(rng: np.random.Generator, length: int, strength: float) -> NDArray[np.float64]:
-    """(T, 6) parameters in units of STEP: velocity, acceleration and a little jitter; 0 at first."""
+    """(T, 6) parameters in units of STEP: velocity, acceleration, a little jitter; 0 at first."""
     time = np.arange(length)[:, None]
     velocity, acceleration = rng.normal(size=(2, 1, 6)) * strength
     jitter = rng.normal(size=(length, 6)) * strength * 0.15
@@ -57,7 +57,7 @@ def affine_path(
 def deformation(
     rng: np.random.Generator, length: int, side: int, amplitude: float
 ) -> list[FloatArray]:
-    """T displacement fields (S, S, 2) in pixels, growing and swaying from none; bicubic of a grid."""
+    """T displacement fields (S, S, 2) in pixels, growing and swaying from none."""
     cells = int(rng.integers(3, 6))
     drift, sway = rng.normal(size=(2, cells, cells, 2)).astype(np.float32) * amplitude * side
     fields = []
@@ -76,7 +76,7 @@ def warp(
     displacement: FloatArray | None = None,
     border: int = cv2.BORDER_REFLECT_101,
 ) -> ImageArray:
-    """The picture (h, w) or (h, w, 3) under an affine map and a displacement, bilinearly: (S, S, ..)."""
+    """A picture (h, w) or (h, w, 3) under an affine map and a displacement, bilinearly."""
     if displacement is None:
         return cv2.warpAffine(
             image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=border
@@ -95,5 +95,5 @@ def warp_mask(
     side: int,
     displacement: FloatArray | None = None,
 ) -> ImageArray:
-    """Coverage 0..255 (S, S) of a binary mask (h, w) under the same map; nothing beyond its edge."""
+    """Coverage 0..255 (S, S) of a binary mask (h, w) under the same map; 0 beyond its edge."""
     return warp(mask * np.uint8(255), matrix, side, displacement, cv2.BORDER_CONSTANT)

@@ -1,4 +1,4 @@
-"""Synthetic video: cut-outs and drawn shapes that move, deform and occlude each other, exactly masked.
+"""Synthetic video: cut-outs and drawn shapes that move and occlude each other, exactly masked.
 
 T frames, S side of the square frames.
 """
@@ -48,7 +48,7 @@ class SyntheticVideo(NamedTuple):
 class Motion:
     """How much things move: strengths of affine trajectories, amplitude of deformation (of S).
 
-    size: smallest and largest extent of an object as a share of S. blur: probability of motion blur.
+    size: smallest and largest extent of an object as a share of S. blur: its probability.
     """
 
     background: tuple[float, float] = (0.0, 0.8)

@@ -17,7 +17,7 @@ MAY_CHANGE = {"steps", "decay_steps", "save_every", "validate_every"}
 
 
 def save_checkpoint(path: Path, recipe: Recipe, step: int, state: dict[str, Any]) -> None:
-    """Write step, recipe and state (model, average, optimiser) under a temporary name, then rename."""
+    """Write step, recipe and state (model, average, optimiser); the file appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
     torch.save({"step": step, "recipe": _plain(asdict(recipe)), **state}, temporary)
@@ -31,8 +31,8 @@ def load_checkpoint(path: Path, recipe: Recipe) -> dict[str, Any]:
     for name, value in wanted.items():
         if saved["recipe"].get(name) != value:
             raise InputError(
-                f"{path} was made with {name}={saved['recipe'].get(name)!r}, this run has {value!r};"
-                " use the same settings or another output folder"
+                f"{path} was made with {name}={saved['recipe'].get(name)!r}, this run has"
+                f" {value!r}; use the same settings or another output folder"
             )
     return saved
 

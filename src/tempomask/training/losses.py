@@ -55,8 +55,8 @@ def mask_losses(
 ) -> Tensor:
     """Loss (N, M) of every candidate.
 
-    logits (N, M, H, W), iou (N, M) predicted, target (N, H, W) in [0, 1], visible (N,) bool. Masks of
-    absent objects are not supervised: their object score says it all.
+    logits (N, M, H, W), iou (N, M) predicted, target (N, H, W) in [0, 1], visible (N,) bool. Masks
+    of absent objects are not supervised: their object score says it all.
     """
     target = target[:, None].expand_as(logits)
     shape = weights.focal * focal_loss(logits, target) + weights.dice * dice_loss(logits, target)

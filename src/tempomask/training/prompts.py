@@ -61,8 +61,8 @@ def click(
 ) -> tuple[Tensor, Tensor]:
     """One click per object: inside the mask (N, S, S), or in the error region of `predicted`.
 
-    predicted: bool (N, S, S) or None. Returns points (N, 1, 2) and labels (N, 1): 1 on missed object
-    pixels, 0 on false ones.
+    predicted: bool (N, S, S) or None. Returns points (N, 1, 2) and labels (N, 1): 1 on missed
+    object pixels, 0 on false ones.
     """
     points, labels = [], []
     for index, wanted in enumerate(mask > 0.5):

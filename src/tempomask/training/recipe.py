@@ -25,8 +25,8 @@ class Recipe:
     steps: optimiser steps; batch_size: clips a step and process; num_frames: frames a clip.
     learning_rate: of new layers; the ImageNet stem takes stem_rate times it.
     frozen_stem_stages: first stages of the stem that keep their ImageNet weights.
-    decay_steps: the learning rate is constant after the warm-up and falls over this many last steps,
-        so that a run can be prolonged: `steps` and `decay_steps` may differ when it is resumed.
+    decay_steps: the learning rate is constant after the warm-up and falls over this many last
+        steps; a run can be prolonged: `steps` and `decay_steps` may differ when it is resumed.
     true_memory_steps: up to this step, frames may be remembered by their true mask, with a
         probability that falls linearly to zero.
     average_decay: of the moving average of the weights, which is what is validated and exported.
@@ -38,7 +38,7 @@ class Recipe:
     steps: int = 4000
     batch_size: int = 8
     num_frames: int = 4
-    learning_rate: float = 6e-4
+    learning_rate: float = 4e-4
     stem_rate: float = 0.2
     frozen_stem_stages: int = 6
     weight_decay: float = 0.05
@@ -135,7 +135,7 @@ def _calibrate_embedding(encoder: HybridEncoder) -> None:
 
 
 def parameter_groups(segmenter: Segmenter, recipe: Recipe) -> list[dict[str, object]]:
-    """Optimiser groups: no decay on vectors, a lower rate for the stem; frozen stages are frozen."""
+    """Optimiser groups: no decay on vectors, a lower rate for the stem. Freezes its first stages."""
     if isinstance(segmenter.encoder, HybridEncoder):
         stem = segmenter.encoder.stem
         frozen = [stem.first, *stem.stages[: recipe.frozen_stem_stages]]

@@ -59,7 +59,7 @@ class ClipMemory:
 
 
 class ClipModel(nn.Module):
-    """The segmenter unrolled over a clip, returning losses (one module, so that DDP can wrap it)."""
+    """The segmenter unrolled over a clip, returning losses; one module, so that DDP can wrap it."""
 
     def __init__(self, segmenter: Segmenter, weights: LossWeights, prompts: PromptSampling) -> None:
         super().__init__()

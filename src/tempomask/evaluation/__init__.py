@@ -1,0 +1,1 @@
+"""Evaluation: a dataset and a model, or masks on disk, become tables of scores."""

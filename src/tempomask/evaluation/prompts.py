@@ -1,0 +1,87 @@
+"""Prompts made from a true mask, as the semi-supervised protocols do: mask, box, or clicks.
+
+Clicks go to the middle of the largest error (facts 8): the maximum of the distance transform.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from tempomask.errors import InputError
+from tempomask.tracking.session import Session
+from tempomask.types import FrameResult, Prompt
+
+PromptKind = Literal["mask", "box", "click", "3clicks", "5clicks"]
+CLICKS = {"click": 1, "3clicks": 3, "5clicks": 5}
+Mask = NDArray[np.bool_]
+
+
+def check_kind(kind: str) -> None:
+    """InputError unless it is a PromptKind."""
+    if kind not in get_args(PromptKind):
+        raise InputError(f"unknown prompt {kind!r}; use one of {', '.join(get_args(PromptKind))}")
+
+
+def box_of(mask: Mask) -> tuple[float, float, float, float]:
+    """The tight box x0, y0, x1, y1 of a mask (H, W) that is not empty; edges, not pixel centres."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def error_click(truth: Mask, prediction: Mask) -> tuple[tuple[int, int], int] | None:
+    """The next click (x, y) and its label (1 missed, 0 false); None if the prediction is right.
+
+    The deepest point of the missed or of the false region, whichever is deeper; the border of the
+    picture counts as outside.
+    """
+    depths = [
+        ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+        for region in (truth & ~prediction, prediction & ~truth)
+    ]
+    missed, false = (float(depth.max()) for depth in depths)
+    if missed == 0 and false == 0:
+        return None
+    label = int(missed >= false)
+    depth = depths[0] if label else depths[1]
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return (int(x), int(y)), label
+
+
+def first_frame_prompts(
+    labels: NDArray[np.integer], object_ids: tuple[int, ...], kind: PromptKind, frame: int
+) -> list[Prompt]:
+    """One prompt for each object; for several clicks, the first of them."""
+    prompts = []
+    for object_id in object_ids:
+        mask = labels == object_id
+        if kind == "mask":
+            prompts.append(Prompt(frame, object_id, mask=mask))
+        elif kind == "box":
+            prompts.append(Prompt(frame, object_id, box=box_of(mask)))
+        else:
+            click = error_click(mask, np.zeros_like(mask))
+            if click is not None:
+                prompts.append(Prompt(frame, object_id, points=[click[0]], labels=[click[1]]))
+    return prompts
+
+
+def add_error_clicks(
+    session: Session, result: FrameResult, labels: NDArray[np.integer], count: int
+) -> FrameResult:
+    """Correct the frame last stepped by `count` more clicks an object, each on the error so far.
+
+    result: of that frame. Returns the frame's new result.
+    """
+    for object_id in result.object_ids:
+        truth = labels == object_id
+        for _ in range(count):
+            prediction = result.masks[result.object_ids.index(object_id)]
+            click = error_click(truth, prediction)
+            if click is None:
+                break
+            result = session.correct(object_id=object_id, points=[click[0]], labels=[click[1]])
+    return result

@@ -1,0 +1,104 @@
+"""A tiny recipe and tiny clips, so that training tests take seconds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tempomask.data.clips import Clip
+from tempomask.models.config import HybridConfig, MaskDecoderConfig, segmenter_config
+from tempomask.models.segmenter import Segmenter
+from tempomask.training import loop
+from tempomask.training.recipe import Recipe
+
+SIDE = 64
+
+
+class DiskClips(torch.utils.data.Dataset[Clip]):
+    """A bright disk that drifts over noise; clip i depends on i alone."""
+
+    def __getitem__(self, index: int) -> Clip:
+        rng = np.random.default_rng(index)
+        frames, masks = [], []
+        x, y = rng.integers(20, 44, size=2)
+        for step in range(3):
+            mask = np.zeros((SIDE, SIDE), np.uint8)
+            cv2.circle(mask, (int(x) + 2 * step, int(y)), 12, 1, -1)
+            noise = rng.integers(0, 60, (SIDE, SIDE, 3)).astype(np.uint8)
+            frames.append(np.where(mask[..., None] > 0, np.uint8(220), noise))
+            masks.append(mask)
+        return Clip(np.stack(frames), np.stack(masks), "disk")
+
+    def __len__(self) -> int:
+        return 10_000
+
+
+def tiny_segmenter(recipe: Recipe) -> Segmenter:
+    """nano's parts at a few channels, randomly initialised from the recipe's seed."""
+    torch.manual_seed(recipe.seed)
+    nano = segmenter_config("nano")
+    config = replace(
+        nano,
+        encoder=HybridConfig(dim=32, num_heads=2, depth=2),
+        image_size=recipe.image_size,
+        hidden_dim=32,
+        memory_dim=16,
+        memory_attention=replace(nano.memory_attention, layers=1, feedforward_dim=32),
+        mask_decoder=MaskDecoderConfig(num_heads=2, feedforward_dim=32, iou_hidden_dim=16),
+    )
+    return Segmenter(config)
+
+
+@pytest.fixture
+def clips() -> DiskClips:
+    return DiskClips()
+
+
+@pytest.fixture
+def segmenter(recipe: Recipe) -> Segmenter:
+    return tiny_segmenter(recipe)
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return Recipe(
+        image_size=SIDE,
+        steps=6,
+        decay_steps=2,
+        warmup_steps=2,
+        batch_size=2,
+        num_frames=3,
+        save_every=3,
+        validate_every=6,
+        frozen_stem_stages=3,
+        validation=("disk",),
+    )
+
+
+@pytest.fixture
+def tiny_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training builds the tiny segmenter instead of nano."""
+    monkeypatch.setattr(loop, "build_segmenter", tiny_segmenter)
+
+
+@pytest.fixture
+def data_root(tmp_path: Path) -> Path:
+    """A folder with one validation sequence in the training set's layout."""
+    clip = DiskClips()[7]
+    davis = tmp_path / "data" / "davis16-train-256"
+    for part in ("JPEGImages", "Annotations"):
+        (davis / part / "disk").mkdir(parents=True)
+    for index in range(3):
+        picture = Image.fromarray(clip.frames[index])
+        picture.save(davis / "JPEGImages" / "disk" / f"{2 * index:05d}.jpg")
+        picture.save(davis / "JPEGImages" / "disk" / f"{2 * index + 1:05d}.jpg")
+        for number in (2 * index, 2 * index + 1):
+            mask = Image.fromarray(clip.masks[index])
+            mask.save(davis / "Annotations" / "disk" / f"{number:05d}.png")
+    return tmp_path / "data"
