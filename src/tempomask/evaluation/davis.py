@@ -157,7 +157,8 @@ class _SequenceRun:
         options: dict[str, Any],
         folder: Path | None,
     ) -> None:
-        self.sequence, self.prompt, self.folder = sequence, prompt, folder
+        self.sequence, self.folder = sequence, folder
+        self.prompt: PromptKind = prompt
         self.first = sequence.label_map(0)
         self.object_ids = _object_ids(sequence)
         self.session = model.session(

@@ -38,10 +38,7 @@ def error_click(truth: Mask, prediction: Mask) -> tuple[tuple[int, int], int] | 
     The deepest point of the missed or of the false region, whichever is deeper; the border of the
     picture counts as outside.
     """
-    depths = [
-        ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
-        for region in (truth & ~prediction, prediction & ~truth)
-    ]
+    depths = [_depth(region) for region in (truth & ~prediction, prediction & ~truth)]
     missed, false = (float(depth.max()) for depth in depths)
     if missed == 0 and false == 0:
         return None
@@ -49,6 +46,11 @@ def error_click(truth: Mask, prediction: Mask) -> tuple[tuple[int, int], int] | 
     depth = depths[0] if label else depths[1]
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)
     return (int(x), int(y)), label
+
+
+def _depth(region: Mask) -> NDArray[np.float64]:
+    """Distance (H, W) of each pixel of a region to its outside."""
+    return np.asarray(ndimage.distance_transform_edt(np.pad(region, 1)))[1:-1, 1:-1]
 
 
 def first_frame_prompts(

@@ -42,8 +42,8 @@ def same_padding(x: Tensor, kernel: int, stride: int) -> Tensor:
 class SameConv2d(nn.Conv2d):
     """Convolution with TensorFlow's SAME padding, as EfficientNet-Lite was trained."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        kernel, stride = self.kernel_size[0], self.stride[0]
+    def forward(self, input: Tensor) -> Tensor:
+        x, kernel, stride = input, self.kernel_size[0], self.stride[0]
         if stride == 1:
             return F.conv2d(x, self.weight, self.bias, 1, kernel // 2, 1, self.groups)
         return super().forward(same_padding(x, kernel, stride))
@@ -52,7 +52,9 @@ class SameConv2d(nn.Conv2d):
 class InvertedResidual(nn.Module):
     """Expand 1x1, depthwise, project 1x1; a residual where the shape stays."""
 
-    def __init__(self, channels: int, output: int, expansion: int, kernel: int, stride: int) -> None:
+    def __init__(
+        self, channels: int, output: int, expansion: int, kernel: int, stride: int
+    ) -> None:
         super().__init__()
         inner = channels * expansion
         self.expand = nn.Conv2d(channels, inner, 1) if expansion > 1 else None

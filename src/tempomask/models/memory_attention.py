@@ -75,7 +75,7 @@ class MemoryAttentionLayer(nn.Module):
 
     def __init__(self, config: MemoryAttentionConfig, dim: int, memory_dim: int) -> None:
         super().__init__()
-        self.pooling = config.pooling
+        self.pooling: Pooling = config.pooling
         self.self_attention = RotaryAttention(dim, dim, config.rope_theta)
         self.cross_attention = RotaryAttention(
             dim, memory_dim, config.rope_theta, config.image_keys

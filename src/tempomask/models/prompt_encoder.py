@@ -19,6 +19,8 @@ NEGATIVE, POSITIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT, NOT_A_POINT = 0, 1, 2, 3, -1
 class PromptEncoder(nn.Module):
     """Turns prompts into sparse tokens and a dense map."""
 
+    frequencies: Tensor
+
     def __init__(self, hidden_dim: int, mask_channels: int) -> None:
         super().__init__()
         self.register_buffer("frequencies", torch.randn(2, hidden_dim // 2))

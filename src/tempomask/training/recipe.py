@@ -11,7 +11,9 @@ from torch import nn
 
 from tempomask.errors import InputError
 from tempomask.models.config import segmenter_config
-from tempomask.models.hybrid import HybridEncoder, fold_efficientnet_lite0
+from tempomask.models.hybrid import HybridEncoder, TransformerBlock, fold_efficientnet_lite0
+from tempomask.models.memory_attention import MemoryAttentionLayer, RotaryAttention
+from tempomask.models.memory_encoder import FuserBlock
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.normalise import IMAGENET_MEAN, IMAGENET_STD
 from tempomask.training.losses import LossWeights
@@ -89,24 +91,27 @@ def initialise_nano(segmenter: Segmenter, encoder: HybridEncoder) -> None:
     as one orthogonal projection, so that equal features attend to each other.
     """
     _load_stem(encoder)
-    for block in encoder.blocks:
-        for name in ("output", "contract"):
-            layer = getattr(block, name)
-            nn.init.trunc_normal_(layer.weight, std=0.005)
-            nn.init.zeros_(layer.bias)
     _calibrate_embedding(encoder)
-    for layer in segmenter.memory_attention.layers:
-        cross = layer.cross_attention
-        # Unit-norm features would score within +-1 of each other; this gain spreads them to about
-        # +-sqrt(dim), sharp enough to prefer the right place and soft enough to learn from.
-        nn.init.orthogonal_(cross.query.weight, gain=1.4)
-        nn.init.zeros_(cross.query.bias)
-        cross.image_key.weight.data.copy_(cross.query.weight.data)
-        nn.init.trunc_normal_(cross.key.weight, std=0.01)
-        nn.init.zeros_(cross.key.bias)
-        nn.init.trunc_normal_(layer.self_attention.output.weight, std=0.005)
-    for block in segmenter.memory_encoder.fuser:
-        nn.init.constant_(block.scale, 0.1)
+    for module in segmenter.modules():
+        if isinstance(module, TransformerBlock):
+            for layer in (module.output, module.contract):
+                nn.init.trunc_normal_(layer.weight, std=0.005)
+                nn.init.zeros_(layer.bias)
+        elif isinstance(module, MemoryAttentionLayer):
+            nn.init.trunc_normal_(module.self_attention.output.weight, std=0.005)
+            _match_by_similarity(module.cross_attention)
+        elif isinstance(module, FuserBlock):
+            nn.init.constant_(module.scale, 0.1)
+
+
+def _match_by_similarity(attention: RotaryAttention) -> None:
+    # Unit-norm features would score within +-1 of each other; this gain spreads them to about
+    # +-sqrt(dim), sharp enough to prefer the right place and soft enough to learn from.
+    nn.init.orthogonal_(attention.query.weight, gain=1.4)
+    nn.init.zeros_(attention.query.bias)
+    attention.image_key.weight.data.copy_(attention.query.weight.data)
+    nn.init.trunc_normal_(attention.key.weight, std=0.01)
+    nn.init.zeros_(attention.key.bias)
 
 
 def _load_stem(encoder: HybridEncoder) -> None:
@@ -135,7 +140,7 @@ def _calibrate_embedding(encoder: HybridEncoder) -> None:
 
 
 def parameter_groups(segmenter: Segmenter, recipe: Recipe) -> list[dict[str, object]]:
-    """Optimiser groups: no decay on vectors, a lower rate for the stem. Freezes its first stages."""
+    """Optimiser groups: no decay on vectors, a lower rate for the stem, its first stages frozen."""
     if isinstance(segmenter.encoder, HybridEncoder):
         stem = segmenter.encoder.stem
         frozen = [stem.first, *stem.stages[: recipe.frozen_stem_stages]]

@@ -27,10 +27,11 @@ def load_sequence(
         return None
     size = (image_size, image_size)
     frames = [
-        np.asarray(Image.open(p).convert("RGB").resize(size, Image.BICUBIC)) for p in pictures
+        np.asarray(Image.open(p).convert("RGB").resize(size, Image.Resampling.BICUBIC))
+        for p in pictures
     ]
     labels = [root / "Annotations" / name / f"{p.stem}.png" for p in pictures]
-    masks = [np.asarray(Image.open(p).resize(size, Image.NEAREST)) > 0 for p in labels]
+    masks = [np.asarray(Image.open(p).resize(size, Image.Resampling.NEAREST)) > 0 for p in labels]
     return torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(masks)).float()
 
 
