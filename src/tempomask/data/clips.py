@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,6 +20,11 @@ from torch.utils.data import Dataset
 from tempomask.data.motion import ImageArray, Placement, affine_path, deformation, warp, warp_mask
 from tempomask.data.stills import PictureLibrary
 from tempomask.data.synthetic import Cutout, compose, drawn_shape, vary_colour
+
+if TYPE_CHECKING:
+    import cv2
+else:
+    from tempomask.data import opencv as cv2
 
 # An object must cover this share of the first frame, or there is nothing to follow.
 LEAST_AREA = 0.003

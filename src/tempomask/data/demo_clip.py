@@ -10,13 +10,18 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.data.motion import ImageArray, warp, warp_mask
 from tempomask.data.synthetic import Cutout
+
+if TYPE_CHECKING:
+    import cv2
+else:
+    from tempomask.data import opencv as cv2
 
 WIDTH, HEIGHT, FRAMES, FPS = 640, 360, 96, 24
 # The warps make squares; the visible picture is the top left part of one.

@@ -6,10 +6,15 @@ T frames, S side of the square output, positions in pixels as (x, y).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import cv2
+else:
+    from tempomask.data import opencv as cv2
 
 FloatArray = NDArray[np.float32]
 ImageArray = NDArray[np.uint8]
@@ -74,9 +79,13 @@ def warp(
     matrix: NDArray[np.float64],
     side: int,
     displacement: FloatArray | None = None,
-    border: int = cv2.BORDER_REFLECT_101,
+    empty_border: bool = False,
 ) -> ImageArray:
-    """A picture (h, w) or (h, w, 3) under an affine map and a displacement, bilinearly."""
+    """A picture (h, w) or (h, w, 3) under an affine map and a displacement, bilinearly.
+
+    Beyond its edge the picture is mirrored, or 0 with empty_border.
+    """
+    border = cv2.BORDER_CONSTANT if empty_border else cv2.BORDER_REFLECT_101
     if displacement is None:
         return cv2.warpAffine(
             image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=border
@@ -96,4 +105,4 @@ def warp_mask(
     displacement: FloatArray | None = None,
 ) -> ImageArray:
     """Coverage 0..255 (S, S) of a binary mask (h, w) under the same map; 0 beyond its edge."""
-    return warp(mask * np.uint8(255), matrix, side, displacement, cv2.BORDER_CONSTANT)
+    return warp(mask * np.uint8(255), matrix, side, displacement, empty_border=True)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +20,11 @@ from tempomask.data.motion import (
     warp,
     warp_mask,
 )
+
+if TYPE_CHECKING:
+    import cv2
+else:
+    from tempomask.data import opencv as cv2
 
 
 class Cutout(NamedTuple):
