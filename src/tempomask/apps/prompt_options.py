@@ -2,7 +2,8 @@
 
 As in ffmpeg, `--object` and `--frame` say for which object and on which frame the prompts after
 them are meant: `--point 10,20 --object 2 --frame 5 --box 0,0,9,9` clicks object 1 on frame 0, then
-boxes object 2 on frame 5. An `--object` or `--frame` given once, after all prompts, is for all of them.
+boxes object 2 on frame 5. An `--object` or `--frame` given once, after all prompts, is for all of
+them.
 """
 
 from __future__ import annotations

