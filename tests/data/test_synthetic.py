@@ -64,7 +64,8 @@ def test_masks_are_exact(seed: int) -> None:
     """Objects of one colour over a background of another: the picture itself tells the mask."""
     rng = np.random.default_rng(seed)
     colours = [60, 120, 180]
-    motion = Motion(blur=0.0)
+    # Gentle motion: an object that grows a lot has softer edges.
+    motion = Motion(blur=0.0, objects=(0.1, 0.5))
     video = compose(rng, flat(0), [square_cutout(c) for c in colours], 4, SIDE, motion)
     kernel = np.ones((7, 7), np.uint8)
     for frame, ids in zip(video.frames, video.ids, strict=True):
