@@ -64,13 +64,15 @@ def test_masks_are_exact(seed: int) -> None:
     """Objects of one colour over a background of another: the picture itself tells the mask."""
     rng = np.random.default_rng(seed)
     colours = [60, 120, 180]
-    # Gentle motion: an object that grows a lot has softer edges.
-    motion = Motion(blur=0.0, objects=(0.1, 0.5))
+    # Neither slivers, which are all edge, nor objects that grow a lot, whose edges are soft.
+    motion = Motion(blur=0.0, objects=(0.1, 0.4), deforming=0.0, size=(0.5, 0.75))
     video = compose(rng, flat(0), [square_cutout(c) for c in colours], 4, SIDE, motion)
     kernel = np.ones((7, 7), np.uint8)
     for frame, ids in zip(video.frames, video.ids, strict=True):
         # Soft edges reach two pixels: leave out the pixels near a change of id.
         inner = cv2.morphologyEx(ids, cv2.MORPH_GRADIENT, kernel) == 0
+        # At the border, an object just outside may show its edge alone.
+        inner &= np.pad(np.ones((SIDE - 10, SIDE - 10), bool), 5)
         assert frame[inner & (ids == 0)].max(initial=0) == 0
         for number in np.unique(ids[inner])[1:]:
             values = frame[inner & (ids == number)].astype(int)
