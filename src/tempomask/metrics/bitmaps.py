@@ -6,8 +6,8 @@ word x // 64. Every row ends with padding bits, which are 0.
 
 from __future__ import annotations
 
+from functools import cache
 from math import isqrt
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,8 @@ def boundaries(masks: Bitmaps, width: int) -> Bitmaps:
     A pixel is on the boundary if its right, lower or lower right neighbour differs from it; beyond
     the picture, whose width in pixels is given, the last column and the last row go on.
     """
-    east = _towards_start(masks, 1)
+    east = masks >> np.uint64(1)
+    east[..., :-1] |= masks[..., 1:] << np.uint64(_WORD - 1)
     word, bit = divmod(width - 1, _WORD)
     east[..., word] |= masks[..., word] & np.uint64(1 << bit)
     edges = masks ^ east
@@ -77,24 +78,22 @@ def _towards_end(bits: Bitmaps, step: int) -> Bitmaps:
 
 
 def _towards_start(bits: Bitmaps, step: int) -> Bitmaps:
-    """Every pixel moved to x - step, 0 < step < 64; the first of a row go back to the row before."""
+    """Every pixel moved to x - step, 0 < step < 64; the first of a row go to the row before."""
     flat = bits.reshape(len(bits), -1)
     moved = flat >> np.uint64(step)
     moved[:, :-1] |= flat[:, 1:] << np.uint64(_WORD - step)
     return moved.reshape(bits.shape)
 
 
-def _ones(words: Bitmaps) -> NDArray[Any]:
+def _ones(words: Bitmaps) -> NDArray[np.uint8]:
     """How many bits of each word, or of each quarter of a word, are 1."""
     if hasattr(np, "bitwise_count"):
         return np.bitwise_count(words)
-    return _ONES_OF_16_BITS[words.view(np.uint16)]
+    # numpy 1.26 cannot count bits.
+    return _ones_of_16_bits()[words.view(np.uint16)]
 
 
+@cache
 def _ones_of_16_bits() -> NDArray[np.uint8]:
-    bits = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1)
-    return bits.sum(axis=1, dtype=np.uint8)
-
-
-# numpy 1.26 cannot count bits.
-_ONES_OF_16_BITS = None if hasattr(np, "bitwise_count") else _ones_of_16_bits()
+    values = np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2)
+    return np.unpackbits(values, axis=1).sum(axis=1, dtype=np.uint8)

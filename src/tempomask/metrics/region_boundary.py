@@ -1,23 +1,26 @@
-"""Region similarity J and boundary accuracy F of the DAVIS benchmark (Perazzi et al. 2016, section 5).
+"""Region similarity J and boundary accuracy F of DAVIS (Perazzi et al. 2016, section 5).
 
-Equal to the public `vos-benchmark` package, but only the neighbourhood of an object is looked at, and
-instead of dilating a boundary everywhere, its pixels within the disk around each pixel of the other
-boundary are counted from running sums of its rows.
+Equal to the public `vos-benchmark` package. All objects of some frames are scored at once, as
+bitmaps (`bitmaps.py`) of their common neighbourhoods: M objects, H x W pixels, T frames.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.errors import InputError
+from tempomask.metrics.bitmaps import boundaries, count, dilate, pack
 
-LabelMap = NDArray[np.integer]
 Mask = NDArray[np.bool_]
+# Label maps (integers) or masks (bool).
+Maps = NDArray[np.integer[Any]] | NDArray[np.bool_]
+Scores = NDArray[np.float64]
 
 # Boundary pixels match within this share of the picture's diagonal, rounded up to whole pixels.
 BOUND_SHARE = 0.008
@@ -25,7 +28,9 @@ BOUND_SHARE = 0.008
 RECALL_THRESHOLD = 0.5
 DECAY_PARTS = 4
 # Up to this id, looking for each one is faster than sorting.
-FEW_IDS = 32
+_FEW_IDS = 32
+# Objects scored at once; more would no longer fit the processor's cache.
+_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -54,31 +59,57 @@ class ObjectScore:
 
 @dataclass(frozen=True)
 class RegionBoundaryResult:
-    """Scores of every object; the properties average over objects, as DAVIS does."""
+    """Scores of every object; the properties average over objects, as DAVIS does (NaN for none).
+
+    ignored_ids: predicted, but not among the objects that count.
+    """
 
     objects: tuple[ObjectScore, ...]
-
-    @property
-    def region(self) -> float:
-        """J, mean over objects; NaN without any."""
-        return _mean(score.region.mean for score in self.objects)
-
-    @property
-    def boundary(self) -> float:
-        """F, mean over objects; NaN without any."""
-        return _mean(score.boundary.mean for score in self.objects)
+    ignored_ids: tuple[int, ...] = ()
 
     @property
     def mean(self) -> float:
         """J&F."""
         return (self.region + self.boundary) / 2
 
+    @property
+    def region(self) -> float:
+        """J."""
+        return self._average(lambda score: score.region.mean)
+
+    @property
+    def boundary(self) -> float:
+        """F."""
+        return self._average(lambda score: score.boundary.mean)
+
+    @property
+    def region_recall(self) -> float:
+        return self._average(lambda score: score.region.recall)
+
+    @property
+    def boundary_recall(self) -> float:
+        return self._average(lambda score: score.boundary.recall)
+
+    @property
+    def region_decay(self) -> float:
+        return self._average(lambda score: score.region.decay)
+
+    @property
+    def boundary_decay(self) -> float:
+        return self._average(lambda score: score.boundary.decay)
+
+    def _average(self, value: Callable[[ObjectScore], float]) -> float:
+        values = [value(score) for score in self.objects]
+        return float(np.mean(values)) if values else math.nan
+
 
 class RegionBoundary:
-    """Accumulates J and F frame by frame over label maps.
+    """Accumulates J and F over frames: `update`, then `compute`.
 
-    object_ids: which objects count; by default those in the ground truth, each from the frame on
-    where it is first seen in the ground truth or a prediction, as vos-benchmark has it.
+    object_ids: the objects that count, on every frame; predictions of others are ignored (the DAVIS
+        protocol, with the objects of the first annotation). By default the objects that the ground
+        truth shows, each from the frame on where it or a prediction of it is first seen (the rule
+        of vos-benchmark, for data where objects come later).
 
     >>> metric = RegionBoundary()
     >>> truth = np.zeros((20, 20), np.int32); truth[5:15, 5:15] = 1
@@ -88,33 +119,36 @@ class RegionBoundary:
     """
 
     def __init__(self, object_ids: Iterable[int] | None = None) -> None:
-        self._fixed = None if object_ids is None else tuple(object_ids)
+        self._fixed = None if object_ids is None else tuple(int(i) for i in object_ids)
         self.reset()
 
     def reset(self) -> None:
         """Forget all frames."""
-        self._seen: set[int] = set(self._fixed or ())
         self._true: set[int] = set(self._fixed or ())
+        self._predicted: set[int] = set()
         self._region: dict[int, list[float]] = {}
         self._boundary: dict[int, list[float]] = {}
 
-    def update(self, prediction: LabelMap, truth: LabelMap) -> None:
-        """Score one frame: label maps (H, W) of equal size, 0 for background.
+    def update(self, prediction: Maps, truth: Maps) -> None:
+        """Score one frame, or several consecutive ones.
 
-        Raises InputError if the sizes differ.
+        Either label maps (H, W) or (T, H, W), integers, 0 for background; or masks, bool (M, H, W)
+        or (T, M, H, W), in the order of object_ids (without them, objects 1 to M).
+        Raises InputError if the shapes differ or do not fit the number of objects.
         """
-        if prediction.shape != truth.shape:
+        _check_shapes(prediction, truth)
+        if (prediction.dtype == bool) != (truth.dtype == bool):
             raise InputError(
-                f"the prediction has shape {prediction.shape}, the ground truth {truth.shape}"
+                f"the prediction is {prediction.dtype} and the ground truth {truth.dtype}; give two"
+                " label maps (integers) or two stacks of masks (bool)"
             )
-        if self._fixed is None:
-            in_truth = _ids(truth)
-            self._true |= in_truth
-            self._seen |= in_truth | _ids(prediction)
-        for object_id in self._seen:
-            region, boundary = region_and_boundary(prediction == object_id, truth == object_id)
-            self._region.setdefault(object_id, []).append(region)
-            self._boundary.setdefault(object_id, []).append(boundary)
+        if prediction.dtype == bool:
+            pairs, ids = self._masks(prediction, truth)
+        else:
+            pairs, ids = self._labels(prediction, truth)
+        for object_id, region, boundary in zip(ids, *_scores(pairs), strict=True):
+            self._region.setdefault(object_id, []).append(float(region))
+            self._boundary.setdefault(object_id, []).append(float(boundary))
 
     def compute(self) -> RegionBoundaryResult:
         """Scores so far, objects in ascending order."""
@@ -128,108 +162,172 @@ class RegionBoundary:
                 )
                 for object_id in sorted(self._true)
                 if object_id in self._region
-            )
+            ),
+            tuple(sorted(self._predicted - self._true)),
         )
 
+    def _masks(self, prediction: Maps, truth: Maps) -> tuple[list[_Pair], list[int]]:
+        """One pair for each frame and object of masks (M, H, W) or (T, M, H, W)."""
+        if prediction.ndim not in (3, 4):
+            raise InputError(f"masks are bool (M, H, W) or (T, M, H, W), got {prediction.shape}")
+        objects = prediction.shape[-3]
+        ids = tuple(range(1, objects + 1)) if self._fixed is None else self._fixed
+        if len(ids) != objects:
+            raise InputError(f"{objects} masks a frame for {len(ids)} objects; give one for each")
+        self._true |= set(ids)
+        flat = _flat(prediction), _flat(truth)
+        pairs = [_Pair(p, t, True) for p, t in zip(*flat, strict=True)]
+        return pairs, list(ids) * (len(pairs) // max(objects, 1))
 
-def region_and_boundary(prediction: Mask, truth: Mask) -> tuple[float, float]:
-    """J and F of one object in one frame, masks bool (H, W)."""
-    window = _window(prediction | truth)
-    if window is None:
-        return 1.0, 1.0
-    radius = math.ceil(BOUND_SHARE * math.hypot(*truth.shape))
-    bottom, right = window[0].stop == truth.shape[0], window[1].stop == truth.shape[1]
-    near, wanted = prediction[window], truth[window]
-    region = np.count_nonzero(near & wanted) / np.count_nonzero(near | wanted)
-    boundary = boundary_accuracy(
-        boundary_map(near, bottom, right), boundary_map(wanted, bottom, right), radius
-    )
-    return region, boundary
+    def _labels(self, prediction: Maps, truth: Maps) -> tuple[list[_Pair], list[int]]:
+        """One pair for each frame and object of label maps (H, W) or (T, H, W)."""
+        if prediction.ndim not in (2, 3):
+            raise InputError(f"label maps are (H, W) or (T, H, W), got shape {prediction.shape}")
+        prediction, truth = _compact(prediction), _compact(truth)
+        pairs, ids = [], []
+        for predicted, true in zip(_flat(prediction), _flat(truth), strict=True):
+            self._predicted |= _ids(predicted)
+            if self._fixed is None:
+                self._true |= _ids(true)
+            counted = sorted(self._true | self._predicted) if self._fixed is None else self._fixed
+            pairs += [_Pair(predicted, true, object_id) for object_id in counted]
+            ids += counted
+        return pairs, ids
 
 
-def _window(mask: Mask) -> tuple[slice, slice] | None:
-    """The bounding box of a mask with one pixel around it, cut at the picture; None if empty."""
-    rows = np.flatnonzero(mask.any(axis=1))
-    if len(rows) == 0:
-        return None
-    columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
-    height, width = mask.shape
-    return (
-        slice(max(rows[0] - 1, 0), min(rows[-1] + 2, height)),
-        slice(max(columns[0] - 1, 0), min(columns[-1] + 2, width)),
-    )
+def region_and_boundary(prediction: Mask, truth: Mask) -> tuple[Scores, Scores]:
+    """J and F of masks bool (..., H, W), each float64 (...).
 
-
-def boundary_map(mask: Mask, at_bottom: bool = True, at_right: bool = True) -> Mask:
-    """Pixels of a mask (H, W) that differ from their right, lower or lower right neighbour.
-
-    The last row looks right only and the last column down only, as in the benchmark's code;
-    at_bottom and at_right say whether the mask's edges are those of the picture.
+    Two empty masks score 1; an empty one and another score 0.
     """
-    padded = np.pad(mask, ((0, 1), (0, 1)))
-    here, right, below = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1]
-    edge = (here ^ right) | (here ^ below) | (here ^ padded[1:, 1:])
-    if at_bottom:
-        edge[-1] = mask[-1] ^ right[-1]
-    if at_right:
-        edge[:, -1] = mask[:, -1] ^ below[:, -1]
-    if at_bottom and at_right:
-        edge[-1, -1] = False
-    return edge
+    _check_shapes(prediction, truth)
+    flat = _flat(prediction), _flat(truth)
+    region, boundary = _scores([_Pair(p, t, True) for p, t in zip(*flat, strict=True)])
+    return region.reshape(prediction.shape[:-2]), boundary.reshape(prediction.shape[:-2])
 
 
-def boundary_accuracy(prediction: Mask, truth: Mask, radius: int) -> float:
-    """F of two boundary maps (H, W): the harmonic mean of precision and recall."""
-    predicted, true = np.nonzero(prediction), np.nonzero(truth)
-    if len(predicted[0]) == 0 or len(true[0]) == 0:
-        # One side empty gives precision 1 and recall 0 or the other way round; both empty is right.
-        return float(len(predicted[0]) == len(true[0]))
-    precision = _matched(predicted, truth, radius)
-    recall = _matched(true, prediction, radius)
-    return 0.0 if precision + recall == 0 else 2 * precision * recall / (precision + recall)
-
-
-def _matched(pixels: tuple[NDArray[np.intp], ...], others: Mask, radius: int) -> float:
-    """Share of the pixels (rows, columns) with a pixel of `others` (H, W) within the radius."""
-    height, width = others.shape
-    # running[y + radius, x + radius + 1] counts the pixels of row y up to and including column x.
-    running = np.zeros((height + 2 * radius, width + 2 * radius + 1), np.int16)
-    inner = running[radius : radius + height, radius + 1 : radius + 1 + width]
-    np.cumsum(others, axis=1, out=inner, dtype=np.int16)
-    running[:, radius + 1 + width :] = running[:, radius + width, None]
-    stride = running.shape[1]
-    flat = running.ravel()
-    centre = (pixels[0] + radius) * stride + pixels[1] + radius
-    for offset in sorted(range(-radius, radius + 1), key=abs):
-        half = math.isqrt(radius**2 - offset**2)
-        row = centre + offset * stride
-        # Pixels that found a partner need not look at further rows.
-        centre = centre[flat[row + half + 1] == flat[row - half]]
-        if len(centre) == 0:
-            break
-    return 1.0 - len(centre) / len(pixels[0])
-
-
-def statistics(scores: list[float]) -> Statistics:
+def statistics(scores: Sequence[float]) -> Statistics:
     """Mean, recall and decay of the scores of consecutive frames (at least one)."""
-    values = np.array(scores)
-    # Part limits as in the DAVIS code, where numbers above 255 frames wrapped around; here not.
+    values = np.asarray(scores, dtype=np.float64)
+    # Limits of the parts as in the DAVIS code, where numbers above 255 wrapped around; here not.
     limits = np.round(np.linspace(1, len(values), DECAY_PARTS + 1) + 1e-10).astype(int) - 1
     first = values[limits[0] : limits[1] + 1].mean()
     last = values[limits[-2] : limits[-1] + 1].mean()
-    return Statistics(
-        float(values.mean()), float((values > RECALL_THRESHOLD).mean()), float(first - last)
+    recall = (values > RECALL_THRESHOLD).mean()
+    return Statistics(float(values.mean()), float(recall), float(first - last))
+
+
+class _Pair(NamedTuple):
+    """One object on one frame: its pixels are those of two maps (H, W) that equal `value`."""
+
+    prediction: NDArray[Any]
+    truth: NDArray[Any]
+    value: int | bool
+
+
+class _Window(NamedTuple):
+    """Rows top to bottom and columns left to right, ends excluded."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
+def _scores(pairs: Sequence[_Pair]) -> tuple[Scores, Scores]:
+    """J and F of pairs of maps of one size."""
+    region, boundary = np.ones(len(pairs)), np.ones(len(pairs))
+    windows = [_window(pair) for pair in pairs]
+    visible = [k for k, window in enumerate(windows) if window is not None]
+    for start in range(0, len(visible), _BATCH):
+        batch = visible[start : start + _BATCH]
+        masks = _cut([pairs[k] for k in batch], [w for k in batch if (w := windows[k])])
+        radius = math.ceil(BOUND_SHARE * math.hypot(*pairs[0].truth.shape))
+        region[batch], boundary[batch] = _score_masks(masks, radius)
+    return region, boundary
+
+
+def _window(pair: _Pair) -> _Window | None:
+    """The bounding box of an object in both maps, with one pixel around it; None if it is in none.
+
+    Boundaries lie at most one pixel to the upper left of the object, so that all is inside.
+    """
+    joint = pair.prediction == pair.value
+    joint |= pair.truth == pair.value
+    rows = np.flatnonzero(joint.any(axis=1))
+    if len(rows) == 0:
+        return None
+    columns = np.flatnonzero(joint[rows[0] : rows[-1] + 1].any(axis=0))
+    height, width = joint.shape
+    return _Window(
+        max(int(rows[0]) - 1, 0),
+        max(int(columns[0]) - 1, 0),
+        min(int(rows[-1]) + 2, height),
+        min(int(columns[-1]) + 2, width),
     )
 
 
-def _ids(labels: LabelMap) -> set[int]:
-    """The ids in a label map but the background's; a few comparisons beat sorting all pixels."""
+def _cut(pairs: Sequence[_Pair], windows: Sequence[_Window]) -> Mask:
+    """Masks bool (2, M, h, w), predicted and true, cut out at the windows grown to one size.
+
+    Windows stay inside the picture, so that their last row and column are those of the picture or
+    hold no object.
+    """
+    rows, columns = pairs[0].truth.shape
+    height = max(window.bottom - window.top for window in windows)
+    width = max(window.right - window.left for window in windows)
+    masks = np.empty((2, len(pairs), height, width), dtype=bool)
+    for place, (pair, window) in enumerate(zip(pairs, windows, strict=True)):
+        top, left = min(window.top, rows - height), min(window.left, columns - width)
+        cut = slice(top, top + height), slice(left, left + width)
+        np.equal(pair.prediction[cut], pair.value, out=masks[0, place])
+        np.equal(pair.truth[cut], pair.value, out=masks[1, place])
+    return masks
+
+
+def _score_masks(masks: Mask, radius: int) -> tuple[Scores, Scores]:
+    """J and F of masks bool (2, M, h, w), predicted and true; no pair is empty on both sides."""
+    number, height, width = masks.shape[1:]
+    bits = pack(masks.reshape(-1, height, width), radius)
+    edges = boundaries(bits, width)
+    reached = dilate(edges, radius)
+    areas, lengths = count(bits), count(edges)
+    overlap = count(bits[:number] & bits[number:])
+    region = overlap / (areas[:number] + areas[number:] - overlap)
+    # Boundary pixels with a pixel of the other boundary within the radius.
+    matched = count(edges & np.concatenate((reached[number:], reached[:number])))
+    precision, recall = (matched / np.maximum(lengths, 1)).reshape(2, number)
+    total = precision + recall
+    boundary = np.where(total > 0, 2 * precision * recall / np.where(total > 0, total, 1), 0.0)
+    # A mask that fills the picture has no boundary; two without one agree.
+    boundary[(lengths[:number] == 0) & (lengths[number:] == 0)] = 1.0
+    return region, boundary
+
+
+def _check_shapes(prediction: NDArray[Any], truth: NDArray[Any]) -> None:
+    if prediction.shape != truth.shape or prediction.ndim < 2:
+        raise InputError(
+            f"the prediction has shape {prediction.shape}, the ground truth {truth.shape}; they"
+            " must be equally large"
+        )
+
+
+def _flat(maps: NDArray[Any]) -> NDArray[Any]:
+    """Maps (..., H, W) as (number, H, W)."""
+    number = math.prod(maps.shape[:-2])
+    return maps.reshape(number, *maps.shape[-2:])
+
+
+def _compact(labels: NDArray[Any]) -> NDArray[Any]:
+    """Label maps as uint8 where the ids allow it: comparing them takes a quarter of the time."""
+    if labels.dtype.itemsize > 1 and labels.min(initial=0) >= 0 and labels.max(initial=0) < 256:
+        return labels.astype(np.uint8)
+    return labels
+
+
+def _ids(labels: NDArray[Any]) -> set[int]:
+    """The ids in a label map but the background's."""
     largest = int(labels.max(initial=0))
-    if labels.dtype == np.uint8 and largest <= FEW_IDS:
+    if labels.dtype == np.uint8 and largest <= _FEW_IDS:
         return {i for i in range(1, largest + 1) if (labels == i).any()}
     return set(np.unique(labels).tolist()) - {0}
-
-
-def _mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return float(np.mean(listed)) if listed else math.nan
