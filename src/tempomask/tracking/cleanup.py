@@ -1,4 +1,4 @@
-"""Clean-ups of masks: filling holes, and giving each pixel to one object (facts 1.6)."""
+"""Clean-ups of masks: filling holes, and giving each pixel to one object (SAM 2's options)."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ class TrackingOptions:
         otherwise a prompt is unknown until its frame comes.
 
     Masks:
-    fill_holes: background specks of at most this many low-resolution pixels are filled
-        [fill_hole_area].
+    fill_holes: background specks of at most this many low-resolution pixels are filled in results,
+        and with them in what is remembered of a prompted frame [fill_hole_area].
     non_overlapping: each pixel of the result belongs to one object at most [non_overlap_masks].
     non_overlapping_memory: the same for masks before they are memorised
         [non_overlap_masks_for_mem_enc].

@@ -1,4 +1,4 @@
-"""From a video frame to the network's input: resize to a square, normalise (facts 1.7).
+"""From a video frame to the network's input: resize to a square, normalise.
 
 SAM 2 resizes video frames with PIL's bicubic filter; transformers' video processor bilinearly.
 """

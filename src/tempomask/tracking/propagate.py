@@ -76,11 +76,7 @@ def track(
     """
     options = options or TrackingOptions()
     ordered = _checked_prompts(prompts, source)
-    if direction not in ("forward", "backward", "both"):
-        raise InputError(f'direction must be "forward", "backward" or "both", got {direction!r}')
-    if not source.seekable and (direction != "forward" or options.lookahead):
-        what = "lookahead" if options.lookahead else f"direction {direction!r}"
-        raise InputError(f"{what} needs a source that can be read in any order, such as a file")
+    _check_direction(direction, source, options.lookahead)
     new_session = partial(
         Session,
         segmenter,
@@ -103,6 +99,15 @@ def track(
     first = 0 if start is None else start
     passes.check_range(first, end)
     return passes.both(first, end)
+
+
+def _check_direction(direction: str, source: FrameSource, lookahead: bool) -> None:
+    """InputError for an unknown direction, and where the source would have to be rewound."""
+    if direction not in ("forward", "backward", "both"):
+        raise InputError(f'direction must be "forward", "backward" or "both", got {direction!r}')
+    if not source.seekable and (direction != "forward" or lookahead):
+        what = "lookahead" if lookahead else f"direction {direction!r}"
+        raise InputError(f"{what} needs a source that can be read in any order, such as a file")
 
 
 def _checked_prompts(prompts: Prompt | Iterable[Prompt], source: FrameSource) -> list[Prompt]:

@@ -1,4 +1,4 @@
-"""Which memories a frame attends to: SAM 2's rule (facts 1.5; SAM 2 paper, section 4).
+"""Which memories a frame attends to: SAM 2's rule (paper, section 4, memory bank).
 
 Time runs in the direction of tracking; in reverse the rule is the same on negated frame numbers.
 """
