@@ -1,6 +1,6 @@
 """Prompts made from a true mask, as the semi-supervised protocols do: mask, box, or clicks.
 
-Clicks go to the middle of the largest error (facts 8): the maximum of the distance transform.
+Clicks go to the middle of the largest error: the maximum of the distance transform.
 """
 
 from __future__ import annotations

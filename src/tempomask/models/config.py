@@ -1,4 +1,4 @@
-"""Configurations of the segmenters: frozen dataclasses with named variants (facts: SAM 2 configs).
+"""Configurations of the segmenters: frozen dataclasses with named variants.
 
 Sizes are in pixels or channels. `segmenter_config(name)` is the one way to a named variant.
 """
@@ -116,8 +116,8 @@ class SegmenterConfig:
         if image_size < 2 * step or image_size % step:
             below = max(2 * step, image_size // step * step)
             raise InputError(
-                f"image_size {image_size} does not fit {self.name}: it must be a multiple of {step},"
-                f" for instance {below} or {below + step}"
+                f"image_size {image_size} does not fit {self.name}: it must be a multiple of"
+                f" {step}, for instance {below} or {below + step}"
             )
         return replace(self, image_size=image_size)
 

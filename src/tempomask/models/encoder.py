@@ -1,8 +1,8 @@
 """The encoder contract: one routed stack of blocks, and the policy that decides which of them run.
 
-Every image encoder (`hiera.py`, `vit.py`, `hybrid.py`) embeds the picture, asks a `Policy` once for a
-`Plan`, and runs its blocks through that plan. A routing method (a static plan, the prediction-aware
-router of RDS, AdaViT, DyT) therefore needs no subclass of a network.
+Every image encoder (`hiera.py`, `vit.py`, `hybrid.py`) embeds the picture, asks a `Policy` once for
+a `Plan`, and runs its blocks through that plan. A routing method (a static plan, the
+prediction-aware router of RDS, AdaViT, DyT) therefore needs no subclass of a network.
 
 Shapes: B batch, S image side, L number of blocks, h x w token grid, C channels.
 """
@@ -32,7 +32,7 @@ class EncoderOutput(NamedTuple):
 class RoutedBlock(nn.Module):
     """A residual block in two halves, so that a plan may skip all of it or one half.
 
-    A subclass implements `attend` and `feed_forward`, both residual: (B, h, w, C) to (B, h', w', C').
+    A subclass implements `attend` and `feed_forward`, both residual, on maps (B, h, w, C).
     """
 
     def attend(self, x: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class Encoder(nn.Module):
     ) -> tuple[list[Tensor], Tensor]:
         """Run the stack on the embedding x (B, h, w, C).
 
-        Returns the maps emitted after `feature_blocks` (channels-last) and the record of blocks run.
+        Returns the channels-last maps emitted after `feature_blocks`, and which blocks ran.
         """
         everything = KeepPlan([True] * self.num_blocks)
         plan = everything if policy is None else policy.plan(x, previous_masks)

@@ -1,8 +1,8 @@
-"""nano's encoder: an EfficientNet-Lite0 stem to stride 32, then plain transformer blocks at stride 16.
+"""nano's encoder: an EfficientNet-Lite0 stem, then plain transformer blocks at stride 16.
 
-The stem gives local features cheaply (and starts from ImageNet weights); its stride-16 and stride-32
-maps together are the patch embedding of a stack of equal blocks, every one of which can be skipped.
-Normalisation of the stem is folded into its convolutions, so it has none at run time.
+The stem gives local features cheaply (and starts from ImageNet weights); its stride-16 and
+stride-32 maps together are the patch embedding of a stack of equal blocks, every one of which can
+be skipped. Normalisation of the stem is folded into its convolutions, so it has none at run time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tempomask.models.encoder import Encoder, EncoderOutput, Policy, RoutedBlock
 from tempomask.ops.attention import multi_head_attention
 from tempomask.ops.rope import axial_table, rotate
 
-# EfficientNet-Lite0: (expansion, kernel, stride, output channels, repeats) of each stage but the last.
+# EfficientNet-Lite0 but for its last stage: (expansion, kernel, stride, channels, repeats).
 STAGES = (
     (1, 3, 1, 16, 1),
     (6, 3, 2, 24, 2),
@@ -31,7 +31,7 @@ FEATURE_STAGES = (1, 2, 4, 5)
 
 
 def same_padding(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """Pad so that a convolution keeps ceil(size / stride), the odd pixel at the end (TensorFlow)."""
+    """Pad for an output of ceil(size / stride), the odd pixel at the end (TensorFlow)."""
     pads = []
     for size in (x.shape[-1], x.shape[-2]):
         total = max((-(size // -stride) - 1) * stride + kernel - size, 0)
@@ -150,6 +150,8 @@ class HybridEncoder(Encoder):
         self, image: Tensor, policy: Policy | None = None, previous_masks: Tensor | None = None
     ) -> EncoderOutput:
         """image (B, 3, S, S), normalised; S a multiple of 32. See `EncoderOutput`."""
+        # Depthwise convolutions run nearly twice as fast on a CPU with the channels last.
+        image = image.contiguous(memory_format=torch.channels_last)
         stride_4, stride_8, stride_16, stride_32 = self.stem(image)
         coarse = F.interpolate(self.embed_coarse(stride_32), scale_factor=2.0, mode="nearest")
         embedding = self.embed_norm((self.embed(stride_16) + coarse).permute(0, 2, 3, 1))

@@ -1,4 +1,4 @@
-"""SAM 2's mask decoder: masks, their predicted IoU, an object score and the object token (facts 1.6).
+"""SAM 2's mask decoder: masks, predicted IoU, object score and tokens (arXiv 2408.00714).
 
 N objects, M mask tokens (one single-mask token, then the multimask tokens), C hidden_dim.
 """
@@ -54,7 +54,7 @@ class MaskDecoder(nn.Module):
         return self.stride_4(stride_4), self.stride_8(stride_8)
 
     def upscale(self, image: Tensor, high_resolution: tuple[Tensor, ...]) -> Tensor:
-        """image (N, C, h, w) to (N, C/8, 4h, 4w), adding the frame's finer features if there are."""
+        """image (N, C, h, w) to (N, C/8, 4h, 4w), with the frame's finer features if any."""
         x = self.upscale_8(image)
         if high_resolution:
             stride_4, stride_8 = high_resolution

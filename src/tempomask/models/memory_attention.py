@@ -1,6 +1,7 @@
-"""SAM 2's memory attention: the frame's feature attends to itself and to the memories (facts 1.3).
+"""SAM 2's memory attention: a frame attends to itself and to the memories (arXiv 2408.00714).
 
-N objects, h x w the stride-16 grid, T remembered frames, K = T * h * w + pointer tokens, D hidden_dim.
+N objects, h x w the stride-16 grid, T remembered frames, D hidden_dim, K = T * h * w + pointer
+tokens.
 """
 
 from __future__ import annotations

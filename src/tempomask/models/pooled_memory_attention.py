@@ -1,9 +1,9 @@
 """EfficientTAM's efficient memory cross-attention: keys and values pooled 2x2 (Eq. 5 and Eq. 6).
 
 A pooled key stands for the four keys of its window. In the softmax it must count four times, which
-is ln 4 added to its logit (Eq. 5). Eq. 6 adds ln 4 to every channel of the pooled key instead, so its
-logit moves by ln 4 times the mean-free sum of the query: not the same function, but what the released
-`_2` checkpoints were trained with.
+is ln 4 added to its logit (Eq. 5). Eq. 6 adds ln 4 to every channel of the pooled key instead, so
+its logit moves by ln 4 times the scaled sum of the query: not the same function, but what the
+released `_2` checkpoints were trained with (arXiv 2411.18933).
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ LOG_WINDOW_AREA = math.log(WINDOW * WINDOW)
 
 def pool_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
     """Average windows within each frame: (N, T * h * w, D) to (N, T * h/2 * w/2, D)."""
-    n, tokens, dim = x.shape
-    height, width = grid
-    maps = x.reshape(-1, height, width, dim).permute(0, 3, 1, 2)
+    maps = x.reshape(-1, *grid, x.shape[2]).permute(0, 3, 1, 2)
     pooled = F.avg_pool2d(maps, WINDOW)
-    return pooled.permute(0, 2, 3, 1).reshape(n, -1, dim)
+    return pooled.permute(0, 2, 3, 1).reshape(x.shape[0], -1, x.shape[2])
 
 
 def pooled_attention(

@@ -1,4 +1,4 @@
-"""SAM's prompt encoder: points, box corners and mask prompts (facts 1.6).
+"""SAM's prompt encoder: points, box corners and mask prompts (arXiv 2408.00714).
 
 N objects, P points, C hidden_dim, h x w the stride-16 grid.
 """

@@ -1,4 +1,4 @@
-"""The assembled segmenter in four steps: encode, attend, decode, memorise (SAM 2, EfficientTAM, nano).
+"""The assembled segmenter in four steps: encode, attend, decode, memorise.
 
 The segmenter keeps nothing of a video; `tempomask.tracking` owns all state.
 
@@ -34,7 +34,7 @@ STABILITY_DELTA, STABILITY_THRESHOLD = 0.05, 0.98
 
 
 class Encoded(NamedTuple):
-    """features (B, C, h, w); high_resolution: () or (stride 4, stride 8) maps; blocks as the encoder."""
+    """features (B, C, h, w); high_resolution: () or stride-4 and -8 maps; blocks as the encoder's."""
 
     features: Tensor
     high_resolution: tuple[Tensor, ...]
@@ -142,7 +142,7 @@ class Segmenter(nn.Module):
         return self.memory_attention(features, position, self._memory_tokens(memory))
 
     def _memory_tokens(self, memory: MemoryInputs) -> MemoryTokens:
-        n, _, dim, height, width = memory.spatial.shape
+        dim, height, width = memory.spatial.shape[2:]
         spatial = memory.spatial.permute(0, 1, 3, 4, 2).flatten(1, 3)
         grid = grid_sine(height, width, dim, spatial.device).flatten(1).T
         time = self.memory_temporal_encoding[memory.temporal_index]
@@ -282,8 +282,8 @@ class Segmenter(nn.Module):
     ) -> Tensor:
         """Memories (N, memory_dim, h, w) of N masks on a frame.
 
-        features (1 or N, C, h, w): the raw encoder feature; logits (N, 1, ., .) at any size, brought
-        to S x S bilinearly; object_score (N,); binarise: use logits > 0 instead of probabilities.
+        features (1 or N, C, h, w): the raw encoder feature; logits (N, 1, ., .) at any size,
+        brought to S x S bilinearly; object_score (N,); binarise: logits > 0, not probabilities.
         """
         size = (self.config.image_size, self.config.image_size)
         if logits.shape[2:] != size:

@@ -1,4 +1,4 @@
-"""SAM's two-way transformer: prompt tokens and image features attend to each other (facts 1.6)."""
+"""SAM's two-way transformer: prompt tokens and image features attend to each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SAM 2's training losses: focal, dice, IoU and object score (facts 1.7, training recipe).
+"""SAM 2's training losses: focal, dice, IoU and object score (arXiv 2408.00714, appendix D).
 
 N objects, M candidate masks.
 """
