@@ -34,7 +34,7 @@ STABILITY_DELTA, STABILITY_THRESHOLD = 0.05, 0.98
 
 
 class Encoded(NamedTuple):
-    """features (B, C, h, w); high_resolution: () or stride-4 and -8 maps; blocks as the encoder's."""
+    """features (B, C, h, w); high_resolution: () or stride-4 and -8 maps; blocks: which ran."""
 
     features: Tensor
     high_resolution: tuple[Tensor, ...]
