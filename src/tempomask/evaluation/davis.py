@@ -23,7 +23,7 @@ from tempomask.evaluation.prompts import (
     check_kind,
     first_frame_prompts,
 )
-from tempomask.media.atomic import make_folder, replacing
+from tempomask.media.atomic import make_folder, replacing, write_errors
 from tempomask.media.masks import read_mask, write_label_png
 from tempomask.metrics.region_boundary import ObjectScore, RegionBoundary, RegionBoundaryResult
 from tempomask.models.encoder import Policy
@@ -157,7 +157,8 @@ class _SequenceRun:
         options: dict[str, Any],
         folder: Path | None,
     ) -> None:
-        self.sequence, self.folder = sequence, folder
+        self.sequence = sequence
+        self.masks = None if folder is None else make_folder(folder / "masks" / sequence.name)
         self.prompt: PromptKind = prompt
         self.first = sequence.label_map(0)
         self.object_ids = _object_ids(sequence)
@@ -175,9 +176,10 @@ class _SequenceRun:
             labels = self._step(index, frame)
             if 0 < index < len(self.sequence) - 1:
                 metric.update(labels, self.sequence.label_map(index))
-            if self.folder is not None:
-                path = self.folder / "masks" / self.sequence.name
-                write_label_png(path / f"{self.sequence.pictures[index].stem}.png", labels)
+            if self.masks is not None:
+                path = self.masks / f"{self.sequence.pictures[index].stem}.png"
+                with write_errors(path):
+                    write_label_png(path, labels)
             if progress is not None:
                 progress(self.sequence.name, index + 1, len(self.sequence))
         return SequenceScore(self.sequence.name, metric.compute(), len(self.sequence), self.seconds)
