@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -41,7 +42,8 @@ def said(*options: tuple[str, str]) -> list[tuple[object, ...]]:
             [(0, 1, [[1, 2], [3, 4]], [1, 0], [0, 0, 9, 9])],
         ),
         (
-            [("point", "1,2"), ("object_id", "2"), ("box", "0,0,9,9"), ("frame", "5"), ("point", "3,4")],
+            [("point", "1,2"), ("object_id", "2"), ("box", "0,0,9,9"), ("frame", "5"),
+             ("point", "3,4")],
             [
                 (0, 1, [[1, 2]], [1], None),
                 (0, 2, None, None, [0, 0, 9, 9]),
@@ -119,10 +121,10 @@ def test_the_command_keeps_the_order_across_options() -> None:
     def track(
         ctx: typer.Context,
         source: str,
-        point: list[str] = typer.Option([]),
-        object_id: list[str] = typer.Option([], "--object"),
-        model: str = typer.Option("nano"),
-        fast: bool = typer.Option(False, "--fast"),
+        point: Annotated[list[str], typer.Option()],
+        object_id: Annotated[list[str], typer.Option("--object")],
+        model: str = "nano",
+        fast: Annotated[bool, typer.Option("--fast")] = False,
     ) -> None:
         seen.extend(given_options(ctx))
         assert point == ["1,2", "3,4"]

@@ -12,8 +12,11 @@ from typing import Annotated
 import typer
 
 from tempomask import __version__
-from tempomask.apps import console
+from tempomask.apps import console, evaluate
+from tempomask.apps.demo import demo
 from tempomask.apps.models import models
+from tempomask.apps.prompt_options import OrderedCommand
+from tempomask.apps.track import track
 from tempomask.apps.train import train
 from tempomask.errors import InputError
 
@@ -26,6 +29,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(cls=OrderedCommand)(track)
+app.add_typer(evaluate.app, name="eval")
+app.command()(demo)
 app.command()(models)
 app.command()(train)
 

@@ -11,7 +11,7 @@ from tempomask.apps import console
 
 
 def train(
-    model: Annotated[str, typer.Argument(help="Model to train.")] = "nano",
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="Model to train.")] = "nano",
     *,
     data: Annotated[
         Path, typer.Option(help="Folder that holds the training data.", show_default=False)

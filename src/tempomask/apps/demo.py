@@ -1,0 +1,110 @@
+"""`tempomask demo`: one click on the bundled clip, tracked by the bundled model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tempomask.apps import choices, console
+
+CLIP = Path(__file__).parent.parent / "assets" / "clip"
+# On the saucer, in the first frame of the clip.
+CLICK = (104.0, 92.0)
+_CELLS = 9
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
+    *,
+    model: choices.ModelName = None,
+    checkpoint: choices.Checkpoint = None,
+    image_size: choices.ImageSize = None,
+    device: choices.Device = "auto",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
+    ] = False,
+) -> None:
+    """Track a flying saucer through the bundled clip from one click.
+
+    Writes an overlay video, masks, a contact sheet and a chart of which encoder blocks ran, and
+    compares the masks with the exact ones that come with the clip.
+    """
+    from tempomask.api import load
+    from tempomask.apps.tracking_run import CHART, Request, follow, print_report
+    from tempomask.media.video import open_video
+    from tempomask.types import Prompt
+
+    source = CLIP / "clip.mp4"
+    request = Request(
+        source=str(source),
+        prompts=[Prompt(points=[CLICK])],
+        direction="forward",
+        start=None,
+        end=None,
+        options={},
+        out=out,
+        save=frozenset({"masks", "overlay", CHART}),
+        resume=False,
+    )
+    with open_video(source) as video:
+        report, files = follow(request, video, load(model, checkpoint, image_size, device))
+    files["sheet"] = draw_sheet(out)
+    report["iou"] = round(mean_iou(out), 4)
+    if as_json:
+        console.print_json({**report, "files": {name: str(path) for name, path in files.items()}})
+    else:
+        print_report(report, files)
+        console.out.print(f"mean IoU with the exact masks: {report['iou']:.3f}")
+    if report["interrupted"]:
+        raise typer.Exit(console.INTERRUPTED)
+
+
+def draw_sheet(out: Path) -> Path:
+    """A PNG with frames of the whole run and their masks."""
+    from tempomask.media.journal import open_journal
+    from tempomask.media.masks import save_png
+    from tempomask.media.overlay import contact_sheet, draw_overlay, evenly_spaced
+    from tempomask.media.video import open_video
+    from tempomask.media.writers import JOURNAL
+
+    journal = open_journal(out / JOURNAL)
+    indices = sorted(journal.finished)
+    shown = {indices[place] for place in evenly_spaced(len(indices), _CELLS)}
+    cells, captions = [], []
+    with open_video(CLIP / "clip.mp4") as video:
+        fps = video.fps or 24.0
+        for index, frame in video.frames(0, max(shown) + 1):
+            if index in shown:
+                cells.append(draw_overlay(frame, journal.record(index)))
+                captions.append(f"frame {index}, {index / fps:.1f} s")
+    journal.close()
+    path = out / "contact_sheet.png"
+    save_png(path, contact_sheet(cells, captions))
+    return path
+
+
+def mean_iou(out: Path) -> float:
+    """Mean IoU of the written masks with the exact ones, after the frame that was clicked.
+
+    Frames where the object is hidden count 1 if nothing was found there, else 0.
+    """
+    import numpy as np
+
+    from tempomask.media.journal import open_journal
+    from tempomask.media.writers import JOURNAL
+
+    with np.load(CLIP / "masks.npz") as archive:
+        frames, height, width = (int(side) for side in archive["shape"])
+        exact = np.unpackbits(archive["packed"], axis=-1, count=width).astype(bool)
+    exact = exact.reshape(frames, height, width)
+    journal = open_journal(out / JOURNAL)
+    ious: list[Any] = []
+    for record in journal.records():
+        if record.index:
+            found, truth = record.masks.any(axis=0), exact[record.index]
+            union = np.count_nonzero(found | truth)
+            ious.append(np.count_nonzero(found & truth) / union if union else 1.0)
+    journal.close()
+    return float(np.mean(ious)) if ious else 0.0

@@ -1,0 +1,173 @@
+"""`tempomask eval davis`: the scores of a model on DAVIS 2016 or 2017, or on data laid out so."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tempomask.apps import choices, console
+
+if TYPE_CHECKING:
+    from tempomask.evaluation.davis import EvaluationSummary
+    from tempomask.evaluation.prompts import PromptKind
+
+app = typer.Typer(
+    help="Score a model, or masks on disk, on a dataset.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _group() -> None:
+    """Score a model, or masks on disk, on a dataset."""
+
+
+@app.command()
+def davis(
+    root: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ROOT", help="Folder with JPEGImages/ and Annotations/.", show_default=False
+        ),
+    ],
+    *,
+    model: choices.ModelName = None,
+    checkpoint: choices.Checkpoint = None,
+    image_size: choices.ImageSize = None,
+    device: choices.Device = "auto",
+    dtype: choices.DType = "auto",
+    sequences: Annotated[
+        str | None, typer.Option(help="Only these, such as dog,camel.", show_default=False)
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="List of sequences, such as 2017/val.", show_default=False),
+    ] = None,
+    prompt: Annotated[
+        str,
+        typer.Option(help="What is given on the first frame: mask, box, click, 3clicks, 5clicks."),
+    ] = "mask",
+    single_object: Annotated[
+        bool, typer.Option("--single-object", help="All objects as one, as in DAVIS 2016.")
+    ] = False,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Score this folder of SEQ/NNNNN.png instead of a model.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for masks/, results.csv and summary.json.", show_default=False),
+    ] = None,
+    preset: choices.PresetName = "evaluation",
+    compatibility: choices.CompatibilityName = "official",
+    fill_holes: choices.FillHoles = None,
+    non_overlapping: choices.NonOverlapping = False,
+    dynamic_multimask: choices.DynamicMultimask = False,
+    memory_stride: choices.MemoryStride = None,
+    objects_per_batch: choices.ObjectsPerBatch = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
+    ] = False,
+) -> None:
+    """Track every sequence of ROOT from its first annotation and print J, F and J&F.
+
+    FPS leaves decoding and writing out. First and last frames are not scored, as DAVIS does it.
+    """
+    from tempomask.evaluation.davis import evaluate, evaluate_masks
+
+    names = None if sequences is None else [name for name in sequences.split(",") if name]
+    wanted: dict[str, Any] = {
+        "split": split,
+        "sequences": names,
+        "single_object": single_object,
+        "out": out,
+    }
+    if masks is not None:
+        summary = evaluate_masks(root, masks, **wanted)
+    else:
+        from tempomask.api import DTypeName, load
+
+        loaded = load(model, checkpoint, image_size, device, cast(DTypeName, dtype))
+        options = choices.chosen(
+            preset=preset,
+            compatibility=compatibility,
+            fill_holes=fill_holes,
+            non_overlapping=non_overlapping,
+            dynamic_multimask=dynamic_multimask,
+            memory_stride=memory_stride,
+            objects_per_batch=objects_per_batch,
+        )
+        with _Bars() as bars:
+            summary = evaluate(
+                loaded,
+                root,
+                prompt=cast("PromptKind", prompt),
+                progress=bars.show,
+                **wanted,
+                **options,
+            )
+    if as_json:
+        console.print_json(asdict(summary))
+    else:
+        _print(summary, out)
+
+
+class _Bars:
+    """One progress bar a sequence, on stderr."""
+
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} frames"),
+            TimeElapsedColumn(),
+        )
+        self.bars = Progress(*columns, console=console.err)
+        self.tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> _Bars:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> Literal[False]:
+        self.bars.stop()
+        return False
+
+    def show(self, sequence: str, done: int, total: int) -> None:
+        if sequence not in self.tasks:
+            self.tasks[sequence] = self.bars.add_task(sequence, total=total)
+        self.bars.update(self.tasks[sequence], completed=done)
+
+
+def _print(summary: EvaluationSummary, out: Path | None) -> None:
+    table = console.table("sequence", ">J&F")
+    for name, score in summary.per_sequence.items():
+        table.add_row(name, f"{score:.1f}")
+    console.out.print(table)
+    table = console.table("", ">mean", ">recall", ">decay")
+    table.add_row(
+        "J",
+        f"{summary.region:.2f}",
+        f"{summary.region_recall:.2f}",
+        f"{summary.region_decay:.2f}",
+    )
+    table.add_row(
+        "F",
+        f"{summary.boundary:.2f}",
+        f"{summary.boundary_recall:.2f}",
+        f"{summary.boundary_decay:.2f}",
+    )
+    console.out.print(table)
+    speed = "" if summary.fps is None else f", {summary.fps:.2f} FPS"
+    console.out.print(
+        f"J&F {summary.mean:.2f} over {summary.objects} objects, {summary.frames} frames{speed}"
+    )
+    if out is not None:
+        console.out.print(f"written: {out}")

@@ -1,0 +1,207 @@
+"""`tempomask track`: a video and a click, box or mask become the object's mask in every frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from tempomask.apps import choices, console
+from tempomask.apps.prompt_options import given_options, prompts_from_options
+from tempomask.errors import InputError
+
+if TYPE_CHECKING:
+    from tempomask.api import DTypeName
+    from tempomask.apps.resume import Direction
+
+_PROMPTS = "Prompts, in order: --object and --frame are for those after them"
+_RANGE = "Frames"
+_OUTPUT = "Output"
+
+# The prompts are read from the command line's order (`given_options`), these only describe them.
+Words = list[str] | None
+
+
+def track(
+    ctx: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Video file, folder of pictures, stream URL, or a number for a camera.",
+            show_default=False,
+        ),
+    ],
+    *,
+    point: Annotated[
+        Words,
+        typer.Option(metavar="X,Y", help="A click on the object.", rich_help_panel=_PROMPTS),
+    ] = None,
+    negative: Annotated[
+        Words,
+        typer.Option(metavar="X,Y", help="A click off the object.", rich_help_panel=_PROMPTS),
+    ] = None,
+    box: Annotated[
+        Words,
+        typer.Option(
+            metavar="X0,Y0,X1,Y1", help="A box around the object.", rich_help_panel=_PROMPTS
+        ),
+    ] = None,
+    mask: Annotated[
+        Words,
+        typer.Option(
+            metavar="PNG",
+            help="The object's mask; a picture with several ids starts one object for each.",
+            rich_help_panel=_PROMPTS,
+        ),
+    ] = None,
+    object_id: Annotated[
+        Words,
+        typer.Option(
+            "--object",
+            metavar="N",
+            help="Object of the prompts after it.",
+            rich_help_panel=_PROMPTS,
+        ),
+    ] = None,
+    frame: Annotated[
+        Words,
+        typer.Option(metavar="K", help="Frame of the prompts after it.", rich_help_panel=_PROMPTS),
+    ] = None,
+    prompts: Annotated[
+        Words,
+        typer.Option(
+            metavar="JSON",
+            help="A list of {frame, object, points, labels, box, mask}.",
+            rich_help_panel=_PROMPTS,
+        ),
+    ] = None,
+    model: choices.ModelName = None,
+    checkpoint: choices.Checkpoint = None,
+    image_size: choices.ImageSize = None,
+    device: choices.Device = "auto",
+    dtype: choices.DType = "auto",
+    direction: Annotated[
+        str,
+        typer.Option(
+            help="forward from the first prompt, backward from the last, or both.",
+            rich_help_panel=_RANGE,
+        ),
+    ] = "forward",
+    start: Annotated[
+        int | None,
+        typer.Option(help="First frame to track.", rich_help_panel=_RANGE, show_default=False),
+    ] = None,
+    end: Annotated[
+        int | None,
+        typer.Option(
+            help="Frame to stop before; backward, the last one tracked.",
+            rich_help_panel=_RANGE,
+            show_default=False,
+        ),
+    ] = None,
+    lookahead: Annotated[
+        bool,
+        typer.Option(
+            "--lookahead",
+            help="Let prompts on later frames help on earlier ones.",
+            rich_help_panel=_RANGE,
+        ),
+    ] = False,
+    preset: choices.PresetName = "evaluation",
+    compatibility: choices.CompatibilityName = "official",
+    fill_holes: choices.FillHoles = None,
+    non_overlapping: choices.NonOverlapping = False,
+    dynamic_multimask: choices.DynamicMultimask = False,
+    memory_stride: choices.MemoryStride = None,
+    objects_per_batch: choices.ObjectsPerBatch = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the results. Default: NAME-tracked.",
+            rich_help_panel=_OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    save: Annotated[
+        str,
+        typer.Option(
+            help="Any of masks, objects, overlay, rle, npz, boxes, chart.", rich_help_panel=_OUTPUT
+        ),
+    ] = "masks,overlay",
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with an interrupted run in the same folder, from the masks of its last"
+            " finished frames.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print one JSON object on stdout, all else on stderr.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False,
+) -> None:
+    """Track objects through SOURCE, from clicks, boxes or masks.
+
+    tempomask track dog.mp4 --point 410,260
+
+    tempomask track dog.mp4 --point 410,260 --object 2 --box 20,30,180,200 --save masks,rle
+
+    Ctrl-C stops after the frame at hand and keeps what is finished; the exit code is then 130.
+    """
+    del point, negative, box, mask, object_id, frame, prompts
+    wanted = prompts_from_options(given_options(ctx))
+    if not wanted:
+        raise InputError(
+            "no prompt given; say where the object is with --point, --box, --mask or --prompts"
+        )
+    if direction not in ("forward", "backward", "both"):
+        raise InputError(f"--direction must be forward, backward or both, got {direction!r}")
+    options = choices.chosen(
+        preset=preset,
+        compatibility=compatibility,
+        lookahead=lookahead,
+        fill_holes=fill_holes,
+        non_overlapping=non_overlapping,
+        dynamic_multimask=dynamic_multimask,
+        memory_stride=memory_stride,
+        objects_per_batch=objects_per_batch,
+    )
+    from tempomask.api import load
+    from tempomask.apps.tracking_run import Request, follow, print_report
+    from tempomask.media.video import open_video
+
+    request = Request(
+        source=source,
+        prompts=wanted,
+        direction=cast("Direction", direction),
+        start=start,
+        end=end,
+        options=options,
+        out=out or default_folder(source),
+        save=frozenset(name.strip() for name in save.split(",") if name.strip()),
+        resume=resume,
+    )
+    with open_video(source) as video:
+        request.check(video)
+        loaded = load(model, checkpoint, image_size, device, cast("DTypeName", dtype))
+        report, files = follow(request, video, loaded)
+    if as_json:
+        console.print_json({**report, "files": {name: str(path) for name, path in files.items()}})
+    else:
+        print_report(report, files)
+    if report["interrupted"]:
+        raise typer.Exit(console.INTERRUPTED)
+
+
+def default_folder(source: str) -> Path:
+    """Where results go unless a folder is named: beside nothing of the user's, in this folder."""
+    name = f"camera{source}" if source.isdecimal() else Path(source.rstrip("/")).stem
+    return Path(f"{name or 'video'}-tracked")

@@ -1,0 +1,190 @@
+"""One tracking run, from an open video to files: resuming, Ctrl-C, and what is told at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tempomask.apps import console
+from tempomask.apps.interrupts import stop_wish
+from tempomask.apps.progress import FrameBar, Tally, frames_to_read
+from tempomask.apps.resume import Direction, plan
+from tempomask.apps.watched import WatchedVideo
+from tempomask.errors import InputError
+from tempomask.media.journal import open_journal
+from tempomask.media.writers import FORMATS, JOURNAL, ResultWriter
+
+if TYPE_CHECKING:
+    from tempomask.api import Model
+    from tempomask.media.video import Video
+    from tempomask.types import FrameResult, Prompt
+
+CHART = "chart"
+SAVED = (*FORMATS, CHART)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked for. save: any of SAVED. options: of `Model.track`."""
+
+    source: str
+    prompts: list[Prompt]
+    direction: Direction
+    start: int | None
+    end: int | None
+    options: dict[str, Any]
+    out: Path
+    save: frozenset[str]
+    resume: bool
+
+    def check(self, video: Video) -> None:
+        """InputError for what cannot work, before a model is loaded for it."""
+        for name in sorted(self.save - set(SAVED)):
+            raise InputError(f"--save {name}: unknown; choose from {', '.join(SAVED)}")
+        for prompt in self.prompts:
+            prompt.check_inside(video.size)
+        if self.resume and not video.seekable:
+            raise InputError(f"{video.name} cannot be read again, so its run cannot be resumed")
+
+
+def follow(request: Request, video: Video, model: Model) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Track and write as asked for; the report, and the files by format."""
+    span = request.direction, request.start, request.end
+    bar = FrameBar(frames_to_read(video.num_frames, request.prompts, *span))
+    watched = WatchedVideo(video, bar.read)
+    track = partial(model.track, watched, direction=request.direction, **request.options)
+    # Bad input is refused here, before anything of an earlier run is replaced.
+    results = track(request.prompts, start=request.start, end=request.end)
+    resumed_at = None
+    with ResultWriter(
+        request.out,
+        request.save - {CHART},
+        video=video,
+        settings=_settings(request, model),
+        resume=request.resume,
+    ) as writer:
+        point = writer.resume_point(backward=request.direction == "backward")
+        if point is not None:
+            resumed_at = point.frame
+            results = _rest(request, video, track, resumed_at, bar)
+        tally = _write(results, watched, writer, bar)
+        files = dict(writer.finish())
+    if CHART in request.save and tally.indices:
+        files[CHART] = _draw_chart(request.out)
+    report = {
+        "source": request.source,
+        "model": model.name,
+        "image_size": model.config.image_size,
+        "device": str(model.device),
+        "size": list(video.size),
+        **tally.report(),
+        "resumed_at": resumed_at,
+        "out": str(request.out),
+    }
+    return report, files
+
+
+def _settings(request: Request, model: Model) -> dict[str, Any]:
+    """What must be the same for a run to be resumed."""
+    prompts = hashlib.sha256()
+    for prompt in request.prompts:
+        prompts.update(repr((prompt.frame, prompt.object_id)).encode())
+        for part in (prompt.points, prompt.labels, prompt.box, prompt.mask):
+            prompts.update(b"-" if part is None else np.asarray(part).tobytes())
+    return {
+        "source": Path(request.source).name,
+        "model": model.name,
+        "image_size": model.config.image_size,
+        "direction": request.direction,
+        "start": request.start,
+        "end": request.end,
+        "prompts": prompts.hexdigest()[:16],
+        **request.options,
+    }
+
+
+def _rest(
+    request: Request,
+    video: Video,
+    track: Callable[..., Iterator[FrameResult]],
+    next_frame: int,
+    bar: FrameBar,
+) -> Iterator[FrameResult]:
+    """Results of the frames that an earlier run left, and of those tracked again to get there."""
+    if request.direction == "backward":
+        done = next_frame < (request.end or 0)
+    else:
+        last = video.num_frames if request.end is None else request.end
+        done = last is not None and next_frame >= last
+    if done:
+        bar.restart(0)
+        return iter(())
+    journal = open_journal(request.out / JOURNAL)
+    try:
+        planned = plan(journal, request.prompts, next_frame, request.direction)
+    finally:
+        journal.close()
+    span = request.direction, planned.start, request.end
+    bar.restart(frames_to_read(video.num_frames, planned.prompts, *span))
+    return track(planned.prompts, start=planned.start, end=request.end)
+
+
+def _write(
+    results: Iterable[FrameResult], video: WatchedVideo, writer: ResultWriter, bar: FrameBar
+) -> Tally:
+    """Write every result that is not there yet, until the end or Ctrl-C."""
+    tally = Tally()
+    drawn = "overlay" in writer.formats
+    with stop_wish() as wish, bar.bar:
+        started = time.perf_counter()
+        for result in results:
+            bar.show(result)
+            if result.index not in writer.finished:
+                writer.add(video.frame(result.index) if drawn else None, result)
+                tally.add(result)
+            if wish.is_set():
+                tally.interrupted = True
+                break
+        # Within the clock: frames that wait to be written are work too.
+        writer.finish()
+        tally.seconds = time.perf_counter() - started
+    return tally
+
+
+def _draw_chart(out: Path) -> Path:
+    """A chart of which encoder blocks ran on which frame, of all finished frames."""
+    from tempomask.reports.figures import save_block_chart
+
+    journal = open_journal(out / JOURNAL)
+    try:
+        records = [(record.index, record.blocks) for record in journal.records()]
+    finally:
+        journal.close()
+    path = out / "blocks.png"
+    indices = [index for index, _ in records]
+    save_block_chart(path, indices, np.stack([blocks for _, blocks in records]))
+    return path
+
+
+def print_report(report: dict[str, Any], files: dict[str, Path]) -> None:
+    """The summary for a person."""
+    fps = report["fps"]
+    speed = "" if fps is None else f" in {report['seconds']:.1f} s, {fps:.1f} FPS"
+    stopped = ", stopped by Ctrl-C; --resume goes on" if report["interrupted"] else ""
+    console.out.print(f"{report['frames']} frames{speed}{stopped}")
+    if report["objects"]:
+        table = console.table("object", ">frames", ">visible", ">predicted IoU")
+        for item in report["objects"]:
+            iou = "" if item["predicted_iou"] is None else f"{item['predicted_iou']:.2f}"
+            cells = str(item["id"]), str(item["frames"]), str(item["visible_frames"]), iou
+            table.add_row(*cells)
+        console.out.print(table)
+    for name, path in sorted(files.items()):
+        console.out.print(f"{name:8} {path}", soft_wrap=True)
