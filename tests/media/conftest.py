@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tempomask.types import FrameResult
+
 BITS = 8
 CELL = 16
 
@@ -77,3 +79,37 @@ def encode(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+def _result(index: int, masks: dict[int, NDArray[np.bool_]], size: tuple[int, int]) -> FrameResult:
+    count = len(masks)
+    logits = np.stack([np.where(mask, 4.0, -4.0) for mask in masks.values()] or [np.zeros(size)])
+    return FrameResult(
+        index=index,
+        size=size,
+        object_ids=tuple(masks),
+        low_res_logits=logits[:count].astype(np.float32),
+        object_scores=np.array([5.0 if m.any() else -5.0 for m in masks.values()], np.float32),
+        predicted_iou=np.linspace(0.9, 0.5, count, dtype=np.float32),
+        blocks=np.array([True, index % 2 == 0, True]),
+    )
+
+
+@pytest.fixture
+def make_result() -> Callable[..., FrameResult]:
+    """A function that gives a FrameResult with these masks: (index, {id: mask}, size)."""
+    return _result
+
+
+@pytest.fixture
+def moving(make_result: Callable[..., FrameResult]) -> Callable[..., FrameResult]:
+    """A function that gives frame `index` of two squares, ids 1 and 7; 7 is gone after frame 5."""
+
+    def at(index: int, size: tuple[int, int] = (48, 128)) -> FrameResult:
+        first, second = np.zeros(size, bool), np.zeros(size, bool)
+        first[20:40, 5 + index : 25 + index] = True
+        if index <= 5:
+            second[18:30, 60 + index : 80 + index] = True
+        return make_result(index, {1: first, 7: second}, size)
+
+    return at

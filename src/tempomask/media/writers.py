@@ -1,0 +1,304 @@
+"""Results to disk as they come: masks, overlay video, COCO RLE, NPZ and boxes, in one folder.
+
+Whatever stops a run, the files of the finished frames are whole, and the run can be resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tempomask.errors import InputError
+from tempomask.media.atomic import make_folder, part_path, write_errors
+from tempomask.media.background import Background
+from tempomask.media.exports import write_boxes, write_npz, write_rle
+from tempomask.media.journal import Journal, VideoInfo, open_journal
+from tempomask.media.masks import read_mask, write_label_png, write_mask_png
+from tempomask.media.overlay import draw_overlay
+from tempomask.media.sources import Frame
+from tempomask.media.video import Video
+from tempomask.media.video_writer import VideoWriter
+from tempomask.types import FrameResult, Size
+
+# What each format is called on disk.
+FORMATS = {
+    "masks": "masks",
+    "objects": "objects",
+    "overlay": "overlay.mp4",
+    "rle": "rle.json",
+    "npz": "masks.npz",
+    "boxes": "boxes.csv",
+}
+JOURNAL = "frames.jsonl"
+
+_EXPORTS = {"rle": write_rle, "npz": write_npz, "boxes": write_boxes}
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where to go on: the first frame to track, and the label map (H, W) of the one before it."""
+
+    frame: int
+    label_map: NDArray[np.int32]
+
+
+class ResultWriter:
+    """Write the results of one video into `directory`, in a thread that runs behind the caller.
+
+    formats, any of:
+        masks: `masks/NNNNN.png`, label maps in the DAVIS layout (16-bit for ids above 255);
+        objects: `objects/ID/NNNNN.png`, one black-and-white mask per object: overlaps, any id;
+        overlay: `overlay.mp4`, the frames with contours and ids drawn over them;
+        rle: `rle.json`, COCO run-length encoding in the layout of YouTube-VIS;
+        npz: `masks.npz`, see `exports.write_npz`; boxes: `boxes.csv`, see `exports.write_boxes`.
+    `frames.jsonl` is always written: one line per finished frame, which resuming relies on.
+
+    video: where the frames come from; gives size, fps and num_frames unless those are given. An
+        overlay of frames that come in another order (backward), or of a resumed run, is drawn at
+        the end from a second reading of it, so it must stay open until then.
+    names: of objects by id, for tags and rle. settings: of the run (model, prompts ...); resuming
+        with others is refused. resume: keep what is there and go on; else results of an earlier run
+        in the folder are replaced.
+    queue: frames that may wait to be written.
+
+    As a context manager it finishes on the way out, also after an error or Ctrl-C.
+
+    Raises InputError for an unknown format, a folder that is a file, not writable or full, and when
+    resuming with what does not fit.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        formats: Iterable[str] = ("masks",),
+        *,
+        video: Video | None = None,
+        size: Size | None = None,
+        fps: float | None = None,
+        num_frames: int | None = None,
+        names: Mapping[int, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        resume: bool = False,
+        queue: int = 4,
+    ) -> None:
+        self.formats = _check_formats(formats)
+        self._video = video
+        info = _video_info(video, size, fps, num_frames, names, settings)
+        self._new_folder = not Path(directory).exists()
+        self.directory = make_folder(directory)
+        if not resume:
+            self._remove_earlier()
+        with write_errors(self.directory):
+            self._journal = Journal(self.directory / JOURNAL, info, resume)
+            for name in self.formats & {"masks", "objects"}:
+                (self.directory / FORMATS[name]).mkdir(exist_ok=True)
+        self._finished = {index for index in self._journal.finished if self._files_there(index)}
+        self._overlay = VideoWriter(self._path("overlay"), info.size, info.fps)
+        self._last_drawn = -1
+        self._redraw = bool(self._finished)
+        if "overlay" in self.formats and self._finished:
+            self._check_redraw("resuming with an overlay")
+        self._background = Background(self._write, queue)
+        self._paths: dict[str, Path] | None = None
+
+    @property
+    def finished(self) -> frozenset[int]:
+        """Indices of the frames that need not be tracked again, at the start of a resumed run."""
+        return frozenset(self._finished)
+
+    def resume_point(self, backward: bool = False) -> ResumePoint | None:
+        """The first frame that is not finished, after (backward: before) those that are in a row.
+
+        None when nothing is finished. May lie past the last frame: then all is done.
+        """
+        if not self._finished:
+            return None
+        step = -1 if backward else 1
+        frame = max(self._finished) if backward else min(self._finished)
+        while frame in self._finished:
+            frame += step
+        if "masks" in self.formats:
+            return ResumePoint(frame, read_mask(self._mask_path(frame - step)))
+        return ResumePoint(frame, self._journal.record(frame - step).label_map())
+
+    def add(self, frame: Frame | None, result: FrameResult) -> None:
+        """Queue one result for writing. frame (H, W, 3), RGB: may be None without an overlay.
+
+        Raises InputError for a result of another size, and what went wrong with earlier frames.
+        """
+        if self._paths is not None:
+            raise InputError(f"the results in {self.directory} are finished; open a new writer")
+        height, width = self._journal.info.size
+        if result.size != (height, width):
+            raise InputError(
+                f"a result of {result.size[1]} x {result.size[0]} pixels among results of {width} x"
+                f" {height}; write each video to a folder of its own"
+            )
+        if "overlay" in self.formats:
+            if frame is None:
+                raise InputError("an overlay needs the frame with each result")
+            # The caller may reuse the array for the next frame.
+            frame = frame.copy()
+        self._background.submit((frame, result))
+
+    def finish(self) -> dict[str, Path]:
+        """Write what is still to be written; the paths by format, without formats left empty.
+
+        Raises InputError for what went wrong; what could be written is there all the same.
+        """
+        if self._paths is not None:
+            return self._paths
+        self._paths = {}
+        errors: list[BaseException] = []
+        try:
+            for step in (self._background.finish, self._write_exports, self._finish_overlay):
+                try:
+                    with write_errors(self.directory):
+                        step()
+                except Exception as error:
+                    errors.append(error)
+        finally:  # also when Ctrl-C comes here
+            self._overlay.discard()
+            self._journal.close()
+        names = {**{name: FORMATS[name] for name in self.formats}, "frames": JOURNAL}
+        for name, file in names.items():
+            path = self.directory / file
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+            if path.exists():
+                self._paths[name] = path
+        if self._new_folder and not any(self.directory.iterdir()):
+            self.directory.rmdir()
+        if errors:
+            raise errors[0]
+        return self._paths
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.finish()
+            return
+        try:
+            self.finish()
+        except InputError as second:
+            if str(second) != str(error):
+                error.add_note(str(second))
+
+    def _path(self, name: str) -> Path:
+        return self.directory / FORMATS[name]
+
+    def _mask_path(self, index: int) -> Path:
+        return self._path("masks") / f"{index:05d}.png"
+
+    def _object_path(self, object_id: int, index: int) -> Path:
+        return self._path("objects") / str(object_id) / f"{index:05d}.png"
+
+    def _files_there(self, index: int) -> bool:
+        """Whether the pictures of a frame in the journal are still on disk."""
+        if "masks" in self.formats and not self._mask_path(index).exists():
+            return False
+        if "objects" in self.formats:
+            ids = self._journal.record(index).object_ids
+            return all(self._object_path(object_id, index).exists() for object_id in ids)
+        return True
+
+    def _remove_earlier(self) -> None:
+        """Remove the results of an earlier run, and nothing that a run did not write."""
+        path = self.directory / JOURNAL
+        if not path.exists():
+            return
+        with write_errors(self.directory):
+            earlier = open_journal(path)
+            for record in earlier.records():
+                self._mask_path(record.index).unlink(missing_ok=True)
+                for object_id in record.object_ids:
+                    self._object_path(object_id, record.index).unlink(missing_ok=True)
+            earlier.close()
+            for name in ("overlay", *_EXPORTS):
+                self._path(name).unlink(missing_ok=True)
+                part_path(self._path(name)).unlink(missing_ok=True)
+
+    def _write(self, item: tuple[Frame | None, FrameResult]) -> None:
+        frame, result = item
+        with write_errors(self.directory):
+            if "masks" in self.formats:
+                write_label_png(self._mask_path(result.index), result.label_map())
+            if "objects" in self.formats:
+                for object_id, mask in zip(result.object_ids, result.masks, strict=True):
+                    path = self._object_path(object_id, result.index)
+                    path.parent.mkdir(exist_ok=True)
+                    write_mask_png(path, mask)
+            if "overlay" in self.formats and frame is not None:
+                self._draw(frame, result)
+            self._journal.add(result)
+
+    def _draw(self, frame: Frame, result: FrameResult) -> None:
+        """Add a frame to the overlay, or note that the overlay has to wait for the end."""
+        if not self._redraw and result.index <= self._last_drawn:
+            self._check_redraw("an overlay of frames out of order")
+            self._redraw = True
+            self._overlay.discard()
+        if not self._redraw:
+            self._overlay.add(draw_overlay(frame, result, names=self._journal.info.names))
+            self._last_drawn = result.index
+
+    def _check_redraw(self, what: str) -> None:
+        if self._video is None or not self._video.seekable:
+            raise InputError(
+                f"{what} needs the video a second time, and it cannot be read again; leave out the"
+                " overlay, or give a file"
+            )
+
+    def _finish_overlay(self) -> None:
+        done = self._journal.finished
+        if "overlay" in self.formats and self._redraw and self._video is not None and done:
+            self._overlay = VideoWriter(
+                self._path("overlay"), self._journal.info.size, self._journal.info.fps
+            )
+            for index, frame in self._video.frames(min(done), max(done) + 1):
+                if index in done:
+                    record = self._journal.record(index)
+                    self._overlay.add(draw_overlay(frame, record, names=self._journal.info.names))
+        self._overlay.close()
+
+    def _write_exports(self) -> None:
+        if self._journal.finished:
+            for name in self.formats & set(_EXPORTS):
+                _EXPORTS[name](self._path(name), self._journal)
+
+
+def _check_formats(formats: Iterable[str]) -> frozenset[str]:
+    chosen = frozenset([formats] if isinstance(formats, str) else formats)
+    for name in sorted(chosen - set(FORMATS)):
+        raise InputError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
+    return chosen
+
+
+def _video_info(
+    video: Video | None,
+    size: Size | None,
+    fps: float | None,
+    num_frames: int | None,
+    names: Mapping[int, str] | None,
+    settings: Mapping[str, Any] | None,
+) -> VideoInfo:
+    if video is not None:
+        size = size or video.size
+        fps = fps or video.fps
+        num_frames = num_frames or video.num_frames
+    if size is None:
+        raise InputError("a result writer needs the video, or the size of its frames")
+    return VideoInfo(size, fps, num_frames, names or {}, settings or {})
