@@ -101,10 +101,11 @@ def test_devices_and_precisions_are_chosen_by_what_is_there(
         resolve_device("cuda")
     with pytest.raises(InputError, match='"mps" asked for, but no Apple GPU is there'):
         resolve_device("mps")
-    assert (resolve_dtype("auto", cuda), resolve_dtype("auto", cpu)) == (
-        torch.bfloat16,
-        torch.float32,
-    )
+    for has_units, expected_dtype in [(True, torch.bfloat16), (False, torch.float32)]:
+        monkeypatch.setattr("tempomask.api.cpu_multiplies_bfloat16", lambda there=has_units: there)
+        assert resolve_dtype("auto", cpu) == expected_dtype
+        assert resolve_dtype("auto", cuda) == torch.bfloat16
+    assert resolve_dtype("auto", torch.device("mps")) == torch.float32
     assert resolve_dtype("float16", cpu) == torch.float16
 
 

@@ -42,7 +42,8 @@ def load(
     checkpoint: a file, a folder or a Hub id; None for the model's own.
     image_size: side of the square the network sees; None for the model's own.
     device: "auto" takes a CUDA GPU, else an Apple GPU, else the CPU.
-    dtype: of the computation; weights stay float32. "auto" is bfloat16 on CUDA, else float32.
+    dtype: of the computation; weights stay float32. "auto" is bfloat16 on CUDA and on CPUs with
+        bfloat16 matrix units, else float32.
 
     Raises InputError for an unknown name, a checkpoint that does not fit, a size that the strides
     do not allow, and a device that is not there.
@@ -78,10 +79,17 @@ def resolve_device(device: str) -> torch.device:
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The torch dtype for a name on a device; InputError for other names."""
     if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        fast = device.type == "cuda" or (device.type == "cpu" and cpu_multiplies_bfloat16())
+        return torch.bfloat16 if fast else torch.float32
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}; use auto, {', '.join(DTYPES)}")
     return DTYPES[dtype]
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has bfloat16 matrix units (AMX); without them bfloat16 is the slower type."""
+    get_capabilities = getattr(torch.cpu, "get_capabilities", dict)
+    return bool(get_capabilities().get("amx_bf16", False))
 
 
 class Model:
