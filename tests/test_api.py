@@ -58,7 +58,7 @@ def test_load_gives_a_model_that_tracks(
     segmenter: Segmenter, frames: list[np.ndarray], tmp_path: Path
 ) -> None:
     save_segmenter(segmenter, tmp_path / "small.safetensors")
-    model = load(checkpoint=tmp_path / "small.safetensors", device="cpu")
+    model = load(checkpoint=tmp_path / "small.safetensors", device="cpu", dtype="float32")
     assert (model.name, model.device.type, model.dtype) == ("nano", "cpu", torch.float32)
     assert repr(model) == "Model('nano', image_size=64, device='cpu', dtype=float32)"
     loaded, expected = model.track(frames, PROMPT), Model(segmenter).track(frames, PROMPT)

@@ -87,7 +87,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """Whether this CPU has bfloat16 matrix units (AMX); without them bfloat16 is the slower type."""
+    """Whether this CPU has bfloat16 matrix units (AMX); else bfloat16 is the slower type."""
     get_capabilities = getattr(torch.cpu, "get_capabilities", dict)
     return bool(get_capabilities().get("amx_bf16", False))
 
