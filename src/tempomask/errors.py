@@ -1,4 +1,4 @@
-"""The one exception type for input a person can mend: one line that says what, which value, what to do."""
+"""The one exception for input that a person can mend: one line says what, which value, what to do."""
 
 
 class InputError(ValueError):
