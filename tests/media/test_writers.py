@@ -223,7 +223,7 @@ def test_resuming_gives_the_files_of_an_unbroken_run(tmp_path, frames, moving, b
     )
 
 
-def test_resuming_after_a_crash(run, tmp_path):
+def test_resuming_after_a_crash(run, tmp_path, moving):
     out = tmp_path / "out"
     run(["masks"], range(6))
     journal = out / "frames.jsonl"
@@ -233,8 +233,12 @@ def test_resuming_after_a_crash(run, tmp_path):
     writer = ResultWriter(out, ["masks"], size=SIZE, num_frames=COUNT, resume=True)
     assert writer.finished == {0, 1, 2, 4}
     assert writer.resume_point().frame == 3
+    assert journal.read_bytes() == b"".join(lines[:6]) + lines[6][:25]
+    for index in (3, 5):
+        writer.add(None, moving(index))
     writer.finish()
-    assert journal.read_bytes() == b"".join(lines[:6])
+    assert journal.read_bytes() == b"".join(lines[:6] + [lines[4], lines[6]])
+    assert [record.index for record in open_journal(journal).records()] == list(range(6))
 
 
 def test_resuming_something_else_is_refused(run, tmp_path, frames):

@@ -8,10 +8,10 @@ its frame is on disk, so the file tells which frames are finished, whatever stop
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,8 @@ class Journal:
         else:
             with replacing(self.path) as part:
                 part.write_text(_dump(_header(info)), encoding="utf-8")
-        # Unbuffered: of a line that did not fit on the disk, nothing is left to be written later.
-        self._file = self.path.open("ab", buffering=0)
+            self._end = self.path.stat().st_size
+        self._file: FileIO | None = None
 
     @property
     def finished(self) -> set[int]:
@@ -99,15 +99,22 @@ class Journal:
 
     def add(self, result: FrameResult) -> None:
         """Write the line of one frame, whole or not at all."""
-        position = self._file.seek(0, os.SEEK_END)
-        rest = memoryview(_dump(_frame_line(result)).encode())
+        if self._file is None:
+            # Unbuffered: of a line that does not fit on the disk, nothing is left to be written.
+            self._file = FileIO(self.path, "r+")
+            self._file.truncate(self._end)
+            self._file.seek(self._end)
+        line = _dump(_frame_line(result)).encode()
+        rest = memoryview(line)
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError:
-            self._file.truncate(position)
+            self._file.truncate(self._end)
+            self._file.seek(self._end)
             raise
-        self._lines[result.index] = position
+        self._lines[result.index] = self._end
+        self._end += len(line)
 
     def records(self) -> Iterator[FrameRecord]:
         """All frames, in the order of the video."""
@@ -121,10 +128,9 @@ class Journal:
             return _record(json.loads(file.readline()), self.info.size)
 
     def close(self) -> None:
-        """Close the file; a journal without frames is removed."""
-        self._file.close()
-        if not self._lines:
-            self.path.unlink(missing_ok=True)
+        """Close the file, if anything was written."""
+        if self._file is not None:
+            self._file.close()
 
     def _check_header(self) -> None:
         there = read_header(self.path)
@@ -143,14 +149,11 @@ class Journal:
                 )
 
     def _find_lines(self) -> None:
-        """Note where each frame's line starts, and cut off a last line that was not finished."""
-        with self.path.open("r+b") as file:
+        """Note where each frame's line starts; a last line that was not finished does not count."""
+        with self.path.open("rb") as file:
             file.readline()
             position = file.tell()
-            while line := file.readline():
-                if not line.endswith(b"\n"):
-                    file.truncate(position)
-                    break
+            while (line := file.readline()).endswith(b"\n"):
                 try:
                     self._lines[int(json.loads(line)["frame"])] = position
                 except (ValueError, KeyError, TypeError) as error:
@@ -159,6 +162,7 @@ class Journal:
                         " choose another output folder"
                     ) from None
                 position = file.tell()
+        self._end = position
 
 
 def read_header(path: str | Path) -> VideoInfo:

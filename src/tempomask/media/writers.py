@@ -166,6 +166,8 @@ class ResultWriter:
         finally:  # also when Ctrl-C comes here
             self._overlay.discard()
             self._journal.close()
+            if not self._journal.finished:
+                self._journal.path.unlink(missing_ok=True)
         names = {**{name: FORMATS[name] for name in self.formats}, "frames": JOURNAL}
         for name, file in names.items():
             path = self.directory / file
@@ -226,7 +228,6 @@ class ResultWriter:
                 self._mask_path(record.index).unlink(missing_ok=True)
                 for object_id in record.object_ids:
                     self._object_path(object_id, record.index).unlink(missing_ok=True)
-            earlier.close()
             for name in ("overlay", *_EXPORTS):
                 self._path(name).unlink(missing_ok=True)
                 part_path(self._path(name)).unlink(missing_ok=True)

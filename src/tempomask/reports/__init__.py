@@ -1,0 +1,1 @@
+"""Figures that sum up a run."""

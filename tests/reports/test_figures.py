@@ -1,0 +1,96 @@
+"""Charts: that what is drawn is what was given, and what cannot be drawn."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tempomask.errors import InputError
+from tempomask.media.journal import FrameRecord
+from tempomask.media.overlay import object_color
+from tempomask.reports.figures import save_block_chart, save_run_chart
+
+RAN, SKIPPED = (0x2F, 0x6F, 0xB2), (0xE3, 0xE8, 0xEE)
+
+
+def record(index: int, ids: tuple[int, ...], blocks: int = 12) -> FrameRecord:
+    return FrameRecord(
+        index=index,
+        size=(10, 20),
+        object_ids=ids,
+        encodings=(),
+        boxes=np.zeros((len(ids), 4), np.float32),
+        object_scores=np.array([300.0 * (-1) ** index / i**6 for i in ids], np.float32),
+        predicted_iou=np.ones(len(ids), np.float32),
+        areas=np.array([i * (index + 1) for i in ids], np.int64),
+        blocks=np.arange(blocks) % 3 != index % 3,
+    )
+
+
+def share(path, color) -> float:
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    return float((np.abs(pixels - color).max(axis=2) <= 2).mean())
+
+
+@pytest.mark.parametrize("part", [0.0, 0.25, 1.0])
+def test_the_area_of_a_colour_is_the_share_of_blocks(tmp_path, part):
+    blocks = np.zeros((40, 8), bool)
+    blocks[:, : round(8 * part)] = True
+    save_block_chart(tmp_path / "a.png", range(40), blocks)
+    ran, skipped = share(tmp_path / "a.png", RAN), share(tmp_path / "a.png", SKIPPED)
+    assert ran + skipped > 0.3
+    assert ran / (ran + skipped) == pytest.approx(part, abs=0.02)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_frames_that_were_not_tracked_stay_blank(tmp_path):
+    save_block_chart(tmp_path / "whole.png", range(40), np.ones((40, 8)))
+    save_block_chart(tmp_path / "gaps.png", [*range(10), *range(30, 40)], np.ones((20, 8)))
+    ratio = share(tmp_path / "gaps.png", RAN) / share(tmp_path / "whole.png", RAN)
+    assert ratio == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [record(i, (1, 2)) for i in range(3)],
+        [record(4, (1,))],
+        [record(0, ()), record(5, (1, 2, 9))],
+        [record(i, tuple(range(1, 30))) for i in range(3)],
+        [record(i, (1,), blocks=0) for i in range(3)],
+    ],
+)
+def test_charts_of_any_run(tmp_path, records):
+    save_run_chart(tmp_path / "a.png", records, {1: "dog"})
+    assert share(tmp_path / "a.png", object_color(1)) > 0.0001
+
+
+def test_charts_can_be_drawn_in_a_thread(tmp_path):
+    work = threading.Thread(target=save_block_chart, args=(tmp_path / "a.png", [0], [[True]]))
+    work.start()
+    work.join()
+    assert (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("indices", "blocks", "message"),
+    [
+        ([], [], "for 0 frames"),
+        ([0, 1], [[True]], r"\(1, 1\) for 2 frames"),
+        ([0, 1], [[True], [True, False]], "same number of blocks"),
+    ],
+)
+def test_what_is_no_chart(tmp_path, indices, blocks, message):
+    with pytest.raises(InputError, match=message):
+        save_block_chart(tmp_path / "a.png", indices, blocks)
+    with pytest.raises(InputError, match="for 0 frames"):
+        save_run_chart(tmp_path / "a.png", [])
+
+
+def test_a_chart_that_cannot_be_written(tmp_path):
+    with pytest.raises(InputError, match=r"cannot write .*a\.png"):
+        save_block_chart(tmp_path / "missing" / "a.png", [0], [[True]])
