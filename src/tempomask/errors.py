@@ -1,4 +1,4 @@
-"""The one exception for input that a person can mend: one line says what, which value, what to do."""
+"""The one exception for input that a person can mend: one line: what, which value, what to do."""
 
 
 class InputError(ValueError):

@@ -67,13 +67,14 @@ def fake_results(monkeypatch: pytest.MonkeyPatch, interrupt_at: int | None = Non
 
 def test_a_click_becomes_files_and_one_json_object(track: Track, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    report = track("--point", "12,16", "--out", out, "--save", "masks,overlay,rle,npz,boxes")
+    save = "masks,objects,overlay,rle,npz,boxes,chart"
+    report = track("--point", "12,16", "--out", out, "--save", save)
     assert report["frames"] == FRAMES
     assert (report["first_frame"], report["last_frame"]) == (0, FRAMES - 1)
     assert report["size"] == [HEIGHT, WIDTH]
     assert report["interrupted"] is False and report["resumed_at"] is None
     assert [item["id"] for item in report["objects"]] == [1]
-    assert set(report["files"]) == {"masks", "overlay", "rle", "npz", "boxes", "frames"}
+    assert set(report["files"]) == {*save.split(","), "frames"}
     assert all(Path(path).exists() for path in report["files"].values())
     assert len(masks_of(out)) == FRAMES
     with Path(report["files"]["boxes"]).open() as file:

@@ -76,7 +76,7 @@ def follow(request: Request, video: Video, model: Model) -> tuple[dict[str, Any]
             results = _rest(request, video, track, resumed_at, bar)
         tally = _write(results, watched, writer, bar)
         files = dict(writer.finish())
-    if CHART in request.save and tally.indices:
+    if CHART in request.save and (tally.indices or resumed_at is not None):
         files[CHART] = _draw_chart(request.out)
     report = {
         "source": request.source,
@@ -159,17 +159,15 @@ def _write(
 
 
 def _draw_chart(out: Path) -> Path:
-    """A chart of which encoder blocks ran on which frame, of all finished frames."""
-    from tempomask.reports.figures import save_block_chart
+    """Which encoder blocks ran, how present and how large objects were, on all finished frames."""
+    from tempomask.reports.figures import save_run_chart
 
+    path = out / "chart.png"
     journal = open_journal(out / JOURNAL)
     try:
-        records = [(record.index, record.blocks) for record in journal.records()]
+        save_run_chart(path, journal.records())
     finally:
         journal.close()
-    path = out / "blocks.png"
-    indices = [index for index, _ in records]
-    save_block_chart(path, indices, np.stack([blocks for _, blocks in records]))
     return path
 
 

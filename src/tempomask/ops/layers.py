@@ -1,4 +1,4 @@
-"""Layers that several networks share: channels-first layer norm and SAM's multi-layer perceptron."""
+"""Layers that several networks share: channels-first layer norm, SAM's multi-layer perceptron."""
 
 from __future__ import annotations
 
