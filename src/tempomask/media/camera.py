@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tempomask.errors import InputError
@@ -119,6 +120,11 @@ def open_camera(index: int) -> Stream:
     """The camera with this index, as the system counts; InputError if it is not there."""
     address, form = camera_address(index, sys.platform)
     return Stream(address, f"camera {index}", form=form)
+
+
+def open_device(path: Path) -> Stream:
+    """The camera at a device file such as /dev/video0; InputError if it sends no pictures."""
+    return Stream(str(path), str(path), form="v4l2")
 
 
 def open_stream(url: str) -> Stream:

@@ -20,7 +20,7 @@ import numpy as np
 
 from tempomask.errors import InputError
 from tempomask.media.arrays import ArrayFrames
-from tempomask.media.camera import open_camera, open_stream
+from tempomask.media.camera import open_camera, open_device, open_stream
 from tempomask.media.folder import PICTURE_SUFFIXES, PictureFolder
 from tempomask.media.prefetch import RunAhead
 from tempomask.media.sources import Frame, IndexedFrames, Source
@@ -196,6 +196,8 @@ def _open_path(text: str | bytes) -> Source:
         return open_camera(int(text))
     if not path.exists():
         raise InputError(f"no such file or folder: {text}; check the path")
+    if path.is_char_device():
+        return open_device(path)
     if path.is_dir():
         return PictureFolder(path)
     if path.suffix.lower() in PICTURE_SUFFIXES:

@@ -197,11 +197,13 @@ def open_container(
             timeout=(10.0, 10.0) if "://" in address else None,
         )
     except av_errors() as error:
+        if form is None and "://" not in address:
+            raise InputError(
+                f"cannot read {name} as a video ({error_text(error)}); the file is no video, or it"
+                " was cut short before it was finished"
+            ) from None
         raise InputError(
-            f"cannot read {name} as a video ({error_text(error)}); the file is no video, or it was"
-            " cut short before it was finished"
-            if form is None and "://" not in address
-            else f"cannot open {name} ({error_text(error)})"
+            f"cannot open {name} ({error_text(error)}); check that it is there, and not in use"
         ) from None
 
 
