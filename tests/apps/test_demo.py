@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tempomask.api import Model
-from tempomask.apps.demo import CLICK, CLIP
+from tempomask.apps.demo import BOX, CLICK, CLIP, first_prompt
 from tempomask.media.masks import read_mask
 from tempomask.types import FrameResult
 
@@ -25,11 +25,20 @@ def exact_masks() -> np.ndarray:
     return masks.astype(bool)
 
 
-def test_the_click_is_on_the_object() -> None:
+def test_the_prompts_show_the_object() -> None:
+    first = exact_masks()[0]
     x, y = (int(side) for side in CLICK)
-    first = read_mask(CLIP / "first_mask.png")
-    assert first[y, x] == 1
-    assert np.array_equal(first == 1, exact_masks()[0])
+    assert first[y, x]
+    rows, columns = first.any(axis=1).nonzero()[0], first.any(axis=0).nonzero()[0]
+    assert (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) == BOX
+    assert np.array_equal(read_mask(CLIP / "first_mask.png") == 1, first)
+    for kind in ("click", "box", "mask"):
+        first_prompt(kind).check_inside(first.shape)
+
+
+def test_another_prompt_is_refused(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("demo", "--prompt", "wish", "--out", tmp_path / "out")
+    assert code == 2 and "--prompt must be click, box or mask, got 'wish'" in err
 
 
 def test_the_demo_writes_what_it_says(

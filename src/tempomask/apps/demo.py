@@ -1,23 +1,31 @@
-"""`tempomask demo`: one click on the bundled clip, tracked by the bundled model."""
+"""`tempomask demo`: one prompt on the bundled clip, tracked by the bundled model."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tempomask.apps import choices, console
+from tempomask.errors import InputError
+
+if TYPE_CHECKING:
+    from tempomask.types import Prompt
 
 CLIP = Path(__file__).parent.parent / "assets" / "clip"
-# On the saucer, in the first frame of the clip.
+# On and around the saucer, in the first frame of the clip.
 CLICK = (104.0, 92.0)
-_CELLS = 9
+BOX = (52.0, 44.0, 158.0, 141.0)
+_CELLS = 8
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
     *,
+    prompt: Annotated[
+        str, typer.Option(help="What is given on the first frame: click, box or mask.")
+    ] = "click",
     model: choices.ModelName = None,
     checkpoint: choices.Checkpoint = None,
     image_size: choices.ImageSize = None,
@@ -26,20 +34,20 @@ def demo(
         bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
     ] = False,
 ) -> None:
-    """Track a flying saucer through the bundled clip from one click.
+    """Track a flying saucer through the bundled clip from one click, box or mask.
 
     Writes an overlay video, masks, a contact sheet and a chart of which encoder blocks ran, and
     compares the masks with the exact ones that come with the clip.
     """
+    given = first_prompt(prompt)
     from tempomask.api import load
     from tempomask.apps.tracking_run import CHART, Request, follow, print_report
     from tempomask.media.video import open_video
-    from tempomask.types import Prompt
 
     source = CLIP / "clip.mp4"
     request = Request(
         source=str(source),
-        prompts=[Prompt(points=[CLICK])],
+        prompts=[given],
         direction="forward",
         start=None,
         end=None,
@@ -59,6 +67,20 @@ def demo(
         console.out.print(f"mean IoU with the exact masks: {report['iou']:.3f}")
     if report["interrupted"]:
         raise typer.Exit(console.INTERRUPTED)
+
+
+def first_prompt(kind: str) -> Prompt:
+    """The click, box or mask on the first frame; InputError for another word."""
+    from tempomask.media.masks import read_mask
+    from tempomask.types import Prompt
+
+    if kind == "click":
+        return Prompt(points=[CLICK])
+    if kind == "box":
+        return Prompt(box=BOX)
+    if kind == "mask":
+        return Prompt(mask=read_mask(CLIP / "first_mask.png"))
+    raise InputError(f"--prompt must be click, box or mask, got {kind!r}")
 
 
 def draw_sheet(out: Path) -> Path:
