@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from tempomask.api import Model
@@ -23,45 +23,23 @@ from tempomask.evaluation.prompts import (
     check_kind,
     first_frame_prompts,
 )
-from tempomask.media.atomic import make_folder, replacing, write_errors
+from tempomask.evaluation.summary import (
+    EvaluationSummary,
+    SequenceScore,
+    summarise,
+    write_results,
+    write_summary,
+)
+from tempomask.media.atomic import make_folder, write_errors
 from tempomask.media.masks import read_mask, write_label_png
-from tempomask.metrics.region_boundary import ObjectScore, RegionBoundary, RegionBoundaryResult
+from tempomask.metrics.region_boundary import RegionBoundary
 from tempomask.models.encoder import Policy
+from tempomask.types import FrameResult
 
+__all__ = ["EvaluationSummary", "Progress", "SequenceScore", "evaluate", "evaluate_masks"]
+
+# Called with the sequence, the number of its frames that are done, and the number of all of them.
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class SequenceScore:
-    """Scores of one sequence; seconds spent stepping its frames, decoding and writing left out."""
-
-    name: str
-    scores: RegionBoundaryResult
-    frames: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class EvaluationSummary:
-    """Scores in percent, averaged over objects as the DAVIS toolkit does.
-
-    mean: J&F. per_sequence: J&F by sequence. fps: frames over seconds of stepping; None when masks
-    on disk were scored. blocks_run: mean share of encoder blocks that ran after the first frame.
-    """
-
-    mean: float
-    region: float
-    boundary: float
-    region_recall: float
-    boundary_recall: float
-    region_decay: float
-    boundary_decay: float
-    fps: float | None
-    frames: int
-    objects: int
-    blocks_run: float | None
-    per_sequence: dict[str, float]
-    settings: dict[str, Any]
 
 
 def evaluate(
@@ -73,39 +51,51 @@ def evaluate(
     out: str | Path | None = None,
     prompt: PromptKind = "mask",
     single_object: bool = False,
+    resolution: str | None = None,
     policy: Policy | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> EvaluationSummary:
-    """Track every sequence of a DAVIS root and score it.
+    """Track every sequence of a DAVIS root from its first frame and score it.
 
-    split, sequences, single_object: as of `Davis`. out: a folder for masks/, results.csv and
-    summary.json; None writes nothing. prompt: how objects are given on the first frame. policy:
-    which encoder blocks run. progress: called with sequence, frame and number of frames.
-    options: of `Model.session`.
+    split, sequences, single_object, resolution: as of `Davis`.
+    out: folder for masks/SEQ/NNNNN.png (label maps, where objects overlap the highest logit wins),
+        results.csv (up to date after each sequence) and summary.json; None writes nothing.
+    prompt: how the objects of the first annotation are given: "mask", "box", "click" (the middle of
+        the object), "3clicks" or "5clicks" (the others in the middle of the largest error so far).
+    policy: which encoder blocks run. progress: see `Progress`. options: of `Model.session`.
+
+    The first and the last frame are not scored. FPS counts the time of `Session.step` and of the
+    masks at the video's size; decoding, corrective clicks, scoring and writing are left out.
+
+    Raises InputError for a root that `Davis` refuses, an unknown prompt or option, a sequence
+    without objects on its first frame or of less than three frames, and a folder that cannot be
+    written.
     """
     check_kind(prompt)
-    dataset = Davis(root, split, sequences, single_object)
+    dataset = Davis(root, split, sequences, single_object, resolution)
+    _check_scorable(dataset)
     folder = None if out is None else make_folder(out)
-    scored, shares = [], []
+    runs = []
     for sequence in dataset:
-        runner = _SequenceRun(model, sequence, prompt, policy, options, folder)
-        scored.append(runner.run(progress))
-        shares += runner.shares
+        run = _SequenceRun(model, sequence, prompt, policy, options)
+        with _mask_folder(folder, sequence.name) as masks:
+            run.track(masks, progress)
+        runs.append(run)
+        if folder is not None:
+            write_results(folder, [run.score for run in runs])
+    shares = [share for run in runs for share in run.block_shares]
     settings = {
-        "model": model.name,
-        "image_size": model.config.image_size,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": str(model.device),
+        **_model_settings(model),
         "prompt": prompt,
-        "dataset": Path(root).name,
-        "split": split,
-        "single_object": single_object,
+        "policy": None if policy is None else str(policy),
+        **_dataset_settings(dataset),
         **options,
     }
+    scored = [run.score for run in runs]
     summary = summarise(scored, settings, float(np.mean(shares)) if shares else None)
     if folder is not None:
-        write_tables(folder, scored, summary)
+        write_summary(folder, summary)
     return summary
 
 
@@ -116,37 +106,49 @@ def evaluate_masks(
     split: str | None = None,
     sequences: Sequence[str] | None = None,
     single_object: bool = False,
+    resolution: str | None = None,
     out: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> EvaluationSummary:
-    """Score a folder of palette PNGs, SEQ/NNNNN.png, against a DAVIS root.
+    """Score a folder of label maps, SEQ/NNNNN.png, against a DAVIS root.
 
-    Every sequence and every scored frame must be there: InputError names the first that is not.
+    masks: that folder, or the `out` of `evaluate`. The other arguments are as of `evaluate`; out
+    gets results.csv and summary.json. The first and the last frame need no prediction. Predicted
+    ids that are not in the first annotation are ignored, with a note in the summary.
+
+    Raises InputError for missing sequences and frames, and for masks of another size.
     """
-    folder = Path(masks)
+    dataset = Davis(root, split, sequences, single_object, resolution)
+    _check_scorable(dataset)
+    predicted = _predictions(Path(masks), dataset)
+    folder = None if out is None else make_folder(out)
     scored = []
-    for sequence in Davis(root, split, sequences, single_object):
-        metric = _metric(sequence)
-        for index in range(1, len(sequence) - 1):
-            path = folder / sequence.name / f"{sequence.pictures[index].stem}.png"
-            if not path.is_file():
-                raise InputError(f"no predicted mask {path}; every scored frame needs one")
-            truth = sequence.label_map(index)
-            prediction = read_mask(path)
-            if prediction.shape != truth.shape:
+    for sequence, paths in zip(dataset, predicted, strict=True):
+        metric = RegionBoundary(sequence.object_ids)
+        for index, path in enumerate(paths, 1):
+            labels = read_mask(path)
+            if labels.shape != sequence.size:
                 raise InputError(
-                    f"{path} is {prediction.shape[1]}x{prediction.shape[0]}, the ground truth"
-                    f" {truth.shape[1]}x{truth.shape[0]}; masks must have the video's size"
+                    f"{path} has {labels.shape[1]} x {labels.shape[0]} pixels, the frames of"
+                    f" {sequence.name} have {sequence.size[1]} x {sequence.size[0]}; masks must"
+                    " have the video's size"
                 )
-            metric.update(prediction, truth)
-        scored.append(SequenceScore(sequence.name, metric.compute(), len(sequence), 0.0))
-    summary = summarise(scored, {"dataset": Path(root).name, "masks": folder.name}, None)
-    if out is not None:
-        write_tables(make_folder(out), scored, summary)
+            if sequence.single_object:
+                labels = (labels > 0).astype(np.int32)
+            metric.update(labels, sequence.label_map(index))
+            if progress is not None:
+                progress(sequence.name, index, len(paths))
+        scored.append(SequenceScore(sequence.name, metric.compute(), len(sequence)))
+    settings = {"model": None, "masks": Path(masks).name, **_dataset_settings(dataset)}
+    summary = summarise(scored, settings)
+    if folder is not None:
+        write_results(folder, scored)
+        write_summary(folder, summary)
     return summary
 
 
 class _SequenceRun:
-    """Tracks and scores one sequence."""
+    """Tracks and scores one sequence. block_shares: of the encoder, for frames after the first."""
 
     def __init__(
         self,
@@ -155,101 +157,130 @@ class _SequenceRun:
         prompt: PromptKind,
         policy: Policy | None,
         options: dict[str, Any],
-        folder: Path | None,
     ) -> None:
         self.sequence = sequence
-        self.masks = None if folder is None else make_folder(folder / "masks" / sequence.name)
-        self.prompt: PromptKind = prompt
         self.first = sequence.label_map(0)
-        self.object_ids = _object_ids(sequence)
+        self.further_clicks = CLICKS.get(prompt, 1) - 1
         self.session = model.session(
-            num_frames=len(sequence), size=self.first.shape, policy=policy, **options
+            num_frames=len(sequence), size=sequence.size, policy=policy, **options
         )
+        for given in first_frame_prompts(self.first, sequence.object_ids, prompt, 0):
+            self.session.add(given)
+        self.metric = RegionBoundary(sequence.object_ids)
         self.seconds = 0.0
-        self.shares: list[float] = []
+        self.block_shares: list[float] = []
 
-    def run(self, progress: Progress | None) -> SequenceScore:
-        metric = _metric(self.sequence)
-        for prompt in first_frame_prompts(self.first, self.object_ids, self.prompt, 0):
-            self.session.add(prompt)
+    @property
+    def score(self) -> SequenceScore:
+        length = len(self.sequence)
+        return SequenceScore(self.sequence.name, self.metric.compute(), length, self.seconds)
+
+    def track(self, masks: Path | None, progress: Progress | None) -> None:
+        """Step through all frames; masks: folder to write the label maps to."""
+        length = len(self.sequence)
         for index, frame in enumerate(self.sequence.frames()):
             labels = self._step(index, frame)
-            if 0 < index < len(self.sequence) - 1:
-                metric.update(labels, self.sequence.label_map(index))
-            if self.masks is not None:
-                path = self.masks / f"{self.sequence.pictures[index].stem}.png"
+            if 0 < index < length - 1:
+                self.metric.update(labels, self.sequence.label_map(index))
+            if masks is not None:
+                path = masks / f"{self.sequence.pictures[index].stem}.png"
                 with write_errors(path):
                     write_label_png(path, labels)
             if progress is not None:
-                progress(self.sequence.name, index + 1, len(self.sequence))
-        return SequenceScore(self.sequence.name, metric.compute(), len(self.sequence), self.seconds)
+                progress(self.sequence.name, index + 1, length)
 
     def _step(self, index: int, frame: NDArray[np.uint8]) -> NDArray[np.int32]:
         started = time.perf_counter()
         result = self.session.step(frame)
-        if index == 0:
-            extra = CLICKS.get(self.prompt, 1) - 1
-            if extra:
-                result = add_error_clicks(self.session, result, self.first, extra)
-        else:
-            self.shares.append(float(result.blocks.mean()))
         labels = result.label_map()
         self.seconds += time.perf_counter() - started
+        if index > 0:
+            self.block_shares.append(float(result.blocks.mean()))
+        elif self.further_clicks:
+            labels = self._corrected(result).label_map()
         return labels
 
-
-def _object_ids(sequence: DavisSequence) -> tuple[int, ...]:
-    ids = tuple(int(i) for i in np.unique(sequence.label_map(0)) if i)
-    if not ids:
-        raise InputError(f"sequence {sequence.name} has no object in its first annotation")
-    return ids
+    def _corrected(self, result: FrameResult) -> FrameResult:
+        return add_error_clicks(self.session, result, self.first, self.further_clicks)
 
 
-def _metric(sequence: DavisSequence) -> RegionBoundary:
-    return RegionBoundary(_object_ids(sequence))
+def _check_scorable(dataset: Davis) -> None:
+    """InputError, before anything is tracked, unless every sequence can be scored."""
+    for sequence in dataset:
+        if len(sequence) < 3:
+            raise InputError(
+                f"sequence {sequence.name} has {len(sequence)} frames; the first and the last are"
+                " not scored, so that it needs 3 or more"
+            )
+        _ = sequence.object_ids
 
 
-def summarise(
-    scored: Sequence[SequenceScore], settings: dict[str, Any], blocks_run: float | None
-) -> EvaluationSummary:
-    """Average over all objects of all sequences; scores in percent."""
-    objects = [score for sequence in scored for score in sequence.scores.objects]
-    if not objects:
-        raise InputError("no object was scored; sequences need at least three frames")
-    seconds = sum(sequence.seconds for sequence in scored)
-    frames = sum(sequence.frames for sequence in scored)
-
-    def percent(value: Callable[[ObjectScore], float]) -> float:
-        return 100 * float(np.mean([value(score) for score in objects]))
-
-    return EvaluationSummary(
-        mean=percent(lambda s: s.mean),
-        region=percent(lambda s: s.region.mean),
-        boundary=percent(lambda s: s.boundary.mean),
-        region_recall=percent(lambda s: s.region.recall),
-        boundary_recall=percent(lambda s: s.boundary.recall),
-        region_decay=percent(lambda s: s.region.decay),
-        boundary_decay=percent(lambda s: s.boundary.decay),
-        fps=frames / seconds if seconds else None,
-        frames=frames,
-        objects=len(objects),
-        blocks_run=blocks_run,
-        per_sequence={s.name: 100 * s.scores.mean for s in scored},
-        settings=settings,
-    )
+@contextmanager
+def _mask_folder(out: Path | None, name: str) -> Iterator[Path | None]:
+    """A new folder for the masks of one sequence, put in place of an older one once it is full."""
+    if out is None:
+        yield None
+        return
+    target = out / "masks" / name
+    part = target.with_name(f".{name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    make_folder(part)
+    try:
+        yield part
+        with write_errors(target):
+            if target.exists():
+                shutil.rmtree(target)
+            part.rename(target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
-def write_tables(folder: Path, scored: Sequence[SequenceScore], summary: EvaluationSummary) -> None:
-    """results.csv, a row per sequence and object, and summary.json."""
-    with replacing(folder / "results.csv") as path, path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        parts = [f"{m}_{s}" for m in ("J", "F") for s in ("mean", "recall", "decay")]
-        writer.writerow(["sequence", "object", "J&F", *parts, "frames"])
-        for sequence in scored:
-            for score in sequence.scores.objects:
-                values = (score.mean, *asdict(score.region).values())
-                values += tuple(asdict(score.boundary).values())
-                cells = [f"{100 * value:.3f}" for value in values]
-                writer.writerow([sequence.name, score.object_id, *cells, score.frames])
-    with replacing(folder / "summary.json") as path:
-        path.write_text(json.dumps(asdict(summary), indent=2) + "\n")
+def _predictions(folder: Path, dataset: Davis) -> list[list[Path]]:
+    """The predicted mask of every scored frame, by sequence; InputError if any is missing."""
+    if not folder.is_dir():
+        raise InputError(f"no such folder of masks: {folder}; it needs a folder for each sequence")
+    names = [sequence.name for sequence in dataset]
+    if not any((folder / name).is_dir() for name in names) and (folder / "masks").is_dir():
+        folder = folder / "masks"
+    lacking = [name for name in names if not (folder / name).is_dir()]
+    if lacking:
+        shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+        raise InputError(
+            f"{folder} has no masks for {len(lacking)} of {len(names)} sequences: {shown}; add"
+            " them, or name the sequences to score"
+        )
+    predicted = []
+    for sequence in dataset:
+        stems = [path.stem for path in sequence.pictures[1:-1]]
+        paths = [folder / sequence.name / f"{stem}.png" for stem in stems]
+        missing = [path for path in paths if not path.is_file()]
+        if missing:
+            raise InputError(
+                f"no predicted mask {missing[0]} ({len(missing)} of {len(paths)} are missing);"
+                " every scored frame needs one"
+            )
+        predicted.append(paths)
+    return predicted
+
+
+def _dataset_settings(dataset: Davis) -> dict[str, Any]:
+    return {
+        "dataset": dataset.root.resolve().name,
+        "split": dataset.split,
+        "single_object": all(sequence.single_object for sequence in dataset),
+    }
+
+
+def _model_settings(model: Model) -> dict[str, Any]:
+    from tempomask import __version__
+
+    return {
+        "model": model.name,
+        "image_size": model.config.image_size,
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "tempomask": __version__,
+        "torch": torch.__version__,
+    }

@@ -35,14 +35,14 @@ def box_of(mask: Mask) -> tuple[float, float, float, float]:
 def error_click(truth: Mask, prediction: Mask) -> tuple[tuple[int, int], int] | None:
     """The next click (x, y) and its label (1 missed, 0 false); None if the prediction is right.
 
-    The deepest point of the missed or of the false region, whichever is deeper; the border of the
-    picture counts as outside.
+    The deepest point of the missed or of the false region, whichever is deeper (the false one if
+    both are); the border of the picture counts as outside. As SAM 2's evaluation clicks.
     """
     depths = [_depth(region) for region in (truth & ~prediction, prediction & ~truth)]
     missed, false = (float(depth.max()) for depth in depths)
     if missed == 0 and false == 0:
         return None
-    label = int(missed >= false)
+    label = int(missed > false)
     depth = depths[0] if label else depths[1]
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)
     return (int(x), int(y)), label
@@ -76,7 +76,8 @@ def add_error_clicks(
 ) -> FrameResult:
     """Correct the frame last stepped by `count` more clicks an object, each on the error so far.
 
-    result: of that frame. Returns the frame's new result.
+    result: of that frame. labels: its true label map (H, W). An object that is right gets no more
+    clicks. Returns the frame's new result.
     """
     for object_id in result.object_ids:
         truth = labels == object_id
