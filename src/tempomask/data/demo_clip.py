@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tempomask.data.motion import ImageArray, warp, warp_mask
-from tempomask.data.synthetic import Cutout
+from tempomask.data.motion import ImageArray, warp
+from tempomask.data.stills import Cutout
 
 if TYPE_CHECKING:
     import cv2
@@ -24,8 +24,7 @@ else:
     from tempomask.data import opencv as cv2
 
 WIDTH, HEIGHT, FRAMES, FPS = 640, 360, 96, 24
-# The warps make squares; the visible picture is the top left part of one.
-SIDE = 640
+SIZE = (HEIGHT, WIDTH)
 SAUCER = 1
 
 # Outlines drawn by hand on the photographs, in their pixels.
@@ -99,7 +98,7 @@ def compose() -> tuple[ImageArray, ImageArray]:
         sway = math.sin(2 * math.pi * time)
         zoom = 1.12 + 0.06 * time
         behind = place(320 - 20 * time, 168 + 6 * sway, zoom, 0.01 * sway, backdrop)
-        frame = warp(sky, behind, SIDE).astype(np.float32)
+        frame = warp(sky, behind, SIZE).astype(np.float32)
         # From the left, a dip, behind the astronaut's head, and back into the open, growing.
         x, y = 105 + 430 * time, 140 - 48 * math.cos(4.83 * time)
         flight = place(
@@ -107,14 +106,14 @@ def compose() -> tuple[ImageArray, ImageArray]:
             squash=0.86 + 0.14 * math.cos(6 * time),
         )
         front = place(395 - 26 * time, 262 + 5 * sway, 0.50, 0.02 * sway, person)
-        label = np.zeros((SIDE, SIDE), np.uint8)
+        label = np.zeros(SIZE, np.uint8)
         for cutout, matrix, number in ((cup, flight, SAUCER), (person, front, 0)):
-            coverage = warp_mask(cutout.mask, matrix, SIDE)
+            coverage = warp(cutout.mask * np.uint8(255), matrix, SIZE, empty_border=True)
             soft = (cv2.GaussianBlur(coverage, (3, 3), 0) / 255.0).astype(np.float32)[..., None]
-            frame += (warp(cutout.picture, matrix, SIDE) - frame) * soft
+            frame += (warp(cutout.picture, matrix, SIZE) - frame) * soft
             label[coverage > 127] = number
-        frames.append(np.clip(frame, 0, 255).astype(np.uint8)[:HEIGHT, :WIDTH])
-        labels.append(label[:HEIGHT, :WIDTH])
+        frames.append(np.clip(frame, 0, 255).astype(np.uint8))
+        labels.append(label)
     return np.stack(frames), np.stack(labels)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,45 @@ from PIL import Image
 
 from tempomask.errors import InputError
 
-# What a label value means: any non-zero pixel is the object; an id per instance; an id per region.
-LabelKind = Literal["object", "instances", "regions"]
-SETS: dict[str, tuple[str, LabelKind]] = {
-    "person-ccp": ("person", "object"),
-    "person-290": ("person", "object"),
-    "horse-weizmann": ("horse", "object"),
-    "nuclei-dsb2018": ("nucleus", "instances"),
-    "regions-bsds500": ("region", "regions"),
-}
+if TYPE_CHECKING:
+    import cv2
+else:
+    from tempomask.data import opencv as cv2
+
+ImageArray = NDArray[np.uint8]
+
+# What the labels hold: 1 for the object; an id per nucleus; an id per region of the whole picture.
+OBJECTS = {"person-ccp": "person", "person-290": "person", "horse-weizmann": "horse"}
+NUCLEI = "nuclei-dsb2018"
+REGIONS = "regions-bsds500"
+# Shares of the picture that a region must have to count as an object.
+REGION_AREA = (0.01, 0.35)
+# Shares at which a nucleus or a DAVIS object is too small to be cut out.
+LEAST_AREA = 0.0005
+
+
+class Cutout(NamedTuple):
+    """A picture (h, w, 3) uint8 RGB and the mask (h, w) of zeros and ones of one object in it."""
+
+    picture: ImageArray
+    mask: ImageArray
+    category: str = "object"
+
+    def cropped(self) -> Cutout:
+        """The cut-out within the mask's bounding box."""
+        x, y, width, height = cv2.boundingRect(self.mask)
+        rows, columns = slice(y, y + height), slice(x, x + width)
+        return Cutout(self.picture[rows, columns], self.mask[rows, columns], self.category)
+
+    def reduced(self, scale: float) -> tuple[Cutout, float]:
+        """Halved until shown at `scale` without aliasing, and the scale that is left."""
+        picture, mask = self.picture, self.mask * np.uint8(255)
+        while scale < 0.5 and min(mask.shape) >= 4:
+            half = (mask.shape[1] // 2, mask.shape[0] // 2)
+            picture = cv2.resize(picture, half, interpolation=cv2.INTER_AREA)
+            mask = cv2.resize(mask, half, interpolation=cv2.INTER_AREA)
+            scale *= 2
+        return Cutout(picture, (mask > 127).astype(np.uint8), self.category), scale  # type: ignore
 
 
 class Still(NamedTuple):
@@ -33,56 +63,124 @@ class Still(NamedTuple):
     picture: Path
     label: Path
     category: str
-    kind: LabelKind
 
 
 class PictureLibrary:
-    """Lists the labelled pictures under a root and reads them, each once.
+    """Lists the labelled pictures under a root, reads each once, and draws objects from them.
 
     held_out: names of DAVIS sequences to leave out. InputError when a part is missing.
     """
 
     def __init__(self, root: Path, held_out: Collection[str] = ()) -> None:
-        self.stills = {name: _list_stills(root, name) for name in SETS}
+        self.objects = [s for name, kind in OBJECTS.items() for s in _list_stills(root, name, kind)]
+        self.nuclei = _list_stills(root, NUCLEI, "nucleus")
+        self.regions = _list_stills(root, REGIONS, "region")
         davis = root / "davis16-train-256"
-        pictures = davis / "JPEGImages"
-        if not pictures.is_dir():
-            raise InputError(f"no DAVIS frames at {pictures}; give the folder that holds them")
         self._annotations = davis / "Annotations"
-        self.sequences = {
-            folder.name: sorted(folder.glob("*.jpg"))
-            for folder in sorted(pictures.iterdir())
-            if folder.name not in held_out
-        }
-        self._read: dict[Path, NDArray[np.uint8]] = {}
+        self.sequences = _list_sequences(davis / "JPEGImages", held_out)
+        self.names = list(self.sequences)
+        self._read: dict[Path, ImageArray] = {}
 
-    def picture(self, path: Path) -> NDArray[np.uint8]:
+    def picture(self, path: Path) -> ImageArray:
         """(H, W, 3) uint8 RGB."""
         if path not in self._read:
-            self._read[path] = np.asarray(Image.open(path).convert("RGB"))
+            with Image.open(path) as image:
+                self._read[path] = np.asarray(image.convert("RGB"))
         return self._read[path]
 
-    def label(self, path: Path) -> NDArray[np.uint8]:
+    def label(self, path: Path) -> ImageArray:
         """(H, W) label values."""
         if path not in self._read:
-            self._read[path] = np.asarray(Image.open(path))
+            with Image.open(path) as image:
+                self._read[path] = np.asarray(image)
         return self._read[path]
 
-    def davis_mask(self, picture: Path) -> NDArray[np.uint8]:
+    def davis_mask(self, picture: Path) -> ImageArray:
         """(H, W) of zeros and ones for a frame of `sequences`."""
         path = self._annotations / picture.parent.name / f"{picture.stem}.png"
         return (self.label(path) > 0).astype(np.uint8)
 
+    def davis_frame(self, rng: np.random.Generator) -> Path:
+        """A frame of a sequence, each sequence as likely as any other."""
+        pictures = self.sequences[self.names[rng.integers(len(self.names))]]
+        return pictures[rng.integers(len(pictures))]
 
-def _list_stills(root: Path, name: str) -> list[Still]:
+    def any_picture(self, rng: np.random.Generator) -> ImageArray:
+        """A picture to move things over: BSDS most often, a DAVIS frame or another still."""
+        choice = rng.random()
+        if choice < 0.35:
+            return self.picture(self.davis_frame(rng))
+        stills = self.regions if choice < 0.85 else self.objects
+        return self.picture(stills[rng.integers(len(stills))].picture)
+
+    def object(self, rng: np.random.Generator) -> Cutout | None:
+        """A person, a horse, nuclei or the object of a DAVIS frame; None if it is too small."""
+        choice = rng.random()
+        if choice < 0.3:
+            path = self.davis_frame(rng)
+            cutout = Cutout(self.picture(path), self.davis_mask(path))
+        elif choice < 0.4:
+            return self.nucleus(rng)
+        else:
+            still = self.objects[rng.integers(len(self.objects))]
+            mask = (self.label(still.label) > 0).astype(np.uint8)
+            cutout = Cutout(self.picture(still.picture), mask, still.category)
+        return cutout if cutout.mask.mean() > LEAST_AREA else None
+
+    def nucleus(self, rng: np.random.Generator) -> Cutout | None:
+        """One nucleus, or one with its nearest neighbours."""
+        still = self.nuclei[rng.integers(len(self.nuclei))]
+        label = self.label(still.label)
+        counts = np.bincount(label.ravel())
+        counts[0] = 0
+        ids = np.flatnonzero(counts > LEAST_AREA * label.size)
+        if len(ids) == 0:
+            return None
+        mask = label == ids[rng.integers(len(ids))]
+        if rng.random() < 0.3:
+            reach = int(min(label.shape) * rng.uniform(0.03, 0.1)) * 2 + 1
+            near = cv2.dilate(mask.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
+            mask = np.isin(label, np.setdiff1d(label[near], [0]))
+        return Cutout(self.picture(still.picture), mask.astype(np.uint8), still.category)
+
+    def region(self, rng: np.random.Generator) -> Cutout | None:
+        """A connected region of a BSDS picture, of `REGION_AREA`."""
+        still = self.regions[rng.integers(len(self.regions))]
+        label = self.label(still.label)
+        share = np.bincount(label.ravel()) / label.size
+        ids = np.flatnonzero((share > REGION_AREA[0]) & (share < REGION_AREA[1]))
+        if len(ids) == 0:
+            return None
+        mask = largest_part((label == ids[rng.integers(len(ids))]).astype(np.uint8))
+        if mask.mean() < REGION_AREA[0]:
+            return None
+        return Cutout(self.picture(still.picture), mask, still.category)
+
+
+def largest_part(mask: ImageArray) -> ImageArray:
+    """The largest connected part of a binary mask that is not empty."""
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(mask)
+    return (parts == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()).astype(np.uint8)
+
+
+def _list_stills(root: Path, name: str, category: str) -> list[Still]:
     folder = root / "stills-256" / name
-    category, kind = SETS[name]
     labels = {path.stem: path for path in (folder / "labels").glob("*.png")}
     stills = [
-        Still(path, labels[path.stem], category, kind)
+        Still(path, labels[path.stem], category)
         for path in sorted((folder / "images").glob("*"))
         if path.stem in labels
     ]
     if not stills:
         raise InputError(f"no labelled pictures at {folder}; it needs images/ and labels/")
     return stills
+
+
+def _list_sequences(pictures: Path, held_out: Collection[str]) -> dict[str, list[Path]]:
+    if not pictures.is_dir():
+        raise InputError(f"no DAVIS frames at {pictures}; give the folder that holds them")
+    folders = [folder for folder in sorted(pictures.iterdir()) if folder.is_dir()]
+    unknown = sorted(set(held_out) - {folder.name for folder in folders})
+    if unknown:
+        raise InputError(f"no sequence {unknown[0]!r} at {pictures} to hold out")
+    return {f.name: sorted(f.glob("*.jpg")) for f in folders if f.name not in held_out}

@@ -1,6 +1,7 @@
-"""Synthetic video: cut-outs and drawn shapes that move and occlude each other, exactly masked.
+"""Synthetic video: cut-outs that move, deform and occlude each other, with exact masks.
 
-T frames, S side of the square frames.
+T frames of H x W pixels. A pixel belongs to the frontmost object that covers more than half of it,
+where coverage has the soft edge and the motion blur of the picture itself.
 """
 
 from __future__ import annotations
@@ -10,57 +11,67 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tempomask.data.motion import (
+    FloatArray,
     ImageArray,
+    Matrix,
     Placement,
+    Stage,
     affine_path,
     deformation,
+    keep_inside,
+    motion_kernel,
     warp,
-    warp_mask,
 )
+from tempomask.data.stills import Cutout
+from tempomask.errors import InputError
 
 if TYPE_CHECKING:
     import cv2
 else:
     from tempomask.data import opencv as cv2
 
-
-class Cutout(NamedTuple):
-    """A picture (h, w, 3) uint8 and the mask (h, w) of zeros and ones of one object in it."""
-
-    picture: ImageArray
-    mask: ImageArray
-    category: str = "object"
-
-    def cropped(self) -> Cutout:
-        """The cut-out within the mask's bounding box."""
-        ys, xs = np.nonzero(self.mask)
-        rows, columns = slice(ys.min(), ys.max() + 1), slice(xs.min(), xs.max() + 1)
-        return Cutout(self.picture[rows, columns], self.mask[rows, columns], self.category)
+MOST_OBJECTS = 255
+# A small cut-out is not enlarged more than this, or its pixels would show.
+LARGEST_SCALE = 2.0
 
 
 class SyntheticVideo(NamedTuple):
-    """frames (T, S, S, 3) uint8 RGB; ids (T, S, S) uint8, 0 background, i + 1 for cut-out i."""
+    """frames (T, H, W, 3) uint8 RGB; ids (T, H, W) uint8, 0 background, i + 1 for cut-out i.
+
+    categories: of the cut-outs, in that order; a cut-out may be out of sight in every frame.
+    """
 
     frames: ImageArray
     ids: ImageArray
+    categories: tuple[str, ...]
+
+    def mask(self, number: int) -> ImageArray:
+        """(T, H, W) of zeros and ones: where object `number`, from 1 on, is seen."""
+        return (self.ids == number).astype(np.uint8)
 
 
 @dataclass(frozen=True)
 class Motion:
-    """How much things move: strengths of affine trajectories, amplitude of deformation (of S).
+    """How much things move; strengths are in the units of `motion.STEP`.
 
-    size: smallest and largest extent of an object as a share of S. blur: its probability.
+    background, objects: least and greatest strength; deforming: share of objects that deform, by an
+    amplitude up to `deformation` (of the frame); size: least and greatest extent of an object (of
+    the frame's shorter side on the stage); crossing: share of objects made to pass over an earlier
+    one; outside: share of objects that start out of sight or leave it; blur: share of moving things
+    drawn with motion blur; lighting: standard deviation of an object's log brightness.
     """
 
     background: tuple[float, float] = (0.0, 0.8)
-    objects: tuple[float, float] = (0.3, 1.6)
-    deformation: float = 0.03
+    objects: tuple[float, float] = (0.3, 1.8)
     deforming: float = 0.6
-    size: tuple[float, float] = (0.12, 0.75)
-    blur: float = 0.2
+    deformation: float = 0.03
+    size: tuple[float, float] = (0.15, 0.9)
+    crossing: float = 0.35
+    outside: float = 0.12
+    blur: float = 0.25
+    lighting: float = 0.12
 
 
 def compose(
@@ -68,106 +79,165 @@ def compose(
     background: ImageArray,
     cutouts: Sequence[Cutout],
     length: int,
-    side: int,
+    stage: Stage,
     motion: Motion | None = None,
 ) -> SyntheticVideo:
-    """Move cut-outs over a moving background; later cut-outs are in front. At most 255 cut-outs."""
-    motion = motion or Motion()
-    height, width = background.shape[:2]
-    place = Placement(
-        anchor=(width / 2, height / 2),
-        target=(side / 2, side / 2),
-        scale=side / min(height, width) * rng.uniform(1.0, 1.5),
-        mirrored=bool(rng.random() < 0.5),
-    )
-    path = affine_path(rng, length, side, place, rng.uniform(*motion.background))
-    frames = [warp(background, matrix, side).astype(np.float32) for matrix in path]
-    ids = np.zeros((length, side, side), np.uint8)
-    for number, cutout in enumerate(cutouts, start=1):
-        _paste(rng, frames, ids, number, cutout.cropped(), motion)
-    if rng.random() < motion.blur:
-        frames = _blur(rng, frames)
-    return SyntheticVideo(np.clip(np.stack(frames), 0, 255).astype(np.uint8), ids)
+    """Move cut-outs over a moving background (h, w, 3); later cut-outs are in front.
 
-
-def _paste(
-    rng: np.random.Generator,
-    frames: list[NDArray[np.float32]],
-    ids: ImageArray,
-    number: int,
-    cutout: Cutout,
-    motion: Motion,
-) -> None:
-    """Draw one cut-out with its own motion over all frames, with a soft edge of about a pixel."""
-    length, side = len(frames), ids.shape[1]
-    height, width = cutout.mask.shape
-    extent = side * np.exp(rng.uniform(*np.log(motion.size)))
-    place = Placement(
-        anchor=(width / 2, height / 2),
-        target=(side * rng.uniform(0.15, 0.85), side * rng.uniform(0.15, 0.85)),
-        scale=extent / max(height, width),
-        mirrored=bool(rng.random() < 0.5),
-    )
-    path = affine_path(rng, length, side, place, rng.uniform(*motion.objects))
-    fields = [None] * length
-    if rng.random() < motion.deforming:
-        fields = deformation(rng, length, side, rng.uniform(0, motion.deformation))
-    gain = np.float32(np.exp(rng.normal() * 0.12))
-    for index, (matrix, field) in enumerate(zip(path, fields, strict=True)):
-        coverage = warp_mask(cutout.mask, matrix, side, field)
-        picture = warp(cutout.picture, matrix, side, field).astype(np.float32) * gain
-        soft = (cv2.GaussianBlur(coverage, (3, 3), 0).astype(np.float32) / 255)[..., None]
-        frames[index] += (picture - frames[index]) * soft
-        ids[index][coverage > 127] = number
-
-
-def _blur(rng: np.random.Generator, frames: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-    length = int(rng.integers(3, 8))
-    kernel = (length, 1) if rng.random() < 0.5 else (1, length)
-    return [cv2.blur(frame, kernel) for frame in frames]  # type: ignore[misc]
-
-
-def drawn_shape(rng: np.random.Generator, texture: ImageArray, side: int = 128) -> Cutout:
-    """An ellipse or polygon, sometimes with a hole, filled from a picture or with a colour field.
-
-    texture: (h, w, 3) with both sides of at least `side`.
+    InputError for more than 255 cut-outs, or one whose mask is empty.
     """
-    centre = side // 2
-    mask = np.zeros((side, side), np.uint8)
-    if rng.random() < 0.3:
-        axes = tuple(int(a) for a in rng.integers(side // 6, side // 2, size=2))
-        cv2.ellipse(mask, (centre, centre), axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
-    else:
-        corners = int(rng.integers(3, 11))
-        # One corner in each equal sector, so that the polygon is never degenerate.
-        angles = (np.arange(corners) + rng.uniform(0.1, 0.9, corners)) * 2 * np.pi / corners
-        radius = rng.uniform(0.2, 0.48, corners) * side
-        outline = centre + np.stack([np.cos(angles), np.sin(angles)], 1) * radius[:, None]
-        cv2.fillPoly(mask, [outline.astype(np.int32)], 1)
-    if rng.random() < 0.15:
-        cv2.circle(mask, (centre, centre), side // 10, 0, -1)
-    if rng.random() < 0.6:
-        y = int(rng.integers(texture.shape[0] - side + 1))
-        x = int(rng.integers(texture.shape[1] - side + 1))
-        picture = texture[y : y + side, x : x + side]
-    else:
-        cells = rng.integers(0, 256, (*rng.integers(2, 6, size=2), 3)).astype(np.uint8)
-        smooth = cv2.INTER_CUBIC if rng.random() < 0.5 else cv2.INTER_NEAREST
-        picture = cv2.resize(cells, (side, side), interpolation=smooth)
-    return Cutout(picture, mask, "shape")  # type: ignore[arg-type]
+    motion = motion or Motion()
+    frames = moving_picture(rng, background, length, stage, motion)
+    return paste(rng, frames, cutouts, stage, motion)
 
 
-def vary_colour(rng: np.random.Generator, frames: ImageArray) -> ImageArray:
-    """One random gain, offset, saturation and tint for a clip (T, S, S, 3), and a slow drift."""
-    gain, offset = np.exp(rng.normal() * 0.2), rng.normal() * 12
-    saturation = 0.0 if rng.random() < 0.06 else float(np.clip(1 + rng.normal() * 0.3, 0, 2))
-    tint = (1 + rng.normal(size=3) * 0.06).astype(np.float32)
-    drift = rng.normal() * 0.03
-    varied = np.empty_like(frames)
-    for index, frame in enumerate(frames):
-        value = frame.astype(np.float32)
-        grey = value.mean(axis=2, keepdims=True)
-        level = np.float32(gain * np.exp(drift * index + rng.normal() * 0.015))
-        value = (grey + (value - grey) * np.float32(saturation)) * (tint * level)
-        varied[index] = np.clip(value + np.float32(offset), 0, 255)
-    return varied
+def moving_picture(
+    rng: np.random.Generator, picture: ImageArray, length: int, stage: Stage, motion: Motion
+) -> ImageArray:
+    """Frames (T, H, W, 3) of a camera that moves over a picture (h, w, 3) and stays inside it."""
+    height, width = picture.shape[:2]
+    place = Placement(
+        anchor=(width * rng.uniform(0.3, 0.7), height * rng.uniform(0.3, 0.7)),
+        target=(stage.width / 2, stage.height / 2),
+        scale=max(stage.width / width, stage.height / height) * rng.uniform(1.0, 1.5),
+        mirrored=bool(rng.random() < 0.5),
+    )
+    path = affine_path(rng, length, stage, place, rng.uniform(*motion.background))
+    path = keep_inside(path, picture.shape, stage)
+    frames = np.stack([warp(picture, stage.show(m), (stage.rows, stage.columns)) for m in path])
+    if rng.random() < motion.blur:
+        middle = np.array([width / 2, height / 2, 1.0])
+        blur_along(frames, [stage.show(matrix) @ middle for matrix in path])
+    return frames
+
+
+def blur_along(frames: ImageArray, positions: Sequence[np.ndarray]) -> None:
+    """Blur each frame in place along the motion of a point (x, y) through the clip."""
+    for frame, velocity in zip(frames, velocities(positions), strict=True):
+        kernel = motion_kernel(velocity)
+        if kernel is not None:
+            frame[:] = cv2.filter2D(frame, -1, kernel, borderType=cv2.BORDER_REPLICATE)
+
+
+def velocities(positions: Sequence[np.ndarray]) -> np.ndarray:
+    """(T, 2) velocity at each of T positions; zero for a single one."""
+    points = np.stack(positions)
+    return np.gradient(points, axis=0) if len(points) > 1 else np.zeros_like(points)
+
+
+def paste(
+    rng: np.random.Generator,
+    frames: ImageArray,
+    cutouts: Sequence[Cutout],
+    stage: Stage,
+    motion: Motion,
+) -> SyntheticVideo:
+    """Draw moving cut-outs over frames (T, H, W, 3), which are changed; later ones are in front."""
+    if len(cutouts) > MOST_OBJECTS:
+        raise InputError(f"{len(cutouts)} cut-outs in one video; at most {MOST_OBJECTS}")
+    ids = np.zeros(frames.shape[:3], np.uint8)
+    tracks: list[np.ndarray] = []
+    for number, cutout in enumerate(cutouts, start=1):
+        if not cutout.mask.any():
+            raise InputError(f"cut-out {number} has an empty mask")
+        actor = _Actor(rng, cutout, len(frames), stage, motion, tracks)
+        tracks.append(np.stack([matrix @ [*actor.middle, 1] for matrix in actor.path]))
+        for index in range(len(frames)):
+            actor.draw(index, frames[index], ids[index], number)
+    return SyntheticVideo(frames, ids, tuple(cutout.category for cutout in cutouts))
+
+
+class _Actor:
+    """One cut-out with its motion, ready to be drawn."""
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        cutout: Cutout,
+        length: int,
+        stage: Stage,
+        motion: Motion,
+        tracks: Sequence[np.ndarray],
+    ) -> None:
+        whole = cutout.cropped()
+        side = min(stage.width, stage.height)
+        extent = side * np.exp(rng.uniform(*np.log(motion.size)))
+        reduced, scale = whole.reduced(min(LARGEST_SCALE, extent / max(whole.mask.shape)))
+        gain = float(np.exp(rng.normal() * motion.lighting))
+        lit = cv2.convertScaleAbs(reduced.picture, alpha=gain)
+        # An empty border of a pixel, so that the outline is as soft where the picture ends.
+        self.picture: ImageArray = cv2.copyMakeBorder(  # type: ignore[assignment]
+            lit, 1, 1, 1, 1, cv2.BORDER_REPLICATE
+        )
+        self.coverage = np.pad(reduced.mask * np.uint8(255), 1)
+        rows, columns = self.coverage.shape
+        self.middle = (columns / 2, rows / 2)
+        strength = rng.uniform(*motion.objects)
+        self.stage = stage
+        place = self._place(rng, scale, length, motion, tracks)
+        self.path = affine_path(rng, length, stage, place, strength)
+        self.fields: list[FloatArray] | None = None
+        if rng.random() < motion.deforming:
+            amplitude = rng.uniform(0, motion.deformation)
+            self.fields = deformation(rng, length, (stage.rows, stage.columns), amplitude)
+        self.shown = [stage.show(matrix) for matrix in self.path]
+        self.blurred = rng.random() < motion.blur
+        self.velocity = velocities([matrix @ [*self.middle, 1] for matrix in self.shown])
+
+    def _place(
+        self,
+        rng: np.random.Generator,
+        scale: float,
+        length: int,
+        motion: Motion,
+        tracks: Sequence[np.ndarray],
+    ) -> Placement:
+        """In sight at first; or passing over an earlier object; or outside at first or at last."""
+        stage, frame = self.stage, 0
+        x, y = rng.uniform(0.15, 0.85, size=2) * [stage.width, stage.height]
+        if tracks and rng.random() < motion.crossing:
+            frame = int(rng.integers(length))
+            x, y = tracks[int(rng.integers(len(tracks)))][frame]
+        elif rng.random() < motion.outside:
+            frame = int(rng.choice([0, length - 1]))
+            reach = scale * max(self.coverage.shape) / 2
+            x = -reach * 0.6 if rng.random() < 0.5 else stage.width + reach * 0.6
+        mirrored = bool(rng.random() < 0.5)
+        return Placement(self.middle, (float(x), float(y)), scale, mirrored, frame)
+
+    def draw(self, index: int, frame: ImageArray, ids: ImageArray, number: int) -> None:
+        """Blend the cut-out into a frame (H, W, 3) and write its number into ids (H, W)."""
+        matrix = self.shown[index]
+        field = None if self.fields is None else self.fields[index]
+        kernel = motion_kernel(self.velocity[index]) if self.blurred else None
+        box = self._box(matrix, field, 2 if kernel is None else 2 + len(kernel))
+        if box is None:
+            return
+        x0, y0, x1, y1 = box
+        size = (y1 - y0, x1 - x0)
+        if field is not None:
+            field = field[y0:y1, x0:x1]
+        picture = warp(self.picture, matrix, size, field, origin=(x0, y0))
+        coverage = warp(self.coverage, matrix, size, field, empty_border=True, origin=(x0, y0))
+        if kernel is not None:
+            picture = cv2.filter2D(picture, -1, kernel)
+            coverage = cv2.filter2D(coverage, -1, kernel)
+        coverage = cv2.GaussianBlur(coverage, (3, 3), 0)
+        alpha = coverage.astype(np.float32) / np.float32(255)
+        part = frame[y0:y1, x0:x1]
+        part[:] = cv2.blendLinear(picture, part, alpha, 1 - alpha)
+        ids[y0:y1, x0:x1][coverage > 127] = number
+
+    def _box(
+        self, matrix: Matrix, field: FloatArray | None, margin: int
+    ) -> tuple[int, int, int, int] | None:
+        """The part x0, y0, x1, y1 of the frame that the cut-out can touch, if any."""
+        rows, columns = self.coverage.shape
+        corners = matrix @ np.array([[0, columns, 0, columns], [0, 0, rows, rows], [1, 1, 1, 1]])
+        reach = np.zeros(2) if field is None else np.abs(field).reshape(-1, 2).max(axis=0)
+        limits = np.array([self.stage.columns, self.stage.rows])
+        low = np.clip(np.floor(corners.min(axis=1) - reach - margin), 0, limits).astype(int)
+        high = np.clip(np.ceil(corners.max(axis=1) + reach + margin), 0, limits).astype(int)
+        if (high - low).min() < 1:
+            return None
+        return int(low[0]), int(low[1]), int(high[0]), int(high[1])
