@@ -22,6 +22,7 @@ seeds = st.integers(0, 2**32 - 1)
 STAGE = Stage.squeezed(48, 16 / 9)
 
 
+@settings(deadline=None)
 @given(seed=seeds, length=st.integers(1, 40))
 def test_trajectories_start_at_zero_and_scale_with_strength(seed: int, length: int) -> None:
     calm, wild = (trajectory(np.random.default_rng(seed), length, s) for s in (0.1, 1.0))
@@ -36,6 +37,7 @@ def test_long_trajectories_stay_in_reach() -> None:
     assert np.median(ends) < 60
 
 
+@settings(deadline=None)
 @given(seed=seeds, frame=st.integers(0, 3))
 def test_paths_pass_through_their_placement(seed: int, frame: int) -> None:
     place = Placement((10, 20), (30, 25), scale=0.5, mirrored=True, frame=frame)
@@ -45,6 +47,7 @@ def test_paths_pass_through_their_placement(seed: int, frame: int) -> None:
     assert np.linalg.det(path[0][:, :2]) == pytest.approx(-0.25)
 
 
+@settings(deadline=None)
 @given(seed=seeds, aspect=st.floats(0.5, 2.0), strength=st.floats(0, 2))
 def test_cameras_stay_inside_the_picture(seed: int, aspect: float, strength: float) -> None:
     height, width = 60, 90
@@ -110,6 +113,7 @@ def test_warp_equals_a_naive_resampling(seed: int, displaced: bool) -> None:
     assert np.abs(warped - naive_warp(image, matrix, size, field)).max() <= 255 / 32 + 1
 
 
+@settings(deadline=None)
 @given(seed=seeds, displaced=st.booleans())
 def test_a_part_is_warped_as_the_whole(seed: int, displaced: bool) -> None:
     rng = np.random.default_rng(seed)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tempomask.data.stills import Cutout, PictureLibrary, largest_part
@@ -85,6 +85,7 @@ def test_cropping_keeps_the_object_alone() -> None:
     np.testing.assert_array_equal(cropped.picture, picture[5:9, 12:20])
 
 
+@settings(deadline=None)
 @given(scale=st.floats(0.01, 3.0))
 def test_reduced_cutouts_are_shown_at_half_size_or_more(scale: float) -> None:
     cutout = Cutout(np.full((64, 96, 3), 7, np.uint8), np.ones((64, 96), np.uint8))

@@ -54,6 +54,7 @@ def test_masks_are_exact(seed: int, squeezed: bool, count: int) -> None:
     assert unsure.mean() < 0.1
 
 
+@settings(deadline=None)
 @given(seed=seeds)
 def test_one_white_object_is_exact_to_the_pixel(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -155,6 +156,7 @@ def test_velocity_of_a_single_frame_is_zero() -> None:
     np.testing.assert_allclose(velocities([np.zeros(2), np.array([2.0, 1.0])]), [[2, 1], [2, 1]])
 
 
+@settings(deadline=None)
 @given(seed=seeds)
 def test_drawn_shapes_have_area(seed: int) -> None:
     cutout = drawn_shape(np.random.default_rng(seed), np.full((100, 150, 3), 50, np.uint8))
