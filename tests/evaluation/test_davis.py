@@ -218,13 +218,17 @@ def test_predicted_ids_beyond_the_truth_are_ignored_with_a_note(
 
 
 def test_plain_masks_and_merged_objects_on_disk(davis: Make, clip: Make, tmp_path: Path) -> None:
-    root, folder = davis(cow=clip(4, objects=2)), tmp_path / "predicted"
-    (folder / "cow").mkdir(parents=True)
-    for index, labels in enumerate(clip(4, objects=2)[1:3], 1):
-        white = np.where(labels > 0, np.uint8(255), np.uint8(0))
-        Image.fromarray(white).save(folder / "cow" / f"{index:05d}.png")
-    assert evaluate_masks(root, folder, single_object=True).mean == 100
-    assert evaluate_masks(root, folder).mean < 60
+    """White masks and label maps are the same prediction where all objects count as one."""
+    truth = clip(4, objects=2)
+    root = davis(cow=truth)
+    for name, values in (("white", (0, 255, 255)), ("labels", (0, 1, 2))):
+        (tmp_path / name / "cow").mkdir(parents=True)
+        for index in (1, 2):
+            picture = np.array(values, np.uint8)[truth[index]]
+            Image.fromarray(picture).save(tmp_path / name / "cow" / f"{index:05d}.png")
+        assert evaluate_masks(root, tmp_path / name, single_object=True).mean == 100
+    assert evaluate_masks(root, tmp_path / "labels").mean == 100
+    assert evaluate_masks(root, tmp_path / "white").mean < 60
 
 
 def test_missing_predictions_are_refused(
