@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,21 @@ SINGLE = "model.safetensors"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 # The first bytes of a zip archive (torch.save since 2020) and of a pickle (before).
 ZIP_MAGIC, PICKLE_MAGIC = b"PK", b"\x80"
+# safetensors begin with the length of their JSON header, eight bytes, at most this.
+LONGEST_HEADER = 100_000_000
+# What unpickling damaged bytes can raise.
+UNREADABLE = (
+    RuntimeError,
+    pickle.UnpicklingError,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ImportError,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,17 +114,18 @@ def _read_file(path: Path) -> tuple[State, Mapping[str, str]]:
         raise InputError(f"cannot read the checkpoint {path}: {error.strerror}") from None
     if not start:
         raise InputError(f"the checkpoint {path} is empty; fetch it again")
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= LONGEST_HEADER:
+        return _read_safetensors(path)
     if start.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
         return _read_pytorch(path), {}
-    if start[8:] == b"{":
-        return _read_safetensors(path)
     raise InputError(f"{path} is neither a PyTorch nor a safetensors checkpoint")
 
 
 def _read_pytorch(path: Path) -> State:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
+        with path.open("rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
         raise InputError(
             f"{path} cannot be read as a PyTorch checkpoint of weights; it is truncated, damaged or"
             f" holds other objects ({_first_line(error)})"

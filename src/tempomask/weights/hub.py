@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 from tempomask.errors import InputError
@@ -12,9 +11,8 @@ from tempomask.weights.files import SUFFIXES
 from tempomask.weights.zoo import MODELS, ModelInfo, home
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-# Of a repository: weights and configuration of transformers, else the original file.
+# Of a repository: weights and configuration as transformers stores them.
 PREFERRED = ["model*.safetensors", "model.safetensors.index.json", "config.json"]
-FALLBACK = ["*.safetensors", "*.pt", "*.pth"]
 
 
 def locate(name: str) -> Path:
@@ -31,13 +29,19 @@ def locate(name: str) -> Path:
     return _download(info, info.repository)
 
 
-def resolve(checkpoint: str | Path) -> Path:
-    """A file or folder as it is; a Hub id such as facebook/sam2.1-hiera-tiny as its local copy."""
+def resolve(checkpoint: str | Path, name: str | None) -> Path:
+    """A file or folder as it is; a Hub id such as facebook/sam2.1-hiera-tiny as its local copy.
+
+    name: of the model that is asked for; its own file is taken where a repository has several.
+    """
     path = Path(checkpoint).expanduser()
     identifier = str(checkpoint)
     local = path.exists() or path.parent.is_dir() or path.suffix in SUFFIXES
     if local or not HUB_ID.fullmatch(identifier):
         return path
+    info = MODELS.get(name or "")
+    if info is not None and info.repository == identifier:
+        return info.path() or _download(info, identifier)
     return _snapshot(identifier)
 
 
@@ -55,12 +59,18 @@ def _download(info: ModelInfo, repository: str) -> Path:
 
 def _snapshot(repository: str) -> Path:
     def fetch() -> str:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
 
         folder = snapshot_download(repository, allow_patterns=PREFERRED)
         if any(Path(folder).glob("*.safetensors")):
             return folder
-        return snapshot_download(repository, allow_patterns=FALLBACK)
+        files = [file for file in list_repo_files(repository) if file.endswith(SUFFIXES)]
+        if len(files) != 1:
+            raise InputError(
+                f"the Hub repository {repository} has {len(files)} checkpoints"
+                f" ({', '.join(files[:4])}); fetch one and pass its path as checkpoint="
+            )
+        return hf_hub_download(repository, files[0])
 
     what = f"there is no file {repository}, and the Hub repository of that name is not here"
     return _reach(what, "check the name, or fetch the file and pass its path as checkpoint=", fetch)
@@ -68,8 +78,6 @@ def _snapshot(repository: str) -> Path:
 
 def _reach(what: str, remedy: str, fetch: Callable[[], str]) -> Path:
     """Run a download; every failure is an InputError of what is missing and the remedy."""
-    if find_spec("huggingface_hub") is None:
-        raise InputError(f"{what}, and huggingface_hub is not installed to fetch it; {remedy}")
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:

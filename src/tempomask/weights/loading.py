@@ -40,7 +40,7 @@ def load_segmenter(
     """
     if name is not None:
         segmenter_config(name)
-    path = locate(name or "nano") if checkpoint is None else resolve(checkpoint)
+    path = locate(name or "nano") if checkpoint is None else resolve(checkpoint, name)
     file = read_checkpoint(path)
     layout = layout_of(file.state)
     if layout is None:

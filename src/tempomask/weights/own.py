@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def save_segmenter(
     dtype: of the matrices, torch.bfloat16 for files of half the size; norms, biases and buffers
     stay float32. The file appears whole or not at all. InputError if it cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -88,7 +90,9 @@ def save_segmenter(
     try:
         save_file(state, temporary, metadata={METADATA_KEY: config_to_json(segmenter.config)})
         os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"cannot write the checkpoint {path}: {error.strerror or error}") from None
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"cannot write the checkpoint {path}: {reason}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from tempomask.models.config import SEGMENTERS
@@ -58,8 +57,6 @@ class ModelInfo:
         return local if local.is_file() else self._in_hub_cache(self.repository)
 
     def _in_hub_cache(self, repository: str) -> Path | None:
-        if find_spec("huggingface_hub") is None:
-            return None
         from huggingface_hub import try_to_load_from_cache
 
         names = (self.file,)
@@ -81,7 +78,7 @@ def _nano() -> ModelInfo:
     return ModelInfo(
         name="nano",
         title="nano, bundled",
-        parameters=9.4,
+        parameters=8.6,
         image_size=SEGMENTERS["nano"].image_size,
         file="nano.safetensors",
         repository=None,
