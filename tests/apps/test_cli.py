@@ -111,20 +111,20 @@ def test_eval_davis_prints_and_writes_scores(
     assert code == 0, err
     assert "J&F" in text and "dog" in text and "FPS" in text
     summary = json.loads((out / "summary.json").read_text())
-    assert set(summary["per_sequence"]) == {"dog", "cat"}
+    assert set(summary["sequences"]) == {"dog", "cat"}
     assert (summary["frames"], summary["objects"]) == (10, 3)
     assert len(list((out / "masks" / "dog").iterdir())) == 5
 
     arguments = ("--sequences", "dog", "--prompt", "box", "--json")
     code, text, _ = run("eval", "davis", davis, "--checkpoint", checkpoint, *arguments)
     assert code == 0
-    assert set(json.loads(text)["per_sequence"]) == {"dog"}
+    assert set(json.loads(text)["sequences"]) == {"dog"}
 
 
 def test_eval_davis_scores_masks_on_disk(run: Run, davis: Path) -> None:
     truth = davis / "Annotations" / "480p"
     code, text, err = run("eval", "davis", davis, "--masks", truth, "--json")
     assert code == 0, err
-    assert json.loads(text)["mean"] == 100
+    assert json.loads(text)["J&F"] == 100
     code, _, err = run("eval", "davis", davis, "--masks", davis / "none")
-    assert code == 2 and "no predicted mask" in err
+    assert code == 2 and err.startswith("error: no such folder of masks")

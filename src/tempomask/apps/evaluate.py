@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -12,8 +11,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tempomask.apps import choices, console
 
 if TYPE_CHECKING:
-    from tempomask.evaluation.davis import EvaluationSummary
     from tempomask.evaluation.prompts import PromptKind
+    from tempomask.evaluation.summary import EvaluationSummary
 
 app = typer.Typer(
     help="Score a model, or masks on disk, on a dataset.",
@@ -55,6 +54,10 @@ def davis(
     single_object: Annotated[
         bool, typer.Option("--single-object", help="All objects as one, as in DAVIS 2016.")
     ] = False,
+    resolution: Annotated[
+        str | None,
+        typer.Option(help="Folder of the pictures, such as 480p.", show_default=False),
+    ] = None,
     masks: Annotated[
         Path | None,
         typer.Option(
@@ -87,10 +90,12 @@ def davis(
         "split": split,
         "sequences": names,
         "single_object": single_object,
+        "resolution": resolution,
         "out": out,
     }
     if masks is not None:
-        summary = evaluate_masks(root, masks, **wanted)
+        with _Bars() as bars:
+            summary = evaluate_masks(root, masks, progress=bars.show, **wanted)
     else:
         from tempomask.api import DTypeName, load
 
@@ -114,13 +119,13 @@ def davis(
                 **options,
             )
     if as_json:
-        console.print_json(asdict(summary))
+        console.print_json(summary.to_dict())
     else:
         _print(summary, out)
 
 
 class _Bars:
-    """One progress bar a sequence, on stderr."""
+    """One progress bar a sequence, on stderr, from the first frame on."""
 
     def __init__(self) -> None:
         columns = (
@@ -133,15 +138,16 @@ class _Bars:
         self.tasks: dict[str, Any] = {}
 
     def __enter__(self) -> _Bars:
-        self.bars.start()
         return self
 
     def __exit__(self, *_: object) -> Literal[False]:
-        self.bars.stop()
+        if self.tasks:
+            self.bars.stop()
         return False
 
     def show(self, sequence: str, done: int, total: int) -> None:
         if sequence not in self.tasks:
+            self.bars.start()
             self.tasks[sequence] = self.bars.add_task(sequence, total=total)
         self.bars.update(self.tasks[sequence], completed=done)
 
@@ -169,5 +175,7 @@ def _print(summary: EvaluationSummary, out: Path | None) -> None:
     console.out.print(
         f"J&F {summary.mean:.2f} over {summary.objects} objects, {summary.frames} frames{speed}"
     )
+    for note in summary.notes:
+        console.out.print(note)
     if out is not None:
         console.out.print(f"written: {out}")
