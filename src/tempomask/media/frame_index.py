@@ -89,7 +89,7 @@ def index_by_packets(container: InputContainer, stream: VideoStream) -> FrameInd
                 damage = "its data is cut or damaged"
                 break
             total += 1
-            if packet.is_discard or _hidden(stream, packet):
+            if packet.is_discard:
                 continue
             if packet.pts is None:
                 known = False
@@ -141,14 +141,9 @@ def error_text(error: BaseException) -> str:
 
 def _trusted(container: InputContainer, stream: VideoStream) -> bool:
     codec = stream.codec_context.codec
+    if codec.name in ("vp8", "libvpx"):
+        return False  # some packets hold frames that are never shown (RFC 6386, 9.1)
     return codec.intra_only or bool(_TRUE_TIMES.intersection(container.format.name.split(",")))
-
-
-def _hidden(stream: VideoStream, packet: object) -> bool:
-    """Whether a VP8 packet is one that is never shown (RFC 6386, 9.1: bit 4 of the frame tag)."""
-    return stream.codec_context.name.startswith(("vp8", "libvpx")) and not (
-        bytes(packet)[0] & 0x10  # type: ignore[call-overload]
-    )
 
 
 def _starts_clean(times: list[int], keys: list[int]) -> bool:
