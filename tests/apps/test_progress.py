@@ -1,0 +1,74 @@
+"""The progress bar's total, and the video that keeps the frames of its results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tempomask import Prompt, load
+from tempomask.apps.progress import FrameBar, Tally, frames_to_read
+from tempomask.apps.resume import Direction
+from tempomask.apps.watched import WatchedVideo
+from tempomask.media.video import open_video
+from tempomask.types import FrameResult
+
+FRAMES = 7
+
+
+@pytest.mark.parametrize(
+    "direction, start, end",
+    [
+        ("forward", None, None),
+        ("forward", 1, 6),
+        ("forward", 2, 99),
+        ("backward", None, None),
+        ("backward", 6, 1),
+        ("both", None, None),
+        ("both", 1, 6),
+        ("both", 2, None),
+    ],
+)
+def test_the_bar_ends_full_and_every_result_has_its_frame(
+    video: Path, checkpoint: Path, direction: Direction, start: int | None, end: int | None
+) -> None:
+    prompts = [Prompt(frame=4, object_id=1, points=[(20, 16)]), Prompt(2, 2, box=(4, 8, 20, 24))]
+    model = load(checkpoint=checkpoint, device="cpu")
+    read = 0
+
+    def count() -> None:
+        nonlocal read
+        read += 1
+
+    with open_video(video) as opened:
+        frames = dict(opened.frames())
+        watched = WatchedVideo(opened, count)
+        span = {"direction": direction, "start": start, "end": end}
+        for result in model.track(watched, prompts, **span):  # type: ignore[arg-type]
+            assert np.array_equal(watched.frame(result.index), frames[result.index])
+        assert read == frames_to_read(FRAMES, prompts, direction, start, end)
+
+
+def test_a_live_source_has_no_total() -> None:
+    prompt = Prompt(points=[(1, 1)])
+    assert frames_to_read(None, [prompt], "forward", None, None) is None
+    assert frames_to_read(None, [prompt], "both", None, None) is None
+    bar = FrameBar(None)
+    assert bar.bar.tasks[0].fields["known"] == "?"
+
+
+def test_the_tally_tells_seen_from_tracked() -> None:
+    tally = Tally(seconds=2.0)
+    assert tally.report()["fps"] is None
+    for index, logit in enumerate((3.0, -3.0, 3.0, -3.0)):
+        logits = np.stack([np.full((2, 2), logit), np.full((2, 2), -1.0)]).astype(np.float32)
+        blocks = np.array([True, index % 2 == 0])
+        score = np.array([0.5, 0.9], dtype=np.float32)
+        tally.add(FrameResult(index, (4, 4), (3, 1), logits, score, score, blocks))
+    report = tally.report()
+    assert (report["frames"], report["fps"], report["blocks_run"]) == (4, 2.0, 0.75)
+    assert report["objects"] == [
+        {"id": 1, "frames": 4, "visible_frames": 0, "predicted_iou": None},
+        {"id": 3, "frames": 4, "visible_frames": 2, "predicted_iou": 0.5},
+    ]
