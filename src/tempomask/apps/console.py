@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
@@ -28,6 +29,11 @@ def error(message: str) -> None:
 def note(message: str) -> None:
     """One line on stderr."""
     err.print(message, soft_wrap=True)
+
+
+def waiting(message: str) -> Status:
+    """A spinner with a message while a block takes its time; nothing where nobody looks."""
+    return err.status(message)
 
 
 def print_json(value: Any) -> None:

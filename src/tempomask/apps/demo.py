@@ -40,9 +40,10 @@ def demo(
     compares the masks with the exact ones that come with the clip.
     """
     given = first_prompt(prompt)
-    from tempomask.api import load
-    from tempomask.apps.tracking_run import CHART, Request, follow, print_report
-    from tempomask.media.video import open_video
+    with console.waiting("starting"):
+        from tempomask.api import load
+        from tempomask.apps.tracking_run import CHART, Request, follow, print_report
+        from tempomask.media.video import open_video
 
     source = CLIP / "clip.mp4"
     request = Request(
@@ -57,7 +58,9 @@ def demo(
         resume=False,
     )
     with open_video(source) as video:
-        report, files = follow(request, video, load(model, checkpoint, image_size, device))
+        with console.waiting("loading the model"):
+            loaded = load(model, checkpoint, image_size, device)
+        report, files = follow(request, video, loaded)
     files["sheet"] = draw_sheet(out)
     report["iou"] = round(mean_iou(out), 4)
     if as_json:

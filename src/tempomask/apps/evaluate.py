@@ -83,7 +83,8 @@ def davis(
 
     FPS leaves decoding and writing out. First and last frames are not scored, as DAVIS does it.
     """
-    from tempomask.evaluation.davis import evaluate, evaluate_masks
+    with console.waiting("starting"):
+        from tempomask.evaluation.davis import evaluate, evaluate_masks
 
     names = None if sequences is None else [name for name in sequences.split(",") if name]
     wanted: dict[str, Any] = {
@@ -99,7 +100,8 @@ def davis(
     else:
         from tempomask.api import DTypeName, load
 
-        loaded = load(model, checkpoint, image_size, device, cast(DTypeName, dtype))
+        with console.waiting("loading the model"):
+            loaded = load(model, checkpoint, image_size, device, cast(DTypeName, dtype))
         options = choices.chosen(
             preset=preset,
             compatibility=compatibility,

@@ -174,9 +174,10 @@ def track(
         memory_stride=memory_stride,
         objects_per_batch=objects_per_batch,
     )
-    from tempomask.api import load
-    from tempomask.apps.tracking_run import Request, follow, print_report
-    from tempomask.media.video import open_video
+    with console.waiting("starting"):
+        from tempomask.api import load
+        from tempomask.apps.tracking_run import Request, follow, print_report
+        from tempomask.media.video import open_video
 
     request = Request(
         source=source,
@@ -191,7 +192,8 @@ def track(
     )
     with open_video(source) as video:
         request.check(video)
-        loaded = load(model, checkpoint, image_size, device, cast("DTypeName", dtype))
+        with console.waiting("loading the model"):
+            loaded = load(model, checkpoint, image_size, device, cast("DTypeName", dtype))
         report, files = follow(request, video, loaded)
     if as_json:
         console.print_json({**report, "files": {name: str(path) for name, path in files.items()}})
