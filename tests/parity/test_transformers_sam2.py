@@ -159,6 +159,15 @@ def test_encoder_features(pair: Pair) -> None:
     assert ours.blocks.all()
 
 
+def test_encoder_features_at_full_resolution(tiny: Pair) -> None:
+    """At 1024 x 1024 windows are padded, and positions stretched, as in the released models."""
+    image = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(1))
+    ours = tiny.ours.encode(image)
+    output = tiny.theirs.get_image_features(image, return_dict=True)
+    theirs = output.fpn_hidden_states[-1].permute(1, 2, 0).unflatten(2, (64, 64))
+    assert_close(ours.features, theirs)
+
+
 def test_memory_encoder(pair: Pair) -> None:
     generator = torch.Generator().manual_seed(2)
     features = torch.randn(2, 256, SIDE // 16, SIDE // 16, generator=generator)
