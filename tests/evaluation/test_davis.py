@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from vos_benchmark.benchmark import benchmark
 
 from tempomask.errors import InputError
 from tempomask.evaluation.davis import evaluate, evaluate_masks
@@ -201,6 +202,24 @@ def test_masks_on_disk_score_the_same(
     assert rows(tmp_path / "again") == rows(out)
     assert json.loads((tmp_path / "again" / "summary.json").read_text())["FPS"] is None
     assert calls[-1] == ("dog", 3, 3)
+
+
+def test_a_folder_of_masks_scores_as_with_vos_benchmark(
+    davis: Make, clip: Make, reading_model: Make, tmp_path: Path
+) -> None:
+    """The whole way, from files to averages."""
+    root = davis(cow=clip(7, objects=3), dog=clip(5, speed=2))
+    evaluate(reading_model(delay=2), root, out=tmp_path / "out")
+    masks = tmp_path / "out" / "masks"
+    ours = evaluate_masks(root, masks)
+    truth = str(root / "Annotations" / "480p")
+    (mean,), (region,), (boundary,), _ = benchmark(
+        [truth], [str(masks)], num_processes=1, verbose=False
+    )
+    assert (ours.mean, ours.region, ours.boundary) == pytest.approx(
+        (mean, region, boundary), abs=1e-6
+    )
+    assert 0 < ours.region < 100
 
 
 def test_predicted_ids_beyond_the_truth_are_ignored_with_a_note(
