@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CLIP = Path(__file__).parent.parent / "assets" / "clip"
 # On and around the saucer, in the first frame of the clip.
 CLICK = (104.0, 92.0)
-BOX = (52.0, 44.0, 158.0, 141.0)
+BOX = (53.0, 44.0, 158.0, 141.0)
 _CELLS = 8
 
 
@@ -25,7 +25,7 @@ def demo(
     *,
     prompt: Annotated[
         str, typer.Option(help="What is given on the first frame: click, box or mask.")
-    ] = "click",
+    ] = "mask",
     model: choices.ModelName = None,
     checkpoint: choices.Checkpoint = None,
     image_size: choices.ImageSize = None,
@@ -34,7 +34,7 @@ def demo(
         bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
     ] = False,
 ) -> None:
-    """Track a flying saucer through the bundled clip from one click, box or mask.
+    """Track a flying saucer through the bundled clip from its mask, a box or a click.
 
     Writes an overlay video, masks, a contact sheet and a chart of which encoder blocks ran, and
     compares the masks with the exact ones that come with the clip.

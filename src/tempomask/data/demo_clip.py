@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tempomask.data.motion import ImageArray, warp
 from tempomask.data.stills import Cutout
+from tempomask.media.atomic import make_folder, replacing
 
 if TYPE_CHECKING:
     import cv2
@@ -28,52 +29,57 @@ SIZE = (HEIGHT, WIDTH)
 SAUCER = 1
 
 # Outlines drawn by hand on the photographs, in their pixels.
-SAUCER_ELLIPSE = ((279, 238), (203, 149), 5)
-RIM_ELLIPSE = ((292, 98), (119, 82), 8)
-CUP_OUTLINE = [(176, 95), (410, 110), (395, 200), (330, 290), (240, 280), (190, 180)]
-SPOON_OUTLINE = [(385, 100), (415, 66), (422, 90), (405, 130)]
-ASTRONAUT_INSIDE = [
-    *[(170, 120), (200, 30), (280, 40), (290, 100), (270, 120), (255, 180), (350, 300)],
-    *[(440, 360), (490, 470), (500, 511), (60, 511), (50, 420), (120, 260), (130, 200), (200, 190)],
+# Centre, axes and angle in degrees, of the saucer and of the rim of the cup.
+ELLIPSES = (((277.7, 223.5), (335.8, 407.1), 96.7), ((290.5, 117.8), (200.6, 236.2), 96.7))
+SPOON = [
+    *[(390, 95), (399, 73), (407, 68), (418, 69), (424, 75), (422, 88), (416, 109), (411, 126)],
+    (400, 140),
 ]
-ASTRONAUT_OUTSIDE = [
-    [(0, 0), (110, 0), (130, 60), (140, 140), (100, 210), (30, 330), (0, 511)],
-    [(310, 0), (511, 0), (511, 340), (460, 345), (380, 340), (310, 240), (320, 180), (300, 150)],
-    [(155, 112), (165, 112), (180, 150), (178, 165), (150, 150)],
-    [(278, 130), (296, 116), (292, 196), (264, 180), (258, 170)],
-    [(505, 380), (511, 350), (511, 400)],
+ASTRONAUT = [
+    # The arm on the left, the shoulder and the collar.
+    *[(33, 511), (27, 480), (24, 462), (22, 440), (21, 420), (19, 397), (22, 380), (25, 360)],
+    *[(26, 342), (30, 332), (33, 319), (37, 305), (40, 296), (44, 282), (54, 262), (64, 246)],
+    *[(77, 236), (95, 223), (107, 211), (113, 203), (112, 188), (118, 187), (122, 182)],
+    *[(128, 171), (137, 161), (148, 153), (161, 149), (175, 148), (185, 148)],
+    # The jaw, the ear, the hair, and down the other cheek.
+    *[(183, 139), (181, 132), (175, 129), (171, 123), (165, 118), (159, 107), (155, 96)],
+    *[(153, 82), (153, 68), (157, 59), (166, 50), (175, 41), (187, 36), (195, 28), (205, 21)],
+    *[(218, 18), (232, 15), (248, 17), (262, 22), (271, 30), (284, 37), (293, 50), (297, 64)],
+    *[(301, 79), (301, 93), (296, 105), (288, 118), (280, 127), (275, 135), (268, 137)],
+    *[(264, 149), (259, 161), (255, 173)],
+    # The collar, the shoulder on the right, and the helmet she holds.
+    *[(262, 177), (275, 186), (288, 202), (298, 218), (304, 234), (320, 244), (334, 254)],
+    *[(343, 266), (347, 277), (351, 284), (355, 300), (357, 317), (363, 332), (365, 348)],
+    *[(383, 345), (400, 344), (420, 345), (437, 350), (451, 358), (466, 371), (478, 386)],
+    *[(487, 403), (493, 423), (496, 443), (503, 457), (507, 470), (509, 483), (509, 511)],
 ]
 
 
 def saucer() -> Cutout:
-    """The cup and saucer of scikit-image's `coffee`."""
+    """The cup, saucer and spoon of scikit-image's `coffee`."""
     from skimage import data
 
     picture = data.coffee()
     mask = np.zeros(picture.shape[:2], np.uint8)
-    for ellipse in (SAUCER_ELLIPSE, RIM_ELLIPSE):
-        cv2.ellipse(mask, *ellipse, 0, 360, 1, -1)
-    for outline in (CUP_OUTLINE, SPOON_OUTLINE):
-        cv2.fillPoly(mask, [np.array(outline, np.int32)], 1)
-    return Cutout(picture, mask).cropped()
+    for ellipse in ELLIPSES:
+        cv2.ellipse(mask, ellipse, 1, -1)
+    cv2.fillPoly(mask, [np.array(SPOON, np.int32)], 1)
+    return _inner(picture, mask).cropped()
 
 
 def astronaut() -> Cutout:
-    """Eileen Collins of scikit-image's `astronaut`, cut out by GrabCut from hand-drawn hints."""
+    """Eileen Collins of scikit-image's `astronaut`."""
     from skimage import data
 
     picture = data.astronaut()
-    mask = np.full(picture.shape[:2], cv2.GC_BGD, np.uint8)
-    mask[5:, 15:] = cv2.GC_PR_FGD
-    cv2.fillPoly(mask, [np.array(ASTRONAUT_INSIDE, np.int32)], cv2.GC_FGD)
-    for outline in ASTRONAUT_OUTSIDE:
-        cv2.fillPoly(mask, [np.array(outline, np.int32)], cv2.GC_BGD)
-    cv2.setRNGSeed(1)
-    models = np.zeros((1, 65)), np.zeros((1, 65))
-    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    cv2.grabCut(bgr, mask, None, *models, 8, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
-    inside = np.isin(mask, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
-    return Cutout(picture, inside)
+    mask = np.zeros(picture.shape[:2], np.uint8)
+    cv2.fillPoly(mask, [np.array(ASTRONAUT, np.int32)], 1)
+    return _inner(picture, mask)
+
+
+def _inner(picture: ImageArray, mask: ImageArray) -> Cutout:
+    """A pixel less at the outline, so that nothing of the old background shows."""
+    return Cutout(picture, cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=1))  # type: ignore
 
 
 def place(
@@ -99,8 +105,8 @@ def compose() -> tuple[ImageArray, ImageArray]:
         zoom = 1.12 + 0.06 * time
         behind = place(320 - 20 * time, 168 + 6 * sway, zoom, 0.01 * sway, backdrop)
         frame = warp(sky, behind, SIZE).astype(np.float32)
-        # From the left, a dip, behind the astronaut's head, and back into the open, growing.
-        x, y = 105 + 430 * time, 140 - 48 * math.cos(4.83 * time)
+        # From the left, a dip behind the astronaut's hair, and back into the open, growing.
+        x, y = 105 + 430 * time, 112 - 22 * math.cos(4.83 * time)
         flight = place(
             *(x, y, 0.26 + 0.13 * time, 0.30 * math.sin(5.5 * time), cup),
             squash=0.86 + 0.14 * math.cos(6 * time),
@@ -109,30 +115,39 @@ def compose() -> tuple[ImageArray, ImageArray]:
         label = np.zeros(SIZE, np.uint8)
         for cutout, matrix, number in ((cup, flight, SAUCER), (person, front, 0)):
             coverage = warp(cutout.mask * np.uint8(255), matrix, SIZE, empty_border=True)
-            soft = (cv2.GaussianBlur(coverage, (3, 3), 0) / 255.0).astype(np.float32)[..., None]
-            frame += (warp(cutout.picture, matrix, SIZE) - frame) * soft
+            coverage = cv2.GaussianBlur(coverage, (3, 3), 0)
+            share = (coverage / np.float32(255))[..., None]
+            frame += (warp(cutout.picture, matrix, SIZE) - frame) * share
             label[coverage > 127] = number
-        frames.append(np.clip(frame, 0, 255).astype(np.uint8))
+        frames.append(np.clip(frame + 0.5, 0, 255).astype(np.uint8))
         labels.append(label)
     return np.stack(frames), np.stack(labels)
 
 
-def write(out: Path) -> None:
+def write(folder: Path) -> None:
     """Write clip.mp4, first_mask.png and masks.npz (packed bits) to a folder."""
-    import av
     from PIL import Image
 
     frames, labels = compose()
-    out.mkdir(parents=True, exist_ok=True)
-    with av.open(str(out / "clip.mp4"), "w") as container:
+    make_folder(folder)
+    with replacing(folder / "clip.mp4") as part:
+        _encode(frames, part)
+    with replacing(folder / "first_mask.png") as part:
+        Image.fromarray(labels[0] * np.uint8(255)).save(part, format="PNG", optimize=True)
+    packed = np.packbits(labels == SAUCER, axis=-1)
+    with replacing(folder / "masks.npz") as part, part.open("wb") as file:
+        np.savez_compressed(file, packed=packed, shape=np.array(labels.shape))
+
+
+def _encode(frames: ImageArray, path: Path) -> None:
+    import av
+
+    with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"crf": "21", "preset": "slow"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    Image.fromarray(labels[0] * np.uint8(255)).save(out / "first_mask.png", optimize=True)
-    packed = np.packbits(labels == SAUCER, axis=-1)
-    np.savez_compressed(out / "masks.npz", packed=packed, shape=np.array(labels.shape))
 
 
 if __name__ == "__main__":
