@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,52 @@ CASES = [
     ("sam2.1-tiny", TRANSFORMERS_SAM2),
     ("sam2-tiny", TRANSFORMERS_SAM2),
     ("efficienttam-ti", EFFICIENTTAM),
+]
+
+
+# From official names to those of transformers, as its conversion does; tests/parity shows by the
+# numbers that the latter mean what we take them for.
+OFFICIAL_TO_TRANSFORMERS = [
+    (r"^image_encoder\.trunk\.patch_embed\.proj", "vision_encoder.backbone.patch_embed.projection"),
+    (r"^image_encoder\.trunk\.", "vision_encoder.backbone."),
+    (r"^image_encoder\.neck\.convs\.(\d)\.conv", r"vision_encoder.neck.convs.\1"),
+    (r"^sam_prompt_encoder\.point_embeddings\.\d\.", "prompt_encoder.point_embed."),
+    (r"pe_layer\.positional_encoding_gaussian_matrix", "shared_embedding.positional_embedding"),
+    (r"mask_downscaling\.0\.", "mask_embed.conv1."),
+    (r"mask_downscaling\.1\.", "mask_embed.layer_norm1."),
+    (r"mask_downscaling\.3\.", "mask_embed.conv2."),
+    (r"mask_downscaling\.4\.", "mask_embed.layer_norm2."),
+    (r"mask_downscaling\.6\.", "mask_embed.conv3."),
+    (r"^sam_", ""),
+    (r"output_upscaling\.0\.", "upscale_conv1."),
+    (r"output_upscaling\.1\.", "upscale_layer_norm."),
+    (r"output_upscaling\.3\.", "upscale_conv2."),
+    (r"mlp\.layers\.0\.", "mlp.proj_in."),
+    (r"mlp\.layers\.1\.", "mlp.proj_out."),
+    (r"(hypernetworks_mlps\.\d|_head|obj_ptr_proj)\.layers\.0\.", r"\1.proj_in."),
+    (r"(hypernetworks_mlps\.\d|_head|obj_ptr_proj)\.layers\.1\.", r"\1.layers.0."),
+    (r"(hypernetworks_mlps\.\d|_head|obj_ptr_proj)\.layers\.2\.", r"\1.proj_out."),
+    (r"\.out_proj\.", ".o_proj."),
+    (r"^memory_encoder\.o_proj\.", "memory_encoder.projection."),
+    (r"norm_final_attn", "layer_norm_final_attn"),
+    (r"\.norm(\d?)\.", r".layer_norm\1."),
+    (r"pix_feat_proj", "feature_projection"),
+    (r"\.fuser\.", ".memory_fuser."),
+    (r"dwconv", "depthwise_conv"),
+    (r"pwconv", "pointwise_conv"),
+    (r"\.gamma$", ".scale"),
+    (r"mask_downsampler\.encoder\.12\.", "mask_downsampler.final_conv."),
+    *(
+        (rf"mask_downsampler\.encoder\.{3 * i + j}\.", f"mask_downsampler.layers.{i}.{part}.")
+        for i in range(4)
+        for j, part in enumerate(("conv", "layer_norm"))
+    ),
+    (r"^maskmem_tpos_enc$", "memory_temporal_positional_encoding"),
+    (r"^no_mem_embed$", "no_memory_embedding"),
+    (r"^obj_ptr_proj", "object_pointer_proj"),
+    (r"^no_obj_ptr$", "no_object_pointer"),
+    (r"^obj_ptr_tpos_proj", "temporal_positional_encoding_projection_layer"),
+    (r"^no_obj_embed_spatial$", "occlusion_spatial_embedding_parameter"),
 ]
 
 
@@ -67,6 +114,24 @@ def test_sam2_lacks_only_the_three_tensors_that_2_1_added(full_size: None) -> No
         older = to_official(Segmenter(segmenter_config("sam2-tiny")).state_dict())
     added = official_keys("sam2.1_hiera_tiny.txt").keys() - older.keys()
     assert added == {"no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_ptr_tpos_proj.bias"}
+
+
+def test_official_and_transformers_names_mean_the_same(
+    make_segmenter: Callable[[str], Segmenter],
+) -> None:
+    ours = make_segmenter("sam2.1-tiny").state_dict()
+    official, theirs = to_official(ours), to_transformers(ours)
+    labels = [official.pop(f"sam_prompt_encoder.point_embeddings.{i}.weight") for i in range(4)]
+    assert torch.equal(torch.cat(labels), theirs.pop("prompt_encoder.point_embed.weight"))
+    for name in ("no_memory_positional_encoding", "shared_image_embedding.positional_embedding"):
+        theirs.pop(name)
+    official.pop("no_mem_pos_enc")
+    for key, tensor in official.items():
+        name = key
+        for pattern, replacement in OFFICIAL_TO_TRANSFORMERS:
+            name = re.sub(pattern, replacement, name)
+        assert torch.equal(tensor, theirs.pop(name)), (key, name)
+    assert not theirs
 
 
 @pytest.mark.parametrize(("name", "layout"), CASES)
