@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CLIP = Path(__file__).parent.parent / "assets" / "clip"
 # On and around the saucer, in the first frame of the clip.
 CLICK = (104.0, 92.0)
-BOX = (53.0, 44.0, 158.0, 141.0)
+BOX = (53.0, 42.0, 158.0, 139.0)
 _CELLS = 8
 
 
