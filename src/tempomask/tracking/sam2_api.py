@@ -46,14 +46,16 @@ class VideoPredictor:
     """The official predictor's methods.
 
     segmenter: the network, for instance `load("sam2.1-tiny").segmenter`. preset is "interactive",
-    what the official builder turns on; dtype and options as of `Session` and `tracking_options`.
+    what the official builder turns on, and, as there, corrected frames do not become conditioning
+    frames; dtype and options as of `Session` and `tracking_options`.
     """
 
     def __init__(
         self, segmenter: Segmenter, dtype: torch.dtype = torch.float32, **options: Any
     ) -> None:
         self.segmenter, self.dtype = segmenter, dtype
-        self.options = tracking_options(**{"preset": "interactive", "keep": "all", **options})
+        official = {"preset": "interactive", "keep": "all", "corrections_condition": False}
+        self.options = tracking_options(**{**official, **options})
 
     def init_state(self, video: FrameSource) -> InferenceState:
         """Start on an open video, as `tempomask.media.video.open_video` gives it."""
