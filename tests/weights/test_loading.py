@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -312,3 +314,11 @@ def test_config_json_that_is_not_sam2(
     (tmp_path / "config.json").write_text(json.dumps(changed))
     with pytest.raises(InputError, match=message):
         load_segmenter(checkpoint=tmp_path)
+
+
+def test_loading_does_not_import_the_compiler() -> None:
+    """Drawing random numbers on the meta device would, and costs a second on every start."""
+    program = "import sys, tempomask.weights as w; w.load_segmenter(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "tempomask.weights.loading" in done.stdout.split(), done.stderr
+    assert "torch._dynamo" not in done.stdout.split()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from tempomask.models.config import MaskDecoderConfig
 from tempomask.models.two_way import TwoWayTransformer
-from tempomask.ops.layers import MLP, LayerNorm2d
+from tempomask.ops.layers import MLP, LayerNorm2d, learned
 
 
 class MaskProposals(NamedTuple):
@@ -31,9 +31,9 @@ class MaskDecoder(nn.Module):
     def __init__(self, config: MaskDecoderConfig, dim: int, high_resolution: bool) -> None:
         super().__init__()
         self.num_masks = config.num_multimasks + 1
-        self.object_score_token = nn.Parameter(torch.randn(1, dim) * 0.02)
-        self.iou_token = nn.Parameter(torch.randn(1, dim) * 0.02)
-        self.mask_tokens = nn.Parameter(torch.randn(self.num_masks, dim) * 0.02)
+        self.object_score_token = learned(1, dim)
+        self.iou_token = learned(1, dim)
+        self.mask_tokens = learned(self.num_masks, dim)
         self.transformer = TwoWayTransformer(
             config.depth, dim, config.num_heads, config.feedforward_dim
         )

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from tempomask.ops.layers import LayerNorm2d
+from tempomask.ops.layers import LayerNorm2d, learned
 
 # Rows of `point_embeddings`; label -1 stands for "not a point".
 NEGATIVE, POSITIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT, NOT_A_POINT = 0, 1, 2, 3, -1
@@ -23,10 +23,11 @@ class PromptEncoder(nn.Module):
 
     def __init__(self, hidden_dim: int, mask_channels: int) -> None:
         super().__init__()
-        self.register_buffer("frequencies", torch.randn(2, hidden_dim // 2))
-        self.point_embeddings = nn.Parameter(torch.randn(4, hidden_dim) * 0.02)
-        self.not_a_point = nn.Parameter(torch.randn(hidden_dim) * 0.02)
-        self.no_mask = nn.Parameter(torch.randn(hidden_dim) * 0.02)
+        frequencies = torch.empty(2, hidden_dim // 2)
+        self.register_buffer("frequencies", nn.init.trunc_normal_(frequencies, a=-4, b=4))
+        self.point_embeddings = learned(4, hidden_dim)
+        self.not_a_point = learned(hidden_dim)
+        self.no_mask = learned(hidden_dim)
         quarter = mask_channels // 4
         self.mask_embedding = nn.Sequential(
             nn.Conv2d(1, quarter, 2, stride=2),

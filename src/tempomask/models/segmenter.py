@@ -23,7 +23,7 @@ from tempomask.models.memory_encoder import MemoryEncoder
 from tempomask.models.neck import FeaturePyramidNeck, SingleLevelNeck
 from tempomask.models.prompt_encoder import NOT_A_POINT, PromptEncoder
 from tempomask.models.vit import ViT
-from tempomask.ops.layers import MLP
+from tempomask.ops.layers import MLP, learned
 from tempomask.ops.position import grid_sine, time_sine
 
 # Official constants: the logit of an absent object, and the logits of a mask given as prompt.
@@ -106,13 +106,11 @@ class Segmenter(nn.Module):
         self.mask_decoder = MaskDecoder(config.mask_decoder, dim, config.high_resolution)
         self.mask_prompt_downsampler = nn.Conv2d(1, 1, 4, stride=4)
         self.object_pointer_projection = MLP(dim, dim, dim, layers=3)
-        self.memory_temporal_encoding = nn.Parameter(
-            torch.randn(config.memory_frames, memory_dim) * 0.02
-        )
-        self.no_memory = nn.Parameter(torch.randn(dim) * 0.02)
-        self.no_object_pointer = nn.Parameter(torch.randn(dim) * 0.02)
+        self.memory_temporal_encoding = learned(config.memory_frames, memory_dim)
+        self.no_memory = learned(dim)
+        self.no_object_pointer = learned(dim)
         if config.occlusion_embedding:
-            self.occlusion_embedding = nn.Parameter(torch.randn(memory_dim) * 0.02)
+            self.occlusion_embedding = learned(memory_dim)
         if config.pointer_temporal_encoding:
             self.pointer_time_projection = nn.Linear(dim, memory_dim)
 

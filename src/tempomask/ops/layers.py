@@ -7,6 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def learned(*shape: int) -> nn.Parameter:
+    """A learned embedding of the given shape, small and random at first.
+
+    Unlike torch.randn, this drawing is cheap on the meta device, where weights are loaded.
+    """
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.02))
+
+
 class LayerNorm2d(nn.Module):
     """Layer norm over the channels of a (B, C, H, W) map."""
 
