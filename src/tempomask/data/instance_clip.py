@@ -1,0 +1,46 @@
+"""What the training of instance segmentation expects of a clip.
+
+Shape legend: T frames in temporal order, N instances, S image side (a multiple of 32), C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tempomask.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class InstanceClip:
+    """A few frames of a video with its instances; a data set's item, a function of its index alone.
+
+    frames: uint8 (T, S, S, 3) RGB. masks: bool (T, N, S, S), may overlap, N may be 0.
+    labels: int64 (N,) from 0 to C - 1. present: bool (T, N), the instance is to be found on the
+    frame; False where it is absent or was not annotated, and its mask is then empty.
+
+    Raises InputError if the parts do not fit together.
+    """
+
+    frames: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+    labels: NDArray[np.int64]
+    present: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        times, height, width, *_ = self.frames.shape
+        number = len(self.labels)
+        for name, array, shape in (
+            ("frames", self.frames, (times, height, width, 3)),
+            ("masks", self.masks, (times, number, height, width)),
+            ("labels", self.labels, (number,)),
+            ("present", self.present, (times, number)),
+        ):
+            if array.shape != shape:
+                raise InputError(f"a clip's {name} have shape {array.shape}, not {shape}")
+        if number and self.labels.min() < 0:
+            raise InputError(f"a clip has the label {self.labels.min()}; labels start from 0")
+        if (self.masks.any(axis=(2, 3)) & ~self.present).any():
+            raise InputError("a clip has a mask of an instance that is not present")
