@@ -1,0 +1,125 @@
+"""The contract of an adaptation method: RDS, AdaViT, DyT, static plans, PBD and SlimSAM alike.
+
+One loop (`training/adapt.py`) trains them all on the same clips with SAM 2's losses. It asks a
+method what to train, gives it the chance to act before a step, adds the method's own loss, and
+writes what the method exports as an adapter (`adapter_file.py`).
+
+The order of calls: `prepare` once; then `on_step` before every step and `extra_loss` within it;
+`state` whenever a checkpoint is written; `export` at the end. A resumed run calls `prepare` with
+the saved state, and then loads the saved values of everything trained.
+
+B clips, T frames, S image side, C hidden_dim, h x w the stride-16 grid, L encoder blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from tempomask.models.encoder import Policy
+from tempomask.models.segmenter import Segmenter
+
+
+class ClipOutputs(NamedTuple):
+    """What a network said about a batch of clips.
+
+    features: (B, T, C, h, w), of the encoder after the neck.
+    logits: (B, T, 4h, 4w), of the single mask; frame 0 is the prompted one.
+    targets: (B, T, S, S), the true masks, zeros and ones.
+    blocks: bool (B, T, L), which encoder blocks ran.
+    """
+
+    features: Tensor
+    logits: Tensor
+    targets: Tensor
+    blocks: Tensor
+
+
+# Runs another network (a teacher) with a policy on the clips of the step at hand, with the same
+# prompts and memories of its own. Keep the teacher out of training mode; no gradients are kept.
+Replay = Callable[[Segmenter, Policy | None], ClipOutputs]
+
+
+class Measure(Protocol):
+    """Calibration data, for methods that measure before or while they train."""
+
+    def score(self, segmenter: Segmenter, policy: Policy | None = None) -> float:
+        """Mean J&F in [0, 1] on the calibration sequences, first mask given; without gradients."""
+        ...
+
+    def images(self, count: int) -> Tensor:
+        """The same first `count` frames of the calibration set at every call.
+
+        (count, 3, S, S), normalised, on the device of the run.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the loop trains.
+
+    segmenter: the network to unroll: the given one, changed in place, or another (SlimSAM's).
+    policy: routes its encoder; an `nn.Module` if it has parameters or a training mode. One with a
+        method `reseed(seed: int)` is told the seed of every step, so that its draws can be resumed.
+    groups: parameter groups for AdamW, each with "params", "lr" and "weight_decay"; the loop scales
+        every lr by the recipe's schedule. Every other parameter must have requires_grad False.
+    """
+
+    segmenter: Segmenter
+    policy: Policy | None = None
+    groups: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is kept of a trained method, to be attached to the untouched base network later.
+
+    settings: plain JSON values. tensors: by name, LoRA's as `lora.export_lora` names them.
+    """
+
+    settings: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+class Method(Protocol):
+    """One way of making a network cheaper.
+
+    name: as users write it ("rds"); an adapter remembers it, and `adapter_file.ATTACH` finds by it
+    the function that puts an `Export` back on a network.
+    """
+
+    name: str
+
+    def prepare(
+        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
+    ) -> Prepared:
+        """Freeze, insert, prune: make a trained network ready, in place if that suits.
+
+        state: what `state` returned in the run that is resumed; then nothing is measured anew, and
+        the same parameters must come out, in the same order.
+        """
+        ...
+
+    def on_step(self, step: int) -> Prepared | None:
+        """Called before optimiser step `step` (from 0; again after resuming).
+
+        PBD drops its next block here, SlimSAM goes on to its next phase. A new Prepared replaces
+        the old one, and the optimiser starts afresh; None goes on as before.
+        """
+        ...
+
+    def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> Tensor | None:
+        """A scalar added to SAM 2's losses, with gradients through `outputs`; None for nothing."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What was measured or decided, as plain values and tensors, for `prepare` to resume."""
+        ...
+
+    def export(self) -> Export:
+        """The trained result."""
+        ...
