@@ -1,0 +1,137 @@
+"""Configurations of instance segmenters: frozen dataclasses with named variants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from tempomask.errors import InputError
+
+# Sides of a padded picture are multiples of this many pixels: the coarsest stride.
+SIZE_MULTIPLE = 32
+TrackerKind = Literal["minvis", "dvis"]
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """A bottleneck residual network with frozen batch norms; the defaults are R50."""
+
+    stem_channels: int = 64
+    channels: tuple[int, ...] = (256, 512, 1024, 2048)
+    blocks: tuple[int, ...] = (3, 4, 6, 3)
+
+
+@dataclass(frozen=True)
+class SwinConfig:
+    """A Swin transformer; the defaults are Swin-T."""
+
+    embed_dim: int = 96
+    blocks: tuple[int, ...] = (2, 2, 6, 2)
+    num_heads: tuple[int, ...] = (3, 6, 12, 24)
+    window_size: int = 7
+
+
+@dataclass(frozen=True)
+class StemConfig:
+    """nano's convolutional stem (EfficientNet-Lite0); last_blocks: of its four at stride 32."""
+
+    last_blocks: int = 2
+
+
+BackboneConfig = ResNetConfig | SwinConfig | StemConfig
+
+
+@dataclass(frozen=True)
+class PixelDecoderConfig:
+    """Deformable attention over three levels. points: sampled on each level by each head."""
+
+    layers: int = 6
+    num_heads: int = 8
+    feedforward_dim: int = 1024
+    points: int = 4
+
+
+@dataclass(frozen=True)
+class QueryDecoderConfig:
+    """Masked attention. layers counts decoder layers, one less than detectron2's DEC_LAYERS."""
+
+    layers: int = 9
+    num_heads: int = 8
+    feedforward_dim: int = 2048
+    num_queries: int = 100
+
+
+@dataclass(frozen=True)
+class ReferringTrackerConfig:
+    """DVIS++'s referring tracker and the hidden width of its re-identification head."""
+
+    layers: int = 6
+    num_heads: int = 8
+    feedforward_dim: int = 2048
+    reid_dim: int = 256
+
+
+@dataclass(frozen=True)
+class InstanceConfig:
+    """One instance segmenter.
+
+    classes: names of the classes, in the order of the class head; no-object comes after them.
+    short_side: pixels of the picture's shorter side as the network sees it; long_side: at most.
+    referring_tracker: DVIS++'s, or None for MinVIS, which matches queries and learns nothing.
+    """
+
+    name: str
+    backbone: BackboneConfig
+    classes: tuple[str, ...]
+    hidden_dim: int = 256
+    pixel_decoder: PixelDecoderConfig = field(default_factory=PixelDecoderConfig)
+    query_decoder: QueryDecoderConfig = field(default_factory=QueryDecoderConfig)
+    referring_tracker: ReferringTrackerConfig | None = None
+    short_side: int = 360
+    long_side: int = 1333
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def tracker(self) -> TrackerKind:
+        return "minvis" if self.referring_tracker is None else "dvis"
+
+    def with_short_side(self, short_side: int) -> InstanceConfig:
+        """The same segmenter at another resolution; InputError below two strides."""
+        if short_side < 2 * SIZE_MULTIPLE:
+            raise InputError(
+                f"image_size {short_side} does not fit {self.name}: it must be at least"
+                f" {2 * SIZE_MULTIPLE} pixels"
+            )
+        return replace(self, short_side=short_side, long_side=max(self.long_side, short_side))
+
+
+RESNET_50 = ResNetConfig()
+SWIN_SIZES = {
+    "tiny": SwinConfig(),
+    "small": SwinConfig(blocks=(2, 2, 18, 2)),
+    "base": SwinConfig(128, (2, 2, 18, 2), (4, 8, 16, 32), 12),
+    "large": SwinConfig(192, (2, 2, 18, 2), (6, 12, 24, 48), 12),
+}
+# Swin-L models have twice as many queries.
+LARGE_QUERIES = QueryDecoderConfig(num_queries=200)
+
+# What `tempomask`'s own synthetic set of videos holds.
+SYNTHETIC_CLASSES = ("person", "horse", "nucleus", "shape")
+NANO_VIS = InstanceConfig(
+    name="nano-vis",
+    backbone=StemConfig(),
+    classes=SYNTHETIC_CLASSES,
+    hidden_dim=128,
+    pixel_decoder=PixelDecoderConfig(layers=2, feedforward_dim=256),
+    query_decoder=QueryDecoderConfig(feedforward_dim=192, num_queries=30),
+    short_side=192,
+    long_side=352,
+)
+NANO_VIS_DVIS = replace(
+    NANO_VIS,
+    name="nano-vis-dvis",
+    referring_tracker=ReferringTrackerConfig(layers=3, feedforward_dim=256, reid_dim=128),
+)

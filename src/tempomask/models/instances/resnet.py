@@ -1,0 +1,85 @@
+"""The bottleneck residual network (R50) behind Mask2Former, with frozen batch norms."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tempomask.models.instances.config import ResNetConfig
+
+# A bottleneck's inner width is its output's width over this.
+BOTTLENECK = 4
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm with constant statistics and constant scale: (B, C, H, W) to the same."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
+
+
+class ConvolutionNorm(nn.Module):
+    """Convolution without bias, then the frozen norm."""
+
+    def __init__(self, channels: int, output: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, output, kernel, stride, kernel // 2, bias=False)
+        self.norm = FrozenBatchNorm(output)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1 down, 3x3 (with the stride), 1x1 up, and a projected shortcut where the shape changes."""
+
+    def __init__(self, channels: int, output: int, stride: int) -> None:
+        super().__init__()
+        inner = output // BOTTLENECK
+        changes = stride != 1 or channels != output
+        self.shortcut = ConvolutionNorm(channels, output, 1, stride) if changes else None
+        self.conv1 = ConvolutionNorm(channels, inner, 1)
+        self.conv2 = ConvolutionNorm(inner, inner, 3, stride)
+        self.conv3 = ConvolutionNorm(inner, output, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv3(F.relu(self.conv2(F.relu(self.conv1(x)))))
+        return F.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class ResNet(nn.Module):
+    """image (B, 3, H, W) to four maps of strides 4, 8, 16, 32."""
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__()
+        self.channels = config.channels
+        self.stem = ConvolutionNorm(3, config.stem_channels, 7, 2)
+        stages, channels = [], config.stem_channels
+        for index, (output, blocks) in enumerate(zip(config.channels, config.blocks, strict=True)):
+            stage = []
+            for block in range(blocks):
+                stage.append(Bottleneck(channels, output, 2 if index and not block else 1))
+                channels = output
+            stages.append(nn.Sequential(*stage))
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x = F.max_pool2d(F.relu(self.stem(image)), 3, 2, 1)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
