@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from tempomask.errors import InputError
-from tempomask.models.encoder import Policy
+from tempomask.models.encoder import Policy, VideoPolicy
 from tempomask.models.segmenter import Segmenter
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.selection import MemorySelector, RecentMemories
@@ -25,7 +25,8 @@ class Session:
     num_frames: of the video if known; SAM 2 scales pointer distances by it below 16 frames.
     start: index of the first frame. reverse: frames come in descending order.
     size: (H, W) of the video if known, so that prompts are checked before the first frame.
-    dtype: of the computation (autocast), float32 for none. policy: which encoder blocks run.
+    dtype: of the computation (autocast), float32 for none. policy: which encoder blocks run; of a
+    `VideoPolicy` a fresh one is taken, so that several sessions can be given the same.
     selector: which memories are attended to; by default SAM 2's rule.
     """
 
@@ -58,8 +59,11 @@ class Session:
 
     def reset(self) -> None:
         """Forget the video: objects, memories, prompts, frame numbers and the frame size."""
+        policy = self._policy
+        if isinstance(policy, VideoPolicy):
+            policy = policy.fresh()
         self._state = VideoState(
-            self.segmenter, self.options, self._selector, self._policy, self._reverse
+            self.segmenter, self.options, self._selector, policy, self._reverse
         )
         self._pending: dict[int, list[Prompt]] = {}
         self._index: int | None = None
@@ -200,14 +204,20 @@ class Session:
                 ' keep="all" to track frames again'
             )
         prompts = self._due(index, (frame.shape[0], frame.shape[1]))
+        policy = self._state.frames.policy
         with self._running():
-            self._state.leave(self._index)
+            if isinstance(policy, VideoPolicy):
+                policy.begin_frame()
+            self._state.go_on(self._index, index)
             self._state.frames.put(index, frame)
             self._index = index
             prompted = self._state.apply(index, prompts)
             self._state.track(index, prompted)
             self._state.forget(index, self.next_index)
-            return self._state.result(index)
+            result = self._state.result(index)
+            if isinstance(policy, VideoPolicy):
+                policy.end_frame(result.predicted_iou, result.object_scores)
+            return result
 
     def condition(self, frame: NDArray[np.uint8], prompts: Sequence[Prompt]) -> FrameResult:
         """Apply prompts to their frame, out of turn: tracking need not have reached it.

@@ -47,16 +47,25 @@ class VideoState:
         self._batcher = ObjectBatcher(segmenter, options)
         # Results whose memory is still to be encoded: object ids on one frame.
         self._unmemorised: tuple[int, set[int]] | None = None
-        # Union of all masks on the frame last tracked (1, 1, h, w), for the policy.
-        self._previous_masks: Tensor | None = None
+        # For the policy: the frame that tracking has come to, and the union (1, 1, h, w) of all
+        # objects' masks on the frame before it.
+        self._arrived: tuple[int, Tensor | None] | None = None
 
-    def leave(self, index: int | None) -> None:
-        """Go on from frame `index`: its results become memories, its prompts are history."""
+    def go_on(self, index: int | None, following: int) -> None:
+        """From frame `index` to the next: its results become memories, its prompts are history."""
         self._memorise()
+        self._arrived = (following, self._union(index))
         for tracked in self.objects.values():
             tracked.merge_staged()
             if index in tracked.outputs:
                 tracked.outputs[index] = replace(tracked.outputs[index], initial=False)
+
+    def _union(self, index: int | None) -> Tensor | None:
+        """The greatest logit of all objects on a frame (1, 1, h, w); None without a mask."""
+        shown = [o.outputs[index].shown for o in self.objects.values() if index in o.outputs]
+        if self.frames.policy is None or not shown:
+            return None
+        return torch.stack(shown).amax(dim=0)[None, None]
 
     def focus(self, index: int) -> None:
         """Turn to a frame; memorise results of another one while its features are still at hand."""
@@ -66,8 +75,11 @@ class VideoState:
     def apply(self, index: int, prompts: Sequence[Prompt]) -> set[int]:
         """Run prompts on a stored frame, those of one object in turn, those of several together.
 
-        Returns the ids of the prompted objects.
+        Returns the ids of the prompted objects. An object that is new here was in no earlier mask,
+        so that the policy gets none and runs all blocks.
         """
+        if any(prompt.object_id not in self.objects for prompt in prompts):
+            self._arrived = None
         queues: dict[int, list[Prompt]] = {}
         for prompt in prompts:
             queues.setdefault(prompt.object_id, []).append(prompt)
@@ -115,16 +127,16 @@ class VideoState:
             for tracked in objects
         ]
         self._segment(index, objects, requests)
-        if self.frames.policy is not None:
-            shown = [o.outputs[index].shown for o in self.objects.values() if index in o.outputs]
-            self._previous_masks = torch.stack(shown).amax(dim=0)[None, None] if shown else None
 
     def _segment(
         self, index: int, objects: Sequence[TrackedObject], requests: Sequence[Request]
     ) -> None:
         if not objects:
             return
-        encoded = self.frames.encoded(index, self._previous_masks)
+        # Frames out of turn (conditioned in advance, corrected later) have no frame before them.
+        arrived = self._arrived is not None and self._arrived[0] == index
+        previous = self._arrived[1] if self._arrived is not None and arrived else None
+        encoded = self.frames.encoded(index, previous)
         outputs = self._batcher.segment(encoded, requests, self.frames.images)
         for tracked, output in zip(objects, outputs, strict=True):
             tracked.outputs[index] = replace(output, reverse=self.reverse)
