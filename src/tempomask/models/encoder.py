@@ -10,9 +10,10 @@ Shapes: B batch, S image side, L number of blocks, h x w token grid, C channels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tempomask.errors import InputError
@@ -59,7 +60,11 @@ class Plan(Protocol):
 
 
 class Policy(Protocol):
-    """Decides, once per forward pass, how the blocks run."""
+    """Decides, once per forward pass, how the blocks run.
+
+    One whose plan depends on previous_masks says so by an attribute `recurrent = True` (see
+    `is_recurrent`): training then encodes frame after frame instead of a clip at once.
+    """
 
     def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
         """Make the plan of one pass.
@@ -69,6 +74,32 @@ class Policy(Protocol):
             or None when there are none.
         """
         ...
+
+
+@runtime_checkable
+class VideoPolicy(Protocol):
+    """A policy that follows one video. A session starts a fresh one and tells it of each frame."""
+
+    def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
+        """As of `Policy`."""
+        ...
+
+    def fresh(self) -> VideoPolicy:
+        """The same policy at the beginning of a video, sharing networks but no state."""
+        ...
+
+    def begin_frame(self) -> None:
+        """A frame has come; called before its plan is asked for."""
+        ...
+
+    def end_frame(self, predicted_iou: NDArray[Any], object_scores: NDArray[Any]) -> None:
+        """The frame's results are there: (N,) in [0, 1] and (N,) logits of its N objects."""
+        ...
+
+
+def is_recurrent(policy: Policy | None) -> bool:
+    """Whether a policy's plan depends on the masks of the previous frame."""
+    return bool(getattr(policy, "recurrent", False))
 
 
 class KeepPlan:
@@ -89,7 +120,8 @@ class Encoder(nn.Module):
     """Base of the image encoders. A subclass sets the attributes and implements the two methods.
 
     strides, channels: of the returned feature maps, finest first.
-    patch_channels: channels C of the patch embedding that policies see.
+    patch_channels, patch_stride: channels C of the patch embedding that policies see, and the
+        pixels of the picture between its tokens.
     required_blocks: blocks that change the shape and therefore can never be skipped.
     feature_blocks: blocks after which a feature map is emitted, whether or not they ran.
     """
@@ -97,6 +129,7 @@ class Encoder(nn.Module):
     strides: tuple[int, ...]
     channels: tuple[int, ...]
     patch_channels: int
+    patch_stride: int
     required_blocks: frozenset[int]
     feature_blocks: tuple[int, ...]
     blocks: nn.ModuleList
@@ -126,6 +159,11 @@ class Encoder(nn.Module):
     ) -> EncoderOutput:
         """image (B, 3, S, S), normalised. See `EncoderOutput` and `Policy.plan`."""
         raise TypeError(f"{type(self).__name__} must implement forward")
+
+
+def always_on_blocks(encoder: Encoder) -> tuple[int, ...]:
+    """The set K of blocks that no router skips: first, last, and those that change the shape."""
+    return tuple(sorted({0, encoder.num_blocks - 1, *encoder.required_blocks}))
 
 
 def check_keep(keep: Sequence[bool], encoder: Encoder) -> None:

@@ -24,6 +24,7 @@ class Hiera(Encoder):
     """
 
     strides = (4, 8, 16, 32)
+    patch_stride = 4
 
     def __init__(self, config: HieraConfig) -> None:
         super().__init__()

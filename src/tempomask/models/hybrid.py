@@ -128,6 +128,7 @@ class HybridEncoder(Encoder):
     """Convolutional stem, then `depth` routed transformer blocks at stride 16."""
 
     strides = (4, 8, 16)
+    patch_stride = 16
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__()

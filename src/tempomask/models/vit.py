@@ -22,7 +22,7 @@ class ViT(Encoder):
         super().__init__()
         self.strides = (config.patch_size,)
         self.channels = (config.dim,)
-        self.patch_channels = config.dim
+        self.patch_channels, self.patch_stride = config.dim, config.patch_size
         self.required_blocks = frozenset()
         self.feature_blocks = (config.depth - 1,)
         self.patch_embedding = nn.Conv2d(3, config.dim, config.patch_size, stride=config.patch_size)

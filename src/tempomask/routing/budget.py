@@ -1,0 +1,187 @@
+"""Budgets and the rules that turn activation weights into a choice of blocks (RDS, Algorithm 1).
+
+The paper's deterministic rule keeps every block with w >= tau, which does not hold the budget:
+where the router is indifferent, all blocks run or only K. `TopK` holds it on every frame, and a
+calibrated threshold (`calibrate_threshold`) holds it on average over the videos it was made with.
+
+L encoder blocks, K the blocks that always run, beta the budget: the share of blocks that may run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from tempomask.errors import InputError
+
+RuleName = Literal["top-k", "threshold", "calibrated", "stochastic"]
+RULES: tuple[RuleName, ...] = ("top-k", "threshold", "calibrated", "stochastic")
+# The paper's default tau.
+THRESHOLD = 0.5
+
+
+def smallest_budget(num_blocks: int, always_on: Sequence[int]) -> float:
+    """The share of blocks that K alone takes, rounded up to three decimals."""
+    return math.ceil(1000 * len(always_on) / num_blocks) / 1000
+
+
+def check_budget(budget: float, num_blocks: int, always_on: Sequence[int]) -> float:
+    """The budget, if K fits into it; InputError otherwise, naming the smallest possible."""
+    if not 0 < budget <= 1:  # also refuses NaN
+        raise InputError(
+            f"budget {budget:g} is not a share of the encoder's blocks; give more than 0, at most 1"
+        )
+    least = smallest_budget(num_blocks, always_on)
+    if block_count(budget, num_blocks) < len(always_on):
+        raise InputError(
+            f"budget {budget:g} is too small: {len(always_on)} of the {num_blocks} blocks always"
+            f" run; the smallest budget is {least:g}"
+        )
+    return budget
+
+
+def block_count(budget: float, num_blocks: int) -> int:
+    """The most blocks that may run within a budget."""
+    return math.floor(budget * num_blocks + 1e-6)
+
+
+def activation_weights(probabilities: Tensor, budget: float) -> Tensor:
+    """w = min(beta L p / sum p, 1) of p (..., L), the sum over all blocks, K included."""
+    total = probabilities.sum(dim=-1, keepdim=True)
+    return (budget * probabilities.shape[-1] * probabilities / total).clamp(max=1.0)
+
+
+class Rule(Protocol):
+    """Chooses the blocks of a frame from their weights."""
+
+    def keep(self, weights: Tensor, always_on: Sequence[int], budget: float) -> list[bool]:
+        """weights (L,) on the CPU, in [0, 1]; True for blocks that run, among them always_on."""
+        ...
+
+    def fresh(self) -> Rule:
+        """The same rule at the beginning of a video."""
+        ...
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The blocks of largest w, as many as the budget allows and never more; K is among them."""
+
+    def keep(self, weights: Tensor, always_on: Sequence[int], budget: float) -> list[bool]:
+        ranked = weights.clone()
+        ranked[list(always_on)] = math.inf
+        count = max(len(always_on), block_count(budget, len(weights)))
+        kept = torch.zeros(len(weights), dtype=torch.bool)
+        # Ties go to the earlier block, whatever the machine.
+        kept[ranked.argsort(descending=True, stable=True)[:count]] = True
+        return kept.tolist()
+
+    def fresh(self) -> TopK:
+        return self
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Blocks with w >= tau: the paper's deterministic rule, and with a calibrated tau its cure."""
+
+    tau: float = THRESHOLD
+
+    def keep(self, weights: Tensor, always_on: Sequence[int], budget: float) -> list[bool]:
+        kept = weights >= self.tau
+        kept[list(always_on)] = True
+        return kept.tolist()
+
+    def fresh(self) -> Threshold:
+        return self
+
+
+class Stochastic:
+    """Each block by chance, with probability w, as in training; the same seed, the same draws."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def keep(self, weights: Tensor, always_on: Sequence[int], budget: float) -> list[bool]:
+        kept = torch.rand(len(weights), generator=self._generator) < weights
+        kept[list(always_on)] = True
+        return kept.tolist()
+
+    def fresh(self) -> Stochastic:
+        return Stochastic(self.seed)
+
+
+def calibrate_threshold(weights: Tensor, always_on: Sequence[int], budget: float) -> float:
+    """The tau at which the mean share of blocks with w >= tau, or in K, comes nearest to budget.
+
+    weights: (frames, L), as a router gave them at this budget; at least one frame. Of thresholds
+    that keep the budget the one that uses most of it is taken, so the share never exceeds it by
+    more than equal weights force.
+    """
+    frames, num_blocks = weights.shape
+    check_budget(budget, num_blocks, always_on)
+    free = [i for i in range(num_blocks) if i not in always_on]
+    allowed = math.floor((budget * num_blocks - len(always_on)) * frames + 1e-6)
+    ranked = weights[:, free].flatten().double().sort(descending=True).values
+    if allowed >= len(ranked):
+        return 0.0
+    # Halfway between the last weight that fits and the first that does not.
+    first_out = ranked[allowed].item()
+    last_in = ranked[allowed - 1].item() if allowed else max(1.0, first_out) + 1e-6
+    return (first_out + last_in) / 2 if last_in > first_out else first_out
+
+
+class BudgetControl(Protocol):
+    """Chooses beta frame by frame; it follows one video, as `models.encoder.VideoPolicy` does."""
+
+    def budget(self, uncertainty: float) -> float:
+        """The share of blocks that the frame at hand may use.
+
+        uncertainty: of the router about this frame, in [0, 1], see `routing_uncertainty`.
+        """
+        ...
+
+    def spent(self, share: float) -> None:
+        """The share of blocks that the rule then kept."""
+        ...
+
+    def fresh(self) -> BudgetControl: ...
+
+    def begin_frame(self) -> None: ...
+
+    def end_frame(self, predicted_iou: Sequence[float], object_scores: Sequence[float]) -> None:
+        """Results of the frame, of each object; scores are logits."""
+        ...
+
+
+@dataclass(frozen=True)
+class FixedBudget:
+    """The same beta on every frame, as in the paper."""
+
+    share: float
+
+    def budget(self, uncertainty: float) -> float:
+        return self.share
+
+    def spent(self, share: float) -> None:
+        """A fixed budget needs no books."""
+
+    def fresh(self) -> FixedBudget:
+        return self
+
+    def begin_frame(self) -> None:
+        """Time does not matter."""
+
+    def end_frame(self, predicted_iou: Sequence[float], object_scores: Sequence[float]) -> None:
+        """Nor do results."""
+
+
+def routing_uncertainty(weights: Tensor) -> float:
+    """Mean binary entropy in bits of w (L,): 0 for a sure router, 1 where every w is a half."""
+    w = weights.double().clamp(1e-6, 1 - 1e-6)
+    return (-(w * w.log2() + (1 - w) * (1 - w).log2())).mean().item()

@@ -1,0 +1,203 @@
+"""The prediction-aware router of RDS: one small network that plans a whole encoder pass.
+
+Y = alpha f(M) + g(X), l = phi(Y), p = sigmoid(l), w = min(beta L p / sum p, 1) (Algorithm 1), from
+the mask M of the previous frame and the patch embedding X of the current one. What the paper leaves
+open (widths, convolutions, alpha) follows the candidates of our notes, see docs/routing.md.
+
+B batch, h x w grid of the patch embedding, C its channels, L encoder blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tempomask.errors import InputError
+from tempomask.models.encoder import Encoder, KeepPlan, Plan, RoutedBlock, always_on_blocks
+from tempomask.routing.budget import activation_weights
+
+RouterInputs = Literal["both", "mask", "image"]
+# Kernels of mask embeddings whose patches overlap, by stride; as in SAM 2's patch embedding.
+OVERLAP = {4: 7}
+
+
+@dataclass(frozen=True)
+class RouterConfig:
+    """num_blocks, channels, mask_stride, always_on: of the encoder, see `for_encoder`.
+
+    hidden: channels of Y and of the convolutions. inputs: of the ablation, "both" in the paper.
+    mask_frames: how many previous masks are seen, 1 in the paper and 4 in its ablation.
+    """
+
+    num_blocks: int
+    channels: int
+    mask_stride: int
+    always_on: tuple[int, ...]
+    hidden: int = 32
+    inputs: RouterInputs = "both"
+    mask_frames: int = 1
+
+    def __post_init__(self) -> None:
+        if self.inputs not in ("both", "mask", "image"):
+            raise InputError(f"router inputs must be both, mask or image, got {self.inputs!r}")
+        if self.mask_frames < 1:
+            raise InputError(f"mask_frames must be 1 or more, got {self.mask_frames}")
+
+    @staticmethod
+    def for_encoder(
+        encoder: Encoder, inputs: RouterInputs = "both", mask_frames: int = 1
+    ) -> RouterConfig:
+        """The configuration that fits an encoder; K comes from its contract."""
+        return RouterConfig(
+            num_blocks=encoder.num_blocks,
+            channels=encoder.patch_channels,
+            mask_stride=encoder.patch_stride,
+            always_on=always_on_blocks(encoder),
+            inputs=inputs,
+            mask_frames=mask_frames,
+        )
+
+
+class PredictiveRouter(nn.Module):
+    """Block logits from the previous masks and the patch embedding."""
+
+    def __init__(self, config: RouterConfig) -> None:
+        super().__init__()
+        self.config = config
+        hidden, stride = config.hidden, config.mask_stride
+        if config.inputs != "image":
+            kernel = OVERLAP.get(stride, stride)
+            padding = kernel // 2 if kernel > stride else 0
+            self.mask_embedding = nn.Conv2d(
+                config.mask_frames, hidden, kernel, stride=stride, padding=padding
+            )
+            self.alpha = nn.Parameter(torch.ones(()))
+        if config.inputs != "mask":
+            self.norm = nn.LayerNorm(config.channels, eps=1e-6)
+            self.image_projection = nn.Linear(config.channels, hidden)
+        self.reduce = nn.Conv2d(hidden, hidden, 3, stride=2, padding=1)
+        self.mix = nn.Conv2d(hidden, hidden, 3, stride=2, padding=1)
+        self.expand = nn.Linear(hidden, 2 * hidden)
+        self.head = nn.Linear(2 * hidden, config.num_blocks)
+        # p near 1/2 everywhere at first: every block is as likely as any other.
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, embedding: Tensor, masks: Tensor) -> Tensor:
+        """embedding (B, h, w, C); masks (B, F, h', w') logits, newest first: (B, L) logits."""
+        fused = self._fused(embedding, masks)
+        pooled = F.gelu(self.mix(F.gelu(self.reduce(fused)))).mean(dim=(2, 3))
+        return self.head(F.gelu(self.expand(pooled))).float()
+
+    def _fused(self, embedding: Tensor, masks: Tensor) -> Tensor:
+        """Y (B, hidden, h, w). Neither input is trained through."""
+        config, parts = self.config, []
+        if config.inputs != "image":
+            size = [side * config.mask_stride for side in embedding.shape[1:3]]
+            binary = (masks.detach() > 0).to(embedding.dtype)
+            binary = F.interpolate(binary, size=size, mode="bilinear", align_corners=False)
+            parts.append(self.alpha * self.mask_embedding(binary))
+        if config.inputs != "mask":
+            image = self.image_projection(self.norm(embedding.detach()))
+            parts.append(image.permute(0, 3, 1, 2))
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+
+class MaskHistory:
+    """The last masks of a video or clip, newest first; the oldest stands in for missing ones."""
+
+    def __init__(self, frames: int) -> None:
+        self._frames = frames
+        self._masks: list[Tensor] = []
+
+    def push(self, masks: Tensor) -> Tensor:
+        """Take in (B, 1, h, w) and give out (B, frames, h, w)."""
+        self._masks = [masks, *self._masks][: self._frames]
+        missing = self._frames - len(self._masks)
+        return torch.cat([*self._masks, *[self._masks[-1]] * missing], dim=1)
+
+    def clear(self) -> None:
+        self._masks = []
+
+
+class RoutedPlan:
+    """Routes every sample by itself: a block runs on the samples that want it, and on no others.
+
+    keep: (B, L). weights: w (B, L) with gradients, or None. The block's output is then
+    r h(x) + (1 - r) x with r = 1 in value and w in gradient (straight-through). A sample that skips
+    a block is left as it is and gives no gradient to w, since h(x) was never computed.
+    """
+
+    def __init__(self, keep: list[list[bool]], weights: Tensor | None = None) -> None:
+        self.keep, self._weights = keep, weights
+
+    def apply(self, index: int, block: RoutedBlock, x: Tensor) -> Tensor:
+        rows = [row for row, kept in enumerate(self.keep) if kept[index]]
+        if not rows:
+            return x
+        if len(rows) == len(self.keep):
+            return self._straight_through(index, None, x, block(x))
+        chosen = torch.tensor(rows, device=x.device)
+        inputs = x.index_select(0, chosen)
+        outputs = self._straight_through(index, chosen, inputs, block(inputs))
+        return x.to(outputs.dtype).index_copy(0, chosen, outputs)
+
+    def _straight_through(
+        self, index: int, chosen: Tensor | None, inputs: Tensor, outputs: Tensor
+    ) -> Tensor:
+        if self._weights is None or inputs.shape != outputs.shape:
+            return outputs
+        weights = self._weights[:, index]
+        if chosen is not None:
+            weights = weights.index_select(0, chosen)
+        # r - 1: zero in value, so that the output is exactly the block's.
+        step = (weights - weights.detach()).to(outputs.dtype)[:, None, None, None]
+        return outputs + step * (outputs - inputs)
+
+    @property
+    def blocks(self) -> Tensor:
+        return torch.tensor(self.keep)
+
+
+class SamplingPolicy(nn.Module):
+    """The router in training: Bernoulli draws with probability w, at a fixed budget.
+
+    Draws come from a generator of its own, see `reseed`, on the CPU, so that they are the same on
+    every machine. A pass without previous masks runs all blocks and begins a new clip; so does, by
+    itself, a sample whose mask is not finite.
+    """
+
+    recurrent = True
+
+    def __init__(self, router: PredictiveRouter, budget: float) -> None:
+        super().__init__()
+        self.router, self.budget = router, budget
+        self._generator = torch.Generator()
+        self._history = MaskHistory(router.config.mask_frames)
+
+    def reseed(self, seed: int) -> None:
+        """Start the draws anew."""
+        self._generator.manual_seed(seed)
+
+    def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
+        config = self.router.config
+        if previous_masks is None:
+            self._history.clear()
+            return KeepPlan([True] * config.num_blocks)
+        valid, masks = usable(self._history.push(previous_masks.detach()))
+        weights = activation_weights(self.router(embedding, masks).sigmoid(), self.budget)
+        # The one transfer of this pass.
+        known = torch.where(valid[:, None], weights.detach(), 1.0).cpu()
+        kept = torch.rand(known.shape, generator=self._generator) < known
+        kept[:, list(config.always_on)] = True
+        return RoutedPlan(kept.tolist(), weights if torch.is_grad_enabled() else None)
+
+
+def usable(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Which samples (B,) have finite masks (B, F, h, w), and the masks with the others emptied."""
+    valid = masks.isfinite().flatten(1).all(dim=1)
+    return valid, torch.where(valid[:, None, None, None], masks, -1.0)

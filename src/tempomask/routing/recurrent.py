@@ -1,0 +1,163 @@
+"""The recurrent policy of RDS in use: router, budget and rule, with one synchronisation a frame.
+
+B batch, L encoder blocks, K the blocks that always run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tempomask.errors import InputError
+from tempomask.models.encoder import KeepPlan, Plan
+from tempomask.routing.adaptive import AdaptiveBudget, AdaptiveConfig
+from tempomask.routing.budget import (
+    RULES,
+    THRESHOLD,
+    BudgetControl,
+    FixedBudget,
+    Rule,
+    RuleName,
+    Stochastic,
+    Threshold,
+    TopK,
+    activation_weights,
+    check_budget,
+    routing_uncertainty,
+    smallest_budget,
+)
+from tempomask.routing.latency import LatencyBudget, LatencyConfig
+from tempomask.routing.predictive import MaskHistory, PredictiveRouter, RoutedPlan, usable
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What a user may ask of a router.
+
+    budget: share of the encoder's blocks that may run, the trained one if None. rule: "top-k" holds
+    the budget on every frame, "threshold" keeps w >= threshold, "calibrated" uses the threshold
+    that `tempomask calibrate` found, "stochastic" draws with `seed`. adaptive: hard frames get
+    more, the mean stays at the budget. fps: choose the budget so that frames come this fast.
+    count_waiting: as of `LatencyConfig`.
+    """
+
+    budget: float | None = None
+    rule: RuleName = "top-k"
+    threshold: float = THRESHOLD
+    seed: int = 0
+    adaptive: bool = False
+    fps: float | None = None
+    count_waiting: bool = True
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise InputError(f"unknown rule {self.rule!r}; use {', '.join(RULES)}")
+        if not 0 <= self.threshold <= 1:
+            raise InputError(f"threshold must lie between 0 and 1, got {self.threshold:g}")
+        if self.fps is not None and (self.budget is not None or self.adaptive):
+            raise InputError("fps chooses the budget itself; leave budget and adaptive out")
+        if self.rule == "calibrated" and (self.fps is not None or self.adaptive):
+            raise InputError(
+                'a calibrated threshold holds for one budget; with fps or adaptive use rule="top-k"'
+            )
+
+
+class RecurrentPolicy:
+    """A router with a rule and a budget, following one video (`models.encoder.VideoPolicy`).
+
+    A frame without previous masks runs all blocks, as does a sample whose mask is not finite. In a
+    batch every sample is routed by itself. `last_weights`: w (L,) of the last sample routed, at the
+    budget of its frame, None before the first; for calibration and figures.
+    """
+
+    recurrent = True
+
+    def __init__(self, router: PredictiveRouter, control: BudgetControl, rule: Rule) -> None:
+        self.router, self.control, self.rule = router, control, rule
+        self.last_weights: Tensor | None = None
+        self._history = MaskHistory(router.config.mask_frames)
+
+    def fresh(self) -> RecurrentPolicy:
+        return RecurrentPolicy(self.router, self.control.fresh(), self.rule.fresh())
+
+    def begin_frame(self) -> None:
+        self.control.begin_frame()
+
+    def end_frame(self, predicted_iou: NDArray[Any], object_scores: NDArray[Any]) -> None:
+        self.control.end_frame(predicted_iou.tolist(), object_scores.tolist())
+
+    def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
+        """See `models.encoder.Policy`."""
+        everything = [True] * self.router.config.num_blocks
+        if previous_masks is None:
+            self._history.clear()
+            self.last_weights = None
+            return KeepPlan(everything)
+        valid, masks = usable(self._history.push(previous_masks))
+        probabilities = self.router(embedding, masks).sigmoid()
+        # The one synchronisation of a frame: everything after it is decided on the host.
+        host = torch.cat([probabilities, valid[:, None].to(probabilities.dtype)], dim=1).cpu()
+        keep = [self._choose(row[:-1]) if row[-1] > 0 else everything for row in host]
+        return KeepPlan(keep[0]) if len(keep) == 1 else RoutedPlan(keep)
+
+    def _choose(self, probabilities: Tensor) -> list[bool]:
+        """The blocks of one sample from its p (L,)."""
+        config = self.router.config
+        # Uncertainty is judged at half of the blocks, whatever beta is chosen after it.
+        uncertainty = routing_uncertainty(activation_weights(probabilities, 0.5))
+        budget = self.control.budget(uncertainty)
+        self.last_weights = activation_weights(probabilities, budget)
+        keep = self.rule.keep(self.last_weights, config.always_on, budget)
+        self.control.spent(sum(keep) / len(keep))
+        return keep
+
+
+def recurrent_policy(
+    router: PredictiveRouter,
+    routing: Routing,
+    trained_budget: float,
+    thresholds: Mapping[str, float] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> RecurrentPolicy:
+    """The policy that a user asked for.
+
+    thresholds: calibrated tau by budget, written with `budget_key`. InputError for a budget that is
+    none or smaller than K needs, and for one that has not been calibrated where that is asked for.
+    """
+    config = router.config
+    budget = trained_budget if routing.budget is None else routing.budget
+    check_budget(budget, config.num_blocks, config.always_on)
+    least = smallest_budget(config.num_blocks, config.always_on)
+    control: BudgetControl = FixedBudget(budget)
+    if routing.fps is not None:
+        control = LatencyBudget(LatencyConfig(routing.fps, least, routing.count_waiting), clock)
+    elif routing.adaptive:
+        control = AdaptiveBudget(AdaptiveConfig(budget, least))
+    return RecurrentPolicy(router, control, _rule(routing, budget, thresholds or {}))
+
+
+def budget_key(budget: float) -> str:
+    """How a budget is written where thresholds are looked up by it."""
+    return f"{budget:.3f}"
+
+
+def _rule(routing: Routing, budget: float, thresholds: Mapping[str, float]) -> Rule:
+    if routing.rule == "top-k":
+        return TopK()
+    if routing.rule == "stochastic":
+        return Stochastic(routing.seed)
+    if routing.rule == "threshold":
+        return Threshold(routing.threshold)
+    if budget_key(budget) not in thresholds:
+        known = ", ".join(f"{float(key):g}" for key in thresholds) or "none"
+        raise InputError(
+            f"no threshold is calibrated for budget {budget:g} (calibrated: {known}); run tempomask"
+            " calibrate, or use the rule top-k"
+        )
+    return Threshold(thresholds[budget_key(budget)])
