@@ -1,0 +1,116 @@
+"""DVIS++'s online tracker (arXiv 2312.13305, section 3.2) and its re-identification head.
+
+B videos side by side, Q queries, C hidden_dim, D = 2 C tracker width, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tempomask.models.instances.attention import FeedForward, MultiheadAttention, SelfAttention
+from tempomask.models.instances.config import InstanceConfig, ReferringTrackerConfig
+from tempomask.models.instances.minvis import in_order, match_queries
+from tempomask.models.instances.pixel_decoder import PixelFeatures
+from tempomask.models.instances.query_decoder import Decoded, Predictions
+from tempomask.ops.layers import MLP
+
+# Makes a frame's matched queries (B, Q, D) noisy in training; gets the unmatched ones and the order
+# (B, Q), returns noisy queries and the order that they stand for.
+Noise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class ReferringState(NamedTuple):
+    """Of the previous frame, by track: embeddings (B, Q, D) to match, outputs (B, Q, D)."""
+
+    embeddings: Tensor
+    outputs: Tensor
+
+
+class Referred(NamedTuple):
+    """What the tracker makes of a frame, by track.
+
+    outputs: (B, Q, D) of each layer. reference: (B, Q, D), what the tracks looked like before.
+    order: (B, Q), the segmenter's query at the start of each track.
+    """
+
+    outputs: list[Tensor]
+    reference: Tensor
+    order: Tensor
+
+
+class ReferringLayer(nn.Module):
+    """Cross-attention whose residual is the identity of the tracks, self-attention, FFN."""
+
+    def __init__(self, dim: int, config: ReferringTrackerConfig) -> None:
+        super().__init__()
+        self.cross_attention = MultiheadAttention(dim, config.num_heads)
+        self.cross_norm = nn.LayerNorm(dim)
+        self.self_attention = SelfAttention(dim, config.num_heads)
+        self.feed_forward = FeedForward(dim, config.feedforward_dim)
+
+    def forward(self, identity: Tensor, reference: Tensor, queries: Tensor) -> Tensor:
+        """identity: the tracks so far; reference: asks; queries: of the frame, all (B, Q, D)."""
+        x = self.cross_norm(identity + self.cross_attention(reference, queries, queries))
+        return self.feed_forward(self.self_attention(x))
+
+
+class ReferringTracker(nn.Module):
+    """Finds the tracks of the previous frame in the queries of this one, layer by layer."""
+
+    def __init__(self, config: InstanceConfig, tracker: ReferringTrackerConfig) -> None:
+        super().__init__()
+        hidden = config.hidden_dim
+        dim = 2 * hidden
+        self.reid_head = MLP(hidden, tracker.reid_dim, hidden, layers=3)
+        self.layers = nn.ModuleList(ReferringLayer(dim, tracker) for _ in range(tracker.layers))
+        self.norm = nn.LayerNorm(dim)
+        self.reference_head = MLP(dim, dim, dim, layers=3)
+        self.class_head = nn.Linear(2 * dim, config.num_classes + 1)
+        self.mask_head = MLP(dim, dim, hidden, layers=3)
+        self.mask_projection = nn.Conv2d(hidden, hidden, 1)
+
+    def step(
+        self, decoded: Decoded, features: PixelFeatures, state: ReferringState | None
+    ) -> tuple[Predictions, ReferringState]:
+        """Predictions by track, and what the next frame refers to. None begins a new video."""
+        referred, state = self.refer(decoded, state)
+        masks = self.mask_projection(features.mask_features)
+        return self.predict(referred.outputs[-1], referred.reference, masks), state
+
+    def refer(
+        self, decoded: Decoded, state: ReferringState | None, noise: Noise | None = None
+    ) -> tuple[Referred, ReferringState]:
+        """The tracks on this frame. noise: in training, None else."""
+        reid = self.reid_head(decoded.embeddings)
+        # Matching sees the queries after the decoder's norm, attention sees them before it.
+        normed = torch.cat([decoded.embeddings, reid], -1)
+        queries = torch.cat([decoded.queries, reid], -1)
+        if state is None:
+            order = torch.arange(queries.shape[1], device=queries.device)
+            order = order.expand(len(queries), -1)
+            tracks, reference = queries, self.reference_head(queries)
+        else:
+            order = match_queries(state.embeddings, normed)
+            tracks, reference = in_order(queries, order), self.reference_head(state.outputs)
+            if noise is not None:
+                tracks, order = noise(queries, order)
+        outputs: list[Tensor] = []
+        for layer in self.layers:
+            asking = reference
+            if state is None and outputs:
+                asking = self.reference_head(tracks)
+            tracks = layer(tracks, asking, queries)
+            outputs.append(tracks)
+        state = ReferringState(in_order(normed, order), tracks)
+        return Referred(outputs, reference, order), state
+
+    def predict(self, outputs: Tensor, reference: Tensor, mask_features: Tensor) -> Predictions:
+        """outputs of one layer (B, Q, D), the reference, projected mask features (B, C, h, w)."""
+        embeddings = self.norm(outputs)
+        classes = self.class_head(torch.cat([reference, embeddings], -1))
+        masks = torch.einsum("bqc,bchw->bqhw", self.mask_head(embeddings), mask_features)
+        return Predictions(classes, masks)

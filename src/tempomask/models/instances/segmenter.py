@@ -1,0 +1,58 @@
+"""The assembly for video: Mask2Former finds instances, a tracker puts them in the tracks' order.
+
+B videos side by side, Q queries and tracks, C hidden_dim, M decoder layers, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from tempomask.models.instances.config import InstanceConfig
+from tempomask.models.instances.dvis import ReferringState, ReferringTracker
+from tempomask.models.instances.mask2former import Mask2Former
+from tempomask.models.instances.minvis import MatchedState, MinVISTracker
+from tempomask.models.instances.query_decoder import Predictions, QueryRouter
+
+
+class CarriedState(NamedTuple):
+    """What a frame leaves to the next one of the same video.
+
+    queries: (B, Q, C), the decoder's final queries, as routers see them. tracker: the tracker's.
+    """
+
+    queries: Tensor
+    tracker: MatchedState | ReferringState
+
+
+class TrackedFrame(NamedTuple):
+    """predictions: by track. ran: (B, M), 1 where a decoder layer ran."""
+
+    predictions: Predictions
+    ran: Tensor
+
+
+class InstanceSegmenter(nn.Module):
+    """Frames in, instances by track out. What a video carries goes in and out: it keeps nothing."""
+
+    def __init__(self, config: InstanceConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.network = Mask2Former(config)
+        referring = config.referring_tracker
+        self.tracker = MinVISTracker() if referring is None else ReferringTracker(config, referring)
+
+    def step(
+        self, image: Tensor, state: CarriedState | None, router: QueryRouter | None = None
+    ) -> tuple[TrackedFrame, CarriedState]:
+        """image (B, 3, H, W), normalised, sides multiples of 32; state None begins a new video."""
+        features = self.network.encode(image)
+        previous = None if state is None else state.queries
+        decoded = self.network.decode(features, router, previous)
+        predictions, tracker = self.tracker.step(
+            decoded,
+            features,
+            None if state is None else state.tracker,  # type: ignore[arg-type]
+        )
+        return TrackedFrame(predictions, decoded.ran), CarriedState(decoded.queries, tracker)
