@@ -178,16 +178,18 @@ class Segmenter(nn.Module):
         mask_prompt: Tensor | None = None,
         multimask: bool = False,
         dynamic_multimask: bool = False,
+        presence_threshold: float = 0.0,
     ) -> Decoded:
         """Masks of N objects from their conditioned features (N, C, h, w).
 
         points (N, P, 2) in pixels of the network input and labels (N, P): 1, 0, 2 and 3 for box
         corners, -1 for padding; None for a frame without points. mask_prompt (N, 1, 4h, 4w) logits.
         multimask: three masks compete by predicted IoU. dynamic_multimask: an unstable single mask
-        gives way to the best of the three.
+        gives way to the best of the three. presence_threshold: an object is absent unless its score
+        is above this.
         """
         proposals = self.propose(features, high_resolution, points, labels, mask_prompt)
-        return self.select(proposals, multimask, dynamic_multimask)
+        return self.select(proposals, multimask, dynamic_multimask, presence_threshold)
 
     def propose(
         self,
@@ -206,10 +208,14 @@ class Segmenter(nn.Module):
         return self.mask_decoder(features + dense, position, sparse, high_resolution)
 
     def select(
-        self, proposals: MaskProposals, multimask: bool, dynamic_multimask: bool = False
+        self,
+        proposals: MaskProposals,
+        multimask: bool,
+        dynamic_multimask: bool = False,
+        presence_threshold: float = 0.0,
     ) -> Decoded:
         """Choose the mask of each object, as `decode` describes."""
-        present = (proposals.object_score > 0)[:, None]
+        present = (proposals.object_score > presence_threshold)[:, None]
         all_logits = proposals.logits.float()
         candidates = slice(1, None) if multimask else slice(0, 1)
         logits, iou = all_logits[:, candidates], proposals.iou[:, candidates]
@@ -237,7 +243,11 @@ class Segmenter(nn.Module):
         return torch.where(present, pointers, self.no_object_pointer.to(pointers.dtype))
 
     def use_mask_as_output(
-        self, encoded: Encoded, mask: Tensor, multimask: bool = False
+        self,
+        encoded: Encoded,
+        mask: Tensor,
+        multimask: bool = False,
+        presence_threshold: float = 0.0,
     ) -> Decoded:
         """A mask prompt (N, 1, S, S) of zeros and ones is the result itself.
 
@@ -250,6 +260,7 @@ class Segmenter(nn.Module):
             encoded.high_resolution,
             mask_prompt=self.mask_prompt_downsampler(mask),
             multimask=multimask,
+            presence_threshold=presence_threshold,
         )
         side = self.config.image_size // 4
         logits = F.interpolate(

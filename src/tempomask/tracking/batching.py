@@ -24,9 +24,11 @@ from tempomask.models.segmenter import (
     MemoryInputs,
     Segmenter,
 )
+from tempomask.ops.boxes import mask_extents
 from tempomask.tracking.cleanup import fill_holes, without_overlap
 from tempomask.tracking.objects import Clicks, Output
 from tempomask.tracking.options import TrackingOptions
+from tempomask.tracking.samurai import Choice, Motion, MotionChooser
 from tempomask.tracking.selection import Selection
 
 # Logits fed back with a further prompt are held within these bounds, as the official code does.
@@ -42,6 +44,7 @@ class Request:
     selection: its memories; None on an initial conditioning frame and for mask prompts.
     initial: whether this is an initial conditioning frame. clicks: all so far on this frame.
     previous: (4h, 4w) logits so far on this frame. mask: (S, S) mask prompt, in place of all these.
+    motion: of the object up to the frame before, for a choice by motion.
     """
 
     initial: bool = False
@@ -49,6 +52,7 @@ class Request:
     clicks: Clicks | None = None
     previous: Tensor | None = None
     mask: Tensor | None = None
+    motion: Motion | None = None
 
     @property
     def num_points(self) -> int:
@@ -56,12 +60,22 @@ class Request:
 
 
 class ObjectBatcher:
-    """Runs the network for several objects on one frame."""
+    """Runs the network for several objects on one frame.
 
-    def __init__(self, segmenter: Segmenter, options: TrackingOptions) -> None:
+    chooser: lets motion choose among the masks that compete; None leaves that to the network.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        options: TrackingOptions,
+        chooser: MotionChooser | None = None,
+    ) -> None:
         self.segmenter = segmenter
         self.config = segmenter.config
         self.options = options
+        self.chooser = chooser
+        self.presence_threshold = 0.0 if chooser is None else chooser.config.presence_threshold
 
     def segment(
         self, encoded: Encoded, requests: Sequence[Request], images: Mapping[int, Tensor]
@@ -74,12 +88,16 @@ class ObjectBatcher:
         conditioned = self._attend(encoded, requests, images)
         for group in self._groups(requests, self._decode_layout):
             members = [requests[i] for i in group]
+            choices: Sequence[Choice | None] = [None] * len(group)
             if members[0].mask is not None:
                 decoded = self._use_masks(encoded, members)
             else:
                 features = torch.cat([conditioned[i] for i in group])
-                decoded = self._decode(features, encoded, members)
-            rows.update(zip(group, self._outputs(decoded, members), strict=True))
+                multimask = self._several_masks(members[0])
+                decoded = self._decode(features, encoded, members, multimask)
+                if self.chooser is not None and (multimask or members[0].clicks is None):
+                    decoded, choices = self._choose(self.chooser, decoded, members)
+            rows.update(zip(group, self._outputs(decoded, members, choices), strict=True))
         return [rows[i] for i in range(len(requests))]
 
     def _groups(
@@ -155,7 +173,16 @@ class ObjectBatcher:
             pointer_distance=distances[0] if len(distances) == 1 else distances,
         )
 
-    def _decode(self, features: Tensor, encoded: Encoded, members: Sequence[Request]) -> Decoded:
+    def _several_masks(self, request: Request) -> bool:
+        """Whether masks compete for this object on this frame."""
+        if self.chooser is not None and request.clicks is None and self.chooser.config.multimask:
+            return True
+        least, most = self.config.multimask_min_points, self.config.multimask_max_points
+        return least <= request.num_points <= most
+
+    def _decode(
+        self, features: Tensor, encoded: Encoded, members: Sequence[Request], multimask: bool
+    ) -> Decoded:
         points = labels = previous = None
         clicks = [r.clicks for r in members if r.clicks is not None]
         if clicks:
@@ -164,28 +191,55 @@ class ObjectBatcher:
         fed_back = [r.previous for r in members if r.previous is not None]
         if fed_back:
             previous = torch.stack(fed_back)[:, None].clamp(-FED_BACK_LOGIT, FED_BACK_LOGIT)
-        least, most = self.config.multimask_min_points, self.config.multimask_max_points
         return self.segmenter.decode(
             features,
             encoded.high_resolution,
             points,
             labels,
             previous,
-            multimask=least <= members[0].num_points <= most,
+            multimask=multimask,
             dynamic_multimask=self.options.dynamic_multimask,
+            presence_threshold=self.presence_threshold,
         )
+
+    def _choose(
+        self, chooser: MotionChooser, decoded: Decoded, members: Sequence[Request]
+    ) -> tuple[Decoded, list[Choice]]:
+        """Let motion choose: boxes are measured at the network's resolution (N, M, S, S)."""
+        size = (self.config.image_size, self.config.image_size)
+        masks = F.interpolate(decoded.all_logits, size=size, mode="bilinear", align_corners=False)
+        measured = torch.cat([mask_extents(masks > 0), decoded.all_iou[..., None].double()], dim=-1)
+        table = measured.tolist()
+        choices = chooser.choose(
+            [request.motion for request in members],
+            [[tuple(row[:4]) for row in rows] for rows in table],
+            [[row[4] for row in rows] for rows in table],
+        )
+        best = torch.tensor([choice.mask for choice in choices], device=masks.device)
+        rows = torch.arange(len(choices), device=masks.device)
+        chosen = decoded._replace(
+            logits=decoded.all_logits[rows, best][:, None],
+            predicted_iou=decoded.all_iou[rows, best],
+            object_pointer=decoded.all_pointers[rows, best],
+        )
+        return chosen, choices
 
     def _use_masks(self, encoded: Encoded, members: Sequence[Request]) -> Decoded:
         masks = torch.stack([r.mask for r in members if r.mask is not None])[:, None]
         return self.segmenter.use_mask_as_output(
-            encoded, masks, multimask=self.options.multimask_mask_pointer
+            encoded,
+            masks,
+            multimask=self.options.multimask_mask_pointer,
+            presence_threshold=self.presence_threshold,
         )
 
-    def _outputs(self, decoded: Decoded, members: Sequence[Request]) -> Iterator[Output]:
+    def _outputs(
+        self, decoded: Decoded, members: Sequence[Request], choices: Sequence[Choice | None]
+    ) -> Iterator[Output]:
         logits = shown = decoded.logits[:, 0].float()
         if self.options.fill_holes:
             shown = fill_holes(logits, self.options.fill_holes)
-        for row, request in enumerate(members):
+        for row, (request, choice) in enumerate(zip(members, choices, strict=True)):
             prompted = request.mask is not None or request.clicks is not None
             yield Output(
                 # As in the official predictor, what a person has seen is what is memorised.
@@ -197,6 +251,8 @@ class ObjectBatcher:
                 full_mask=request.mask if self.options.memorise_full_mask else None,
                 prompted=prompted,
                 initial=request.initial,
+                motion=None if choice is None else choice.motion,
+                motion_score=None if choice is None else choice.score,
             )
 
     def memorise(self, features: Tensor, outputs: Sequence[Output]) -> list[Tensor]:

@@ -17,6 +17,8 @@ class Memory:
 
     features: (memory_dim, h, w), or None once only the pointer can still be reached.
     pointer: object pointer (C,). object_score: logit, > 0 = present. predicted_iou: in [0, 1].
+    motion_score: in [0, 1], how well the mask fits the motion before it (`samurai.py`); None where
+    there was none to compare with.
     """
 
     frame: int
@@ -24,6 +26,7 @@ class Memory:
     pointer: Tensor
     object_score: float
     predicted_iou: float
+    motion_score: float | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tempomask.tracking.memory_bank import Memory, MemoryBank
+from tempomask.tracking.samurai import Motion
 from tempomask.types import Prompt, Size
 
 # Labels of the two leading points that stand for a box.
@@ -72,6 +73,7 @@ class Output:
     full_mask: (S, S) zeros and ones of a mask prompt, where its memory is to be made from that.
     prompted: by a person. initial: without memory, as the first prompt on a frame that has not been
     tracked. reverse: the direction of tracking at that time.
+    motion, motion_score: with SAMURAI's memory, as of `samurai.Choice`.
     """
 
     logits: Tensor
@@ -83,6 +85,8 @@ class Output:
     prompted: bool = False
     initial: bool = False
     reverse: bool = False
+    motion: Motion | None = None
+    motion_score: float | None = None
 
 
 @dataclass

@@ -12,9 +12,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from tempomask.errors import InputError
+from tempomask.tracking.samurai import SamuraiConfig, samurai_config
 
 Preset = Literal["evaluation", "interactive"]
 Compatibility = Literal["official", "transformers"]
+MemoryRule = Literal["recent", "samurai", "samurai-official"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,10 @@ class TrackingOptions:
     """How a video is tracked. Names in brackets are SAM 2's.
 
     Memory:
+    memory: "recent", SAM 2's rule: the last frames. "samurai": motion chooses among the masks, and
+        frames with good scores are remembered. "samurai-official": with the mistakes of the
+        released code (`SamuraiConfig.official_quirks`), to compare with it; forward only.
+    samurai: other constants than the official ones for the model's size.
     memory_stride: of the six recent memories all but the nearest are multiples of this frame number
         [memory_temporal_stride_for_eval].
     max_conditioning_frames: prompted frames attended to, -1 for all, else at least 2
@@ -55,6 +61,8 @@ class TrackingOptions:
     objects_per_batch: at most so many objects go through the network at once; None for all.
     """
 
+    memory: MemoryRule = "recent"
+    samurai: SamuraiConfig | None = None
     memory_stride: int = 1
     max_conditioning_frames: int = -1
     memory_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
@@ -87,6 +95,7 @@ class TrackingOptions:
         if self.objects_per_batch is not None and self.objects_per_batch < 1:
             raise InputError(f"objects_per_batch must be 1 or more, got {self.objects_per_batch}")
         choices = {
+            "memory": ("recent", "samurai", "samurai-official"),
             "memory_dtype": ("bfloat16", "float16", "float32"),
             "resize": ("bicubic", "bilinear"),
             "binarise_prompted_masks": (False, True, "frame"),
@@ -94,6 +103,21 @@ class TrackingOptions:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if self.memory == "recent" and self.samurai is not None:
+            raise InputError('samurai constants were given; they need memory="samurai"')
+        if self.memory != "recent" and self.memory_stride != 1:
+            raise InputError(
+                f"memory_stride {self.memory_stride} has no meaning for memory={self.memory!r},"
+                " which picks frames by their scores; leave it out"
+            )
+
+    def samurai_constants(self, model: str) -> SamuraiConfig | None:
+        """SAMURAI's constants for a named model, None if its memory was not asked for."""
+        if self.memory == "recent":
+            return None
+        constants = samurai_config(model) if self.samurai is None else self.samurai
+        quirks = constants.official_quirks or self.memory == "samurai-official"
+        return replace(constants, official_quirks=quirks)
 
 
 PRESETS: dict[str, TrackingOptions] = {

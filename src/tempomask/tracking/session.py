@@ -13,6 +13,7 @@ from tempomask.errors import InputError
 from tempomask.models.encoder import Policy, VideoPolicy
 from tempomask.models.segmenter import Segmenter
 from tempomask.tracking.options import TrackingOptions
+from tempomask.tracking.samurai import MotionAwareMemories, MotionChooser
 from tempomask.tracking.selection import MemorySelector, RecentMemories
 from tempomask.tracking.state import VideoState
 from tempomask.types import FrameResult, Prompt, Size
@@ -27,7 +28,7 @@ class Session:
     size: (H, W) of the video if known, so that prompts are checked before the first frame.
     dtype: of the computation (autocast), float32 for none. policy: which encoder blocks run; of a
     `VideoPolicy` a fresh one is taken, so that several sessions can be given the same.
-    selector: which memories are attended to; by default SAM 2's rule.
+    selector: which memories are attended to; by default the rule of options.memory.
     """
 
     def __init__(
@@ -47,13 +48,19 @@ class Session:
         self.segmenter = segmenter
         self._start, self._reverse = start, reverse
         self._dtype, self._policy = dtype, policy
-        self._selector = selector or RecentMemories(
+        recent = RecentMemories(
             memory_frames=segmenter.config.memory_frames,
             max_pointers=segmenter.config.max_pointers,
             stride=options.memory_stride,
             max_conditioning_frames=options.max_conditioning_frames,
             num_frames=num_frames,
         )
+        samurai = options.samurai_constants(segmenter.config.name)
+        if samurai is not None and samurai.official_quirks and reverse:
+            raise InputError('memory="samurai-official" tracks forward only; use memory="samurai"')
+        motion_aware = None if samurai is None else MotionAwareMemories(recent, samurai)
+        self._chooser = None if samurai is None else MotionChooser(samurai)
+        self._selector = selector or motion_aware or recent
         self.reset()
         self._state.frames.size = size
 
@@ -63,7 +70,12 @@ class Session:
         if isinstance(policy, VideoPolicy):
             policy = policy.fresh()
         self._state = VideoState(
-            self.segmenter, self.options, self._selector, policy, self._reverse
+            self.segmenter,
+            self.options,
+            self._selector,
+            policy,
+            self._reverse,
+            self._chooser,
         )
         self._pending: dict[int, list[Prompt]] = {}
         self._index: int | None = None

@@ -20,6 +20,7 @@ from tempomask.tracking.frames import FrameStore
 from tempomask.tracking.memory_bank import Memory
 from tempomask.tracking.objects import Clicks, TrackedObject, network_mask
 from tempomask.tracking.options import TrackingOptions
+from tempomask.tracking.samurai import Motion, MotionChooser
 from tempomask.tracking.selection import MemorySelector
 from tempomask.types import FrameResult, Prompt, Size
 
@@ -37,6 +38,7 @@ class VideoState:
         selector: MemorySelector,
         policy: Policy | None,
         reverse: bool,
+        chooser: MotionChooser | None = None,
     ) -> None:
         self.segmenter, self.options, self.reverse = segmenter, options, reverse
         self.objects: dict[int, TrackedObject] = {}
@@ -44,7 +46,7 @@ class VideoState:
             segmenter, options.resize, policy, getattr(torch, options.memory_dtype)
         )
         self._selector = selector
-        self._batcher = ObjectBatcher(segmenter, options)
+        self._batcher = ObjectBatcher(segmenter, options, chooser)
         # Results whose memory is still to be encoded: object ids on one frame.
         self._unmemorised: tuple[int, set[int]] | None = None
         # For the policy: the frame that tracking has come to, and the union (1, 1, h, w) of all
@@ -123,10 +125,18 @@ class VideoState:
             elif object_id not in prompted:
                 objects.append(tracked)
         requests = [
-            Request(selection=self._selector.select(tracked.bank, index, self.reverse))
+            Request(
+                selection=self._selector.select(tracked.bank, index, self.reverse),
+                motion=self._motion(tracked, index),
+            )
             for tracked in objects
         ]
         self._segment(index, objects, requests)
+
+    def _motion(self, tracked: TrackedObject, index: int) -> Motion | None:
+        """Motion up to the frame just before; a gap in the frames or a turn ends it."""
+        before = tracked.outputs.get(index + (1 if self.reverse else -1))
+        return before.motion if before is not None and before.reverse == self.reverse else None
 
     def _segment(
         self, index: int, objects: Sequence[TrackedObject], requests: Sequence[Request]
@@ -158,7 +168,14 @@ class VideoState:
         scores = torch.stack([torch.stack([o.object_score, o.predicted_iou]) for o in outputs])
         rows = zip(objects, outputs, memories, scores.tolist(), strict=True)
         for tracked, output, features, (object_score, predicted_iou) in rows:
-            memory = Memory(index, features, output.pointer, object_score, predicted_iou)
+            memory = Memory(
+                index,
+                features,
+                output.pointer,
+                object_score,
+                predicted_iou,
+                output.motion_score,
+            )
             corrected = output.prompted and self.options.corrections_condition
             tracked.staged[index] = (memory, output.initial or corrected)
 
