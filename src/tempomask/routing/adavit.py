@@ -1,0 +1,80 @@
+"""AdaViT: a router before every block decides, sample by sample, whether the block runs.
+
+arXiv 2111.15668, as RDS compares with it (supplement, A.2): one decision for a whole block. Hiera
+has no class token, so that a router sees the mean of the block's tokens.
+
+B batch, h x w token grid, C channels, L number of blocks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tempomask.models.encoder import Encoder, RoutedBlock
+from tempomask.routing.gates import Gate, GatedPolicy, block_width
+
+
+class AdaViT(GatedPolicy):
+    """Gates for every block but the first (AdaViT keeps it) and those that change the shape.
+
+    In training every block is computed and its change of x multiplied by the decision, as the
+    authors do: a decision to skip still gets its gradient. Otherwise a skipped block is not
+    computed, for a batch whose samples disagree only for those that run it.
+    """
+
+    def __init__(self, encoder: Encoder, budget: float = 0.5) -> None:
+        """budget: share of all L blocks that shall run; the routers start from it."""
+        super().__init__()
+        self.always = frozenset({0, *encoder.required_blocks})
+        self.num_blocks = encoder.num_blocks
+        self.gates = nn.ModuleDict(
+            {
+                str(index): Gate(block_width(block), self.share_of_gates(budget))
+                for index, block in enumerate(encoder.blocks)
+                if index not in self.always
+            }
+        )
+
+    def share_of_gates(self, budget: float) -> float:
+        """The share of the gated blocks that may run so that a share `budget` of all does."""
+        gated = self.num_blocks - len(self.always)
+        return min(max((budget * self.num_blocks - len(self.always)) / max(gated, 1), 0.0), 1.0)
+
+    def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> AdaViTPlan:
+        return AdaViTPlan(self)
+
+
+class AdaViTPlan:
+    """One pass: decisions (B,) per block, made when the block's turn comes."""
+
+    def __init__(self, policy: AdaViT) -> None:
+        self.policy = policy
+        self.decisions: list[Tensor] = []
+
+    def apply(self, index: int, block: RoutedBlock, x: Tensor) -> Tensor:
+        """x (B, h, w, C) through the block, for the samples whose router says so."""
+        if index in self.policy.always:
+            self.decisions.append(x.new_ones(x.shape[0], dtype=torch.bool))
+            return block(x)
+        decision = self.policy.decide(self.policy.gates[str(index)](x.mean(dim=(1, 2))))
+        chosen = decision.detach() > 0.5
+        self.decisions.append(chosen)
+        if self.policy.training:
+            return x + decision[:, None, None, None].to(x.dtype) * (block(x) - x)
+        return run_chosen(block, x, chosen)
+
+    @property
+    def blocks(self) -> Tensor:
+        return torch.stack(self.decisions, dim=1)
+
+
+def run_chosen(block: RoutedBlock, x: Tensor, chosen: Tensor) -> Tensor:
+    """The block on the samples of x (B, h, w, C) marked in chosen (B,); the others unchanged."""
+    rows = chosen.nonzero()[:, 0]
+    if len(rows) == 0:
+        return x
+    if len(rows) == len(x):
+        return block(x)
+    ran = block(x[rows])
+    return x.to(ran.dtype).index_copy(0, rows, ran)

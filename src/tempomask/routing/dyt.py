@@ -1,0 +1,85 @@
+"""DyT: a gate per token decides whether the block's MLP sees the token.
+
+arXiv 2403.11808: attention runs for all tokens; a bottleneck adapter, parallel to the MLP, runs for
+all tokens too, so that those that skip the MLP are still adapted.
+
+B batch, h x w token grid, C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tempomask.models.encoder import Encoder, RoutedBlock
+from tempomask.routing.gates import Gate, GatedPolicy, token_width
+
+# Of the paper's adapters.
+ADAPTER_DIM, ADAPTER_SCALE = 64, 0.1
+
+
+class Adapter(nn.Module):
+    """Down to 64 channels, ReLU, up, times 0.1; zero before training. (..., C), same shape."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(dim, ADAPTER_DIM)
+        self.up = nn.Linear(ADAPTER_DIM, dim)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return ADAPTER_SCALE * self.up(F.relu(self.down(tokens)))
+
+
+class DyT(GatedPolicy):
+    """A token gate and an adapter for every block.
+
+    In training the MLP is computed for every token and multiplied by the decision, as the authors
+    do. Otherwise the tokens that pass are gathered, computed and scattered back.
+    """
+
+    def __init__(self, encoder: Encoder, keep_ratio: float = 0.5) -> None:
+        """keep_ratio: share of tokens for the MLPs; the gates start from it."""
+        super().__init__()
+        widths = [token_width(block) for block in encoder.blocks]
+        self.gates = nn.ModuleList(Gate(width, keep_ratio) for width in widths)
+        self.adapters = nn.ModuleList(Adapter(width) for width in widths)
+
+    def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> DyTPlan:
+        return DyTPlan(self)
+
+
+class DyTPlan:
+    """One pass. token_shares: of each block so far, how many of its tokens the MLP saw; scalars."""
+
+    def __init__(self, policy: DyT) -> None:
+        self.policy = policy
+        self.token_shares: list[Tensor] = []
+
+    def apply(self, index: int, block: RoutedBlock, x: Tensor) -> Tensor:
+        """Attention for all of x (B, h, w, C), the MLP for the tokens that the gate lets pass."""
+        x = block.attend(x)
+        decision = self.policy.decide(self.policy.gates[index](x))
+        self.token_shares.append(decision.detach().float().mean())
+        adapted = x + self.policy.adapters[index](x)
+        if self.policy.training:
+            return adapted + decision[..., None].to(x.dtype) * (block.feed_forward(x) - x)
+        return add_chosen(block, x, adapted, decision > 0.5)
+
+    @property
+    def blocks(self) -> Tensor:
+        """Every block runs, if only its attention."""
+        return torch.ones(len(self.token_shares), dtype=torch.bool)
+
+
+def add_chosen(block: RoutedBlock, x: Tensor, base: Tensor, chosen: Tensor) -> Tensor:
+    """base (B, h, w, C) plus the MLP of the tokens of x that are marked in chosen (B, h, w)."""
+    rows = chosen.flatten().nonzero()[:, 0]
+    if len(rows) == 0:
+        return base
+    tokens = x.flatten(0, 2)[rows]
+    # feed_forward takes maps; the gathered tokens are a map of one row.
+    change = block.feed_forward(tokens[None, None])[0, 0] - tokens
+    return base.flatten(0, 2).index_add(0, rows, change.to(base.dtype)).view_as(base)

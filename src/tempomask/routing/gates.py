@@ -1,0 +1,150 @@
+"""Learned yes-or-no gates on tokens: Gumbel-sigmoid in training, a threshold in use.
+
+As AdaViT (arXiv 2111.15668, section 3.2) and DyT (arXiv 2403.11808, section 3.2) decide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tempomask.errors import InputError
+from tempomask.models.encoder import Encoder
+
+# Both papers soften their decisions by this temperature.
+TEMPERATURE = 5.0
+# A gate starts this far from never and always, so that the other answer is still tried.
+LEAST_START, MOST_START = 0.05, 0.95
+
+
+def gumbel_sigmoid(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Decisions 0 or 1, drawn with probability sigmoid(logits); gradients of the soft decision."""
+    uniform = torch.rand(logits.shape, generator=generator, device=logits.device)
+    uniform = uniform.clamp(1e-6, 1 - 1e-6)
+    noise = uniform.log() - (-uniform).log1p()
+    soft = ((logits + noise) / TEMPERATURE).sigmoid()
+    hard = (soft > 0.5).to(soft.dtype)
+    # In this order the sum is exactly 0 or 1.
+    return hard + (soft - soft.detach())
+
+
+class Gate(nn.Module):
+    """Tokens (..., C) to logits (...): layer norm without parameters, then a linear layer.
+
+    The papers apply the linear layer alone; the norm makes one learning rate fit blocks whose
+    tokens differ in scale by orders of magnitude, as they do in Hiera.
+    """
+
+    def __init__(self, dim: int, start: float) -> None:
+        """start: probability of yes before training."""
+        super().__init__()
+        self.score = nn.Linear(dim, 1)
+        nn.init.trunc_normal_(self.score.weight, std=0.02)
+        start = min(max(start, LEAST_START), MOST_START)
+        nn.init.constant_(self.score.bias, math.log(start / (1 - start)))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.score(F.layer_norm(tokens, tokens.shape[-1:]))[..., 0]
+
+
+class GatedPolicy(nn.Module):
+    """Base of policies with a gate per block.
+
+    threshold: logits above it mean yes when not training; 0 is the papers' rule.
+    training_decisions: of the passes since they were last taken, with gradients, for the loss.
+    """
+
+    threshold: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("threshold", torch.zeros(()))
+        self.generator: torch.Generator | None = None
+        self.training_decisions: list[Tensor] = []
+        self._observed: list[Tensor] | None = None
+
+    def reseed(self, seed: int) -> None:
+        """Draw as in any other run with this seed."""
+        device = self.threshold.device
+        self.generator = torch.Generator(device).manual_seed(seed)
+
+    def decide(self, logits: Tensor) -> Tensor:
+        """0 or 1, of the shape of logits; drawn in training, by the threshold otherwise."""
+        if self._observed is not None:
+            self._observed.append(logits.detach().flatten())
+        if not self.training:
+            return (logits > self.threshold).to(logits.dtype)
+        decisions = gumbel_sigmoid(logits.float(), self.generator)
+        self.training_decisions.append(decisions)
+        return decisions
+
+    def take_decisions(self) -> list[Tensor]:
+        """The training decisions so far, which are then forgotten."""
+        taken, self.training_decisions = self.training_decisions, []
+        return taken
+
+    @contextmanager
+    def observing(self) -> Iterator[list[Tensor]]:
+        """Gather the logits of every gate inside the block."""
+        self._observed = []
+        try:
+            yield self._observed
+        finally:
+            self._observed = None
+
+
+@torch.no_grad()
+def fit_threshold(
+    policy: GatedPolicy, encoder: Encoder, images: Tensor, share: float, rounds: int = 4
+) -> float:
+    """Set the threshold so that a share of all gates says yes on images (N, 3, S, S).
+
+    What a gate sees depends on the answers before it, so that the fit is repeated. Returns the
+    share that was reached. Raises InputError for a share outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise InputError(f"a share of gates lies between 0 and 1, got {share}")
+    was_training = policy.training
+    policy.eval()
+    reached = 0.0
+    best: tuple[float, Tensor] | None = None
+    for _ in range(rounds + 1):
+        with policy.observing() as observed:
+            for image in images:
+                encoder(image[None], policy)
+        logits = torch.cat(observed).float()
+        reached = (logits > policy.threshold).float().mean().item()
+        if best is None or abs(reached - share) < abs(best[0] - share):
+            best = (reached, policy.threshold.clone())
+        ordered = logits.sort(descending=True).values
+        count = round(share * len(ordered))
+        if count == 0:
+            policy.threshold.fill_(ordered[0])
+        elif count == len(ordered):
+            policy.threshold.fill_(-math.inf)
+        else:
+            policy.threshold.copy_((ordered[count - 1] + ordered[count]) / 2)
+    assert best is not None
+    reached = best[0]
+    policy.threshold.copy_(best[1])
+    policy.train(was_training)
+    return reached
+
+
+def block_width(block: nn.Module) -> int:
+    """Channels of the tokens that a block takes in."""
+    norm = block.attention_norm
+    assert isinstance(norm, nn.LayerNorm)
+    return norm.normalized_shape[0]
+
+
+def token_width(block: nn.Module) -> int:
+    """Channels of the tokens that a block's MLP takes in."""
+    norm = block.mlp_norm
+    assert isinstance(norm, nn.LayerNorm)
+    return norm.normalized_shape[0]

@@ -1,0 +1,63 @@
+"""Gates: draws follow the probability, gradients the soft decision, thresholds reach a share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tempomask.errors import InputError
+from tempomask.models.encoder import Encoder
+from tempomask.routing.adavit import AdaViT
+from tempomask.routing.dyt import DyT
+from tempomask.routing.gates import Gate, fit_threshold, gumbel_sigmoid
+
+
+@given(st.floats(-4, 4))
+@settings(max_examples=15, deadline=None)
+def test_draws_follow_the_sigmoid(logit: float) -> None:
+    logits = torch.full((40_000,), logit)
+    drawn = gumbel_sigmoid(logits, torch.Generator().manual_seed(0))
+    assert set(drawn.unique().tolist()) <= {0.0, 1.0}
+    assert drawn.mean().item() == pytest.approx(torch.sigmoid(torch.tensor(logit)).item(), abs=0.02)
+
+
+def test_more_logit_never_lowers_a_decision() -> None:
+    logits = torch.linspace(-3, 3, 50, requires_grad=True)
+    gumbel_sigmoid(logits).sum().backward()
+    assert logits.grad is not None and (logits.grad > 0).all()
+
+
+@pytest.mark.parametrize(("start", "probability"), [(0.3, 0.3), (0.0, 0.05), (1.0, 0.95)])
+def test_gates_start_where_told(start: float, probability: float) -> None:
+    gate = Gate(16, start)
+    tokens = torch.randn(500, 16) * 100
+    assert gate(tokens).sigmoid().mean().item() == pytest.approx(probability, abs=0.02)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("kind", [AdaViT, DyT])
+def test_thresholds_reach_the_share(
+    encoder: Encoder, images: Tensor, kind: type[AdaViT | DyT], share: float
+) -> None:
+    torch.manual_seed(5)
+    policy = kind(encoder).train()
+    for parameter in policy.gates.parameters():
+        torch.nn.init.normal_(parameter, std=1.0)
+    reached = fit_threshold(policy, encoder, images, share)
+    # AdaViT on a tiny encoder decides nine times or so.
+    assert reached == pytest.approx(share, abs=0.17 if kind is AdaViT else 0.02)
+    assert policy.training and policy.take_decisions() == []
+    policy.eval()
+    with policy.observing() as seen, torch.no_grad():
+        for image in images:
+            encoder(image[None], policy)
+    again = (torch.cat(seen) > policy.threshold).float().mean().item()
+    assert again == pytest.approx(reached)
+
+
+def test_a_share_beyond_one_is_refused(encoder: Encoder, images: Tensor) -> None:
+    with pytest.raises(InputError, match=r"between 0 and 1, got 1\.5"):
+        fit_threshold(DyT(encoder), encoder, images, 1.5)
