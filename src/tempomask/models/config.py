@@ -85,6 +85,7 @@ class SegmenterConfig:
     high_resolution: stride-4 and stride-8 features reach the mask decoder (SAM 2 and nano).
     occlusion_embedding: memories of absent objects get a learned offset (2.1).
     pointer_temporal_encoding: object pointers carry their signed distance in time (2.1).
+    prompt_maps: clicks and boxes also become maps of the picture (nano).
     multimask_min_points, multimask_max_points: number of points for which three masks compete.
     """
 
@@ -98,6 +99,7 @@ class SegmenterConfig:
     high_resolution: bool = True
     occlusion_embedding: bool = True
     pointer_temporal_encoding: bool = True
+    prompt_maps: bool = False
     memory_frames: int = 7
     max_pointers: int = 16
     mask_prompt_channels: int = 16

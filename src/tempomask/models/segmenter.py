@@ -22,6 +22,7 @@ from tempomask.models.memory_attention import MemoryAttention, MemoryTokens
 from tempomask.models.memory_encoder import MemoryEncoder
 from tempomask.models.neck import FeaturePyramidNeck, SingleLevelNeck
 from tempomask.models.prompt_encoder import NOT_A_POINT, PromptEncoder
+from tempomask.models.prompt_maps import PromptMaps
 from tempomask.models.vit import ViT
 from tempomask.ops.layers import MLP, learned
 from tempomask.ops.position import grid_sine, time_sine
@@ -103,6 +104,8 @@ class Segmenter(nn.Module):
         self.memory_attention = MemoryAttention(config.memory_attention, dim, memory_dim)
         self.memory_encoder = MemoryEncoder(dim, memory_dim)
         self.prompt_encoder = PromptEncoder(dim, config.mask_prompt_channels)
+        if config.prompt_maps:
+            self.prompt_maps = PromptMaps(dim)
         self.mask_decoder = MaskDecoder(config.mask_decoder, dim, config.high_resolution)
         self.mask_prompt_downsampler = nn.Conv2d(1, 1, 4, stride=4)
         self.object_pointer_projection = MLP(dim, dim, dim, layers=3)
@@ -200,10 +203,13 @@ class Segmenter(nn.Module):
         mask_prompt: Tensor | None = None,
     ) -> MaskProposals:
         """All masks of N objects, before one is chosen; arguments as in `decode`."""
+        prompted = points is not None
         if points is None or labels is None:
             points = features.new_zeros(features.shape[0], 1, 2)
             labels = torch.full(points.shape[:2], NOT_A_POINT, device=points.device)
         sparse, dense = self.prompt_encoder(points, labels, mask_prompt, self.config.image_size)
+        if self.config.prompt_maps and prompted:
+            dense = dense + self.prompt_maps(features, points, labels, self.config.image_size)
         position = self.prompt_encoder.grid_position(*features.shape[2:])
         return self.mask_decoder(features + dense, position, sparse, high_resolution)
 
