@@ -83,6 +83,14 @@ DynamicMultimask = Annotated[
         rich_help_panel=_TRACKING,
     ),
 ]
+Memory = Annotated[
+    str,
+    typer.Option(
+        help="recent: the last frames, as SAM 2. samurai: motion chooses masks and memories."
+        " samurai-official: with the mistakes of its released code.",
+        rich_help_panel=_TRACKING,
+    ),
+]
 MemoryStride = Annotated[
     int | None,
     typer.Option(

@@ -70,6 +70,7 @@ def davis(
     ] = None,
     preset: choices.PresetName = "evaluation",
     compatibility: choices.CompatibilityName = "official",
+    memory: choices.Memory = "recent",
     fill_holes: choices.FillHoles = None,
     non_overlapping: choices.NonOverlapping = False,
     dynamic_multimask: choices.DynamicMultimask = False,
@@ -105,6 +106,7 @@ def davis(
         options = choices.chosen(
             preset=preset,
             compatibility=compatibility,
+            memory=memory,
             fill_holes=fill_holes,
             non_overlapping=non_overlapping,
             dynamic_multimask=dynamic_multimask,

@@ -111,6 +111,7 @@ def track(
     ] = False,
     preset: choices.PresetName = "evaluation",
     compatibility: choices.CompatibilityName = "official",
+    memory: choices.Memory = "recent",
     fill_holes: choices.FillHoles = None,
     non_overlapping: choices.NonOverlapping = False,
     dynamic_multimask: choices.DynamicMultimask = False,
@@ -167,6 +168,7 @@ def track(
     options = choices.chosen(
         preset=preset,
         compatibility=compatibility,
+        memory=memory,
         lookahead=lookahead,
         fill_holes=fill_holes,
         non_overlapping=non_overlapping,
