@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
+from tempomask.routing.recurrent import Routing
 
 
 class ClipOutputs(NamedTuple):
@@ -78,11 +79,28 @@ class Prepared:
 class Export:
     """What is kept of a trained method, to be attached to the untouched base network later.
 
-    settings: plain JSON values. tensors: by name, LoRA's as `lora.export_lora` names them.
+    settings: plain JSON values; "budget" is the share of blocks it was trained for, if any.
+    tensors: by name, LoRA's as `lora.export_lora` names them.
     """
 
     settings: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
+
+
+class Attached(NamedTuple):
+    """An adapter on its network, ready to track.
+
+    segmenter: with adapters merged where the maths allows it. make_policy: the policy for what a
+    user asks of the router (budget, rule, frames a second); None where the method has no router.
+    InputError from it for what the method cannot do.
+    """
+
+    segmenter: Segmenter
+    make_policy: Callable[[Routing], Policy] | None
+
+
+# Puts an export back on the untouched base network, which it may change in place.
+Attach = Callable[[Segmenter, Export], Attached]
 
 
 class Method(Protocol):

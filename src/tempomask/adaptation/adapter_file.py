@@ -1,0 +1,180 @@
+"""Adapter folders: what a method trained (router, LoRA), small enough to pass around.
+
+`adapter.safetensors` holds the tensors, `adapter.json` the method, its settings, and the model that
+it belongs to. A sample of that model's weights goes along, so that an adapter of another model is
+refused instead of giving nonsense.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tempomask.adaptation import rds
+from tempomask.adaptation.method import Attach, Attached, Export
+from tempomask.errors import InputError
+from tempomask.models.segmenter import Segmenter
+
+DESCRIPTION, TENSORS = "adapter.json", "adapter.safetensors"
+FORMAT = 1
+SAMPLE = "base.sample"
+# Adapters that come with the package, by name.
+BUNDLED = Path(__file__).parent.parent / "assets" / "adapters"
+# How each method is put back on a network; a new method is added here.
+ATTACH: dict[str, Attach] = {"rds": rds.attach, "full": rds.attach_without_router}
+# Values sampled from each block, and how far they may be off: weights stored as bfloat16 fit.
+SAMPLED, TOLERANCE = 8, 0.02
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter as read from its folder. method, model: names. sample: of the base's weights."""
+
+    folder: Path
+    method: str
+    model: str
+    export: Export
+    sample: Tensor
+
+
+def base_sample(segmenter: Segmenter) -> Tensor:
+    """A few weights of every encoder block, by which the base network is known again."""
+    rows = []
+    for block in segmenter.encoder.blocks:
+        values = block.qkv.weight.detach().flatten().float().cpu()  # type: ignore[union-attr]
+        rows.append(values[torch.linspace(0, len(values) - 1, SAMPLED).long()])
+    return torch.stack(rows)
+
+
+def save_adapter(
+    folder: str | Path, method: str, model: str, sample: Tensor, export: Export
+) -> Path:
+    """Write an adapter folder; each file appears whole or not at all. InputError if it cannot.
+
+    model: name of the base network's configuration. sample: `base_sample` of it, untouched.
+    """
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    tensors = {name: x.detach().cpu().contiguous() for name, x in export.tensors.items()}
+    description = {
+        "format": FORMAT,
+        "method": method,
+        "model": model,
+        "settings": dict(export.settings),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
+    _write(folder / TENSORS, save({**tensors, SAMPLE: sample}))
+    _write(folder / DESCRIPTION, json.dumps(description, indent=2).encode() + b"\n")
+    return folder
+
+
+def change_settings(folder: str | Path, changes: Mapping[str, Any]) -> None:
+    """Replace some settings of an adapter on disk, such as its calibrated thresholds."""
+    path = find_adapter(folder) / DESCRIPTION
+    description = _description(path)
+    description["settings"] |= changes
+    _write(path, json.dumps(description, indent=2).encode() + b"\n")
+
+
+def _write(path: Path, content: bytes) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"cannot write the adapter {path}: {error.strerror}") from None
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def find_adapter(name: str | Path) -> Path:
+    """The folder of an adapter, given as such or by the name of a bundled one."""
+    folder = Path(name)
+    if not folder.is_dir() and (BUNDLED / name).is_dir():
+        folder = BUNDLED / name
+    if not (folder / DESCRIPTION).is_file():
+        bundled = ", ".join(bundled_adapters()) or "none"
+        raise InputError(
+            f"there is no adapter at {name}: a folder with {DESCRIPTION}, as tempomask adapt writes"
+            f" it, or the name of a bundled one ({bundled})"
+        )
+    return folder
+
+
+def bundled_adapters() -> list[str]:
+    """Names of the adapters that come with the package."""
+    if not BUNDLED.is_dir():
+        return []
+    return sorted(path.name for path in BUNDLED.iterdir() if (path / DESCRIPTION).is_file())
+
+
+def read_adapter(name: str | Path) -> Adapter:
+    """Read an adapter; InputError if there is none, or if it is damaged or too new."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = find_adapter(name)
+    description = _description(folder / DESCRIPTION)
+    try:
+        tensors = load_file(folder / TENSORS)
+        sample = tensors.pop(SAMPLE)
+    except (OSError, SafetensorError, KeyError, ValueError):
+        raise InputError(
+            f"{folder / TENSORS} is missing or damaged; copy the adapter again"
+        ) from None
+    return Adapter(
+        folder,
+        description["method"],
+        description["model"],
+        Export(description["settings"], tensors),
+        sample,
+    )
+
+
+def _description(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        known = values["format"] == FORMAT and values["method"] in ATTACH
+        whole = isinstance(values["model"], str) and isinstance(values["settings"], dict)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is not a readable description of an adapter") from None
+    if not known or not whole:
+        raise InputError(
+            f"{path} describes an adapter of method {values['method']!r}, format"
+            f" {values['format']!r}; this version knows {', '.join(ATTACH)} in format {FORMAT}"
+        )
+    return values
+
+
+def attach_adapter(segmenter: Segmenter, adapter: Adapter) -> Attached:
+    """Put an adapter on its base network, which may be changed in place.
+
+    Raises InputError for an adapter of another model, or of other weights of the same.
+    """
+    name = segmenter.config.name
+    if adapter.model != name:
+        raise InputError(
+            f"the adapter {adapter.folder} belongs to {adapter.model}, not to {name}; load it with"
+            f' load("{adapter.model}", adapter=...)'
+        )
+    own = base_sample(segmenter)
+    close = torch.isclose(own, adapter.sample, rtol=TOLERANCE, atol=1e-4)
+    if own.shape != adapter.sample.shape or close.float().mean() < 0.9:
+        raise InputError(
+            f"the adapter {adapter.folder} was made for other weights of {name} than those loaded;"
+            " give the checkpoint that it was trained on"
+        )
+    return ATTACH[adapter.method](segmenter, adapter.export)

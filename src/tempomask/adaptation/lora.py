@@ -1,0 +1,111 @@
+"""Low-rank adapters (arXiv 2106.09685) on the blocks that matter, by `peft`; merged for inference.
+
+W_Q, W_K and W_V are one fused layer here (`qkv`), so that one adapter serves the three; with W_O
+and the two MLP weights a block has four.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tempomask.errors import InputError
+from tempomask.models.encoder import Encoder
+
+# The adapted layers of a block: Q, K and V; O; up and down of the MLP.
+LAYERS = ("qkv", "output", "expand", "contract")
+PREFIX = "lora."
+# A rank is chosen so that the adapters hold at most this share of the network's parameters.
+SHARE = 0.04
+
+
+def lora_parameters(encoder: Encoder, blocks: Collection[int], rank: int) -> int:
+    """How many parameters adapters of this rank have on these blocks."""
+    layers = [getattr(encoder.blocks[i], name) for i in blocks for name in LAYERS]
+    return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
+
+
+def suitable_rank(encoder: Encoder, blocks: Collection[int], network_parameters: int) -> int:
+    """The largest power of two whose adapters hold at most `SHARE` of the network; at least 1.
+
+    32 for the 24 blocks of SAM 2's large encoder, as the 7.6 M parameters of the paper imply.
+    """
+    rank = 1
+    while lora_parameters(encoder, blocks, 2 * rank) <= SHARE * network_parameters:
+        rank *= 2
+    return rank
+
+
+def add_lora(
+    encoder: Encoder, blocks: Collection[int], rank: int, scale: int = 1, seed: int = 0
+) -> list[nn.Parameter]:
+    """Wrap the layers of the blocks in adapters that start as nothing; returns their parameters.
+
+    The encoder is changed in place, and everything in it but the adapters is frozen.
+    scale: alpha / rank. seed: of the adapters' initial weights.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise InputError("adapters need peft: pip install 'tempomask[adapt]'") from error
+    if rank < 1:
+        raise InputError(f"the rank of adapters must be 1 or more, got {rank}")
+    names = [f"blocks.{index}.{layer}" for index in sorted(blocks) for layer in LAYERS]
+    config = LoraConfig(r=rank, lora_alpha=scale * rank, target_modules=names, lora_dropout=0.0)
+    encoder.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, encoder)
+    return [p for p in encoder.parameters() if p.requires_grad]
+
+
+def _adapted(encoder: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Layers that peft has wrapped, by the name they had before."""
+    for name, module in encoder.named_modules():
+        if hasattr(module, "lora_A") and hasattr(module, "base_layer"):
+            yield name, module
+
+
+def export_lora(encoder: Encoder) -> dict[str, Tensor]:
+    """The adapters as `lora.blocks.3.qkv.down` (rank, in) and `.up` (out, rank), scale included."""
+    tensors: dict[str, Tensor] = {}
+    for name, module in _adapted(encoder):
+        for key in module.lora_A:  # type: ignore[union-attr]
+            down, up = module.lora_A[key].weight, module.lora_B[key].weight  # type: ignore[index]
+            scale = module.scaling[key]  # type: ignore[index]
+            tensors[f"{PREFIX}{name}.down"] = down.detach().cpu().clone()
+            tensors[f"{PREFIX}{name}.up"] = (scale * up.detach()).cpu().clone()
+    return tensors
+
+
+@torch.no_grad()
+def merge_lora(encoder: Encoder, tensors: Mapping[str, Tensor]) -> None:
+    """Add exported adapters to the weights of a plain encoder: W + up down. Needs no peft.
+
+    Entries that are not LoRA's are left alone. InputError for a layer that does not fit; nothing
+    is merged then.
+    """
+    pairs = {name.removesuffix(".down") for name in tensors if name.startswith(PREFIX)}
+    pairs = {name.removesuffix(".up") for name in pairs}
+    layers = dict(encoder.named_modules())
+    merged: list[tuple[nn.Linear, Tensor]] = []
+    for pair in sorted(pairs):
+        layer = layers.get(pair.removeprefix(PREFIX))
+        down, up = tensors.get(f"{pair}.down"), tensors.get(f"{pair}.up")
+        fits = (
+            isinstance(layer, nn.Linear)
+            and down is not None
+            and up is not None
+            and down.shape[1:] == (layer.in_features,)
+            and up.shape == (layer.out_features, len(down))
+        )
+        if not fits or not isinstance(layer, nn.Linear) or down is None or up is None:
+            raise InputError(
+                f"the adapter's {pair.removeprefix(PREFIX)} does not fit this encoder; it was made"
+                " for another model"
+            )
+        merged.append((layer, up.float() @ down.float()))
+    for layer, change in merged:
+        layer.weight += change.to(layer.weight)
