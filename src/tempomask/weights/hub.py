@@ -20,12 +20,18 @@ def locate(name: str) -> Path:
 
     InputError if that is not possible; it says where a person can get the file.
     """
-    info = MODELS[name]
+    return locate_model(MODELS[name])
+
+
+def locate_model(info: ModelInfo) -> Path:
+    """`locate` for a model that is described elsewhere."""
     path = info.path()
     if path is not None:
         return path
     if info.repository is None:
-        raise InputError(f"the weights of {name} are missing from the package; install it again")
+        raise InputError(
+            f"the weights of {info.name} are missing from the package; install it again"
+        )
     return _download(info, info.repository)
 
 

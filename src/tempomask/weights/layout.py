@@ -74,7 +74,7 @@ class Layout:
 
     title: the kind, for messages. marks: names that all files of this kind have.
     rules: pairs of names; none at all means that names are ours.
-    stacks: our name, and their names of its rows, each with a leading axis of length 1.
+    stacks: our name, and their names of its equal parts along the first axis.
     conversions: by our name, where shapes differ.
     copies: their further name of a tensor, and its first name; files may leave them out.
     unread: their tensors that no network reads, and a tensor of the same shape; likewise.
@@ -120,7 +120,8 @@ class Layout:
         converted: State = {}
         for key, tensor in state.items():
             if key in stacks:
-                converted.update(zip(stacks[key], tensor.split(1), strict=True))
+                rows = stacks[key]
+                converted.update(zip(rows, tensor.chunk(len(rows)), strict=True))
                 continue
             name = rename(key, self.rules) if self.rules else key
             if name is None:
