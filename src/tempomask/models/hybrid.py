@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tempomask.models.config import HybridConfig
 from tempomask.models.encoder import Encoder, EncoderOutput, Policy, RoutedBlock
 from tempomask.ops.attention import multi_head_attention
-from tempomask.ops.rope import axial_table, rotate
+from tempomask.ops.rope import axial_frequencies, axial_table, rotate, rotation_table
 
 # EfficientNet-Lite0 but for its last stage: (expansion, kernel, stride, channels, repeats).
 STAGES = (
@@ -102,23 +102,51 @@ class TransformerBlock(RoutedBlock):
     # Positions on a grid of at most a few dozen cells need no long wavelengths.
     ROPE_THETA = 100.0
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        head_dim: int | None = None,
+        mlp_dim: int | None = None,
+    ) -> None:
+        """head_dim, mlp_dim: of a pruned block; its heads keep pairs of channels of their own."""
         super().__init__()
+        attention_dim = num_heads * (head_dim or dim // num_heads)
+        mlp_dim = mlp_dim or int(dim * mlp_ratio)
         self.num_heads = num_heads
         self.attention_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.output = nn.Linear(dim, dim)
+        self.qkv = nn.Linear(dim, 3 * attention_dim)
+        self.output = nn.Linear(attention_dim, dim)
         self.mlp_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.expand = nn.Linear(dim, int(dim * mlp_ratio))
-        self.contract = nn.Linear(int(dim * mlp_ratio), dim)
+        self.expand = nn.Linear(dim, mlp_dim)
+        self.contract = nn.Linear(mlp_dim, dim)
+        # Of the last grid: what it was made from, then the table.
+        self._table: tuple[tuple[int, int, int], Tensor, tuple[Tensor, Tensor]] | None = None
+        if head_dim is not None:
+            frequencies = axial_frequencies(head_dim, self.ROPE_THETA)
+            self.register_buffer("rotary_frequencies", frequencies.repeat(num_heads, 1, 1))
 
     def attend(self, x: Tensor) -> Tensor:
-        batch, height, width, dim = x.shape
+        batch, height, width, _ = x.shape
         qkv = self.qkv(self.attention_norm(x)).reshape(batch, height * width, 3, self.num_heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        table = axial_table(height, width, dim // self.num_heads, self.ROPE_THETA, x.device)
+        table = self._rotations(height, width, query.shape[-1], x.device)
         attended = multi_head_attention(rotate(query, table), rotate(key, table), value)
-        return x + self.output(attended.transpose(1, 2).reshape(x.shape))
+        return x + self.output(attended.transpose(1, 2).reshape(batch, height, width, -1))
+
+    def _rotations(
+        self, height: int, width: int, head_dim: int, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        frequencies = getattr(self, "rotary_frequencies", None)
+        if frequencies is None:
+            return axial_table(height, width, head_dim, self.ROPE_THETA, device)
+        key = (height, width, frequencies._version)
+        if self._table is None or self._table[0] != key or self._table[1] is not frequencies:
+            with torch.inference_mode(False), torch.no_grad():
+                table = rotation_table(height, width, frequencies)
+            self._table = (key, frequencies, table)
+        return self._table[2]
 
     def feed_forward(self, x: Tensor) -> Tensor:
         return x + self.contract(F.gelu(self.expand(self.mlp_norm(x))))
@@ -138,8 +166,14 @@ class HybridEncoder(Encoder):
         self.embed_coarse = nn.Conv2d(stride_32, config.dim, 1)
         self.embed_norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.blocks = nn.ModuleList(
-            TransformerBlock(config.dim, config.num_heads, config.mlp_ratio)
-            for _ in range(config.depth)
+            TransformerBlock(
+                config.dim,
+                config.num_heads,
+                config.mlp_ratio,
+                head_dim=config.head_dims[index] if config.head_dims else None,
+                mlp_dim=config.mlp_dims[index] if config.mlp_dims else None,
+            )
+            for index in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.channels = (stride_4, stride_8, config.dim)

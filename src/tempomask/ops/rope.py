@@ -18,20 +18,34 @@ def axial_table(
     """
     # Cached tables must stay usable in training even if first made under inference mode.
     with torch.inference_mode(False):
-        frequency = theta ** (-torch.arange(0, dim, 4, device=device)[: dim // 4].float() / dim)
-        token = torch.arange(height * width, device=device)
-        x, y = (token % width).float(), (token // width).float()
-        angle = torch.cat([torch.outer(x, frequency), torch.outer(y, frequency)], dim=1)
-        return angle.cos(), angle.sin()
+        frequencies = axial_frequencies(dim, theta).to(device)
+        return rotation_table(height, width, frequencies)
+
+
+def axial_frequencies(dim: int, theta: float) -> Tensor:
+    """(2, dim / 2): how fast each pair of channels turns along x and along y."""
+    frequency = theta ** (-torch.arange(0, dim, 4)[: dim // 4].float() / dim)
+    still = torch.zeros_like(frequency)
+    return torch.stack([torch.cat([frequency, still]), torch.cat([still, frequency])])
+
+
+def rotation_table(height: int, width: int, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """As `axial_table`, from frequencies (..., 2, pairs): (..., height * width, pairs) each."""
+    token = torch.arange(height * width, device=frequencies.device)
+    x, y = (token % width).float()[:, None], (token // width).float()[:, None]
+    # Not a matrix product, which autocast would compute in low precision.
+    angle = x * frequencies[..., :1, :] + y * frequencies[..., 1:, :]
+    return angle.cos(), angle.sin()
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate x (..., tokens, dim) by the table; tokens may be a whole number of repeats of it.
 
-    The arithmetic is float32, whatever the type of x, as in the official code.
+    The table is one for all of x, or one for each of its heads. The arithmetic is float32, whatever
+    the type of x, as in the official code.
     """
     cos, sin = table
-    repeats = x.shape[-2] // cos.shape[0]
+    repeats = x.shape[-2] // cos.shape[-2]
     if repeats > 1:
         cos, sin = cos.repeat(repeats, 1), sin.repeat(repeats, 1)
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
