@@ -204,6 +204,12 @@ class FrameResult:
                 box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
         return boxes
 
+    @property
+    def lost(self) -> NDArray[np.bool_]:
+        """bool (N,): nothing was found; the object score is not above 0, or the mask is empty."""
+        empty = ~(self.low_res_logits > 0).any(axis=(1, 2))
+        return empty | (self.object_scores <= 0)
+
     def label_map(self) -> NDArray[np.int32]:
         """int32 (H, W): the object id of each pixel, 0 for none; overlaps go to the highest logit.
 
