@@ -24,6 +24,7 @@ LAYERS = [
     "tracking",
     "media",
     "api",
+    "instances_api",
     "data",
     "metrics",
     "training",

@@ -8,10 +8,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tempomask.api import Model, load
     from tempomask.errors import InputError
+    from tempomask.instances_api import InstanceModel, load_instances
+    from tempomask.tracking.instance_results import InstanceResult, InstanceSummary
     from tempomask.types import FrameResult, Prompt
 
 __version__ = "0.1.0"
-__all__ = ["FrameResult", "InputError", "Model", "Prompt", "__version__", "load"]
+__all__ = [
+    "FrameResult",
+    "InputError",
+    "InstanceModel",
+    "InstanceResult",
+    "InstanceSummary",
+    "Model",
+    "Prompt",
+    "__version__",
+    "load",
+    "load_instances",
+]
 
 # torch is imported when the first of these is used, not by `import tempomask`.
 _HOMES = {
@@ -20,6 +33,10 @@ _HOMES = {
     "Prompt": "tempomask.types",
     "FrameResult": "tempomask.types",
     "InputError": "tempomask.errors",
+    "load_instances": "tempomask.instances_api",
+    "InstanceModel": "tempomask.instances_api",
+    "InstanceResult": "tempomask.tracking.instance_results",
+    "InstanceSummary": "tempomask.tracking.instance_results",
 }
 
 

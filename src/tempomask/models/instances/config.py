@@ -125,8 +125,8 @@ NANO_VIS = InstanceConfig(
     backbone=StemConfig(),
     classes=SYNTHETIC_CLASSES,
     hidden_dim=128,
-    pixel_decoder=PixelDecoderConfig(layers=2, feedforward_dim=256),
-    query_decoder=QueryDecoderConfig(feedforward_dim=192, num_queries=30),
+    pixel_decoder=PixelDecoderConfig(layers=1, feedforward_dim=256),
+    query_decoder=QueryDecoderConfig(feedforward_dim=256, num_queries=30),
     short_side=192,
     long_side=352,
 )
