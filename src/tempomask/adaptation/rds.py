@@ -60,7 +60,7 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class RDSConfig:
-    """budget: beta. inputs, mask_frames: as of `RouterConfig`. router_rate: AdamW's for the router."""
+    """budget: beta. inputs, mask_frames: as of `RouterConfig`. router_rate: of AdamW."""
 
     budget: float = 0.6
     inputs: RouterInputs = "both"
@@ -231,7 +231,7 @@ def read_router(encoder: Encoder, export: Export) -> PredictiveRouter:
     )
     if not same:
         raise InputError(
-            f"the adapter's router plans {config.num_blocks} blocks of width {config.channels}, this"
-            f" encoder has {wanted.num_blocks} of width {wanted.channels}; it is another model's"
+            f"the adapter's router plans {config.num_blocks} blocks of width {config.channels}, but"
+            f" the encoder has {wanted.num_blocks} of width {wanted.channels}; take its own adapter"
         )
     return router.requires_grad_(False).eval()

@@ -255,18 +255,18 @@ class ClipMixture(Dataset[Clip]):
         masks = [self.library.davis_mask(path) for path in chosen]
         if masks[0].mean() < AREA[0] / 2:
             return None
-        crop = _crop_around(rng, masks[0])
+        crop = crop_around(rng, masks[0])
         mirrored = rng.random() < 0.5
         shake = 1.0 if rng.random() < 0.5 else 0.0
         frames, shown = [], []
         for path, mask in zip(chosen, masks, strict=True):
-            matrix = _shaken(rng, self.side, shake, mirrored)
-            frames.append(_view(self.library.picture(path), crop, matrix, self.side))
-            shown.append(_view(mask * np.uint8(255), crop, matrix, self.side) > 127)
+            matrix = shaken(rng, self.side, shake, mirrored)
+            frames.append(view(self.library.picture(path), crop, matrix, self.side))
+            shown.append(view(mask * np.uint8(255), crop, matrix, self.side) > 127)
         return np.stack(frames), np.stack(shown).astype(np.uint8)
 
 
-def _crop_around(rng: np.random.Generator, mask: ImageArray) -> tuple[int, int, int, int]:
+def crop_around(rng: np.random.Generator, mask: ImageArray) -> tuple[int, int, int, int]:
     """A random crop x, y, width, height that holds most of the object; the aspect varies."""
     height, width = mask.shape
     whole = int(mask.sum())
@@ -283,7 +283,7 @@ def _crop_around(rng: np.random.Generator, mask: ImageArray) -> tuple[int, int, 
     return 0, 0, width, height
 
 
-def _shaken(rng: np.random.Generator, side: int, strength: float, mirrored: bool) -> Matrix:
+def shaken(rng: np.random.Generator, side: int, strength: float, mirrored: bool) -> Matrix:
     """A small rotation, scale and shift of a square (2, 3), about its centre; maybe mirrored."""
     angle, scale = rng.normal() * 0.02 * strength, np.exp(rng.normal() * 0.02 * strength)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * scale
@@ -295,7 +295,7 @@ def _shaken(rng: np.random.Generator, side: int, strength: float, mirrored: bool
     return np.column_stack([turn, shift])
 
 
-def _view(
+def view(
     image: ImageArray, crop: tuple[int, int, int, int], matrix: Matrix, side: int
 ) -> ImageArray:
     """The crop of a frame or mask, resized to a square without aliasing and moved by the matrix."""

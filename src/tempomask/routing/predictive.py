@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, KeepPlan, Plan, RoutedBlock, always_on_blocks
-from tempomask.routing.budget import activation_weights
+from tempomask.routing.budget import TopK, activation_weights
 
 RouterInputs = Literal["both", "mask", "image"]
 # Kernels of mask embeddings whose patches overlap, by stride; as in SAM 2's patch embedding.
@@ -167,8 +167,8 @@ class SamplingPolicy(nn.Module):
     """The router in training: Bernoulli draws with probability w, at a fixed budget.
 
     Draws come from a generator of its own, see `reseed`, on the CPU, so that they are the same on
-    every machine. A pass without previous masks runs all blocks and begins a new clip; so does, by
-    itself, a sample whose mask is not finite.
+    every machine. A pass without previous masks runs all blocks and begins a new clip; a sample
+    whose mask is not finite runs all blocks. In evaluation mode the budget is held by `TopK`.
     """
 
     recurrent = True
@@ -192,6 +192,11 @@ class SamplingPolicy(nn.Module):
         weights = activation_weights(self.router(embedding, masks).sigmoid(), self.budget)
         # The one transfer of this pass.
         known = torch.where(valid[:, None], weights.detach(), 1.0).cpu()
+        if not self.training:
+            # An unusable mask has made every weight 1, and then nothing is ranked.
+            rule, k = TopK(), config.always_on
+            rows = zip(known, known.amin(dim=1) < 1, strict=True)
+            return RoutedPlan([rule.keep(w, k, self.budget if ok else 1.0) for w, ok in rows])
         kept = torch.rand(known.shape, generator=self._generator) < known
         kept[:, list(config.always_on)] = True
         return RoutedPlan(kept.tolist(), weights if torch.is_grad_enabled() else None)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tempomask.errors import InputError
-from tempomask.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 # Settings that a resumed run may change: how long it goes on, and how often it reports.
 MAY_CHANGE = {"steps", "decay_steps", "save_every", "validate_every"}
 
 
-def save_checkpoint(path: Path, recipe: Recipe, step: int, state: dict[str, Any]) -> None:
+def save_checkpoint(
+    path: Path, recipe: DataclassInstance, step: int, state: dict[str, Any]
+) -> None:
     """Write step, recipe and state (model, average, optimiser); the file appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
@@ -24,7 +28,7 @@ def save_checkpoint(path: Path, recipe: Recipe, step: int, state: dict[str, Any]
     os.replace(temporary, path)
 
 
-def load_checkpoint(path: Path, recipe: Recipe) -> dict[str, Any]:
+def load_checkpoint(path: Path, recipe: DataclassInstance) -> dict[str, Any]:
     """Read a checkpoint of the same recipe; InputError names the first setting that differs."""
     saved = torch.load(path, weights_only=True, map_location="cpu")
     wanted = {k: v for k, v in _plain(asdict(recipe)).items() if k not in MAY_CHANGE}

@@ -54,7 +54,7 @@ class Training:
         )
         # Vanishing gradients end in denormal numbers, which slow a CPU tenfold and carry nothing.
         torch.set_flush_denormal(True)
-        self.accelerator = _accelerator()
+        self.accelerator = make_accelerator()
         self.segmenter = build_segmenter(recipe)
         if initial is not None:
             self.segmenter.load_state_dict(initial)
@@ -90,7 +90,7 @@ class Training:
         main = self.accelerator.is_main_process
         log = SummaryWriter(str(self.out / "log")) if main else None
         scores: dict[str, float] = {}
-        with _progress(self.recipe.steps, self.step, main) as advance:
+        with StepProgress(self.recipe.steps, self.step, main) as advance:
             for frames, masks in self._batches():
                 watched = self._train_step(frames, masks)
                 self.step += 1
@@ -107,23 +107,9 @@ class Training:
         return scores
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches from the current step on; process r of w takes every w-th clip."""
-        from tempomask.data.clips import collate
-
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        size = self.recipe.batch_size
-        indices = range(self.step * size * world, self.recipe.steps * size * world)
-        loader = DataLoader(
-            self.clips,
-            batch_size=size,
-            sampler=list(indices)[rank::world],
-            collate_fn=collate,
-            num_workers=self.workers,
-            prefetch_factor=4 if self.workers else None,
-        )
-        for frames, masks in loader:
-            device = self.accelerator.device
-            yield frames.to(device, non_blocking=True), masks.to(device, non_blocking=True)
+        recipe = self.recipe
+        span = range(self.step, recipe.steps)
+        return clip_batches(self.clips, self.accelerator, recipe.batch_size, span, self.workers)
 
     def _train_step(self, frames: Tensor, masks: Tensor) -> dict[str, float]:
         recipe = self.recipe
@@ -180,19 +166,42 @@ class Training:
         return scores
 
 
-def _accelerator() -> Accelerator:
+def clip_batches(
+    clips: Dataset[Any], accelerator: Accelerator, size: int, span: range, workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of `size` clips for the steps in span; process r of w takes every w-th clip."""
+    from tempomask.data.clips import collate
+
+    world, rank = accelerator.num_processes, accelerator.process_index
+    indices = range(span.start * size * world, span.stop * size * world)
+    loader = DataLoader(
+        clips,
+        batch_size=size,
+        sampler=list(indices)[rank::world],
+        collate_fn=collate,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+    )
+    for frames, masks in loader:
+        device = accelerator.device
+        yield frames.to(device, non_blocking=True), masks.to(device, non_blocking=True)
+
+
+def make_accelerator(unused_parameters: bool = False) -> Accelerator:
+    """bfloat16 by autocast. unused_parameters: some may get no gradient in some steps."""
     try:
-        from accelerate import Accelerator
+        from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError as error:
         raise InputError("training needs accelerate: pip install 'tempomask[train]'") from error
-    return Accelerator(mixed_precision="bf16")
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)]
+    return Accelerator(mixed_precision="bf16", kwargs_handlers=list(handlers))
 
 
 def _davis_folder(root: Path) -> Path:
     return root / "davis16-train-256"
 
 
-class _progress:
+class StepProgress:
     """A progress bar on the main process; calling it shows one more step."""
 
     def __init__(self, total: int, start: int, visible: bool) -> None:

@@ -57,11 +57,8 @@ class Recipe:
     prompts: PromptSampling = field(default_factory=PromptSampling)
 
     def rate(self, step: int) -> float:
-        """Learning-rate factor at a step: linear warm-up, constant, then 1 - sqrt decay to zero."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        decayed = step - (self.steps - self.decay_steps)
-        return 1.0 if decayed < 0 else 1.0 - math.sqrt((decayed + 1) / (self.decay_steps + 1))
+        """Learning-rate factor at a step, see `schedule`."""
+        return schedule(step, self.steps, self.warmup_steps, self.decay_steps)
 
     def true_memory(self, step: int) -> float:
         """Probability that a frame of this step is remembered by its true mask."""
@@ -73,6 +70,14 @@ class Recipe:
         if unknown:
             raise InputError(f"the recipe has no setting {unknown[0]!r}")
         return replace(self, **{k: v for k, v in values.items() if v is not None})  # type: ignore[arg-type]
+
+
+def schedule(step: int, steps: int, warmup_steps: int, decay_steps: int) -> float:
+    """Learning-rate factor at a step: linear warm-up, constant, then 1 - sqrt decay to zero."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    decayed = step - (steps - decay_steps)
+    return 1.0 if decayed < 0 else 1.0 - math.sqrt((decayed + 1) / (decay_steps + 1))
 
 
 def build_segmenter(recipe: Recipe) -> Segmenter:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tempomask.adaptation.method import ClipOutputs, Method
+from tempomask.models.encoder import Policy, is_recurrent
 from tempomask.models.segmenter import Decoded, Encoded, MemoryInputs, Segmenter
 from tempomask.ops.normalise import normalise
 from tempomask.training.losses import LossWeights, mask_iou, mask_losses, object_score_loss
@@ -19,11 +21,35 @@ from tempomask.training.prompts import PromptSampling, box_prompt, click
 
 
 class ClipLosses(NamedTuple):
-    """Scalars: the total to descend, and what to watch: the single mask's IoU, the score loss."""
+    """Scalars: the total to descend, and what to watch.
+
+    iou: of the single mask. object_score: its loss. extra: the adaptation method's own loss, within
+    the total. blocks: share of the encoder's blocks that ran.
+    """
 
     total: Tensor
     iou: Tensor
     object_score: Tensor
+    extra: Tensor
+    blocks: Tensor
+
+
+class Clips(NamedTuple):
+    """images (B, T, 3, S, S), normalised; targets (B, T, S, S); the rest as of `ClipModel`."""
+
+    images: Tensor
+    targets: Tensor
+    seed: int
+    true_memory: float
+
+
+class Unrolled(NamedTuple):
+    """losses: of every prediction. ious, scores: of every frame. outputs: for a method."""
+
+    losses: list[Tensor]
+    ious: list[Tensor]
+    scores: list[Tensor]
+    outputs: ClipOutputs
 
 
 class FrameOutput(NamedTuple):
@@ -59,31 +85,70 @@ class ClipMemory:
 
 
 class ClipModel(nn.Module):
-    """The segmenter unrolled over a clip, returning losses; one module, so that DDP can wrap it."""
+    """The segmenter unrolled over a clip, returning losses; one module, so that DDP can wrap it.
 
-    def __init__(self, segmenter: Segmenter, weights: LossWeights, prompts: PromptSampling) -> None:
+    policy: routes the encoder; one that is recurrent sees each frame's masks before the next frame
+    is encoded. method: of adaptation; its own loss is added.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        weights: LossWeights,
+        prompts: PromptSampling,
+        policy: Policy | None = None,
+        method: Method | None = None,
+    ) -> None:
         super().__init__()
         self.segmenter = segmenter
         self.weights = weights
         self.prompts = prompts
+        self.policy = policy
+        self.method = method
 
     def forward(
-        self, frames: Tensor, masks: Tensor, seed: int, true_memory: float = 0.0
+        self, frames: Tensor, masks: Tensor, seed: int, true_memory: float = 0.0, step: int = 0
     ) -> ClipLosses:
         """frames (B, T, S, S, 3) uint8, masks (B, T, S, S) of 0 and 1.
 
         seed: of the prompt sampling, so that a resumed run repeats itself. true_memory: probability
-        that a frame is remembered with its true mask instead of the predicted one.
+        that a frame is remembered with its true mask instead of the predicted one. step: of the
+        optimiser, for the method.
         """
-        generator = torch.Generator().manual_seed(seed)
-        batch, length = frames.shape[:2]
-        encoded = self.segmenter.encode(normalise(frames.flatten(0, 1)))
-        per_frame = _split_frames(encoded, batch, length)
-        targets = masks.to(per_frame[0].features.device).float()
+        images = normalise(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        targets = masks.to(self.segmenter.no_memory.device).float()
+        clips = Clips(images, targets, seed, true_memory)
+        losses, ious, scores, outputs = self._unroll(clips)
+        total = torch.stack(losses).mean()
+        extra = total.new_zeros(())
+        if self.method is not None:
+
+            def replay(segmenter: Segmenter, policy: Policy | None) -> ClipOutputs:
+                other = ClipModel(segmenter, self.weights, self.prompts, policy)
+                with torch.no_grad():
+                    return other._unroll(clips).outputs
+
+            own = self.method.extra_loss(outputs, replay, step)
+            extra = extra if own is None else own
+        visible = targets.flatten(2).any(dim=2)
+        watched = object_score_loss(torch.stack(scores, dim=1), visible, self.weights).mean()
+        share = outputs.blocks.float().mean()
+        return ClipLosses(total + extra, torch.stack(ious).mean(), watched, extra.detach(), share)
+
+    def _unroll(self, clips: Clips) -> Unrolled:
+        """Track the clips, frame by frame."""
+        generator = torch.Generator().manual_seed(clips.seed)
+        length = clips.images.shape[1]
         memory = ClipMemory()
         losses, ious, scores = [], [], []
-        for index, frame in enumerate(per_frame):
-            target = targets[:, index]
+        frames, logits, previous = [], [], None
+        whole = None if is_recurrent(self.policy) else self._encode_whole(clips.images)
+        for index in range(length):
+            image, target = clips.images[:, index], clips.targets[:, index]
+            if whole is None:
+                frame = self.segmenter.encode(image, self.policy, previous)
+            else:
+                frame = whole[index]
             if index == 0:
                 decoded, frame_losses = self._prompted_frame(frame, target, generator)
             else:
@@ -92,12 +157,20 @@ class ClipModel(nn.Module):
                 ious.append(mask_iou(_full_size(decoded.logits, target)[:, 0], target).mean())
             losses += frame_losses
             scores.append(decoded.object_score.detach())
+            frames.append(frame)
+            logits.append(decoded.logits)
+            previous = decoded.logits.detach()
             if index < length - 1:
-                use_truth = torch.rand((), generator=generator).item() < true_memory
+                use_truth = torch.rand((), generator=generator).item() < clips.true_memory
                 self._remember(memory, frame, decoded, target if use_truth else None)
-        visible = targets.flatten(2).any(dim=2)
-        watched = object_score_loss(torch.stack(scores, dim=1), visible, self.weights).mean()
-        return ClipLosses(torch.stack(losses).mean(), torch.stack(ious).mean(), watched)
+        return Unrolled(losses, ious, scores, _outputs(frames, logits, clips.targets))
+
+    def _encode_whole(self, images: Tensor) -> list[Encoded]:
+        """All frames of all clips as one batch, where no frame needs the masks of another."""
+        batch, length = images.shape[:2]
+        return _split_frames(
+            self.segmenter.encode(images.flatten(0, 1), self.policy), batch, length
+        )
 
     def _tracked_frame(self, frame: Encoded, memory: ClipMemory, index: int) -> FrameOutput:
         config = self.segmenter.config
@@ -180,6 +253,17 @@ def _full_size(logits: Tensor, target: Tensor) -> Tensor:
     return F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
 
 
+def _outputs(frames: list[Encoded], logits: list[Tensor], targets: Tensor) -> ClipOutputs:
+    batch = len(targets)
+    return ClipOutputs(
+        features=torch.stack([frame.features for frame in frames], dim=1),
+        logits=torch.cat(logits, dim=1),
+        targets=targets,
+        # A plan shared by the batch reports its blocks once.
+        blocks=torch.stack([frame.blocks.expand(batch, -1) for frame in frames], dim=1),
+    )
+
+
 def _split_frames(encoded: Encoded, batch: int, length: int) -> list[Encoded]:
     """The T frames of features encoded as one batch (B * T, ...)."""
 
@@ -190,7 +274,7 @@ def _split_frames(encoded: Encoded, batch: int, length: int) -> list[Encoded]:
         Encoded(
             frame(encoded.features, index),
             tuple(frame(x, index) for x in encoded.high_resolution),
-            encoded.blocks,
+            frame(encoded.blocks, index) if encoded.blocks.ndim == 2 else encoded.blocks,
         )
         for index in range(length)
     ]

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.normalise import normalise
 from tempomask.training.unroll import ClipMemory
@@ -36,13 +37,18 @@ def load_sequence(
 
 
 @torch.no_grad()
-def track_sequence(segmenter: Segmenter, frames: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+def track_sequence(
+    segmenter: Segmenter,
+    frames: torch.Tensor,
+    first: torch.Tensor,
+    policy: Policy | None = None,
+) -> torch.Tensor:
     """Masks bool (T - 1, S, S) of the frames after the first, tracked from its mask (S, S)."""
     config = segmenter.config
     memory = ClipMemory()
-    masks = []
+    masks, previous = [], None
     for index in range(len(frames)):
-        frame = segmenter.encode(normalise(frames[index : index + 1]))
+        frame = segmenter.encode(normalise(frames[index : index + 1]), policy, previous)
         if index == 0:
             decoded = segmenter.use_mask_as_output(frame, first[None, None])
         else:
@@ -51,6 +57,7 @@ def track_sequence(segmenter: Segmenter, frames: torch.Tensor, first: torch.Tens
             decoded = segmenter.decode(features, frame.high_resolution)
             full = F.interpolate(decoded.logits, size=first.shape, mode="bilinear")
             masks.append(full[0, 0] > 0)
+        previous = decoded.logits
         memory.spatial.append(
             segmenter.memorise(frame.features, decoded.logits, decoded.object_score)
         )

@@ -1,0 +1,88 @@
+"""What adaptation trains on, measures on and is validated on, from one folder.
+
+The folder is either in the DAVIS layout, or the one that nano was trained on (`data/stills.py`),
+of which its whole mixture of clips is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from tempomask.data.davis import Davis, DavisSequence
+from tempomask.errors import InputError
+
+# The part of nano's training data that is video.
+MIXTURE_VIDEO = "davis16-train-256"
+# Lists of sequences to train on, the first that is there; the validation lists are never used.
+TRAINING_SPLITS = ("2017/train", "2016/train", "480p/train")
+# Without names one sequence in so many is held out, at most four.
+HELD_OUT_SHARE, MOST_HELD_OUT = 8, 4
+
+
+@dataclass(frozen=True)
+class AdaptationData:
+    """clips: endless, of the sequences trained on. measured: some of these, for importances.
+
+    held_out: sequences for validation, which no clip shows.
+    """
+
+    clips: Dataset[Any]
+    measured: tuple[DavisSequence, ...]
+    held_out: tuple[DavisSequence, ...]
+
+
+def adaptation_data(
+    root: Path,
+    image_size: int,
+    num_frames: int,
+    seed: int,
+    held_out: Sequence[str] | None = None,
+    measured: int = 6,
+) -> AdaptationData:
+    """Read a folder. held_out: names; None holds out a few, evenly spread, and () none.
+
+    Raises InputError for a folder in neither layout, for sequences without masks, for masks that do
+    not pair with frames (naming them), and for too few sequences.
+    """
+    from tempomask.data.davis_clips import DavisClips
+
+    mixed = (root / MIXTURE_VIDEO).is_dir()
+    every = list(_training_sequences(root / MIXTURE_VIDEO if mixed else root, mixed))
+    if held_out is None:
+        held_out = [
+            s.name for s in _spread(every, min(MOST_HELD_OUT, len(every) // HELD_OUT_SHARE))
+        ]
+    known = {sequence.name for sequence in every}
+    for name in held_out:
+        if name not in known:
+            raise InputError(f"there is no sequence {name!r} to hold out among those to train on")
+    training = [sequence for sequence in every if sequence.name not in held_out]
+    if not training:
+        raise InputError("every sequence is held out; nothing is left to train on")
+    if mixed:
+        from tempomask.data.clips import ClipMixture
+
+        clips: Dataset[Any] = ClipMixture(root, image_size, num_frames, seed, held_out)
+    else:
+        clips = DavisClips(training, image_size, num_frames, seed)
+    return AdaptationData(
+        clips,
+        tuple(_spread(training, min(measured, len(training)))),
+        tuple(sequence for sequence in every if sequence.name in held_out),
+    )
+
+
+def _training_sequences(root: Path, everything: bool) -> Davis:
+    """The training list of a DAVIS folder, or all its sequences where it has no lists."""
+    lists = [name for name in TRAINING_SPLITS if (root / "ImageSets" / f"{name}.txt").is_file()]
+    return Davis(root, split="all" if everything or not lists else lists[0])
+
+
+def _spread(sequences: Sequence[DavisSequence], count: int) -> list[DavisSequence]:
+    """`count` of them, evenly spaced."""
+    return [sequences[(2 * i + 1) * len(sequences) // (2 * count)] for i in range(count)]
