@@ -56,7 +56,7 @@ def test_all_formats_are_named_and_nothing_else_is_left(run, tmp_path):
     out = tmp_path / "out"
     assert paths.pop("frames") == out / "frames.jsonl"
     assert paths == {name: out / file for name, file in FORMATS.items()}
-    assert {path.name for path in out.iterdir()} == {*FORMATS.values(), "frames.jsonl"}
+    assert {path.name for path in out.iterdir()} == {*FORMATS.values(), "boxes", "frames.jsonl"}
     assert not hidden(tmp_path)
     assert not [t for t in threading.enumerate() if t.name == "tempomask-writer"]
 
@@ -94,6 +94,18 @@ def test_rle_is_coco_with_videos(run, moving):
                 assert annotation["areas"][index] == mask.sum()
                 assert annotation["bboxes"][index] == coco.toBbox(expected).tolist()
     assert data["annotations"][0]["score"] == pytest.approx(0.9)
+
+
+def test_a_line_of_box_for_each_frame_of_the_video(run, moving):
+    """As box tracking benchmarks want it: x,y,w,h, zeros before and after what was tracked."""
+    folder = run(["boxes"], range(2, 8))["boxes"].with_suffix("")
+    assert names(folder) == ["1.txt", "7.txt"]
+    for place, object_id in enumerate((1, 7)):
+        lines = (folder / f"{object_id}.txt").read_text().splitlines()
+        assert len(lines) == COUNT and lines[0] == lines[-1] == "0,0,0,0"
+        for index in range(2, 8):
+            x0, y0, x1, y1 = moving(index).boxes[place]
+            assert lines[index] == f"{x0:g},{y0:g},{x1 - x0:g},{y1 - y0:g}"
 
 
 def test_boxes_and_arrays(run, moving):

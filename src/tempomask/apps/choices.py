@@ -84,11 +84,12 @@ DynamicMultimask = Annotated[
     ),
 ]
 Memory = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="recent: the last frames, as SAM 2. samurai: motion chooses masks and memories."
-        " samurai-official: with the mistakes of its released code.",
+        " samurai-official: with the mistakes of its released code. Default: recent.",
         rich_help_panel=_TRACKING,
+        show_default=False,
     ),
 ]
 MemoryStride = Annotated[

@@ -14,6 +14,7 @@ import typer
 from tempomask import __version__
 from tempomask.apps import console, evaluate
 from tempomask.apps.demo import demo
+from tempomask.apps.evaluate_boxes import boxes
 from tempomask.apps.models import models
 from tempomask.apps.prompt_options import OrderedCommand
 from tempomask.apps.track import track
@@ -30,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(cls=OrderedCommand)(track)
+evaluate.app.command()(boxes)
 app.add_typer(evaluate.app, name="eval")
 app.command()(demo)
 app.command()(models)

@@ -70,7 +70,7 @@ def davis(
     ] = None,
     preset: choices.PresetName = "evaluation",
     compatibility: choices.CompatibilityName = "official",
-    memory: choices.Memory = "recent",
+    memory: choices.Memory = None,
     fill_holes: choices.FillHoles = None,
     non_overlapping: choices.NonOverlapping = False,
     dynamic_multimask: choices.DynamicMultimask = False,
@@ -96,7 +96,7 @@ def davis(
         "out": out,
     }
     if masks is not None:
-        with _Bars() as bars:
+        with SequenceBars() as bars:
             summary = evaluate_masks(root, masks, progress=bars.show, **wanted)
     else:
         from tempomask.api import DTypeName, load
@@ -113,7 +113,7 @@ def davis(
             memory_stride=memory_stride,
             objects_per_batch=objects_per_batch,
         )
-        with _Bars() as bars:
+        with SequenceBars() as bars:
             summary = evaluate(
                 loaded,
                 root,
@@ -128,7 +128,7 @@ def davis(
         _print(summary, out)
 
 
-class _Bars:
+class SequenceBars:
     """One progress bar a sequence, on stderr, from the first frame on."""
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ class _Bars:
         self.bars = Progress(*columns, console=console.err)
         self.tasks: dict[str, Any] = {}
 
-    def __enter__(self) -> _Bars:
+    def __enter__(self) -> SequenceBars:
         return self
 
     def __exit__(self, *_: object) -> Literal[False]:

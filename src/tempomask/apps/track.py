@@ -111,7 +111,7 @@ def track(
     ] = False,
     preset: choices.PresetName = "evaluation",
     compatibility: choices.CompatibilityName = "official",
-    memory: choices.Memory = "recent",
+    memory: choices.Memory = None,
     fill_holes: choices.FillHoles = None,
     non_overlapping: choices.NonOverlapping = False,
     dynamic_multimask: choices.DynamicMultimask = False,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from tempomask.api import Model
@@ -23,6 +22,7 @@ from tempomask.evaluation.prompts import (
     check_kind,
     first_frame_prompts,
 )
+from tempomask.evaluation.settings import model_settings
 from tempomask.evaluation.summary import (
     EvaluationSummary,
     SequenceScore,
@@ -86,7 +86,7 @@ def evaluate(
             write_results(folder, [run.score for run in runs])
     shares = [share for run in runs for share in run.block_shares]
     settings = {
-        **_model_settings(model),
+        **model_settings(model),
         "prompt": prompt,
         "policy": None if policy is None else str(policy),
         **_dataset_settings(dataset),
@@ -269,18 +269,4 @@ def _dataset_settings(dataset: Davis) -> dict[str, Any]:
         "dataset": dataset.root.resolve().name,
         "split": dataset.split,
         "single_object": all(sequence.single_object for sequence in dataset),
-    }
-
-
-def _model_settings(model: Model) -> dict[str, Any]:
-    from tempomask import __version__
-
-    return {
-        "model": model.name,
-        "image_size": model.config.image_size,
-        "device": str(model.device),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "tempomask": __version__,
-        "torch": torch.__version__,
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tempomask.media.atomic import replacing
 from tempomask.media.journal import FrameRecord, Journal, VideoInfo
 
+LOST_LINE = "0,0,0,0\n"
 BOX_COLUMNS = ("frame", "object", "x0", "y0", "x1", "y1", "score", "predicted_iou")
 
 
@@ -54,10 +55,13 @@ def write_rle(path: Path, journal: Journal) -> None:
 
 
 def write_boxes(path: Path, journal: Journal) -> None:
-    """CSV, one row per frame and object; x1 and y1 lie past the last pixel.
+    """CSV, one row per frame and object; and of each object ID, `boxes/ID.txt` beside it.
 
-    The box is left blank where the mask is empty. score is the object score's logit, > 0 present.
+    In the CSV x1 and y1 lie past the last pixel, the box is left blank where the mask is empty, and
+    score is the object score's logit, > 0 present. ID.txt has one line per frame of the video, as
+    box tracking benchmarks want it: x,y,w,h, zeros where the object was not found or not tracked.
     """
+    lines: dict[int, dict[int, str]] = {}
     with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(BOX_COLUMNS)
@@ -66,6 +70,26 @@ def write_boxes(path: Path, journal: Journal) -> None:
                 box = [f"{side:g}" for side in record.boxes[i]] if record.areas[i] else [""] * 4
                 scores = f"{record.object_scores[i]:.4f}", f"{record.predicted_iou[i]:.4f}"
                 writer.writerow([record.index, object_id, *box, *scores])
+                x0, y0, x1, y1 = record.boxes[i].tolist()
+                line = box_line((x0, y0, x1 - x0, y1 - y0))
+                lines.setdefault(object_id, {})[record.index] = line
+    length = max(journal.info.num_frames or 0, 1 + max(journal.finished, default=-1))
+    folder = box_lines_folder(path)
+    folder.mkdir(exist_ok=True)
+    for object_id, found in lines.items():
+        with replacing(folder / f"{object_id}.txt") as part:
+            text = "".join(found.get(t, LOST_LINE) for t in range(length))
+            part.write_text(text, encoding="utf-8")
+
+
+def box_line(box: Sequence[float]) -> str:
+    """One line of a box file, x,y,w,h, with no more digits than needed."""
+    return ",".join(f"{value:.10g}" for value in box) + "\n"
+
+
+def box_lines_folder(path: Path) -> Path:
+    """Where the box files by object lie, beside the CSV."""
+    return path.with_suffix("")
 
 
 def write_npz(path: Path, journal: Journal) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tempomask.errors import InputError
 from tempomask.media.atomic import make_folder, part_path, write_errors
 from tempomask.media.background import Background
-from tempomask.media.exports import write_boxes, write_npz, write_rle
+from tempomask.media.exports import box_lines_folder, write_boxes, write_npz, write_rle
 from tempomask.media.journal import Journal, VideoInfo, open_journal
 from tempomask.media.masks import read_mask, write_label_png, write_mask_png
 from tempomask.media.overlay import draw_overlay
@@ -56,7 +56,8 @@ class ResultWriter:
         objects: `objects/ID/NNNNN.png`, one black-and-white mask per object: overlaps, any id;
         overlay: `overlay.mp4`, the frames with contours and ids drawn over them;
         rle: `rle.json`, COCO run-length encoding in the layout of YouTube-VIS;
-        npz: `masks.npz`, see `exports.write_npz`; boxes: `boxes.csv`, see `exports.write_boxes`.
+        npz: `masks.npz`, see `exports.write_npz`; boxes: `boxes.csv` and `boxes/ID.txt`, see
+            `exports.write_boxes`.
     `frames.jsonl` is always written: one line per finished frame, which resuming relies on.
 
     video: where the frames come from; gives size, fps and num_frames unless those are given. An
@@ -208,6 +209,9 @@ class ResultWriter:
     def _object_path(self, object_id: int, index: int) -> Path:
         return self._path("objects") / str(object_id) / f"{index:05d}.png"
 
+    def _box_lines(self, object_id: int) -> Path:
+        return box_lines_folder(self._path("boxes")) / f"{object_id}.txt"
+
     def _files_there(self, index: int) -> bool:
         """Whether the pictures of a frame in the journal are still on disk."""
         if "masks" in self.formats and not self._mask_path(index).exists():
@@ -228,6 +232,7 @@ class ResultWriter:
                 self._mask_path(record.index).unlink(missing_ok=True)
                 for object_id in record.object_ids:
                     self._object_path(object_id, record.index).unlink(missing_ok=True)
+                    self._box_lines(object_id).unlink(missing_ok=True)
             for name in ("overlay", *_EXPORTS):
                 self._path(name).unlink(missing_ok=True)
                 part_path(self._path(name)).unlink(missing_ok=True)

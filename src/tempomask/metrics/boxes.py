@@ -1,0 +1,251 @@
+"""Scores of box tracking: success, precision, normalised precision (OTB, LaSOT), and the average
+overlap and success rates of GOT-10k.
+
+Boxes are (x, y, w, h), T of them, one for each frame; zeros say "lost". The protocols are those of
+the usual Python toolkits, which differ in what they count: see `BoxProtocol`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tempomask.errors import InputError
+from tempomask.types import Size
+
+Floats = NDArray[np.float64]
+
+# Success is drawn over overlaps in steps of 0.05, up to 1, which no overlap exceeds: a perfect
+# tracker has an AUC of 20/21.
+OVERLAP_THRESHOLDS: Floats = np.arange(21) * 0.05
+CENTRE_THRESHOLDS: Floats = np.arange(51, dtype=np.float64)
+NORMALISED_THRESHOLDS: Floats = np.arange(51) / 100
+# Where the precision curves are read: 20 pixels, 0.2 of the box.
+PRECISION_PLACE = 20
+
+
+@dataclass(frozen=True)
+class BoxProtocol:
+    """What is counted, and how.
+
+    first_frame: it counts, as correct (it was given).
+    absent: frames without the object count as misses in the curves; else they are left out.
+    hold_lost: where a prediction is lost, the last box before it stands.
+    clip: boxes are cut at the edge of the picture.
+    pooled: the mean is over the frames of all sequences, not over the sequences.
+    """
+
+    first_frame: bool = True
+    absent: bool = True
+    hold_lost: bool = True
+    clip: bool = False
+    pooled: bool = False
+
+
+PROTOCOLS = {
+    "lasot": BoxProtocol(),
+    "otb": BoxProtocol(),
+    "got10k": BoxProtocol(first_frame=False, absent=False, hold_lost=False, clip=True, pooled=True),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class BoxScore:
+    """Scores of the frames that count, of one sequence or of several.
+
+    overlaps: IoU in [0, 1], -1 where the object is absent. centre_errors: distance of the centres
+    in pixels, normalised_errors: in widths and heights of the true box; infinite where absent.
+    """
+
+    overlaps: Floats
+    centre_errors: Floats
+    normalised_errors: Floats
+
+    def __len__(self) -> int:
+        return len(self.overlaps)
+
+    @property
+    def success_curve(self) -> Floats:
+        """(21,): share of frames with an overlap above each of OVERLAP_THRESHOLDS."""
+        return (self.overlaps[:, None] > OVERLAP_THRESHOLDS).mean(axis=0)
+
+    @property
+    def precision_curve(self) -> Floats:
+        """(51,): share of frames with centres within 0, 1 ... 50 pixels."""
+        return (self.centre_errors[:, None] <= CENTRE_THRESHOLDS).mean(axis=0)
+
+    @property
+    def normalised_precision_curve(self) -> Floats:
+        """(51,): the same within 0, 0.01 ... 0.5 of the true box."""
+        return (self.normalised_errors[:, None] <= NORMALISED_THRESHOLDS).mean(axis=0)
+
+    @property
+    def success(self) -> float:
+        """Area under the success curve (AUC)."""
+        return float(self.success_curve.mean())
+
+    @property
+    def precision(self) -> float:
+        """Share of frames with centres within 20 pixels."""
+        return float(self.precision_curve[PRECISION_PLACE])
+
+    @property
+    def normalised_precision(self) -> float:
+        """Share of frames with centres within 0.2 of the true box."""
+        return float(self.normalised_precision_curve[PRECISION_PLACE])
+
+    @property
+    def average_overlap(self) -> float:
+        """Mean overlap where the object is present (AO of GOT-10k); 0 if it never is."""
+        present = self.overlaps[self.overlaps >= 0]
+        return float(present.mean()) if len(present) else 0.0
+
+    def success_rate(self, threshold: float) -> float:
+        """Share of frames with an overlap above a threshold (SR of GOT-10k)."""
+        return float((self.overlaps > threshold).mean())
+
+
+@dataclass(frozen=True)
+class BoxResult:
+    """Scores in [0, 1]; `success` is the AUC, the success rates are those of GOT-10k."""
+
+    success: float
+    precision: float
+    normalised_precision: float
+    average_overlap: float
+    success_rate_50: float
+    success_rate_75: float
+
+    @staticmethod
+    def of(score: BoxScore) -> BoxResult:
+        """The numbers of one score."""
+        return BoxResult(
+            score.success,
+            score.precision,
+            score.normalised_precision,
+            score.average_overlap,
+            score.success_rate(0.5),
+            score.success_rate(0.75),
+        )
+
+
+@dataclass
+class BoxMetric:
+    """Collects sequences: `update` with each, then `compute`.
+
+    >>> metric = BoxMetric(PROTOCOLS["otb"])
+    >>> _ = metric.update([[0, 0, 10, 10], [5, 0, 10, 10]], [[0, 0, 10, 10], [0, 0, 10, 10]])
+    >>> round(metric.compute().average_overlap, 4)
+    0.6667
+    """
+
+    protocol: BoxProtocol
+    scores: list[BoxScore] = field(default_factory=list)
+
+    def update(
+        self,
+        predicted: ArrayLike,
+        truth: ArrayLike,
+        visible: ArrayLike | None = None,
+        size: Size | None = None,
+    ) -> BoxScore:
+        """Score one sequence: boxes (T, 4) each, visible (T,) bool, size (H, W) for clipping."""
+        self.scores.append(score_boxes(self.protocol, predicted, truth, visible, size))
+        return self.scores[-1]
+
+    def compute(self) -> BoxResult:
+        """The mean over all sequences, or over all their frames. InputError without any."""
+        counted = [score for score in self.scores if len(score)]
+        if not counted:
+            raise InputError("no frame was scored; sequences need frames with the object in view")
+        if self.protocol.pooled:
+            return BoxResult.of(
+                BoxScore(
+                    np.concatenate([score.overlaps for score in counted]),
+                    np.concatenate([score.centre_errors for score in counted]),
+                    np.concatenate([score.normalised_errors for score in counted]),
+                )
+            )
+        rows = [vars(BoxResult.of(score)) for score in counted]
+        return BoxResult(**{name: float(np.mean([row[name] for row in rows])) for name in rows[0]})
+
+    def reset(self) -> None:
+        """Forget all sequences."""
+        self.scores.clear()
+
+
+def score_boxes(
+    protocol: BoxProtocol,
+    predicted: ArrayLike,
+    truth: ArrayLike,
+    visible: ArrayLike | None = None,
+    size: Size | None = None,
+) -> BoxScore:
+    """Compare predicted with true boxes, (T, 4) as x, y, w, h; see `BoxMetric.update`.
+
+    A true box without area counts as absent. Raises InputError for other shapes, negative sides and
+    numbers that are not finite.
+    """
+    ours, theirs = _checked("predicted", predicted), _checked("true", truth)
+    if len(ours) != len(theirs):
+        raise InputError(f"{len(ours)} predicted boxes for {len(theirs)} frames; give one a frame")
+    present = (theirs[:, 2:] > 0).all(axis=1)
+    if visible is not None:
+        present &= np.asarray(visible, dtype=bool)
+    if protocol.hold_lost:
+        ours = _held(ours)
+    if protocol.clip and size is not None:
+        ours, theirs = _clipped(ours, size), _clipped(theirs, size)
+    counted = np.ones(len(theirs), dtype=bool) if protocol.absent else present.copy()
+    if protocol.first_frame:
+        ours[:1] = theirs[:1]
+    else:
+        counted[:1] = False
+    distance = ours[:, :2] + ours[:, 2:] / 2 - theirs[:, :2] - theirs[:, 2:] / 2
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        shares = distance / theirs[:, 2:]
+    overlaps = np.where(present, box_iou(ours, theirs), -1.0)
+    errors = np.where(present, np.hypot(*distance.T), np.inf)
+    normalised = np.where(present, np.hypot(*shares.T), np.inf)
+    return BoxScore(overlaps[counted], errors[counted], normalised[counted])
+
+
+def box_iou(a: Floats, b: Floats) -> Floats:
+    """IoU (T,) of boxes (T, 4), x, y, w, h; 0 where both have no area."""
+    low = np.maximum(a[:, :2], b[:, :2])
+    high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
+    common = np.clip(high - low, 0, None).prod(axis=1)
+    union = a[:, 2:].prod(axis=1) + b[:, 2:].prod(axis=1) - common
+    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+
+
+def _checked(what: str, boxes: ArrayLike) -> Floats:
+    array = np.array(boxes, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise InputError(f"{what} boxes must be (T, 4), x, y, w, h, got shape {array.shape}")
+    if not np.isfinite(array).all():
+        place = int(np.argwhere(~np.isfinite(array))[0, 0])
+        raise InputError(f"the {what} box of frame {place} is not finite: {array[place].tolist()}")
+    if (array[:, 2:] < 0).any():
+        place = int(np.argwhere(array[:, 2:] < 0)[0, 0])
+        raise InputError(f"the {what} box of frame {place} has a negative side: {array[place]}")
+    return array
+
+
+def _held(boxes: Floats) -> Floats:
+    """Boxes without area replaced by the last before them."""
+    held = boxes.copy()
+    for index in range(1, len(held)):
+        if (held[index, 2:] == 0).any():
+            held[index] = held[index - 1]
+    return held
+
+
+def _clipped(boxes: Floats, size: Size) -> Floats:
+    limits: Sequence[int] = (size[1], size[0])
+    low = np.clip(boxes[:, :2], 0, limits)
+    high = np.clip(boxes[:, :2] + boxes[:, 2:], 0, limits)
+    return np.concatenate([low, high - low], axis=1)

@@ -1,0 +1,135 @@
+"""LaSOT, GOT-10k and OTB layouts, and files that do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tempomask.data.box_tracking import BoxTrackingData, read_boxes
+from tempomask.errors import InputError
+
+
+def pictures(folder: Path, count: int, first: int = 1, digits: int = 8) -> None:
+    folder.mkdir(parents=True)
+    for number in range(first, first + count):
+        frame = np.full((20, 30, 3), number % 256, np.uint8)
+        Image.fromarray(frame).save(folder / f"{number:0{digits}d}.jpg", quality=95)
+
+
+def boxes(count: int) -> str:
+    return "".join(f"{k},2,10,8\n" for k in range(count))
+
+
+@pytest.fixture
+def lasot(tmp_path: Path) -> Path:
+    for name, count in (("bird-2", 4), ("bird-10", 3), ("bus-5", 5)):
+        folder = tmp_path / name.split("-")[0] / name
+        pictures(folder / "img", count)
+        (folder / "groundtruth.txt").write_text(boxes(count))
+        (folder / "full_occlusion.txt").write_text(",".join("01000"[:count]) + "\n")
+        (folder / "out_of_view.txt").write_text(",".join("00100"[:count]) + "\n")
+    return tmp_path
+
+
+def test_lasot(lasot: Path) -> None:
+    data = BoxTrackingData(lasot, "lasot")
+    assert [(s.name, len(s)) for s in data] == [("bird-2", 4), ("bird-10", 3), ("bus-5", 5)]
+    first = data.sequences[0]
+    assert first.boxes[3].tolist() == [3, 2, 10, 8]
+    assert first.visible.tolist() == [True, False, False, True]
+    assert first.size == (20, 30) and first.first_box == (0, 2, 10, 10)
+    assert next(first.frames()).shape == (20, 30, 3)
+
+
+def test_lasot_lists(lasot: Path) -> None:
+    (lasot / "testing_set.txt").write_text("bus-5\nbird-2\n")
+    assert [s.name for s in BoxTrackingData(lasot, "lasot")] == ["bus-5", "bird-2"]
+    (lasot / "mine.txt").write_text("bird-10\n")
+    assert [s.name for s in BoxTrackingData(lasot, "lasot", "mine")] == ["bird-10"]
+    chosen = BoxTrackingData(lasot, "lasot", sequences=["bird-2"])
+    assert [s.name for s in chosen] == ["bird-2"]
+    with pytest.raises(InputError, match="no split 'theirs'"):
+        BoxTrackingData(lasot, "lasot", "theirs")
+    with pytest.raises(InputError, match="no sequence 'bird-3'.*bird-2"):
+        BoxTrackingData(lasot, "lasot", sequences=["bird-3"])
+
+
+def test_one_class_or_sequence_folders_alone_will_do(lasot: Path) -> None:
+    assert [s.name for s in BoxTrackingData(lasot / "bird", "lasot")] == ["bird-2", "bird-10"]
+
+
+def test_got10k(tmp_path: Path) -> None:
+    for split, name in (("val", "GOT-10k_Val_000001"), ("train", "GOT-10k_Train_000007")):
+        pictures(tmp_path / split / name, 3)
+        (tmp_path / split / name / "groundtruth.txt").write_text(boxes(3))
+        (tmp_path / split / name / "absence.label").write_text("0\n0\n1\n")
+        (tmp_path / split / name / "cover.label").write_text("8\n0\n8\n")
+    (sequence,) = BoxTrackingData(tmp_path, "got10k")
+    assert sequence.name == "GOT-10k_Val_000001"
+    assert sequence.visible.tolist() == [True, False, False]
+    (other,) = BoxTrackingData(tmp_path, "got10k", "train")
+    assert other.name == "GOT-10k_Train_000007"
+    with pytest.raises(InputError, match="no split 'test'.*val, train"):
+        BoxTrackingData(tmp_path, "got10k", "test")
+
+
+def test_the_test_set_of_got10k_cannot_be_scored(tmp_path: Path) -> None:
+    pictures(tmp_path / "test" / "GOT-10k_Test_000001", 3)
+    (tmp_path / "test" / "GOT-10k_Test_000001" / "groundtruth.txt").write_text(boxes(1))
+    with pytest.raises(InputError, match="first frame only"):
+        BoxTrackingData(tmp_path, "got10k")
+
+
+def test_otb_with_ranges_several_objects_and_every_separator(tmp_path: Path) -> None:
+    pictures(tmp_path / "Football1" / "img", 76, digits=4)
+    (tmp_path / "Football1" / "groundtruth_rect.txt").write_text(boxes(74).replace(",", "\t"))
+    pictures(tmp_path / "Jogging" / "img", 2, digits=4)
+    for number in (1, 2):
+        text = boxes(2).replace(",", " ").replace("2 10", f"{number} 10")
+        (tmp_path / "Jogging" / f"groundtruth_rect.{number}.txt").write_text(text)
+    pictures(tmp_path / "Human4" / "img", 2, digits=4)
+    (tmp_path / "Human4" / "groundtruth_rect.1.txt").write_text("")
+    (tmp_path / "Human4" / "groundtruth_rect.2.txt").write_text(boxes(2))
+    data = BoxTrackingData(tmp_path, "otb")
+    lengths = {s.name: len(s) for s in data}
+    assert lengths == {"Football1": 74, "Human4": 2, "Jogging.1": 2, "Jogging.2": 2}
+    assert data.sequences[3].boxes[0].tolist() == [0, 2, 10, 8]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1,2,3\n", "line 1: expected x,y,w,h, got '1,2,3'"),
+        ("1,2,3,4\nbox\n", "line 2: expected"),
+        ("1,2,3,4\n1,2,3,4\n", "4 pictures but 2 boxes"),
+        ("40,2,10,8\n" * 4, "outside the 30 x 20 picture"),
+    ],
+)
+def test_files_that_do_not_fit(lasot: Path, text: str, message: str) -> None:
+    for file in ("full_occlusion.txt", "out_of_view.txt"):
+        (lasot / "bird" / "bird-2" / file).unlink()
+    (lasot / "bird" / "bird-2" / "groundtruth.txt").write_text(text)
+    with pytest.raises(InputError, match=message):
+        _ = BoxTrackingData(lasot, "lasot", sequences=["bird-2"]).sequences[0].first_box
+
+
+def test_flags_of_another_length(lasot: Path) -> None:
+    (lasot / "bus" / "bus-5" / "out_of_view.txt").write_text("0,0\n")
+    with pytest.raises(InputError, match="has 2 numbers for 5 frames"):
+        BoxTrackingData(lasot, "lasot")
+
+
+def test_wrong_places(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        BoxTrackingData(tmp_path / "nothing", "otb")
+    with pytest.raises(InputError, match="no sequences of layout otb"):
+        BoxTrackingData(tmp_path, "otb")
+    with pytest.raises(InputError, match="layout must be one of"):
+        BoxTrackingData(tmp_path, "vot")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="OTB has no splits"):
+        BoxTrackingData(tmp_path, "otb", "tb50")
+    with pytest.raises(InputError, match="cannot read"):
+        read_boxes(tmp_path / "nothing.txt")

@@ -1,0 +1,82 @@
+"""`tempomask eval boxes`: a model that reads the boxes off the frames, and boxes on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tempomask.apps import cli
+from tempomask.errors import InputError
+from tempomask.evaluation.boxes import evaluate_box_files, evaluate_boxes
+
+
+@pytest.fixture
+def otb(tmp_path: Path, clip) -> Path:  # type: ignore[no-untyped-def]
+    root = tmp_path / "OTB"
+    for name, speed in (("slow", 1), ("fast", 2)):
+        (root / name / "img").mkdir(parents=True)
+        lines = []
+        for index, labels in enumerate(clip(6, speed=speed)):
+            frame = np.repeat((labels * 40)[..., None], 3, axis=2)
+            Image.fromarray(frame).save(root / name / "img" / f"{index:04d}.png")
+            rows, columns = labels.nonzero()
+            x, y = columns.min(), rows.min()
+            lines.append(f"{x},{y},{columns.max() + 1 - x},{rows.max() + 1 - y}\n")
+        (root / name / "groundtruth_rect.txt").write_text("".join(lines))
+    return root
+
+
+def test_a_model_that_sees_everything(otb: Path, reading_model, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    model = reading_model()
+    summary = evaluate_boxes(model, otb, "otb", out=tmp_path / "out", memory="samurai")
+    assert summary.scores.success == pytest.approx(20 / 21)
+    assert summary.scores.average_overlap == 1 and summary.frames == 12
+    assert [session.options["memory"] for session in model.sessions] == ["samurai"] * 2
+    assert model.sessions[0].prompts[0].box.tolist() == [1, 2, 8, 8]
+    lines = (tmp_path / "out" / "boxes" / "slow.txt").read_text().splitlines()
+    assert lines == (otb / "slow" / "groundtruth_rect.txt").read_text().splitlines()
+    stored = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert stored["AO"] == 100 and stored["settings"]["layout"] == "otb"
+    assert set(stored["sequences"]) == {"slow", "fast"} and stored["FPS"] > 0
+    table = (tmp_path / "out" / "results.csv").read_text().splitlines()
+    assert table[0] == "sequence,AUC,P,P_norm,AO,SR_0.5,SR_0.75" and len(table) == 3
+    again = evaluate_box_files(otb, "otb", tmp_path / "out")
+    assert again.scores == summary.scores and again.fps is None
+
+
+def test_a_model_that_lags(otb: Path, reading_model) -> None:  # type: ignore[no-untyped-def]
+    """One pixel behind on a box 7 wide: overlap 6/8 on all frames but the first."""
+    summary = evaluate_boxes(reading_model(delay=1), otb, "otb", sequences=["slow"])
+    assert summary.scores.average_overlap == pytest.approx((1 + 5 * 6 / 8) / 6)
+
+
+def test_boxes_that_do_not_fit(otb: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    with pytest.raises(InputError, match="no such folder of boxes"):
+        evaluate_box_files(otb, "otb", folder)
+    folder.mkdir()
+    with pytest.raises(InputError, match="no boxes of sequence fast"):
+        evaluate_box_files(otb, "otb", folder)
+    for name in ("slow", "fast"):
+        (folder / f"{name}.txt").write_text("1,2,3,4\n" * 5)
+    with pytest.raises(InputError, match="has 5 boxes, the sequence has 6 frames"):
+        evaluate_box_files(otb, "otb", folder)
+
+
+def test_the_command(otb: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "mine"
+    for name in ("slow", "fast"):
+        (folder / name).mkdir(parents=True)
+        truth = (otb / name / "groundtruth_rect.txt").read_text()
+        (folder / name / f"{name}_001.txt").write_text(truth)
+    arguments = ["eval", "boxes", str(otb), "--layout", "otb", "--boxes", str(folder)]
+    assert cli.main([*arguments, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["P"] == 100
+    assert cli.main(arguments) == 0
+    assert "2 sequences, 12 frames" in capfd.readouterr().out
+    assert cli.main(["eval", "boxes", str(otb), "--layout", "vot"]) == 2
+    assert "layout must be one of lasot, got10k, otb" in capfd.readouterr().err
