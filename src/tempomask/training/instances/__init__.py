@@ -1,0 +1,1 @@
+"""Training of instance segmenters: MinVIS, DVIS++'s tracker, and TAR on either."""

@@ -1,0 +1,110 @@
+"""Which query answers for which instance: Mask2Former's costs, and DVIS++'s matching of clips.
+
+L prediction levels (layers), Q queries, N instances, P points, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tempomask.models.instances.query_decoder import Predictions
+from tempomask.training.instances.targets import ClipTargets, PictureTargets
+
+# The cost of a query that already stands for another instance.
+TAKEN = 1e6
+
+
+class Match(NamedTuple):
+    """queries (N,) and the instances (N,) that they answer for."""
+
+    queries: Tensor
+    instances: Tensor
+
+
+class MatchCosts(NamedTuple):
+    """Weights of the costs, and how many points a mask is compared on."""
+
+    classes: float = 2.0
+    mask: float = 5.0
+    dice: float = 5.0
+    points: int = 12544
+
+
+def sample_points(masks: Tensor, points: Tensor) -> Tensor:
+    """masks (A, C, H, W) at points (A, P, 2), x and y in [0, 1], bilinearly: (A, C, P)."""
+    return F.grid_sample(masks, 2 * points[:, None] - 1, align_corners=False)[:, :, 0]
+
+
+@torch.no_grad()
+def match_costs(predictions: Predictions, target: PictureTargets, costs: MatchCosts) -> Tensor:
+    """(L, Q, N): what it costs that a query answers for an instance.
+
+    predictions: of one picture, L levels as the batch: (L, Q, K + 1) and (L, Q, h, w).
+    """
+    classes, masks = predictions
+    levels, queries = classes.shape[:2]
+    points = torch.rand(1, costs.points, 2, device=masks.device)
+    predicted = sample_points(masks.float().flatten(0, 1)[None], points)[0]
+    wanted = sample_points(target.masks[None], points)[0]
+    # Sums over the points, for all pairs at once.
+    cross_entropy = F.softplus(-predicted) @ wanted.T + F.softplus(predicted) @ (1 - wanted).T
+    probability = predicted.sigmoid()
+    sums = probability.sum(-1, keepdim=True) + wanted.sum(-1)
+    dice = 1 - (2 * probability @ wanted.T + 1) / (sums + 1)
+    shape = costs.mask * cross_entropy / costs.points + costs.dice * dice
+    likelihood = classes.float().softmax(-1)[..., target.labels]
+    return shape.view(levels, queries, -1) - costs.classes * likelihood
+
+
+def match_pictures(
+    predictions: Sequence[Predictions], targets: Sequence[PictureTargets], costs: MatchCosts
+) -> list[list[Match]]:
+    """For every level and picture its match; predictions: L of (B, Q, ..)."""
+    matches: list[list[Match]] = [[] for _ in predictions]
+    for picture, target in enumerate(targets):
+        classes = torch.stack([level.class_logits[picture] for level in predictions])
+        masks = torch.stack([level.mask_logits[picture] for level in predictions])
+        cost = match_costs(Predictions(classes, masks), target, costs)
+        for level, matrix in enumerate(cost):
+            matches[level].append(assign(matrix))
+    return matches
+
+
+def match_clip(predictions: Sequence[Predictions], target: ClipTargets, costs: MatchCosts) -> Match:
+    """One match for all frames of a clip, made where each instance first appears (DVIS++).
+
+    predictions: of the T frames, (1, Q, ..) each, in the order of the tracks.
+    """
+    queries: list[Tensor] = []
+    instances: list[Tensor] = []
+    seen = torch.zeros_like(target.present[0])
+    for frame, prediction in enumerate(predictions):
+        new = (target.present[frame] & ~seen).nonzero()[:, 0]
+        seen |= target.present[frame]
+        if not len(new):
+            continue
+        picture = PictureTargets(target.labels[new], target.masks[frame, new])
+        cost = match_costs(prediction, picture, costs)[0]
+        if queries:
+            cost[torch.cat(queries)] = TAKEN
+        match = assign(cost)
+        queries.append(match.queries)
+        instances.append(new[match.instances])
+    if not queries:
+        nothing = torch.zeros(0, dtype=torch.int64, device=target.labels.device)
+        return Match(nothing, nothing)
+    return Match(torch.cat(queries), torch.cat(instances))
+
+
+def assign(cost: Tensor) -> Match:
+    """The cheapest assignment for costs (Q, N)."""
+    from scipy.optimize import linear_sum_assignment
+
+    queries, instances = linear_sum_assignment(torch.nan_to_num(cost).cpu().numpy())
+    device = cost.device
+    return Match(torch.from_numpy(queries).to(device), torch.from_numpy(instances).to(device))
