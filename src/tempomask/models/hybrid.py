@@ -127,6 +127,14 @@ class TransformerBlock(RoutedBlock):
             frequencies = axial_frequencies(head_dim, self.ROPE_THETA)
             self.register_buffer("rotary_frequencies", frequencies.repeat(num_heads, 1, 1))
 
+    def frequencies(self) -> Tensor:
+        """(heads, 2, pairs): how fast each head's pairs of channels turn, see `ops.rope`."""
+        pruned = getattr(self, "rotary_frequencies", None)
+        if pruned is not None:
+            return pruned
+        head_dim = self.output.in_features // self.num_heads
+        return axial_frequencies(head_dim, self.ROPE_THETA).repeat(self.num_heads, 1, 1)
+
     def attend(self, x: Tensor) -> Tensor:
         batch, height, width, _ = x.shape
         qkv = self.qkv(self.attention_norm(x)).reshape(batch, height * width, 3, self.num_heads, -1)
