@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +117,7 @@ class ImportantAdapters:
 class FullModel:
     """The network with all its blocks and the adapters of RDS: trained as long, for comparison."""
 
-    name: Literal["rds", "full"] = "full"
+    name: str = "full"
 
     def __init__(
         self, config: RDSConfig, progress: Callable[[int, int], None] | None = None

@@ -1,4 +1,4 @@
-"""The command line: `tempomask track`, `eval`, `demo`, `models`, `train`.
+"""The command line: `tempomask track`, `eval`, `demo`, `models`, `train`, `adapt`.
 
 Exit codes: 0 done, 2 bad input (one line on stderr), 130 stopped with Ctrl-C.
 """
@@ -13,6 +13,7 @@ import typer
 
 from tempomask import __version__
 from tempomask.apps import console, evaluate
+from tempomask.apps.adapt import adapt
 from tempomask.apps.demo import demo
 from tempomask.apps.evaluate_boxes import boxes
 from tempomask.apps.models import models
@@ -36,6 +37,7 @@ app.add_typer(evaluate.app, name="eval")
 app.command()(demo)
 app.command()(models)
 app.command()(train)
+app.command()(adapt)
 
 
 def _show_version(wanted: bool) -> None:

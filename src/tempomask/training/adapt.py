@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ from torch.utils.data import Dataset
 from tempomask.adaptation.adapter_file import base_sample, save_adapter
 from tempomask.adaptation.method import Method, Prepared
 from tempomask.errors import InputError
+from tempomask.media.atomic import make_folder
+from tempomask.training.adaptation_data import adaptation_data
 from tempomask.training.calibration import SequenceMeasure
 from tempomask.training.checkpoint import load_checkpoint, save_checkpoint
 from tempomask.training.loop import StepProgress, clip_batches, make_accelerator
@@ -96,8 +98,13 @@ class Adaptation:
             self._restore(saved)
 
     @property
+    def work(self) -> Path:
+        """Where checkpoint, log and scores are kept: apart from the adapter, which is small."""
+        return self.out / "training"
+
+    @property
     def checkpoint(self) -> Path:
-        return self.out / "last.pt"
+        return self.work / "last.pt"
 
     @property
     def trained_parameters(self) -> int:
@@ -143,7 +150,7 @@ class Adaptation:
 
         recipe = self.recipe
         main = self.accelerator.is_main_process
-        log = SummaryWriter(str(self.out / "log")) if main else None
+        log = SummaryWriter(str(self.work / "log")) if main else None
         scores: dict[str, float] = {}
         span = range(self.step, recipe.steps)
         batches = clip_batches(self.clips, self.accelerator, recipe.batch_size, span, self.workers)
@@ -212,17 +219,38 @@ class Adaptation:
         rows = self.validation.scores(self.prepared.segmenter, self.prepared.policy)
         scores = {**rows, "mean": sum(rows.values()) / len(rows)}
         line = {"step": self.step, **{name: round(value, 4) for name, value in scores.items()}}
-        with (self.out / "validation.jsonl").open("a") as file:
+        with (self.work / "validation.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         return scores
 
     def export(self) -> Path:
-        """Write the adapter into the output folder; the folder itself is the adapter."""
+        """Write the adapter into the output folder, which is then an adapter."""
         return save_adapter(
             self.out, self.method.name, self._name, self._sample, self.method.export()
         )
 
 
-def describe(recipe: AdaptRecipe) -> str:
-    """The recipe as JSON, for the output folder."""
-    return json.dumps(asdict(recipe), indent=2)
+def start_adaptation(
+    segmenter: Segmenter,
+    root: Path,
+    out: Path,
+    method: Method,
+    recipe: AdaptRecipe,
+    held_out: Sequence[str] | None = None,
+    workers: int = 1,
+) -> Adaptation:
+    """Everything up to the first step: data read, blocks measured, the last checkpoint loaded.
+
+    root, held_out: as of `adaptation_data`. Then call `run` and `export`. Raises InputError for
+    data that cannot be used, and for a folder `out` that holds a run with other settings.
+    """
+    out = make_folder(out)
+    data = adaptation_data(root, recipe.image_size, recipe.num_frames, recipe.seed, held_out)
+    device = make_accelerator().device
+    side = recipe.image_size
+    precision = torch.bfloat16  # as in training
+    measure = SequenceMeasure(data.measured, side, device, dtype=precision)
+    validation = None
+    if data.held_out:
+        validation = SequenceMeasure(data.held_out, side, device, dtype=precision)
+    return Adaptation(recipe, method, segmenter, data.clips, out, measure, validation, workers)

@@ -1,0 +1,162 @@
+"""`tempomask adapt`: make a cheaper submodel of a model, kept as a small adapter."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from tempomask.apps import choices, console
+from tempomask.errors import InputError
+
+if TYPE_CHECKING:
+    from tempomask.adaptation.importance import View
+    from tempomask.routing.predictive import RouterInputs
+
+_METHOD = "Method"
+_TRAINING = "Training"
+
+
+def adapt(
+    *,
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Folder in the DAVIS layout, or one with davis16-train-256 and stills-256.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the adapter; a stopped run goes on in it.")],
+    model: choices.ModelName = None,
+    checkpoint: choices.Checkpoint = None,
+    image_size: choices.ImageSize = None,
+    budget: Annotated[
+        float,
+        typer.Option(help="Share of the encoder's blocks to run.", rich_help_panel=_METHOD),
+    ] = 0.6,
+    method: Annotated[
+        str,
+        typer.Option(help="rds, or one that it is compared with.", rich_help_panel=_METHOD),
+    ] = "rds",
+    blocks: Annotated[
+        int | None,
+        typer.Option(
+            help="Blocks that get adapters. Default: half of them.",
+            rich_help_panel=_METHOD,
+            show_default=False,
+        ),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of the adapters. Default: the largest power of two within 4% of the model.",
+            rich_help_panel=_METHOD,
+            show_default=False,
+        ),
+    ] = None,
+    importance: Annotated[
+        str,
+        typer.Option(help="What chooses them: both, global or local.", rich_help_panel=_METHOD),
+    ] = "both",
+    inputs: Annotated[
+        str,
+        typer.Option(help="What the router sees: both, mask or image.", rich_help_panel=_METHOD),
+    ] = "both",
+    mask_frames: Annotated[
+        int,
+        typer.Option(min=1, help="Previous masks the router sees.", rich_help_panel=_METHOD),
+    ] = 1,
+    rate: Annotated[
+        float, typer.Option(help="Learning rate of the adapters.", rich_help_panel=_TRAINING)
+    ] = 3e-4,
+    router_rate: Annotated[
+        float, typer.Option(help="Learning rate of the router.", rich_help_panel=_TRAINING)
+    ] = 1e-3,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Optimiser steps in all.", rich_help_panel=_TRAINING)
+    ] = 2000,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Clips a step and GPU.", rich_help_panel=_TRAINING)
+    ] = 4,
+    num_frames: Annotated[
+        int, typer.Option(min=2, help="Frames a clip.", rich_help_panel=_TRAINING)
+    ] = 4,
+    seed: Annotated[
+        int, typer.Option(help="Of data, prompts and routing.", rich_help_panel=_TRAINING)
+    ] = 1,
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="Sequences to hold out. Default: some, evenly spread.",
+            rich_help_panel=_TRAINING,
+            show_default=False,
+        ),
+    ] = None,
+    validate_every: Annotated[
+        int, typer.Option(min=1, help="Steps between validations.", rich_help_panel=_TRAINING)
+    ] = 250,
+    save_every: Annotated[
+        int, typer.Option(min=1, help="Steps between checkpoints.", rich_help_panel=_TRAINING)
+    ] = 100,
+    workers: Annotated[
+        int,
+        typer.Option(min=0, help="Processes that prepare clips.", rich_help_panel=_TRAINING),
+    ] = 1,
+) -> None:
+    """Train a router and adapters for a model; run the same command again to go on after a stop.
+
+    tempomask adapt --data DAVIS --budget 0.6 --out adapter
+
+    tempomask track dog.mp4 --point 410,260 --adapter adapter --budget 0.6
+
+    The network itself stays as it is. Several GPUs: accelerate launch -m tempomask adapt ...
+    """
+    names = None if validation is None else [n.strip() for n in validation.split(",") if n.strip()]
+    if not data.is_dir():
+        raise InputError(f"--data {data} is not a folder")
+    if not 0 < budget <= 1:
+        raise InputError(f"--budget {budget:g} must be more than 0 and at most 1")
+    with console.waiting("starting") as status:
+        from tempomask.adaptation.methods import build_method
+        from tempomask.adaptation.rds import AdapterConfig, RDSConfig
+        from tempomask.training.adapt import AdaptRecipe, start_adaptation
+        from tempomask.weights import load_segmenter
+
+        adapters = AdapterConfig(
+            blocks=blocks, view=cast("View", importance), rank=rank, rate=rate, seed=seed
+        )
+        config = RDSConfig(budget, cast("RouterInputs", inputs), mask_frames, router_rate, adapters)
+
+        def measured(done: int, total: int) -> None:
+            status.update(f"measuring the importance of blocks: {done} of {total}")
+
+        chosen = build_method(method, config, measured)
+        status.update("loading the model")
+        segmenter = load_segmenter(model, checkpoint, image_size)
+        recipe = AdaptRecipe(
+            model=segmenter.config.name,
+            method=method,
+            settings=asdict(config),
+            image_size=segmenter.config.image_size,
+            steps=steps,
+            batch_size=batch_size,
+            num_frames=num_frames,
+            warmup_steps=min(50, max(1, steps // 10)),
+            decay_steps=max(1, steps * 3 // 10),
+            seed=seed,
+            validate_every=validate_every,
+            save_every=save_every,
+        )
+        status.update("reading the data")
+        run = start_adaptation(segmenter, data, out, chosen, recipe, names, workers)
+    total = sum(p.numel() for p in run.prepared.segmenter.parameters())
+    share = run.trained_parameters / total
+    console.note(f"training {run.trained_parameters:,} parameters, {share:.1%} of the network")
+    if run.step:
+        console.note(f"going on from step {run.step}")
+    run.run()
+    console.note(f"adapter: {run.export()}")
