@@ -139,14 +139,20 @@ class Encoder(nn.Module):
         return len(self.blocks)
 
     def run_blocks(
-        self, x: Tensor, policy: Policy | None, previous_masks: Tensor | None
+        self,
+        x: Tensor,
+        policy: Policy | None,
+        previous_masks: Tensor | None,
+        embedding: Tensor | None = None,
     ) -> tuple[list[Tensor], Tensor]:
         """Run the stack on the embedding x (B, h, w, C).
 
+        embedding: what the policy sees of x, where x holds further tokens besides the picture's.
         Returns the channels-last maps emitted after `feature_blocks`, and which blocks ran.
         """
         everything = KeepPlan([True] * self.num_blocks)
-        plan = everything if policy is None else policy.plan(x, previous_masks)
+        seen = x if embedding is None else embedding
+        plan = everything if policy is None else policy.plan(seen, previous_masks)
         emitted = []
         for index, block in enumerate(self.blocks):
             x = plan.apply(index, block, x)  # type: ignore[arg-type]
