@@ -1,0 +1,79 @@
+"""A mask as annotation files write it: compressed or plain run lengths, polygons, or nothing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tempomask.errors import InputError
+from tempomask.media.rle import RLE, decode_rle
+from tempomask.types import Size
+
+
+def mask_of(segmentation: Any, size: Size) -> NDArray[np.bool_]:
+    """bool (H, W) of a segmentation; all False for None. Raises InputError as `as_rle` does."""
+    rle = as_rle(segmentation, size)
+    return np.zeros(size, dtype=bool) if rle is None else decode_rle(rle)
+
+
+def as_rle(segmentation: Any, size: Size) -> RLE | None:
+    """The run-length encoding of a segmentation in a picture of size (H, W); None stays None.
+
+    segmentation: {size, counts} with counts as text or as a list; polygons, a list of lists of
+        x, y, x, y ...; or None (also an empty list) where the object is not seen.
+
+    Raises InputError for anything else, another size, and polygons without pycocotools. Counts are
+    not looked into; `decode_rle` does that.
+    """
+    if segmentation is None or segmentation == []:
+        return None
+    if isinstance(segmentation, list):
+        return _rasterised(segmentation, size)
+    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
+        raise InputError(
+            f"a segmentation must be null, {{size, counts}} or polygons, got {_short(segmentation)}"
+        )
+    found, counts = segmentation["size"], segmentation["counts"]
+    if not isinstance(counts, (str, bytes, list)):
+        raise InputError(
+            f"counts of a run-length encoding are {_short(counts)}, not text or a list"
+        )
+    if not isinstance(found, (list, tuple)) or tuple(found) != tuple(size):
+        raise InputError(
+            f"a mask of [H, W] = {_short(found)} in a picture of [H, W] = {list(size)};"
+            " masks must have the picture's size"
+        )
+    return cast(RLE, segmentation)
+
+
+def _rasterised(polygons: list[Any], size: Size) -> RLE:
+    """Polygons as pycocotools draws them: its rules at the edge are part of the data sets."""
+    for polygon in polygons:
+        numbers = isinstance(polygon, list) and all(
+            isinstance(x, (int, float)) and math.isfinite(x) for x in polygon
+        )
+        if not numbers or len(polygon) < 6 or len(polygon) % 2:
+            raise InputError(
+                f"a polygon must be 3 or more points as x, y, x, y ..., got {_short(polygon)}"
+            )
+    coco_mask = coco_masks()
+    height, width = size
+    merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    return RLE(size=[height, width], counts=merged["counts"].decode("ascii"))
+
+
+def coco_masks() -> Any:
+    """The module `pycocotools.mask`; InputError if it is not installed."""
+    try:
+        from pycocotools import mask
+    except ImportError:
+        raise InputError("polygons need pycocotools: pip install 'tempomask[vis]'") from None
+    return mask
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

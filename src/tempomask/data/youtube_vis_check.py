@@ -1,0 +1,119 @@
+"""Look through a data set in YouTube-VIS format and say what is wrong with it, line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tempomask.data.segmentations import mask_of
+from tempomask.data.youtube_vis import (
+    InstanceAnnotation,
+    VideoEntry,
+    YouTubeVIS,
+    read_content,
+    structure_problems,
+)
+from tempomask.errors import InputError
+from tempomask.media.folder import picture_size, read_picture
+
+# Areas in the file may differ from the masks' by this share: polygons are measured in other ways.
+AREA_SLACK = 0.05
+# Called with the number of videos looked at, and the number of all.
+Progress = Callable[[int, int], None]
+
+
+def check(
+    annotations: str | Path,
+    pictures: str | Path | None = None,
+    *,
+    decode: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[str]:
+    """Every problem as one line that names the video, the annotation or the file; none if all fits.
+
+    annotations, pictures: as of `YouTubeVIS`. Looked at: the entries and how they refer to each
+    other; every mask (kind, size, run lengths, empty ones, areas); every picture (there, and of the
+    video's size). decode: read all pictures to the end, which finds those that are cut off.
+
+    Raises InputError only if the file itself cannot be read.
+    """
+    path = Path(annotations)
+    problems = list(structure_problems(read_content(path)))
+    if problems:
+        yield from problems
+        yield "masks and pictures were not looked at; put the lines above right first"
+        return
+    dataset = YouTubeVIS(path, pictures)
+    yield from _unused(dataset)
+    for number, video in enumerate(dataset.videos, 1):
+        yield from _picture_problems(dataset, video, decode)
+        for annotation in dataset.annotations(video.id):
+            yield from _mask_problems(annotation)
+        if progress is not None:
+            progress(number, len(dataset))
+
+
+def _unused(dataset: YouTubeVIS) -> Iterator[str]:
+    if not dataset.annotated:
+        return
+    for video in dataset.videos:
+        if not dataset.annotations(video.id):
+            yield f"video {video.id} ({video.name}) has no annotation"
+
+
+def _picture_problems(dataset: YouTubeVIS, video: VideoEntry, decode: bool) -> Iterator[str]:
+    missing = [name for name in video.file_names if not (dataset.pictures / name).is_file()]
+    if len(missing) == len(video):
+        yield f"video {video.id}: none of its {len(video)} pictures is in {dataset.pictures}"
+        return
+    for name in missing:
+        yield f"video {video.id}: no picture {dataset.pictures / name}"
+    if len(set(video.file_names)) < len(video):
+        yield f"video {video.id} names a picture more than once"
+    for index, name in enumerate(video.file_names):
+        if name in missing:
+            continue
+        try:
+            size = picture_size(dataset.pictures / name)
+            if size != video.size:
+                yield (
+                    f"video {video.id}, frame {index}: {dataset.pictures / name} has {size[1]} x"
+                    f" {size[0]} pixels, the video says {video.size[1]} x {video.size[0]}"
+                )
+            if decode:
+                read_picture(dataset.pictures / name)
+        except InputError as error:
+            yield f"video {video.id}, frame {index}: {error}"
+
+
+def _mask_problems(annotation: InstanceAnnotation) -> Iterator[str]:
+    video = annotation.video
+    name = f"annotation {annotation.id} of video {video.id}"
+    if not annotation.seen.any():
+        yield f"{name} is not seen on any frame"
+    for index, segmentation in enumerate(annotation.segmentations):
+        area = None if annotation.areas is None else annotation.areas[index]
+        problem = _mask_problem(segmentation, video, area, annotation.areas is not None)
+        if problem is not None:
+            yield f"{name}, frame {index}: {problem}"
+
+
+def _mask_problem(
+    segmentation: Any, video: VideoEntry, area: float | None, has_areas: bool
+) -> str | None:
+    if not segmentation:
+        return f"no mask, but area {area:g}" if area else None
+    try:
+        pixels = int(mask_of(segmentation, video.size).sum())
+    except InputError as error:
+        return str(error)
+    if pixels == 0:
+        return "an empty mask; use null where the instance is not seen"
+    if not has_areas:
+        return None
+    if not area:
+        return f"a mask of {pixels} pixels, but no area"
+    if abs(area - pixels) > max(2.0, AREA_SLACK * pixels):
+        return f"a mask of {pixels} pixels, but area {area:g}"
+    return None
