@@ -224,7 +224,8 @@ class StepProgress:
         self.bar.stop()
 
     def __call__(self, watched: dict[str, float]) -> None:
-        text = f"loss {watched['loss']:.3f}  IoU {watched['iou']:.3f}  {watched['seconds']:.2f} s"
+        iou = f"  IoU {watched['iou']:.3f}" if "iou" in watched else ""
+        text = f"loss {watched['loss']:.3f}{iou}  {watched['seconds']:.2f} s"
         self.bar.update(self.task, advance=1, description=text)
 
 

