@@ -8,8 +8,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -18,11 +19,17 @@ from tempomask.media.video import Video, open_video
 from tempomask.models.config import SegmenterConfig
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
+from tempomask.routing.budget import RuleName
+from tempomask.routing.recurrent import Routing
+from tempomask.routing.static import PLAN_A, PLAN_B, StaticPlan
 from tempomask.tracking.options import Compatibility, Preset, tracking_options
 from tempomask.tracking.propagate import Direction, FrameSource, track
 from tempomask.tracking.session import Session
 from tempomask.types import FrameResult, Prompt, Size
 from tempomask.weights import load_segmenter
+
+if TYPE_CHECKING:
+    from tempomask.adaptation.method import Attached
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -34,6 +41,7 @@ def load(
     image_size: int | None = None,
     device: str = "auto",
     dtype: DTypeName = "auto",
+    adapter: str | Path | None = None,
 ) -> Model:
     """Load a model by name, ready to track.
 
@@ -44,14 +52,23 @@ def load(
     device: "auto" takes a CUDA GPU, else an Apple GPU, else the CPU.
     dtype: of the computation; weights stay float32. "auto" is bfloat16 on CUDA and on CPUs with
         bfloat16 matrix units, else float32.
+    adapter: a folder that `tempomask adapt` wrote, or the name of a bundled one; it is merged into
+        the weights of its model, and brings the router that `Model.track` then uses.
 
     Raises InputError for an unknown name, a checkpoint that does not fit, a size that the strides
-    do not allow, and a device that is not there.
+    do not allow, a device that is not there, and an adapter of another model.
     """
     place = resolve_device(device)
     precision = resolve_dtype(dtype, place)
-    segmenter = load_segmenter(name, checkpoint, image_size)
-    return Model(segmenter.to(place), precision)
+    if adapter is None:
+        return Model(load_segmenter(name, checkpoint, image_size).to(place), precision)
+    from tempomask.adaptation.adapter_file import attach_adapter, read_adapter
+
+    wanted = read_adapter(adapter)
+    if name is None and checkpoint is None:
+        name = wanted.model
+    attached = attach_adapter(load_segmenter(name, checkpoint, image_size).to(place), wanted)
+    return Model(attached.segmenter.to(place), precision, Routers(wanted.method, attached))
 
 
 def resolve_device(device: str) -> torch.device:
@@ -92,15 +109,33 @@ def cpu_multiplies_bfloat16() -> bool:
     return bool(get_capabilities().get("amx_bf16", False))
 
 
+@dataclass(frozen=True)
+class Routers:
+    """What an adapter brought. method: its name, as in `router="rds"`. attached: how it is used."""
+
+    method: str
+    attached: Attached
+
+
+# Fixed choices of blocks that need no adapter; for encoders of 48 blocks.
+STATIC_PLANS = {"plan-a": PLAN_A, "plan-b": PLAN_B}
+
+
 class Model:
     """A network on a device. It keeps nothing of a video: share it between sessions freely.
 
-    segmenter: the network. dtype: of the computation, by autocast.
+    segmenter: the network. dtype: of the computation, by autocast. routers: of its adapter, if any.
     """
 
-    def __init__(self, segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        dtype: torch.dtype = torch.float32,
+        routers: Routers | None = None,
+    ) -> None:
         self.segmenter = segmenter.eval()
         self.dtype = dtype
+        self.routers = routers
 
     @property
     def name(self) -> str:
@@ -118,6 +153,35 @@ class Model:
         size, dtype = self.config.image_size, str(self.dtype).removeprefix("torch.")
         return f"Model({self.name!r}, image_size={size}, device='{self.device}', dtype={dtype})"
 
+    def policy(self, router: str = "auto", routing: Routing | None = None) -> Policy | None:
+        """Which encoder blocks run: a policy to pass to `track`, `session` and `evaluate`.
+
+        router: "auto" is the adapter's, or none without one; "none" runs all blocks; "rds" and
+        other names ask for an adapter of that method; "plan-a" and "plan-b" are fixed choices.
+        routing: what is asked of the adapter's router.
+
+        Raises InputError for a router that is not there, a budget that it cannot keep, and for
+        wishes where no router could fulfil them.
+        """
+        routers = self.routers
+        make = None if routers is None else routers.attached.make_policy
+        if routers is not None and make is not None and router in ("auto", routers.method):
+            return make(routing or Routing())
+        if replace(routing or Routing(), count_waiting=True) != Routing():
+            raise InputError(
+                "a budget, a rule and fps need a router: load the model with an adapter, as"
+                " tempomask adapt makes them"
+            )
+        if router in STATIC_PLANS:
+            return StaticPlan(STATIC_PLANS[router], self.segmenter.encoder)
+        if router in ("auto", "none") or (routers is not None and router == routers.method):
+            return None
+        has = "no adapter" if routers is None else f"an adapter of {routers.method}"
+        raise InputError(
+            f"router {router!r} needs an adapter of that method, and the model has {has}; use auto,"
+            f" none, {', '.join(STATIC_PLANS)}, or load it with adapter=..."
+        )
+
     def track(
         self,
         source: Any,
@@ -129,6 +193,11 @@ class Model:
         preset: Preset = "evaluation",
         compatibility: Compatibility = "official",
         policy: Policy | None = None,
+        router: str = "auto",
+        budget: float | None = None,
+        rule: RuleName = "top-k",
+        fps: float | None = None,
+        adaptive: bool = False,
         **options: Any,
     ) -> Iterator[FrameResult]:
         """Track the prompted objects through a video, frame by frame.
@@ -140,13 +209,19 @@ class Model:
             "backward" from `start` (default: the last prompted frame) down to `end` (default 0);
             "both": every frame in ascending order, in two passes.
         preset, compatibility, options: as of `tracking_options`, for instance lookahead=True.
-        policy: which encoder blocks run; None for all.
+        router, budget, rule, fps, adaptive: which encoder blocks run, see `Model.policy` and
+            `routing.recurrent.Routing`; fps counts reading and writing where frames need not be
+            waited for. policy: in place of them, any policy of your own.
 
         Bad input raises InputError at once, before the first frame is asked for.
         """
         chosen = tracking_options(preset, compatibility, **options)
         opened = None if isinstance(source, FrameSource) else open_video(source)
         try:
+            if policy is None:
+                seekable = (source if opened is None else opened).seekable
+                wishes = Routing(budget, rule, fps=fps, adaptive=adaptive, count_waiting=seekable)
+                policy = self.policy(router, wishes)
             results = track(
                 self.segmenter,
                 source if opened is None else opened,
@@ -174,15 +249,24 @@ class Model:
         preset: Preset = "evaluation",
         compatibility: Compatibility = "official",
         policy: Policy | None = None,
+        router: str = "auto",
+        budget: float | None = None,
+        rule: RuleName = "top-k",
+        fps: float | None = None,
+        adaptive: bool = False,
         **options: Any,
     ) -> Session:
         """A live session: `session.prompt(...)`, then `session.step(frame)` for every frame.
 
-        Arguments as of `Session`; options as of `tracking_options`, for instance keep=30.
+        Arguments as of `Session`; router to adaptive as of `track`; options as of
+        `tracking_options`, for instance keep=30.
         """
         chosen = tracking_options(preset, compatibility, **options)
         if chosen.lookahead:
             raise InputError("a session cannot look ahead; use track, or session.condition")
+        if policy is None:
+            wishes = Routing(budget, rule, fps=fps, adaptive=adaptive, count_waiting=False)
+            policy = self.policy(router, wishes)
         return Session(
             self.segmenter,
             chosen,

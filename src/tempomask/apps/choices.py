@@ -6,7 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
+from tempomask.errors import InputError
+
 _MODEL = "Model"
+_ROUTING = "Speed"
 _TRACKING = "Tracking"
 
 ModelName = Annotated[
@@ -108,6 +111,86 @@ ObjectsPerBatch = Annotated[
         show_default=False,
     ),
 ]
+
+
+Adapter = Annotated[
+    str | None,
+    typer.Option(
+        help="What tempomask adapt made: a folder, or the name of a bundled one.",
+        rich_help_panel=_ROUTING,
+        show_default=False,
+    ),
+]
+Router = Annotated[
+    str,
+    typer.Option(
+        help="Which encoder blocks run: auto (the adapter's choice, else all), none (all), rds"
+        " (chosen anew for each frame), plan-a, plan-b.",
+        rich_help_panel=_ROUTING,
+    ),
+]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the encoder's blocks that may run. Default: the adapter's.",
+        rich_help_panel=_ROUTING,
+        show_default=False,
+    ),
+]
+RuleOption = Annotated[
+    str,
+    typer.Option(
+        "--rule",
+        help="top-k holds the budget on every frame; calibrated on average, after tempomask"
+        " calibrate; threshold and stochastic are the paper's.",
+        rich_help_panel=_ROUTING,
+    ),
+]
+FramesPerSecond = Annotated[
+    float | None,
+    typer.Option(
+        "--fps",
+        help="Choose the budget frame by frame so that frames come this fast.",
+        rich_help_panel=_ROUTING,
+        show_default=False,
+    ),
+]
+Adaptive = Annotated[
+    bool,
+    typer.Option(
+        "--adaptive",
+        help="Spend more on hard frames and less on easy ones; the mean stays at the budget.",
+        rich_help_panel=_ROUTING,
+    ),
+]
+
+
+def routing_options(
+    router: str, budget: float | None, rule: str, fps: float | None, adaptive: bool
+) -> dict[str, Any]:
+    """Those that were given, for `Model.track`. InputError for a budget or fps that is none."""
+    if budget is not None and not 0 < budget <= 1:
+        raise InputError(f"--budget {budget:g} must be more than 0 and at most 1")
+    if fps is not None and not fps > 0:
+        raise InputError(f"--fps {fps:g} must be more than 0")
+    given = chosen(router=router, budget=budget, rule=rule, fps=fps, adaptive=adaptive)
+    usual = {"router": "auto", "rule": "top-k"}
+    return {name: value for name, value in given.items() if usual.get(name) != value}
+
+
+def adapter_for(
+    adapter: str | None, model: str | None, checkpoint: str | None, options: dict[str, Any]
+) -> str | None:
+    """The adapter to load: the one named, else the model's bundled one if it is asked for.
+
+    options: as of `routing_options`; a router's name asks for it, as do a budget and fps.
+    """
+    if adapter is not None or checkpoint is not None or not options:
+        return adapter
+    from tempomask.adaptation.adapter_file import bundled_adapters
+
+    name = f"{model or 'nano'}-{options.get('router', 'rds')}"
+    return name if name in bundled_adapters() else None
 
 
 def chosen(**options: Any) -> dict[str, Any]:

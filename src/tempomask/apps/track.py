@@ -82,6 +82,12 @@ def track(
     image_size: choices.ImageSize = None,
     device: choices.Device = "auto",
     dtype: choices.DType = "auto",
+    adapter: choices.Adapter = None,
+    router: choices.Router = "auto",
+    budget: choices.Budget = None,
+    rule: choices.RuleOption = "top-k",
+    fps: choices.FramesPerSecond = None,
+    adaptive: choices.Adaptive = False,
     direction: Annotated[
         str,
         typer.Option(
@@ -128,7 +134,8 @@ def track(
     save: Annotated[
         str,
         typer.Option(
-            help="Any of masks, objects, overlay, rle, npz, boxes, chart.", rich_help_panel=_OUTPUT
+            help="Any of masks, objects, overlay, rle, npz, boxes, chart, blocks.",
+            rich_help_panel=_OUTPUT,
         ),
     ] = "masks,overlay",
     resume: Annotated[
@@ -155,6 +162,8 @@ def track(
 
     tempomask track dog.mp4 --point 410,260 --object 2 --box 20,30,180,200 --save masks,rle
 
+    tempomask track dog.mp4 --point 410,260 --router rds --budget 0.6 --save overlay,blocks
+
     Ctrl-C stops after the frame at hand and keeps what is finished; the exit code is then 130.
     """
     del point, negative, box, mask, object_id, frame, prompts
@@ -176,6 +185,7 @@ def track(
         memory_stride=memory_stride,
         objects_per_batch=objects_per_batch,
     )
+    routing = choices.routing_options(router, budget, rule, fps, adaptive)
     with console.waiting("starting"):
         from tempomask.api import load
         from tempomask.apps.tracking_run import Request, follow, print_report
@@ -187,7 +197,7 @@ def track(
         direction=cast("Direction", direction),
         start=start,
         end=end,
-        options=options,
+        options={**options, **routing},
         out=out or default_folder(source),
         save=frozenset(name.strip() for name in save.split(",") if name.strip()),
         resume=resume,
@@ -195,7 +205,9 @@ def track(
     with open_video(source) as video:
         request.check(video)
         with console.waiting("loading the model"):
-            loaded = load(model, checkpoint, image_size, device, cast("DTypeName", dtype))
+            adapter = choices.adapter_for(adapter, model, checkpoint, routing)
+            precision = cast("DTypeName", dtype)
+            loaded = load(model, checkpoint, image_size, device, precision, adapter)
         report, files = follow(request, video, loaded)
     if as_json:
         console.print_json({**report, "files": {name: str(path) for name, path in files.items()}})

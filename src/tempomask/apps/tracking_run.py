@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from tempomask.media.video import Video
     from tempomask.types import FrameResult, Prompt
 
-CHART = "chart"
-SAVED = (*FORMATS, CHART)
+CHART, BLOCKS = "chart", "blocks"
+SAVED = (*FORMATS, CHART, BLOCKS)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def follow(request: Request, video: Video, model: Model) -> tuple[dict[str, Any]
     resumed_at = None
     with ResultWriter(
         request.out,
-        request.save - {CHART},
+        request.save - {CHART, BLOCKS},
         video=video,
         settings=_settings(request, model),
         resume=request.resume,
@@ -76,8 +76,9 @@ def follow(request: Request, video: Video, model: Model) -> tuple[dict[str, Any]
             results = _rest(request, video, track, resumed_at, bar)
         tally = _write(results, watched, writer, bar)
         files = dict(writer.finish())
-    if CHART in request.save and (tally.indices or resumed_at is not None):
-        files[CHART] = _draw_chart(request.out)
+    if tally.indices or resumed_at is not None:
+        for name in sorted(request.save & {CHART, BLOCKS}):
+            files[name] = _draw(name, request.out)
     report = {
         "source": request.source,
         "model": model.name,
@@ -102,6 +103,7 @@ def _settings(request: Request, model: Model) -> dict[str, Any]:
         "source": Path(request.source).name,
         "model": model.name,
         "image_size": model.config.image_size,
+        "adapter": None if model.routers is None else model.routers.method,
         "direction": request.direction,
         "start": request.start,
         "end": request.end,
@@ -158,14 +160,18 @@ def _write(
     return tally
 
 
-def _draw_chart(out: Path) -> Path:
-    """Which encoder blocks ran, how present and how large objects were, on all finished frames."""
-    from tempomask.reports.figures import save_run_chart
+def _draw(name: str, out: Path) -> Path:
+    """Which encoder blocks ran on all finished frames; the chart also tells of the objects."""
+    from tempomask.reports.figures import save_block_chart, save_run_chart
 
-    path = out / "chart.png"
+    path = out / f"{name}.png"
     journal = open_journal(out / JOURNAL)
     try:
-        save_run_chart(path, journal.records())
+        if name == CHART:
+            save_run_chart(path, journal.records())
+        else:
+            rows = [(record.index, record.blocks) for record in journal.records()]
+            save_block_chart(path, [index for index, _ in rows], [ran for _, ran in rows])
     finally:
         journal.close()
     return path
@@ -176,7 +182,9 @@ def print_report(report: dict[str, Any], files: dict[str, Path]) -> None:
     fps = report["fps"]
     speed = "" if fps is None else f" in {report['seconds']:.1f} s, {fps:.1f} FPS"
     stopped = ", stopped by Ctrl-C; --resume goes on" if report["interrupted"] else ""
-    console.out.print(f"{report['frames']} frames{speed}{stopped}")
+    share = report["blocks_run"]
+    blocks = "" if share in (None, 1) else f", {share:.0%} of the encoder's blocks"
+    console.out.print(f"{report['frames']} frames{speed}{blocks}{stopped}")
     if report["objects"]:
         table = console.table("object", ">frames", ">visible", ">predicted IoU")
         for item in report["objects"]:
