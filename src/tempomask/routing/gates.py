@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tempomask.errors import InputError
-from tempomask.models.encoder import Encoder
+from tempomask.models.encoder import Encoder, Plan
 
 # Both papers soften their decisions by this temperature.
 TEMPERATURE = 5.0
@@ -67,6 +67,10 @@ class GatedPolicy(nn.Module):
         self.generator: torch.Generator | None = None
         self.training_decisions: list[Tensor] = []
         self._observed: list[Tensor] | None = None
+
+    def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
+        """As of `models.encoder.Policy`."""
+        raise TypeError(f"{type(self).__name__} must implement plan")
 
     def reseed(self, seed: int) -> None:
         """Draw as in any other run with this seed."""

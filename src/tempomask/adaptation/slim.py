@@ -1,0 +1,223 @@
+"""SlimSAM: prune the encoder's channels in two steps, each healed by distillation.
+
+arXiv 2312.05284: step 1 prunes embedding channels, and aligns the untouched bottlenecks (queries,
+keys and values, hidden layers of MLPs) and the output to the network before pruning; step 2 prunes
+the bottlenecks, and aligns the embeddings, which step 1 left comparable, and the output. The weight
+of the hidden part is 1/2 in the first fifteenth of step 1 and 0 after it, and falls linearly to 0
+over the same share of step 2 (10 of 150 epochs). RDS trains the result on the task as well, with
+the decoder at 5/3 of the encoder's rate (supplement A.2); here the task's losses come along from
+the beginning, from the same loop as for every other method.
+
+Both steps keep the same share of channels, so that the encoder's blocks keep about `budget` of
+their multiply-adds. The result is another network, truly smaller, not an adapter on the old one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tempomask.adaptation.alignment import feature_error
+from tempomask.adaptation.method import Attached, ClipOutputs, Export, Measure, Prepared, Replay
+from tempomask.adaptation.pruning import (
+    Bottleneck,
+    Importances,
+    block_widths,
+    choose_bottlenecks,
+    choose_embedding,
+    disturbed_importance,
+    everything,
+    group_importances,
+    is_rotary,
+    prune,
+    stage_of_blocks,
+)
+from tempomask.errors import InputError
+from tempomask.models.segmenter import Segmenter
+from tempomask.weights.own import config_from_json, config_to_json
+
+# Hidden features count in this share of a step's training, at first with this weight.
+HIDDEN_SHARE, HIDDEN_WEIGHT = 10 / 150, 0.5
+# The supplement of RDS: 5e-6 for the head, 3e-6 for the encoder.
+HEAD_RATE = 5 / 3
+
+
+@dataclass(frozen=True)
+class SlimConfig:
+    """Settings of SlimSAM.
+
+    budget: share of the blocks' multiply-adds to keep. steps: of the whole training; the first half
+    belongs to step 1. images: that importances are averaged over. rate: of the encoder.
+    distillation: weight of the alignment losses. seed: of the disturbance.
+    """
+
+    budget: float = 0.6
+    steps: int = 2000
+    images: int = 32
+    rate: float = 1e-4
+    distillation: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.budget <= 1:
+            raise InputError(f"budget {self.budget:g} must be more than 0 and at most 1")
+        if self.steps < 2:
+            raise InputError(f"SlimSAM prunes in two steps of training, got {self.steps} in all")
+
+
+class SlimSAM:
+    """`adaptation.method.Method` of the two steps."""
+
+    name = "slim"
+
+    def __init__(
+        self, config: SlimConfig, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        self.config = config
+
+    @property
+    def second_step(self) -> int:
+        """The optimiser step before which bottlenecks are pruned."""
+        return self.config.steps // 2
+
+    def prepare(
+        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
+    ) -> Prepared:
+        self._teacher = deepcopy(segmenter).eval().requires_grad_(False)
+        self._images = measure.images(self.config.images)
+        self._bottlenecks: list[Bottleneck] | None = None
+        if state is None:
+            found = self._importances(segmenter)
+            kept = math.sqrt(self.config.budget)
+            self._embedding = choose_embedding(found.embedding, kept)
+        else:
+            self._embedding = list(state["embedding"])
+        slim = prune(segmenter, self._embedding, everything(segmenter)[1])
+        if state is not None and state["bottlenecks"] is not None:
+            self._bottlenecks = [Bottleneck(*kept) for kept in state["bottlenecks"]]
+            slim = prune(slim, everything(slim)[0], self._bottlenecks)
+        return self._prepared(slim)
+
+    def _importances(self, segmenter: Segmenter) -> Importances:
+        weights = disturbed_importance(segmenter, self._images, self.config.seed)
+        return group_importances(segmenter, weights)
+
+    def _prepared(self, slim: Segmenter) -> Prepared:
+        """Train the encoder and its neck, the rest at the head's rate."""
+        self._slim = slim.requires_grad_(True)
+        second = self._bottlenecks is not None
+        self._student, self._whole = _Hidden(slim, second), _Hidden(self._teacher, second)
+        inside = [*slim.encoder.parameters(), *slim.neck.parameters()]
+        known = {id(parameter) for parameter in inside}
+        head = [p for p in slim.parameters() if id(p) not in known]
+        rate = self.config.rate
+        groups = [
+            {"params": inside, "lr": rate, "weight_decay": 0.0},
+            {"params": head, "lr": HEAD_RATE * rate, "weight_decay": 0.0},
+        ]
+        return Prepared(slim, None, groups)
+
+    def on_step(self, step: int) -> Prepared | None:
+        """The second pruning, once, half-way."""
+        prepared = None
+        if step >= self.second_step and self._bottlenecks is None:
+            found = self._importances(self._slim)
+            whole_width = len(everything(self._teacher)[0][0])
+            ratio = self.config.budget * whole_width / len(self._embedding[0])
+            self._bottlenecks = choose_bottlenecks(
+                found,
+                block_widths(self._slim),
+                min(1.0, ratio),
+                is_rotary(self._slim.encoder.blocks[0]),
+            )
+            slim = prune(self._slim, everything(self._slim)[0], self._bottlenecks)
+            prepared = self._prepared(slim)
+        self._student.active = self.hidden_weight(step) > 0
+        return prepared
+
+    def hidden_weight(self, step: int) -> float:
+        """The share of the hidden features in the alignment loss."""
+        if step < self.second_step:
+            return HIDDEN_WEIGHT if step < HIDDEN_SHARE * self.second_step else 0.0
+        length = HIDDEN_SHARE * (self.config.steps - self.second_step)
+        return max(0.0, 1.0 - (step - self.second_step + 1) / length)
+
+    def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> Tensor | None:
+        weight = self.hidden_weight(step)
+        ours = self._student.take()
+        self._whole.active = weight > 0
+        whole = replay(self._teacher, None)
+        loss = (1 - weight) * feature_error(outputs.features, whole.features)
+        if weight:
+            errors = [
+                feature_error(x, self._comparable(index, y))
+                for (index, x), (_, y) in zip(ours, self._whole.take(), strict=True)
+            ]
+            loss = loss + weight * torch.stack(errors).mean()
+        return self.config.distillation * loss
+
+    def _comparable(self, index: int, hidden: Tensor) -> Tensor:
+        """What the student's hidden feature stands for: in step 2 the channels of step 1."""
+        if self._bottlenecks is None:
+            return hidden
+        kept = self._embedding[stage_of_blocks(self._teacher.config)[index]]
+        return hidden.index_select(-1, kept.to(hidden.device))
+
+    def state(self) -> dict[str, Any]:
+        kept = self._bottlenecks
+        return {
+            "embedding": [channels.cpu() for channels in self._embedding],
+            "bottlenecks": kept and [[b.qk.cpu(), b.v.cpu(), b.mlp.cpu()] for b in kept],
+        }
+
+    def export(self) -> Export:
+        settings = {"budget": self.config.budget, "config": config_to_json(self._slim.config)}
+        state = {name: x.detach().cpu() for name, x in self._slim.state_dict().items()}
+        return Export(settings, state)
+
+
+class _Hidden:
+    """Notes the hidden features of a network's blocks while it is active.
+
+    embeddings: what blocks put out; else the insides of their attention and MLP.
+    """
+
+    def __init__(self, segmenter: Segmenter, embeddings: bool) -> None:
+        self.active = False
+        self._seen: list[tuple[int, Tensor]] = []
+        for index, block in enumerate(segmenter.encoder.blocks):
+            for layer in (block,) if embeddings else (block.qkv, block.expand):
+                assert isinstance(layer, nn.Module)
+                layer.register_forward_hook(self._hook(index))
+
+    def _hook(self, index: int) -> Callable[..., None]:
+        def note(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+            if self.active:
+                self._seen.append((index, output))
+
+        return note
+
+    def take(self) -> list[tuple[int, Tensor]]:
+        """Block and feature of every layer passed, in order; then nothing is noted any more."""
+        seen, self._seen, self.active = self._seen, [], False
+        return seen
+
+
+def attach(segmenter: Segmenter, export: Export) -> Attached:
+    """The pruned network, on the device of the one that it replaces; no router."""
+    try:
+        config = config_from_json(export.settings["config"])
+        config = config.with_image_size(segmenter.config.image_size)
+        with torch.device("meta"):
+            slim = Segmenter(config)
+        state = {name: x.clone() for name, x in export.tensors.items()}
+        slim.load_state_dict(state, assign=True)
+    except (KeyError, RuntimeError):
+        raise InputError("the pruned network is incomplete; train or copy it again") from None
+    return Attached(slim.to(segmenter.no_memory.device).eval(), None)

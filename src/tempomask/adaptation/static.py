@@ -1,0 +1,98 @@
+"""Static submodels A and B: the same blocks for every frame, with LoRA, trained on the task alone.
+
+RDS shows with two hand-made plans of 24 of SAM 2's 48 blocks that what suits one video does not
+suit another (supplement C.2). For other encoders and budgets there are no published plans: A then
+spreads its blocks evenly, and B takes others where A has a choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from tempomask.adaptation.lora import add_lora, export_lora, suitable_rank
+from tempomask.adaptation.method import ClipOutputs, Export, Measure, Prepared, Replay
+from tempomask.adaptation.rds import AdapterConfig
+from tempomask.models.encoder import Encoder, always_on_blocks
+from tempomask.models.segmenter import Segmenter
+from tempomask.routing.budget import block_count, check_budget
+from tempomask.routing.static import PLAN_A, PLAN_B, StaticPlan
+
+Letter = Literal["a", "b"]
+
+
+@dataclass(frozen=True)
+class StaticConfig:
+    """plan: "a" or "b". budget: share of blocks. adapters: LoRA goes to every block of the plan."""
+
+    plan: Letter = "a"
+    budget: float = 0.6
+    adapters: AdapterConfig = field(default_factory=AdapterConfig)
+
+
+def static_blocks(encoder: Encoder, plan: Letter, budget: float) -> list[int]:
+    """The blocks of a plan, ascending; the published ones where they fit.
+
+    InputError for a budget that does not hold the blocks that always run.
+    """
+    count, always = encoder.num_blocks, always_on_blocks(encoder)
+    check_budget(budget, count, always)
+    wanted = block_count(budget, count)
+    published = {"a": PLAN_A, "b": PLAN_B}[plan]
+    if count == 48 and wanted == len(published) and encoder.required_blocks <= set(published):
+        return list(published)
+    others = [index for index in range(count) if index not in always]
+    spread = np.linspace(0, len(others) - 1, wanted - len(always)).round().astype(int)
+    chosen = [others[i] for i in spread]
+    if plan == "b":
+        # What A leaves out, and the last of A's own where that is too little.
+        left = [index for index in others if index not in chosen]
+        chosen = (left + chosen[::-1])[: len(chosen)]
+    return sorted([*always, *chosen])
+
+
+class Static:
+    """`adaptation.method.Method` of a static plan."""
+
+    def __init__(
+        self, config: StaticConfig, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        self.config = config
+        self.name = f"static-{config.plan}"
+
+    def prepare(
+        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
+    ) -> Prepared:
+        encoder, adapters = segmenter.encoder, self.config.adapters
+        self._encoder = encoder
+        self._kept = static_blocks(encoder, self.config.plan, self.config.budget)
+        segmenter.requires_grad_(False)
+        total = sum(p.numel() for p in segmenter.parameters())
+        self._rank = adapters.rank or suitable_rank(encoder, self._kept, total)
+        parameters = add_lora(encoder, self._kept, self._rank, adapters.scale, adapters.seed)
+        group = {"params": parameters, "lr": adapters.rate, "weight_decay": adapters.decay}
+        return Prepared(segmenter, StaticPlan(self._kept, encoder), [group])
+
+    def on_step(self, step: int) -> Prepared | None:
+        """Nothing changes while it trains."""
+        return None
+
+    def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> Tensor | None:
+        """No loss of its own."""
+        return None
+
+    def state(self) -> dict[str, Any]:
+        """Nothing is measured."""
+        return {}
+
+    def export(self) -> Export:
+        settings = {
+            "budget": self.config.budget,
+            "kept_blocks": list(self._kept),
+            "rank": self._rank,
+        }
+        return Export(settings, export_lora(self._encoder))

@@ -1,0 +1,385 @@
+"""PBD, static plans, AdaViT, DyT and SlimSAM under the loop's contract, on a toy segmenter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from itertools import combinations
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tempomask.adaptation import drop, gated, slim
+from tempomask.adaptation.alignment import (
+    box_giou_loss,
+    feature_error,
+    mask_divergence,
+    prediction_alignment,
+)
+from tempomask.adaptation.drop import PBD, DropConfig, least_harmful
+from tempomask.adaptation.gated import AdaViTMethod, DyTMethod, GatedConfig
+from tempomask.adaptation.method import Attach, ClipOutputs, Method
+from tempomask.adaptation.rds import AdapterConfig
+from tempomask.adaptation.slim import SlimConfig, SlimSAM
+from tempomask.adaptation.static import Static, StaticConfig, static_blocks
+from tempomask.errors import InputError
+from tempomask.models.config import (
+    HIERA_SIZES,
+    HybridConfig,
+    MaskDecoderConfig,
+    MemoryAttentionConfig,
+    SegmenterConfig,
+)
+from tempomask.models.encoder import Encoder, Policy
+from tempomask.models.hiera import Hiera
+from tempomask.models.segmenter import Segmenter
+from tempomask.routing.recurrent import Routing
+from tempomask.routing.static import PLAN_A, PLAN_B, StaticPlan
+from tempomask.training.losses import LossWeights
+from tempomask.training.prompts import PromptSampling
+from tempomask.training.unroll import ClipModel
+
+pytest.importorskip("peft")
+SIDE, DEPTH = 64, 6
+
+
+@pytest.fixture
+def segmenter() -> Segmenter:
+    torch.manual_seed(0)
+    made = Segmenter(
+        SegmenterConfig(
+            name="nano",
+            encoder=HybridConfig(dim=32, num_heads=2, depth=DEPTH),
+            image_size=SIDE,
+            hidden_dim=32,
+            memory_dim=16,
+            memory_attention=MemoryAttentionConfig(layers=1, feedforward_dim=16),
+            mask_decoder=MaskDecoderConfig(num_heads=2, feedforward_dim=16, iou_hidden_dim=16),
+        )
+    )
+    return made.eval()
+
+
+class ToyMeasure:
+    """Every block is worth something of its own, and two of them more together."""
+
+    WORTH = (0.0, 0.30, 0.05, 0.20, 0.02, 0.10)
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def score(self, segmenter: Segmenter, policy: Policy | None = None) -> float:
+        self.calls += 1
+        keep = [True] * DEPTH if policy is None else list(policy.keep)
+        score = sum(worth for worth, kept in zip(self.WORTH, keep, strict=True) if kept)
+        # Blocks 2 and 4 stand in for each other: the second to go costs much.
+        return score + (0.5 if keep[2] or keep[4] else 0.0)
+
+    def images(self, count: int) -> Tensor:
+        return torch.randn(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))[:count]
+
+
+CASES: dict[str, tuple[Callable[[], Method], Attach]] = {
+    "pbd": (lambda: PBD(DropConfig(budget=0.5)), drop.attach),
+    "pbd-slowly": (lambda: PBD(DropConfig(budget=0.5, recovery=1)), drop.attach),
+    "static-a": (lambda: Static(StaticConfig("a", 0.5)), drop.attach),
+    "static-b": (lambda: Static(StaticConfig("b", 0.5)), drop.attach),
+    "adavit": (lambda: AdaViTMethod(GatedConfig(0.5, adapters=VIEW)), gated.attach_adavit),
+    "dyt": (lambda: DyTMethod(GatedConfig(0.5, adapters=VIEW)), gated.attach_dyt),
+    "slim": (lambda: SlimSAM(SlimConfig(0.5, steps=4, images=2)), slim.attach),
+}
+VIEW = AdapterConfig(blocks=3)
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> tuple[Callable[[], Method], Attach]:
+    return CASES[request.param]
+
+
+def clips(step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    frames = torch.randint(0, 255, (2, 3, SIDE, SIDE, 3), generator=generator, dtype=torch.uint8)
+    masks = torch.zeros(2, 3, SIDE, SIDE)
+    masks[:, :, 10 + step : 40, 20:50] = 1.0
+    return frames, masks
+
+
+class Run:
+    """The adaptation loop in small: one optimiser step after another."""
+
+    def __init__(self, method: Method, segmenter: Segmenter, state: Any = None) -> None:
+        self.method, self.measure = method, ToyMeasure()
+        self.take(method.prepare(segmenter, self.measure, state))
+
+    def take(self, prepared: Any) -> None:
+        self.prepared = prepared
+        self.model = ClipModel(
+            prepared.segmenter,
+            LossWeights(),
+            PromptSampling(mask=0.0, box=1.0),
+            prepared.policy,
+            self.method,
+        )
+        self.optimizer = torch.optim.AdamW(
+            [{**group, "params": list(group["params"])} for group in prepared.groups]
+        )
+
+    def trained(self) -> dict[str, Tensor]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def step(self, step: int) -> float:
+        changed = self.method.on_step(step)
+        if changed is not None:
+            self.take(changed)
+        self.model.train()
+        if isinstance(self.prepared.policy, nn.Module):
+            self.prepared.policy.reseed(step)
+        losses = self.model(*clips(step), step, 0.0, step)
+        losses.total.backward()
+        self.optimizer.step()
+        self.silent = [name for name, p in self.trained().items() if p.grad is None]
+        self.optimizer.zero_grad()
+        return losses.total.item()
+
+
+def logits(segmenter: Segmenter, policy: Policy | None) -> Tensor:
+    image = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        return segmenter.eval().encode(image, policy).features
+
+
+def test_what_is_exported_does_what_was_trained(
+    case: tuple[Callable[[], Method], Attach], segmenter: Segmenter
+) -> None:
+    base = deepcopy(segmenter)
+    run = Run(case[0](), segmenter)
+    before = logits(run.prepared.segmenter, None)
+    for step in range(4):
+        assert run.step(step) < 1e4
+    export = run.method.export()
+    policy = run.prepared.policy
+    if isinstance(policy, nn.Module):
+        policy.eval()
+    wanted = logits(run.prepared.segmenter, policy)
+    assert before.shape != wanted.shape or not torch.allclose(wanted, before)
+    attached = case[1](deepcopy(base), export)
+    again = None if attached.make_policy is None else attached.make_policy(Routing())
+    assert torch.allclose(logits(attached.segmenter, again), wanted, atol=1e-4)
+    assert export.settings["budget"] == 0.5
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(
+    case: tuple[Callable[[], Method], Attach], segmenter: Segmenter
+) -> None:
+    """Stopped before each of the last two steps: SlimSAM's second pruning, and after it."""
+    whole, saved = Run(case[0](), deepcopy(segmenter)), {}
+    for step in range(4):
+        trained = {name: p.detach().clone() for name, p in whole.trained().items()}
+        saved[step] = (whole.method.state(), deepcopy(whole.optimizer.state_dict()), trained)
+        whole.step(step)
+    for stop in (2, 3):
+        state, optimizer, trained = saved[stop]
+        resumed = Run(case[0](), deepcopy(segmenter), state)
+        assert resumed.measure.calls == 0
+        assert list(resumed.trained()) == list(trained)
+        with torch.no_grad():
+            for name, parameter in resumed.trained().items():
+                parameter.copy_(trained[name])
+        resumed.optimizer.load_state_dict(optimizer)
+        for step in range(stop, 4):
+            resumed.step(step)
+        for name, parameter in whole.trained().items():
+            assert torch.allclose(parameter, resumed.trained()[name], atol=1e-6), name
+
+
+def test_gradients_reach_what_is_trained_and_nothing_else(
+    case: tuple[Callable[[], Method], Attach], segmenter: Segmenter
+) -> None:
+    run = Run(case[0](), segmenter)
+    frozen = {n: p.clone() for n, p in run.model.named_parameters() if not p.requires_grad}
+    run.step(0)
+    gates = [n for n in run.trained() if "gates" in n or "adapters" in n]
+    assert not set(gates) & set(run.silent)
+    unused = ("mask_decoder", "prompt_encoder", "memory_", "no_", "occlusion", "mask_prompt")
+    silent = [n for n in run.silent if not any(word in n for word in unused)]
+    assert not silent or run.method.name == "pbd", silent
+    for name, parameter in run.model.named_parameters():
+        assert name not in frozen or torch.equal(parameter, frozen[name]), name
+
+
+def test_adapters_that_cannot_change_their_budget_say_so(
+    case: tuple[Callable[[], Method], Attach], segmenter: Segmenter
+) -> None:
+    base = deepcopy(segmenter)
+    run = Run(case[0](), segmenter)
+    attached = case[1](base, run.method.export())
+    if attached.make_policy is None:
+        return
+    attached.make_policy(Routing(budget=0.5))
+    for routing in (Routing(budget=0.7), Routing(fps=25.0)):
+        with pytest.raises(InputError, match=r"trained for a budget of 0\.5"):
+            attached.make_policy(routing)
+
+
+def test_pbd_drops_the_least_harmful_blocks_as_brute_force_does(segmenter: Segmenter) -> None:
+    run = Run(PBD(DropConfig(budget=0.5)), segmenter)
+    measure = ToyMeasure()
+
+    def score(kept: tuple[int, ...]) -> float:
+        return measure.score(segmenter, StaticPlan(kept, segmenter.encoder))
+
+    # Each drop is the best of all single drops from where it stands ...
+    kept = tuple(range(DEPTH))
+    for index in run.method.state()["dropped"]:
+        rests = [tuple(i for i in kept if i != j) for j in kept]
+        chosen = tuple(i for i in kept if i != index)
+        assert score(chosen) == max(map(score, rests))
+        kept = chosen
+    # ... and here, where 2 and 4 stand in for each other, also the best of all subsets.
+    assert score(kept) == max(map(score, combinations(range(DEPTH), 3)))
+    assert set(kept) != {1, 3, 5}, "harm measured once, before any drop, would choose these"
+
+
+def test_pbd_measures_between_drops(segmenter: Segmenter) -> None:
+    run = Run(PBD(DropConfig(budget=0.5, recovery=2)), segmenter)
+    counts = []
+    for step in range(6):
+        run.step(step)
+        counts.append(len(run.method.state()["dropped"]))
+    assert counts == [1, 1, 2, 2, 3, 3]
+    assert run.prepared.policy is not None
+    assert run.method.export().settings["kept_blocks"] == sorted(
+        set(range(DEPTH)) - set(run.method.state()["dropped"])
+    )
+
+
+def test_blocks_that_change_the_shape_are_never_dropped() -> None:
+    assert least_harmful(lambda kept: 0.0, [0, 1, 2], [1, 2]) == 0
+    with pytest.raises(InputError, match="no block is left to drop"):
+        least_harmful(lambda kept: 0.0, [1, 2], [1, 2])
+
+
+def test_static_plans_are_the_published_ones_where_they_fit() -> None:
+    with torch.device("meta"):
+        large = Hiera(HIERA_SIZES["large"])
+        tiny = Hiera(HIERA_SIZES["tiny"])
+    assert static_blocks(large, "a", 0.5) == list(PLAN_A)
+    assert static_blocks(large, "b", 0.5) == list(PLAN_B)
+    for encoder in (large, tiny):
+        for budget in (0.6, 0.75, 1.0):
+            a, b = (static_blocks(encoder, plan, budget) for plan in ("a", "b"))
+            assert len(a) == len(b) == int(budget * encoder.num_blocks + 1e-6)
+            assert set(a) >= {0, encoder.num_blocks - 1, *encoder.required_blocks} <= set(b)
+            assert (a == b) == (budget == 1.0)
+    with pytest.raises(InputError, match="smallest budget"):
+        static_blocks(tiny, "a", 0.2)
+
+
+def test_slimsam_gets_narrower_twice(segmenter: Segmenter) -> None:
+    widths = []
+    run = Run(SlimSAM(SlimConfig(0.5, steps=4, images=2)), segmenter)
+    for step in range(4):
+        run.step(step)
+        config = run.prepared.segmenter.config.encoder
+        widths.append((config.dim, sum(config.head_dims), sum(config.mlp_dims)))
+    assert widths[0] == widths[1] == (24, 16 * DEPTH, 128 * DEPTH)
+    assert widths[2] == widths[3]
+    assert widths[2][0] == 24 and widths[2][1] < 16 * DEPTH and widths[2][2] < 128 * DEPTH
+
+
+def test_hidden_features_count_first_and_less_and_less() -> None:
+    method = SlimSAM(SlimConfig(steps=300))
+    weights = [method.hidden_weight(step) for step in range(300)]
+    assert weights[:10] == [0.5] * 10 and set(weights[10:150]) == {0.0}
+    assert weights[150:160] == pytest.approx([0.9 - 0.1 * n for n in range(10)])
+    assert set(weights[160:]) == {0.0}
+
+
+def test_the_hidden_features_of_both_steps_are_those_of_the_teacher(segmenter: Segmenter) -> None:
+    """With nothing pruned the student is the teacher, and no step finds a difference."""
+    for step in (0, 2):
+        method = SlimSAM(SlimConfig(budget=1.0, steps=30, images=2, distillation=1.0))
+        prepared = method.prepare(deepcopy(segmenter), ToyMeasure())
+        if step:
+            changed = method.on_step(15)
+            assert changed is not None
+            prepared = changed
+        else:
+            assert method.on_step(0) is None
+        model = ClipModel(
+            prepared.segmenter, LossWeights(), PromptSampling(), prepared.policy, method
+        )
+        assert model(*clips(0), 0, 0.0, 15 if step else 0).extra.item() < 1e-6
+        noisy = prepared.segmenter.encoder.blocks[1].expand.weight
+        noisy.data.add_(torch.randn_like(noisy))
+        method.on_step(16 if step else 1)
+        assert model(*clips(0), 0, 0.0, 16 if step else 1).extra.item() > 1e-4
+
+
+def outputs(logits: Tensor) -> ClipOutputs:
+    return ClipOutputs(logits, logits, logits, torch.ones(1))
+
+
+def test_alignment_is_zero_for_equals_and_grows() -> None:
+    torch.manual_seed(0)
+    wanted = torch.full((2, 3, 16, 16), -8.0)
+    wanted[:, :, 4:10, 5:12] = 8.0
+    wanted[1, 2] = -1024.0  # absent
+    assert mask_divergence(wanted, wanted).item() == pytest.approx(0, abs=1e-7)
+    assert box_giou_loss(wanted, wanted).item() == pytest.approx(0, abs=1e-2)
+    assert feature_error(wanted, wanted).item() == 0.0
+    shifted, far = wanted.roll(2, -1), wanted.roll(6, -1)
+    losses = [prediction_alignment(outputs(x), outputs(wanted)) for x in (wanted, shifted, far)]
+    assert losses[0] < losses[1] < losses[2]
+    student = shifted.clone().requires_grad_()
+    prediction_alignment(outputs(student), outputs(wanted)).backward()
+    assert student.grad is not None and student.grad.isfinite().all()
+    assert student.grad[:, 1:].any() and not student.grad[:, 0].any()
+
+
+@pytest.mark.parametrize(
+    ("shift", "giou"),
+    [(0, 1.0), (2, 2 / 6), (4, 0.0), (6, -2 / 10)],
+)
+def test_giou_of_boxes_by_hand(shift: int, giou: float) -> None:
+    """Boxes 4 wide and 5 high, one shifted along x."""
+    a = torch.full((1, 16, 16), -100.0)
+    a[:, 3:8, 2:6] = 100.0
+    assert 1 - box_giou_loss(a.roll(shift, -1), a).item() == pytest.approx(giou, abs=2e-3)
+
+
+def test_divergence_is_that_of_bernoulli_variables() -> None:
+    p, q = torch.tensor([0.2, 0.7]), torch.tensor([0.5, 0.4])
+    by_hand = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean().item()
+    assert mask_divergence(q.logit(), p.logit()).item() == pytest.approx(by_hand, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SlimConfig(budget=0.0), "budget 0 must be"),
+        (lambda: SlimConfig(steps=1), "two steps of training, got 1"),
+        (lambda: GatedConfig(budget=1.5), r"budget 1\.5 must be"),
+        (lambda: DropConfig(recovery=-1), "0 or more, got -1"),
+    ],
+)
+def test_bad_settings_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_a_budget_below_what_must_run_is_refused(segmenter: Segmenter) -> None:
+    with pytest.raises(InputError, match="smallest budget"):
+        AdaViTMethod(GatedConfig(0.1)).prepare(segmenter, ToyMeasure())
+
+
+def test_gates_of_another_encoder_are_refused(segmenter: Segmenter) -> None:
+    run = Run(DyTMethod(GatedConfig(0.5, adapters=VIEW)), deepcopy(segmenter))
+    export = run.method.export()
+    with torch.device("meta"):
+        other: Encoder = Hiera(HIERA_SIZES["tiny"])
+    segmenter.encoder = other
+    with pytest.raises(InputError, match="do not fit this encoder"):
+        gated.attach_dyt(segmenter, export)
