@@ -25,6 +25,7 @@ LAYERS = [
     "media",
     "api",
     "instances_api",
+    "propagation_api",
     "data",
     "metrics",
     "training",

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tempomask.api import Model, load
     from tempomask.errors import InputError
     from tempomask.instances_api import InstanceModel, load_instances
+    from tempomask.propagation_api import Propagator, load_propagator
     from tempomask.tracking.instance_results import InstanceResult, InstanceSummary
     from tempomask.types import FrameResult, Prompt
 
@@ -21,9 +22,11 @@ __all__ = [
     "InstanceSummary",
     "Model",
     "Prompt",
+    "Propagator",
     "__version__",
     "load",
     "load_instances",
+    "load_propagator",
 ]
 
 # torch is imported when the first of these is used, not by `import tempomask`.
@@ -35,6 +38,8 @@ _HOMES = {
     "InputError": "tempomask.errors",
     "load_instances": "tempomask.instances_api",
     "InstanceModel": "tempomask.instances_api",
+    "load_propagator": "tempomask.propagation_api",
+    "Propagator": "tempomask.propagation_api",
     "InstanceResult": "tempomask.tracking.instance_results",
     "InstanceSummary": "tempomask.tracking.instance_results",
 }

@@ -20,9 +20,9 @@ Floats = NDArray[np.float64]
 
 # Success is drawn over overlaps in steps of 0.05, up to 1, which no overlap exceeds: a perfect
 # tracker has an AUC of 20/21.
-OVERLAP_THRESHOLDS: Floats = np.arange(21) * 0.05
+OVERLAP_THRESHOLDS: Floats = np.arange(21, dtype=np.float64) * 0.05
 CENTRE_THRESHOLDS: Floats = np.arange(51, dtype=np.float64)
-NORMALISED_THRESHOLDS: Floats = np.arange(51) / 100
+NORMALISED_THRESHOLDS: Floats = np.arange(51, dtype=np.float64) / 100
 # Where the precision curves are read: 20 pixels, 0.2 of the box.
 PRECISION_PLACE = 20
 
@@ -192,9 +192,9 @@ def score_boxes(
     ours, theirs = _checked("predicted", predicted), _checked("true", truth)
     if len(ours) != len(theirs):
         raise InputError(f"{len(ours)} predicted boxes for {len(theirs)} frames; give one a frame")
-    present = (theirs[:, 2:] > 0).all(axis=1)
+    present = np.asarray((theirs[:, 2:] > 0).all(axis=1))
     if visible is not None:
-        present &= np.asarray(visible, dtype=bool)
+        present = present & np.asarray(visible, dtype=bool)
     if protocol.hold_lost:
         ours = _held(ours)
     if protocol.clip and size is not None:

@@ -181,7 +181,7 @@ class DINOv3(Encoder):
             rope = type(network.rope_embeddings)(theirs)
         self.position = RotaryPosition(rope.eval(), config.patch_size)
         # transformers 5 nests the layers one deeper than 4.
-        layers = getattr(network, "model", network).layer
+        layers: Any = getattr(network, "model", network).layer
         self.blocks = nn.ModuleList(
             DINOv3Block(layer, 1 + config.registers, self.position) for layer in layers
         )

@@ -1,0 +1,202 @@
+"""The front door of label propagation: `load_propagator`, then `track` or `session` as of a model.
+
+>>> propagator = load_propagator("dinov3-vits16")  # doctest: +SKIP
+>>> for result in propagator.track("dog.mp4", [Prompt(mask=mask)]):  # doctest: +SKIP
+...     result.index, result.masks
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tempomask.api import DTypeName, resolve_device, resolve_dtype
+from tempomask.errors import InputError
+from tempomask.media.video import Video, open_video
+from tempomask.models.config import SEGMENTERS
+from tempomask.models.encoder import Encoder, Policy
+from tempomask.tracking.label_propagation import PropagationConfig, PropagationSession
+from tempomask.tracking.propagate import Direction, FrameSource
+from tempomask.types import FrameResult, Prompt, Size
+from tempomask.weights import load_segmenter
+from tempomask.weights.dinov3 import DINOV3_MODELS, load_dinov3
+
+
+def load_propagator(
+    name: str = "nano",
+    checkpoint: str | Path | None = None,
+    short_side: int | None = None,
+    device: str = "auto",
+    dtype: DTypeName = "auto",
+) -> Propagator:
+    """Load an encoder by name, ready to propagate masks.
+
+    name: "dinov3-vits16" and its larger kin, which need the extra `dinov3` and weights behind a
+        licence; or any model of `load`, of which the image encoder serves.
+    checkpoint, device, dtype: as of `load`.
+    short_side: of the pictures the encoder sees; None for 960, as published.
+
+    Raises InputError as `load` does.
+    """
+    place = resolve_device(device)
+    precision = resolve_dtype(dtype, place)
+    if name in SEGMENTERS:
+        encoder: Encoder = load_segmenter(name, checkpoint).encoder
+    elif name in DINOV3_MODELS:
+        encoder = load_dinov3(name, checkpoint)
+    else:
+        names = [*SEGMENTERS, *DINOV3_MODELS]
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or ["nano"]
+        raise InputError(f"unknown model {name!r}; did you mean {', '.join(near)}?")
+    config = PropagationConfig()
+    if short_side is not None:
+        config = replace(config, short_side=short_side)
+    return Propagator(encoder.to(place), name, config, precision)
+
+
+class Propagator:
+    """An encoder on a device that propagates masks. It keeps nothing of a video.
+
+    config: the settings unless `track` or `session` are given others. dtype: of the encoder's
+    computation; similarities are float32.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        name: str = "encoder",
+        config: PropagationConfig | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.encoder = encoder.eval()
+        self.name, self.dtype = name, dtype
+        self.config = config or PropagationConfig()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.encoder.parameters()).device
+
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"Propagator({self.name!r}, short_side={self.config.short_side},"
+            f" device='{self.device}', dtype={dtype})"
+        )
+
+    def session(
+        self,
+        *,
+        num_frames: int | None = None,
+        start: int = 0,
+        reverse: bool = False,
+        size: Size | None = None,
+        policy: Policy | None = None,
+        **options: Any,
+    ) -> PropagationSession:
+        """A live session: `session.prompt(mask=...)`, then `session.step(frame)` for every frame.
+
+        num_frames is not needed and only taken so that models and propagators can stand in for each
+        other. options: fields of `PropagationConfig`, for instance radius=20. The other arguments
+        are those of `PropagationSession`.
+        """
+        del num_frames
+        return PropagationSession(
+            self.encoder,
+            self._configured(options),
+            start=start,
+            reverse=reverse,
+            size=size,
+            dtype=self.dtype,
+            policy=policy,
+        )
+
+    def track(
+        self,
+        source: Any,
+        prompts: Prompt | Iterable[Prompt],
+        *,
+        direction: Direction = "forward",
+        start: int | None = None,
+        end: int | None = None,
+        policy: Policy | None = None,
+        **options: Any,
+    ) -> Iterator[FrameResult]:
+        """Propagate the masks of one frame through a video, frame by frame.
+
+        source: as of `Model.track`. prompts: masks, all on the frame where propagation starts.
+        direction: "forward" to before `end` (default: the last frame and all) or "backward" down to
+        `end` (default 0). start may be left out. options: fields of `PropagationConfig`.
+
+        Bad input raises InputError at once, before the first frame is asked for.
+        """
+        opened = None if isinstance(source, FrameSource) else open_video(source)
+        frames: FrameSource = source if opened is None else opened  # type: ignore[assignment]
+        try:
+            listed = [prompts] if isinstance(prompts, Prompt) else list(prompts)
+            if not listed:
+                raise InputError("no prompt given; give the mask of an object on the first frame")
+            first = listed[0].frame if start is None else start
+            _check_range(frames, direction, first, end)
+            session = self.session(
+                start=first,
+                reverse=direction == "backward",
+                size=frames.size,
+                policy=policy,
+                **options,
+            )
+            for prompt in listed:
+                session.add(prompt)
+        except InputError:
+            if opened is not None:
+                opened.close()
+            raise
+        return _results(session, frames, first, end, opened)
+
+    def _configured(self, options: dict[str, Any]) -> PropagationConfig:
+        names = [field.name for field in fields(PropagationConfig)]
+        for name in options:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+                raise InputError(f"label propagation has no option {name!r}; did you mean {near}?")
+        return replace(self.config, **options)
+
+
+def _check_range(frames: FrameSource, direction: str, first: int, end: int | None) -> None:
+    if direction not in ("forward", "backward"):
+        raise InputError(
+            f'label propagation runs in direction "forward" or "backward", got {direction!r}'
+        )
+    if direction == "backward" and not frames.seekable:
+        raise InputError("backward needs a source that can be read in any order, such as a file")
+    if frames.num_frames is not None and first >= frames.num_frames:
+        raise InputError(
+            f"prompt on frame {first}, but the video has {frames.num_frames} frames"
+            f" (0 to {frames.num_frames - 1})"
+        )
+    low, high = (end or 0, first + 1) if direction == "backward" else (first, end)
+    if low < 0 or (high is not None and high <= low):
+        last = "the end" if high is None else str(high - 1)
+        raise InputError(f"there are no frames from {low} to {last}; check start and end")
+
+
+def _results(
+    session: PropagationSession,
+    source: FrameSource,
+    first: int,
+    end: int | None,
+    opened: Video | None,
+) -> Generator[FrameResult, None, None]:
+    """Results frame by frame; a video opened here is closed after the last, or at an early stop."""
+    try:
+        backward = session.reverse
+        frames = source.reversed_frames(first, end or 0) if backward else source.frames(first, end)
+        for index, frame in frames:
+            yield session.step(frame, index)
+    finally:
+        if opened is not None:
+            opened.close()
