@@ -72,9 +72,9 @@ class PictureLibrary:
     """
 
     def __init__(self, root: Path, held_out: Collection[str] = ()) -> None:
-        self.objects = [s for name, kind in OBJECTS.items() for s in _list_stills(root, name, kind)]
-        self.nuclei = _list_stills(root, NUCLEI, "nucleus")
-        self.regions = _list_stills(root, REGIONS, "region")
+        self.objects = [s for name, kind in OBJECTS.items() for s in list_stills(root, name, kind)]
+        self.nuclei = list_stills(root, NUCLEI, "nucleus")
+        self.regions = list_stills(root, REGIONS, "region")
         davis = root / "davis16-train-256"
         self._annotations = davis / "Annotations"
         self.sequences = _list_sequences(davis / "JPEGImages", held_out)
@@ -163,7 +163,8 @@ def largest_part(mask: ImageArray) -> ImageArray:
     return (parts == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()).astype(np.uint8)
 
 
-def _list_stills(root: Path, name: str, category: str) -> list[Still]:
+def list_stills(root: Path, name: str, category: str) -> list[Still]:
+    """The labelled pictures of `stills-256/NAME`, by name; InputError if there are none."""
     folder = root / "stills-256" / name
     labels = {path.stem: path for path in (folder / "labels").glob("*.png")}
     stills = [

@@ -1,0 +1,169 @@
+"""The synthetic set of `video_instances` on disk, in YouTube-VIS format: made by one call.
+
+    OUT/train.json        OUT/train/JPEGImages/0001/00000.jpg
+    OUT/validation.json   OUT/validation/JPEGImages/0001/00000.jpg
+
+Everything follows from the stills and the seed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tempomask.data.motion import Stage
+from tempomask.data.synthetic import SyntheticVideo
+from tempomask.data.video_instances import (
+    CLASSES,
+    SPLITS,
+    InstancePictures,
+    SceneConfig,
+    Split,
+    compose_scene,
+    seen_ids,
+)
+from tempomask.errors import InputError
+from tempomask.media.atomic import make_folder, part_path, replacing, write_errors
+from tempomask.media.rle import encode_rle
+from tempomask.types import Size
+
+# Called with the number of videos made, and the number of all.
+Progress = Callable[[int, int], None]
+JPEG_QUALITY = 85
+
+
+@dataclass(frozen=True)
+class VideoSetConfig:
+    """How large the set is. train, validation: numbers of videos. length: least and greatest number
+    of frames. size: (H, W). InputError for numbers that make no video.
+    """
+
+    train: int = 120
+    validation: int = 40
+    length: tuple[int, int] = (12, 16)
+    size: Size = (192, 256)
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.train, self.validation) < 0 or self.train + self.validation == 0:
+            raise InputError(f"no videos to make: {self.train} train, {self.validation} validation")
+        if not 1 <= self.length[0] <= self.length[1]:
+            raise InputError(
+                f"videos of {self.length[0]} to {self.length[1]} frames cannot be made"
+            )
+        if min(self.size) < 32:
+            raise InputError(f"videos of {self.size[1]} x {self.size[0]} pixels; 32 is the least")
+
+
+def write_video_set(
+    root: str | Path,
+    out: str | Path,
+    config: VideoSetConfig | None = None,
+    scene: SceneConfig | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Make the set from the stills under `root`, see `InstancePictures`; its annotation files.
+
+    Raises InputError for missing stills, and if `out` holds such a set already or is not writable.
+    """
+    config, scene = config or VideoSetConfig(), scene or SceneConfig()
+    sizes = {"train": config.train, "validation": config.validation}
+    wanted: list[Split] = [split for split in SPLITS if sizes[split]]
+    libraries = {split: InstancePictures(root, split) for split in wanted}
+    folder = make_folder(out)
+    for split in wanted:
+        for there in (folder / split, folder / f"{split}.json"):
+            if there.exists():
+                raise InputError(f"{there} is there already; choose another folder, or remove it")
+    done, total = 0, sum(sizes.values())
+    for split in wanted:
+        for number in _write_split(folder, split, libraries[split], sizes[split], config, scene):
+            if progress is not None:
+                progress(done + number, total)
+        done += sizes[split]
+    return [folder / f"{split}.json" for split in wanted]
+
+
+def _write_split(
+    folder: Path,
+    split: Split,
+    pictures: InstancePictures,
+    count: int,
+    config: VideoSetConfig,
+    scene: SceneConfig,
+) -> Iterator[int]:
+    """Write one split whole or not at all; yields the number of videos done."""
+    part = part_path(folder / split)
+    shutil.rmtree(part, ignore_errors=True)
+    videos: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    height, width = config.size
+    try:
+        for number in range(1, count + 1):
+            rng = np.random.default_rng((config.seed, SPLITS.index(split), number))
+            length = int(rng.integers(config.length[0], config.length[1] + 1))
+            video = compose_scene(rng, pictures, length, Stage.plain(width, height), scene)
+            names = [f"{number:04d}/{index:05d}.jpg" for index in range(length)]
+            with write_errors(folder):
+                _write_frames(part / "JPEGImages", names, video.frames)
+            entry = {"id": number, "width": width, "height": height, "length": length}
+            videos.append({**entry, "file_names": names})
+            annotations += _annotations(video, number, len(annotations) + 1)
+            yield number
+        content = {
+            "info": {"description": f"tempomask synthetic instances, {split}", "seed": config.seed},
+            "videos": videos,
+            "categories": [{"id": i, "name": name} for i, name in enumerate(CLASSES, 1)],
+            "annotations": annotations,
+        }
+        path = folder / f"{split}.json"
+        with write_errors(path), replacing(path) as unfinished:
+            unfinished.write_text(json.dumps(content, separators=(",", ":")) + "\n", "utf-8")
+            part.rename(folder / split)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _write_frames(folder: Path, names: list[str], frames: NDArray[np.uint8]) -> None:
+    (folder / names[0]).parent.mkdir(parents=True)
+    for name, frame in zip(names, frames, strict=True):
+        Image.fromarray(frame).save(folder / name, quality=JPEG_QUALITY)
+
+
+def _annotations(video: SyntheticVideo, video_id: int, first_id: int) -> list[dict[str, Any]]:
+    """One annotation for every instance that is seen on some frame."""
+    seen = seen_ids(video.ids)
+    length, height, width = video.ids.shape
+    made = []
+    for number in np.flatnonzero(seen.any(axis=0)).tolist():
+        masks = [video.ids[t] == number if seen[t, number] else None for t in range(length)]
+        made.append(
+            {
+                "id": first_id + len(made),
+                "video_id": video_id,
+                "category_id": CLASSES.index(video.categories[number - 1]) + 1,
+                "iscrowd": 0,
+                "width": width,
+                "height": height,
+                "length": length,
+                "segmentations": [None if mask is None else encode_rle(mask) for mask in masks],
+                "areas": [None if mask is None else int(mask.sum()) for mask in masks],
+                "bboxes": [None if mask is None else _box(mask) for mask in masks],
+            }
+        )
+    return made
+
+
+def _box(mask: NDArray[np.bool_]) -> list[int]:
+    """x, y, width and height of what a mask that is not empty holds."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)).tolist() for axis in (1, 0))
+    return [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]

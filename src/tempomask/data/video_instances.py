@@ -1,0 +1,224 @@
+"""Synthetic video of several instances of known classes, from stills with masks.
+
+People, horses, nuclei and drawn shapes are cut out of pictures and move over scenery without any of
+them: they deform, occlude each other, come in and leave. T frames of H x W pixels, N instances.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tempomask.data import opencv as cv2
+from tempomask.data.colour import ColourJitter, vary_colour
+from tempomask.data.instance_clip import InstanceClip
+from tempomask.data.motion import ImageArray, Stage
+from tempomask.data.scenery import PEOPLE_AND_HORSES
+from tempomask.data.shapes import drawn_shape
+from tempomask.data.stills import (
+    LEAST_AREA,
+    NUCLEI,
+    OBJECTS,
+    REGIONS,
+    Cutout,
+    Still,
+    largest_part,
+    list_stills,
+)
+from tempomask.data.synthetic import Motion, SyntheticVideo, compose
+from tempomask.errors import InputError
+
+Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
+CLASSES = ("person", "horse", "nucleus", "shape")
+# Every fourth picture of each source is kept for validation.
+VALIDATION_EVERY = 4
+# An instance counts as seen on a frame from so many pixels on, at least.
+LEAST_PIXELS = 16
+ATTEMPTS = 40
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """What is put into a scene.
+
+    instances: least and greatest number of cut-outs; shares: of the classes, in their order;
+    twins: share of scenes in which a cut-out comes twice, so that looks alone do not tell which is
+    which; motion: how things move, with more coming, going and crossing than a tracker's clips
+    have; its deformation is what adds up over `full_length` frames, shorter clips have less.
+    """
+
+    instances: tuple[int, int] = (2, 7)
+    shares: tuple[float, ...] = (0.32, 0.26, 0.18, 0.24)
+    twins: float = 0.15
+    motion: Motion = Motion(  # noqa: RUF009
+        background=(0.0, 0.6), objects=(0.2, 1.0), size=(0.18, 0.8), crossing=0.4, outside=0.25
+    )
+    full_length: int = 14
+    colour: ColourJitter = ColourJitter(  # noqa: RUF009
+        brightness=0.1, saturation=0.2, hue=0.06, drift=0.01, flicker=0.01, grey=0.03
+    )
+
+    def motion_of(self, length: int) -> Motion:
+        """The motion of a clip of so many frames."""
+        part = min(1.0, max(1, length - 1) / (self.full_length - 1))
+        values = {**vars(self.motion), "deformation": self.motion.deformation * part}
+        return Motion(**values)
+
+
+class InstancePictures:
+    """The stills of one split; no picture is in both splits. Each is read once and kept.
+
+    root: a folder with `stills-256/SET/{images,labels}`, see `stills`.
+    Raises InputError when a part is missing, or is too small to be split.
+    """
+
+    def __init__(self, root: str | Path, split: Split) -> None:
+        if split not in SPLITS:
+            raise InputError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
+        root = Path(root)
+        self.things: dict[str, list[Still]] = {"nucleus": _part(root, NUCLEI, "nucleus", split)}
+        for name, category in OBJECTS.items():
+            self.things.setdefault(category, []).extend(_part(root, name, category, split))
+        scenery = _part(root, REGIONS, "region", split)
+        self.scenery = [still for still in scenery if still.picture.stem not in PEOPLE_AND_HORSES]
+        self._read: dict[Path, ImageArray] = {}
+
+    def background(self, rng: np.random.Generator) -> ImageArray:
+        """A picture (h, w, 3) without people and horses."""
+        return self._image(self.scenery[rng.integers(len(self.scenery))].picture)
+
+    def cutout(self, rng: np.random.Generator, category: str) -> Cutout | None:
+        """One instance of a class; None if the one that was drawn is too small."""
+        if category == "shape":
+            return drawn_shape(rng, self.background(rng))
+        stills = self.things[category]
+        still = stills[rng.integers(len(stills))]
+        label = self._image(still.label)
+        counts = np.bincount(label.ravel())
+        counts[0] = 0
+        ids = np.flatnonzero(counts > LEAST_AREA * label.size)
+        if len(ids) == 0:
+            return None
+        chosen = label == ids[rng.integers(len(ids))] if category == "nucleus" else label > 0
+        # What another object cuts off would make two things of one.
+        return Cutout(self._image(still.picture), largest_part(chosen.astype(np.uint8)), category)
+
+    def _image(self, path: Path) -> ImageArray:
+        if path not in self._read:
+            with Image.open(path) as image:
+                picture = image.convert("RGB") if path.parent.name == "images" else image
+                pixels = np.asarray(picture)
+            nuclei = path.parent.parent.name == NUCLEI and pixels.ndim == 3
+            self._read[path] = _stretched(pixels) if nuclei else pixels
+        return self._read[path]
+
+
+def compose_scene(
+    rng: np.random.Generator,
+    pictures: InstancePictures,
+    length: int,
+    stage: Stage,
+    config: SceneConfig | None = None,
+) -> SyntheticVideo:
+    """T frames of instances over scenery, with the ids of what is seen; at least one is."""
+    config = config or SceneConfig()
+    shares = np.array(config.shares) / sum(config.shares)
+    for _ in range(ATTEMPTS):
+        count = int(rng.integers(config.instances[0], config.instances[1] + 1))
+        drawn = [pictures.cutout(rng, str(name)) for name in rng.choice(CLASSES, count, p=shares)]
+        cutouts = [cutout for cutout in drawn if cutout is not None]
+        if cutouts and rng.random() < config.twins:
+            cutouts.insert(int(rng.integers(len(cutouts) + 1)), cutouts[0])
+        if not cutouts:
+            continue
+        background = pictures.background(rng)
+        video = compose(rng, background, cutouts, length, stage, config.motion_of(length))
+        if seen_ids(video.ids).any():
+            return video._replace(frames=vary_colour(rng, video.frames, config.colour))
+    raise InputError(f"no instance is seen in {ATTEMPTS} tries; the stills hold nothing to cut out")
+
+
+def seen_ids(ids: ImageArray) -> NDArray[np.bool_]:
+    """bool (T, 256): which ids of an id map (T, H, W) are seen, on `LEAST_PIXELS` or more."""
+    counts = np.stack([np.bincount(frame.ravel(), minlength=256) for frame in ids])
+    counts[:, 0] = 0
+    return counts >= LEAST_PIXELS
+
+
+class SyntheticInstanceClips:
+    """Clips composed on the fly, one for every index, a function of seed, split and index alone.
+
+    root: of the stills, see `InstancePictures`. image_size: side S of the square frames.
+    num_frames: adjacent frames of a clip. length: what len() says; larger indices give further
+    clips. classes: names that labels point to.
+    """
+
+    classes = CLASSES
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: Split = "train",
+        *,
+        image_size: int = 192,
+        num_frames: int = 2,
+        seed: int = 1,
+        length: int = 100_000,
+        config: SceneConfig | None = None,
+    ) -> None:
+        if image_size < 32 or num_frames < 1:
+            raise InputError(f"clips need 32 pixels and a frame: {image_size=}, {num_frames=}")
+        self.pictures = InstancePictures(root, split)
+        self.stage = Stage.plain(image_size, image_size)
+        self.num_frames, self.length = num_frames, length
+        self.key = (seed, SPLITS.index(split))
+        self.config = config or SceneConfig()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> InstanceClip:
+        # Each loader process works alone; more threads would only contend.
+        cv2.setNumThreads(0)
+        rng = np.random.default_rng((*self.key, index))
+        video = compose_scene(rng, self.pictures, self.num_frames, self.stage, self.config)
+        return instance_clip(video)
+
+
+def instance_clip(video: SyntheticVideo) -> InstanceClip:
+    """A composed video as a training item; instances that no frame shows are left out."""
+    seen = seen_ids(video.ids)
+    numbers = np.flatnonzero(seen.any(axis=0))
+    present = seen[:, numbers]
+    masks = (video.ids[:, None] == numbers[None, :, None, None]) & present[..., None, None]
+    labels = [CLASSES.index(video.categories[number - 1]) for number in numbers]
+    return InstanceClip(video.frames, masks, np.array(labels, dtype=np.int64), present)
+
+
+def _stretched(picture: ImageArray) -> ImageArray:
+    """The whole range of brightness: some fluorescence pictures are too dim to see a thing."""
+    low, high = np.percentile(picture, (1, 99.5))
+    return (np.clip((picture - low) / max(1.0, high - low), 0, 1) * 255).astype(np.uint8)
+
+
+def _part(root: Path, name: str, category: str, split: Split) -> list[Still]:
+    """The pictures of a source that belong to a split."""
+    stills = list_stills(root, name, category)
+    held_out = split == "validation"
+    kept = [
+        still
+        for place, still in enumerate(stills)
+        if (place % VALIDATION_EVERY == VALIDATION_EVERY - 1) == held_out
+    ]
+    if not kept:
+        raise InputError(
+            f"{len(stills)} pictures in {root / 'stills-256' / name} are too few to be split;"
+            f" {VALIDATION_EVERY} or more are needed"
+        )
+    return kept
