@@ -62,11 +62,13 @@ def load(
     precision = resolve_dtype(dtype, place)
     if adapter is None:
         return Model(load_segmenter(name, checkpoint, image_size).to(place), precision)
-    from tempomask.adaptation.adapter_file import attach_adapter, read_adapter
+    from tempomask.adaptation.adapter_file import attach_adapter, check_model, read_adapter
 
     wanted = read_adapter(adapter)
     if name is None and checkpoint is None:
         name = wanted.model
+    if name is not None:
+        check_model(wanted, name)
     attached = attach_adapter(load_segmenter(name, checkpoint, image_size).to(place), wanted)
     return Model(attached.segmenter.to(place), precision, Routers(wanted.method, attached))
 

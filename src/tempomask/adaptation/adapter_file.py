@@ -159,17 +159,22 @@ def _description(path: Path) -> dict[str, Any]:
     return values
 
 
+def check_model(adapter: Adapter, name: str) -> None:
+    """InputError for an adapter of another model than the one of that name."""
+    if adapter.model != name:
+        raise InputError(
+            f"the adapter {adapter.folder} belongs to {adapter.model}, not to {name}; choose the"
+            f" model {adapter.model}, or an adapter of {name}"
+        )
+
+
 def attach_adapter(segmenter: Segmenter, adapter: Adapter) -> Attached:
     """Put an adapter on its base network, which may be changed in place.
 
     Raises InputError for an adapter of another model, or of other weights of the same.
     """
     name = segmenter.config.name
-    if adapter.model != name:
-        raise InputError(
-            f"the adapter {adapter.folder} belongs to {adapter.model}, not to {name}; load it with"
-            f' load("{adapter.model}", adapter=...)'
-        )
+    check_model(adapter, name)
     own = base_sample(segmenter)
     close = torch.isclose(own, adapter.sample, rtol=TOLERANCE, atol=1e-4)
     if own.shape != adapter.sample.shape or close.float().mean() < 0.9:

@@ -1,4 +1,4 @@
-"""The command line: `tempomask track`, `eval`, `demo`, `models`, `train`, `adapt`.
+"""The command line: `tempomask track`, `eval`, `demo`, `models`, `train`, `adapt`, `calibrate`.
 
 Exit codes: 0 done, 2 bad input (one line on stderr), 130 stopped with Ctrl-C.
 """
@@ -14,6 +14,7 @@ import typer
 from tempomask import __version__
 from tempomask.apps import console, evaluate
 from tempomask.apps.adapt import adapt
+from tempomask.apps.calibrate import calibrate
 from tempomask.apps.demo import demo
 from tempomask.apps.evaluate_boxes import boxes
 from tempomask.apps.models import models
@@ -38,6 +39,7 @@ app.command()(demo)
 app.command()(models)
 app.command()(train)
 app.command()(adapt)
+app.command()(calibrate)
 
 
 def _show_version(wanted: bool) -> None:

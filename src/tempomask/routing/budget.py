@@ -116,6 +116,25 @@ class Stochastic:
         return Stochastic(self.seed)
 
 
+class RecordedRule:
+    """Another rule, whose weights (L,) and choices (L,) are kept, over all videos it is used on."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.weights: list[Tensor] = []
+        self.kept: list[list[bool]] = []
+
+    def keep(self, weights: Tensor, always_on: Sequence[int], budget: float) -> list[bool]:
+        kept = self.rule.keep(weights, always_on, budget)
+        self.weights.append(weights)
+        self.kept.append(kept)
+        return kept
+
+    def fresh(self) -> RecordedRule:
+        """Itself: the records of all videos are wanted together."""
+        return self
+
+
 def calibrate_threshold(weights: Tensor, always_on: Sequence[int], budget: float) -> float:
     """The tau at which the mean share of blocks with w >= tau, or in K, comes nearest to budget.
 

@@ -72,15 +72,13 @@ class RecurrentPolicy:
     """A router with a rule and a budget, following one video (`models.encoder.VideoPolicy`).
 
     A frame without previous masks runs all blocks, as does a sample whose mask is not finite. In a
-    batch every sample is routed by itself. `last_weights`: w (L,) of the last sample routed, at the
-    budget of its frame, None before the first; for calibration and figures.
+    batch every sample is routed by itself.
     """
 
     recurrent = True
 
     def __init__(self, router: PredictiveRouter, control: BudgetControl, rule: Rule) -> None:
         self.router, self.control, self.rule = router, control, rule
-        self.last_weights: Tensor | None = None
         self._history = MaskHistory(router.config.mask_frames)
 
     def fresh(self) -> RecurrentPolicy:
@@ -97,7 +95,6 @@ class RecurrentPolicy:
         everything = [True] * self.router.config.num_blocks
         if previous_masks is None:
             self._history.clear()
-            self.last_weights = None
             return KeepPlan(everything)
         valid, masks = usable(self._history.push(previous_masks))
         probabilities = self.router(embedding, masks).sigmoid()
@@ -112,8 +109,8 @@ class RecurrentPolicy:
         # Uncertainty is judged at half of the blocks, whatever beta is chosen after it.
         uncertainty = routing_uncertainty(activation_weights(probabilities, 0.5))
         budget = self.control.budget(uncertainty)
-        self.last_weights = activation_weights(probabilities, budget)
-        keep = self.rule.keep(self.last_weights, config.always_on, budget)
+        weights = activation_weights(probabilities, budget)
+        keep = self.rule.keep(weights, config.always_on, budget)
         self.control.spent(sum(keep) / len(keep))
         return keep
 

@@ -1,0 +1,106 @@
+"""Calibrating the threshold tau of a router on given videos, so that it holds a budget on average.
+
+The weights that the router gives depend on the masks, and these on the blocks that ran. So weights
+are gathered while tracking with the rule at hand: first with top-k, which holds the budget, then
+with the threshold found, until the share of blocks that it runs agrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tempomask.adaptation.adapter_file import change_settings, read_adapter
+from tempomask.api import Model
+from tempomask.data.davis import Davis, DavisSequence
+from tempomask.errors import InputError
+from tempomask.evaluation.prompts import first_frame_prompts
+from tempomask.routing.budget import (
+    FixedBudget,
+    RecordedRule,
+    Rule,
+    Threshold,
+    TopK,
+    calibrate_threshold,
+)
+from tempomask.routing.recurrent import RecurrentPolicy, Routing, budget_key
+
+# Rounds of tracking; the first uses top-k. The best threshold of all rounds is kept.
+ROUNDS = 3
+# Shares of blocks that agree this well need no further round.
+CLOSE = 0.005
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """threshold: tau. share: of the encoder's blocks that ran with it, over frames: the mean."""
+
+    budget: float
+    threshold: float
+    share: float
+    frames: int
+
+
+def calibrate(
+    model: Model,
+    dataset: Davis,
+    budget: float,
+    max_frames: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Calibration:
+    """The tau with which the model's router runs `budget` of the blocks on these sequences.
+
+    Every sequence is tracked from its first annotation, up to max_frames. progress: told what is
+    being tracked. Frames that run all blocks for lack of a previous mask are left out of the share.
+
+    Raises InputError without a recurrent router, for a budget that is none or too small, and for a
+    sequence without objects on its first frame.
+    """
+    policy = model.policy("auto", Routing(budget))
+    if not isinstance(policy, RecurrentPolicy):
+        raise InputError("only a router of RDS can be calibrated; load the model with its adapter")
+    always_on = policy.router.config.always_on
+    rule: Rule = TopK()
+    best: Calibration | None = None
+    for turn in range(1, ROUNDS + 1):
+        recorded = RecordedRule(rule)
+        recording = RecurrentPolicy(policy.router, FixedBudget(budget), recorded)
+        for sequence in dataset:
+            if progress is not None:
+                progress(f"{sequence.name}, round {turn} of at most {ROUNDS}")
+            _track(model, sequence, recording, max_frames)
+        if not recorded.weights:
+            raise InputError("the sequences have no frame after the first to calibrate on")
+        if isinstance(rule, Threshold):
+            share = float(np.mean(recorded.kept))
+            found = Calibration(budget, rule.tau, share, len(recorded.kept))
+            if best is None or abs(share - budget) < abs(best.share - budget):
+                best = found
+            if abs(share - budget) < CLOSE:
+                break
+        rule = Threshold(calibrate_threshold(torch.stack(recorded.weights), always_on, budget))
+    assert best is not None, "the second round has a threshold"
+    return best
+
+
+def _track(
+    model: Model, sequence: DavisSequence, policy: RecurrentPolicy, max_frames: int | None
+) -> None:
+    """Track a sequence from its first annotation; the policy's rule takes notes."""
+    session = model.session(num_frames=len(sequence), policy=policy)
+    for prompt in first_frame_prompts(sequence.label_map(0), sequence.object_ids, "mask", 0):
+        session.add(prompt)
+    for frame in islice(sequence.frames(), max_frames):
+        session.step(frame)
+
+
+def store(calibration: Calibration, adapter: str | Path) -> None:
+    """Keep a threshold in an adapter's folder, where the rule "calibrated" finds it."""
+    known = dict(read_adapter(adapter).export.settings.get("thresholds", {}))
+    known[budget_key(calibration.budget)] = calibration.threshold
+    change_settings(adapter, {"thresholds": dict(sorted(known.items()))})
