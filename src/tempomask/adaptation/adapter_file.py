@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tempomask.adaptation import rds
+from tempomask.adaptation import drop, gated, rds, slim
 from tempomask.adaptation.method import Attach, Attached, Export
 from tempomask.errors import InputError
 from tempomask.models.segmenter import Segmenter
@@ -29,7 +29,16 @@ SAMPLE = "base.sample"
 # Adapters that come with the package, by name.
 BUNDLED = Path(__file__).parent.parent / "assets" / "adapters"
 # How each method is put back on a network; a new method is added here.
-ATTACH: dict[str, Attach] = {"rds": rds.attach, "full": rds.attach_without_router}
+ATTACH: dict[str, Attach] = {
+    "rds": rds.attach,
+    "full": rds.attach_without_router,
+    "static-a": drop.attach,
+    "static-b": drop.attach,
+    "pbd": drop.attach,
+    "adavit": gated.attach_adavit,
+    "dyt": gated.attach_dyt,
+    "slim": slim.attach,
+}
 # Values sampled from each block, and how far they may be off: weights stored as bfloat16 fit.
 SAMPLED, TOLERANCE = 8, 0.02
 

@@ -134,7 +134,7 @@ def adapt(
         def measured(done: int, total: int) -> None:
             status.update(f"measuring the importance of blocks: {done} of {total}")
 
-        chosen = build_method(method, config, measured)
+        chosen = build_method(method, config, measured, steps)
         status.update("loading the model")
         segmenter = load_segmenter(model, checkpoint, image_size)
         recipe = AdaptRecipe(
