@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tempomask.errors import InputError
 from tempomask.models.config import HieraConfig, HybridConfig, ViTConfig
+from tempomask.models.dinov3 import DINOv3, DINOv3Config
 from tempomask.models.encoder import Encoder, KeepPlan, Policy, RoutedBlock
 from tempomask.models.hiera import Hiera
 from tempomask.models.hybrid import HybridEncoder
@@ -35,6 +36,8 @@ ENCODERS: dict[str, Callable[[], Encoder]] = {
     "hiera": lambda: Hiera(HIERA),
     "vit": lambda: ViT(VIT),
     "hybrid": lambda: HybridEncoder(HybridConfig(dim=16, num_heads=2, depth=4)),
+    "dinov3": lambda: DINOv3(DINOv3Config("tiny", 16, 2, 4, 32)),
+    "dinov3-gated": lambda: DINOv3(DINOv3Config("tiny", 16, 2, 3, 32, gated=True)),
 }
 POLICIES: dict[str, Callable[[Encoder], Policy]] = {
     "static": lambda encoder: StaticPlan(sorted(encoder.required_blocks), encoder),
@@ -44,6 +47,8 @@ POLICIES: dict[str, Callable[[Encoder], Policy]] = {
 @pytest.fixture(params=ENCODERS)
 def encoder(request: pytest.FixtureRequest) -> Encoder:
     torch.manual_seed(0)
+    if request.param.startswith("dinov3"):
+        pytest.importorskip("transformers")
     encoder = ENCODERS[request.param]().eval()
     with torch.no_grad():
         for parameter in encoder.parameters():
