@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
@@ -80,6 +80,7 @@ def test_equations_4_and_5_sum_over_the_queries() -> None:
     torch.testing.assert_close(router(now, before)[0], wanted)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-4, 4, width=32), min_size=2, max_size=2))
 def test_equations_8_and_9(scores: list[float]) -> None:
     x = torch.tensor([scores], requires_grad=True)
