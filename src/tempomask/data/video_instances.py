@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch.utils.data import Dataset
 
 from tempomask.data import opencv as cv2
 from tempomask.data.colour import ColourJitter, vary_colour
@@ -151,7 +152,7 @@ def seen_ids(ids: ImageArray) -> NDArray[np.bool_]:
     return counts >= LEAST_PIXELS
 
 
-class SyntheticInstanceClips:
+class SyntheticInstanceClips(Dataset[InstanceClip]):
     """Clips composed on the fly, one for every index, a function of seed, split and index alone.
 
     root: of the stills, see `InstancePictures`. image_size: side S of the square frames.
