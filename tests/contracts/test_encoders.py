@@ -15,6 +15,9 @@ from tempomask.models.encoder import Encoder, KeepPlan, Policy, RoutedBlock
 from tempomask.models.hiera import Hiera
 from tempomask.models.hybrid import HybridEncoder
 from tempomask.models.vit import ViT
+from tempomask.routing.budget import FixedBudget, TopK
+from tempomask.routing.predictive import PredictiveRouter, RouterConfig
+from tempomask.routing.recurrent import RecurrentPolicy
 from tempomask.routing.static import StaticPlan
 
 HIERA = HieraConfig(
@@ -41,6 +44,9 @@ ENCODERS: dict[str, Callable[[], Encoder]] = {
 }
 POLICIES: dict[str, Callable[[Encoder], Policy]] = {
     "static": lambda encoder: StaticPlan(sorted(encoder.required_blocks), encoder),
+    "predictive": lambda encoder: RecurrentPolicy(
+        PredictiveRouter(RouterConfig.for_encoder(encoder)), FixedBudget(0.6), TopK()
+    ),
 }
 
 
@@ -128,7 +134,7 @@ def test_the_policy_sees_the_embedding_and_every_block_once(encoder: Encoder) ->
     routed = encoder(image, recorder, masks)
     batch, height, width, channels = recorder.embedding.shape
     assert (batch, channels) == (2, encoder.patch_channels)
-    assert 64 % height == 0 and height == width
+    assert height == width == 64 // encoder.patch_stride
     assert recorder.previous_masks is masks
     assert recorder.applied == list(range(encoder.num_blocks))
     # The two halves of a block are the block.

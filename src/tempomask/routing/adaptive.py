@@ -15,6 +15,8 @@ from dataclasses import dataclass
 MEMORY = 1 / 30
 # Frames that set the scale before the budget moves.
 SETTLING = 3
+# Difficulties spread less than this (they lie in [0, 2]) are no reason to depart from the target.
+LEAST_SPREAD = 0.05
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ class AdaptiveBudget:
         self._frames += 1
         rate = max(MEMORY, 1 / self._frames)
         departure = difficulty - self._mean
-        settled = self._frames > SETTLING and self._variance > 1e-12
-        unusual = departure / math.sqrt(self._variance) if settled else 0.0
+        spread = max(math.sqrt(self._variance), LEAST_SPREAD)
+        unusual = departure / spread if self._frames > SETTLING else 0.0
         self._mean += rate * departure
         self._variance = (1 - rate) * (self._variance + rate * departure**2)
         return unusual
