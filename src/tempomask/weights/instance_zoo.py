@@ -93,7 +93,7 @@ def _dvis(dataset: str) -> InstanceModel:
     info = ModelInfo(
         name=config.name,
         title=f"DVIS++ online R50, {dataset}",
-        parameters=81.0,
+        parameters=71.0,
         image_size=DVIS_SIDE,
         file="",
         repository=DVIS_REPOSITORY,
