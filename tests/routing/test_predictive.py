@@ -20,7 +20,8 @@ from tempomask.routing.predictive import (
     RoutedPlan,
     RouterConfig,
     SamplingPolicy,
-)from tempomask.routing.static import StaticPlan
+)
+from tempomask.routing.static import StaticPlan
 
 CONFIG = RouterConfig(num_blocks=6, channels=8, mask_stride=4, always_on=(0, 5))
 
