@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from tempomask.media.rle import encode_rle
 from tempomask.models.instances.config import (
     InstanceConfig,
     PixelDecoderConfig,
@@ -36,5 +42,58 @@ def instance_config() -> MakeInstanceConfig:
             short_side=64,
             long_side=128,
         )
+
+    return make
+
+
+MakeVideoSet = Callable[..., Path]
+
+
+@pytest.fixture
+def video_set(tmp_path: Path) -> MakeVideoSet:
+    """A maker of small sets in YouTube-VIS format: bright squares that move over dark noise.
+
+    Two videos of five frames of 32 x 48 pixels (height, width); categories 3 "cat" and 7 "dog". In
+    each video a cat is always seen and a dog from the third frame on. `change` edits the content
+    before it is written.
+    """
+
+    def make(change: Callable[[dict[str, Any]], None] | None = None, frames: int = 5) -> Path:
+        content: dict[str, Any] = {
+            "videos": [],
+            "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
+            "annotations": [],
+        }
+        rng = np.random.default_rng(0)
+        for video_id in (1, 2):
+            masks = {3: [], 7: []}
+            names = [f"video{video_id}/{t:05d}.png" for t in range(frames)]
+            (tmp_path / f"JPEGImages/video{video_id}").mkdir(parents=True, exist_ok=True)
+            for t, name in enumerate(names):
+                frame = rng.integers(0, 60, (32, 48, 3), dtype=np.uint8)
+                for category, (top, colour) in {3: (4, 220), 7: (18, 150)}.items():
+                    mask = np.zeros((32, 48), dtype=bool)
+                    mask[top : top + 10, 4 + 3 * t : 16 + 3 * t] = category == 3 or t >= 2
+                    frame[mask] = colour
+                    masks[category].append(mask)
+                Image.fromarray(frame).save(tmp_path / "JPEGImages" / name)
+            size = {"width": 48, "height": 32, "length": frames}
+            content["videos"].append({"id": video_id, "file_names": names, **size})
+            for category, shown in masks.items():
+                content["annotations"].append(
+                    {
+                        "id": len(content["annotations"]) + 1,
+                        "video_id": video_id,
+                        "category_id": category,
+                        "iscrowd": 0,
+                        "segmentations": [encode_rle(m) if m.any() else None for m in shown],
+                        "areas": [int(m.sum()) if m.any() else None for m in shown],
+                    }
+                )
+        if change is not None:
+            change(content)
+        path = tmp_path / "instances.json"
+        path.write_text(json.dumps(content))
+        return path
 
     return make

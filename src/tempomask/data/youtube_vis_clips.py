@@ -125,7 +125,7 @@ def instances_in_view(
     frames: NDArray[np.uint8], masks: NDArray[np.bool_], labels: Sequence[int]
 ) -> InstanceClip:
     """A clip of the instances that some frame shows; masks (T, N, S, S)."""
-    present: NDArray[np.bool_] = masks.any(axis=(2, 3))
+    present = np.asarray(masks.any(axis=(2, 3)))
     kept = present.any(axis=0)
     numbers = np.array(labels, dtype=np.int64)
     return InstanceClip(frames, masks[:, kept], numbers[kept], present[:, kept])
