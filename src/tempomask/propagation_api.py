@@ -15,15 +15,16 @@ from typing import Any
 
 import torch
 
-from tempomask.api import DTypeName, resolve_device, resolve_dtype
+from tempomask.api import DTypeName, Model, Routers, load, resolve_device, resolve_dtype
 from tempomask.errors import InputError
 from tempomask.media.video import Video, open_video
 from tempomask.models.config import SEGMENTERS
 from tempomask.models.encoder import Encoder, Policy
+from tempomask.routing.budget import RuleName
+from tempomask.routing.recurrent import Routing
 from tempomask.tracking.label_propagation import PropagationConfig, PropagationSession
 from tempomask.tracking.propagate import Direction, FrameSource
 from tempomask.types import FrameResult, Prompt, Size
-from tempomask.weights import load_segmenter
 from tempomask.weights.dinov3 import DINOV3_MODELS, load_dinov3
 
 
@@ -33,6 +34,7 @@ def load_propagator(
     short_side: int | None = None,
     device: str = "auto",
     dtype: DTypeName = "auto",
+    adapter: str | Path | None = None,
 ) -> Propagator:
     """Load an encoder by name, ready to propagate masks.
 
@@ -40,30 +42,32 @@ def load_propagator(
         licence; or any model of `load`, of which the image encoder serves.
     checkpoint, device, dtype: as of `load`.
     short_side: of the pictures the encoder sees; None for 960, as published.
+    adapter: as of `load`, for the models that `load` knows; its router then chooses the blocks.
 
     Raises InputError as `load` does.
     """
-    place = resolve_device(device)
-    precision = resolve_dtype(dtype, place)
-    if name in SEGMENTERS:
-        encoder: Encoder = load_segmenter(name, checkpoint).encoder
-    elif name in DINOV3_MODELS:
-        encoder = load_dinov3(name, checkpoint)
-    else:
-        names = [*SEGMENTERS, *DINOV3_MODELS]
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or ["nano"]
-        raise InputError(f"unknown model {name!r}; did you mean {', '.join(near)}?")
     config = PropagationConfig()
     if short_side is not None:
         config = replace(config, short_side=short_side)
-    return Propagator(encoder.to(place), name, config, precision)
+    if name in SEGMENTERS:
+        model = load(name, checkpoint, device=device, dtype=dtype, adapter=adapter)
+        return Propagator(model.segmenter.encoder, name, config, model.dtype, model)
+    if name in DINOV3_MODELS:
+        if adapter is not None:
+            raise InputError(f"adapter {adapter} is for a segmenter; {name} takes none")
+        place = resolve_device(device)
+        precision = resolve_dtype(dtype, place)
+        return Propagator(load_dinov3(name, checkpoint).to(place), name, config, precision)
+    names = [*SEGMENTERS, *DINOV3_MODELS]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or ["nano"]
+    raise InputError(f"unknown model {name!r}; did you mean {', '.join(near)}?")
 
 
 class Propagator:
     """An encoder on a device that propagates masks. It keeps nothing of a video.
 
     config: the settings unless `track` or `session` are given others. dtype: of the encoder's
-    computation; similarities are float32.
+    computation; similarities are float32. model: that the encoder is part of, for its router.
     """
 
     def __init__(
@@ -72,14 +76,29 @@ class Propagator:
         name: str = "encoder",
         config: PropagationConfig | None = None,
         dtype: torch.dtype = torch.float32,
+        model: Model | None = None,
     ) -> None:
         self.encoder = encoder.eval()
-        self.name, self.dtype = name, dtype
+        self.name, self.dtype, self._model = name, dtype, model
         self.config = config or PropagationConfig()
 
     @property
     def device(self) -> torch.device:
         return next(self.encoder.parameters()).device
+
+    @property
+    def routers(self) -> Routers | None:
+        """Of the model's adapter, None without one."""
+        return None if self._model is None else self._model.routers
+
+    def policy(self, router: str = "auto", routing: Routing | None = None) -> Policy | None:
+        """As of `Model.policy`. Encoders without a model have no router; pass a policy instead."""
+        if self._model is not None:
+            return self._model.policy(router, routing)
+        wishes = replace(routing or Routing(), count_waiting=True)
+        if router not in ("auto", "none") or wishes != Routing():
+            raise InputError(f"{self.name} has no router; leave router, budget, rule and fps out")
+        return None
 
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -96,15 +115,23 @@ class Propagator:
         reverse: bool = False,
         size: Size | None = None,
         policy: Policy | None = None,
+        router: str = "auto",
+        budget: float | None = None,
+        rule: RuleName = "top-k",
+        fps: float | None = None,
+        adaptive: bool = False,
         **options: Any,
     ) -> PropagationSession:
         """A live session: `session.prompt(mask=...)`, then `session.step(frame)` for every frame.
 
         num_frames is not needed and only taken so that models and propagators can stand in for each
-        other. options: fields of `PropagationConfig`, for instance radius=20. The other arguments
-        are those of `PropagationSession`.
+        other. options: fields of `PropagationConfig`, for instance radius=20. router to adaptive:
+        as of `Model.track`. The other arguments are those of `PropagationSession`.
         """
         del num_frames
+        if policy is None:
+            wishes = Routing(budget, rule, fps=fps, adaptive=adaptive, count_waiting=False)
+            policy = self.policy(router, wishes)
         return PropagationSession(
             self.encoder,
             self._configured(options),
@@ -130,7 +157,8 @@ class Propagator:
 
         source: as of `Model.track`. prompts: masks, all on the frame where propagation starts.
         direction: "forward" to before `end` (default: the last frame and all) or "backward" down to
-        `end` (default 0). start may be left out. options: fields of `PropagationConfig`.
+        `end` (default 0). start may be left out. policy, options: as of `session`, with router to
+        adaptive among the options.
 
         Bad input raises InputError at once, before the first frame is asked for.
         """

@@ -50,13 +50,14 @@ def test_python_dash_m_works() -> None:
 
 
 def test_models_lists_every_model(run: Run) -> None:
+    from tempomask.weights.dinov3 import DINOV3_MODELS
     from tempomask.weights.zoo import MODELS
 
     code, out, _ = run("models")
     assert code == 0
     assert all(name in out for name in MODELS)
     rows = json.loads(run("models", "--json")[1])
-    assert [row["name"] for row in rows] == list(MODELS)
+    assert [row["name"] for row in rows] == [*MODELS, *DINOV3_MODELS]
     assert {"parameters_millions", "image_size", "source", "licence", "path"} <= set(rows[0])
 
 

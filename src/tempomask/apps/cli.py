@@ -1,4 +1,4 @@
-"""The command line: `tempomask track`, `eval`, `demo`, `models`, `train`, `adapt`, `calibrate`.
+"""The command line: `tempomask track`, `propagate`, `eval`, `demo`, `models`, `train` ...
 
 Exit codes: 0 done, 2 bad input (one line on stderr), 130 stopped with Ctrl-C.
 """
@@ -19,6 +19,7 @@ from tempomask.apps.demo import demo
 from tempomask.apps.evaluate_boxes import boxes
 from tempomask.apps.models import models
 from tempomask.apps.prompt_options import OrderedCommand
+from tempomask.apps.propagate import propagate
 from tempomask.apps.track import track
 from tempomask.apps.train import train
 from tempomask.errors import InputError
@@ -33,6 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(cls=OrderedCommand)(track)
+app.command()(propagate)
 evaluate.app.command()(boxes)
 app.add_typer(evaluate.app, name="eval")
 app.command()(demo)

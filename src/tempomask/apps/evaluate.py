@@ -58,6 +58,14 @@ def davis(
         str | None,
         typer.Option(help="Folder of the pictures, such as 480p.", show_default=False),
     ] = None,
+    propagator: Annotated[
+        str | None,
+        typer.Option(
+            help="Propagate the first masks over this model's features instead of tracking:"
+            " dinov3-vits16, nano ... --image-size is then the short side.",
+            show_default=False,
+        ),
+    ] = None,
     masks: Annotated[
         Path | None,
         typer.Option(
@@ -100,12 +108,18 @@ def davis(
             summary = evaluate_masks(root, masks, progress=bars.show, **wanted)
     else:
         from tempomask.api import DTypeName, load
+        from tempomask.propagation_api import load_propagator
 
+        precision = cast(DTypeName, dtype)
         with console.waiting("loading the model"):
-            loaded = load(model, checkpoint, image_size, device, cast(DTypeName, dtype))
+            if propagator is None:
+                loaded = load(model, checkpoint, image_size, device, precision)
+            else:
+                loaded = load_propagator(propagator, checkpoint, image_size, device, precision)
+        # Propagation has neither; what else is given, it refuses by name.
+        sets = {"preset": preset, "compatibility": compatibility} if propagator is None else {}
         options = choices.chosen(
-            preset=preset,
-            compatibility=compatibility,
+            **sets,
             memory=memory,
             fill_holes=fill_holes,
             non_overlapping=non_overlapping,

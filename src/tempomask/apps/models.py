@@ -15,6 +15,7 @@ def models(
     ] = False,
 ) -> None:
     """List every model: size, resolution, source, licence, and whether it is on this machine."""
+    from tempomask.weights.dinov3 import DINOV3_MODELS
     from tempomask.weights.zoo import MODELS
 
     rows = [
@@ -27,7 +28,7 @@ def models(
             "url": info.url or None,
             "path": None if (path := info.path()) is None else str(path),
         }
-        for info in MODELS.values()
+        for info in (*MODELS.values(), *DINOV3_MODELS.values())
     ]
     if as_json:
         console.print_json(rows)

@@ -24,6 +24,7 @@ from tempomask.media.writers import FORMATS, JOURNAL, ResultWriter
 if TYPE_CHECKING:
     from tempomask.api import Model
     from tempomask.media.video import Video
+    from tempomask.propagation_api import Propagator
     from tempomask.types import FrameResult, Prompt
 
 CHART, BLOCKS = "chart", "blocks"
@@ -54,7 +55,9 @@ class Request:
             raise InputError(f"{video.name} cannot be read again, so its run cannot be resumed")
 
 
-def follow(request: Request, video: Video, model: Model) -> tuple[dict[str, Any], dict[str, Path]]:
+def follow(
+    request: Request, video: Video, model: Model | Propagator
+) -> tuple[dict[str, Any], dict[str, Path]]:
     """Track and write as asked for; the report, and the files by format."""
     span = request.direction, request.start, request.end
     bar = FrameBar(frames_to_read(video.num_frames, request.prompts, *span))
@@ -92,7 +95,7 @@ def follow(request: Request, video: Video, model: Model) -> tuple[dict[str, Any]
     return report, files
 
 
-def _settings(request: Request, model: Model) -> dict[str, Any]:
+def _settings(request: Request, model: Model | Propagator) -> dict[str, Any]:
     """What must be the same for a run to be resumed."""
     prompts = hashlib.sha256()
     for prompt in request.prompts:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,8 @@ from tempomask.media.atomic import make_folder, write_errors
 from tempomask.media.masks import read_mask, write_label_png
 from tempomask.metrics.region_boundary import RegionBoundary
 from tempomask.models.encoder import Policy
+from tempomask.propagation_api import Propagator
+from tempomask.tracking.session import Session
 from tempomask.types import FrameResult
 
 __all__ = ["EvaluationSummary", "Progress", "SequenceScore", "evaluate", "evaluate_masks"]
@@ -43,7 +45,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def evaluate(
-    model: Model,
+    model: Model | Propagator,
     root: str | Path,
     *,
     split: str | None = None,
@@ -58,6 +60,7 @@ def evaluate(
 ) -> EvaluationSummary:
     """Track every sequence of a DAVIS root from its first frame and score it.
 
+    model: that tracks, or a propagator, which takes masks only.
     split, sequences, single_object, resolution: as of `Davis`.
     out: folder for masks/SEQ/NNNNN.png (label maps, where objects overlap the highest logit wins),
         results.csv (up to date after each sequence) and summary.json; None writes nothing.
@@ -152,7 +155,7 @@ class _SequenceRun:
 
     def __init__(
         self,
-        model: Model,
+        model: Model | Propagator,
         sequence: DavisSequence,
         prompt: PromptKind,
         policy: Policy | None,
@@ -201,7 +204,10 @@ class _SequenceRun:
         return labels
 
     def _corrected(self, result: FrameResult) -> FrameResult:
-        return add_error_clicks(self.session, result, self.first, self.further_clicks)
+        # Propagators take no clicks: they refuse the first one.
+        return add_error_clicks(
+            cast(Session, self.session), result, self.first, self.further_clicks
+        )
 
 
 def _check_scorable(dataset: Davis) -> None:

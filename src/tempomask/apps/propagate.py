@@ -1,0 +1,174 @@
+"""`tempomask propagate`: masks of one frame flow through a video by the similarity of patches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from tempomask.apps import choices, console
+from tempomask.apps.prompt_options import mask_prompts
+from tempomask.apps.track import default_folder
+from tempomask.errors import InputError
+
+if TYPE_CHECKING:
+    from tempomask.api import DTypeName
+    from tempomask.apps.resume import Direction
+    from tempomask.types import Prompt
+
+_PROPAGATION = "Propagation"
+
+
+def propagate(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Video file, folder of pictures, stream URL, or a number for a camera.",
+            show_default=False,
+        ),
+    ],
+    *,
+    mask: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PNG",
+            help="Mask on the first frame: a picture with several ids starts one object for each,"
+            " plain masks are objects 1, 2 ... in the order given.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="dinov3-vits16 or a larger one, or any of `tempomask models`, by its encoder.",
+        ),
+    ] = "nano",
+    checkpoint: choices.Checkpoint = None,
+    device: choices.Device = "auto",
+    dtype: choices.DType = "auto",
+    short_side: Annotated[
+        int | None,
+        typer.Option(
+            help="Of the pictures the encoder sees, in pixels. Default: 960.",
+            rich_help_panel=_PROPAGATION,
+            show_default=False,
+        ),
+    ] = None,
+    context_frames: Annotated[
+        int | None,
+        typer.Option(
+            help="Last frames compared with, besides the first. Default: 7.",
+            rich_help_panel=_PROPAGATION,
+            show_default=False,
+        ),
+    ] = None,
+    radius: Annotated[
+        float | None,
+        typer.Option(
+            help="Of the neighbourhood that labels come from, in patches. Default: 12.",
+            rich_help_panel=_PROPAGATION,
+            show_default=False,
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            help="Patches that give their labels. Default: 5.",
+            rich_help_panel=_PROPAGATION,
+            show_default=False,
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            help="Of the softmax over their similarities. Default: 0.2.",
+            rich_help_panel=_PROPAGATION,
+            show_default=False,
+        ),
+    ] = None,
+    adapter: choices.Adapter = None,
+    router: choices.Router = "auto",
+    budget: choices.Budget = None,
+    rule: choices.RuleOption = "top-k",
+    frame: Annotated[int, typer.Option(help="Frame of the masks.")] = 0,
+    end: Annotated[
+        int | None,
+        typer.Option(
+            help="Frame to stop before; backward, the last one reached.", show_default=False
+        ),
+    ] = None,
+    direction: Annotated[str, typer.Option(help="forward or backward.")] = "forward",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the results. Default: NAME-tracked.", show_default=False),
+    ] = None,
+    save: Annotated[
+        str, typer.Option(help="Any of masks, objects, overlay, rle, npz, boxes, chart, blocks.")
+    ] = "masks,overlay",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run in the same folder.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
+    ] = False,
+) -> None:
+    """Propagate masks through SOURCE without any training, as DINOv3's published tracking does.
+
+    tempomask propagate dog.mp4 --mask first.png --model dinov3-vits16
+
+    Ctrl-C stops after the frame at hand and keeps what is finished; the exit code is then 130.
+    """
+    prompts = masks_at(frame, mask or [])
+    if direction not in ("forward", "backward"):
+        raise InputError(f"--direction must be forward or backward, got {direction!r}")
+    options = choices.chosen(
+        context_frames=context_frames, radius=radius, top_k=top_k, temperature=temperature
+    )
+    routing = choices.routing_options(router, budget, rule, None, False)
+    with console.waiting("starting"):
+        from tempomask.apps.tracking_run import Request, follow, print_report
+        from tempomask.media.video import open_video
+        from tempomask.propagation_api import load_propagator
+
+    request = Request(
+        source=source,
+        prompts=prompts,
+        direction=cast("Direction", direction),
+        start=None,
+        end=end,
+        options={**options, **routing},
+        out=out or default_folder(source),
+        save=frozenset(name.strip() for name in save.split(",") if name.strip()),
+        resume=resume,
+    )
+    with open_video(source) as video:
+        request.check(video)
+        with console.waiting("loading the model"):
+            wanted = choices.adapter_for(adapter, model, checkpoint, routing)
+            precision = cast("DTypeName", dtype)
+            loaded = load_propagator(model, checkpoint, short_side, device, precision, wanted)
+        report, files = follow(request, video, loaded)
+    if as_json:
+        console.print_json({**report, "files": {name: str(path) for name, path in files.items()}})
+    else:
+        print_report(report, files)
+    if report["interrupted"]:
+        raise typer.Exit(console.INTERRUPTED)
+
+
+def masks_at(frame: int, paths: list[Path]) -> list[Prompt]:
+    """The objects of mask pictures as prompts on a frame; InputError if two have the same id."""
+    if not paths:
+        raise InputError("no mask given; say where the objects are on the first frame with --mask")
+    prompts = [prompt for n, path in enumerate(paths, 1) for prompt in mask_prompts(path, frame, n)]
+    ids = [prompt.object_id for prompt in prompts]
+    for object_id in ids:
+        if ids.count(object_id) > 1:
+            raise InputError(
+                f"object {object_id} has two masks; use pictures with ids of their own"
+            )
+    return prompts
