@@ -13,16 +13,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tempomask.errors import InputError
-from tempomask.media.atomic import replacing, write_errors
 from tempomask.media.journal import FrameRecord
 from tempomask.media.overlay import object_color
+from tempomask.reports.canvas import INK, RAN, SKIPPED, figure_of, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-_INK, _RAN, _SKIPPED = "#30343b", "#2f6fb2", "#e3e8ee"
-_WIDTH = 10.0
 # More lines than this are a tangle; the rest is left out of the legend.
 _LEGEND = 10
 
@@ -34,11 +31,11 @@ def save_block_chart(path: str | Path, indices: Sequence[int], blocks: ArrayLike
     or if the file cannot be written.
     """
     ran = _checked(indices, blocks)
-    figure = _figure(1.2 + 0.12 * ran.shape[1])
+    figure = figure_of(1.2 + 0.12 * ran.shape[1])
     axes = figure.subplots()
     _draw_blocks(axes, np.asarray(indices), ran)
     axes.set_xlabel("frame")
-    _save(figure, path)
+    save(figure, path)
 
 
 def save_run_chart(
@@ -52,7 +49,7 @@ def save_run_chart(
     listed = list(records)
     indices = [record.index for record in listed]
     ran = _checked(indices, [record.blocks for record in listed])
-    figure = _figure(4.6 + 0.12 * ran.shape[1])
+    figure = figure_of(4.6 + 0.12 * ran.shape[1])
     heights = [0.6 + 0.12 * ran.shape[1], 1.7, 1.7]
     blocks, scores, areas = figure.subplots(3, 1, sharex=True, height_ratios=heights)
     _draw_blocks(blocks, np.asarray(indices), ran)
@@ -72,7 +69,7 @@ def save_run_chart(
         _draw_line(scores, frames, 0.5 * (1 + np.tanh(logits / 2)), label, color)
         _draw_line(areas, frames, 100 * shares, label, color)
     _finish_lines(scores, areas)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _checked(indices: Sequence[int], blocks: ArrayLike) -> NDArray[np.bool_]:
@@ -89,13 +86,6 @@ def _checked(indices: Sequence[int], blocks: ArrayLike) -> NDArray[np.bool_]:
     return ran
 
 
-def _figure(height: float) -> Figure:
-    """A figure of its own, so that charts can be drawn in any thread and no state is left."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(_WIDTH, height), dpi=120, layout="constrained")
-
-
 def _draw_blocks(axes: Axes, indices: NDArray[np.integer[Any]], ran: NDArray[np.bool_]) -> None:
     from matplotlib.colors import ListedColormap
 
@@ -105,7 +95,7 @@ def _draw_blocks(axes: Axes, indices: NDArray[np.integer[Any]], ran: NDArray[np.
     picture[:, indices - first] = ran.T
     axes.imshow(
         picture,
-        cmap=ListedColormap([_SKIPPED, _RAN]),
+        cmap=ListedColormap([SKIPPED, RAN]),
         vmin=0,
         vmax=1,
         aspect="auto",
@@ -118,7 +108,7 @@ def _draw_blocks(axes: Axes, indices: NDArray[np.integer[Any]], ran: NDArray[np.
     axes.set_ylabel("encoder block")
     axes.set_yticks(range(0, count, max(1, count // 8)))
     share = f"{ran.mean():.0%}" if ran.size else "none"
-    _style(axes, f"Encoder blocks that ran: {share} of {count} blocks over {len(indices)} frames")
+    style(axes, f"Encoder blocks that ran: {share} of {count} blocks over {len(indices)} frames")
 
 
 def _draw_line(
@@ -138,13 +128,13 @@ def _draw_line(
 
 def _finish_lines(scores: Axes, areas: Axes) -> None:
     scores.set_ylim(-0.04, 1.04)
-    scores.axhline(0.5, color=_INK, linewidth=0.8, linestyle=":")
+    scores.axhline(0.5, color=INK, linewidth=0.8, linestyle=":")
     scores.set_ylabel("probability")
-    _style(scores, "Object is present")
+    style(scores, "Object is present")
     areas.set_ylim(bottom=0)
     areas.set_ylabel("% of picture")
     areas.set_xlabel("frame")
-    _style(areas, "Area of the mask")
+    style(areas, "Area of the mask")
     handles, labels = scores.get_legend_handles_labels()
     if handles:
         more = "" if len(handles) <= _LEGEND else f"object (first {_LEGEND} of {len(handles)})"
@@ -158,18 +148,3 @@ def _finish_lines(scores: Axes, areas: Axes) -> None:
             fontsize=8,
             title_fontsize=8,
         )
-
-
-def _style(axes: Axes, title: str) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_title(title, loc="left", fontsize=10, color=_INK)
-    axes.tick_params(labelsize=8, colors=_INK)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _save(figure: Figure, path: str | Path) -> None:
-    with write_errors(path), replacing(path) as part:
-        figure.savefig(part, format="png", facecolor="white")

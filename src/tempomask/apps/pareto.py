@@ -1,0 +1,165 @@
+"""`tempomask pareto`: every method at every ratio, trained and scored, as a table and a figure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tempomask.apps import choices, console
+from tempomask.errors import InputError
+
+if TYPE_CHECKING:
+    from tempomask.evaluation.pareto import Point, PointResult
+
+_TRAINING = "Training"
+
+
+def pareto(
+    *,
+    data: Annotated[
+        Path,
+        typer.Option(help="Folder to train on, as for `tempomask adapt`.", show_default=False),
+    ],
+    evaluation: Annotated[
+        Path, typer.Option(help="Folder in the DAVIS layout to score on.", show_default=False)
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for the points, the table and the figure; a stopped run goes on in it.",
+            show_default=False,
+        ),
+    ],
+    model: choices.ModelName = None,
+    checkpoint: choices.Checkpoint = None,
+    image_size: choices.ImageSize = None,
+    device: choices.Device = "auto",
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="Of rds, pbd, dyt, adavit, slim, static-a, static-b. Default: all.",
+            show_default=False,
+        ),
+    ] = None,
+    budgets: Annotated[
+        str, typer.Option(metavar="A,B", help="Ratios.")
+    ] = "0.9,0.8,0.7,0.6,0.5,0.4",
+    seeds: Annotated[str, typer.Option(metavar="A,B", help="Seeds of training.")] = "1",
+    sequences: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Score on these only.", show_default=False),
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(min=2, help="Optimiser steps a point.", rich_help_panel=_TRAINING)
+    ] = 1000,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Clips a step.", rich_help_panel=_TRAINING)
+    ] = 4,
+    num_frames: Annotated[
+        int, typer.Option(min=2, help="Frames a clip.", rich_help_panel=_TRAINING)
+    ] = 4,
+    workers: Annotated[
+        int,
+        typer.Option(min=0, help="Processes that prepare clips.", rich_help_panel=_TRAINING),
+    ] = 1,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Train nothing; sum up what is done.")
+    ] = False,
+) -> None:
+    """Compare RDS with static plans, PBD, SlimSAM, AdaViT and DyT at every ratio.
+
+    tempomask pareto --data DATA --evaluation DAVIS --out pareto --seeds 1,2,3
+
+    Each point is trained by the same loop, loaded as an adapter, and scored once; run the same
+    command again to go on after a stop, or with more methods, ratios and seeds.
+    """
+    for name, folder in (("data", data), ("evaluation", evaluation)):
+        if not folder.is_dir():
+            raise InputError(f"--{name} {folder} is not a folder")
+    with console.waiting("starting") as status:
+        from tempomask.evaluation.pareto import METHODS, Comparison, ComparisonConfig
+
+        config = ComparisonConfig(
+            model=model,
+            checkpoint=checkpoint,
+            image_size=image_size,
+            methods=METHODS if methods is None else tuple(_listed("methods", methods)),
+            budgets=tuple(_numbers("budgets", budgets, float)),
+            seeds=tuple(_numbers("seeds", seeds, int)),
+            steps=steps,
+            batch_size=batch_size,
+            num_frames=num_frames,
+        )
+
+        def show(point: Point, number: int, count: int, what: str) -> None:
+            status.stop()
+            console.note(f"[{number}/{count}] {what} {point.name}")
+
+        comparison = Comparison(
+            config,
+            data,
+            evaluation,
+            out,
+            sequences=None if sequences is None else _listed("sequences", sequences),
+            device=device,
+            workers=workers,
+            progress=show,
+        )
+    write_comparison(out, comparison.finished() if summary else comparison.run())
+
+
+def write_comparison(out: Path, results: list[PointResult]) -> None:
+    """pareto.json, pareto.md and pareto.png, and the table on stdout."""
+    from tempomask.evaluation.pareto_summary import markdown_table, rows_of, summarise_comparison
+    from tempomask.media.atomic import replacing, write_errors
+    from tempomask.reports.pareto_figures import save_pareto_chart
+
+    if not results:
+        raise InputError(f"{out} has no finished point; run without --summary")
+    found, rows = summarise_comparison(results), rows_of(results)
+    texts = {"pareto.json": json.dumps(found, indent=2) + "\n", "pareto.md": markdown_table(rows)}
+    for name, text in texts.items():
+        with write_errors(out / name), replacing(out / name) as part:
+            part.write_text(text)
+    save_pareto_chart(out / "pareto.png", rows)
+    table = console.table("method", ">ratio", ">J&F", ">GMACs", ">FPS", ">trained")
+    for row in rows:
+        table.add_row(
+            row.method,
+            f"{row.budget:g}",
+            f"{sum(row.seeds) / len(row.seeds):.1f}",
+            f"{row.macs / 1e9:.2f}",
+            f"{row.fps:.1f}",
+            f"{row.trained_share:.1%}",
+        )
+    console.out.print(table)
+    for claim in found["claims"]:
+        console.out.print(_claim_line(claim))
+    console.out.print(f"written: {out / 'pareto.json'}, pareto.md, pareto.png")
+
+
+def _claim_line(claim: dict[str, Any]) -> str:
+    measured = claim["measured"]
+    if measured is None:
+        return f"RDS {claim['claim']}: not measured"
+    value = f"{measured['mean']:+.2f}" if "low" in measured else f"{measured['mean']:.1%}"
+    spread = f" ({measured['low']:+.2f} to {measured['high']:+.2f})" if "low" in measured else ""
+    return f"RDS {claim['claim']}: {'yes' if claim['seen'] else 'no'}, {value}{spread}"
+
+
+def _listed(option: str, text: str) -> list[str]:
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        raise InputError(f"--{option} is empty; leave it out, or give names with commas between")
+    return names
+
+
+def _numbers(option: str, text: str, kind: type[float] | type[int]) -> list[Any]:
+    try:
+        return [kind(part) for part in _listed(option, text)]
+    except ValueError:
+        raise InputError(f"--{option} {text!r} is no list of numbers, such as 1,2,3") from None

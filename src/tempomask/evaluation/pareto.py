@@ -1,0 +1,347 @@
+"""Every method at every ratio: trained, evaluated, and compared (RDS, Table 9 and Figure 4).
+
+A point is one method at one ratio and seed. It is trained, exported as an adapter, loaded as a user
+would load it, and scored; its result is then kept in `points/NAME/point.json`, and never computed
+again: a stopped comparison goes on where it was, within a training too.
+
+What every method measures on the untrained network (importances, PBD's drops) is measured once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tempomask.adaptation.adapter_file import base_sample
+from tempomask.adaptation.drop import PBD, DropConfig
+from tempomask.adaptation.method import ClipOutputs, Export, Measure, Method, Prepared, Replay
+from tempomask.adaptation.methods import build_method
+from tempomask.adaptation.rds import AdapterConfig, RDSConfig
+from tempomask.adaptation.slim import SlimSAM
+from tempomask.api import Model, load
+from tempomask.data.davis import Davis
+from tempomask.errors import InputError
+from tempomask.evaluation.davis import evaluate
+from tempomask.media.atomic import make_folder, replacing, write_errors
+from tempomask.metrics.flops import EncoderMeter, frame_cost
+from tempomask.models.segmenter import Segmenter
+from tempomask.training.adapt import AdaptRecipe, start_adaptation
+from tempomask.types import Prompt
+from tempomask.weights import load_segmenter
+
+# As in the paper's Table 9; SlimSAM's ratios there are ninths, ours are the same as for the others.
+BUDGETS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+METHODS = ("rds", "pbd", "dyt", "adavit", "slim", "static-a", "static-b")
+# Untrained, and trained as long with all blocks: what the others are compared with.
+REFERENCES = ("base", "full")
+# Of so many frames one is counted; so many are timed, after so many that warm up.
+COUNT_EVERY, TIMED_FRAMES, WARM_UP = 8, 32, 9
+
+
+@dataclass(frozen=True)
+class ComparisonConfig:
+    """What is compared, and how long each method trains.
+
+    model, checkpoint: the network that all start from. image_size: to train and evaluate at, the
+    model's own if None. adapters: LoRA's settings for every method but SlimSAM.
+    """
+
+    model: str | None = None
+    checkpoint: str | None = None
+    image_size: int | None = None
+    methods: tuple[str, ...] = METHODS
+    budgets: tuple[float, ...] = BUDGETS
+    seeds: tuple[int, ...] = (1,)
+    steps: int = 1000
+    batch_size: int = 4
+    num_frames: int = 4
+    adapters: AdapterConfig = field(default_factory=AdapterConfig)
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.methods if name not in METHODS]
+        if unknown:
+            raise InputError(f"unknown method {unknown[0]!r}; choose from {', '.join(METHODS)}")
+        if not self.seeds or not self.budgets:
+            raise InputError("a comparison needs at least one budget and one seed")
+        for budget in self.budgets:
+            if not 0 < budget <= 1:
+                raise InputError(f"budget {budget:g} must be more than 0 and at most 1")
+
+
+@dataclass(frozen=True, order=True)
+class Point:
+    """One method at one budget (share of blocks, of tokens for DyT) and seed."""
+
+    method: str
+    budget: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-{self.budget:g}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class PointResult:
+    """What came out of a point.
+
+    mean, region, boundary: J&F, J and F in percent. per_sequence: J&F of each. macs, published: of
+    the encoder and what routes it, mean over frames, in multiply-adds, with and without attention's
+    products. fps: of whole frames. trained: parameters. blocks_run: mean share.
+    """
+
+    point: Point
+    mean: float
+    region: float
+    boundary: float
+    per_sequence: dict[str, float]
+    macs: int
+    published: int
+    fps: float
+    trained: int
+    parameters: int
+    blocks_run: float | None
+    training_seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> PointResult:
+        return PointResult(**{**values, "point": Point(**values["point"])})
+
+
+# Called with the point, its number, how many there are, and what is being done.
+Progress = Callable[[Point, int, int, str], None]
+
+
+class Comparison:
+    """All points of a configuration, in a folder.
+
+    data: to train on, see `training.adaptation_data`. evaluation: a DAVIS root to score on.
+    Raises InputError if the folder holds a comparison of other weights or other settings.
+    """
+
+    def __init__(
+        self,
+        config: ComparisonConfig,
+        data: Path,
+        evaluation: Path,
+        out: Path,
+        *,
+        sequences: Sequence[str] | None = None,
+        device: str = "auto",
+        workers: int = 1,
+        progress: Progress | None = None,
+    ) -> None:
+        self.config, self.data, self.evaluation = config, data, evaluation
+        self.sequences, self.device, self.workers = sequences, device, workers
+        self.out, self._progress = make_folder(out), progress
+        Davis(evaluation, None, sequences)  # refuses what cannot be scored before anything trains
+        self.base = self._load_base()
+        self._check_folder()
+
+    def _load_base(self) -> Segmenter:
+        config = self.config
+        return load_segmenter(config.model, config.checkpoint, config.image_size)
+
+    def _check_folder(self) -> None:
+        """A folder belongs to one network and one length of training."""
+        config = self.config
+        description = {
+            "model": self.base.config.name,
+            "image_size": self.base.config.image_size,
+            "steps": config.steps,
+            "batch_size": config.batch_size,
+            "num_frames": config.num_frames,
+            "adapters": asdict(config.adapters),
+            "sequences": None if self.sequences is None else sorted(self.sequences),
+            "weights": [round(x, 5) for x in base_sample(self.base).flatten().tolist()[:64]],
+        }
+        path = self.out / "comparison.json"
+        if path.exists():
+            saved = json.loads(path.read_text())
+            for name, value in description.items():
+                if saved.get(name) != value:
+                    raise InputError(
+                        f"{self.out} holds a comparison with other {name}; choose another folder,"
+                        " or the settings it was begun with"
+                    )
+        _write_json(path, description)
+
+    @property
+    def points(self) -> list[Point]:
+        """References first, then method by method, each from the largest budget down."""
+        budgets = sorted(self.config.budgets, reverse=True)
+        found = [Point("base", 1.0, self.config.seeds[0])]
+        for seed in self.config.seeds:
+            found.append(Point("full", 1.0, seed))
+            found += [Point(method, b, seed) for method in self.config.methods for b in budgets]
+        return found
+
+    def finished(self) -> list[PointResult]:
+        """The points that are done, also those of earlier configurations of this folder."""
+        paths = sorted((self.out / "points").glob("*/point.json"))
+        return [PointResult.from_dict(json.loads(path.read_text())) for path in paths]
+
+    def run(self) -> list[PointResult]:
+        """Train and score what is not done yet; returns everything."""
+        points = self.points
+        for number, point in enumerate(points, start=1):
+            path = self._folder(point) / "point.json"
+            if not path.exists():
+                seconds = 0.0
+                if point.method != "base":
+                    self._say(point, number, len(points), "training")
+                    seconds = self._train(point)
+                self._say(point, number, len(points), "scoring")
+                _write_json(path, self._score(point, seconds).to_dict())
+        return self.finished()
+
+    def _say(self, point: Point, number: int, count: int, what: str) -> None:
+        if self._progress is not None:
+            self._progress(point, number, count, what)
+
+    def _folder(self, point: Point) -> Path:
+        return self.out / "points" / point.name
+
+    def _train(self, point: Point) -> float:
+        """Train and export a point; returns the seconds, of this run of the program."""
+        started, config, folder = time.perf_counter(), self.config, self._folder(point)
+        method = WithKnown(self._method(point), self.out / "measured.json")
+        segmenter = self._load_base()
+        recipe = AdaptRecipe(
+            model=segmenter.config.name,
+            method=point.method,
+            settings={"budget": point.budget, "adapters": asdict(config.adapters)},
+            image_size=segmenter.config.image_size,
+            steps=config.steps,
+            batch_size=config.batch_size,
+            num_frames=config.num_frames,
+            warmup_steps=min(50, max(1, config.steps // 10)),
+            decay_steps=max(1, config.steps * 3 // 10),
+            seed=point.seed,
+            validate_every=config.steps,
+        )
+        run = start_adaptation(segmenter, self.data, folder, method, recipe, None, self.workers)
+        if run.step < config.steps:
+            run.run()
+        run.export()
+        trained = {"trained": run.trained_parameters}
+        _write_json(folder / "training" / "parameters.json", trained)
+        return time.perf_counter() - started
+
+    def _method(self, point: Point) -> Method:
+        config, budget = self.config, point.budget
+        adapters = AdapterConfig(**{**asdict(config.adapters), "seed": point.seed})
+        if point.method == "pbd":
+            known = read_known(self.out / "measured.json").get("dropped", ())
+            return PBD(DropConfig(budget, adapters=adapters), known=known)
+        return build_method(point.method, RDSConfig(budget, adapters=adapters), None, config.steps)
+
+    def _score(self, point: Point, seconds: float) -> PointResult:
+        config, folder = self.config, self._folder(point)
+        adapter = None if point.method == "base" else folder
+        model = load(
+            config.model, config.checkpoint, config.image_size, self.device, adapter=adapter
+        )
+        meter = EncoderMeter(model.segmenter.encoder, COUNT_EVERY)
+        with meter.attached():
+            summary = evaluate(model, self.evaluation, sequences=self.sequences)
+        trained = 0
+        if point.method != "base":
+            trained = json.loads((folder / "training" / "parameters.json").read_text())["trained"]
+        neck = frame_cost(model.segmenter).neck
+        counted = meter.mean + neck
+        return PointResult(
+            point=point,
+            mean=summary.mean,
+            region=summary.region,
+            boundary=summary.boundary,
+            per_sequence=summary.per_sequence,
+            macs=counted.total,
+            published=counted.published,
+            fps=frames_per_second(model, self.evaluation, self.sequences),
+            trained=trained,
+            parameters=sum(p.numel() for p in model.segmenter.parameters()),
+            blocks_run=summary.blocks_run,
+            training_seconds=round(seconds, 1),
+        )
+
+
+def frames_per_second(
+    model: Model, root: Path, sequences: Sequence[str] | None = None, rounds: int = 2
+) -> float:
+    """Frames a second of the longest sequence, its first object from its mask; the best round.
+
+    Decoding is left out, and the first frames, before the memories are full, are not counted.
+    """
+    dataset = list(Davis(root, None, sequences))
+    sequence = max(dataset, key=len)
+    frames = list(islice(sequence.frames(), WARM_UP + TIMED_FRAMES))
+    mask = sequence.label_map(0) == sequence.object_ids[0]
+    best = 0.0
+    for _ in range(rounds):
+        session = model.session(num_frames=len(frames), size=sequence.size)
+        session.add(Prompt(frame=0, object_id=1, mask=mask))
+        times = []
+        for frame in frames:
+            started = time.perf_counter()
+            session.step(frame).masks  # noqa: B018  (computed when asked for)
+            times.append(time.perf_counter() - started)
+        timed = times[min(WARM_UP, len(times) - 1) :]
+        best = max(best, 1.0 / float(np.median(timed)))
+    return round(best, 3)
+
+
+class WithKnown:
+    """A method that takes from a file what an earlier point has measured on the same network."""
+
+    def __init__(self, method: Method, path: Path) -> None:
+        self.method, self.path, self.name = method, path, method.name
+
+    def prepare(
+        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
+    ) -> Prepared:
+        """Prepare as resumed with the known importances, if there are any."""
+        known = read_known(self.path)
+        if state is None and not isinstance(self.method, PBD | SlimSAM) and "importance" in known:
+            state = {"importance": known["importance"]}
+        prepared = self.method.prepare(segmenter, measure, state)
+        now = self.method.state()
+        for name in ("importance", "dropped"):
+            if len(now.get(name, ())) > len(known.get(name, ())):
+                known[name] = now[name]
+        _write_json(self.path, known)
+        return prepared
+
+    def on_step(self, step: int) -> Prepared | None:
+        return self.method.on_step(step)
+
+    def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> torch.Tensor | None:
+        return self.method.extra_loss(outputs, replay, step)
+
+    def state(self) -> dict[str, Any]:
+        return self.method.state()
+
+    def export(self) -> Export:
+        return self.method.export()
+
+
+def read_known(path: Path) -> dict[str, Any]:
+    """What was measured on the untrained network so far."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    make_folder(path.parent)
+    with write_errors(path), replacing(path) as part:
+        part.write_text(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,184 @@
+"""Figures of routing: which blocks run when, how often, on which pictures, and how sure of it.
+
+As the supplement of RDS shows it: per-budget rates (Figure 10), frames with the blocks that ran
+(Figure 13), rates over a video (Figure 14).
+
+T frames, L encoder blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tempomask.errors import InputError
+from tempomask.media.overlay import object_color
+from tempomask.reports.canvas import INK, RAN, SKIPPED, figure_of, save, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+
+# Blocks that always run are drawn darker than those that a router chose.
+ALWAYS = "#17406d"
+# Weight of the mask's colour over the picture.
+TINT = 0.55
+STRIP_WIDTH = 1.6  # inches a picture
+
+
+def save_activation_profiles(
+    path: str | Path, videos: Mapping[str, ArrayLike], always_on: Sequence[int] = ()
+) -> None:
+    """Share of frames on which each block ran, one row of bars for each video.
+
+    videos: name to bool (T, L); always_on: blocks to draw darker. Raises InputError for no videos,
+    for videos of different numbers of blocks, and if the file cannot be written.
+    """
+    rates = {name: _rates(blocks) for name, blocks in videos.items()}
+    count = _one_length(rates.values())
+    figure = figure_of(0.6 + 1.3 * len(rates))
+    rows = figure.subplots(len(rates), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    colors = [ALWAYS if index in always_on else RAN for index in range(count)]
+    for axes, (name, rate) in zip(rows, rates.items(), strict=True):
+        axes.bar(range(count), np.ones(count), color=SKIPPED, width=0.85)
+        axes.bar(range(count), rate, color=colors, width=0.85)
+        axes.set_ylim(0, 1)
+        axes.set_ylabel("rate", fontsize=8)
+        style(axes, f"{name}: {rate.mean():.0%} of the blocks ran")
+    rows[-1].set_xlabel("encoder block")
+    save(figure, path)
+
+
+def save_budget_rates(path: str | Path, budgets: Mapping[float, ArrayLike]) -> None:
+    """How often each block runs at each budget: a map, largest budget at the top.
+
+    budgets: beta to bool (T, L). Raises InputError as `save_activation_profiles` does.
+    """
+    rates = {budget: _rates(budgets[budget]) for budget in sorted(budgets, reverse=True)}
+    count = _one_length(rates.values())
+    figure = figure_of(1.2 + 0.42 * len(rates))
+    axes = figure.subplots()
+    image = _heat(axes, np.stack(list(rates.values())))
+    axes.set_yticks(range(len(rates)), [f"{b:g} ({r.mean():.2f})" for b, r in rates.items()])
+    axes.set_ylabel("budget (used)")
+    axes.set_xlabel("encoder block")
+    style(axes, f"How often each of {count} blocks runs")
+    figure.colorbar(image, ax=axes, label="rate", pad=0.01)
+    save(figure, path)
+
+
+def save_router_heat(
+    path: str | Path,
+    indices: Sequence[int],
+    weights: ArrayLike,
+    blocks: ArrayLike | None = None,
+) -> None:
+    """The router's activation weights w over a video: frames along x, blocks upwards.
+
+    indices: (T,) of the frames. weights: (T, L) in [0, 1]. blocks: bool (T, L) that ran, marked by
+    dots. Raises InputError if they do not fit together, or if the file cannot be written.
+    """
+    heat = np.asarray(weights, dtype=np.float64)
+    if heat.ndim != 2 or not len(heat) or len(heat) != len(indices):
+        raise InputError(
+            f"router heat needs weights (frames, blocks), got {heat.shape} for {len(indices)}"
+            " frames"
+        )
+    figure = figure_of(1.4 + 0.14 * heat.shape[1])
+    axes = figure.subplots()
+    image = _heat(axes, heat.T)
+    axes.invert_yaxis()
+    if blocks is not None:
+        ran = np.asarray(blocks, dtype=bool)
+        if ran.shape != heat.shape:
+            raise InputError(f"blocks {ran.shape} do not fit weights {heat.shape}")
+        frames, rows = np.nonzero(ran)
+        axes.plot(frames, rows, ".", color="white", markersize=2.5, linestyle="none")
+    places = np.unique(np.linspace(0, len(indices) - 1, min(10, len(indices))).astype(int))
+    axes.set_xticks(places, [str(indices[i]) for i in places])
+    axes.set_xlabel("frame")
+    axes.set_ylabel("encoder block")
+    style(axes, "Activation weights of the router; dots ran", whole_numbers=False)
+    figure.colorbar(image, ax=axes, label="w", pad=0.01)
+    save(figure, path)
+
+
+def save_frame_strip(
+    path: str | Path,
+    indices: Sequence[int],
+    frames: Sequence[NDArray[np.uint8]],
+    masks: Sequence[ArrayLike],
+    blocks: ArrayLike,
+    methods: Mapping[str, Sequence[ArrayLike]] | None = None,
+) -> None:
+    """Pictures with their masks, and under each the blocks that ran for it.
+
+    frames: (H, W, 3) uint8 RGB. masks: label maps (H, W), 0 for background. blocks: bool (T, L).
+    methods: masks of other methods on the same frames, drawn as further rows under their names.
+    Raises InputError if the numbers differ, or if the file cannot be written.
+    """
+    ran = np.asarray(blocks, dtype=bool)
+    rows = {"": masks, **(methods or {})}
+    lengths = {len(indices), len(frames), len(ran), *(len(row) for row in rows.values())}
+    if len(lengths) != 1 or not len(indices) or ran.ndim != 2:
+        raise InputError(f"a strip needs as many frames, masks and blocks, got {sorted(lengths)}")
+    aspect = frames[0].shape[0] / frames[0].shape[1]
+    figure = figure_of(
+        STRIP_WIDTH * aspect * len(rows) + 0.9, width=max(4.0, STRIP_WIDTH * len(indices))
+    )
+    grid = figure.subplots(
+        len(rows) + 1,
+        len(indices),
+        squeeze=False,
+        height_ratios=[STRIP_WIDTH * aspect] * len(rows) + [0.35],
+    )
+    for line, (name, row) in enumerate(rows.items()):
+        for axes, frame, mask in zip(grid[line], frames, row, strict=True):
+            axes.imshow(tinted(frame, mask))
+            axes.set_axis_off()
+        if name:
+            grid[line][0].set_title(name, loc="left", fontsize=8, color=INK)
+    for axes, index, keep in zip(grid[-1], indices, ran, strict=True):
+        _heat(axes, keep[None].astype(float))
+        axes.set_yticks([])
+        axes.set_xticks([])
+        axes.set_xlabel(f"frame {index}: {keep.mean():.0%}", fontsize=8)
+    save(figure, path)
+
+
+def tinted(frame: NDArray[np.uint8], labels: ArrayLike) -> NDArray[np.uint8]:
+    """The picture with every object in its colour. InputError for a mask of another size."""
+    ids = np.asarray(labels)
+    if ids.shape != frame.shape[:2]:
+        raise InputError(f"a mask {ids.shape} does not fit a picture {frame.shape[:2]}")
+    shown = frame.astype(np.float64)
+    for object_id in np.unique(ids[ids > 0]):
+        inside = ids == object_id
+        color = np.array(object_color(int(object_id)), dtype=np.float64)
+        shown[inside] = (1 - TINT) * shown[inside] + TINT * color
+    return shown.round().astype(np.uint8)
+
+
+def _rates(blocks: ArrayLike) -> NDArray[np.float64]:
+    ran = np.asarray(blocks, dtype=bool)
+    if ran.ndim != 2 or not len(ran):
+        raise InputError(f"a chart needs blocks of shape (frames, blocks), got {ran.shape}")
+    return ran.mean(axis=0)
+
+
+def _one_length(rates: Collection[NDArray[np.float64]]) -> int:
+    lengths = {len(rate) for rate in rates}
+    if len(lengths) != 1:
+        raise InputError("a chart needs at least one video, all with the same number of blocks")
+    return lengths.pop()
+
+
+def _heat(axes: Axes, values: NDArray[np.float64]) -> AxesImage:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colors = LinearSegmentedColormap.from_list("routing", [SKIPPED, RAN, ALWAYS])
+    return axes.imshow(values, cmap=colors, vmin=0, vmax=1, aspect="auto", interpolation="nearest")

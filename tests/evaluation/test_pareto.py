@@ -1,0 +1,261 @@
+"""A comparison: resumable, honest about noise, and about what RDS claims."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tempomask.errors import InputError
+from tempomask.evaluation import pareto
+from tempomask.evaluation.bootstrap import bootstrap_difference, bootstrap_mean
+from tempomask.evaluation.pareto import Comparison, ComparisonConfig, Point, PointResult, WithKnown
+from tempomask.evaluation.pareto_summary import (
+    claims,
+    differences,
+    markdown_table,
+    rows_of,
+    scores_at_cost,
+    summarise_comparison,
+)
+from tempomask.reports.pareto_figures import save_pareto_chart
+
+
+def result(method: str, budget: float, seed: int = 1, **changes: Any) -> PointResult:
+    scores = changes.pop("scores", {"a": 80.0 * budget, "b": 90.0 * budget})
+    values: dict[str, Any] = {
+        "mean": float(np.mean(list(scores.values()))),
+        "region": 1.0,
+        "boundary": 2.0,
+        "per_sequence": scores,
+        "macs": int(1e9 * budget),
+        "published": int(0.8e9 * budget),
+        "fps": 10.0 / budget,
+        "trained": 4,
+        "parameters": 100,
+        "blocks_run": budget,
+        "training_seconds": 3.0,
+    }
+    return PointResult(point=Point(method, budget, seed), **{**values, **changes})
+
+
+class TestBootstrap:
+    def test_the_interval_holds_the_mean_and_narrows_with_more_sequences(self) -> None:
+        rng = np.random.default_rng(0)
+        few = bootstrap_mean(rng.normal(1.0, 1.0, 10).tolist())
+        many = bootstrap_mean(rng.normal(1.0, 1.0, 400).tolist())
+        for found in (few, many):
+            assert found.low < found.mean < found.high
+        assert many.high - many.low < 0.5 * (few.high - few.low)
+        # The textbook interval of a mean: 1.96 standard errors.
+        assert (many.high - many.low) / 2 == pytest.approx(1.96 / 20, rel=0.15)
+        assert many.positive == 1.0
+
+    def test_pairs_take_out_what_all_sequences_share(self) -> None:
+        rng = np.random.default_rng(1)
+        hard = {f"s{i}": 100 * rng.random() for i in range(20)}
+        better = {name: value + 1.0 + 0.1 * rng.normal() for name, value in hard.items()}
+        found = bootstrap_difference(better, hard)
+        assert 0.9 < found.low < 1.0 < found.high < 1.1
+
+    def test_equal_methods_are_not_told_apart(self) -> None:
+        found = bootstrap_difference({"a": 1.0, "b": 3.0}, {"a": 2.0, "b": 2.0})
+        assert found.low < 0 < found.high and found.mean == 0.0
+
+    def test_bad_input(self) -> None:
+        with pytest.raises(InputError, match="at least one sequence"):
+            bootstrap_mean([])
+        with pytest.raises(InputError, match="only one of the two was scored on b"):
+            bootstrap_difference({"a": 1.0, "b": 2.0}, {"a": 1.0})
+
+
+class TestSummary:
+    def test_seeds_are_averaged_by_sequence(self) -> None:
+        (row,) = rows_of(
+            [
+                result("rds", 0.6, 1, scores={"a": 10.0, "b": 20.0}),
+                result("rds", 0.6, 2, scores={"a": 20.0, "b": 30.0}),
+            ]
+        )
+        assert row.scores == {"a": 15.0, "b": 25.0}
+        assert row.seeds == (15.0, 25.0)
+        assert row.estimate.mean == 20.0 and row.trained_share == 0.04
+
+    def test_scores_at_another_cost_lie_on_the_line(self) -> None:
+        rows = rows_of([result("pbd", 0.4), result("pbd", 0.8)])
+        assert scores_at_cost(rows, 0.5e9) == pytest.approx({"a": 40.0, "b": 45.0})
+        assert scores_at_cost(rows, 0.9e9) is None and scores_at_cost(rows, 0.3e9) is None
+
+    def test_differences_at_the_same_budget_and_cost(self) -> None:
+        """DyT's ratio says tokens: at the same ratio it costs more than RDS does."""
+        rows = rows_of(
+            [
+                result("full", 1.0),
+                result("rds", 0.6),
+                result("dyt", 0.6, macs=int(0.8e9)),
+                result("dyt", 0.4, macs=int(0.5e9)),
+            ]
+        )
+        by_method = {d["against"]: d for d in differences(rows)}
+        assert by_method["dyt"]["at_same_budget"]["mean"] == 0.0
+        own, other = 0.6 * 85, (0.4 + (0.1 / 0.3) * 0.2) * 85
+        assert by_method["dyt"]["at_same_cost"]["mean"] == pytest.approx(own - other, abs=1e-3)
+        assert by_method["full"]["at_same_budget"]["mean"] == pytest.approx(-0.4 * 85)
+        assert by_method["full"]["at_same_cost"] is None
+
+    @pytest.mark.parametrize(
+        ("change", "seen"),
+        [
+            ({}, [True, True, True, True]),
+            ({"full": 80.5}, [False, True, True, True]),
+            ({"pbd": 77.0}, [True, False, True, True]),
+            ({"slim": 78.3}, [True, True, False, True]),
+            ({"trained": 7}, [True, True, True, False]),
+        ],
+    )
+    def test_claims_are_held_to_their_numbers(
+        self, change: dict[str, float], seen: list[bool]
+    ) -> None:
+        levels = {"full": 80.4, "rds": 80.0, "pbd": 76.0, "slim": 78.2, **change}
+        trained = int(levels.pop("trained", 6))
+        results = []
+        for method, level in levels.items():
+            budgets = {"full": [1.0], "rds": [0.6]}.get(method, [0.5, 0.7])
+            for budget in budgets:
+                scores = {"a": level - 5, "b": level + 5}
+                results.append(result(method, budget, scores=scores, trained=trained))
+        found = claims(rows_of(results))
+        assert [claim["seen"] for claim in found] == seen
+
+    def test_what_is_missing_is_not_claimed(self) -> None:
+        found = claims(rows_of([result("rds", 0.6)]))
+        assert [claim["seen"] for claim in found] == [None, None, None, True]
+        assert claims(rows_of([result("rds", 0.5)])) == []
+
+    def test_table_and_figure(self, tmp_path: Path) -> None:
+        results = [result("base", 1.0), *(result("rds", b, s) for b in (0.5, 0.6) for s in (1, 2))]
+        table = markdown_table(rows_of(results))
+        assert table.splitlines()[2].startswith("| base | 1 | 85.0 |")
+        assert [line.split(" | ")[1] for line in table.splitlines()[3:]] == ["0.6", "0.5"]
+        assert "± 0.0" in table.splitlines()[3]
+        json.dumps(summarise_comparison(results))
+        save_pareto_chart(tmp_path / "p.png", rows_of(results))
+        assert (tmp_path / "p.png").stat().st_size > 10_000
+        with pytest.raises(InputError, match="nothing to draw"):
+            save_pareto_chart(tmp_path / "q.png", [])
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """A comparison whose trainings and scorings only leave traces."""
+    calls: list[str] = []
+
+    def train(self: Comparison, point: Point) -> float:
+        calls.append(f"train {point.name}")
+        return 1.0
+
+    def score(self: Comparison, point: Point, seconds: float) -> PointResult:
+        if (tmp_path / "stop").exists() and len(calls) >= 4:
+            raise KeyboardInterrupt
+        calls.append(f"score {point.name}")
+        return result(point.method, point.budget, point.seed)
+
+    monkeypatch.setattr(Comparison, "_train", train)
+    monkeypatch.setattr(Comparison, "_score", score)
+    monkeypatch.setattr(pareto, "Davis", lambda *_: None)
+    monkeypatch.setattr(Comparison, "calls", calls, raising=False)
+    return {name: tmp_path / name for name in ("data", "evaluation", "out")}
+
+
+CONFIG = ComparisonConfig(methods=("rds", "pbd"), budgets=(0.5, 0.7), seeds=(1,))
+
+
+class TestResuming:
+    def compare(self, folders: dict[str, Path], **changes: Any) -> Comparison:
+        return Comparison(replace(CONFIG, **changes), **folders)
+
+    def test_points_go_from_the_references_down(self, folders: dict[str, Path]) -> None:
+        names = [point.name for point in self.compare(folders, seeds=(1, 2)).points]
+        assert names[:4] == ["base-1-seed1", "full-1-seed1", "rds-0.7-seed1", "rds-0.5-seed1"]
+        assert len(names) == len(set(names)) == 1 + 2 * 5
+
+    def test_finished_points_are_kept(self, folders: dict[str, Path]) -> None:
+        (folders["out"].parent / "stop").touch()
+        comparison = self.compare(folders)
+        calls = comparison.calls  # type: ignore[attr-defined]
+        with pytest.raises(KeyboardInterrupt):
+            comparison.run()
+        done = [call for call in calls if call.startswith("score")]
+        assert len(self.compare(folders).finished()) == len(done) == 2
+        (folders["out"].parent / "stop").unlink()
+        calls.clear()
+        assert len(self.compare(folders).run()) == 6
+        assert not set(done) & set(calls)
+        # The point that was stopped in scoring is trained (that is, resumed) and scored again.
+        assert sorted(calls) == sorted({*calls}) and "score rds-0.7-seed1" in calls
+        calls.clear()
+        assert len(self.compare(folders).run()) == 6 and not calls
+
+    def test_more_can_be_asked_for_later(self, folders: dict[str, Path]) -> None:
+        comparison = self.compare(folders)
+        comparison.run()
+        calls = comparison.calls  # type: ignore[attr-defined]
+        calls.clear()
+        assert len(self.compare(folders, budgets=(0.5, 0.6), seeds=(1, 2)).run()) == 13
+        assert "train rds-0.5-seed1" not in calls and "train rds-0.6-seed1" in calls
+
+    @pytest.mark.parametrize(
+        ("changes", "name"), [({"steps": 7}, "steps"), ({"image_size": 256}, "image_size")]
+    )
+    def test_other_settings_want_another_folder(
+        self, folders: dict[str, Path], changes: dict[str, Any], name: str
+    ) -> None:
+        self.compare(folders)
+        with pytest.raises(InputError, match=f"with other {name}; choose another folder"):
+            self.compare(folders, **changes)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"methods": ("rds", "magic")}, "unknown method 'magic'; choose from rds, pbd"),
+            ({"budgets": (0.5, 1.5)}, r"budget 1\.5 must be"),
+            ({"seeds": ()}, "at least one budget and one seed"),
+        ],
+    )
+    def test_bad_configurations(self, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            replace(CONFIG, **changes)
+
+
+class Stub:
+    """A method that measures, unless it is told."""
+
+    name = "stub"
+
+    def __init__(self) -> None:
+        self.measured = 0
+        self.given: Any = None
+
+    def prepare(self, segmenter: Any, measure: Any, state: Any = None) -> Any:
+        self.given = state
+        self.measured += state is None
+        self.found = [0.5, 0.25] if state is None else state["importance"]["global_drops"]
+
+    def state(self) -> dict[str, Any]:
+        return {"importance": {"global_drops": self.found}}
+
+
+def test_importances_are_measured_once(tmp_path: Path) -> None:
+    path = tmp_path / "measured.json"
+    first, second, resumed = Stub(), Stub(), Stub()
+    WithKnown(first, path).prepare(None, None)  # type: ignore[arg-type]
+    WithKnown(second, path).prepare(None, None)  # type: ignore[arg-type]
+    assert (first.measured, second.measured) == (1, 0)
+    assert second.found == [0.5, 0.25]
+    own = {"importance": {"global_drops": [0.1, 0.9]}}
+    WithKnown(resumed, path).prepare(None, None, own)  # type: ignore[arg-type]
+    assert resumed.given is own

@@ -1,0 +1,88 @@
+"""Figures of routing: drawn, refused, and true to their data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tempomask.errors import InputError
+from tempomask.reports.routing_figures import (
+    TINT,
+    save_activation_profiles,
+    save_budget_rates,
+    save_frame_strip,
+    save_router_heat,
+    tinted,
+)
+
+RNG = np.random.default_rng(0)
+BLOCKS = RNG.random((5, 7)) < 0.6
+FRAMES = [RNG.integers(0, 255, (24, 32, 3)).astype(np.uint8) for _ in range(5)]
+MASKS = [np.pad(np.ones((8, 8), int), ((4, 12), (10, 14))) for _ in range(5)]
+FIGURES: dict[str, Callable[[Path], None]] = {
+    "profiles": lambda path: save_activation_profiles(path, {"a": BLOCKS, "b": ~BLOCKS}, (0, 6)),
+    "budgets": lambda path: save_budget_rates(path, {0.4: BLOCKS, 0.9: BLOCKS | True}),
+    "heat": lambda path: save_router_heat(path, range(5), RNG.random((5, 7)), BLOCKS),
+    "heat-alone": lambda path: save_router_heat(path, [3], RNG.random((1, 7))),
+    "strip": lambda path: save_frame_strip(path, range(5), FRAMES, MASKS, BLOCKS),
+    "strips": lambda path: save_frame_strip(
+        path, range(5), FRAMES, MASKS, BLOCKS, {"PBD": MASKS, "full": MASKS}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_drawn_whole(tmp_path: Path, name: str) -> None:
+    FIGURES[name](tmp_path / "figure.png")
+    with Image.open(tmp_path / "figure.png") as picture:
+        assert picture.format == "PNG" and min(picture.size) > 60
+        assert len(picture.convert("RGB").getcolors(10**7) or ()) > 10
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+
+
+def test_more_methods_make_a_taller_strip(tmp_path: Path) -> None:
+    heights = []
+    for name in ("strip", "strips"):
+        FIGURES[name](tmp_path / "figure.png")
+        heights.append(Image.open(tmp_path / "figure.png").size[1])
+    assert heights[1] > 1.5 * heights[0]
+
+
+def test_a_tint_keeps_the_background_and_mixes_the_object() -> None:
+    shown = tinted(FRAMES[0], MASKS[0])
+    outside = MASKS[0] == 0
+    assert np.array_equal(shown[outside], FRAMES[0][outside])
+    mixed = shown[~outside].astype(float) - (1 - TINT) * FRAMES[0][~outside]
+    assert np.ptp(mixed, axis=0).max() <= 1.0  # one colour, but for rounding
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda p: save_activation_profiles(p, {}), "at least one video"),
+        (
+            lambda p: save_activation_profiles(p, {"a": BLOCKS, "b": BLOCKS[:, :3]}),
+            "same number of blocks",
+        ),
+        (lambda p: save_budget_rates(p, {0.5: np.zeros((0, 7))}), r"got \(0, 7\)"),
+        (lambda p: save_router_heat(p, [0, 1], BLOCKS), r"got \(5, 7\) for 2 frames"),
+        (lambda p: save_router_heat(p, range(5), BLOCKS, BLOCKS[:2]), "do not fit weights"),
+        (lambda p: save_frame_strip(p, range(5), FRAMES, MASKS[:3], BLOCKS), "as many frames"),
+        (lambda p: save_frame_strip(p, [], [], [], np.zeros((0, 7))), "as many frames"),
+        (
+            lambda p: save_frame_strip(p, range(5), FRAMES, [m[:5] for m in MASKS], BLOCKS),
+            "does not fit a picture",
+        ),
+    ],
+)
+def test_bad_input_leaves_no_file(
+    tmp_path: Path, draw: Callable[[Path], Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        draw(tmp_path / "figure.png")
+    assert not list(tmp_path.iterdir())
