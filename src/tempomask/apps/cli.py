@@ -18,6 +18,7 @@ from tempomask.apps.calibrate import calibrate
 from tempomask.apps.demo import demo
 from tempomask.apps.evaluate_boxes import boxes
 from tempomask.apps.models import models
+from tempomask.apps.pareto import pareto
 from tempomask.apps.prompt_options import OrderedCommand
 from tempomask.apps.propagate import propagate
 from tempomask.apps.track import track
@@ -42,6 +43,7 @@ app.command()(models)
 app.command()(train)
 app.command()(adapt)
 app.command()(calibrate)
+app.command()(pareto)
 
 
 def _show_version(wanted: bool) -> None:
