@@ -1,0 +1,226 @@
+"""RDS and the full model as methods: what they train, and what they export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tempomask.adaptation.adapter_file import (
+    attach_adapter,
+    base_sample,
+    change_settings,
+    find_adapter,
+    read_adapter,
+    save_adapter,
+)
+from tempomask.adaptation.method import Export
+from tempomask.adaptation.rds import RDS, AdapterConfig, FullModel, RDSConfig
+from tempomask.api import Model, Routers
+from tempomask.errors import InputError
+from tempomask.models.segmenter import Segmenter
+from tempomask.routing.recurrent import RecurrentPolicy, Routing
+from tempomask.tracking.session import Session
+
+pytest.importorskip("peft")
+MakeMeasure = Callable[[Segmenter], Any]
+CONFIG = RDSConfig(0.5, adapters=AdapterConfig(blocks=4, rank=2))
+
+
+def clip(length: int = 4) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 255, (40, 56, 3), dtype=np.uint8) for _ in range(length)]
+
+
+def trained_rds(segmenter: Segmenter, make_measure: MakeMeasure) -> RDS:
+    """RDS as after some training."""
+    method = RDS(CONFIG)
+    prepared = method.prepare(segmenter, make_measure(segmenter))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for group in prepared.groups:
+            for parameter in group["params"]:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return method
+
+
+def follow(segmenter: Segmenter, policy: Any) -> list[np.ndarray]:
+    session = Session(segmenter, policy=policy)
+    mask = np.zeros((40, 56), bool)
+    mask[10:30, 10:40] = True
+    session.prompt(mask=mask)
+    results = [session.step(frame) for frame in clip()]
+    assert [int(r.blocks.sum()) for r in results[1:]] == [3] * 3
+    return [result.low_res_logits for result in results]
+
+
+def test_what_is_trained(segmenter: Segmenter, make_measure: MakeMeasure) -> None:
+    method = RDS(CONFIG)
+    prepared = method.prepare(segmenter, make_measure(segmenter))
+    adapters, router = prepared.groups
+    assert adapters["lr"] == CONFIG.adapters.rate and router["lr"] == CONFIG.router_rate
+    trained = {id(p) for group in prepared.groups for p in group["params"]}
+    modules = [prepared.segmenter, prepared.policy]
+    wanting = {id(p) for m in modules for p in m.parameters() if p.requires_grad}  # type: ignore[union-attr]
+    assert trained == wanting
+    assert len(method.adapters.blocks) == 4 and {0, 5} <= set(method.adapters.blocks)
+
+
+def test_resuming_measures_nothing_anew(
+    segmenter: Segmenter, other_model: Segmenter, make_measure: MakeMeasure
+) -> None:
+    first = RDS(CONFIG)
+    first.prepare(segmenter, make_measure(segmenter))
+    measure = make_measure(other_model)
+    again = RDS(CONFIG)
+    again.prepare(other_model, measure, first.state())
+    assert measure.scored == 0
+    assert again.adapters.blocks == first.adapters.blocks
+
+
+def test_an_adapter_saved_and_loaded_gives_the_same_masks(
+    segmenter: Segmenter, make_measure: MakeMeasure, tmp_path: Any
+) -> None:
+    sample = base_sample(segmenter)
+    base = {name: x.clone() for name, x in segmenter.state_dict().items()}
+    method = trained_rds(segmenter, make_measure)
+    # Unmerged, by peft, and routed by the router in memory.
+    made = method.export()
+    assert method.router is not None
+    live = attach_live(method)
+    before = follow(segmenter, live)
+    folder = save_adapter(tmp_path / "adapter", "rds", "nano", sample, made)
+    assert sorted(p.name for p in folder.iterdir()) == ["adapter.json", "adapter.safetensors"]
+    plain = Segmenter(segmenter.config).eval()
+    plain.load_state_dict(base)
+    attached = attach_adapter(plain, read_adapter(folder))
+    assert attached.make_policy is not None
+    after = follow(attached.segmenter, attached.make_policy(Routing()))
+    for one, other in zip(before, after, strict=True):
+        assert np.allclose(one, other, atol=1e-3)
+        assert np.array_equal(one > 0, other > 0)
+
+
+def attach_live(method: RDS) -> RecurrentPolicy:
+    from tempomask.routing.budget import FixedBudget, TopK
+
+    assert method.router is not None
+    return RecurrentPolicy(method.router, FixedBudget(CONFIG.budget), TopK())
+
+
+def test_the_full_model_has_adapters_and_no_router(
+    segmenter: Segmenter, make_measure: MakeMeasure, tmp_path: Any
+) -> None:
+    sample = base_sample(segmenter)
+    method = FullModel(CONFIG)
+    prepared = method.prepare(segmenter, make_measure(segmenter))
+    assert prepared.policy is None and len(prepared.groups) == 1
+    folder = save_adapter(tmp_path / "full", "full", "nano", sample, method.export())
+    plain = Segmenter(segmenter.config).eval()
+    adapter = read_adapter(folder)
+    sampled = save_adapter(tmp_path / "own", "full", "nano", base_sample(plain), adapter.export)
+    attached = attach_adapter(plain, read_adapter(sampled))
+    assert attached.make_policy is None
+    model = Model(attached.segmenter, routers=Routers("full", attached))
+    assert model.policy("auto") is None and model.policy("full") is None
+    with pytest.raises(InputError, match="need a router"):
+        model.policy("auto", Routing(0.5))
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [(0.2, "the smallest budget is 0.334"), (1.2, "is not a share of the encoder's blocks")],
+)
+def test_budgets_that_cannot_be_trained(
+    segmenter: Segmenter, make_measure: MakeMeasure, budget: float, message: str
+) -> None:
+    measure = make_measure(segmenter)
+    with pytest.raises(InputError, match=message):
+        RDS(RDSConfig(budget)).prepare(segmenter, measure)
+    assert measure.scored == 0, "refused before anything is measured"
+
+
+def test_an_unknown_importance_is_refused() -> None:
+    with pytest.raises(InputError, match="importance must be both, global or local, got 'some'"):
+        AdapterConfig(view="some")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(segmenter: Segmenter, make_measure: MakeMeasure, tmp_path: Any) -> Any:
+    sample = base_sample(segmenter)
+    method = trained_rds(segmenter, make_measure)
+    return save_adapter(tmp_path / "adapter", "rds", "nano", sample, method.export())
+
+
+def test_an_adapter_of_another_model_is_refused(folder: Any, other_model: Segmenter) -> None:
+    with pytest.raises(InputError, match="belongs to nano, not to another; choose the model nano"):
+        attach_adapter(other_model, read_adapter(folder))
+
+
+def test_an_adapter_of_other_weights_is_refused(folder: Any, other_weights: Segmenter) -> None:
+    before = {name: x.clone() for name, x in other_weights.state_dict().items()}
+    with pytest.raises(InputError, match="made for other weights of nano"):
+        attach_adapter(other_weights, read_adapter(folder))
+    assert all(torch.equal(x, before[name]) for name, x in other_weights.state_dict().items())
+
+
+def test_weights_kept_in_bfloat16_are_the_same_weights(segmenter: Segmenter, tmp_path: Any) -> None:
+    save_adapter(tmp_path, "full", "nano", base_sample(segmenter), Export({}, {}))
+    with torch.no_grad():
+        for parameter in segmenter.parameters():
+            parameter.copy_(parameter.bfloat16().float())
+    assert attach_adapter(segmenter, read_adapter(tmp_path)).segmenter is segmenter
+
+
+def test_settings_can_be_changed_on_disk(folder: Any) -> None:
+    change_settings(folder, {"thresholds": {"0.500": 0.4}})
+    export = read_adapter(folder).export
+    assert export.settings["thresholds"] == {"0.500": 0.4} and export.settings["budget"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda f: (f / "adapter.json").unlink(), "there is no adapter at"),
+        (lambda f: (f / "adapter.json").write_text("{"), "not a readable description"),
+        (lambda f: (f / "adapter.json").write_text('{"format": 1}'), "not a readable description"),
+        (lambda f: (f / "adapter.safetensors").unlink(), "missing or damaged"),
+        (lambda f: (f / "adapter.safetensors").write_bytes(b"no"), "missing or damaged"),
+        (
+            lambda f: (f / "adapter.json").write_text(
+                '{"format": 1, "method": "magic", "model": "nano", "settings": {}}'
+            ),
+            "method 'magic'",
+        ),
+    ],
+    ids=["gone", "cut", "empty", "no tensors", "damaged", "unknown"],
+)
+def test_damaged_adapters_are_refused(folder: Any, harm: Any, message: str) -> None:
+    harm(folder)
+    with pytest.raises(InputError, match=message) as caught:
+        read_adapter(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_adapter(tmp_path: Any) -> None:
+    with pytest.raises(InputError, match="there is no adapter at .*nothing"):
+        find_adapter(tmp_path / "nothing")
+
+
+def test_a_router_that_does_not_fit(
+    folder: Any, segmenter: Segmenter, other_model: Segmenter
+) -> None:
+    adapter = read_adapter(folder)
+    settings = dict(adapter.export.settings)
+    settings["router"] = {**settings["router"], "always_on": [0, 1, 5]}
+    base = Segmenter(segmenter.config)
+    with pytest.raises(InputError, match="take its own adapter"):
+        from tempomask.adaptation.rds import attach
+
+        attach(base, Export(settings, adapter.export.tensors))
+    kept = {k: v for k, v in adapter.export.tensors.items() if k != "router.head.bias"}
+    with pytest.raises(InputError, match="router is incomplete"):
+        attach(base, Export(adapter.export.settings, kept))
