@@ -36,6 +36,7 @@ from tempomask.training.instances.matching import (
     match_pictures,
     sample_points,
 )
+from tempomask.training.instances.mixture import ClipMixture
 from tempomask.training.instances.noise import WeightedAverageNoise, mixture
 from tempomask.training.instances.recipe import RECIPES, InstanceRecipe, instance_recipe
 from tempomask.training.instances.targets import ClipTargets, PictureTargets, collate
@@ -268,6 +269,7 @@ def test_a_stage_trains_what_it_should_and_nothing_else(
     line = json.loads((tmp_path / "validation.jsonl").read_text())
     assert line["step"] == 3
     assert ("layers" in line) == stage.startswith("tar")
+    training.export(tmp_path / "model.safetensors")
     loaded = load_instance_segmenter(None, tmp_path / "model.safetensors")
     assert (loaded.router is not None) == stage.startswith("tar")
 
@@ -298,6 +300,15 @@ def test_training_lowers_the_loss(instance_config: MakeConfig, tmp_path: Path) -
         training.step = step
         losses.append(training._train_step(batch)["loss"])
     assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
+
+
+def test_a_mixture_keeps_its_shares_and_its_clips() -> None:
+    mixed = ClipMixture([Squares(1), Squares(2)], [1, 3])
+    frames = [len(mixed[index].frames) for index in range(200)]
+    assert frames == [len(mixed[index].frames) for index in range(200)]
+    assert 120 < frames.count(2) < 180
+    with pytest.raises(InputError, match="1 sources need as many positive shares"):
+        ClipMixture([Squares(1)], [1, 2])
 
 
 def test_stages_need_their_start() -> None:

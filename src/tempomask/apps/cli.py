@@ -23,6 +23,7 @@ from tempomask.apps.prompt_options import OrderedCommand
 from tempomask.apps.propagate import propagate
 from tempomask.apps.track import track
 from tempomask.apps.train import train
+from tempomask.apps.train_instances import train_instances
 from tempomask.errors import InputError
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ app.add_typer(evaluate.app, name="eval")
 app.command()(demo)
 app.command()(models)
 app.command()(train)
+app.command()(train_instances)
 app.command()(adapt)
 app.command()(calibrate)
 app.command()(pareto)

@@ -41,7 +41,7 @@ class InstanceTraining:
     """One run: the model, its moving average, the optimiser and where they are kept.
 
     clips: item i is a clip that depends on i alone, for any i >= 0. held_out: clips of which the
-    loss is watched. out: receives last.pt, validation.jsonl, log/ and the weights.
+    loss is watched. out: receives last.pt, validation.jsonl and log/.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class InstanceTraining:
         self.step = saved["step"]
 
     def run(self) -> None:
-        """Train to the recipe's last step and write the weights."""
+        """Train to the recipe's last step; `export` writes the weights."""
         from torch.utils.tensorboard import SummaryWriter
 
         recipe, main = self.recipe, self.accelerator.is_main_process
@@ -103,8 +103,6 @@ class InstanceTraining:
                     self._validate(log)
         if log is not None:
             log.close()
-        if main:
-            self.export(self.out / WEIGHTS)
 
     def export(self, path: Path, dtype: torch.dtype = torch.float32) -> None:
         """The averaged weights, with the router if there is one, as `load_instances` takes them."""
@@ -294,11 +292,13 @@ def train_instances(
     initial: Start | None = None,
     held_out: Sequence[InstanceClip] = (),
     workers: int = 1,
+    half: bool = False,
 ) -> Path:
     """Train by the recipe, going on from `out` if a run stopped there; returns the weights' path.
 
     clips, held_out: as of `InstanceTraining`; classes: names, in the order of the clips' labels.
-    initial: as of `build_segmenter`; the stages "dvis", "tar" and "tar-dvis" need it.
+    initial: as of `build_segmenter`; the stages "dvis", "tar" and "tar-dvis" need it. half: the
+    matrices of the written weights are bfloat16.
     """
     out.mkdir(parents=True, exist_ok=True)
     segmenter = build_segmenter(recipe, classes, initial)
@@ -307,4 +307,6 @@ def train_instances(
     training = InstanceTraining(recipe, segmenter, router, clips, out, held_out, workers)
     training.resume()
     training.run()
+    if training.accelerator.is_main_process:
+        training.export(out / WEIGHTS, torch.bfloat16 if half else torch.float32)
     return out / WEIGHTS
