@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tempomask.errors import InputError
+from tempomask.models.config import HieraConfig, Pooling, SegmenterConfig, ViTConfig
+from tempomask.models.encoder import KeepPlan
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.boxes import box_overlap, mask_extents
 from tempomask.tracking.kalman import Box, BoxFilter
@@ -586,3 +588,86 @@ def test_every_rule_of_memory_sees_other_frames(segmenter: Segmenter, clip: Fram
         for frame in frames:
             last[name] = session.step(frame).low_res_logits
     assert np.array_equal(last["recent"], last["open"])
+
+
+class Recorder:
+    """A policy that runs everything and keeps the masks it is shown."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor | None] = []
+
+    def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> KeepPlan:
+        self.seen.append(previous_masks)
+        return KeepPlan([True, True])
+
+
+def test_a_router_sees_the_masks_that_motion_chose(
+    segmenter: Segmenter, script: Scripted, clip: Frames
+) -> None:
+    places = [HERE, AWAY, None]
+    sure, tempting = (places, [0.8, 0.5, 0.1], 5.0), (places, [0.8, 0.85, 0.1], 5.0)
+    script.frames = [sure] * 20 + [tempting] * 3
+    recorder = Recorder()
+    session = Session(segmenter, SAMURAI, policy=recorder)
+    session.prompt(mask=PERSON)
+    for index, frame in enumerate(clip(23)):
+        script.frame = index
+        session.step(frame)
+    last = recorder.seen[-1]
+    assert last is not None and last[0, 0, 5, 5] > 0 > last[0, 0, 13, 13]
+
+
+def other_networks() -> dict[str, Callable[[SegmenterConfig], SegmenterConfig]]:
+    """Small kin of the published models, from the configuration of the toy one."""
+    hiera = HieraConfig(8, 1, (1, 1, 2, 1), (3,), window_sizes=(4, 2, 4, 2), position_size=(2, 2))
+    vit = ViTConfig(32, 2, 2, (1,), window_size=3, position_size=4)
+
+    def efficienttam(pooling: Pooling) -> Callable[[SegmenterConfig], SegmenterConfig]:
+        return lambda toy: replace(
+            toy,
+            name="efficienttam-toy",
+            encoder=vit,
+            memory_attention=replace(toy.memory_attention, pooling=pooling),
+            high_resolution=False,
+            occlusion_embedding=False,
+            pointer_temporal_encoding=False,
+        )
+
+    return {
+        "sam2.1": lambda toy: replace(toy, name="sam2.1-large", encoder=hiera),
+        "sam2": lambda toy: replace(
+            toy,
+            name="sam2-tiny",
+            encoder=hiera,
+            occlusion_embedding=False,
+            pointer_temporal_encoding=False,
+        ),
+        "efficienttam": efficienttam("none"),
+        "efficienttam-1": efficienttam("eq5"),
+        "efficienttam-2": efficienttam("eq6"),
+        "nano": lambda toy: replace(
+            toy,
+            multimask_min_points=1,
+            memory_attention=replace(toy.memory_attention, image_keys=True),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", other_networks())
+def test_every_kind_of_model_follows_motion(segmenter: Segmenter, clip: Frames, name: str) -> None:
+    """Two objects with a prompt each, of which one comes later; many frames, memory stays flat."""
+    torch.manual_seed(0)
+    network = Segmenter(other_networks()[name](segmenter.config)).eval()
+    network.mask_decoder.object_score_head.layers[-1].bias.data.fill_(3.0)
+    session = Session(network, SAMURAI)
+    session.prompt(object_id=1, box=(5, 8, 21, 22))
+    session.prompt(object_id=2, points=[(40, 30)], frame=4)
+    sizes = []
+    for frame in clip(26):
+        result = session.step(frame)
+        sizes.append(session.memory_bytes())
+        assert np.isfinite(result.low_res_logits).all()
+    assert result.object_ids == (1, 2) and session._chooser is not None
+    assert session._chooser.config.motion_weight == (0.15 if name == "sam2.1" else 0.25)
+    # Scores decide how old the seven frames of each object may be, not how many there are.
+    assert max(sizes[18:]) <= 2 * (8 * 16 * 16 * 2 + 17 * 32 * 4)

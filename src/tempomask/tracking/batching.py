@@ -208,8 +208,9 @@ class ObjectBatcher:
         """Let motion choose: boxes are measured at the network's resolution (N, M, S, S)."""
         size = (self.config.image_size, self.config.image_size)
         masks = F.interpolate(decoded.all_logits, size=size, mode="bilinear", align_corners=False)
-        measured = torch.cat([mask_extents(masks > 0), decoded.all_iou[..., None].double()], dim=-1)
-        table = measured.tolist()
+        extents = mask_extents(masks > 0).float()
+        # (N, M, 5), in one transfer from the device.
+        table = torch.cat([extents, decoded.all_iou[..., None].float()], dim=-1).tolist()
         choices = chooser.choose(
             [request.motion for request in members],
             [[tuple(row[:4]) for row in rows] for rows in table],
