@@ -71,8 +71,8 @@ class FrameRecord:
         return labels
 
 
-class Journal:
-    """The journal of one run, being written or read.
+class JournalFile:
+    """The lines of one run, whatever they say of a frame, being written or read.
 
     resume: go on with the journal that is there; else a new one takes its place.
     Raises InputError if the one that is there is of another video or other settings, or no journal.
@@ -97,14 +97,14 @@ class Journal:
         """Indices of the frames in the journal."""
         return set(self._lines)
 
-    def add(self, result: FrameResult) -> None:
-        """Write the line of one frame, whole or not at all."""
+    def add_line(self, index: int, content: dict[str, Any]) -> None:
+        """Write the line of one frame, whole or not at all; `content` has its index as "frame"."""
         if self._file is None:
             # Unbuffered: of a line that does not fit on the disk, nothing is left to be written.
             self._file = FileIO(self.path, "r+")
             self._file.truncate(self._end)
             self._file.seek(self._end)
-        line = _dump(_frame_line(result)).encode()
+        line = _dump(content).encode()
         rest = memoryview(line)
         try:
             while rest:
@@ -113,19 +113,14 @@ class Journal:
             self._file.truncate(self._end)
             self._file.seek(self._end)
             raise
-        self._lines[result.index] = self._end
+        self._lines[index] = self._end
         self._end += len(line)
 
-    def records(self) -> Iterator[FrameRecord]:
-        """All frames, in the order of the video."""
-        for index in sorted(self._lines):
-            yield self.record(index)
-
-    def record(self, index: int) -> FrameRecord:
-        """One frame; KeyError if it is not finished."""
+    def line(self, index: int) -> dict[str, Any]:
+        """The content of a frame's line; KeyError if it is not finished."""
         with self.path.open("rb") as file:
             file.seek(self._lines[index])
-            return _record(json.loads(file.readline()), self.info.size)
+            return json.loads(file.readline())
 
     def close(self) -> None:
         """Close the file, if anything was written."""
@@ -163,6 +158,23 @@ class Journal:
                     ) from None
                 position = file.tell()
         self._end = position
+
+
+class Journal(JournalFile):
+    """The journal of a tracking run: prompted objects, frame by frame."""
+
+    def add(self, result: FrameResult) -> None:
+        """Write the line of one frame, whole or not at all."""
+        self.add_line(result.index, _frame_line(result))
+
+    def records(self) -> Iterator[FrameRecord]:
+        """All frames, in the order of the video."""
+        for index in sorted(self._lines):
+            yield self.record(index)
+
+    def record(self, index: int) -> FrameRecord:
+        """One frame; KeyError if it is not finished."""
+        return _record(self.line(index), self.info.size)
 
 
 def read_header(path: str | Path) -> VideoInfo:

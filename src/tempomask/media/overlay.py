@@ -10,7 +10,7 @@ import colorsys
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tempomask.errors import InputError
 from tempomask.media.journal import FrameRecord
 from tempomask.media.sources import Frame
-from tempomask.types import FrameResult
+from tempomask.types import FrameResult, Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,9 +44,17 @@ _GOLDEN_ANGLE = 0.381966
 _BACKGROUND = (24, 26, 30)
 
 
+class DrawnMasks(NamedTuple):
+    """Masks (N, H, W) of objects in a frame of size (H, W), that come from elsewhere."""
+
+    size: Size
+    object_ids: Sequence[int]
+    masks: NDArray[np.bool_]
+
+
 def draw_overlay(
     frame: Frame,
-    result: FrameResult | FrameRecord,
+    result: FrameResult | FrameRecord | DrawnMasks,
     *,
     names: Mapping[int, str] | None = None,
     opacity: float = 0.42,
