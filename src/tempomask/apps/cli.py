@@ -12,11 +12,13 @@ from typing import Annotated
 import typer
 
 from tempomask import __version__
-from tempomask.apps import console, evaluate
+from tempomask.apps import console, data, evaluate
 from tempomask.apps.adapt import adapt
 from tempomask.apps.calibrate import calibrate
 from tempomask.apps.demo import demo
 from tempomask.apps.evaluate_boxes import boxes
+from tempomask.apps.evaluate_instances import youtube_vis
+from tempomask.apps.instances import instances
 from tempomask.apps.models import models
 from tempomask.apps.pareto import pareto
 from tempomask.apps.prompt_options import OrderedCommand
@@ -38,7 +40,10 @@ app = typer.Typer(
 app.command(cls=OrderedCommand)(track)
 app.command()(propagate)
 evaluate.app.command()(boxes)
+evaluate.app.command("youtube-vis")(youtube_vis)
+app.command()(instances)
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(data.app, name="data")
 app.command()(demo)
 app.command()(models)
 app.command()(train)

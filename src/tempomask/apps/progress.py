@@ -113,8 +113,11 @@ class FrameBar:
         self.bar.advance(self.task)
 
     def show(self, result: FrameResult) -> None:
-        count = len(result.object_ids)
-        self.bar.update(self.task, objects=f"{count} object{'' if count == 1 else 's'}")
+        self.count(len(result.object_ids), "object")
+
+    def count(self, number: int, what: str) -> None:
+        """How many of what the last frame shows."""
+        self.bar.update(self.task, objects=f"{number} {what}{'' if number == 1 else 's'}")
 
 
 def _count(total: int | None) -> str:

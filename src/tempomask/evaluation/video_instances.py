@@ -139,6 +139,11 @@ def evaluate_instances(
     names it should use), and for missing or damaged pictures.
     """
     dataset = YouTubeVIS(annotations, pictures)
+    if not dataset.annotated and out is None:
+        raise InputError(
+            f"{dataset.path} has no annotations to score against; name an output folder for the"
+            " results"
+        )
     chosen = choose_videos(dataset, videos)
     run = _Run(model, dataset, limit, progress)
     folder = None if out is None else make_folder(out)
