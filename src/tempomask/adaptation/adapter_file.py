@@ -41,6 +41,8 @@ ATTACH: dict[str, Attach] = {
 }
 # Values sampled from each block, and how far they may be off: weights stored as bfloat16 fit.
 SAMPLED, TOLERANCE = 8, 0.02
+# The share of them that must agree; fine-tuned weights are other weights.
+AGREEING = 0.9
 
 
 @dataclass(frozen=True)
@@ -185,8 +187,11 @@ def attach_adapter(segmenter: Segmenter, adapter: Adapter) -> Attached:
     name = segmenter.config.name
     check_model(adapter, name)
     own = base_sample(segmenter)
-    close = torch.isclose(own, adapter.sample, rtol=TOLERANCE, atol=1e-4)
-    if own.shape != adapter.sample.shape or close.float().mean() < 0.9:
+    same = own.shape == adapter.sample.shape
+    if same:
+        close = torch.isclose(own, adapter.sample, rtol=TOLERANCE, atol=1e-4)
+        same = close.float().mean().item() >= AGREEING
+    if not same:
         raise InputError(
             f"the adapter {adapter.folder} was made for other weights of {name} than those loaded;"
             " give the checkpoint that it was trained on"

@@ -91,6 +91,8 @@ class Adaptation:
         self.accelerator = make_accelerator(unused_parameters=True)
         self._name, self._sample = segmenter.config.name, base_sample(segmenter)
         self.step = 0
+        # Names of everything that was trained so far, in whatever phase of the method.
+        self._touched: set[str] = set()
         saved = self._saved()
         segmenter = segmenter.to(self.accelerator.device)
         self._take(method.prepare(segmenter, measure, None if saved is None else saved["method"]))
@@ -118,6 +120,7 @@ class Adaptation:
         self.clip_model = ClipModel(
             prepared.segmenter, recipe.losses, recipe.prompts, prepared.policy, self.method
         )
+        self._touched |= set(self._trained())
         groups = [{**group, "params": list(group["params"])} for group in prepared.groups]
         if not any(group["params"] for group in groups):
             raise InputError(f"the method {self.method.name} has nothing to train")
@@ -128,6 +131,14 @@ class Adaptation:
     def _trained(self) -> dict[str, Tensor]:
         return {name: p for name, p in self.clip_model.named_parameters() if p.requires_grad}
 
+    def _changed(self, names: set[str]) -> dict[str, Tensor]:
+        """Parameters of these names, which earlier phases may have trained, and those trained now.
+
+        Names that a method has done away with since are left out.
+        """
+        parameters = self.clip_model.named_parameters()
+        return {name: p for name, p in parameters if p.requires_grad or name in names}
+
     def _saved(self) -> dict[str, Any] | None:
         """The last checkpoint of the output folder; InputError if it is of another recipe."""
         if not self.checkpoint.exists():
@@ -135,12 +146,20 @@ class Adaptation:
         return load_checkpoint(self.checkpoint, self.recipe)
 
     def _restore(self, saved: dict[str, Any]) -> None:
+        values = saved["trained"]
+        missing = [name for name in self._trained() if name not in values]
+        if missing:
+            raise InputError(
+                f"{self.checkpoint} lacks {missing[0]}; it comes from another version of the method"
+                f" {self.method.name}: choose another output folder"
+            )
         with torch.no_grad():
-            for name, parameter in self._trained().items():
-                parameter.copy_(saved["trained"][name])
+            for name, parameter in self._changed(set(values)).items():
+                parameter.copy_(values[name])
         policy = self.prepared.policy
         if isinstance(policy, nn.Module):
             policy.load_state_dict(saved["policy"])
+        self._touched |= set(values)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step = saved["step"]
 
@@ -206,7 +225,7 @@ class Adaptation:
     def _save(self) -> None:
         policy = self.prepared.policy
         state = {
-            "trained": {name: p.detach() for name, p in self._trained().items()},
+            "trained": {name: p.detach() for name, p in self._changed(self._touched).items()},
             "policy": policy.state_dict() if isinstance(policy, nn.Module) else {},
             "method": self.method.state(),
             "optimizer": self.optimizer.state_dict(),
