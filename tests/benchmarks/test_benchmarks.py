@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 
@@ -34,3 +36,25 @@ def test_propagation_speed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert (full["policy"], full["blocks_run"], full["speed_up"]) == ("full", 1.0, 1.0)
     # Of four blocks, a budget of 0.6 has room for two: the first and the last.
     assert (routed["policy"], routed["blocks_run"]) == ("RDS 0.6", 0.5)
+
+
+def test_samurai_transfer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two short sequences: a row for each memory, and pictures of the most and the least helped."""
+    for name, speed in (("slow", 1), ("fast", 4)):
+        for part in ("JPEGImages", "Annotations"):
+            (tmp_path / "DAVIS" / part / name).mkdir(parents=True)
+        for t in range(4):
+            labels = np.zeros((48, 64), np.uint8)
+            labels[10:30, 5 + speed * t : 25 + speed * t] = 1
+            frame = np.repeat((40 + 180 * labels)[..., None], 3, axis=2)
+            file = f"{name}/{t:05d}.png"
+            Image.fromarray(frame).save(tmp_path / "DAVIS" / "JPEGImages" / file)
+            Image.fromarray(labels).save(tmp_path / "DAVIS" / "Annotations" / file)
+    arguments = [str(tmp_path / "DAVIS"), "--quick", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["samurai_transfer.py", *arguments])
+    runpy.run_path(str(BENCHMARKS / "samurai_transfer.py"), run_name="__main__")
+    report = json.loads((tmp_path / "out" / "transfer.json").read_text())
+    assert [row["name"] for row in report["rows"]] == ["recent", "samurai"]
+    assert set(report["gain_of_motion"]) == {"slow", "fast"}
+    pictures = [path.name.split("_")[1] for path in sorted((tmp_path / "out").glob("*.png"))]
+    assert pictures == ["helps", "hurts"]

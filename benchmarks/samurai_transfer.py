@@ -1,0 +1,118 @@
+"""The transfer table of RDS with SAMURAI: a model with and without it, full and routed.
+
+    python benchmarks/samurai_transfer.py ROOT --adapter nano-rds --out samurai_transfer
+
+ROOT is a DAVIS folder. OUT gets a folder of masks and scores for each setting, transfer.json, and
+pictures of the sequences that motion helps and hurts most (all blocks run): frames with the masks
+of the plain memory above those of SAMURAI's. Without --adapter nothing is routed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tempomask import load
+from tempomask.data.davis import Davis, DavisSequence
+from tempomask.evaluation.davis import evaluate
+from tempomask.media.atomic import make_folder, replacing
+from tempomask.media.folder import read_picture
+from tempomask.media.masks import read_mask, save_png
+from tempomask.media.overlay import (
+    DrawnMasks,
+    contact_sheet,
+    draw_overlay,
+    evenly_spaced,
+)
+
+CELLS = 4
+MEMORIES = {"recent": "SAM 2's memory", "samurai": "SAMURAI"}
+
+
+def score(arguments: argparse.Namespace, memory: str, budget: float | None) -> dict[str, Any]:
+    """One row of the table."""
+    name = memory if budget is None else f"{memory}-rds-{budget:g}"
+    model = load(
+        arguments.model,
+        image_size=arguments.image_size,
+        device=arguments.device,
+        adapter=None if budget is None else arguments.adapter,
+    )
+    summary = evaluate(
+        model,
+        arguments.root,
+        sequences=arguments.sequences.split(",") if arguments.sequences else None,
+        out=arguments.out / name,
+        memory=memory,
+        **({} if budget is None else {"budget": budget}),
+    )
+    return {
+        "name": name,
+        "J&F": round(summary.mean, 2),
+        "J": round(summary.region, 2),
+        "F": round(summary.boundary, 2),
+        "FPS": None if summary.fps is None else round(summary.fps, 3),
+        "blocks_run": summary.blocks_run,
+        "sequences": {name: round(value, 2) for name, value in summary.per_sequence.items()},
+    }
+
+
+def draw(out: Path, sequence: DavisSequence, path: Path) -> None:
+    """A sheet of frames: the plain memory's masks above, SAMURAI's below."""
+    places = [place + 1 for place in evenly_spaced(len(sequence) - 1, CELLS)]
+    cells, captions = [], []
+    for memory, title in MEMORIES.items():
+        for place in places:
+            picture = sequence.pictures[place]
+            labels = read_mask(out / memory / "masks" / sequence.name / f"{picture.stem}.png")
+            ids = [int(i) for i in np.unique(labels) if i]
+            masks = np.stack([labels == i for i in ids]) if ids else np.zeros((0, *labels.shape))
+            drawn = DrawnMasks(sequence.size, ids, masks.astype(bool))
+            cells.append(draw_overlay(read_picture(picture), drawn, tags=False))
+            captions.append(f"{title}, frame {place}")
+    save_png(path, contact_sheet(cells, captions, columns=CELLS))
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All rows, and the pictures."""
+    out = make_folder(arguments.out)
+    budgets = [None] if arguments.adapter is None else [None, arguments.budget]
+    rows = [score(arguments, memory, budget) for budget in budgets for memory in MEMORIES]
+    plain, motion = rows[0]["sequences"], rows[1]["sequences"]
+    gains = {name: round(motion[name] - plain[name], 2) for name in plain}
+    chosen = {
+        "helps": max(gains, key=gains.__getitem__),
+        "hurts": min(gains, key=gains.__getitem__),
+    }
+    for word, name in chosen.items():
+        (sequence,) = Davis(arguments.root, sequences=[name])
+        draw(out, sequence, out / f"motion_{word}_{name}.png")
+    return {
+        "model": arguments.model,
+        "adapter": arguments.adapter,
+        "device": arguments.device,
+        "rows": rows,
+        "gain_of_motion": gains,
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("root")
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--adapter", default=None, help="adapter with the router of RDS")
+    parser.add_argument("--budget", type=float, default=0.6)
+    parser.add_argument("--sequences", default=None)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--quick", action="store_true", help="a small input, to try the script")
+    parser.add_argument("--out", type=Path, required=True)
+    wanted = parser.parse_args()
+    wanted.image_size = 64 if wanted.quick else None
+    report = json.dumps(run(wanted), indent=2)
+    print(report)
+    with replacing(wanted.out / "transfer.json") as part:
+        part.write_text(report + "\n")
