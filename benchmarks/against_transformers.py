@@ -28,6 +28,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tempomask.api import DTypeName, Model, resolve_dtype
+from tempomask.engine import accelerate
 from tempomask.media.atomic import replacing
 from tempomask.models.config import HieraConfig, segmenter_config
 from tempomask.models.segmenter import Segmenter
@@ -51,7 +52,7 @@ class Task:
     data: Path
     frames: int
     objects: int
-    pooled: bool
+    engine: str
     weights: Path
     logits: Path
 
@@ -78,7 +79,7 @@ def pictures(task: Task) -> Iterator[NDArray[np.uint8]]:
     """The first frames of the sequence, RGB at their own size."""
     folder = task.data / "JPEGImages" / "480p" / task.sequence
     for path in sorted(folder.glob("*.jpg"))[: task.frames]:
-        yield np.asarray(Image.open(path).convert("RGB"))
+        yield np.array(Image.open(path).convert("RGB"))
 
 
 def first_masks(task: Task) -> list[NDArray[np.bool_]]:
@@ -94,7 +95,7 @@ def run_ours(task: Task) -> tuple[list[float], list[Tensor]]:
     segmenter = Segmenter(segmenter_config(task.model))
     segmenter.load_state_dict(torch.load(task.weights, weights_only=True))
     dtype = resolve_dtype(cast(DTypeName, task.dtype), torch.device("cpu"))
-    model = Model(segmenter, dtype)
+    model = Model(segmenter if task.engine == "plain" else accelerate(segmenter, dtype), dtype)
     session = model.session(compatibility="transformers")
     for number, mask in enumerate(first_masks(task), start=1):
         session.prompt(object_id=number, mask=mask)
@@ -221,7 +222,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
                 arguments.data,
                 arguments.frames,
                 arguments.objects,
-                arguments.pooled,
+                arguments.engine,
                 weights,
                 folder / f"{side}-{dtype}.npy",
             )
@@ -236,6 +237,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
             print(json.dumps(row), flush=True)
     return {
         "model": arguments.model,
+        "engine": arguments.engine,
         "objects": arguments.objects,
         "frames": arguments.frames,
         "threads": torch.get_num_threads(),
@@ -253,7 +255,7 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=1)
     parser.add_argument("--their-dtypes", default="float32,bfloat16")
     parser.add_argument("--dtypes", default="float32,bfloat16")
-    parser.add_argument("--pooled", action="store_true", help="2x2-pooled memory attention")
+    parser.add_argument("--engine", choices=["fast", "plain"], default="fast")
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
     report = compare(arguments)

@@ -19,6 +19,7 @@ LAYERS = [
     "ops",
     "models",
     "weights",
+    "engine",
     "routing",
     "adaptation",
     "tracking",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tempomask.adaptation.method import Attached
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+Engine = Literal["fast", "plain"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -42,6 +43,7 @@ def load(
     device: str = "auto",
     dtype: DTypeName = "auto",
     adapter: str | Path | None = None,
+    engine: Engine = "fast",
 ) -> Model:
     """Load a model by name, ready to track.
 
@@ -50,18 +52,24 @@ def load(
     checkpoint: a file, a folder or a Hub id; None for the model's own.
     image_size: side of the square the network sees; None for the model's own.
     device: "auto" takes a CUDA GPU, else an Apple GPU, else the CPU.
-    dtype: of the computation; weights stay float32. "auto" is bfloat16 on CUDA and on CPUs with
-        bfloat16 matrix units, else float32.
+    dtype: of the computation. "auto" is bfloat16 on CUDA and on CPUs with bfloat16 matrix units,
+        else float32.
     adapter: a folder that `tempomask adapt` wrote, or the name of a bundled one; it is merged into
         the weights of its model, and brings the router that `Model.track` then uses.
+    engine: "fast" rearranges the network for speed (docs/performance.md); it then computes in
+        `dtype` alone and cannot be trained. "plain" keeps it as `tempomask.models` shows it, with
+        float32 weights.
 
     Raises InputError for an unknown name, a checkpoint that does not fit, a size that the strides
     do not allow, a device that is not there, and an adapter of another model.
     """
     place = resolve_device(device)
     precision = resolve_dtype(dtype, place)
+    if engine not in ("fast", "plain"):
+        raise InputError(f'engine must be "fast" or "plain", got {engine!r}')
     if adapter is None:
-        return Model(load_segmenter(name, checkpoint, image_size).to(place), precision)
+        segmenter = load_segmenter(name, checkpoint, image_size).to(place)
+        return Model(_engine(segmenter, precision, engine), precision)
     from tempomask.adaptation.adapter_file import attach_adapter, check_model, read_adapter
 
     wanted = read_adapter(adapter)
@@ -70,7 +78,16 @@ def load(
     if name is not None:
         check_model(wanted, name)
     attached = attach_adapter(load_segmenter(name, checkpoint, image_size).to(place), wanted)
-    return Model(attached.segmenter.to(place), precision, Routers(wanted.method, attached))
+    segmenter = _engine(attached.segmenter.to(place), precision, engine)
+    return Model(segmenter, precision, Routers(wanted.method, attached))
+
+
+def _engine(segmenter: Segmenter, dtype: torch.dtype, engine: Engine) -> Segmenter:
+    if engine == "plain":
+        return segmenter
+    from tempomask.engine import accelerate
+
+    return accelerate(segmenter, dtype)
 
 
 def resolve_device(device: str) -> torch.device:

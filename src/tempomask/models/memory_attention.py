@@ -56,8 +56,8 @@ class RotaryAttention(nn.Module):
     def attend_memory(
         self, x: Tensor, memory: MemoryTokens, grid: tuple[int, int], pooling: Pooling
     ) -> Tensor:
-        """x (N, hw, D) attends to the memory tokens."""
-        query = self.rotate(self.query(x), grid)
+        """x (1 or N, hw, D) attends to the memory tokens: (N, hw, D)."""
+        query = self.rotate(self.query(x), grid).expand(memory.values.shape[0], -1, -1)
         key = self.key(memory.values + memory.positions)
         spatial, pointers = key.tensor_split([memory.num_spatial], dim=1)
         if memory.image_keys is not None:
@@ -88,6 +88,7 @@ class MemoryAttentionLayer(nn.Module):
         self.feedforward_norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, memory: MemoryTokens, grid: tuple[int, int]) -> Tensor:
+        """x (1 or N, hw, D): (N, hw, D); until the objects' memories are seen, one x is for all."""
         x = x + self.self_attention.attend_self(self.self_norm(x), grid)
         attended = self.cross_attention.attend_memory(
             self.cross_norm(x), memory, grid, self.pooling

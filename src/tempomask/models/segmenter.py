@@ -138,7 +138,6 @@ class Segmenter(nn.Module):
         """
         if memory is None:
             return features + self.no_memory[:, None, None]
-        features = features.expand(memory.spatial.shape[0], -1, -1, -1)
         position = grid_sine(*features.shape[2:], features.shape[1], features.device)
         return self.memory_attention(features, position, self._memory_tokens(memory))
 

@@ -8,6 +8,7 @@ B batch, h x w token grid, C channels.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,7 +21,8 @@ MLP_RATIO = 4
 
 def max_pool(x: Tensor) -> Tensor:
     """2x2 max-pooling of (B, h, w, C), channels last."""
-    return F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+    rows = torch.maximum(x[:, 0::2], x[:, 1::2])
+    return torch.maximum(rows[:, :, 0::2], rows[:, :, 1::2])
 
 
 class WindowedBlock(RoutedBlock):

@@ -14,7 +14,8 @@ def partition(x: Tensor, window: int) -> Tensor:
         x = F.pad(x, (0, 0, 0, right, 0, below))
     rows, columns = (height + below) // window, (width + right) // window
     x = x.view(batch, rows, window, columns, window, channels)
-    return x.transpose(2, 3).reshape(-1, window, window, channels)
+    # A view would do where there is one row of windows, but linear layers are slow on views.
+    return x.transpose(2, 3).contiguous().view(-1, window, window, channels)
 
 
 def unpartition(windows: Tensor, size: tuple[int, int]) -> Tensor:
@@ -24,4 +25,4 @@ def unpartition(windows: Tensor, size: tuple[int, int]) -> Tensor:
     rows, columns = -(-height // window), -(-width // window)
     x = windows.view(-1, rows, columns, window, window, channels)
     x = x.transpose(2, 3).reshape(-1, rows * window, columns * window, channels)
-    return x[:, :height, :width]
+    return x[:, :height, :width].contiguous()

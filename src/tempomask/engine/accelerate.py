@@ -1,0 +1,48 @@
+"""Exchanges parts of a segmenter for faster ones that compute the same function.
+
+A reader of `tempomask.models` sees the equations; what is done for speed alone stands here, one
+idea in each file, each tested against the plain part. `docs/performance.md` says what each one gave.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from tempomask.engine.memory_attention import FastMemoryAttention
+from tempomask.engine.neck import FusedNeck
+from tempomask.engine.trunk import FastTrunk
+from tempomask.models.hiera import Hiera
+from tempomask.models.neck import FeaturePyramidNeck
+from tempomask.models.segmenter import Segmenter
+from tempomask.models.vit import ViT
+
+
+def accelerate(segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> Segmenter:
+    """Rearrange a segmenter for inference, in place, and return it.
+
+    dtype: of the computation. In bfloat16 or float16 the weights of matrix products are stored so,
+    once and for all, instead of being cast at every frame; positions, norms outside the encoder and
+    whatever decides a mask stay float32. The result cannot be trained or saved any more.
+    """
+    segmenter.eval().requires_grad_(False)
+    encoder = segmenter.encoder
+    if isinstance(segmenter.neck, FeaturePyramidNeck):
+        segmenter.neck = FusedNeck(segmenter.neck, segmenter.mask_decoder)
+        # The fused neck's maps have the decoder's widths already.
+        segmenter.mask_decoder.stride_4 = segmenter.mask_decoder.stride_8 = nn.Identity()
+    if isinstance(encoder, (Hiera, ViT)):
+        segmenter.encoder = FastTrunk(encoder, segmenter.config.image_size, dtype)
+    segmenter.memory_attention = FastMemoryAttention(
+        segmenter.memory_attention, segmenter.config.image_size // 16, dtype
+    )
+    if dtype != torch.float32:
+        _store_weights(segmenter, dtype)
+    return segmenter
+
+
+def _store_weights(segmenter: Segmenter, dtype: torch.dtype) -> None:
+    """Store the weights of linear and convolution layers in the type they are used in."""
+    for module in segmenter.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            module.to(dtype)

@@ -1,0 +1,178 @@
+"""The fast engine computes what the plain network computes."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tempomask.api import Model
+from tempomask.engine import accelerate
+from tempomask.engine.packed import PackedLinear, can_pack, fast_linear_gelu
+from tempomask.engine.strips import StripBlock
+from tempomask.models.config import (
+    HieraConfig,
+    HybridConfig,
+    MemoryAttentionConfig,
+    SegmenterConfig,
+    ViTConfig,
+    segmenter_config,
+)
+from tempomask.models.segmenter import MemoryInputs, Segmenter
+from tempomask.models.windowed_block import WindowedBlock
+from tempomask.routing.static import StaticPlan
+from tempomask.types import Prompt
+
+SIDE = 128
+HIERA = HieraConfig(
+    embed_dim=16, stages=(1, 2, 3, 1), global_attention_blocks=(4,), position_size=(5, 5)
+)
+VIT = ViTConfig(dim=32, num_heads=2, depth=3, global_attention_blocks=(1,), window_size=3)
+
+
+def vit_config(name: str) -> SegmenterConfig:
+    return replace(segmenter_config(name), encoder=VIT, image_size=SIDE)
+
+
+CONFIGS = {
+    "hiera": replace(segmenter_config("sam2.1-tiny"), encoder=HIERA, image_size=SIDE),
+    "vit": vit_config("efficienttam-ti"),
+    "vit-eq5": vit_config("efficienttam-ti-1"),
+    "vit-eq6": vit_config("efficienttam-ti-2"),
+    "nano": replace(
+        segmenter_config("nano"),
+        encoder=HybridConfig(dim=32, num_heads=2, depth=2),
+        memory_attention=MemoryAttentionConfig(layers=2, feedforward_dim=64, image_keys=True),
+        image_size=SIDE,
+    ),
+}
+
+
+@pytest.fixture(params=CONFIGS)
+def plain(request: pytest.FixtureRequest) -> Segmenter:
+    """A tiny segmenter in which every weight matters."""
+    torch.manual_seed(0)
+    segmenter = Segmenter(CONFIGS[request.param]).eval()
+    with torch.no_grad():
+        for name, parameter in segmenter.named_parameters():
+            noise = torch.randn_like(parameter)
+            if parameter.ndim < 2:
+                parameter.add_(0.1 * noise)
+            elif "position" in name:
+                parameter.copy_(0.3 * noise)
+            else:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+    return segmenter
+
+
+def memory(segmenter: Segmenter, objects: int) -> MemoryInputs:
+    side, dim = SIDE // 16, segmenter.config.memory_dim
+    image_keys = segmenter.config.memory_attention.image_keys
+    return MemoryInputs(
+        spatial=torch.randn(objects, 3, dim, side, side),
+        images=torch.randn(1, 3, segmenter.config.hidden_dim, side, side) if image_keys else None,
+        temporal_index=torch.tensor([6, 1, 0]),
+        pointers=torch.randn(objects, 4, segmenter.config.hidden_dim),
+        pointer_distance=torch.arange(4) / 15.0,
+    )
+
+
+def assert_near(fast: Tensor, plain: Tensor, tolerance: float) -> None:
+    assert fast.shape == plain.shape
+    scale = float(plain.abs().max())
+    assert float((fast.float() - plain).abs().max()) <= tolerance * scale
+    assert float(plain.std()) > 1e-3 * scale
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("objects", [1, 3])
+def test_float32_is_the_same(plain: Segmenter, objects: int) -> None:
+    fast = accelerate(deepcopy(plain))
+    image = torch.randn(1, 3, SIDE, SIDE)
+    expected, got = plain.encode(image), fast.encode(image)
+    assert_near(got.features, expected.features, 1e-5)
+    for a, b in zip(got.high_resolution, expected.high_resolution, strict=True):
+        assert_near(a, b, 1e-5)
+    inputs = memory(plain, objects)
+    assert_near(
+        fast.attend(expected.features, inputs), plain.attend(expected.features, inputs), 1e-5
+    )
+
+
+@torch.inference_mode()
+def test_bfloat16_stays_near(plain: Segmenter) -> None:
+    fast = accelerate(deepcopy(plain), torch.bfloat16)
+    image = torch.randn(1, 3, SIDE, SIDE)
+    expected = plain.encode(image)
+    inputs = memory(plain, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = fast.encode(image)
+        attended = fast.attend(expected.features, inputs)
+    assert_near(got.features, expected.features, 0.05)
+    assert_near(attended, plain.attend(expected.features, inputs), 0.05)
+
+
+def test_videos_are_the_same(plain: Segmenter) -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (4, 60, 90, 3)).astype(np.uint8)
+    prompts = [Prompt(points=[(30, 30)]), Prompt(object_id=2, box=(40, 10, 80, 50))]
+    expected = list(Model(plain).track(frames, prompts))
+    fast = list(Model(accelerate(deepcopy(plain))).track(frames, prompts))
+    for a, b in zip(fast, expected, strict=True):
+        scale = np.abs(b.low_res_logits).max()
+        assert np.abs(a.low_res_logits - b.low_res_logits).max() <= 1e-3 * scale
+
+
+def test_plans_skip_blocks_of_the_fast_trunk() -> None:
+    segmenter = Segmenter(CONFIGS["hiera"]).eval()
+    kept = [0, 1, 3, 6]
+    image = torch.randn(1, 3, SIDE, SIDE)
+    with torch.inference_mode():
+        expected = segmenter.encode(image, StaticPlan(kept, segmenter.encoder))
+        fast = accelerate(deepcopy(segmenter))
+        got = fast.encode(image, StaticPlan(kept, fast.encoder))
+    assert got.blocks.tolist() == expected.blocks.tolist()
+    assert_near(got.features, expected.features, 1e-5)
+
+
+@pytest.mark.parametrize("size", [(96, 64), (70, 64), (129, 33)])
+@pytest.mark.parametrize(("window", "pool"), [(8, False), (14, False), (8, True), (0, False)])
+def test_strips_are_the_whole(
+    size: tuple[int, int], window: int, pool: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempomask.engine.strips.TOKENS", 1024)
+    torch.manual_seed(0)
+    if pool:
+        size = (size[0] // 2 * 2, size[1] // 2 * 2)
+    block = WindowedBlock(12, 24 if pool else 12, 2, window, pool=pool)
+    x = torch.randn(2, *size, 12)
+    with torch.inference_mode():
+        expected = block(x)
+        assert_near(StripBlock(block, torch.float32)(x), expected, 1e-5)
+
+
+@pytest.mark.skipif(
+    not can_pack(torch.nn.Linear(2, 2), torch.bfloat16), reason="this torch packs no weights"
+)
+def test_packed_layers_multiply_and_apply_gelu() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(48, 80)
+    x = torch.randn(3, 5, 7, 48)
+    with torch.inference_mode():
+        packed = PackedLinear(layer)(x.bfloat16())
+        assert packed.dtype == torch.bfloat16
+        assert_near(packed, layer(x), 0.02)
+        gelu = fast_linear_gelu(layer, torch.bfloat16)
+        assert isinstance(gelu, PackedLinear)
+        assert_near(gelu(x.bfloat16()), torch.nn.functional.gelu(layer(x)), 0.02)
+
+
+def test_gelu_without_packing() -> None:
+    layer, x = torch.nn.Linear(4, 6), torch.randn(5, 4)
+    with torch.inference_mode():
+        got = fast_linear_gelu(layer, torch.float32)(x)
+        assert_near(got, torch.nn.functional.gelu(layer(x)), 1e-6)
