@@ -242,18 +242,6 @@ def test_pbd_drops_the_least_harmful_blocks_as_brute_force_does(segmenter: Segme
     assert set(kept) != {1, 3, 5}, "harm measured once, before any drop, would choose these"
 
 
-def test_pbd_goes_on_from_known_drops(segmenter: Segmenter) -> None:
-    whole = PBD(DropConfig(budget=0.5))
-    measure = ToyMeasure()
-    whole.prepare(deepcopy(segmenter), measure)
-    order, calls = whole.state()["dropped"], measure.calls
-    for count in range(4):
-        method, measure = PBD(DropConfig(budget=0.5), known=order[:count]), ToyMeasure()
-        method.prepare(deepcopy(segmenter), measure)
-        assert method.state()["dropped"] == order
-        assert measure.calls == sum(range(DEPTH, 3, -1)[count:]) <= calls
-
-
 def test_pbd_measures_between_drops(segmenter: Segmenter) -> None:
     run = Run(PBD(DropConfig(budget=0.5, recovery=2)), segmenter)
     counts = []

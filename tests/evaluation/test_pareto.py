@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tempomask.errors import InputError
 from tempomask.evaluation import pareto
 from tempomask.evaluation.bootstrap import bootstrap_difference, bootstrap_mean
-from tempomask.evaluation.pareto import Comparison, ComparisonConfig, Point, PointResult, WithKnown
+from tempomask.evaluation.pareto import (
+    Comparison,
+    ComparisonConfig,
+    MeasuredOnce,
+    Point,
+    PointResult,
+)
 from tempomask.evaluation.pareto_summary import (
     claims,
     differences,
@@ -22,7 +30,10 @@ from tempomask.evaluation.pareto_summary import (
     scores_at_cost,
     summarise_comparison,
 )
+from tempomask.models.config import HybridConfig
+from tempomask.models.hybrid import HybridEncoder
 from tempomask.reports.pareto_figures import save_pareto_chart
+from tempomask.routing.static import StaticPlan
 
 
 def result(method: str, budget: float, seed: int = 1, **changes: Any) -> PointResult:
@@ -231,31 +242,44 @@ class TestResuming:
             replace(CONFIG, **changes)
 
 
-class Stub:
-    """A method that measures, unless it is told."""
-
-    name = "stub"
+class Counted:
+    """A measure whose score is the number of blocks."""
 
     def __init__(self) -> None:
-        self.measured = 0
-        self.given: Any = None
+        self.calls = 0
+
+    def score(self, segmenter: Any, policy: Any = None) -> float:
+        self.calls += 1
+        return float(sum([True] * 4 if policy is None else policy.keep))
+
+    def images(self, count: int) -> torch.Tensor:
+        return torch.zeros(count, 3, 8, 8)
+
+
+class Measuring:
+    """A method that measures two plans before training and one while it trains."""
+
+    name = "measuring"
 
     def prepare(self, segmenter: Any, measure: Any, state: Any = None) -> Any:
-        self.given = state
-        self.measured += state is None
-        self.found = [0.5, 0.25] if state is None else state["importance"]["global_drops"]
+        self.measure, self.segmenter = measure, segmenter
+        plan = StaticPlan([0, 2, 3], segmenter.encoder)
+        self.scores = [measure.score(segmenter), measure.score(segmenter, plan)]
 
-    def state(self) -> dict[str, Any]:
-        return {"importance": {"global_drops": self.found}}
+    def on_step(self, step: int) -> None:
+        self.scores.append(self.measure.score(self.segmenter))
 
 
-def test_importances_are_measured_once(tmp_path: Path) -> None:
-    path = tmp_path / "measured.json"
-    first, second, resumed = Stub(), Stub(), Stub()
-    WithKnown(first, path).prepare(None, None)  # type: ignore[arg-type]
-    WithKnown(second, path).prepare(None, None)  # type: ignore[arg-type]
-    assert (first.measured, second.measured) == (1, 0)
-    assert second.found == [0.5, 0.25]
-    own = {"importance": {"global_drops": [0.1, 0.9]}}
-    WithKnown(resumed, path).prepare(None, None, own)  # type: ignore[arg-type]
-    assert resumed.given is own
+def test_the_untrained_network_is_measured_once(tmp_path: Path) -> None:
+    encoder = HybridEncoder(HybridConfig(dim=8, num_heads=1, depth=4))
+    segmenter: Any = SimpleNamespace(encoder=encoder)
+    calls = []
+    for _ in range(2):
+        measure, method = Counted(), Measuring()
+        shared = MeasuredOnce(method, tmp_path / "measured.json")  # type: ignore[arg-type]
+        shared.prepare(segmenter, measure)
+        shared.on_step(0)
+        calls.append(measure.calls)
+        assert method.scores == [4.0, 3.0, 4.0]
+    assert calls == [3, 1], "what was measured while training is measured again"
+    assert json.loads((tmp_path / "measured.json").read_text()) == {"1111": 4.0, "1011": 3.0}

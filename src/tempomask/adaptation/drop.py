@@ -89,13 +89,9 @@ class PBD:
     name = "pbd"
 
     def __init__(
-        self,
-        config: DropConfig,
-        progress: Callable[[int, int], None] | None = None,
-        known: Sequence[int] = (),
+        self, config: DropConfig, progress: Callable[[int, int], None] | None = None
     ) -> None:
-        """known: the first drops, as measured before on this network and data."""
-        self.config, self._progress, self._known = config, progress, tuple(known)
+        self.config, self._progress = config, progress
         self._adapted: list[int] = []
         self._order: list[int] = []
 
@@ -135,11 +131,8 @@ class PBD:
         wanted = encoder.num_blocks - self._target
         due = wanted if recovery == 0 else min(wanted, step // recovery + 1)
         while len(self._order) < due:
-            if len(self._order) < len(self._known):
-                index = self._known[len(self._order)]
-            else:
-                required = sorted(encoder.required_blocks)
-                index = least_harmful(self._score, self.policy.indices, required)
+            required = sorted(encoder.required_blocks)
+            index = least_harmful(self._score, self.policy.indices, required)
             self.policy.drop(index)
             self._order.append(index)
             if self._progress is not None:

@@ -4,7 +4,7 @@ A point is one method at one ratio and seed. It is trained, exported as an adapt
 would load it, and scored; its result is then kept in `points/NAME/point.json`, and never computed
 again: a stopped comparison goes on where it was, within a training too.
 
-What every method measures on the untrained network (importances, PBD's drops) is measured once.
+What methods measure on the untrained network (importances, PBD's drops) is measured once.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ import numpy as np
 import torch
 
 from tempomask.adaptation.adapter_file import base_sample
-from tempomask.adaptation.drop import PBD, DropConfig
 from tempomask.adaptation.method import ClipOutputs, Export, Measure, Method, Prepared, Replay
 from tempomask.adaptation.methods import build_method
 from tempomask.adaptation.rds import AdapterConfig, RDSConfig
-from tempomask.adaptation.slim import SlimSAM
 from tempomask.api import Model, load
 from tempomask.data.davis import Davis
 from tempomask.errors import InputError
 from tempomask.evaluation.davis import evaluate
 from tempomask.media.atomic import make_folder, replacing, write_errors
 from tempomask.metrics.flops import EncoderMeter, frame_cost
+from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
+from tempomask.routing.static import StaticPlan
 from tempomask.training.adapt import AdaptRecipe, start_adaptation
 from tempomask.types import Prompt
 from tempomask.weights import load_segmenter
@@ -216,7 +216,7 @@ class Comparison:
     def _train(self, point: Point) -> float:
         """Train and export a point; returns the seconds, of this run of the program."""
         started, config, folder = time.perf_counter(), self.config, self._folder(point)
-        method = WithKnown(self._method(point), self.out / "measured.json")
+        method = MeasuredOnce(self._method(point), self.out / "measured.json")
         segmenter = self._load_base()
         recipe = AdaptRecipe(
             model=segmenter.config.name,
@@ -242,9 +242,6 @@ class Comparison:
     def _method(self, point: Point) -> Method:
         config, budget = self.config, point.budget
         adapters = AdapterConfig(**{**asdict(config.adapters), "seed": point.seed})
-        if point.method == "pbd":
-            known = read_known(self.out / "measured.json").get("dropped", ())
-            return PBD(DropConfig(budget, adapters=adapters), known=known)
         return build_method(point.method, RDSConfig(budget, adapters=adapters), None, config.steps)
 
     def _score(self, point: Point, seconds: float) -> PointResult:
@@ -302,8 +299,12 @@ def frames_per_second(
     return round(best, 3)
 
 
-class WithKnown:
-    """A method that takes from a file what an earlier point has measured on the same network."""
+class MeasuredOnce:
+    """A method that shares what is measured on the untrained network with all others.
+
+    Scores are kept in a file by the blocks that ran, one after the other, so that a stopped
+    measurement goes on too.
+    """
 
     def __init__(self, method: Method, path: Path) -> None:
         self.method, self.path, self.name = method, path, method.name
@@ -311,17 +312,12 @@ class WithKnown:
     def prepare(
         self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
     ) -> Prepared:
-        """Prepare as resumed with the known importances, if there are any."""
-        known = read_known(self.path)
-        if state is None and not isinstance(self.method, PBD | SlimSAM) and "importance" in known:
-            state = {"importance": known["importance"]}
-        prepared = self.method.prepare(segmenter, measure, state)
-        now = self.method.state()
-        for name in ("importance", "dropped"):
-            if len(now.get(name, ())) > len(known.get(name, ())):
-                known[name] = now[name]
-        _write_json(self.path, known)
-        return prepared
+        """Prepare with scores from the file; afterwards, with training, everything is measured."""
+        kept = KeptScores(measure, self.path)
+        try:
+            return self.method.prepare(segmenter, kept, state)
+        finally:
+            kept.trained = True
 
     def on_step(self, step: int) -> Prepared | None:
         return self.method.on_step(step)
@@ -336,9 +332,27 @@ class WithKnown:
         return self.method.export()
 
 
-def read_known(path: Path) -> dict[str, Any]:
-    """What was measured on the untrained network so far."""
-    return json.loads(path.read_text()) if path.exists() else {}
+class KeptScores:
+    """A measure that remembers the scores of static plans until the network is trained."""
+
+    def __init__(self, measure: Measure, path: Path) -> None:
+        self._measure, self._path, self.trained = measure, path, False
+
+    def score(self, segmenter: Segmenter, policy: Policy | None = None) -> float:
+        """As of `adaptation.method.Measure`."""
+        if self.trained or not (policy is None or isinstance(policy, StaticPlan)):
+            return self._measure.score(segmenter, policy)
+        keep = [True] * segmenter.encoder.num_blocks if policy is None else policy.keep
+        key = "".join("1" if kept else "0" for kept in keep)
+        scores = json.loads(self._path.read_text()) if self._path.exists() else {}
+        if key not in scores:
+            scores[key] = self._measure.score(segmenter, policy)
+            _write_json(self._path, scores)
+        return scores[key]
+
+    def images(self, count: int) -> torch.Tensor:
+        """As of `adaptation.method.Measure`."""
+        return self._measure.images(count)
 
 
 def _write_json(path: Path, value: Any) -> None:
