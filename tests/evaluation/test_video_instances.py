@@ -1,0 +1,165 @@
+"""Evaluating instance segmentation: results files, and a model on small videos."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tempomask.data.youtube_vis import YouTubeVIS
+from tempomask.errors import InputError
+from tempomask.evaluation.instance_predictions import read_predictions
+from tempomask.evaluation.video_instances import (
+    categories_of,
+    evaluate_instances,
+    evaluate_predictions,
+)
+from tempomask.instances_api import InstanceModel
+from tempomask.media.rle import encode_rle
+from tempomask.models.instances.segmenter import InstanceSegmenter
+
+MakeVideoSet = Callable[..., Path]
+MakeInstanceConfig = Callable[..., Any]
+
+
+@pytest.fixture
+def model(instance_config: MakeInstanceConfig) -> InstanceModel:
+    """A random segmenter that knows cat, dog and fox."""
+    torch.manual_seed(0)
+    return InstanceModel(InstanceSegmenter(instance_config()))
+
+
+def perfect_rows(path: Path, score: float = 0.9) -> list[dict[str, Any]]:
+    content = json.loads(path.read_text())
+    keys = ("video_id", "category_id", "segmentations")
+    return [{**{key: a[key] for key in keys}, "score": score} for a in content["annotations"]]
+
+
+def written(path: Path, rows: Any) -> Path:
+    target = path.parent / "results.json"
+    target.write_text(json.dumps(rows))
+    return target
+
+
+def test_perfect_results(video_set: MakeVideoSet, tmp_path: Path) -> None:
+    path = video_set()
+    found = evaluate_predictions(path, written(path, perfect_rows(path)), out=tmp_path / "out")
+    scores = found.to_dict()
+    assert [scores[name] for name in ("AP", "AP50", "AP75", "AR1", "AR10")] == [100.0] * 5
+    assert scores["AP_large"] is None
+    assert (found.videos, found.frames, found.predictions, scores["tracks"]) == (2, 10, 4, 4)
+    assert scores["classes"] == {"cat": 100.0, "dog": 100.0}
+    assert json.loads((tmp_path / "out/summary.json").read_text())["AP"] == 100.0
+    table = (tmp_path / "out/classes.csv").read_text().splitlines()
+    assert table == ["class,AP,AR10,tracks", "cat,100.000,100.000,2", "dog,100.000,100.000,2"]
+
+
+def test_a_missing_video_costs_half(video_set: MakeVideoSet) -> None:
+    path = video_set()
+    rows = [row for row in perfect_rows(path) if row["video_id"] == 1]
+    found = evaluate_predictions(path, written(path, rows))
+    # Recall reaches one half: 51 of 101 levels have precision 1.
+    assert found.to_dict()["AP"] == pytest.approx(100 * 51 / 101)
+    only = evaluate_predictions(path, written(path, rows), videos=["video1"])
+    assert only.to_dict()["AP"] == 100.0 and only.videos == 1
+
+
+def test_nothing_found_is_a_result(video_set: MakeVideoSet) -> None:
+    path = video_set()
+    assert evaluate_predictions(path, written(path, [])).to_dict()["AP"] == 0.0
+
+
+def row(**values: Any) -> dict[str, Any]:
+    return {"video_id": 1, "category_id": 3, "segmentations": [None] * 5, "score": 0.5, **values}
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ({}, "holds a dict"),
+        ([row(), 3], "prediction 1: a int"),
+        ([{"video_id": 1}], "prediction 0: lacks category_id"),
+        ([row(video_id=9)], "prediction 0: no video 9"),
+        ([row(category_id=4)], "prediction 0: category 4 is not in instances.json"),
+        ([row(score="high")], "score 'high' is not a number"),
+        ([row(score=float("nan"))], "score nan is not a number"),
+        ([row(segmentations=[None] * 4)], "4 segmentations, but video 1"),
+        ([row(segmentations=None)], "lacks segmentations"),
+        (
+            [row(segmentations=[encode_rle(np.ones((9, 9))), *[None] * 4])],
+            r"prediction 0: frame 0 of video 1 \(video1\): a mask of",
+        ),
+    ],
+)
+def test_bad_results(video_set: MakeVideoSet, rows: Any, words: str) -> None:
+    path = video_set()
+    with pytest.raises(InputError, match=words):
+        read_predictions(written(path, rows), YouTubeVIS(path))
+
+
+def test_files_without_ground_truth(video_set: MakeVideoSet, model: InstanceModel) -> None:
+    path = video_set(lambda content: content.update(annotations=None))
+    with pytest.raises(InputError, match="no annotations to score against"):
+        evaluate_predictions(path, written(path, []))
+    with pytest.raises(InputError, match="name an output folder"):
+        evaluate_instances(model, path)
+    found = evaluate_instances(model, path, out=path.parent / "out", videos=["1"])
+    assert found.scores is None and found.to_dict()["tracks"] is None
+    rows = json.loads((path.parent / "out/results.json").read_text())
+    assert len(rows) == found.predictions == 10
+    assert not (path.parent / "out/classes.csv").exists()
+
+
+def test_a_model_and_its_results_file_score_alike(
+    video_set: MakeVideoSet, model: InstanceModel, tmp_path: Path
+) -> None:
+    path = video_set()
+    calls: list[tuple[str, int, int]] = []
+    out = tmp_path / "out"
+    ran = evaluate_instances(
+        model, path, out=out, limit=6, progress=lambda *call: calls.append(call)
+    )
+    read = evaluate_predictions(path, out / "results.json")
+    assert ran.scores is not None and read.scores is not None
+    ours, theirs = (
+        {name: value for name, value in found.to_dict().items() if name.startswith("A")}
+        for found in (ran, read)
+    )
+    assert ours == theirs
+    assert (ran.videos, ran.frames, ran.predictions) == (2, 10, 12)
+    assert calls[0] == ("video1", 1, 5) and calls[-1] == ("video2", 5, 5)
+    assert ran.fps is not None and ran.layers_run == model.config.query_decoder.layers
+    without_files = evaluate_instances(model, path, limit=6)
+    assert without_files.predictions == 12
+    rows = json.loads((out / "results.json").read_text())
+    # Fox is no class of the data: it takes no place among the six.
+    assert {row["category_id"] for row in rows} <= {3, 7}
+    for number in (1, 2):
+        scores = [row["score"] for row in rows if row["video_id"] == number]
+        assert scores == sorted(scores, reverse=True) and len(scores) == 6
+
+
+def test_a_missing_picture_leaves_no_results(
+    video_set: MakeVideoSet, model: InstanceModel, tmp_path: Path
+) -> None:
+    path = video_set()
+    (path.parent / "JPEGImages/video2/00004.png").unlink()
+    with pytest.raises(InputError, match="no picture"):
+        evaluate_instances(model, path, out=tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_classes_are_matched_by_name(video_set: MakeVideoSet, model: InstanceModel) -> None:
+    dataset = YouTubeVIS(video_set())
+    assert categories_of(("Dog", "fox", "cat"), dataset) == {0: 7, 2: 3}
+    with pytest.raises(InputError, match=r"1 classes that the model does not know \(dog\)"):
+        categories_of(("cat", "fox"), dataset)
+    with pytest.raises(InputError, match="no video 'x'"):
+        evaluate_instances(model, dataset.path, videos=["x"])
+    with pytest.raises(InputError, match="limit must be 1 or more"):
+        evaluate_instances(model, dataset.path, limit=0)
