@@ -1,0 +1,362 @@
+"""What skipping is worth in time: RDS and the others, on random weights (RDS, Tables 1, 4 and 9).
+
+    python benchmarks/rds_speed.py --model sam2.1-large --out docs/results/rds_speed_large.json
+
+Every method runs the same frames at every ratio: encoder multiply-adds, milliseconds a frame and in
+the encoder, frames a second, the share of the frame spent on routing, and how much of the speed-up
+that the multiply-adds promise is real. The whole frame's promise counts memory attention, decoder
+and memory encoder too. Weights are random, so routers are set to their ratio (top-k for RDS, by
+threshold for gates), and masks mean nothing. Methods take turns, so that a machine that slows down
+slows all of them. On a GPU, kernel launches and synchronisations of a frame are counted as well.
+A figure is drawn beside the JSON file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tempomask.adaptation.pruning import (
+    block_widths,
+    choose_bottlenecks,
+    choose_embedding,
+    everything,
+    group_importances,
+    is_rotary,
+    prune,
+)
+from tempomask.adaptation.static import static_blocks
+from tempomask.api import DTypeName, Model, resolve_device, resolve_dtype
+from tempomask.errors import InputError
+from tempomask.media.atomic import make_folder, replacing
+from tempomask.metrics.flops import EncoderMeter, frame_cost
+from tempomask.models.config import segmenter_config
+from tempomask.models.encoder import Policy
+from tempomask.models.segmenter import Segmenter
+from tempomask.routing.adavit import AdaViT
+from tempomask.routing.dyt import DyT
+from tempomask.routing.gates import fit_threshold
+from tempomask.routing.predictive import PredictiveRouter, RouterConfig
+from tempomask.routing.recurrent import Routing, recurrent_policy
+from tempomask.routing.static import StaticPlan
+
+HEIGHT, WIDTH = 480, 854
+BUDGETS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+METHODS = ("rds", "static", "slim", "adavit", "dyt")
+# Frames before the memories are full are not timed.
+WARM_UP = 8
+
+
+@dataclass
+class Candidate:
+    """One method at one ratio. routers: modules whose time is routing."""
+
+    method: str
+    budget: float
+    segmenter: Segmenter
+    policy: Policy | None
+    routers: list[nn.Module] = field(default_factory=list)
+    frame: list[float] = field(default_factory=list)
+    encoder: list[float] = field(default_factory=list)
+    routing: list[float] = field(default_factory=list)
+
+
+def build(method: str, budget: float, base: Segmenter, image: Tensor) -> Candidate | None:
+    """A method at a ratio on random weights; None where it cannot be so cheap."""
+    encoder, device = base.encoder, image.device
+    try:
+        if method == "static":  # PBD and the plans: no routing at all
+            plan = StaticPlan(static_blocks(encoder, "a", budget), encoder)
+            return Candidate(method, budget, base, plan)
+        if method == "rds":
+            router = PredictiveRouter(RouterConfig.for_encoder(encoder)).to(device).eval()
+            nn.init.normal_(router.head.weight, std=1.0)
+            policy = recurrent_policy(router, Routing(budget), budget, {})
+            return Candidate(method, budget, base, policy, [router])
+        if method == "slim":
+            return Candidate(method, budget, slimmed(base, budget), None)
+        gated = AdaViT(encoder, budget) if method == "adavit" else DyT(encoder, budget)
+        gated = gated.to(device).eval()
+        for gate in gated.gates.parameters():
+            nn.init.normal_(gate, std=0.5)
+        share = gated.share_of_gates(budget) if isinstance(gated, AdaViT) else budget
+        fit_threshold(gated, encoder, image, share)
+        return Candidate(method, budget, base, gated, list(cast(nn.ModuleList, gated.gates)))
+    except InputError:
+        return None
+
+
+def slimmed(base: Segmenter, budget: float) -> Segmenter:
+    """SlimSAM's network; which random channels go does not matter to its speed."""
+    weights = {n: torch.rand_like(p) for n, p in base.named_parameters()}
+    found = group_importances(base, weights)
+    embedding = choose_embedding(found.embedding, budget**0.5)
+    ratio = min(1.0, budget * len(found.embedding[0]) / len(embedding[0]))
+    rotary = is_rotary(base.encoder.blocks[0])
+    kept = choose_bottlenecks(found, block_widths(base), ratio, rotary)
+    return prune(prune(base, embedding, everything(base)[1]), everything_of(base, embedding), kept)
+
+
+def everything_of(base: Segmenter, embedding: list[Tensor]) -> list[Tensor]:
+    """All channels that an embedding pruning has left."""
+    return [torch.arange(len(channels)) for channels in embedding]
+
+
+class Clock:
+    """Seconds between two places: of the processor, or of the GPU without waiting for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.spans: list[tuple[Any, Any]] = []
+
+    def now(self) -> Any:
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    @contextmanager
+    def span(self) -> Iterator[None]:
+        started = self.now()
+        yield
+        self.spans.append((started, self.now()))
+
+    def seconds(self) -> float:
+        """The sum of all spans so far, which are then forgotten."""
+        spans, self.spans = self.spans, []
+        if self.device.type != "cuda":
+            return sum(end - start for start, end in spans)
+        torch.cuda.synchronize()
+        return sum(start.elapsed_time(end) for start, end in spans) / 1000
+
+
+@contextmanager
+def timed_calls(clock: Clock, modules: list[nn.Module]) -> Iterator[None]:
+    """Time every call of the modules."""
+    starts: list[Any] = []
+    handles = []
+    for module in modules:
+        handles.append(module.register_forward_pre_hook(lambda *_: starts.append(clock.now())))
+        handles.append(
+            module.register_forward_hook(lambda *_: clock.spans.append((starts.pop(), clock.now())))
+        )
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+def run_frames(candidate: Candidate, dtype: torch.dtype, frames: list[Any]) -> None:
+    """Track the frames once and note the times of those after the warm-up."""
+    device = candidate.segmenter.no_memory.device
+    encoder_clock, routing_clock = Clock(device), Clock(device)
+    session = Model(candidate.segmenter, dtype).session(policy=candidate.policy)
+    session.prompt(box=(200, 100, 400, 300))
+    for index, frame in enumerate(frames):
+        encoder = timed_calls(encoder_clock, [candidate.segmenter.encoder])
+        with encoder, timed_calls(routing_clock, candidate.routers):
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            started = time.perf_counter()
+            session.step(frame).masks  # noqa: B018  (computed when asked for)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - started
+        inside, routing = encoder_clock.seconds(), routing_clock.seconds()
+        if index >= WARM_UP:
+            candidate.frame.append(seconds)
+            candidate.encoder.append(inside)
+            candidate.routing.append(routing)
+
+
+def macs_of(candidate: Candidate, dtype: torch.dtype, frames: list[Any]) -> tuple[int, int]:
+    """Encoder multiply-adds of a routed frame with neck and routers: all, and as published."""
+    meter = EncoderMeter(candidate.segmenter.encoder)
+    session = Model(candidate.segmenter, dtype).session(policy=candidate.policy)
+    session.prompt(box=(200, 100, 400, 300))
+    with meter.attached():
+        for frame in frames[:3]:
+            session.step(frame)
+    meter.counts = meter.counts[1:]
+    counted = meter.mean + frame_cost(candidate.segmenter).neck
+    return counted.total, counted.published
+
+
+def gpu_calls(candidate: Candidate, dtype: torch.dtype, frames: list[Any]) -> dict[str, float]:
+    """Kernel launches and synchronisations a frame; nothing on a CPU."""
+    if candidate.segmenter.no_memory.device.type != "cuda":
+        return {}
+    from torch.profiler import ProfilerActivity, profile
+
+    session = Model(candidate.segmenter, dtype).session(policy=candidate.policy)
+    session.prompt(box=(200, 100, 400, 300))
+    for frame in frames[:WARM_UP]:
+        session.step(frame)
+    count = 4
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
+        for frame in frames[WARM_UP : WARM_UP + count]:
+            session.step(frame)
+    events = {event.key: event.count for event in profiled.key_averages()}
+    waits = ("cudaStreamSynchronize", "cudaEventSynchronize")
+    return {
+        "launches": events.get("cudaLaunchKernel", 0) / count,
+        "synchronisations": sum(events.get(name, 0) for name in waits) / count,
+    }
+
+
+def row_of(candidate: Candidate, macs: tuple[int, int], calls: dict[str, float]) -> dict[str, Any]:
+    """Medians of a candidate, without its comparison with the full encoder."""
+    frame, encoder = float(np.median(candidate.frame)), float(np.median(candidate.encoder))
+    routing = float(np.median(candidate.routing))
+    return {
+        "method": candidate.method,
+        "budget": candidate.budget,
+        "encoder_GMACs": round(macs[0] / 1e9, 3),
+        "encoder_GMACs_as_published": round(macs[1] / 1e9, 3),
+        "frame_ms": round(1000 * frame, 2),
+        "encoder_ms": round(1000 * encoder, 2),
+        "routing_ms": round(1000 * routing, 3),
+        "routing_share": round(routing / frame, 4),
+        "FPS": round(1 / frame, 3),
+        **{f"{name}_a_frame": value for name, value in calls.items()},
+    }
+
+
+def compare(rows: list[dict[str, Any]], other_macs: float) -> None:
+    """Add what the multiply-adds promise and what is real, against the full encoder's row."""
+    full = rows[0]
+    for row in rows:
+        promised = full["encoder_GMACs"] / row["encoder_GMACs"]
+        whole = (full["encoder_GMACs"] + other_macs) / (row["encoder_GMACs"] + other_macs)
+        encoder, frame = full["encoder_ms"] / row["encoder_ms"], full["frame_ms"] / row["frame_ms"]
+        row["encoder_speedup"] = {
+            "promised": round(promised, 3),
+            "real": round(encoder, 3),
+            "ratio": round(encoder / promised, 3),
+        }
+        row["frame_speedup"] = {
+            "promised": round(whole, 3),
+            "real": round(frame, 3),
+            "ratio": round(frame / whole, 3),
+            # As the paper's 1.28 of 1.64: the frame against the promise of the encoder alone.
+            "of_encoder_promise": round(frame / promised, 3),
+        }
+
+
+def draw(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Real against promised speed-up of the encoder, and frames a second against cost."""
+    from tempomask.reports.canvas import INK, figure_of, save, style
+    from tempomask.reports.pareto_figures import COLORS
+
+    figure = figure_of(4.2)
+    left, right = figure.subplots(1, 2)
+    for method in dict.fromkeys(row["method"] for row in rows):
+        members = [row for row in rows if row["method"] == method]
+        color = COLORS.get(method, COLORS["pbd"] if method == "static" else INK)
+        speedups = [row["encoder_speedup"] for row in members]
+        look: dict[str, Any] = {"color": color, "marker": "o", "markersize": 4, "label": method}
+        left.plot([s["promised"] for s in speedups], [s["real"] for s in speedups], **look)
+        right.plot([r["encoder_GMACs"] for r in members], [r["FPS"] for r in members], **look)
+    most = max(row["encoder_speedup"]["promised"] for row in rows)
+    left.plot([1, most], [1, most], color=INK, linewidth=0.8, linestyle=":")
+    left.set_xlabel("speed-up that the multiply-adds promise")
+    left.set_ylabel("real speed-up")
+    style(left, "Encoder", whole_numbers=False)
+    right.set_xlabel("encoder, multiply-adds a frame (G)")
+    right.set_ylabel("frames a second")
+    style(right, "Whole frame", whole_numbers=False)
+    left.legend(frameon=False, fontsize=8)
+    save(figure, path)
+
+
+def measure(
+    model: str,
+    methods: tuple[str, ...],
+    budgets: tuple[float, ...],
+    image_size: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    timed: int,
+    rounds: int,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """The whole report."""
+    torch.manual_seed(0)
+    config = segmenter_config(model)
+    base = Segmenter(config.with_image_size(image_size or config.image_size)).eval().to(device)
+    base.requires_grad_(False)
+    side = base.config.image_size
+    rng = np.random.default_rng(0)
+    frames = [
+        rng.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8) for _ in range(WARM_UP + timed)
+    ]
+    image = torch.randn(1, 3, side, side, device=device)
+    built = [build(m, b, base, image) for m in methods for b in sorted(budgets, reverse=True)]
+    candidates = [Candidate("full", 1.0, base, None), *(c for c in built if c is not None)]
+    macs = [macs_of(candidate, dtype, frames) for candidate in candidates]
+    for turn in range(rounds):
+        for candidate in candidates:
+            say(f"round {turn + 1} of {rounds}: {candidate.method} {candidate.budget:g}")
+            run_frames(candidate, dtype, frames)
+    rows = [
+        row_of(c, m, gpu_calls(c, dtype, frames)) for c, m in zip(candidates, macs, strict=True)
+    ]
+    cost = frame_cost(base)
+    others = (cost.frame() - cost.encoder()).total / 1e9
+    compare(rows, others)
+    return {
+        "model": model,
+        "image_size": side,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "frames_timed": timed * rounds,
+        "GMACs_beside_the_encoder": round(others, 3),
+        "rows": rows,
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="sam2.1-large")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
+    parser.add_argument("--image-size", type=int, default=None)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--timed", type=int, default=6, help="frames a method and round")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=None)
+    arguments = parser.parse_args()
+    place = resolve_device(arguments.device)
+    report = measure(
+        arguments.model,
+        tuple(arguments.methods.split(",")),
+        tuple(float(budget) for budget in arguments.budgets.split(",")),
+        arguments.image_size,
+        place,
+        resolve_dtype(cast(DTypeName, arguments.dtype), place),
+        arguments.timed,
+        arguments.rounds,
+        say=lambda line: print(line, flush=True),
+    )
+    text = json.dumps(report, indent=2)
+    print(text)
+    if arguments.out:
+        make_folder(arguments.out.parent)
+        with replacing(arguments.out) as part:
+            part.write_text(text + "\n")
+        draw(arguments.out.with_suffix(".png"), report["rows"])
