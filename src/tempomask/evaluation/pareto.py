@@ -216,7 +216,7 @@ class Comparison:
     def _train(self, point: Point) -> float:
         """Train and export a point; returns the seconds, of this run of the program."""
         started, config, folder = time.perf_counter(), self.config, self._folder(point)
-        method = MeasuredOnce(self._method(point), self.out / "measured.json")
+        method = MeasuredOnce(self.method_of(point), self.out / "measured.json")
         segmenter = self._load_base()
         recipe = AdaptRecipe(
             model=segmenter.config.name,
@@ -239,7 +239,8 @@ class Comparison:
         _write_json(folder / "training" / "parameters.json", trained)
         return time.perf_counter() - started
 
-    def _method(self, point: Point) -> Method:
+    def method_of(self, point: Point) -> Method:
+        """The method that a point trains; ablations put their variants here."""
         config, budget = self.config, point.budget
         adapters = AdapterConfig(**{**asdict(config.adapters), "seed": point.seed})
         return build_method(point.method, RDSConfig(budget, adapters=adapters), None, config.steps)

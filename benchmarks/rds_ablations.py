@@ -1,0 +1,213 @@
+"""Ablations of RDS at one budget: what the router sees, what is adapted, one router or many.
+
+    python benchmarks/rds_ablations.py --data DATA --evaluation DAVIS --out ablations \
+        --seeds 1,2,3 --report docs/results/rds_ablations.json
+
+Router inputs (both, mask only, image only), one previous mask or four, importance (both, global,
+local), the number of adapted blocks K_sel, and the latency of a single router against dense ones
+(the paper's Table 4). Each variant is trained and scored like a point of `tempomask pareto`, in the
+same kind of folder: a stopped run goes on, and what is measured on the untrained network is shared.
+A figure is drawn beside the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tempomask.adaptation.method import Method
+from tempomask.adaptation.rds import RDS, RDSConfig
+from tempomask.evaluation.pareto import Comparison, ComparisonConfig, Point
+from tempomask.evaluation.pareto_summary import Row, differences, rows_of
+from tempomask.media.atomic import make_folder, replacing
+from tempomask.models.encoder import always_on_blocks
+from tempomask.models.segmenter import Segmenter
+from tempomask.reports.canvas import INK, figure_of, save, style
+from tempomask.routing.adavit import AdaViT
+from tempomask.routing.dyt import DyT
+from tempomask.routing.gates import block_width, token_width
+from tempomask.routing.predictive import PredictiveRouter, RouterConfig
+
+# Calls that are timed, after so many that warm up.
+CALLS, WARM_UP = 200, 20
+
+
+def variants(budget: float, num_blocks: int, least: int) -> dict[str, RDSConfig]:
+    """Variants by name; "rds" is the paper's setting. least: blocks that are always adapted."""
+    plain = RDSConfig(budget)
+    found = {
+        "rds": plain,
+        "mask only": replace(plain, inputs="mask"),
+        "image only": replace(plain, inputs="image"),
+        "four masks": replace(plain, mask_frames=4),
+        "global importance": replace(plain, adapters=replace(plain.adapters, view="global")),
+        "local importance": replace(plain, adapters=replace(plain.adapters, view="local")),
+    }
+    for quarters in (1, 3, 4):  # two quarters are the paper's half
+        blocks = max(least, num_blocks * quarters // 4)
+        adapters = replace(plain.adapters, blocks=blocks)
+        found[f"{blocks} adapted blocks"] = replace(plain, adapters=adapters)
+    return found
+
+
+class Ablation(Comparison):
+    """A comparison whose methods are variants of RDS."""
+
+    def __init__(self, budget: float, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        encoder = self.base.encoder
+        self.budget = budget
+        self.variants = variants(budget, encoder.num_blocks, len(always_on_blocks(encoder)))
+
+    @property
+    def points(self) -> list[Point]:
+        return [
+            Point(name, self.budget, seed) for seed in self.config.seeds for name in self.variants
+        ]
+
+    def method_of(self, point: Point) -> Method:
+        config = self.variants[point.method]
+        return RDS(replace(config, adapters=replace(config.adapters, seed=point.seed)))
+
+
+@torch.inference_mode()
+def routing_latency(segmenter: Segmenter) -> dict[str, float]:
+    """Milliseconds a frame that each kind of routing takes by itself, decisions read included."""
+    encoder, device = segmenter.encoder, segmenter.no_memory.device
+    side = segmenter.config.image_size
+    grid = side // encoder.patch_stride
+    embedding = torch.randn(1, grid, grid, encoder.patch_channels, device=device)
+    masks = torch.randn(1, 1, side // 4, side // 4, device=device)
+    router = PredictiveRouter(RouterConfig.for_encoder(encoder)).to(device).eval()
+    adavit, dyt = AdaViT(encoder).to(device).eval(), DyT(encoder).to(device).eval()
+    grids = _grids(segmenter)
+    pooled = {
+        name: torch.randn(1, *grids[int(name)], block_width(block), device=device)
+        for name, block in ((name, encoder.blocks[int(name)]) for name in adavit.gates)
+    }
+    tokens = [
+        torch.randn(1, *size, token_width(block), device=device)
+        for size, block in zip(grids[1:], encoder.blocks, strict=True)
+    ]
+
+    def single() -> None:
+        router(embedding, masks).sigmoid().cpu()
+
+    def before_every_block() -> None:
+        for name, gate in adavit.gates.items():
+            adavit.decide(gate(pooled[name].mean(dim=(1, 2)))).cpu()
+
+    def for_every_token() -> None:
+        for gate, x in zip(dyt.gates, tokens, strict=True):
+            dyt.decide(gate(x)).flatten().nonzero()
+
+    calls = {"rds": single, "adavit": before_every_block, "dyt": for_every_token}
+    return {name: _milliseconds(call, device) for name, call in calls.items()}
+
+
+def _grids(segmenter: Segmenter) -> list[tuple[int, int]]:
+    """The token grid before the first block and after every block."""
+    side = segmenter.config.image_size // segmenter.encoder.patch_stride
+    grids = [(side, side)]
+    for block in segmenter.encoder.blocks:
+        side = side // 2 if getattr(block, "pool", False) else side
+        grids.append((side, side))
+    return grids
+
+
+def _milliseconds(call: Callable[[], None], device: torch.device) -> float:
+    times = []
+    for index in range(WARM_UP + CALLS):
+        started = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        if index >= WARM_UP:
+            times.append(1000 * (time.perf_counter() - started))
+    return round(float(np.median(times)), 4)
+
+
+def draw(path: Path, rows: list[Row]) -> None:
+    """J&F of each variant, with its interval over sequences."""
+    figure = figure_of(0.8 + 0.35 * len(rows))
+    axes = figure.subplots()
+    for place, row in enumerate(reversed(rows)):
+        estimate = row.estimate
+        axes.plot([estimate.low, estimate.high], [place, place], color="#b9bec6", linewidth=3)
+        axes.plot(row.seeds, [place] * len(row.seeds), "o", color=INK, markersize=4)
+    axes.set_yticks(range(len(rows)), [row.method for row in reversed(rows)])
+    axes.set_xlabel("J&F; dots are seeds, bars 95% over sequences")
+    style(axes, f"Variants of RDS at a budget of {rows[0].budget:g}", whole_numbers=False)
+    save(figure, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--evaluation", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the points")
+    parser.add_argument("--report", type=Path, default=None)
+    parser.add_argument("--model", default=None)
+    parser.add_argument("--checkpoint", default=None)
+    parser.add_argument("--image-size", type=int, default=None)
+    parser.add_argument("--budget", type=float, default=0.6)
+    parser.add_argument("--seeds", default="1")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--num-frames", type=int, default=4)
+    parser.add_argument("--sequences", default=None)
+    parser.add_argument("--workers", type=int, default=1)
+    given = parser.parse_args()
+    config = ComparisonConfig(
+        model=given.model,
+        checkpoint=given.checkpoint,
+        image_size=given.image_size,
+        methods=(),
+        budgets=(given.budget,),
+        seeds=tuple(int(seed) for seed in given.seeds.split(",")),
+        steps=given.steps,
+        batch_size=given.batch_size,
+        num_frames=given.num_frames,
+    )
+
+    def say(point: Point, number: int, count: int, what: str) -> None:
+        print(f"[{number}/{count}] {what} {point.name}", flush=True)
+
+    ablation = Ablation(
+        given.budget,
+        config,
+        given.data,
+        given.evaluation,
+        given.out,
+        sequences=None if given.sequences is None else given.sequences.split(","),
+        workers=given.workers,
+        progress=say,
+    )
+    rows = rows_of(ablation.run())
+    report = {
+        "rows": [row.to_dict() for row in rows],
+        "rds_minus_variant": differences(rows),
+        "routing_ms": routing_latency(ablation.base.eval()),
+        "settings": {**asdict(config), "threads": torch.get_num_threads()},
+    }
+    text = json.dumps(report, indent=2)
+    print(text)
+    if given.report is not None:
+        make_folder(given.report.parent)
+        with replacing(given.report) as part:
+            part.write_text(text + "\n")
+        draw(given.report.with_suffix(".png"), rows)
+
+
+if __name__ == "__main__":
+    main()

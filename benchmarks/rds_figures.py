@@ -1,0 +1,201 @@
+"""Figures of routing on real videos: blocks over frames, rates per budget, strips, router heat.
+
+    python benchmarks/rds_figures.py --root DAVIS --sequences dog,parkour \
+        --out docs/results/routing --adapter pareto/points/rds-0.6-seed1 \
+        --beside pareto/points/pbd-0.6-seed1 --budget-adapters pareto/points/rds-{0.8,0.6,0.4}-seed1
+
+Writes, for every sequence: SEQ-blocks.png (which blocks ran when), SEQ-strip.png (frames, masks,
+blocks; a row for each method given with --beside) and SEQ-heat.png (activation weights). For all
+together: profiles.png (rates over each video), budgets.png (rates at each budget; without
+--budget-adapters the one adapter is asked for each of --budgets) and routing.json with the numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tempomask.api import Model, load
+from tempomask.data.davis import Davis, DavisSequence
+from tempomask.media.atomic import make_folder, replacing
+from tempomask.models.encoder import Policy, always_on_blocks
+from tempomask.reports.figures import save_block_chart
+from tempomask.reports.routing_figures import (
+    save_activation_profiles,
+    save_budget_rates,
+    save_frame_strip,
+    save_router_heat,
+)
+from tempomask.routing.recurrent import Routing
+from tempomask.types import Prompt
+
+# Pictures in a strip.
+SHOWN = 6
+
+
+@dataclass
+class Tracked:
+    """One sequence under one method: bool (T, L), label maps, w (T, L) where a router gave them."""
+
+    blocks: list[NDArray[np.bool_]] = field(default_factory=list)
+    masks: list[NDArray[np.int32]] = field(default_factory=list)
+    weights: list[NDArray[np.float64] | None] = field(default_factory=list)
+
+
+class Watching:
+    """A policy that notes the router's weights after every plan."""
+
+    def __init__(self, policy: Any, noted: list[Any] | None = None) -> None:
+        self.policy, self.noted = policy, [] if noted is None else noted
+
+    def plan(self, embedding: Any, previous_masks: Any) -> Any:
+        plan = self.policy.plan(embedding, previous_masks)
+        weights = getattr(self.policy, "last_weights", None)
+        self.noted.append(None if weights is None else weights.float().numpy())
+        return plan
+
+    def fresh(self) -> Watching:
+        """The same notes, for the one video that is watched."""
+        fresh = getattr(self.policy, "fresh", None)
+        return Watching(self.policy if fresh is None else fresh(), self.noted)
+
+    def begin_frame(self) -> None:
+        if hasattr(self.policy, "begin_frame"):
+            self.policy.begin_frame()
+
+    def end_frame(self, predicted_iou: Any, object_scores: Any) -> None:
+        if hasattr(self.policy, "end_frame"):
+            self.policy.end_frame(predicted_iou, object_scores)
+
+
+def track(model: Model, sequence: DavisSequence, policy: Policy | None) -> Tracked:
+    """Track all objects of a sequence from their first masks."""
+    watching = None if policy is None else Watching(policy)
+    session = model.session(num_frames=len(sequence), size=sequence.size, policy=watching)
+    first = sequence.label_map(0)
+    for object_id in sequence.object_ids:
+        session.add(Prompt(frame=0, object_id=object_id, mask=first == object_id))
+    tracked = Tracked()
+    for frame in sequence.frames():
+        result = session.step(frame)
+        tracked.blocks.append(result.blocks)
+        tracked.masks.append(result.label_map())
+    tracked.weights = [] if watching is None else watching.noted
+    return tracked
+
+
+def policy_of(model: Model, budget: float | None = None) -> Policy | None:
+    """What the model's adapter routes by."""
+    if model.routers is None or model.routers.attached.make_policy is None:
+        return None
+    return model.routers.attached.make_policy(Routing(budget))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", type=Path, required=True, help="DAVIS folder")
+    parser.add_argument("--sequences", required=True)
+    parser.add_argument("--adapter", required=True, help="of RDS")
+    parser.add_argument("--beside", nargs="*", default=[], help="adapters of other methods")
+    parser.add_argument("--budget-adapters", nargs="*", default=[])
+    parser.add_argument("--budgets", default="0.4,0.6,0.8")
+    parser.add_argument("--checkpoint", default=None)
+    parser.add_argument("--image-size", type=int, default=None)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    out = make_folder(given.out)
+    sequences = list(Davis(given.root, None, given.sequences.split(",")))
+
+    def loaded(adapter: str) -> Model:
+        return load(None, given.checkpoint, given.image_size, adapter=adapter)
+
+    model, others = loaded(given.adapter), {Path(a).name: loaded(a) for a in given.beside}
+    always = always_on_blocks(model.segmenter.encoder)
+    runs = {}
+    for sequence in sequences:
+        runs[sequence.name] = run = track(model, sequence, policy_of(model))
+        beside = {name: track(m, sequence, policy_of(m)) for name, m in others.items()}
+        draw_sequence(out, sequence, run, beside)
+    # The first frame of a video runs everything.
+    save_activation_profiles(
+        out / "profiles.png", {name: run.blocks[1:] for name, run in runs.items()}, always
+    )
+    rates: dict[float, Any] = {}
+    if given.budget_adapters:
+        for adapter in given.budget_adapters:
+            other = loaded(adapter)
+            budget = json.loads((Path(adapter) / "adapter.json").read_text())["settings"]["budget"]
+            rates[float(budget)] = routed(other, sequences, None)
+    else:
+        for budget in map(float, given.budgets.split(",")):
+            rates[budget] = routed(model, sequences, budget)
+    save_budget_rates(out / "budgets.png", rates)
+    report = {
+        "sequences": {
+            name: {
+                "mean_rate": round(float(np.mean(run.blocks[1:])), 4),
+                "rate_of_block": np.mean(run.blocks[1:], axis=0).round(4).tolist(),
+                "changes_a_frame": changes(run.blocks[1:]),
+            }
+            for name, run in runs.items()
+        },
+        "budgets": {f"{b:g}": np.mean(rows, axis=0).round(4).tolist() for b, rows in rates.items()},
+    }
+    with replacing(out / "routing.json") as part:
+        part.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"written: {out}")
+
+
+def routed(
+    model: Model, sequences: list[DavisSequence], budget: float | None
+) -> list[NDArray[np.bool_]]:
+    """The blocks of every frame after the first, of all sequences."""
+    rows: list[NDArray[np.bool_]] = []
+    for sequence in sequences:
+        rows += track(model, sequence, policy_of(model, budget)).blocks[1:]
+    return rows
+
+
+def changes(blocks: list[NDArray[np.bool_]]) -> float:
+    """How many blocks change from one frame to the next, on average."""
+    ran = np.array(blocks)
+    return round(float((ran[1:] != ran[:-1]).sum(axis=1).mean()), 4) if len(ran) > 1 else 0.0
+
+
+def draw_sequence(
+    out: Path, sequence: DavisSequence, run: Tracked, beside: dict[str, Tracked]
+) -> None:
+    """The three figures of one sequence."""
+    name, indices = sequence.name, range(len(sequence))
+    save_block_chart(out / f"{name}-blocks.png", indices, run.blocks)
+    known = [index for index, weights in enumerate(run.weights) if weights is not None]
+    if known:
+        save_router_heat(
+            out / f"{name}-heat.png",
+            known,
+            np.stack([run.weights[index] for index in known]),  # type: ignore[arg-type]
+            np.stack([run.blocks[index] for index in known]),
+        )
+    shown = np.unique(np.linspace(0, len(sequence) - 1, SHOWN).astype(int)).tolist()
+    pictures = [frame for index, frame in enumerate(sequence.frames()) if index in shown]
+    rows = {other: [tracked.masks[i] for i in shown] for other, tracked in beside.items()}
+    save_frame_strip(
+        out / f"{name}-strip.png",
+        shown,
+        pictures,
+        [run.masks[i] for i in shown],
+        [run.blocks[i] for i in shown],
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
