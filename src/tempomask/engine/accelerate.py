@@ -1,7 +1,7 @@
 """Exchanges parts of a segmenter for faster ones that compute the same function.
 
 A reader of `tempomask.models` sees the equations; what is done for speed alone stands here, one
-idea in each file, each tested against the plain part. `docs/performance.md` says what each one gave.
+idea in each file, each tested against the plain part. `docs/performance.md` says what each gave.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from torch import nn
 
 from tempomask.engine.memory_attention import FastMemoryAttention
 from tempomask.engine.neck import FusedNeck
+from tempomask.engine.rotary_block import FastTransformerBlock
 from tempomask.engine.trunk import FastTrunk
 from tempomask.models.hiera import Hiera
+from tempomask.models.hybrid import HybridEncoder, TransformerBlock
 from tempomask.models.neck import FeaturePyramidNeck
 from tempomask.models.segmenter import Segmenter
 from tempomask.models.vit import ViT
@@ -33,6 +35,10 @@ def accelerate(segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> Segm
         segmenter.mask_decoder.stride_4 = segmenter.mask_decoder.stride_8 = nn.Identity()
     if isinstance(encoder, (Hiera, ViT)):
         segmenter.encoder = FastTrunk(encoder, segmenter.config.image_size, dtype)
+    elif isinstance(encoder, HybridEncoder):
+        for index, block in enumerate(encoder.blocks):
+            if isinstance(block, TransformerBlock):
+                encoder.blocks[index] = FastTransformerBlock(block, dtype)
     segmenter.memory_attention = FastMemoryAttention(
         segmenter.memory_attention, segmenter.config.image_size // 16, dtype
     )

@@ -1,8 +1,8 @@
 """Memory attention with rotations that cost two multiplications, frame by frame in the cache.
 
-Turning a projected token by its position, R W x, is (W x) cos + (W' x) sin, where W' holds the rows
-of W exchanged in pairs, one of each with its sign changed. Both products are one matrix product, and
-nothing has to be taken apart into pairs. The rest is `tempomask.models.memory_attention`.
+Turning a projected token by its position, R W x, is (W x) cos + (W' x) sin, where W' holds the
+rows of W exchanged in pairs, one of each with its sign changed. Both products are one matrix
+product, and nothing has to be taken apart into pairs. The rest is `tempomask.models.memory_attention`.
 
 N objects, h x w the stride-16 grid, D hidden_dim, K memory tokens.
 """
@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from tempomask.engine.packed import fast_linear
+from tempomask.engine.packed import fast_linear, stacked, turned
 from tempomask.models.config import Pooling
 from tempomask.models.memory_attention import (
     MemoryAttention,
@@ -26,26 +25,9 @@ from tempomask.ops.attention import attention
 from tempomask.ops.rope import axial_table
 
 
-def _turned(weight: Tensor) -> Tensor:
-    """W' (rows exchanged in pairs, the first of each pair negated) of W (D, ...)."""
-    even, odd = weight.unflatten(0, (-1, 2)).unbind(1)
-    return torch.stack([-odd, even], dim=1).flatten(0, 1)
-
-
-def _stacked(*layers: tuple[Tensor, Tensor | None]) -> nn.Linear:
-    """One linear layer that gives the outputs of several, side by side."""
-    weights = [weight for weight, _ in layers]
-    biases = [w.new_zeros(len(w)) if bias is None else bias for w, bias in layers]
-    layer = nn.Linear(weights[0].shape[1], sum(len(w) for w in weights))
-    with torch.no_grad():
-        layer.weight.copy_(torch.cat(weights))
-        layer.bias.copy_(torch.cat(biases))
-    return layer.to(weights[0].device)
-
-
 def _and_turned(layer: nn.Linear) -> list[tuple[Tensor, Tensor | None]]:
     weight, bias = layer.weight.data, None if layer.bias is None else layer.bias.data
-    return [(weight, bias), (_turned(weight), None if bias is None else _turned(bias))]
+    return [(weight, bias), (turned(weight), None if bias is None else turned(bias))]
 
 
 class FastMemoryAttentionLayer(nn.Module):
@@ -57,14 +39,14 @@ class FastMemoryAttentionLayer(nn.Module):
         self.pooling: Pooling = plain.pooling
         value = (own.value.weight.data, own.value.bias.data)
         own_parts = [*_and_turned(own.query), *_and_turned(own.key), value]
-        self.own = fast_linear(_stacked(*own_parts), dtype)
-        self.query = fast_linear(_stacked(*_and_turned(cross.query)), dtype)
-        self.key = fast_linear(_stacked(*_and_turned(cross.key)), dtype)
+        self.own = fast_linear(stacked(*own_parts), dtype)
+        self.query = fast_linear(stacked(*_and_turned(cross.query)), dtype)
+        self.key = fast_linear(stacked(*_and_turned(cross.key)), dtype)
         self.pointer_key, self.value = cross.key, fast_linear(cross.value, dtype)
         self.image_key: nn.Module | None = None
         if hasattr(cross, "image_key"):
             self.image_norm = cross.image_norm
-            self.image_key = fast_linear(_stacked(*_and_turned(cross.image_key)), dtype)
+            self.image_key = fast_linear(stacked(*_and_turned(cross.image_key)), dtype)
         self.own_output = fast_linear(own.output, dtype)
         self.output = fast_linear(cross.output, dtype)
         self.expand = fast_linear(plain.expand, dtype)
@@ -78,7 +60,7 @@ class FastMemoryAttentionLayer(nn.Module):
         """x (1 or N, hw, D): (N, hw, D)."""
         x = x + self._attend_self(self.self_norm(x), table)
         x = x + self._attend_memory(self.cross_norm(x), memory, grid, table)
-        return x + self.contract(F.relu(self.expand(self.feedforward_norm(x))))
+        return x + self.contract(self.expand(self.feedforward_norm(x)).relu_())
 
     def _attend_self(self, x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
         query, query_turned, key, key_turned, value = self.own(x).chunk(5, dim=-1)

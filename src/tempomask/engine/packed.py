@@ -64,3 +64,20 @@ def fast_linear(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
 def fast_linear_gelu(layer: nn.Linear, dtype: torch.dtype) -> nn.Module:
     """The layer followed by GELU."""
     return PackedLinear(layer, gelu=True) if can_pack(layer, dtype) else LinearGelu(layer)
+
+
+def turned(weight: Tensor) -> Tensor:
+    """W' (rows exchanged in pairs, the first of each pair negated) of W (D, ...)."""
+    even, odd = weight.unflatten(0, (-1, 2)).unbind(1)
+    return torch.stack([-odd, even], dim=1).flatten(0, 1)
+
+
+def stacked(*layers: tuple[Tensor, Tensor | None]) -> nn.Linear:
+    """One linear layer that gives the outputs of several, side by side."""
+    weights = [weight for weight, _ in layers]
+    biases = [w.new_zeros(len(w)) if bias is None else bias for w, bias in layers]
+    layer = nn.Linear(weights[0].shape[1], sum(len(w) for w in weights))
+    with torch.no_grad():
+        layer.weight.copy_(torch.cat(weights))
+        layer.bias.copy_(torch.cat(biases))
+    return layer.to(weights[0].device)

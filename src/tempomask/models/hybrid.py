@@ -63,8 +63,8 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and channels == output
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.project(F.relu6(self.depthwise(y)))
+        y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        y = self.project(F.relu6(self.depthwise(y), inplace=True))
         return x + y if self.residual else y
 
 
@@ -87,7 +87,7 @@ class ConvolutionalStem(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        x = F.relu6(self.first(image))
+        x = F.relu6(self.first(image), inplace=True)
         maps = []
         for index, stage in enumerate(self.stages):
             x = stage(x)
@@ -139,13 +139,14 @@ class TransformerBlock(RoutedBlock):
         batch, height, width, _ = x.shape
         qkv = self.qkv(self.attention_norm(x)).reshape(batch, height * width, 3, self.num_heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        table = self._rotations(height, width, query.shape[-1], x.device)
+        table = self.rotations(height, width, query.shape[-1], x.device)
         attended = multi_head_attention(rotate(query, table), rotate(key, table), value)
         return x + self.output(attended.transpose(1, 2).reshape(batch, height, width, -1))
 
-    def _rotations(
+    def rotations(
         self, height: int, width: int, head_dim: int, device: torch.device
     ) -> tuple[Tensor, Tensor]:
+        """Cosine and sine tables of a grid, as of `axial_table`; a pruned block has its own."""
         frequencies = getattr(self, "rotary_frequencies", None)
         if frequencies is None:
             return axial_table(height, width, head_dim, self.ROPE_THETA, device)
