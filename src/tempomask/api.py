@@ -44,6 +44,7 @@ def load(
     dtype: DTypeName = "auto",
     adapter: str | Path | None = None,
     engine: Engine = "fast",
+    pooled_memory: bool = False,
 ) -> Model:
     """Load a model by name, ready to track.
 
@@ -59,6 +60,8 @@ def load(
     engine: "fast" rearranges the network for speed (docs/performance.md); it then computes in
         `dtype` alone and cannot be trained. "plain" keeps it as `tempomask.models` shows it, with
         float32 weights.
+    pooled_memory: attend to memories pooled 2x2, as EfficientTAM does; faster with several objects
+        and less exact in models that were not trained so (docs/performance.md).
 
     Raises InputError for an unknown name, a checkpoint that does not fit, a size that the strides
     do not allow, a device that is not there, and an adapter of another model.
@@ -68,7 +71,7 @@ def load(
     if engine not in ("fast", "plain"):
         raise InputError(f'engine must be "fast" or "plain", got {engine!r}')
     if adapter is None:
-        segmenter = load_segmenter(name, checkpoint, image_size).to(place)
+        segmenter = load_segmenter(name, checkpoint, image_size, pooled_memory).to(place)
         return Model(_engine(segmenter, precision, engine), precision)
     from tempomask.adaptation.adapter_file import attach_adapter, check_model, read_adapter
 
@@ -77,7 +80,9 @@ def load(
         name = wanted.model
     if name is not None:
         check_model(wanted, name)
-    attached = attach_adapter(load_segmenter(name, checkpoint, image_size).to(place), wanted)
+    attached = attach_adapter(
+        load_segmenter(name, checkpoint, image_size, pooled_memory).to(place), wanted
+    )
     segmenter = _engine(attached.segmenter.to(place), precision, engine)
     return Model(segmenter, precision, Routers(wanted.method, attached))
 

@@ -82,6 +82,7 @@ def track(
     image_size: choices.ImageSize = None,
     device: choices.Device = "auto",
     dtype: choices.DType = "auto",
+    pooled_memory: choices.PooledMemory = False,
     adapter: choices.Adapter = None,
     router: choices.Router = "auto",
     budget: choices.Budget = None,
@@ -207,7 +208,15 @@ def track(
         with console.waiting("loading the model"):
             adapter = choices.adapter_for(adapter, model, checkpoint, routing)
             precision = cast("DTypeName", dtype)
-            loaded = load(model, checkpoint, image_size, device, precision, adapter)
+            loaded = load(
+                model,
+                checkpoint,
+                image_size,
+                device,
+                precision,
+                adapter,
+                pooled_memory=pooled_memory,
+            )
         report, files = follow(request, video, loaded)
     if as_json:
         console.print_json({**report, "files": {name: str(path) for name, path in files.items()}})

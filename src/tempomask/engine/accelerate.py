@@ -9,12 +9,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from tempomask.engine.fuser import FastFuserBlock
 from tempomask.engine.memory_attention import FastMemoryAttention
 from tempomask.engine.neck import FusedNeck
 from tempomask.engine.rotary_block import FastTransformerBlock
 from tempomask.engine.trunk import FastTrunk
 from tempomask.models.hiera import Hiera
 from tempomask.models.hybrid import HybridEncoder, TransformerBlock
+from tempomask.models.memory_encoder import FuserBlock
 from tempomask.models.neck import FeaturePyramidNeck
 from tempomask.models.segmenter import Segmenter
 from tempomask.models.vit import ViT
@@ -42,6 +44,10 @@ def accelerate(segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> Segm
     segmenter.memory_attention = FastMemoryAttention(
         segmenter.memory_attention, segmenter.config.image_size // 16, dtype
     )
+    fuser = segmenter.memory_encoder.fuser
+    for index, block in enumerate(fuser):
+        if isinstance(block, FuserBlock):
+            fuser[index] = FastFuserBlock(block, dtype)
     if dtype != torch.float32:
         _store_weights(segmenter, dtype)
     return segmenter

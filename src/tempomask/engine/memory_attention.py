@@ -2,7 +2,8 @@
 
 Turning a projected token by its position, R W x, is (W x) cos + (W' x) sin, where W' holds the
 rows of W exchanged in pairs, one of each with its sign changed. Both products are one matrix
-product, and nothing has to be taken apart into pairs. The rest is `tempomask.models.memory_attention`.
+product, and nothing has to be taken apart into pairs. The rest is
+`tempomask.models.memory_attention`.
 
 N objects, h x w the stride-16 grid, D hidden_dim, K memory tokens.
 """
@@ -20,9 +21,15 @@ from tempomask.models.memory_attention import (
     MemoryTokens,
     RotaryAttention,
 )
-from tempomask.models.pooled_memory_attention import pooled_attention
+from tempomask.models.pooled_memory_attention import LOG_WINDOW_AREA, WINDOW
 from tempomask.ops.attention import attention
 from tempomask.ops.rope import axial_table
+
+# Cosine and sine, each (hw, D), every value twice, as a pair of channels turns by one angle.
+Table = tuple[Tensor, Tensor]
+# Objects attend together while they have no more tokens than this.
+TOKENS = 4096
+MLP_TOKENS = 1024
 
 
 def _and_turned(layer: nn.Linear) -> list[tuple[Tensor, Tensor | None]]:
@@ -54,50 +61,89 @@ class FastMemoryAttentionLayer(nn.Module):
         self.self_norm, self.cross_norm = plain.self_norm, plain.cross_norm
         self.feedforward_norm = plain.feedforward_norm
 
-    def forward(
-        self, x: Tensor, memory: MemoryTokens, grid: tuple[int, int], table: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        """x (1 or N, hw, D): (N, hw, D)."""
-        x = x + self._attend_self(self.self_norm(x), table)
-        x = x + self._attend_memory(self.cross_norm(x), memory, grid, table)
-        return x + self.contract(self.expand(self.feedforward_norm(x)).relu_())
-
-    def _attend_self(self, x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-        query, query_turned, key, key_turned, value = self.own(x).chunk(5, dim=-1)
+    def attend_self(self, x: Tensor, table: Table) -> Tensor:
+        """x (N, hw, D) attends to itself; residual."""
+        parts = self.own(self.self_norm(x)).chunk(5, dim=-1)
+        query, query_turned, key, key_turned, value = parts
         query, key = _rotated(query, query_turned, table), _rotated(key, key_turned, table)
-        return self.own_output(attention(query, key, value))
+        return x + self.own_output(attention(query, key, value))
 
-    def _attend_memory(
-        self, x: Tensor, memory: MemoryTokens, grid: tuple[int, int], table: tuple[Tensor, Tensor]
+    def attend_memory(
+        self, x: Tensor, memory: MemoryTokens, grid: tuple[int, int], table: Table
     ) -> Tensor:
-        query = _rotated(*self.query(x).chunk(2, dim=-1), table)
-        key, value = self._keys(memory, table), self.value(memory.values)
-        query = query.expand(key.shape[0], -1, -1)
-        if self.pooling == "none":
-            return self.output(attention(query, key, value))
-        return self.output(
-            pooled_attention(query, key, value, memory.num_spatial, grid, self.pooling)
-        )
+        """x (1 or N, hw, D) attends to the memories of N objects and passes the MLP: (N, hw, D)."""
+        query = _rotated(*self.query(self.cross_norm(x)).chunk(2, dim=-1), table)
+        # As in the plain code, a single remembered frame is not pooled.
+        pooled = self.pooling != "none" and memory.num_spatial > query.shape[1]
+        values = _pooled(memory.values, memory.num_spatial, grid) if pooled else memory.values
+        key, value = self._keys(memory, grid, table, pooled), self.value(values)
+        bias = None
+        if pooled and self.pooling == "eq5":
+            bias = query.new_zeros(key.shape[1])
+            bias[: memory.num_spatial // WINDOW**2] = LOG_WINDOW_AREA
+        attended = attention(query.expand(key.shape[0], -1, -1), key, value, bias)
+        return self._feed_forward(x + self.output(attended))
 
-    def _keys(self, memory: MemoryTokens, table: tuple[Tensor, Tensor]) -> Tensor:
-        """Rotated keys (N, K, D), written frame by frame."""
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        """The MLP, some tokens at a time, so that its hidden layer stays in the cache."""
+        out = torch.empty_like(x)
+        for part, target in zip(x.split(MLP_TOKENS, 1), out.split(MLP_TOKENS, 1), strict=True):
+            hidden = self.expand(self.feedforward_norm(part)).relu_()
+            torch.add(part, self.contract(hidden), out=target)
+        return out
+
+    def _keys(
+        self, memory: MemoryTokens, grid: tuple[int, int], table: Table, pooled: bool
+    ) -> Tensor:
+        """Rotated keys (N, K', D), written frame by frame; with pooling a quarter of the places."""
         place = memory.values + memory.positions
         size, spatial = table[0].shape[0], memory.num_spatial
+        written = size // WINDOW**2 if pooled else size
         pointers = self.pointer_key(place[:, spatial:])
-        keys = pointers.new_empty(*place.shape[:2], pointers.shape[2])
-        keys[:, spatial:] = pointers
-        for start in range(0, spatial, size):
-            frame = slice(start, start + size)
+        keys = pointers.new_empty(
+            len(place), spatial // size * written + pointers.shape[1], pointers.shape[2]
+        )
+        keys[:, spatial // size * written :] = pointers
+        for index in range(spatial // size):
+            frame = slice(index * size, (index + 1) * size)
             pair = self.key(place[:, frame])
             if self.image_key is not None and memory.image_keys is not None:
                 pair = pair + self.image_key(self.image_norm(memory.image_keys[:, frame]))
             plain, turned = pair.chunk(2, dim=-1)
-            torch.mul(plain, table[0], out=keys[:, frame]).addcmul_(turned, table[1])
+            target = keys[:, index * written : (index + 1) * written]
+            if not pooled:
+                torch.mul(plain, table[0], out=target).addcmul_(turned, table[1])
+                continue
+            target.copy_(_pooled(_rotated(plain, turned, table), size, grid))
+            if self.pooling == "eq6":
+                target += LOG_WINDOW_AREA
         return keys
 
 
-def _rotated(plain: Tensor, turned: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+def _rotated(plain: Tensor, turned: Tensor, table: Table) -> Tensor:
     return (plain * table[0]).addcmul_(turned, table[1])
+
+
+def _pooled(x: Tensor, num_spatial: int, grid: tuple[int, int]) -> Tensor:
+    """Means of 2x2 places of the first num_spatial tokens of x (N, K, C), then the others."""
+    size = (-1, grid[0] // WINDOW, WINDOW, grid[1] // WINDOW, WINDOW)
+    maps = x[:, :num_spatial].unflatten(1, size)
+    # Sums of slices: a mean over two inner dimensions is many times slower in bfloat16.
+    rows = maps[:, :, :, 0] + maps[:, :, :, 1]
+    spatial = (rows[..., 0, :] + rows[..., 1, :]).mul_(1 / WINDOW**2).flatten(1, 3)
+    return torch.cat([spatial, x[:, num_spatial:]], dim=1)
+
+
+def _of_objects(memory: MemoryTokens, objects: slice) -> MemoryTokens:
+    """The memory of some of the objects; what is one for all stays."""
+
+    def part(x: Tensor) -> Tensor:
+        return x if len(x) == 1 else x[objects]
+
+    image_keys = None if memory.image_keys is None else part(memory.image_keys)
+    return MemoryTokens(
+        memory.values[objects], part(memory.positions), memory.num_spatial, image_keys
+    )
 
 
 class FastMemoryAttention(nn.Module):
@@ -124,6 +170,24 @@ class FastMemoryAttention(nn.Module):
         """features (1 or N, D, h, w), position (D, h, w): conditioned features (N, D, h, w)."""
         grid = (features.shape[2], features.shape[3])
         x = (features + MemoryAttention.POSITION_WEIGHT * position).flatten(2).transpose(1, 2)
-        for layer in self.layers:
-            x = layer(x, memory, grid, (self.cosine, self.sine))
+        table, count = (self.cosine, self.sine), len(memory.values)
+        x = self.layers[0].attend_self(x, table)
+        # On a CPU more objects at once only fall out of the cache.
+        step = max(1, TOKENS // x.shape[1]) if x.device.type == "cpu" else count
+        parts = []
+        for start in range(0, count, step):
+            objects = slice(start, start + step)
+            some = x if len(x) == 1 else x[objects]
+            parts.append(self._attend(some, _of_objects(memory, objects), grid, table))
+        x = parts[0] if len(parts) == 1 else torch.cat(parts)
         return self.norm(x).transpose(1, 2).unflatten(2, grid)
+
+    def _attend(
+        self, x: Tensor, memory: MemoryTokens, grid: tuple[int, int], table: Table
+    ) -> Tensor:
+        """All layers from the first cross-attention on: x (1 or N, hw, D) to (N, hw, D)."""
+        for index, layer in enumerate(self.layers):
+            if index:
+                x = layer.attend_self(x, table)
+            x = layer.attend_memory(x, memory, grid, table)
+        return x

@@ -1,6 +1,6 @@
 """nano's transformer block with packed weights and rotations that cost two multiplications.
 
-The trick is that of `engine.memory_attention`: both W x and its turned twin come out of one product.
+The trick is that of `engine.memory_attention`: W x and its turned twin come out of one product.
 """
 
 from __future__ import annotations

@@ -128,6 +128,13 @@ class SegmenterConfig:
         plain = isinstance(self.encoder, ViTConfig) and self.memory_attention.pooling == "none"
         return 16 if plain else 32
 
+    def with_pooling(self, pooling: Pooling) -> SegmenterConfig:
+        """The same segmenter with other pooling of memory keys; its weights fit as they are."""
+        if pooling not in ("none", "eq5", "eq6"):
+            raise InputError(f"pooling must be none, eq5 or eq6, got {pooling!r}")
+        attention = replace(self.memory_attention, pooling=pooling)
+        return replace(self, memory_attention=attention).with_image_size(self.image_size)
+
     def with_image_size(self, image_size: int) -> SegmenterConfig:
         """The same segmenter at another resolution; InputError if the strides do not allow it."""
         step = self.size_multiple

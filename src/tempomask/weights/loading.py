@@ -26,6 +26,7 @@ def load_segmenter(
     name: str | None = None,
     checkpoint: str | Path | None = None,
     image_size: int | None = None,
+    pooled_memory: bool = False,
 ) -> Segmenter:
     """A segmenter with its weights, on the CPU, in float32, in eval mode.
 
@@ -34,6 +35,8 @@ def load_segmenter(
     transformers' safetensors of SAM 2, and our own. None is the model's own, from this machine or
     the Hub.
     image_size: side of the square input; None is that of the model.
+    pooled_memory: memory keys and values are pooled 2x2 (EfficientTAM, Eq. 5), also in models that
+        were not trained so.
 
     Raises InputError for an unknown name, a checkpoint that is missing, damaged or of another
     model, and a size that the strides do not allow.
@@ -51,6 +54,8 @@ def load_segmenter(
     config = _config_of(name if checkpoint is not None else name or "nano", file, layout)
     if image_size is not None:
         config = config.with_image_size(image_size)
+    if pooled_memory and config.memory_attention.pooling == "none":
+        config = config.with_pooling("eq5")
     with torch.device("meta"):
         segmenter = Segmenter(config)
     _check_fit(file, layout, segmenter, config.name)

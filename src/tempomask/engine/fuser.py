@@ -1,0 +1,29 @@
+"""The memory encoder's ConvNeXt block with packed layers; the GELU happens inside the product."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tempomask.engine.packed import fast_linear, fast_linear_gelu
+from tempomask.models.memory_encoder import FuserBlock
+
+
+class FastFuserBlock(nn.Module):
+    """The same function as the `FuserBlock` it is made of; the layer scale joins the last layer."""
+
+    def __init__(self, plain: FuserBlock, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.depthwise, self.norm = plain.depthwise, plain.norm
+        self.expand = fast_linear_gelu(plain.expand, dtype)
+        scaled = nn.Linear(plain.contract.in_features, plain.contract.out_features)
+        scaled = scaled.to(plain.scale.device)
+        with torch.no_grad():
+            scaled.weight.copy_(plain.scale[:, None] * plain.contract.weight)
+            scaled.bias.copy_(plain.scale * plain.contract.bias)
+        self.contract = fast_linear(scaled, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, C, h, w), same shape."""
+        y = self.norm(self.depthwise(x)).permute(0, 2, 3, 1)
+        return x + self.contract(self.expand(y)).permute(0, 3, 1, 2)
