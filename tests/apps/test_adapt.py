@@ -286,3 +286,16 @@ def test_a_budget_asks_for_the_bundled_adapter(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(adapter_file, "bundled_adapters", lambda: ["nano-rds"])
     assert choices.adapter_for(adapter, model, checkpoint, options) == found
+
+
+def test_eval_scores_a_submodel(
+    run: Run, adapter: Path, deep: Path, davis: Path, tmp_path: Path
+) -> None:
+    code, out, err = run(
+        "eval", "davis", davis, "--checkpoint", deep, "--adapter", adapter, "--budget", 0.75,
+        "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    summary = json.loads(out)
+    assert summary["settings"]["budget"] == 0.75
+    assert summary["blocks_run"] == pytest.approx(0.75)

@@ -84,6 +84,12 @@ def davis(
     dynamic_multimask: choices.DynamicMultimask = False,
     memory_stride: choices.MemoryStride = None,
     objects_per_batch: choices.ObjectsPerBatch = None,
+    pooled_memory: choices.PooledMemory = False,
+    adapter: choices.Adapter = None,
+    router: choices.Router = "auto",
+    budget: choices.Budget = None,
+    rule: choices.RuleOption = "top-k",
+    adaptive: choices.Adaptive = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
     ] = False,
@@ -95,6 +101,7 @@ def davis(
     with console.waiting("starting"):
         from tempomask.evaluation.davis import evaluate, evaluate_masks
 
+    routing = choices.routing_options(router, budget, rule, None, adaptive)
     names = None if sequences is None else [name for name in sequences.split(",") if name]
     wanted: dict[str, Any] = {
         "split": split,
@@ -113,7 +120,16 @@ def davis(
         precision = cast(DTypeName, dtype)
         with console.waiting("loading the model"):
             if propagator is None:
-                loaded = load(model, checkpoint, image_size, device, precision)
+                adapter = choices.adapter_for(adapter, model, checkpoint, routing)
+                loaded = load(
+                    model,
+                    checkpoint,
+                    image_size,
+                    device,
+                    precision,
+                    adapter,
+                    pooled_memory=pooled_memory,
+                )
             else:
                 loaded = load_propagator(propagator, checkpoint, image_size, device, precision)
         # Propagation has neither; what else is given, it refuses by name.
@@ -135,6 +151,7 @@ def davis(
                 progress=bars.show,
                 **wanted,
                 **options,
+                **routing,
             )
     if as_json:
         console.print_json(summary.to_dict())
