@@ -90,13 +90,6 @@ def track(model: Model, sequence: DavisSequence, policy: Policy | None) -> Track
     return tracked
 
 
-def policy_of(model: Model, budget: float | None = None) -> Policy | None:
-    """What the model's adapter routes by."""
-    if model.routers is None or model.routers.attached.make_policy is None:
-        return None
-    return model.routers.attached.make_policy(Routing(budget))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -121,8 +114,8 @@ def main() -> None:
     always = always_on_blocks(model.segmenter.encoder)
     runs = {}
     for sequence in sequences:
-        runs[sequence.name] = run = track(model, sequence, policy_of(model))
-        beside = {name: track(m, sequence, policy_of(m)) for name, m in others.items()}
+        runs[sequence.name] = run = track(model, sequence, model.policy())
+        beside = {name: track(m, sequence, m.policy()) for name, m in others.items()}
         draw_sequence(out, sequence, run, beside)
     # The first frame of a video runs everything.
     save_activation_profiles(
@@ -158,9 +151,9 @@ def routed(
     model: Model, sequences: list[DavisSequence], budget: float | None
 ) -> list[NDArray[np.bool_]]:
     """The blocks of every frame after the first, of all sequences."""
-    rows: list[NDArray[np.bool_]] = []
+    policy, rows = model.policy(routing=Routing(budget)), []
     for sequence in sequences:
-        rows += track(model, sequence, policy_of(model, budget)).blocks[1:]
+        rows += track(model, sequence, policy).blocks[1:]
     return rows
 
 

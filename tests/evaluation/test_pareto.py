@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tempomask.errors import InputError
 from tempomask.evaluation import pareto
@@ -30,10 +31,12 @@ from tempomask.evaluation.pareto_summary import (
     scores_at_cost,
     summarise_comparison,
 )
-from tempomask.models.config import HybridConfig
+from tempomask.models.config import HybridConfig, MaskDecoderConfig, segmenter_config
 from tempomask.models.hybrid import HybridEncoder
+from tempomask.models.segmenter import Segmenter
 from tempomask.reports.pareto_figures import save_pareto_chart
 from tempomask.routing.static import StaticPlan
+from tempomask.weights import save_segmenter
 
 
 def result(method: str, budget: float, seed: int = 1, **changes: Any) -> PointResult:
@@ -240,6 +243,68 @@ class TestResuming:
     def test_bad_configurations(self, changes: dict[str, Any], message: str) -> None:
         with pytest.raises(InputError, match=message):
             replace(CONFIG, **changes)
+
+
+def write_videos(root: Path) -> None:
+    """Three sequences of a bright square that drifts over noise, in the DAVIS layout."""
+    rng = np.random.default_rng(0)
+    for name in ("one", "two", "three"):
+        for part in ("JPEGImages", "Annotations"):
+            (root / part / "480p" / name).mkdir(parents=True)
+        left = int(rng.integers(5, 20))
+        for index in range(5):
+            mask = np.zeros((64, 80), np.uint8)
+            mask[20:45, left + 3 * index : left + 25 + 3 * index] = 255
+            frame = rng.integers(0, 60, (64, 80, 3)).astype(np.uint8)
+            frame[mask > 0] = 220
+            Image.fromarray(frame).save(root / f"JPEGImages/480p/{name}/{index:05d}.jpg")
+            Image.fromarray(mask).save(root / f"Annotations/480p/{name}/{index:05d}.png")
+
+
+def test_points_are_trained_loaded_and_scored_as_users_would(tmp_path: Path) -> None:
+    """Two steps each on a toy model: what routes, drops or prunes, really costs less."""
+    pytest.importorskip("peft")
+    torch.manual_seed(0)
+    nano = segmenter_config("nano")
+    config = replace(
+        nano,
+        encoder=HybridConfig(dim=32, num_heads=2, depth=5),
+        image_size=64,
+        hidden_dim=32,
+        memory_dim=16,
+        memory_attention=replace(nano.memory_attention, layers=1, feedforward_dim=32),
+        mask_decoder=MaskDecoderConfig(num_heads=2, feedforward_dim=32, iou_hidden_dim=16),
+    )
+    save_segmenter(Segmenter(config), tmp_path / "tiny.safetensors")
+    write_videos(tmp_path / "data")
+    comparison = Comparison(
+        ComparisonConfig(
+            checkpoint=str(tmp_path / "tiny.safetensors"),
+            methods=("rds", "pbd", "slim"),
+            budgets=(0.6,),
+            steps=2,
+            batch_size=1,
+            num_frames=2,
+        ),
+        tmp_path / "data",
+        tmp_path / "data",
+        tmp_path / "out",
+        sequences=["one"],
+        device="cpu",
+        workers=0,
+    )
+    found = {result.point.method: result for result in comparison.run()}
+    base = found["base"]
+    assert set(found) == {"base", "full", "rds", "pbd", "slim"}
+    assert base.trained == 0 and base.blocks_run == 1.0 and base.macs == found["full"].macs
+    for method in ("rds", "pbd", "slim"):
+        assert found[method].macs < 0.9 * base.macs, method
+        assert list(found[method].per_sequence) == ["one"] and found[method].fps > 0
+    assert found["rds"].blocks_run == found["pbd"].blocks_run == pytest.approx(0.6)
+    assert found["slim"].parameters < base.parameters == found["rds"].parameters
+    assert 0 < found["pbd"].trained < found["slim"].trained
+    scores = json.loads((tmp_path / "out" / "measured.json").read_text())
+    assert "11111" in scores and "11011" in scores
 
 
 class Counted:

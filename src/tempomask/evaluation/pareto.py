@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -19,17 +19,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tempomask.adaptation.adapter_file import base_sample
 from tempomask.adaptation.method import ClipOutputs, Export, Measure, Method, Prepared, Replay
 from tempomask.adaptation.methods import build_method
 from tempomask.adaptation.rds import AdapterConfig, RDSConfig
-from tempomask.api import Model, load
-from tempomask.data.davis import Davis
+from tempomask.api import DTypeName, Engine, Model, load
+from tempomask.data.davis import Davis, DavisSequence
 from tempomask.errors import InputError
 from tempomask.evaluation.davis import evaluate
 from tempomask.media.atomic import make_folder, replacing, write_errors
-from tempomask.metrics.flops import EncoderMeter, frame_cost
+from tempomask.metrics.flops import EncoderMeter, Macs, frame_cost
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.static import StaticPlan
@@ -42,8 +43,8 @@ BUDGETS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 METHODS = ("rds", "pbd", "dyt", "adavit", "slim", "static-a", "static-b")
 # Untrained, and trained as long with all blocks: what the others are compared with.
 REFERENCES = ("base", "full")
-# Of so many frames one is counted; so many are timed, after so many that warm up.
-COUNT_EVERY, TIMED_FRAMES, WARM_UP = 8, 32, 9
+# Frames of each sequence that are counted; frames that are timed, after those that warm up.
+COUNTED_FRAMES, TIMED_FRAMES, WARM_UP = 8, 32, 9
 
 
 @dataclass(frozen=True)
@@ -248,17 +249,19 @@ class Comparison:
     def _score(self, point: Point, seconds: float) -> PointResult:
         config, folder = self.config, self._folder(point)
         adapter = None if point.method == "base" else folder
-        model = load(
-            config.model, config.checkpoint, config.image_size, self.device, adapter=adapter
-        )
-        meter = EncoderMeter(model.segmenter.encoder, COUNT_EVERY)
-        with meter.attached():
-            summary = evaluate(model, self.evaluation, sequences=self.sequences)
+
+        def loaded(engine: Engine, dtype: DTypeName) -> Model:
+            where = (config.image_size, self.device, dtype)
+            return load(config.model, config.checkpoint, *where, adapter=adapter, engine=engine)
+
+        model = loaded("fast", "auto")
+        policy = model.policy()
+        summary = evaluate(model, self.evaluation, sequences=self.sequences, policy=policy)
+        plain = loaded("plain", "float32")
+        counted = encoder_macs(plain, self.evaluation, self.sequences)
         trained = 0
         if point.method != "base":
             trained = json.loads((folder / "training" / "parameters.json").read_text())["trained"]
-        neck = frame_cost(model.segmenter).neck
-        counted = meter.mean + neck
         return PointResult(
             point=point,
             mean=summary.mean,
@@ -269,10 +272,41 @@ class Comparison:
             published=counted.published,
             fps=frames_per_second(model, self.evaluation, self.sequences),
             trained=trained,
-            parameters=sum(p.numel() for p in model.segmenter.parameters()),
+            parameters=sum(p.numel() for p in plain.segmenter.parameters()),
             blocks_run=summary.blocks_run,
             training_seconds=round(seconds, 1),
         )
+
+
+def encoder_macs(model: Model, root: Path, sequences: Sequence[str] | None = None) -> Macs:
+    """Mean cost of the encoder, its neck and its routing, over the first frames of each sequence.
+
+    The very first, on which RDS runs all blocks, is left out. model: of the plain engine.
+    """
+    meter = EncoderMeter(model.segmenter.encoder)
+    counts = []
+    for sequence in Davis(root, None, sequences):
+        frames = list(islice(sequence.frames(), 1 + COUNTED_FRAMES))
+        meter.counts = []
+        with meter.attached():
+            for _ in _steps(model, sequence, frames):
+                pass
+        counts += meter.counts[1:]
+    meter.counts = counts
+    return meter.mean + frame_cost(model.segmenter).neck
+
+
+def _steps(
+    model: Model, sequence: DavisSequence, frames: Sequence[NDArray[np.uint8]]
+) -> Iterator[float]:
+    """Track the first object from its mask; the seconds of every frame."""
+    session = model.session(num_frames=len(sequence), size=sequence.size, policy=model.policy())
+    mask = sequence.label_map(0) == sequence.object_ids[0]
+    session.add(Prompt(frame=0, object_id=1, mask=mask))
+    for frame in frames:
+        started = time.perf_counter()
+        session.step(frame).masks  # noqa: B018  (computed when asked for)
+        yield time.perf_counter() - started
 
 
 def frames_per_second(
@@ -285,16 +319,9 @@ def frames_per_second(
     dataset = list(Davis(root, None, sequences))
     sequence = max(dataset, key=len)
     frames = list(islice(sequence.frames(), WARM_UP + TIMED_FRAMES))
-    mask = sequence.label_map(0) == sequence.object_ids[0]
     best = 0.0
     for _ in range(rounds):
-        session = model.session(num_frames=len(frames), size=sequence.size)
-        session.add(Prompt(frame=0, object_id=1, mask=mask))
-        times = []
-        for frame in frames:
-            started = time.perf_counter()
-            session.step(frame).masks  # noqa: B018  (computed when asked for)
-            times.append(time.perf_counter() - started)
+        times = list(_steps(model, sequence, frames))
         timed = times[min(WARM_UP, len(times) - 1) :]
         best = max(best, 1.0 / float(np.median(timed)))
     return round(best, 3)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -168,12 +167,13 @@ class FrameCost:
 def frame_cost(
     segmenter: Segmenter, memories: int | None = None, pointers: int | None = None
 ) -> FrameCost:
-    """Count a frame of a segmenter at its image size; shapes alone are computed.
+    """Count a frame of a segmenter's configuration at its image size, from shapes alone.
 
     memories, pointers: that the frame attends to, by default as many as there can be.
     """
     config = segmenter.config
-    shadow = deepcopy(segmenter).to("meta").eval().requires_grad_(False)
+    with torch.device("meta"):
+        shadow = Segmenter(config).eval().requires_grad_(False)
     memories = config.memory_frames if memories is None else memories
     pointers = config.max_pointers if pointers is None else pointers
     image = torch.zeros(1, 3, config.image_size, config.image_size, device="meta")
@@ -241,7 +241,8 @@ def _memory_inputs(
 class EncoderMeter:
     """Counts real passes of an encoder, with whatever its policy computes and decides on them.
 
-    every: of so many passes one is counted, because counting takes time.
+    every: of so many passes one is counted, because counting takes time. The encoder must be a
+    plain one: torch's counter does not see into the packed layers of the fast engine.
 
     >>> with EncoderMeter(segmenter.encoder).attached() as meter:  # doctest: +SKIP
     ...     evaluate(model, root, policy=policy)
