@@ -297,25 +297,34 @@ def test_equals_plain_loops_with_crowds(seed: int) -> None:
     assert (math.isnan(ours) and math.isnan(plain)) or math.isclose(ours, plain, abs_tol=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000))
-def test_overlap_is_the_same_with_and_without_pycocotools(seed: int) -> None:
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.booleans())
+def test_overlap_counts_pixels(seed: int, noisy: bool) -> None:
     rng = np.random.default_rng(seed)
-    predicted, truth = ([random_tube(rng, 3, (13, 17)) for _ in range(3)] for _ in range(2))
-    truth.append([None] * 3)
-    predicted.append([None] * 3)
+    size = (int(rng.integers(5, 14)), int(rng.integers(5, 18)))
+
+    def tube() -> list[Any]:
+        if not noisy:
+            return random_tube(rng, 3, (size[0] + 8, size[1] + 8))
+        masks = [rng.random((size[0] + 8, size[1] + 8)) < rng.choice([0, 0.5, 1]) for _ in range(3)]
+        return [encode_rle(mask) for mask in masks]
+
+    predicted, truth = ([[None] * 3, *(tube() for _ in range(3))] for _ in range(2))
     plain = [[plain_overlap(p, t) for t in truth] for p in predicted]
-    for compiled in (True, False):
-        assert np.array_equal(tube_overlaps(predicted, truth, compiled), plain)
+    assert np.array_equal(tube_overlaps(predicted, truth), plain)
 
 
 def test_counts_as_lists_are_the_same_masks() -> None:
     mask = np.zeros((4, 6), bool)
     mask[1:3, 2:5] = True
     listed = {"size": [4, 6], "counts": [9, 2, 2, 2, 2, 2, 5]}
-    assert np.array_equal(decode_rle(listed), mask)
-    for compiled in (True, False):
-        assert tube_overlaps([[listed]], [[encode_rle(mask)]], compiled) == 1.0
+    # Runs of no pixel are allowed.
+    split = {"size": [4, 6], "counts": [9, 1, 0, 1, 2, 2, 2, 2, 5, 0]}
+    for rle in (listed, split):
+        assert np.array_equal(decode_rle(rle), mask)
+        assert tube_overlaps([[rle]], [[encode_rle(mask)]]) == 1.0
+        assert tube_overlaps([[encode_rle(mask)]], [[rle]]) == 1.0
+        assert tube_areas([rle, None]).tolist() == [6, 0]
 
 
 def test_a_crowd_neither_helps_nor_hurts() -> None:

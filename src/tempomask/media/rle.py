@@ -52,7 +52,15 @@ def encode_rle(mask: NDArray[Any]) -> RLE:
 
 
 def decode_rle(rle: RLE) -> NDArray[np.bool_]:
-    """The mask bool (H, W) of an encoding, compressed or not.
+    """The mask bool (H, W) of an encoding, compressed or not; InputError as of `run_lengths`."""
+    counts = run_lengths(rle)
+    height, width = (int(side) for side in rle["size"])
+    values = np.arange(len(counts)) % 2 == 1
+    return np.repeat(values, counts).reshape(width, height).T
+
+
+def run_lengths(rle: RLE) -> NDArray[np.int64]:
+    """The lengths of the runs of 0, 1, 0, 1 ... down the columns, of an encoding of either kind.
 
     Raises InputError for anything else, and for counts that do not add up to H x W.
     """
@@ -67,8 +75,7 @@ def decode_rle(rle: RLE) -> NDArray[np.bool_]:
             f"a run-length encoding of size [{height}, {width}] whose counts add up to"
             f" {counts.sum()}, not to {height * width}; the file is damaged, or its size is wrong"
         )
-    values = np.arange(len(counts)) % 2 == 1
-    return np.repeat(values, counts).reshape(width, height).T
+    return counts
 
 
 def _compress(counts: NDArray[np.int64]) -> str:

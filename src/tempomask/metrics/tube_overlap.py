@@ -1,36 +1,63 @@
 """Overlap of tracks through a video: intersection over union, both summed over its frames.
 
 T frames, D predicted tracks, G true ones; every track is T run-length encodings, None where it is
-not seen (Yang et al. 2019, "Video Instance Segmentation", section 3).
+not seen (Yang et al. 2019, "Video Instance Segmentation", section 3). Masks are compared as runs,
+without being decoded: what two have in common is how much of one lies before the end of each run of
+the other, less what lies before its start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.errors import InputError
-from tempomask.media.rle import RLE, decode_rle
+from tempomask.media.rle import RLE, run_lengths
 
 Tube = Sequence[RLE | None]
+Floats = NDArray[np.float64]
+
+
+class Runs(NamedTuple):
+    """A mask as runs of pixels down its columns: edges of all runs, ascending, and how many pixels
+    of the mask lie before each edge; starts and ends of the runs of the mask itself. All are whole.
+    """
+
+    edges: Floats
+    covered: Floats
+    starts: Floats
+    ends: Floats
+
+    @property
+    def area(self) -> float:
+        """Pixels of the mask."""
+        return float(self.covered[-1])
+
+
+def runs_of(rle: RLE) -> Runs:
+    """The runs of an encoding; InputError if it is damaged."""
+    counts = run_lengths(rle)
+    edges = np.zeros(len(counts) + 1)
+    covered = np.zeros(len(counts) + 1)
+    edges[1:] = counts.cumsum()
+    covered[1:] = np.where(np.arange(len(counts)) % 2 == 1, counts, 0).cumsum()
+    ends = edges[2::2]
+    return Runs(edges, covered, edges[1::2][: len(ends)], ends)
 
 
 def tube_areas(tube: Tube) -> NDArray[np.int64]:
     """(T,) pixels of a track on each frame, 0 where it is not seen."""
-    return np.array([0 if rle is None else _area(rle) for rle in tube], dtype=np.int64)
+    return np.array([0 if rle is None else run_lengths(rle)[1::2].sum() for rle in tube], np.int64)
 
 
-def tube_overlaps(
-    predicted: Sequence[Tube], truth: Sequence[Tube], compiled: bool | None = None
-) -> NDArray[np.float64]:
+def tube_overlaps(predicted: Sequence[Tube], truth: Sequence[Tube]) -> Floats:
     """(D, G) intersection over union; 0 where both tracks are never seen.
 
-    compiled: count with pycocotools, the same numbers several times faster; None where it is there.
-
-    Raises InputError for tracks of different numbers of frames or masks of different sizes.
+    Raises InputError for tracks of different numbers of frames, and for masks of different sizes or
+    that are damaged.
     """
     lengths = sorted({len(tube) for tube in (*predicted, *truth)})
     if len(lengths) > 1:
@@ -39,64 +66,43 @@ def tube_overlaps(
             " None for each frame"
         )
     _check_sizes([*predicted, *truth])
-    coco_mask = _coco_mask() if compiled is not False else None
     intersection = np.zeros((len(predicted), len(truth)))
+    left_areas, right_areas = np.zeros((len(predicted), 1)), np.zeros((1, len(truth)))
     for frame in range(lengths[0] if lengths else 0):
         rows, left = _seen(predicted, frame)
         columns, right = _seen(truth, frame)
+        left_areas[rows, 0] += [runs.area for runs in left]
+        right_areas[0, columns] += [runs.area for runs in right]
         if rows and columns:
-            if coco_mask is None:
-                shared = _shared_pixels(left, right)
-            else:
-                shared = _shared_pixels_compiled(coco_mask, left, right)
-            intersection[np.ix_(rows, columns)] += shared
-    total = (
-        np.array([tube_areas(tube).sum() for tube in predicted], dtype=float).reshape(-1, 1)
-        + np.array([tube_areas(tube).sum() for tube in truth], dtype=float)[None]
-    )
-    union = total - intersection
+            intersection[np.ix_(rows, columns)] += _shared_pixels(left, right)
+    union = left_areas + right_areas - intersection
     return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
 
 
-def _seen(tubes: Sequence[Tube], frame: int) -> tuple[list[int], list[RLE]]:
+def _seen(tubes: Sequence[Tube], frame: int) -> tuple[list[int], list[Runs]]:
     """The places of the tracks that are seen on a frame, and their masks."""
     masks = [(place, rle) for place, tube in enumerate(tubes) if (rle := tube[frame]) is not None]
-    return [place for place, _ in masks], [rle for _, rle in masks]
+    return [place for place, _ in masks], [runs_of(rle) for _, rle in masks]
 
 
-def _shared_pixels(left: Sequence[RLE], right: Sequence[RLE]) -> NDArray[np.float64]:
+def _shared_pixels(left: Sequence[Runs], right: Sequence[Runs]) -> Floats:
     """(D, G) pixels that masks have in common."""
-    # As floats the sums go through the fast matrix product; they are exact up to 2^53.
-    first, second = (
-        np.stack([decode_rle(rle).ravel() for rle in masks]).astype(np.float64)
-        for masks in (left, right)
-    )
-    return first @ second.T
+    points = np.concatenate([part for runs in left for part in (runs.ends, runs.starts)])
+    signs = np.concatenate([np.repeat((1.0, -1.0), len(runs.ends)) for runs in left])
+    owners = np.repeat(np.arange(len(left)), [2 * len(runs.ends) for runs in left])
+    shared = np.empty((len(left), len(right)))
+    for column, runs in enumerate(right):
+        # Between two edges either every pixel belongs to the mask or none: a straight line.
+        before = np.interp(points, *_distinct(runs))
+        shared[:, column] = np.bincount(owners, weights=signs * before, minlength=len(left))
+    # Interpolation may be off by a rounding error, the numbers are whole.
+    return np.rint(shared)
 
 
-def _shared_pixels_compiled(
-    coco_mask: Any, left: Sequence[RLE], right: Sequence[RLE]
-) -> NDArray[np.float64]:
-    first, second = (_compressed(coco_mask, masks) for masks in (left, right))
-    iou = np.asarray(coco_mask.iou(first, second, [0] * len(second)), dtype=float)
-    total = coco_mask.area(first)[:, None].astype(float) + coco_mask.area(second)[None]
-    # It gives the ratio alone: i / (total - i) = iou. Rounding brings back the whole number.
-    return np.rint(iou * total / (1 + iou)).reshape(len(left), len(right))
-
-
-def _compressed(coco_mask: Any, masks: Sequence[RLE]) -> list[Any]:
-    """As pycocotools takes them: counts as compressed text."""
-    return [
-        coco_mask.frPyObjects(dict(rle), *rle["size"]) if isinstance(rle["counts"], list) else rle
-        for rle in masks
-    ]
-
-
-def _area(rle: RLE) -> int:
-    coco_mask = _coco_mask()
-    if coco_mask is None:
-        return int(decode_rle(rle).sum())
-    return int(coco_mask.area(_compressed(coco_mask, [rle]))[0])
+def _distinct(runs: Runs) -> tuple[Floats, Floats]:
+    """Edges without repetition (runs may be empty), and the pixels before each."""
+    last = np.append(np.diff(runs.edges) > 0, True)
+    return runs.edges[last], runs.covered[last]
 
 
 def _check_sizes(tubes: Sequence[Tube]) -> None:
@@ -106,11 +112,3 @@ def _check_sizes(tubes: Sequence[Tube]) -> None:
             f"masks of {sizes[0][1]} x {sizes[0][0]} and of {sizes[-1][1]} x {sizes[-1][0]} pixels"
             " in one video; all must have the video's size"
         )
-
-
-def _coco_mask() -> Any:
-    try:
-        from pycocotools import mask
-    except ImportError:
-        return None
-    return mask
