@@ -25,6 +25,8 @@ class PromptEncoder(nn.Module):
         super().__init__()
         frequencies = torch.empty(2, hidden_dim // 2)
         self.register_buffer("frequencies", nn.init.trunc_normal_(frequencies, a=-4, b=4))
+        # Of the last grid: what it was made from, and the encoding; the frequencies are not trained.
+        self._grid: tuple[tuple[int, int, int], Tensor, Tensor] | None = None
         self.point_embeddings = learned(4, hidden_dim)
         self.not_a_point = learned(hidden_dim)
         self.no_mask = learned(hidden_dim)
@@ -46,6 +48,15 @@ class PromptEncoder(nn.Module):
 
     def grid_position(self, height: int, width: int) -> Tensor:
         """Position encoding of the cell centres of a grid: (1, C, height, width)."""
+        key = (height, width, self.frequencies._version)
+        cached = self._grid
+        if cached is None or cached[0] != key or cached[1] is not self.frequencies:
+            with torch.inference_mode(False), torch.no_grad():
+                cached = (key, self.frequencies, self._make_grid(height, width))
+            self._grid = cached
+        return cached[2]
+
+    def _make_grid(self, height: int, width: int) -> Tensor:
         device = self.frequencies.device
         y = (torch.arange(height, device=device) + 0.5) / height
         x = (torch.arange(width, device=device) + 0.5) / width
