@@ -7,8 +7,8 @@ the encoder, frames a second, the share of the frame spent on routing, and how m
 that the multiply-adds promise is real. The whole frame's promise counts memory attention, decoder
 and memory encoder too. Weights are random, so routers are set to their ratio (top-k for RDS, by
 threshold for gates), and masks mean nothing. Everything is timed with the fast engine, method after
-method, round after round, so that a machine that slows down slows all of them. On a GPU, kernel launches and synchronisations of a frame are counted as well.
-A figure is drawn beside the JSON file.
+method, round after round, so that a machine that slows down slows all of them. On a GPU, kernel
+launches and synchronisations of a frame are counted as well. A figure is drawn beside the JSON.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def build(method: str, budget: float, base: Segmenter, image: Tensor) -> Candida
             nn.init.normal_(gate, std=0.5)
         share = gated.share_of_gates(budget) if isinstance(gated, AdaViT) else budget
         fit_threshold(gated, encoder, image, share)
-        return Candidate(method, budget, base, gated, list(cast(nn.ModuleList, gated.gates)))
+        return Candidate(method, budget, base, gated, list(gated.gates.children()))
     except InputError:
         return None
 
