@@ -1,11 +1,13 @@
 """Time, memory and masks beside transformers' Sam2VideoModel: same weights, same frames, one run.
 
     python benchmarks/against_transformers.py --data DAVIS --model sam2.1-tiny --out tiny.json
+    python benchmarks/against_transformers.py --data DAVIS --model efficienttam-s-2 \
+        --sides plain:float32,fast:bfloat16
 
 Weights are random (the released ones give the same times), drawn once and copied through the
 converter. Each side runs in a process of its own, so that its peak memory can be told. A frame's
-time is taken from the picture at network size to its low-resolution masks, with all memories full.
-Decoding and resizing are left out on both sides; `pipeline_share.py` measures those.
+time is taken up to its low-resolution masks, with all memories full: ours from the picture at video
+size, transformers' from the resized one. `pipeline_share.py` measures decoding and writing.
 """
 
 from __future__ import annotations
@@ -43,7 +45,10 @@ CLEAR = 0.25
 
 @dataclass(frozen=True)
 class Task:
-    """What one process runs: a side ("ours", "transformers"), its type, and where things lie."""
+    """What one process runs: a side, its type, and where things lie.
+
+    side: "transformers", or ours as "fast" or "plain" engine.
+    """
 
     side: str
     dtype: str
@@ -52,7 +57,6 @@ class Task:
     data: Path
     frames: int
     objects: int
-    engine: str
     weights: Path
     logits: Path
 
@@ -95,7 +99,7 @@ def run_ours(task: Task) -> tuple[list[float], list[Tensor]]:
     segmenter = Segmenter(segmenter_config(task.model))
     segmenter.load_state_dict(torch.load(task.weights, weights_only=True))
     dtype = resolve_dtype(cast(DTypeName, task.dtype), torch.device("cpu"))
-    model = Model(segmenter if task.engine == "plain" else accelerate(segmenter, dtype), dtype)
+    model = Model(segmenter if task.side == "plain" else accelerate(segmenter, dtype), dtype)
     session = model.session(compatibility="transformers")
     for number, mask in enumerate(first_masks(task), start=1):
         session.prompt(object_id=number, mask=mask)
@@ -180,7 +184,7 @@ def run_transformers(task: Task) -> tuple[list[float], list[Tensor]]:
 
 def run(task: Task) -> dict[str, Any]:
     """One side in this process: median seconds a frame with full memory, and peak memory."""
-    times, logits = (run_ours if task.side == "ours" else run_transformers)(task)
+    times, logits = (run_transformers if task.side == "transformers" else run_ours)(task)
     np.save(task.logits, torch.stack(logits).numpy())
     full = times[FULL_FROM:]
     return {
@@ -205,14 +209,13 @@ def agreement(ours: Path, theirs: Path) -> dict[str, float]:
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All runs of one model, the first of transformers' types being what the others refer to."""
+    """All runs of one model; the others refer to the first."""
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         weights = folder / "weights.pt"
         torch.save(randomised(arguments.model).state_dict(), weights)
-        sides = [("transformers", d) for d in arguments.their_dtypes.split(",") if d]
-        sides += [("ours", d) for d in arguments.dtypes.split(",")]
+        sides = [side.split(":") for side in arguments.sides.split(",")]
         for side, dtype in sides:
             task = Task(
                 side,
@@ -222,7 +225,6 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
                 arguments.data,
                 arguments.frames,
                 arguments.objects,
-                arguments.engine,
                 weights,
                 folder / f"{side}-{dtype}.npy",
             )
@@ -237,7 +239,6 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
             print(json.dumps(row), flush=True)
     return {
         "model": arguments.model,
-        "engine": arguments.engine,
         "objects": arguments.objects,
         "frames": arguments.frames,
         "threads": torch.get_num_threads(),
@@ -253,9 +254,9 @@ def main() -> None:
     parser.add_argument("--model", default="sam2.1-tiny")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--objects", type=int, default=1)
-    parser.add_argument("--their-dtypes", default="float32,bfloat16")
-    parser.add_argument("--dtypes", default="float32,bfloat16")
-    parser.add_argument("--engine", choices=["fast", "plain"], default="fast")
+    parser.add_argument(
+        "--sides", default="transformers:float32,transformers:bfloat16,fast:float32,fast:bfloat16"
+    )
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
     report = compare(arguments)

@@ -17,9 +17,9 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from frame_profile import memory_of
 from torch import nn
 
+from frame_profile import memory_of
 from tempomask.api import resolve_dtype
 from tempomask.engine import accelerate
 from tempomask.media.atomic import replacing

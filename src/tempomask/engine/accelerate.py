@@ -34,16 +34,17 @@ def accelerate(segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> Segm
     if isinstance(segmenter.neck, FeaturePyramidNeck):
         segmenter.neck = FusedNeck(segmenter.neck, segmenter.mask_decoder)
         # The fused neck's maps have the decoder's widths already.
-        segmenter.mask_decoder.stride_4 = segmenter.mask_decoder.stride_8 = nn.Identity()
+        segmenter.mask_decoder.stride_4 = nn.Identity()  # type: ignore[assignment]
+        segmenter.mask_decoder.stride_8 = nn.Identity()  # type: ignore[assignment]
     if isinstance(encoder, (Hiera, ViT)):
         segmenter.encoder = FastTrunk(encoder, segmenter.config.image_size, dtype)
     elif isinstance(encoder, HybridEncoder):
         for index, block in enumerate(encoder.blocks):
             if isinstance(block, TransformerBlock):
                 encoder.blocks[index] = FastTransformerBlock(block, dtype)
-    segmenter.memory_attention = FastMemoryAttention(
-        segmenter.memory_attention, segmenter.config.image_size // 16, dtype
-    )
+    side = segmenter.config.image_size // 16
+    attention = FastMemoryAttention(segmenter.memory_attention, side, dtype)
+    segmenter.memory_attention = attention  # type: ignore[assignment]
     fuser = segmenter.memory_encoder.fuser
     for index, block in enumerate(fuser):
         if isinstance(block, FuserBlock):

@@ -72,7 +72,8 @@ class FastMemoryAttentionLayer(nn.Module):
         self, x: Tensor, memory: MemoryTokens, grid: tuple[int, int], table: Table
     ) -> Tensor:
         """x (1 or N, hw, D) attends to the memories of N objects and passes the MLP: (N, hw, D)."""
-        query = _rotated(*self.query(self.cross_norm(x)).chunk(2, dim=-1), table)
+        query, query_turned = self.query(self.cross_norm(x)).chunk(2, dim=-1)
+        query = _rotated(query, query_turned, table)
         # As in the plain code, a single remembered frame is not pooled.
         pooled = self.pooling != "none" and memory.num_spatial > query.shape[1]
         values = _pooled(memory.values, memory.num_spatial, grid) if pooled else memory.values
@@ -171,7 +172,7 @@ class FastMemoryAttention(nn.Module):
         grid = (features.shape[2], features.shape[3])
         x = (features + MemoryAttention.POSITION_WEIGHT * position).flatten(2).transpose(1, 2)
         table, count = (self.cosine, self.sine), len(memory.values)
-        x = self.layers[0].attend_self(x, table)
+        x = self._layers()[0].attend_self(x, table)
         # On a CPU more objects at once only fall out of the cache.
         step = max(1, TOKENS // x.shape[1]) if x.device.type == "cpu" else count
         parts = []
@@ -182,11 +183,14 @@ class FastMemoryAttention(nn.Module):
         x = parts[0] if len(parts) == 1 else torch.cat(parts)
         return self.norm(x).transpose(1, 2).unflatten(2, grid)
 
+    def _layers(self) -> list[FastMemoryAttentionLayer]:
+        return list(self.layers)  # type: ignore[arg-type]
+
     def _attend(
         self, x: Tensor, memory: MemoryTokens, grid: tuple[int, int], table: Table
     ) -> Tensor:
         """All layers from the first cross-attention on: x (1 or N, hw, D) to (N, hw, D)."""
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self._layers()):
             if index:
                 x = layer.attend_self(x, table)
             x = layer.attend_memory(x, memory, grid, table)

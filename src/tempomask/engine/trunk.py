@@ -26,7 +26,9 @@ class FastTrunk(Encoder):
         for name in ("strides", "channels", "patch_channels", "required_blocks", "feature_blocks"):
             setattr(self, name, getattr(plain, name))
         self.dtype = dtype
-        self.patch_embedding = plain.patch_embedding.to(memory_format=torch.channels_last)
+        self.patch_embedding = plain.patch_embedding
+        weight = self.patch_embedding.weight.data
+        self.patch_embedding.weight.data = weight.contiguous(memory_format=torch.channels_last)
         stride = plain.patch_embedding.stride[0]
         side = image_size // stride
         with torch.no_grad():

@@ -25,7 +25,7 @@ class PromptEncoder(nn.Module):
         super().__init__()
         frequencies = torch.empty(2, hidden_dim // 2)
         self.register_buffer("frequencies", nn.init.trunc_normal_(frequencies, a=-4, b=4))
-        # Of the last grid: what it was made from, and the encoding; the frequencies are not trained.
+        # The last grid's encoding and what it was made from; the frequencies are not trained.
         self._grid: tuple[tuple[int, int, int], Tensor, Tensor] | None = None
         self.point_embeddings = learned(4, hidden_dim)
         self.not_a_point = learned(hidden_dim)

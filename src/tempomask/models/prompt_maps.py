@@ -37,7 +37,7 @@ class PromptMaps(nn.Module):
         """
         position = (points.float() + 0.5) / image_size
         alike = F.normalize(self.feature(features).float(), dim=1)
-        grid = _grid(*features.shape[2:], features.device)
+        grid = _grid(features.shape[2], features.shape[3], features.device)
         maps = [
             _click_maps(alike, grid, position, labels == POSITIVE),
             _click_maps(alike, grid, position, labels == NEGATIVE),
@@ -67,7 +67,7 @@ def _click_maps(features: Tensor, grid: Tensor, position: Tensor, chosen: Tensor
     )[..., 0].transpose(1, 2)
     alike = _similarity(features, sampled)
     # (N, P, h, w) squared distances, in shares of the picture
-    distance = (grid - position[:, :, None, None]).square().sum(-1)
+    distance = (grid - position[:, :, None, None]).square().sum(dim=-1)
     near = [(-distance / (2 * reach * reach)).exp() for reach in (NEAR, NEARBY)]
     maps = torch.stack([alike, *near], dim=2)
     lowest = maps.new_full((), -1.0)
