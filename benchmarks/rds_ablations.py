@@ -33,7 +33,7 @@ from tempomask.models.segmenter import Segmenter
 from tempomask.reports.canvas import INK, figure_of, save, style
 from tempomask.routing.adavit import AdaViT
 from tempomask.routing.dyt import DyT
-from tempomask.routing.gates import block_width, token_width
+from tempomask.routing.gates import token_widths
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
 
 # Calls that are timed, after so many that warm up.
@@ -88,14 +88,10 @@ def routing_latency(segmenter: Segmenter) -> dict[str, float]:
     masks = torch.randn(1, 1, side // 4, side // 4, device=device)
     router = PredictiveRouter(RouterConfig.for_encoder(encoder)).to(device).eval()
     adavit, dyt = AdaViT(encoder).to(device).eval(), DyT(encoder).to(device).eval()
-    grids = _grids(segmenter)
-    pooled = {
-        name: torch.randn(1, *grids[int(name)], block_width(block), device=device)
-        for name, block in ((name, encoder.blocks[int(name)]) for name in adavit.gates)
-    }
+    # What every block takes in, and what the last puts out.
     tokens = [
-        torch.randn(1, *size, token_width(block), device=device)
-        for size, block in zip(grids[1:], encoder.blocks, strict=True)
+        torch.randn(1, *size, width, device=device)
+        for size, width in zip(_grids(segmenter), token_widths(encoder), strict=True)
     ]
 
     def single() -> None:
@@ -103,10 +99,10 @@ def routing_latency(segmenter: Segmenter) -> dict[str, float]:
 
     def before_every_block() -> None:
         for name, gate in adavit.gates.items():
-            adavit.decide(gate(pooled[name].mean(dim=(1, 2)))).cpu()
+            adavit.decide(gate(tokens[int(name)].mean(dim=(1, 2)))).cpu()
 
     def for_every_token() -> None:
-        for gate, x in zip(dyt.gates, tokens, strict=True):
+        for gate, x in zip(dyt.gates, tokens[1:], strict=True):
             dyt.decide(gate(x)).flatten().nonzero()
 
     calls = {"rds": single, "adavit": before_every_block, "dyt": for_every_token}

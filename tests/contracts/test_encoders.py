@@ -15,6 +15,7 @@ from tempomask.models.encoder import Encoder, KeepPlan, Policy, RoutedBlock
 from tempomask.models.hiera import Hiera
 from tempomask.models.hybrid import HybridEncoder
 from tempomask.models.vit import ViT
+from tempomask.routing.adavit import AdaViT
 from tempomask.routing.budget import FixedBudget, TopK
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
 from tempomask.routing.recurrent import RecurrentPolicy
@@ -47,6 +48,7 @@ POLICIES: dict[str, Callable[[Encoder], Policy]] = {
     "predictive": lambda encoder: RecurrentPolicy(
         PredictiveRouter(RouterConfig.for_encoder(encoder)), FixedBudget(0.6), TopK()
     ),
+    "adavit": lambda encoder: AdaViT(encoder).eval(),
 }
 
 

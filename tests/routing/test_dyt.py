@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, RoutedBlock
 from tempomask.routing.dyt import DyT, DyTPlan
 from tempomask.routing.gates import fit_threshold
@@ -112,3 +113,9 @@ def test_training_and_use_agree_when_the_gates_are_sure(
         trained = encoder(images, policy.train()).features
     for a, b in zip(used, trained, strict=True):
         assert torch.allclose(a, b, atol=1e-4)
+
+
+def test_blocks_that_need_their_whole_map_are_refused(encoder: Encoder) -> None:
+    encoder.blocks[1] = RoutedBlock()
+    with pytest.raises(InputError, match="DyT needs MLPs that take any tokens"):
+        DyT(encoder)

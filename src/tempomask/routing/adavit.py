@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tempomask.models.encoder import Encoder, RoutedBlock
-from tempomask.routing.gates import Gate, GatedPolicy, block_width
+from tempomask.routing.gates import Gate, GatedPolicy, token_widths
 
 
 class AdaViT(GatedPolicy):
@@ -28,10 +28,11 @@ class AdaViT(GatedPolicy):
         super().__init__()
         self.always = frozenset({0, *encoder.required_blocks})
         self.num_blocks = encoder.num_blocks
+        # What a block takes in is what the one before it puts out.
         self.gates = nn.ModuleDict(
             {
-                str(index): Gate(block_width(block), self.share_of_gates(budget))
-                for index, block in enumerate(encoder.blocks)
+                str(index): Gate(width, self.share_of_gates(budget))
+                for index, width in enumerate(token_widths(encoder)[:-1])
                 if index not in self.always
             }
         )

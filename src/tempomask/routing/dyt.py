@@ -12,8 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, RoutedBlock
-from tempomask.routing.gates import Gate, GatedPolicy, token_width
+from tempomask.models.hybrid import TransformerBlock
+from tempomask.models.windowed_block import WindowedBlock
+from tempomask.routing.gates import Gate, GatedPolicy, token_widths
 
 # Of the paper's adapters.
 ADAPTER_DIM, ADAPTER_SCALE = 64, 0.1
@@ -41,9 +44,18 @@ class DyT(GatedPolicy):
     """
 
     def __init__(self, encoder: Encoder, keep_ratio: float = 0.5) -> None:
-        """keep_ratio: share of tokens for the MLPs; the gates start from it."""
+        """keep_ratio: share of tokens for the MLPs; the gates start from it.
+
+        InputError for an encoder whose blocks cannot take tokens out of their map (DINOv3's).
+        """
         super().__init__()
-        widths = [token_width(block) for block in encoder.blocks]
+        for block in encoder.blocks:
+            if not isinstance(block, (WindowedBlock, TransformerBlock)):
+                raise InputError(
+                    f"DyT needs MLPs that take any tokens, which {type(block).__name__} does not;"
+                    " use adavit or rds"
+                )
+        widths = token_widths(encoder)[1:]
         self.gates = nn.ModuleList(Gate(width, keep_ratio) for width in widths)
         self.adapters = nn.ModuleList(Adapter(width) for width in widths)
 

@@ -140,15 +140,11 @@ def fit_threshold(
     return reached
 
 
-def block_width(block: nn.Module) -> int:
-    """Channels of the tokens that a block takes in."""
-    norm = block.attention_norm
-    assert isinstance(norm, nn.LayerNorm)
-    return norm.normalized_shape[0]
-
-
-def token_width(block: nn.Module) -> int:
-    """Channels of the tokens that a block's MLP takes in."""
-    norm = block.mlp_norm
-    assert isinstance(norm, nn.LayerNorm)
-    return norm.normalized_shape[0]
+def token_widths(encoder: Encoder) -> list[int]:
+    """Channels of the tokens before the first block and after every block, from the contract."""
+    stages = encoder.channels[-len(encoder.feature_blocks) :]
+    widths = [encoder.patch_channels]
+    for index in range(encoder.num_blocks):
+        stage = next(s for s, end in enumerate(encoder.feature_blocks) if index <= end)
+        widths.append(stages[stage])
+    return widths
