@@ -182,7 +182,7 @@ class ClipMixture(Dataset[Clip]):
 
     def _composed(
         self, rng: np.random.Generator, background: ImageArray, cutouts: list[Cutout], source: str
-    ) -> Clip:
+    ) -> Clip | None:
         video = compose(rng, background, cutouts, self.num_frames, self._stage(rng))
         masks = video.mask(int(rng.integers(1, 1 + len(cutouts))))
         return self._finished(rng, video.frames, masks, source)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 # Settings that a resumed run may change: how long it goes on, and how often it reports.
-MAY_CHANGE = {"steps", "decay_steps", "save_every", "validate_every"}
+MAY_CHANGE = {"steps", "decay_steps", "save_every", "validate_every", "track_every"}
 
 
 def save_checkpoint(

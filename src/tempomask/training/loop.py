@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from tempomask.errors import InputError
@@ -121,27 +121,16 @@ class Training:
         seed = recipe.seed * 1_000_003 + self.step
         with self.accelerator.autocast():
             losses = self.model(frames, masks, seed, recipe.true_memory(self.step))
-        self.accelerator.backward(losses.total)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
-        # One bad batch must not end a run of hours: a step with a non-finite gradient is left out.
-        if norm is None or torch.isfinite(torch.as_tensor(norm)):
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self._update_average()
+        norm = descend(self.accelerator, self.model, self.optimizer, losses.total, recipe.clip_norm)
+        move_average(self.average, self.segmenter, self.step, recipe.average_decay)
         return {
             "loss": losses.total.item(),
             "iou": losses.iou.item(),
             "object_score": losses.object_score.item(),
-            "gradient": float(norm) if norm is not None else 0.0,
+            "gradient": norm,
             "rate": factor,
             "seconds": time.perf_counter() - started,
         }
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        decay = min(self.recipe.average_decay, (1 + self.step) / (10 + self.step))
-        for kept, new in zip(self.average.parameters(), self.segmenter.parameters(), strict=True):
-            kept.lerp_(new, 1 - decay)
 
     def _save(self) -> None:
         if not self.accelerator.is_main_process:
@@ -157,12 +146,10 @@ class Training:
         if not self.accelerator.is_main_process:
             return {}
         with self.accelerator.autocast():
-            scores = validate(self.average, _davis_folder(self.root), self.recipe.validation)
+            scores = validate(self.average, davis_folder(self.root), self.recipe.validation)
         for name, value in scores.items():
             log.add_scalar(f"validation/{name}", value, self.step)
-        line = {"step": self.step, **{k: round(v, 4) for k, v in scores.items()}}
-        with (self.out / "validation.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_scores(self.out, self.step, scores)
         return scores
 
 
@@ -172,19 +159,58 @@ def clip_batches(
     """Batches of `size` clips for the steps in span; process r of w takes every w-th clip."""
     from tempomask.data.clips import collate
 
+    for frames, masks in batches(clips, accelerator, size, span, workers, collate):
+        device = accelerator.device
+        yield frames.to(device, non_blocking=True), masks.to(device, non_blocking=True)
+
+
+def batches(
+    items: Dataset[Any],
+    accelerator: Accelerator,
+    size: int,
+    span: range,
+    workers: int,
+    collate: Callable[[list[Any]], Any],
+) -> DataLoader[Any]:
+    """Batches on the CPU for the steps in span, shared out as `clip_batches` says."""
     world, rank = accelerator.num_processes, accelerator.process_index
     indices = range(span.start * size * world, span.stop * size * world)
-    loader = DataLoader(
-        clips,
+    return DataLoader(
+        items,
         batch_size=size,
         sampler=list(indices)[rank::world],
         collate_fn=collate,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
     )
-    for frames, masks in loader:
-        device = accelerator.device
-        yield frames.to(device, non_blocking=True), masks.to(device, non_blocking=True)
+
+
+def descend(
+    accelerator: Accelerator, model: nn.Module, optimizer: Any, loss: Tensor, clip_norm: float
+) -> float:
+    """One step of the optimiser down the gradient of the loss; returns the gradient's norm."""
+    accelerator.backward(loss)
+    norm = accelerator.clip_grad_norm_(model.parameters(), clip_norm)
+    # One bad batch must not end a run of hours: a step with a non-finite gradient is left out.
+    if norm is None or torch.isfinite(torch.as_tensor(norm)):
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(norm) if norm is not None else 0.0
+
+
+@torch.no_grad()
+def move_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+    """Move the average of a model's weights; in the first steps it follows faster than decay."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for kept, new in zip(average.parameters(), model.parameters(), strict=True):
+        kept.lerp_(new, 1 - decay)
+
+
+def append_scores(out: Path, step: int, scores: dict[str, float]) -> None:
+    """Add a line with a step's scores to validation.jsonl of the folder of a run."""
+    line = {"step": step, **{name: round(value, 4) for name, value in scores.items()}}
+    with (out / "validation.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def make_accelerator(unused_parameters: bool = False) -> Accelerator:
@@ -197,7 +223,8 @@ def make_accelerator(unused_parameters: bool = False) -> Accelerator:
     return Accelerator(mixed_precision="bf16", kwargs_handlers=list(handlers))
 
 
-def _davis_folder(root: Path) -> Path:
+def davis_folder(root: Path) -> Path:
+    """Where the training data keeps its video."""
     return root / "davis16-train-256"
 
 

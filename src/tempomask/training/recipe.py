@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
@@ -23,6 +24,11 @@ from tempomask.models.segmenter import Segmenter
 from tempomask.ops.normalise import IMAGENET_MEAN, IMAGENET_STD
 from tempomask.training.losses import LossWeights
 from tempomask.training.prompts import PromptSampling
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+AnyRecipe = TypeVar("AnyRecipe", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -71,10 +77,15 @@ class Recipe:
 
     def with_overrides(self, **values: object) -> Recipe:
         """The recipe with the given fields replaced; None keeps a field. InputError if unknown."""
-        unknown = sorted(set(values) - set(self.__dataclass_fields__))
-        if unknown:
-            raise InputError(f"the recipe has no setting {unknown[0]!r}")
-        return replace(self, **{k: v for k, v in values.items() if v is not None})  # type: ignore[arg-type]
+        return overridden(self, values)
+
+
+def overridden(recipe: AnyRecipe, values: dict[str, object]) -> AnyRecipe:
+    """A recipe with the given fields replaced; None keeps a field. InputError if unknown."""
+    unknown = sorted(set(values) - set(recipe.__dataclass_fields__))
+    if unknown:
+        raise InputError(f"the recipe has no setting {unknown[0]!r}")
+    return replace(recipe, **{k: v for k, v in values.items() if v is not None})  # type: ignore[arg-type]
 
 
 def schedule(step: int, steps: int, warmup_steps: int, decay_steps: int) -> float:

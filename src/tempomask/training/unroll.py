@@ -150,7 +150,7 @@ class ClipModel(nn.Module):
             else:
                 frame = whole[index]
             if index == 0:
-                decoded, frame_losses = self._prompted_frame(frame, target, generator)
+                decoded, frame_losses = self.prompted_frame(frame, target, generator)
             else:
                 outputs = self._tracked_frame(frame, memory, index)
                 decoded, frame_losses = outputs.single, [self._loss(outputs, target)]
@@ -193,9 +193,14 @@ class ClipModel(nn.Module):
             self.segmenter.select(proposals, multimask=True),
         )
 
-    def _prompted_frame(
+    def prompted_frame(
         self, frame: Encoded, target: Tensor, generator: torch.Generator
     ) -> tuple[Decoded, list[Tensor]]:
+        """Prompt the first frame of N objects by a sampled kind of prompt, the same for all.
+
+        frame: features of N; target (N, S, S) in [0, 1]. Returns what is remembered, and the loss
+        of every prediction: none for a mask, one for a box, one a click.
+        """
         kind = self.prompts.choose(generator)
         if kind == "mask":
             return self.segmenter.use_mask_as_output(frame, target[:, None]), []
@@ -205,6 +210,9 @@ class ClipModel(nn.Module):
             outputs = self._decode_both(features, frame, points, labels)
             return outputs.single, [self._loss(outputs, target)]
         return self._clicked_frame(features, frame, target, generator)
+
+    # By this name, training scripts kept outside of the package call it.
+    _prompted_frame = prompted_frame
 
     def _clicked_frame(
         self, features: Tensor, frame: Encoded, target: Tensor, generator: torch.Generator
@@ -247,6 +255,12 @@ class ClipModel(nn.Module):
         memory.spatial.append(self.segmenter.memorise(frame.features, logits, score))
         memory.images.append(frame.features)
         memory.pointers.append(decoded.object_pointer)
+
+
+def encoded_per_object(encoded: Encoded, picture: Tensor) -> Encoded:
+    """Features of N objects from those of B pictures; picture (N,) long says whose they are."""
+    fine = tuple(x[picture] for x in encoded.high_resolution)
+    return Encoded(encoded.features[picture], fine, encoded.blocks)
 
 
 def _full_size(logits: Tensor, target: Tensor) -> Tensor:

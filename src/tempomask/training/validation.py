@@ -1,4 +1,8 @@
-"""Validation in the loop: held-out sequences of the training set, first mask given, region J."""
+"""Validation in the loop, on held-out sequences of the training set.
+
+Tracking: the first mask is given, the score is region J. Prompts: one click or box, the score is
+the IoU of the mask it gives.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,13 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from tempomask.data.scenes import SceneBatch
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.normalise import normalise
-from tempomask.training.unroll import ClipMemory
+from tempomask.training.losses import mask_iou
+from tempomask.training.prompts import box_prompt, click
+from tempomask.training.unroll import ClipMemory, encoded_per_object
 
 # Every second frame of the first 48: enough to see drift, few enough to take seconds.
 FRAMES, STRIDE = 48, 2
@@ -82,3 +89,33 @@ def validate(segmenter: Segmenter, root: Path, names: Sequence[str]) -> dict[str
         scores[name] = torch.where(union > 0, overlap / union.clamp(min=1), 1.0).mean().item()
     segmenter.train()
     return scores | {"mean": float(np.mean(list(scores.values())))} if scores else {}
+
+
+@torch.no_grad()
+def validate_prompts(segmenter: Segmenter, batches: Sequence[SceneBatch]) -> dict[str, float]:
+    """Mean IoU of the masks that one "click", and one exact "box", give for every object.
+
+    batches: on the segmenter's device. The clicks are the same at every call.
+    """
+    segmenter.eval()
+    generator = torch.Generator().manual_seed(0)
+    ious: dict[str, list[torch.Tensor]] = {"click": [], "box": []}
+    for batch in batches:
+        target = batch.masks.float()
+        encoded = segmenter.encode(normalise(batch.frames))
+        objects = encoded_per_object(encoded, batch.scene)
+        features = segmenter.attend(objects.features, None)
+        for kind, found in ious.items():
+            points, labels = (
+                click(target, None, generator)
+                if kind == "click"
+                else box_prompt(target, 0.0, generator)
+            )
+            decoded = segmenter.decode(features, objects.high_resolution, points, labels)
+            # The mask itself is judged, whether or not the object was held to be there.
+            full = F.interpolate(
+                decoded.raw_logits.float(), size=target.shape[-2:], mode="bilinear"
+            )
+            found.append(mask_iou(full[:, 0], target))
+    segmenter.train()
+    return {kind: torch.cat(found).mean().item() for kind, found in ious.items() if found}
