@@ -32,7 +32,8 @@ from tempomask.reports.routing_figures import (
     save_frame_strip,
     save_router_heat,
 )
-from tempomask.routing.recurrent import Routing
+from tempomask.routing.budget import RecordedRule
+from tempomask.routing.recurrent import RecurrentPolicy, Routing
 from tempomask.types import Prompt
 
 # Pictures in a strip.
@@ -41,43 +42,20 @@ SHOWN = 6
 
 @dataclass
 class Tracked:
-    """One sequence under one method: bool (T, L), label maps, w (T, L) where a router gave them."""
+    """One sequence under one method: bool (T, L), label maps; w (T', L) of the routed frames."""
 
     blocks: list[NDArray[np.bool_]] = field(default_factory=list)
     masks: list[NDArray[np.int32]] = field(default_factory=list)
-    weights: list[NDArray[np.float64] | None] = field(default_factory=list)
-
-
-class Watching:
-    """A policy that notes the router's weights after every plan."""
-
-    def __init__(self, policy: Any, noted: list[Any] | None = None) -> None:
-        self.policy, self.noted = policy, [] if noted is None else noted
-
-    def plan(self, embedding: Any, previous_masks: Any) -> Any:
-        plan = self.policy.plan(embedding, previous_masks)
-        weights = getattr(self.policy, "last_weights", None)
-        self.noted.append(None if weights is None else weights.float().numpy())
-        return plan
-
-    def fresh(self) -> Watching:
-        """The same notes, for the one video that is watched."""
-        fresh = getattr(self.policy, "fresh", None)
-        return Watching(self.policy if fresh is None else fresh(), self.noted)
-
-    def begin_frame(self) -> None:
-        if hasattr(self.policy, "begin_frame"):
-            self.policy.begin_frame()
-
-    def end_frame(self, predicted_iou: Any, object_scores: Any) -> None:
-        if hasattr(self.policy, "end_frame"):
-            self.policy.end_frame(predicted_iou, object_scores)
+    weights: list[NDArray[np.float64]] = field(default_factory=list)
 
 
 def track(model: Model, sequence: DavisSequence, policy: Policy | None) -> Tracked:
     """Track all objects of a sequence from their first masks."""
-    watching = None if policy is None else Watching(policy)
-    session = model.session(num_frames=len(sequence), size=sequence.size, policy=watching)
+    recorded = None
+    if isinstance(policy, RecurrentPolicy):
+        recorded = RecordedRule(policy.rule)
+        policy = RecurrentPolicy(policy.router, policy.control, recorded)
+    session = model.session(num_frames=len(sequence), size=sequence.size, policy=policy)
     first = sequence.label_map(0)
     for object_id in sequence.object_ids:
         session.add(Prompt(frame=0, object_id=object_id, mask=first == object_id))
@@ -86,7 +64,8 @@ def track(model: Model, sequence: DavisSequence, policy: Policy | None) -> Track
         result = session.step(frame)
         tracked.blocks.append(result.blocks)
         tracked.masks.append(result.label_map())
-    tracked.weights = [] if watching is None else watching.noted
+    if recorded is not None:
+        tracked.weights = [weights.double().numpy() for weights in recorded.weights]
     return tracked
 
 
@@ -169,13 +148,13 @@ def draw_sequence(
     """The three figures of one sequence."""
     name, indices = sequence.name, range(len(sequence))
     save_block_chart(out / f"{name}-blocks.png", indices, run.blocks)
-    known = [index for index, weights in enumerate(run.weights) if weights is not None]
-    if known:
+    routed_frames = indices[len(indices) - len(run.weights) :]
+    if run.weights:
         save_router_heat(
             out / f"{name}-heat.png",
-            known,
-            np.stack([run.weights[index] for index in known]),  # type: ignore[arg-type]
-            np.stack([run.blocks[index] for index in known]),
+            routed_frames,
+            np.stack(run.weights),
+            np.stack(run.blocks[-len(run.weights) :]),
         )
     shown = np.unique(np.linspace(0, len(sequence) - 1, SHOWN).astype(int)).tolist()
     pictures = [frame for index, frame in enumerate(sequence.frames()) if index in shown]
