@@ -45,6 +45,7 @@ OPTIONAL = {
     "skimage",
     "supervision",
     "tensorboard",
+    "trackeval",
     "transformers",
     "vos_benchmark",
 }

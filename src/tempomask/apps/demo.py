@@ -25,7 +25,7 @@ def demo(
     *,
     prompt: Annotated[
         str, typer.Option(help="What is given on the first frame: click, box or mask.")
-    ] = "mask",
+    ] = "click",
     model: choices.ModelName = None,
     checkpoint: choices.Checkpoint = None,
     image_size: choices.ImageSize = None,

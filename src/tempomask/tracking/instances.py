@@ -130,10 +130,11 @@ class InstanceSession:
         order = sorted(wanted, key=lambda slot: (slot not in table.ids, -table.scores[slot]))
         if options.max_overlap == 1:
             return np.array(order, dtype=np.int64)
-        areas = (masks[order] > 0).flatten(1).float()
+        # In NumPy, as autocast would round the counts of a product to eight bits.
+        areas = (masks[order] > 0).flatten(1).cpu().numpy().astype(np.float32)
         overlaps = areas @ areas.T
         sizes = overlaps.diagonal()
-        iou = (overlaps / (sizes[:, None] + sizes[None] - overlaps).clamp(min=1)).cpu().numpy()
+        iou = overlaps / np.maximum(sizes[:, None] + sizes[None] - overlaps, 1)
         places: list[int] = []
         for place, slot in enumerate(order):
             rivals = [other for other in places if table.labels[order[other]] == table.labels[slot]]

@@ -78,7 +78,7 @@ def _nano() -> ModelInfo:
     return ModelInfo(
         name="nano",
         title="nano, bundled",
-        parameters=8.6,
+        parameters=8.7,
         image_size=SEGMENTERS["nano"].image_size,
         file="nano.safetensors",
         repository=None,
