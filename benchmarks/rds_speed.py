@@ -60,16 +60,18 @@ WARM_UP = 8
 
 @dataclass
 class Candidate:
-    """One method at one ratio. routers: modules whose time is routing."""
+    """One method at one ratio.
+
+    routers: modules whose time is routing. times: of each round the medians, in seconds: of a
+    frame, of the encoder in it, of the routers in that.
+    """
 
     method: str
     budget: float
     segmenter: Segmenter
     policy: Policy | None
     routers: list[nn.Module] = field(default_factory=list)
-    frame: list[float] = field(default_factory=list)
-    encoder: list[float] = field(default_factory=list)
-    routing: list[float] = field(default_factory=list)
+    times: list[tuple[float, float, float]] = field(default_factory=list)
 
 
 def build(method: str, budget: float, base: Segmenter, image: Tensor) -> Candidate | None:
@@ -158,7 +160,8 @@ def timed_calls(clock: Clock, modules: list[nn.Module]) -> Iterator[None]:
 
 
 def run_frames(candidate: Candidate, dtype: torch.dtype, frames: list[Any]) -> None:
-    """Track the frames once and note the times of those after the warm-up."""
+    """Track the frames once and note the medians of those after the warm-up."""
+    times = []
     device = candidate.segmenter.no_memory.device
     encoder_clock, routing_clock = Clock(device), Clock(device)
     session = Model(candidate.segmenter, dtype).session(policy=candidate.policy)
@@ -175,20 +178,18 @@ def run_frames(candidate: Candidate, dtype: torch.dtype, frames: list[Any]) -> N
             seconds = time.perf_counter() - started
         inside, routing = encoder_clock.seconds(), routing_clock.seconds()
         if index >= WARM_UP:
-            candidate.frame.append(seconds)
-            candidate.encoder.append(inside)
-            candidate.routing.append(routing)
+            times.append((seconds, inside, routing))
+    frame, encoder, routing = np.median(np.array(times), axis=0).tolist()
+    candidate.times.append((frame, encoder, routing))
 
 
-def macs_of(candidate: Candidate, frames: list[Any]) -> tuple[int, int]:
+def macs_of(candidate: Candidate, image: Tensor) -> tuple[int, int]:
     """Encoder multiply-adds of a routed frame with neck and routers: all, and as published."""
-    meter = EncoderMeter(candidate.segmenter.encoder)
-    session = Model(candidate.segmenter).session(policy=candidate.policy)
-    session.prompt(box=(200, 100, 400, 300))
-    with meter.attached():
-        for frame in frames[:3]:
-            session.step(frame)
-    meter.counts = meter.counts[1:]
+    encoder, side = candidate.segmenter.encoder, image.shape[-1]
+    meter = EncoderMeter(encoder)
+    masks = torch.randn(1, 1, side // 4, side // 4, device=image.device)
+    with torch.inference_mode(), meter.attached():
+        encoder(image, candidate.policy, masks)
     counted = meter.mean + frame_cost(candidate.segmenter).neck
     return counted.total, counted.published
 
@@ -216,9 +217,8 @@ def gpu_calls(candidate: Candidate, dtype: torch.dtype, frames: list[Any]) -> di
 
 
 def row_of(candidate: Candidate, macs: tuple[int, int], calls: dict[str, float]) -> dict[str, Any]:
-    """Medians of a candidate, without its comparison with the full encoder."""
-    frame, encoder = float(np.median(candidate.frame)), float(np.median(candidate.encoder))
-    routing = float(np.median(candidate.routing))
+    """A candidate's best round, without its comparison with the full encoder."""
+    frame, encoder, routing = min(candidate.times)
     return {
         "method": candidate.method,
         "budget": candidate.budget,
@@ -305,7 +305,7 @@ def measure(
     image = torch.randn(1, 3, side, side, device=device)
     built = [build(m, b, base, image) for m in methods for b in sorted(budgets, reverse=True)]
     candidates = [Candidate("full", 1.0, base, None), *(c for c in built if c is not None)]
-    macs = [macs_of(candidate, frames) for candidate in candidates]
+    macs = [macs_of(candidate, image) for candidate in candidates]
     # Counted on the plain networks, timed on the fast ones; all but SlimSAM share one.
     for network in {id(c.segmenter): c.segmenter for c in candidates}.values():
         accelerate(network, dtype)
