@@ -175,6 +175,7 @@ NANO = SegmenterConfig(
     hidden_dim=128,
     memory_attention=MemoryAttentionConfig(layers=2, feedforward_dim=512, image_keys=True),
     mask_decoder=MaskDecoderConfig(num_heads=4, feedforward_dim=512, iou_hidden_dim=128),
+    prompt_maps=True,
     # The single mask tracks better than the best of three by nano's own IoU guess (docs/nano.md).
     multimask_min_points=1,
 )

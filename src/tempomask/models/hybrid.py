@@ -150,7 +150,9 @@ class TransformerBlock(RoutedBlock):
         frequencies = getattr(self, "rotary_frequencies", None)
         if frequencies is None:
             return axial_table(height, width, head_dim, self.ROPE_THETA, device)
-        key = (height, width, frequencies._version)
+        # Tensors made in inference mode never change, and count no versions.
+        version = 0 if frequencies.is_inference() else frequencies._version
+        key = (height, width, version)
         if self._table is None or self._table[0] != key or self._table[1] is not frequencies:
             with torch.inference_mode(False), torch.no_grad():
                 table = rotation_table(height, width, frequencies)

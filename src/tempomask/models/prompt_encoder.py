@@ -43,12 +43,17 @@ class PromptEncoder(nn.Module):
 
     def encode_position(self, position: Tensor) -> Tensor:
         """Random Fourier features of positions (..., 2) in [0, 1] (x, y): (..., C), float32."""
-        angle = (2 * position.float() - 1) @ self.frequencies.float() * (2 * math.pi)
+        x, y = (2 * position.float() - 1).unbind(dim=-1)
+        across, down = self.frequencies.float()
+        # Not a matrix product, which autocast would compute in low precision.
+        angle = (x[..., None] * across + y[..., None] * down) * (2 * math.pi)
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
     def grid_position(self, height: int, width: int) -> Tensor:
         """Position encoding of the cell centres of a grid: (1, C, height, width)."""
-        key = (height, width, self.frequencies._version)
+        # Tensors made in inference mode never change, and count no versions.
+        version = 0 if self.frequencies.is_inference() else self.frequencies._version
+        key = (height, width, version)
         cached = self._grid
         if cached is None or cached[0] != key or cached[1] is not self.frequencies:
             with torch.inference_mode(False), torch.no_grad():

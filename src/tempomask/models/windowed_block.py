@@ -20,7 +20,8 @@ MLP_RATIO = 4
 
 
 def max_pool(x: Tensor) -> Tensor:
-    """2x2 max-pooling of (B, h, w, C), channels last."""
+    """2x2 max-pooling of (B, h, w, C), channels last; an odd last row or column is left out."""
+    x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
     rows = torch.maximum(x[:, 0::2], x[:, 1::2])
     return torch.maximum(rows[:, :, 0::2], rows[:, :, 1::2])
 

@@ -25,7 +25,12 @@ from tempomask.media.atomic import make_folder
 from tempomask.training.adaptation_data import adaptation_data
 from tempomask.training.calibration import SequenceMeasure
 from tempomask.training.checkpoint import load_checkpoint, save_checkpoint
-from tempomask.training.loop import StepProgress, clip_batches, make_accelerator
+from tempomask.training.loop import (
+    StepProgress,
+    clip_batches,
+    denormals_flushed,
+    make_accelerator,
+)
 from tempomask.training.losses import LossWeights
 from tempomask.training.prompts import PromptSampling
 from tempomask.training.recipe import schedule
@@ -87,7 +92,6 @@ class Adaptation:
     ) -> None:
         self.recipe, self.method, self.clips, self.out = recipe, method, clips, out
         self.validation, self.workers = validation, workers
-        torch.set_flush_denormal(True)
         self.accelerator = make_accelerator(unused_parameters=True)
         self._name, self._sample = segmenter.config.name, base_sample(segmenter)
         self.step = 0
@@ -163,6 +167,7 @@ class Adaptation:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step = saved["step"]
 
+    @denormals_flushed()
     def run(self) -> dict[str, float]:
         """Train to the recipe's last step; returns the last validation scores."""
         from torch.utils.tensorboard import SummaryWriter

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from tempomask.models.segmenter import Segmenter
+
+
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Vanishing gradients end in denormal numbers, which slow a CPU tenfold and carry nothing."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 class Training:
@@ -52,8 +63,6 @@ class Training:
             out,
             workers,
         )
-        # Vanishing gradients end in denormal numbers, which slow a CPU tenfold and carry nothing.
-        torch.set_flush_denormal(True)
         self.accelerator = make_accelerator()
         self.segmenter = build_segmenter(recipe)
         if initial is not None:
@@ -81,6 +90,7 @@ class Training:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step = saved["step"]
 
+    @denormals_flushed()
     def run(self) -> dict[str, float]:
         """Train to the recipe's last step; returns the last validation scores."""
         from accelerate.utils import set_seed

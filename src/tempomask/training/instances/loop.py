@@ -27,7 +27,7 @@ from tempomask.training.checkpoint import load_checkpoint, save_checkpoint
 from tempomask.training.instances.recipe import InstanceRecipe
 from tempomask.training.instances.stages import StageModel
 from tempomask.training.instances.targets import ClipBatch, collate
-from tempomask.training.loop import StepProgress, make_accelerator
+from tempomask.training.loop import StepProgress, denormals_flushed, make_accelerator
 from tempomask.training.recipe import load_imagenet_stem
 from tempomask.weights.instance_zoo import instance_model
 from tempomask.weights.instances import load_instance_segmenter
@@ -56,8 +56,6 @@ class InstanceTraining:
     ) -> None:
         self.recipe, self.clips, self.held_out = recipe, clips, held_out
         self.out, self.workers = out, workers
-        # Vanishing gradients end in denormal numbers, which slow a CPU tenfold and carry nothing.
-        torch.set_flush_denormal(True)
         self.accelerator = make_accelerator(unused_parameters=True)
         self.core = StageModel(segmenter, router, recipe)
         groups = parameter_groups(self.core, recipe)
@@ -82,6 +80,7 @@ class InstanceTraining:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step = saved["step"]
 
+    @denormals_flushed()
     def run(self) -> None:
         """Train to the recipe's last step; `export` writes the weights."""
         from torch.utils.tensorboard import SummaryWriter
