@@ -38,6 +38,7 @@ from tempomask.training.loop import (
     append_scores,
     batches,
     davis_folder,
+    denormals_flushed,
     descend,
     make_accelerator,
     move_average,
@@ -192,8 +193,6 @@ class PromptTraining:
     ) -> None:
         self.recipe, self.segmenter, self.root, self.out = recipe, segmenter, root, out
         self.scenes, self.clips, self.workers = scenes, clips, workers
-        # Vanishing gradients end in denormal numbers, which slow a CPU tenfold and carry nothing.
-        torch.set_flush_denormal(True)
         self.accelerator = make_accelerator(unused_parameters=True)
         self.shown = [
             self._on_device(collate_scenes(shown[first : first + VALIDATION_BATCH]))
@@ -261,6 +260,7 @@ class PromptTraining:
         self._begin_phase()
         self.optimizer.load_state_dict(saved["optimizer"])
 
+    @denormals_flushed()
     def run(self) -> dict[str, float]:
         """Train to the recipe's last step; returns the last validation scores."""
         from accelerate.utils import set_seed

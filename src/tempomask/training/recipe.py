@@ -97,9 +97,13 @@ def schedule(step: int, steps: int, warmup_steps: int, decay_steps: int) -> floa
 
 
 def build_segmenter(recipe: Recipe) -> Segmenter:
-    """A fresh segmenter at the recipe's resolution; nano's stem starts from ImageNet weights."""
+    """A fresh segmenter at the recipe's resolution; nano's stem starts from ImageNet weights.
+
+    It has no prompt maps: the training of prompts adds them (`prompt_start.py`).
+    """
     torch.manual_seed(recipe.seed)
-    segmenter = Segmenter(segmenter_config(recipe.model).with_image_size(recipe.image_size))
+    config = replace(segmenter_config(recipe.model), prompt_maps=False)
+    segmenter = Segmenter(config.with_image_size(recipe.image_size))
     if isinstance(segmenter.encoder, HybridEncoder):
         initialise_nano(segmenter, segmenter.encoder)
     return segmenter

@@ -211,9 +211,6 @@ class ClipModel(nn.Module):
             return outputs.single, [self._loss(outputs, target)]
         return self._clicked_frame(features, frame, target, generator)
 
-    # By this name, training scripts kept outside of the package call it.
-    _prompted_frame = prompted_frame
-
     def _clicked_frame(
         self, features: Tensor, frame: Encoded, target: Tensor, generator: torch.Generator
     ) -> tuple[Decoded, list[Tensor]]:
