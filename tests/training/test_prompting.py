@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from tempomask.data.clips import Clip
-from tempomask.data.scenes import Scene
+from tempomask.data.clips import Clip, collate
+from tempomask.data.scenes import Scene, collate_scenes
 from tempomask.errors import InputError
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
@@ -189,6 +189,8 @@ def test_resumed_equals_uninterrupted(
 def test_phases_train_their_parts(prompt_recipe: PromptRecipe, make_training: MakeTraining) -> None:
     training = make_training(prompt_recipe, "run")
     start = state(training)
+    trained = {name for name, p in training.segmenter.named_parameters() if p.requires_grad}
+    assert not any(name.startswith("mask_decoder.stride_") for name in trained)
     ends: list[dict[str, torch.Tensor]] = []
     step_done = training._step_done
 
@@ -216,6 +218,17 @@ def test_phases_train_their_parts(prompt_recipe: PromptRecipe, make_training: Ma
         name.startswith(("encoder.stem.first", "encoder.stem.stages.0")) for name in second
     )
     assert any(name.startswith("encoder.stem.stages.3") for name in second)
+
+
+def test_prompts_depend_on_seed_and_step(
+    prompt_recipe: PromptRecipe, make_training: MakeTraining, clips: Dataset[Clip]
+) -> None:
+    model = make_training(prompt_recipe, "run").model
+    scenes = collate_scenes([DiskScenes()[index] for index in range(2)])
+    for batch in (scenes, collate([clips[0], clips[1]])):
+        loss = {at: model(batch, *at).item() for at in ((0, 5), (0, 6), (7, 5))}
+        assert len(set(loss.values())) == 3
+        assert model(batch, 0, 5).item() == loss[0, 5]
 
 
 def test_steps_take_turns(clips: Dataset[Clip]) -> None:
