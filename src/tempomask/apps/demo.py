@@ -88,11 +88,11 @@ def first_prompt(kind: str) -> Prompt:
 
 def draw_sheet(out: Path) -> Path:
     """A PNG with frames of the whole run and their masks."""
+    from tempomask.media.folder_writer import JOURNAL
     from tempomask.media.journal import open_journal
     from tempomask.media.masks import save_png
     from tempomask.media.overlay import contact_sheet, draw_overlay, evenly_spaced
     from tempomask.media.video import open_video
-    from tempomask.media.writers import JOURNAL
 
     journal = open_journal(out / JOURNAL)
     indices = sorted(journal.finished)
@@ -117,8 +117,8 @@ def mean_iou(out: Path) -> float:
     """
     import numpy as np
 
+    from tempomask.media.folder_writer import JOURNAL
     from tempomask.media.journal import open_journal
-    from tempomask.media.writers import JOURNAL
 
     with np.load(CLIP / "masks.npz") as archive:
         frames, height, width = (int(side) for side in archive["shape"])

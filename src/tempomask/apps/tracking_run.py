@@ -18,8 +18,9 @@ from tempomask.apps.progress import FrameBar, Tally, frames_to_read
 from tempomask.apps.resume import Direction, plan
 from tempomask.apps.watched import WatchedVideo
 from tempomask.errors import InputError
+from tempomask.media.folder_writer import JOURNAL
 from tempomask.media.journal import open_journal
-from tempomask.media.writers import FORMATS, JOURNAL, ResultWriter
+from tempomask.media.writers import FORMATS, ResultWriter
 
 if TYPE_CHECKING:
     from tempomask.api import Model

@@ -12,13 +12,14 @@ from torch.nn import functional as F
 
 
 def can_pack(layer: nn.Linear, dtype: torch.dtype) -> bool:
-    """Whether oneDNN has a packed form: bfloat16 on a CPU, in builds of torch that offer it."""
+    """Whether oneDNN has a packed form: bfloat16 on a CPU that computes it, if torch offers it."""
     return (
         dtype == torch.bfloat16
         and layer.weight.device.type == "cpu"
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
 
 

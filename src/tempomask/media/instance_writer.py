@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from tempomask.errors import InputError
 from tempomask.media.atomic import make_folder, part_path, replacing, write_errors
 from tempomask.media.background import Background
+from tempomask.media.folder_writer import JOURNAL, FolderWriter, check_formats
 from tempomask.media.instance_exports import write_instance_boxes, write_tracks, write_youtube_vis
 from tempomask.media.instance_journal import TASK, InstanceJournal, open_instance_journal
 from tempomask.media.instance_overlay import draw_instances
@@ -21,7 +21,6 @@ from tempomask.media.masks import write_mask_png
 from tempomask.media.sources import Frame
 from tempomask.media.video import Video
 from tempomask.media.video_writer import VideoWriter
-from tempomask.media.writers import JOURNAL
 from tempomask.tracking.instance_results import InstanceResult, InstanceSummary
 from tempomask.tracking.instance_state import State, load_state, save_state
 
@@ -43,7 +42,7 @@ class _Item(NamedTuple):
     state: State | None
 
 
-class InstanceWriter:
+class InstanceWriter(FolderWriter[InstanceJournal]):
     """Write the instances of one video into `directory`, in a thread that runs behind the caller.
 
     formats, any of:
@@ -65,6 +64,8 @@ class InstanceWriter:
     of run, and when resuming with what does not fit.
     """
 
+    file_names = INSTANCE_FORMATS
+
     def __init__(
         self,
         directory: str | Path,
@@ -77,9 +78,7 @@ class InstanceWriter:
         resume: bool = False,
         queue: int = 4,
     ) -> None:
-        self.formats = frozenset(formats)
-        for name in sorted(self.formats - set(INSTANCE_FORMATS)):
-            raise InputError(f"unknown format {name!r}; choose from {', '.join(INSTANCE_FORMATS)}")
+        self.formats = check_formats(formats, INSTANCE_FORMATS)
         self._video, self._summary = video, summary
         self._new_folder = not Path(directory).exists()
         self.directory = make_folder(directory)
@@ -101,7 +100,6 @@ class InstanceWriter:
             )
         self._overlay = VideoWriter(self._path("overlay"), info.size, info.fps)
         self._background = Background(self._write, queue)
-        self._paths: dict[str, Path] | None = None
 
     @property
     def finished(self) -> frozenset[int]:
@@ -125,66 +123,10 @@ class InstanceWriter:
 
         Raises InputError for a result of another size, and what went wrong with earlier frames.
         """
-        if result.size != self._journal.info.size:
-            height, width = self._journal.info.size
-            raise InputError(
-                f"a result of {result.size[1]} x {result.size[0]} pixels among results of {width} x"
-                f" {height}; write each video to a folder of its own"
-            )
+        self._check_open(result.size)
         # The caller may reuse the array for the next frame.
         drawn = None if frame is None or "overlay" not in self.formats else frame.copy()
         self._background.submit(_Item(drawn, result, state))
-
-    def finish(self) -> dict[str, Path]:
-        """Write what is still to be written; the paths by format, without formats left empty.
-
-        Raises InputError for what went wrong; what could be written is there all the same.
-        """
-        if self._paths is not None:
-            return self._paths
-        self._paths = {}
-        errors: list[Exception] = []
-        try:
-            for step in (self._background.finish, self._write_exports, self._finish_overlay):
-                try:
-                    with write_errors(self.directory):
-                        step()
-                except Exception as error:
-                    errors.append(error)
-        finally:  # also when Ctrl-C comes here
-            self._overlay.discard()
-            self._journal.close()
-            if not self._journal.finished:
-                self._journal.path.unlink(missing_ok=True)
-        names = {**{name: INSTANCE_FORMATS[name] for name in self.formats}, "frames": JOURNAL}
-        paths = {name: self.directory / file for name, file in names.items()}
-        self._paths.update({name: path for name, path in paths.items() if path.exists()})
-        if self._new_folder and not any(self.directory.iterdir()):
-            self.directory.rmdir()
-        if errors:
-            raise errors[0]
-        return self._paths
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            self.finish()
-            return
-        try:
-            self.finish()
-        except InputError as second:
-            if str(second) != str(error):
-                error.add_note(str(second))
-
-    def _path(self, name: str) -> Path:
-        return self.directory / INSTANCE_FORMATS[name]
 
     def _mask_path(self, track_id: int, index: int) -> Path:
         return self._path("masks") / str(track_id) / f"{index:05d}.png"

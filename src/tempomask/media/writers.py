@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from tempomask.errors import InputError
 from tempomask.media.atomic import make_folder, part_path, write_errors
 from tempomask.media.background import Background
 from tempomask.media.exports import box_lines_folder, write_boxes, write_npz, write_rle
+from tempomask.media.folder_writer import JOURNAL, FolderWriter, check_formats
 from tempomask.media.journal import Journal, VideoInfo, open_journal
 from tempomask.media.masks import read_mask, write_label_png, write_mask_png
 from tempomask.media.overlay import draw_overlay
@@ -35,8 +35,6 @@ FORMATS = {
     "npz": "masks.npz",
     "boxes": "boxes.csv",
 }
-JOURNAL = "frames.jsonl"
-
 _EXPORTS = {"rle": write_rle, "npz": write_npz, "boxes": write_boxes}
 
 
@@ -48,7 +46,7 @@ class ResumePoint:
     label_map: NDArray[np.int32]
 
 
-class ResultWriter:
+class ResultWriter(FolderWriter[Journal]):
     """Write the results of one video into `directory`, in a thread that runs behind the caller.
 
     formats, any of:
@@ -74,6 +72,8 @@ class ResultWriter:
     resuming with what does not fit.
     """
 
+    file_names = FORMATS
+
     def __init__(
         self,
         directory: str | Path,
@@ -88,7 +88,7 @@ class ResultWriter:
         resume: bool = False,
         queue: int = 4,
     ) -> None:
-        self.formats = _check_formats(formats)
+        self.formats = check_formats(formats, FORMATS)
         self._video = video
         info = _video_info(video, size, fps, num_frames, names, settings)
         self._new_folder = not Path(directory).exists()
@@ -106,7 +106,6 @@ class ResultWriter:
         if "overlay" in self.formats and self._finished:
             self._check_redraw("resuming with an overlay")
         self._background = Background(self._write, queue)
-        self._paths: dict[str, Path] | None = None
 
     @property
     def finished(self) -> frozenset[int]:
@@ -133,75 +132,13 @@ class ResultWriter:
 
         Raises InputError for a result of another size, and what went wrong with earlier frames.
         """
-        if self._paths is not None:
-            raise InputError(f"the results in {self.directory} are finished; open a new writer")
-        height, width = self._journal.info.size
-        if result.size != (height, width):
-            raise InputError(
-                f"a result of {result.size[1]} x {result.size[0]} pixels among results of {width} x"
-                f" {height}; write each video to a folder of its own"
-            )
+        self._check_open(result.size)
         if "overlay" in self.formats:
             if frame is None:
                 raise InputError("an overlay needs the frame with each result")
             # The caller may reuse the array for the next frame.
             frame = frame.copy()
         self._background.submit((frame, result))
-
-    def finish(self) -> dict[str, Path]:
-        """Write what is still to be written; the paths by format, without formats left empty.
-
-        Raises InputError for what went wrong; what could be written is there all the same.
-        """
-        if self._paths is not None:
-            return self._paths
-        self._paths = {}
-        errors: list[BaseException] = []
-        try:
-            for step in (self._background.finish, self._write_exports, self._finish_overlay):
-                try:
-                    with write_errors(self.directory):
-                        step()
-                except Exception as error:
-                    errors.append(error)
-        finally:  # also when Ctrl-C comes here
-            self._overlay.discard()
-            self._journal.close()
-            if not self._journal.finished:
-                self._journal.path.unlink(missing_ok=True)
-        names = {**{name: FORMATS[name] for name in self.formats}, "frames": JOURNAL}
-        for name, file in names.items():
-            path = self.directory / file
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
-            if path.exists():
-                self._paths[name] = path
-        if self._new_folder and not any(self.directory.iterdir()):
-            self.directory.rmdir()
-        if errors:
-            raise errors[0]
-        return self._paths
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            self.finish()
-            return
-        try:
-            self.finish()
-        except InputError as second:
-            if str(second) != str(error):
-                error.add_note(str(second))
-
-    def _path(self, name: str) -> Path:
-        return self.directory / FORMATS[name]
 
     def _mask_path(self, index: int) -> Path:
         return self._path("masks") / f"{index:05d}.png"
@@ -284,13 +221,6 @@ class ResultWriter:
         if self._journal.finished:
             for name in self.formats & set(_EXPORTS):
                 _EXPORTS[name](self._path(name), self._journal)
-
-
-def _check_formats(formats: Iterable[str]) -> frozenset[str]:
-    chosen = frozenset([formats] if isinstance(formats, str) else formats)
-    for name in sorted(chosen - set(FORMATS)):
-        raise InputError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
-    return chosen
 
 
 def _video_info(

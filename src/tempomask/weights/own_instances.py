@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from tempomask.errors import InputError
 from tempomask.models.instances.config import (
     InstanceConfig,
     PixelDecoderConfig,
@@ -24,6 +20,7 @@ from tempomask.models.instances.config import (
 )
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.weights.layout import State
+from tempomask.weights.stored import build_config, read_config, write_checkpoint
 
 METADATA_KEY, ROUTER_KEY, ROUTER_PREFIX = "tempomask_instances", "tempomask_router", "router."
 BACKBONES = {"resnet": ResNetConfig, "swin": SwinConfig, "stem": StemConfig}
@@ -51,27 +48,17 @@ def config_to_json(config: InstanceConfig) -> str:
 
 def config_from_json(text: str) -> InstanceConfig:
     """InputError if the text is none of ours, or of a version that knows more than this one."""
-    try:
-        values: dict[str, Any] = json.loads(text)
-        backbone = dict(values["backbone"])
-        values["backbone"] = _build(BACKBONES[backbone.pop("kind")], backbone)
-        for name, part in PARTS.items():
-            if values[name] is not None:
-                values[name] = _build(part, values[name])
-        return _build(InstanceConfig, values)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"the checkpoint's configuration cannot be read ({error!r}); it may come from a newer"
-            " version of tempomask, which can then load it"
-        ) from None
+    return read_config(_config, text)
 
 
-def _build(config_type: type[Any], values: Mapping[str, Any]) -> Any:
-    """A configuration from its JSON values, in which tuples have become lists."""
-    unknown = values.keys() - {field.name for field in fields(config_type)}
-    if unknown:
-        raise ValueError(f"unknown {', '.join(sorted(unknown))}")
-    return config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+def _config(text: str) -> InstanceConfig:
+    values: dict[str, Any] = json.loads(text)
+    backbone = dict(values["backbone"])
+    values["backbone"] = build_config(BACKBONES[backbone.pop("kind")], backbone)
+    for name, part in PARTS.items():
+        if values[name] is not None:
+            values[name] = build_config(part, values[name])
+    return build_config(InstanceConfig, values)
 
 
 def save_instance_segmenter(
@@ -85,10 +72,6 @@ def save_instance_segmenter(
     dtype: of the matrices, torch.bfloat16 for files of half the size; norms, biases and buffers
     stay float32. The file appears whole or not at all. InputError if it cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    path = Path(path)
     tensors = dict(segmenter.state_dict())
     metadata = {METADATA_KEY: config_to_json(segmenter.config)}
     if router is not None:
@@ -98,13 +81,4 @@ def save_instance_segmenter(
         name: x.detach().to("cpu", torch.float32 if x.ndim < 2 else dtype).contiguous()
         for name, x in tensors.items()
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file(state, temporary, metadata=metadata)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"cannot write the checkpoint {path}: {reason}") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    write_checkpoint(Path(path), state, metadata)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from tempomask.data.instance_clip import InstanceClip
 from tempomask.errors import InputError
@@ -27,7 +27,15 @@ from tempomask.training.checkpoint import load_checkpoint, save_checkpoint
 from tempomask.training.instances.recipe import InstanceRecipe
 from tempomask.training.instances.stages import StageModel
 from tempomask.training.instances.targets import ClipBatch, collate
-from tempomask.training.loop import StepProgress, denormals_flushed, make_accelerator
+from tempomask.training.loop import (
+    StepProgress,
+    append_scores,
+    batches,
+    denormals_flushed,
+    descend,
+    make_accelerator,
+    move_average,
+)
 from tempomask.training.recipe import load_imagenet_stem
 from tempomask.weights.instance_zoo import instance_model
 from tempomask.weights.instances import load_instance_segmenter
@@ -112,20 +120,10 @@ class InstanceTraining:
         save_instance_segmenter(self.average.segmenter, path, stored, dtype)
 
     def _batches(self) -> Iterator[ClipBatch]:
-        recipe, accelerator = self.recipe, self.accelerator
-        world, rank = accelerator.num_processes, accelerator.process_index
-        size = recipe.batch_size
-        indices = range(self.step * size * world, recipe.steps * size * world)
-        loader = DataLoader(
-            self.clips,
-            batch_size=size,
-            sampler=indices[rank::world],
-            collate_fn=collate,
-            num_workers=self.workers,
-            prefetch_factor=4 if self.workers else None,
-        )
-        for batch in loader:
-            yield batch.to(accelerator.device)
+        span = range(self.step, self.recipe.steps)
+        size = self.recipe.batch_size
+        for batch in batches(self.clips, self.accelerator, size, span, self.workers, collate):
+            yield batch.to(self.accelerator.device)
 
     def _train_step(self, batch: ClipBatch) -> dict[str, float]:
         recipe = self.recipe
@@ -138,28 +136,15 @@ class InstanceTraining:
         torch.manual_seed(recipe.seed * 1_000_003 + self.step)
         with self.accelerator.autocast():
             loss = self.model(batch, self.step / recipe.steps)
-        self.accelerator.backward(loss.total)
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        norm = self.accelerator.clip_grad_norm_(trained, recipe.clip_norm)
-        # One bad batch must not end a run of hours: a step with a non-finite gradient is left out.
-        if norm is None or torch.isfinite(torch.as_tensor(norm)):
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self._update_average()
+        norm = descend(self.accelerator, self.model, self.optimizer, loss.total, recipe.clip_norm)
+        move_average(self.average, self.core, self.step, recipe.average_decay)
         return {
             "loss": loss.total.item(),
             **{name: term.item() for name, term in loss.terms.items()},
-            "gradient": float(norm) if norm is not None else 0.0,
+            "gradient": norm,
             "rate": factor,
             "seconds": time.perf_counter() - started,
         }
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        decay = min(self.recipe.average_decay, (1 + self.step) / (10 + self.step))
-        for kept, new in zip(self.average.parameters(), self.core.parameters(), strict=True):
-            if new.requires_grad:
-                kept.lerp_(new, 1 - decay)
 
     def _save(self) -> None:
         if not self.accelerator.is_main_process:
@@ -188,9 +173,7 @@ class InstanceTraining:
         scores = {name: sum(values) / len(values) for name, values in sums.items()}
         for name, value in scores.items():
             log.add_scalar(f"validation/{name}", value, self.step)
-        line = {"step": self.step, **{name: round(x, 4) for name, x in scores.items()}}
-        with (self.out / "validation.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_scores(self.out, self.step, scores)
 
 
 @dataclass(frozen=True)
