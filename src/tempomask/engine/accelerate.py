@@ -32,7 +32,7 @@ def accelerate(segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> Segm
     segmenter.eval().requires_grad_(False)
     encoder = segmenter.encoder
     if isinstance(segmenter.neck, FeaturePyramidNeck):
-        segmenter.neck = FusedNeck(segmenter.neck, segmenter.mask_decoder)
+        segmenter.neck = FusedNeck(segmenter.neck, segmenter.mask_decoder, dtype)
         # The fused neck's maps have the decoder's widths already.
         segmenter.mask_decoder.stride_4 = nn.Identity()  # type: ignore[assignment]
         segmenter.mask_decoder.stride_8 = nn.Identity()  # type: ignore[assignment]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tempomask.engine.packed import fast_linear
 from tempomask.models.mask_decoder import MaskDecoder
 from tempomask.models.neck import FeaturePyramidNeck
 
@@ -17,12 +18,13 @@ from tempomask.models.neck import FeaturePyramidNeck
 class FusedNeck(nn.Module):
     """Maps of strides 4, 8 (of decoder widths) and 16 (of hidden_dim), from channels-last maps."""
 
-    def __init__(self, neck: FeaturePyramidNeck, decoder: MaskDecoder) -> None:
+    def __init__(self, neck: FeaturePyramidNeck, decoder: MaskDecoder, dtype: torch.dtype) -> None:
         super().__init__()
         narrow = [decoder.stride_4, decoder.stride_8]
         laterals = [_linear(lateral) for lateral in neck.laterals]
         fused = [_composed(a, _linear(b)) for a, b in zip(laterals, narrow, strict=False)]
-        self.laterals = nn.ModuleList([*fused, *laterals[2:]])
+        layers = [fast_linear(layer, dtype) for layer in (*fused, *laterals[2:])]
+        self.laterals = nn.ModuleList(layers)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """features: (B, C_i, H_i, W_i), finest first, channels last in memory."""

@@ -27,6 +27,8 @@ class StripBlock(RoutedBlock):
         self.contract = fast_linear(block.contract, dtype)
         block.qkv = fast_linear(block.qkv, dtype)  # type: ignore[assignment]
         block.output = fast_linear(block.output, dtype)  # type: ignore[assignment]
+        if block.shortcut is not None:
+            block.shortcut = fast_linear(block.shortcut, dtype)  # type: ignore[assignment]
         self.block = block
 
     def attend(self, x: Tensor) -> Tensor:

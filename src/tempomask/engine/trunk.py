@@ -43,7 +43,8 @@ class FastTrunk(Encoder):
         """image (B, 3, S, S), normalised, S as given at first. See `EncoderOutput`."""
         image = image.to(self.dtype).contiguous(memory_format=torch.channels_last)
         x = self.patch_embedding(image).permute(0, 2, 3, 1)
-        emitted, blocks = self.run_blocks(x + self.position, policy, previous_masks)
+        # In place: x is fresh, and another of its size would cost more than the sum.
+        emitted, blocks = self.run_blocks(x.add_(self.position), policy, previous_masks)
         return EncoderOutput([x.permute(0, 3, 1, 2) for x in emitted], blocks)
 
 
