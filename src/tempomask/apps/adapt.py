@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from tempomask.apps import choices, console
+from tempomask.apps import choices, console, run_choices, training_choices
 from tempomask.errors import InputError
 
 if TYPE_CHECKING:
@@ -78,12 +78,8 @@ def adapt(
     steps: Annotated[
         int, typer.Option(min=1, help="Optimiser steps in all.", rich_help_panel=_TRAINING)
     ] = 2000,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Clips a step and GPU.", rich_help_panel=_TRAINING)
-    ] = 4,
-    num_frames: Annotated[
-        int, typer.Option(min=2, help="Frames a clip.", rich_help_panel=_TRAINING)
-    ] = 4,
+    batch_size: training_choices.BatchSize = 4,
+    num_frames: training_choices.NumFrames = 4,
     seed: Annotated[
         int, typer.Option(help="Of data, prompts and routing.", rich_help_panel=_TRAINING)
     ] = 1,
@@ -102,10 +98,7 @@ def adapt(
     save_every: Annotated[
         int, typer.Option(min=1, help="Steps between checkpoints.", rich_help_panel=_TRAINING)
     ] = 100,
-    workers: Annotated[
-        int,
-        typer.Option(min=0, help="Processes that prepare clips.", rich_help_panel=_TRAINING),
-    ] = 1,
+    workers: training_choices.Workers = 1,
 ) -> None:
     """Train a router and adapters for a model; run the same command again to go on after a stop.
 
@@ -115,15 +108,14 @@ def adapt(
 
     The network itself stays as it is. Several GPUs: accelerate launch -m tempomask adapt ...
     """
-    names = None if validation is None else [n.strip() for n in validation.split(",") if n.strip()]
     if not data.is_dir():
         raise InputError(f"--data {data} is not a folder")
-    if not 0 < budget <= 1:
-        raise InputError(f"--budget {budget:g} must be more than 0 and at most 1")
+    choices.check_share(budget)
+    names = run_choices.listed("validation", validation)
     with console.waiting("starting") as status:
         from tempomask.adaptation.methods import build_method
         from tempomask.adaptation.rds import AdapterConfig, RDSConfig
-        from tempomask.training.adapt import AdaptRecipe, start_adaptation
+        from tempomask.training.adapt import AdaptRecipe, phases, start_adaptation
         from tempomask.weights import load_segmenter
 
         adapters = AdapterConfig(
@@ -137,6 +129,7 @@ def adapt(
         chosen = build_method(method, config, measured, steps)
         status.update("loading the model")
         segmenter = load_segmenter(model, checkpoint, image_size)
+        warmup, decay = phases(steps)
         recipe = AdaptRecipe(
             model=segmenter.config.name,
             method=method,
@@ -145,8 +138,8 @@ def adapt(
             steps=steps,
             batch_size=batch_size,
             num_frames=num_frames,
-            warmup_steps=min(50, max(1, steps // 10)),
-            decay_steps=max(1, steps * 3 // 10),
+            warmup_steps=warmup,
+            decay_steps=decay,
             seed=seed,
             validate_every=validate_every,
             save_every=save_every,

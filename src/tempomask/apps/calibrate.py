@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
-from tempomask.apps import choices, console
-from tempomask.errors import InputError
-
-if TYPE_CHECKING:
-    from tempomask.api import DTypeName
+from tempomask.apps import choices, console, run_choices
 
 
 def calibrate(
@@ -39,34 +35,28 @@ def calibrate(
         str | None,
         typer.Option(help="List of sequences, such as 2017/train.", show_default=False),
     ] = None,
-    sequences: Annotated[
-        str | None, typer.Option(help="Only these, such as dog,camel.", show_default=False)
-    ] = None,
+    sequences: run_choices.Sequences = None,
     max_frames: Annotated[
         int | None,
         typer.Option(min=2, help="Frames of every sequence. Default: all.", show_default=False),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
-    ] = False,
+    as_json: run_choices.Json = False,
 ) -> None:
     """Find the threshold at which ADAPTER's router runs a share of the blocks, on your videos.
 
     The paper's fixed threshold of 0.5 does not hold a budget. Use videos like those to be tracked,
     then: tempomask track ... --adapter ADAPTER --budget 0.6 --rule calibrated
     """
-    budgets = [_share(word) for word in budget.split(",") if word.strip()]
-    with console.waiting("starting") as status:
-        from tempomask.api import load
+    budgets = run_choices.numbers("budget", budget, float)
+    with console.waiting("starting"):
         from tempomask.data.davis import Davis
         from tempomask.evaluation.calibration import calibrate as run
         from tempomask.evaluation.calibration import store
 
-        names = None if sequences is None else [n for n in sequences.split(",") if n]
-        dataset = Davis(data, split, names)
-        status.update("loading the model")
-        loaded = load(model, checkpoint, image_size, device, cast("DTypeName", dtype), adapter)
-        found = []
+        dataset = Davis(data, split, run_choices.listed("sequences", sequences))
+    loaded = choices.load_model(model, checkpoint, image_size, device, dtype, adapter)
+    found = []
+    with console.waiting("tracking") as status:
         for share in budgets:
             found.append(run(loaded, dataset, share, max_frames, status.update))
             store(found[-1], adapter)
@@ -81,10 +71,3 @@ def calibrate(
     for c in found:
         table.add_row(f"{c.budget:g}", f"{c.threshold:.4f}", f"{c.share:.1%}", str(c.frames))
     console.out.print(table)
-
-
-def _share(word: str) -> float:
-    try:
-        return float(word)
-    except ValueError:
-        raise InputError(f"--budget {word!r} is not a number; give shares such as 0.6") from None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from tempomask.apps import console
 from tempomask.errors import InputError
+
+if TYPE_CHECKING:
+    from tempomask.api import DTypeName, Model
 
 _MODEL = "Model"
 _ROUTING = "Speed"
@@ -177,8 +181,8 @@ def routing_options(
     router: str, budget: float | None, rule: str, fps: float | None, adaptive: bool
 ) -> dict[str, Any]:
     """Those that were given, for `Model.track`. InputError for a budget or fps that is none."""
-    if budget is not None and not 0 < budget <= 1:
-        raise InputError(f"--budget {budget:g} must be more than 0 and at most 1")
+    if budget is not None:
+        check_share(budget)
     if fps is not None and not fps > 0:
         raise InputError(f"--fps {fps:g} must be more than 0")
     given = chosen(router=router, budget=budget, rule=rule, fps=fps, adaptive=adaptive)
@@ -199,6 +203,37 @@ def adapter_for(
 
     name = f"{model or 'nano'}-{options.get('router', 'rds')}"
     return name if name in bundled_adapters() else None
+
+
+def load_model(
+    model: str | None,
+    checkpoint: str | None,
+    image_size: int | None,
+    device: str,
+    dtype: str = "auto",
+    adapter: str | None = None,
+    pooled_memory: bool = False,
+) -> Model:
+    """The model that the options name, with a spinner while it loads; InputError as `load`."""
+    with console.waiting("loading the model"):
+        from tempomask.api import load
+
+        precision = cast("DTypeName", dtype)
+        return load(
+            model,
+            checkpoint,
+            image_size,
+            device,
+            precision,
+            adapter,
+            pooled_memory=pooled_memory,
+        )
+
+
+def check_share(budget: float) -> None:
+    """InputError for a --budget that is no share of blocks."""
+    if not 0 < budget <= 1:
+        raise InputError(f"--budget {budget:g} must be more than 0 and at most 1")
 
 
 def chosen(**options: Any) -> dict[str, Any]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.status import Status
 from rich.table import Table
 
@@ -36,6 +40,17 @@ def waiting(message: str) -> Status:
     return err.status(message)
 
 
+def bars(unit: str = "") -> Progress:
+    """Progress bars on stderr that count; unit: what, with a space before it."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}" + unit),
+        TimeElapsedColumn(),
+        console=err,
+    )
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout, and nothing else there."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
@@ -50,3 +65,39 @@ def table(*columns: str, title: str | None = None) -> Table:
             column.removeprefix(">"), justify="right" if right else "left", overflow="fold"
         )
     return made
+
+
+def speed_of(report: Mapping[str, Any]) -> str:
+    """How fast a run was, to follow its count of frames."""
+    fps = report["fps"]
+    return "" if fps is None else f" in {report['seconds']:.1f} s, {fps:.1f} FPS"
+
+
+def stop_of(report: Mapping[str, Any]) -> str:
+    """Whether a run was stopped, to end a sentence about it."""
+    return ", stopped by Ctrl-C; --resume goes on" if report["interrupted"] else ""
+
+
+def print_files(files: Mapping[str, Path]) -> None:
+    """What was written, one line a format."""
+    for name, path in sorted(files.items()):
+        out.print(f"{name:8} {path}", soft_wrap=True)
+
+
+def conclude(
+    report: Mapping[str, Any],
+    files: Mapping[str, Path],
+    as_json: bool,
+    show: Callable[[Mapping[str, Any]], None],
+) -> None:
+    """The end of a run: its report, its files, and the exit code that says whether it was stopped.
+
+    show: prints the report for a person.
+    """
+    if as_json:
+        print_json({**report, "files": {name: str(path) for name, path in files.items()}})
+    else:
+        show(report)
+        print_files(files)
+    if report["interrupted"]:
+        raise typer.Exit(INTERRUPTED)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tempomask.apps import console
 
@@ -43,7 +42,7 @@ def synthetic(
         from tempomask.data.video_instance_set import VideoSetConfig, write_video_set
 
     config = VideoSetConfig(train=train, validation=validation, seed=seed)
-    with _bar() as bar:
+    with console.bars() as bar:
         task = bar.add_task("videos", total=train + validation)
         paths = write_video_set(
             stills, out, config, progress=lambda done, _total: bar.update(task, completed=done)
@@ -84,13 +83,3 @@ def check(
         console.note(f"{count} problem{'' if count == 1 else 's'}")
         raise typer.Exit(1)
     console.out.print("nothing wrong")
-
-
-def _bar() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-    )
-    return Progress(*columns, console=console.err)

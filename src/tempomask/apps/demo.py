@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tempomask.apps import choices, console
+from tempomask.apps import choices, console, run_choices
 from tempomask.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ def demo(
     checkpoint: choices.Checkpoint = None,
     image_size: choices.ImageSize = None,
     device: choices.Device = "auto",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
-    ] = False,
+    as_json: run_choices.Json = False,
 ) -> None:
     """Track a flying saucer through the bundled clip from its mask, a box or a click.
 
@@ -41,7 +39,6 @@ def demo(
     """
     given = first_prompt(prompt)
     with console.waiting("starting"):
-        from tempomask.api import load
         from tempomask.apps.tracking_run import CHART, Request, follow, print_report
         from tempomask.media.video import open_video
 
@@ -58,15 +55,15 @@ def demo(
         resume=False,
     )
     with open_video(source) as video:
-        with console.waiting("loading the model"):
-            loaded = load(model, checkpoint, image_size, device)
+        loaded = choices.load_model(model, checkpoint, image_size, device)
         report, files = follow(request, video, loaded)
     files["sheet"] = draw_sheet(out)
     report["iou"] = round(mean_iou(out), 4)
     if as_json:
         console.print_json({**report, "files": {name: str(path) for name, path in files.items()}})
     else:
-        print_report(report, files)
+        print_report(report)
+        console.print_files(files)
         console.out.print(f"mean IoU with the exact masks: {report['iou']:.3f}")
     if report["interrupted"]:
         raise typer.Exit(console.INTERRUPTED)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tempomask.apps import choices, console
+from tempomask.apps import choices, console, run_choices
 
 if TYPE_CHECKING:
+    from tempomask.api import DTypeName
     from tempomask.evaluation.prompts import PromptKind
     from tempomask.evaluation.summary import EvaluationSummary
 
@@ -40,9 +40,7 @@ def davis(
     image_size: choices.ImageSize = None,
     device: choices.Device = "auto",
     dtype: choices.DType = "auto",
-    sequences: Annotated[
-        str | None, typer.Option(help="Only these, such as dog,camel.", show_default=False)
-    ] = None,
+    sequences: run_choices.Sequences = None,
     split: Annotated[
         str | None,
         typer.Option(help="List of sequences, such as 2017/val.", show_default=False),
@@ -73,8 +71,7 @@ def davis(
         ),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for masks/, results.csv and summary.json.", show_default=False),
+        Path | None, run_choices.folder("Folder for masks/, results.csv and summary.json.")
     ] = None,
     preset: choices.PresetName = "evaluation",
     compatibility: choices.CompatibilityName = "official",
@@ -90,9 +87,7 @@ def davis(
     budget: choices.Budget = None,
     rule: choices.RuleOption = "top-k",
     adaptive: choices.Adaptive = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
-    ] = False,
+    as_json: run_choices.Json = False,
 ) -> None:
     """Track every sequence of ROOT from its first annotation and print J, F and J&F.
 
@@ -102,10 +97,9 @@ def davis(
         from tempomask.evaluation.davis import evaluate, evaluate_masks
 
     routing = choices.routing_options(router, budget, rule, None, adaptive)
-    names = None if sequences is None else [name for name in sequences.split(",") if name]
     wanted: dict[str, Any] = {
         "split": split,
-        "sequences": names,
+        "sequences": run_choices.listed("sequences", sequences),
         "single_object": single_object,
         "resolution": resolution,
         "out": out,
@@ -114,23 +108,16 @@ def davis(
         with SequenceBars() as bars:
             summary = evaluate_masks(root, masks, progress=bars.show, **wanted)
     else:
-        from tempomask.api import DTypeName, load
-        from tempomask.propagation_api import load_propagator
+        if propagator is None:
+            adapter = choices.adapter_for(adapter, model, checkpoint, routing)
+            loaded = choices.load_model(
+                model, checkpoint, image_size, device, dtype, adapter, pooled_memory
+            )
+        else:
+            with console.waiting("loading the model"):
+                from tempomask.propagation_api import load_propagator
 
-        precision = cast(DTypeName, dtype)
-        with console.waiting("loading the model"):
-            if propagator is None:
-                adapter = choices.adapter_for(adapter, model, checkpoint, routing)
-                loaded = load(
-                    model,
-                    checkpoint,
-                    image_size,
-                    device,
-                    precision,
-                    adapter,
-                    pooled_memory=pooled_memory,
-                )
-            else:
+                precision = cast("DTypeName", dtype)
                 loaded = load_propagator(propagator, checkpoint, image_size, device, precision)
         # Propagation has neither; what else is given, it refuses by name.
         sets = {"preset": preset, "compatibility": compatibility} if propagator is None else {}
@@ -163,13 +150,7 @@ class SequenceBars:
     """One progress bar a sequence, on stderr, from the first frame on."""
 
     def __init__(self) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total} frames"),
-            TimeElapsedColumn(),
-        )
-        self.bars = Progress(*columns, console=console.err)
+        self.bars = console.bars(" frames")
         self.tasks: dict[str, Any] = {}
 
     def __enter__(self) -> SequenceBars:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from tempomask.apps import choices, console
+from tempomask.apps import choices, console, run_choices
 from tempomask.apps.evaluate import SequenceBars
 
 if TYPE_CHECKING:
@@ -31,9 +31,7 @@ def boxes(
     dtype: choices.DType = "auto",
     memory: choices.Memory = None,
     preset: choices.PresetName = "evaluation",
-    sequences: Annotated[
-        str | None, typer.Option(help="Only these, such as bird-2,bus-5.", show_default=False)
-    ] = None,
+    sequences: run_choices.Sequences = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -50,12 +48,9 @@ def boxes(
         ),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for boxes/, results.csv and summary.json.", show_default=False),
+        Path | None, run_choices.folder("Folder for boxes/, results.csv and summary.json.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
-    ] = False,
+    as_json: run_choices.Json = False,
 ) -> None:
     """Track every sequence of ROOT from its first box; success, precision and average overlap.
 
@@ -66,7 +61,7 @@ def boxes(
 
     wanted: dict[str, Any] = {
         "split": split,
-        "sequences": None if sequences is None else [s for s in sequences.split(",") if s],
+        "sequences": run_choices.listed("sequences", sequences),
         "out": out,
     }
     kind = cast("Layout", layout)
@@ -74,10 +69,7 @@ def boxes(
         with SequenceBars() as bars:
             summary = evaluate_box_files(root, kind, predictions, progress=bars.show, **wanted)
     else:
-        from tempomask.api import DTypeName, load
-
-        with console.waiting("loading the model"):
-            loaded = load(model, checkpoint, image_size, device, cast(DTypeName, dtype))
+        loaded = choices.load_model(model, checkpoint, image_size, device, dtype)
         options = choices.chosen(preset=preset, memory=memory)
         with SequenceBars() as bars:
             summary = evaluate_boxes(loaded, root, kind, progress=bars.show, **wanted, **options)

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tempomask.apps import choices, console, instance_choices
+from tempomask.apps import choices, console, instance_choices, run_choices
 
 if TYPE_CHECKING:
     from tempomask.evaluation.video_instances import InstanceEvaluation
@@ -49,14 +48,9 @@ def youtube_vis(
     limit: Annotated[int, typer.Option(min=1, help="Predictions for each video.")] = 10,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder for results.json (to hand in), summary.json and classes.csv.",
-            show_default=False,
-        ),
+        run_choices.folder("Folder for results.json (to hand in), summary.json and classes.csv."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
-    ] = False,
+    as_json: run_choices.Json = False,
 ) -> None:
     """Find the instances of every video and print AP, AP50, AP75, AR1 and AR10.
 
@@ -66,7 +60,7 @@ def youtube_vis(
     with console.waiting("starting"):
         from tempomask.evaluation.video_instances import evaluate_instances, evaluate_predictions
 
-    names = None if videos is None else [name for name in videos.split(",") if name]
+    names = run_choices.listed("videos", videos)
     if predictions is not None:
         with console.waiting("scoring"):
             found = evaluate_predictions(annotations, predictions, videos=names, out=out)
@@ -94,13 +88,7 @@ class VideoBar:
     """One progress bar on stderr, for the frames of the video at hand."""
 
     def __init__(self) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total} frames"),
-            TimeElapsedColumn(),
-        )
-        self.bar = Progress(*columns, console=console.err)
+        self.bar = console.bars(" frames")
         self.task = self.bar.add_task("", total=None)
         self.videos: dict[str, None] = {}
 

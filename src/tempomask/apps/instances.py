@@ -7,22 +7,14 @@ from typing import Annotated
 
 import typer
 
-from tempomask.apps import choices, console, instance_choices
+from tempomask.apps import choices, console, instance_choices, run_choices
 
 _SHOWN = "What is shown"
 _RANGE = "Frames"
-_OUTPUT = "Output"
 
 
 def instances(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="Video file, folder of pictures, stream URL, or a number for a camera.",
-            show_default=False,
-        ),
-    ],
+    source: run_choices.Source,
     *,
     model: instance_choices.ModelName = None,
     checkpoint: choices.Checkpoint = None,
@@ -61,33 +53,13 @@ def instances(
         typer.Option(help="Frame to stop before.", rich_help_panel=_RANGE, show_default=False),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the results. Default: NAME-instances.",
-            rich_help_panel=_OUTPUT,
-            show_default=False,
-        ),
+        Path | None, run_choices.folder("Folder for the results. Default: NAME-instances.")
     ] = None,
     save: Annotated[
-        str,
-        typer.Option(help="Any of overlay, json, tracks, boxes, masks.", rich_help_panel=_OUTPUT),
+        str, run_choices.formats("overlay, json, tracks, boxes, masks")
     ] = "overlay,json,tracks",
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Go on with an interrupted run in the same folder, with the same ids.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json",
-            help="Print one JSON object on stdout, all else on stderr.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = False,
+    resume: run_choices.Resume = False,
+    as_json: run_choices.Json = False,
 ) -> None:
     """Find, classify and follow every instance in SOURCE, frame by frame.
 
@@ -108,8 +80,8 @@ def instances(
         options=choices.chosen(
             min_score=min_score, max_overlap=max_overlap, score_frames=score_frames
         ),
-        out=out or default_folder(source),
-        save=frozenset(name.strip() for name in save.split(",") if name.strip()),
+        out=out or run_choices.default_folder(source, "instances"),
+        save=frozenset(run_choices.words(save)),
         resume=resume,
     )
     with open_video(source) as video:
@@ -118,15 +90,4 @@ def instances(
             model, checkpoint, router, classes, image_size, device, dtype
         )
         report, files = follow_instances(request, video, loaded)
-    if as_json:
-        console.print_json({**report, "files": {name: str(path) for name, path in files.items()}})
-    else:
-        print_report(report, files)
-    if report["interrupted"]:
-        raise typer.Exit(console.INTERRUPTED)
-
-
-def default_folder(source: str) -> Path:
-    """Where results go unless a folder is named."""
-    name = f"camera{source}" if source.isdecimal() else Path(source.rstrip("/")).stem
-    return Path(f"{name or 'video'}-instances")
+    console.conclude(report, files, as_json, print_report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,21 +165,18 @@ def _tracks(summary: InstanceSummary) -> list[dict[str, Any]]:
     ]
 
 
-def print_report(report: dict[str, Any], files: dict[str, Path]) -> None:
+def print_report(report: Mapping[str, Any]) -> None:
     """The summary for a person."""
-    fps = report["fps"]
-    speed = "" if fps is None else f" in {report['seconds']:.1f} s, {fps:.1f} FPS"
-    stopped = ", stopped by Ctrl-C; --resume goes on" if report["interrupted"] else ""
+    speed, stopped = console.speed_of(report), console.stop_of(report)
     count = len(report["tracks"])
     console.out.print(
         f"{report['frames']} frames{speed}, {count} track{'' if count == 1 else 's'}{stopped}"
     )
-    if report["tracks"]:
-        table = console.table("track", "class", ">score", ">first", ">last", ">frames")
-        for track in report["tracks"]:
-            numbers = (track["first_frame"], track["last_frame"], track["frames"])
-            cells = str(track["id"]), track["class"], f"{track['score']:.2f}"
-            table.add_row(*cells, *(str(number) for number in numbers))
-        console.out.print(table)
-    for name, path in sorted(files.items()):
-        console.out.print(f"{name:8} {path}", soft_wrap=True)
+    if not report["tracks"]:
+        return
+    table = console.table("track", "class", ">score", ">first", ">last", ">frames")
+    for track in report["tracks"]:
+        numbers = (track["first_frame"], track["last_frame"], track["frames"])
+        cells = str(track["id"]), track["class"], f"{track['score']:.2f}"
+        table.add_row(*cells, *(str(number) for number in numbers))
+    console.out.print(table)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tempomask.apps import choices, console
+from tempomask.apps import choices, console, run_choices, training_choices
 from tempomask.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,23 +49,13 @@ def pareto(
         str, typer.Option(metavar="A,B", help="Ratios.")
     ] = "0.9,0.8,0.7,0.6,0.5,0.4",
     seeds: Annotated[str, typer.Option(metavar="A,B", help="Seeds of training.")] = "1",
-    sequences: Annotated[
-        str | None,
-        typer.Option(metavar="A,B", help="Score on these only.", show_default=False),
-    ] = None,
+    sequences: run_choices.Sequences = None,
     steps: Annotated[
         int, typer.Option(min=2, help="Optimiser steps a point.", rich_help_panel=_TRAINING)
     ] = 1000,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Clips a step.", rich_help_panel=_TRAINING)
-    ] = 4,
-    num_frames: Annotated[
-        int, typer.Option(min=2, help="Frames a clip.", rich_help_panel=_TRAINING)
-    ] = 4,
-    workers: Annotated[
-        int,
-        typer.Option(min=0, help="Processes that prepare clips.", rich_help_panel=_TRAINING),
-    ] = 1,
+    batch_size: training_choices.BatchSize = 4,
+    num_frames: training_choices.NumFrames = 4,
+    workers: training_choices.Workers = 1,
     summary: Annotated[
         bool, typer.Option("--summary", help="Train nothing; sum up what is done.")
     ] = False,
@@ -87,9 +77,9 @@ def pareto(
             model=model,
             checkpoint=checkpoint,
             image_size=image_size,
-            methods=METHODS if methods is None else tuple(_listed("methods", methods)),
-            budgets=tuple(_numbers("budgets", budgets, float)),
-            seeds=tuple(_numbers("seeds", seeds, int)),
+            methods=tuple(run_choices.listed("methods", methods) or METHODS),
+            budgets=tuple(run_choices.numbers("budgets", budgets, float)),
+            seeds=tuple(run_choices.numbers("seeds", seeds, int)),
             steps=steps,
             batch_size=batch_size,
             num_frames=num_frames,
@@ -104,7 +94,7 @@ def pareto(
             data,
             evaluation,
             out,
-            sequences=None if sequences is None else _listed("sequences", sequences),
+            sequences=run_choices.listed("sequences", sequences),
             device=device,
             workers=workers,
             progress=show,
@@ -149,17 +139,3 @@ def _claim_line(claim: dict[str, Any]) -> str:
     value = f"{measured['mean']:+.2f}" if "low" in measured else f"{measured['mean']:.1%}"
     spread = f" ({measured['low']:+.2f} to {measured['high']:+.2f})" if "low" in measured else ""
     return f"RDS {claim['claim']}: {'yes' if claim['seen'] else 'no'}, {value}{spread}"
-
-
-def _listed(option: str, text: str) -> list[str]:
-    names = [part.strip() for part in text.split(",") if part.strip()]
-    if not names:
-        raise InputError(f"--{option} is empty; leave it out, or give names with commas between")
-    return names
-
-
-def _numbers(option: str, text: str, kind: type[float] | type[int]) -> list[Any]:
-    try:
-        return [kind(part) for part in _listed(option, text)]
-    except ValueError:
-        raise InputError(f"--{option} {text!r} is no list of numbers, such as 1,2,3") from None

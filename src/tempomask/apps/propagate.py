@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from tempomask.apps import choices, console
+from tempomask.apps import choices, console, run_choices
 from tempomask.apps.prompt_options import mask_prompts
-from tempomask.apps.track import default_folder
 from tempomask.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,14 +20,7 @@ _PROPAGATION = "Propagation"
 
 
 def propagate(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="Video file, folder of pictures, stream URL, or a number for a camera.",
-            show_default=False,
-        ),
-    ],
+    source: run_choices.Source,
     *,
     mask: Annotated[
         list[Path] | None,
@@ -103,18 +95,11 @@ def propagate(
     ] = None,
     direction: Annotated[str, typer.Option(help="forward or backward.")] = "forward",
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the results. Default: NAME-tracked.", show_default=False),
+        Path | None, run_choices.folder("Folder for the results. Default: NAME-tracked.")
     ] = None,
-    save: Annotated[
-        str, typer.Option(help="Any of masks, objects, overlay, rle, npz, boxes, chart, blocks.")
-    ] = "masks,overlay",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run in the same folder.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
-    ] = False,
+    save: Annotated[str, run_choices.formats(run_choices.TRACKED)] = "masks,overlay",
+    resume: run_choices.Resume = False,
+    as_json: run_choices.Json = False,
 ) -> None:
     """Propagate masks through SOURCE without any training, as DINOv3's published tracking does.
 
@@ -141,8 +126,8 @@ def propagate(
         start=None,
         end=end,
         options={**options, **routing},
-        out=out or default_folder(source),
-        save=frozenset(name.strip() for name in save.split(",") if name.strip()),
+        out=out or run_choices.default_folder(source, "tracked"),
+        save=frozenset(run_choices.words(save)),
         resume=resume,
     )
     with open_video(source) as video:
@@ -152,12 +137,7 @@ def propagate(
             precision = cast("DTypeName", dtype)
             loaded = load_propagator(model, checkpoint, short_side, device, precision, wanted)
         report, files = follow(request, video, loaded)
-    if as_json:
-        console.print_json({**report, "files": {name: str(path) for name, path in files.items()}})
-    else:
-        print_report(report, files)
-    if report["interrupted"]:
-        raise typer.Exit(console.INTERRUPTED)
+    console.conclude(report, files, as_json, print_report)
 
 
 def masks_at(frame: int, paths: list[Path]) -> list[Prompt]:

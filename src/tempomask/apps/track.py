@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from tempomask.apps import choices, console
+from tempomask.apps import choices, console, run_choices
 from tempomask.apps.prompt_options import given_options, prompts_from_options
 from tempomask.errors import InputError
 
 if TYPE_CHECKING:
-    from tempomask.api import DTypeName
     from tempomask.apps.resume import Direction
 
 _PROMPTS = "Prompts, in order: --object and --frame are for those after them"
 _RANGE = "Frames"
-_OUTPUT = "Output"
 
 # The prompts are read from the command line's order (`given_options`), these only describe them.
 Words = list[str] | None
@@ -25,14 +23,7 @@ Words = list[str] | None
 
 def track(
     ctx: typer.Context,
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="Video file, folder of pictures, stream URL, or a number for a camera.",
-            show_default=False,
-        ),
-    ],
+    source: run_choices.Source,
     *,
     point: Annotated[
         Words,
@@ -125,37 +116,11 @@ def track(
     memory_stride: choices.MemoryStride = None,
     objects_per_batch: choices.ObjectsPerBatch = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the results. Default: NAME-tracked.",
-            rich_help_panel=_OUTPUT,
-            show_default=False,
-        ),
+        Path | None, run_choices.folder("Folder for the results. Default: NAME-tracked.")
     ] = None,
-    save: Annotated[
-        str,
-        typer.Option(
-            help="Any of masks, objects, overlay, rle, npz, boxes, chart, blocks.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = "masks,overlay",
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Go on with an interrupted run in the same folder, from the masks of its last"
-            " finished frames.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json",
-            help="Print one JSON object on stdout, all else on stderr.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = False,
+    save: Annotated[str, run_choices.formats(run_choices.TRACKED)] = "masks,overlay",
+    resume: run_choices.Resume = False,
+    as_json: run_choices.Json = False,
 ) -> None:
     """Track objects through SOURCE, from clicks, boxes or masks.
 
@@ -188,7 +153,6 @@ def track(
     )
     routing = choices.routing_options(router, budget, rule, fps, adaptive)
     with console.waiting("starting"):
-        from tempomask.api import load
         from tempomask.apps.tracking_run import Request, follow, print_report
         from tempomask.media.video import open_video
 
@@ -199,34 +163,15 @@ def track(
         start=start,
         end=end,
         options={**options, **routing},
-        out=out or default_folder(source),
-        save=frozenset(name.strip() for name in save.split(",") if name.strip()),
+        out=out or run_choices.default_folder(source, "tracked"),
+        save=frozenset(run_choices.words(save)),
         resume=resume,
     )
     with open_video(source) as video:
         request.check(video)
-        with console.waiting("loading the model"):
-            adapter = choices.adapter_for(adapter, model, checkpoint, routing)
-            precision = cast("DTypeName", dtype)
-            loaded = load(
-                model,
-                checkpoint,
-                image_size,
-                device,
-                precision,
-                adapter,
-                pooled_memory=pooled_memory,
-            )
+        adapter = choices.adapter_for(adapter, model, checkpoint, routing)
+        loaded = choices.load_model(
+            model, checkpoint, image_size, device, dtype, adapter, pooled_memory
+        )
         report, files = follow(request, video, loaded)
-    if as_json:
-        console.print_json({**report, "files": {name: str(path) for name, path in files.items()}})
-    else:
-        print_report(report, files)
-    if report["interrupted"]:
-        raise typer.Exit(console.INTERRUPTED)
-
-
-def default_folder(source: str) -> Path:
-    """Where results go unless a folder is named: beside nothing of the user's, in this folder."""
-    name = f"camera{source}" if source.isdecimal() else Path(source.rstrip("/")).stem
-    return Path(f"{name or 'video'}-tracked")
+    console.conclude(report, files, as_json, print_report)

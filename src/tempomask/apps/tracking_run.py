@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -181,20 +181,17 @@ def _draw(name: str, out: Path) -> Path:
     return path
 
 
-def print_report(report: dict[str, Any], files: dict[str, Path]) -> None:
+def print_report(report: Mapping[str, Any]) -> None:
     """The summary for a person."""
-    fps = report["fps"]
-    speed = "" if fps is None else f" in {report['seconds']:.1f} s, {fps:.1f} FPS"
-    stopped = ", stopped by Ctrl-C; --resume goes on" if report["interrupted"] else ""
     share = report["blocks_run"]
     blocks = "" if share in (None, 1) else f", {share:.0%} of the encoder's blocks"
+    speed, stopped = console.speed_of(report), console.stop_of(report)
     console.out.print(f"{report['frames']} frames{speed}{blocks}{stopped}")
-    if report["objects"]:
-        table = console.table("object", ">frames", ">visible", ">predicted IoU")
-        for item in report["objects"]:
-            iou = "" if item["predicted_iou"] is None else f"{item['predicted_iou']:.2f}"
-            cells = str(item["id"]), str(item["frames"]), str(item["visible_frames"]), iou
-            table.add_row(*cells)
-        console.out.print(table)
-    for name, path in sorted(files.items()):
-        console.out.print(f"{name:8} {path}", soft_wrap=True)
+    if not report["objects"]:
+        return
+    table = console.table("object", ">frames", ">visible", ">predicted IoU")
+    for item in report["objects"]:
+        iou = "" if item["predicted_iou"] is None else f"{item['predicted_iou']:.2f}"
+        cells = str(item["id"]), str(item["frames"]), str(item["visible_frames"]), iou
+        table.add_row(*cells)
+    console.out.print(table)

@@ -34,7 +34,7 @@ from tempomask.metrics.flops import EncoderMeter, Macs, frame_cost
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.static import StaticPlan
-from tempomask.training.adapt import AdaptRecipe, start_adaptation
+from tempomask.training.adapt import AdaptRecipe, phases, start_adaptation
 from tempomask.types import Prompt
 from tempomask.weights import load_segmenter
 
@@ -219,6 +219,7 @@ class Comparison:
         started, config, folder = time.perf_counter(), self.config, self._folder(point)
         method = MeasuredOnce(self.method_of(point), self.out / "measured.json")
         segmenter = self._load_base()
+        warmup, decay = phases(config.steps)
         recipe = AdaptRecipe(
             model=segmenter.config.name,
             method=point.method,
@@ -227,8 +228,8 @@ class Comparison:
             steps=config.steps,
             batch_size=config.batch_size,
             num_frames=config.num_frames,
-            warmup_steps=min(50, max(1, config.steps // 10)),
-            decay_steps=max(1, config.steps * 3 // 10),
+            warmup_steps=warmup,
+            decay_steps=decay,
             seed=point.seed,
             validate_every=config.steps,
         )

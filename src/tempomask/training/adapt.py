@@ -71,6 +71,11 @@ class AdaptRecipe:
                 raise InputError(f"{name} must be {least} or more, got {getattr(self, name)}")
 
 
+def phases(steps: int) -> tuple[int, int]:
+    """How many steps a run of so many warms up, and how many it decays."""
+    return min(50, max(1, steps // 10)), max(1, steps * 3 // 10)
+
+
 class Adaptation:
     """One run: a method on a network, the optimiser, and where they are kept.
 
