@@ -1,0 +1,191 @@
+"""Trials of memory attention and of whole parts of SAM 2.1-T. See `engine_trials.py`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from frame_profile import best, memory_of
+from tempomask.engine import accelerate
+from tempomask.engine.memory_attention import FastMemoryAttentionLayer
+from tempomask.engine.packed import fast_linear, stacked, turned
+from tempomask.models.config import segmenter_config
+from tempomask.models.segmenter import Segmenter
+from tempomask.ops.attention import attention
+from tempomask.ops.rope import axial_table, rotate
+from trials import Trial
+from trials_of_encoder import WHOLE, Shapes
+
+# Of glibc: allocate up to 32 MB from the heap, and give nothing back.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
+
+
+def memory_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
+    """All of them."""
+    for trials in (cross_trials, rotation_trials, object_trials, frame_trials):
+        yield from trials(shapes, dtype)
+
+
+def cross_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
+    """Cross-attention to seven memories of 64 channels: widened before, or after the sum."""
+    tokens = shapes.side**2
+    query = torch.randn(1, tokens, 256, dtype=dtype)
+    key, memory = (torch.randn(1, 7 * tokens + 64, c, dtype=dtype) for c in (256, 64))
+    value, output = nn.Linear(64, 256), nn.Linear(256, 256)
+    together = nn.Linear(64, 256)
+    with torch.no_grad():
+        together.weight.copy_(output.weight @ value.weight)
+        together.bias.copy_(output.weight @ value.bias + output.bias)
+    widen, narrow, out = (fast_linear(x.to(dtype), dtype) for x in (value, together, output))
+    yield Trial(
+        "values of memory cross-attention",
+        f"{tokens} queries, {key.shape[1]} keys of 256 channels",
+        {
+            "widened before": lambda: out(attention(query, key, widen(memory))),
+            "64 channels, widened after": lambda: narrow(attention(query, key, memory)),
+        },
+    )
+
+
+def rotation_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
+    """Rotated keys of one memory: the turned twin out of the same product, or pairs taken apart."""
+    side, key = shapes.side, nn.Linear(64, 256)
+    weight, bias = key.weight.data, key.bias.data
+    twin = fast_linear(stacked((weight, bias), (turned(weight), turned(bias))), dtype)
+    single = fast_linear(key, dtype)
+    if single is key:
+        key.to(dtype)
+        twin = twin.to(dtype)
+    table = axial_table(side, side, 256, 10000.0, torch.device("cpu"))
+    cosine, sine = (x.repeat_interleave(2, dim=1).to(dtype) for x in table)
+    memory = torch.randn(1, side * side, 64, dtype=dtype)
+
+    def together() -> Tensor:
+        straight, other = twin(memory).chunk(2, dim=-1)
+        return (straight * cosine).addcmul_(other, sine)
+
+    yield Trial(
+        "rotated keys of a memory",
+        f"{side * side} tokens, 64 channels to 256",
+        {"both from one product": together, "pairs": lambda: rotate(single(memory), table)},
+    )
+
+
+def object_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
+    """Several objects, pooled memories: what is shared, and whether they attend as one batch."""
+    segmenter = fast_tiny(shapes, dtype, pooled=True)
+    features = torch.randn(1, 256, shapes.side, shapes.side)
+    memory = memory_of(segmenter)
+    memory = memory._replace(
+        spatial=memory.spatial.repeat(shapes.objects, 1, 1, 1, 1),
+        pointers=memory.pointers.repeat(shapes.objects, 1, 1),
+    )
+    repeated = features.expand(shapes.objects, -1, -1, -1)
+
+    def together() -> Tensor:
+        with patch("tempomask.engine.memory_attention.TOKENS", WHOLE):
+            return segmenter.attend(features, memory)
+
+    yield Trial(
+        "objects in memory attention",
+        f"SAM 2.1-T, {shapes.objects} objects, pooled",
+        {
+            "one after the other": _mixed(lambda: segmenter.attend(features, memory), dtype),
+            "as one batch": _mixed(together, dtype),
+            "first self-attention for each": _mixed(
+                lambda: segmenter.attend(repeated, memory), dtype
+            ),
+        },
+    )
+
+
+def frame_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
+    """One object: keys that a memory bank could keep, positions that the decoder keeps."""
+    segmenter = fast_tiny(shapes, dtype, pooled=False)
+    features = torch.randn(1, 256, shapes.side, shapes.side)
+    memory = memory_of(segmenter)
+    older = memory._replace(spatial=memory.spatial[:, 1:], temporal_index=memory.temporal_index[1:])
+    grid, network = (shapes.side, shapes.side), segmenter.memory_attention
+    layers = [x for x in network.layers if isinstance(x, FastMemoryAttentionLayer)]
+
+    with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        tokens = segmenter._memory_tokens(older)
+        side = segmenter.config.image_size
+        encoded = segmenter.encode(torch.randn(1, 3, side, side))
+
+    def keys_of_older() -> Tensor:
+        table = (network.cosine, network.sine)
+        return [layer._keys(tokens, grid, table, False) for layer in layers][-1]
+
+    yield Trial(
+        "memory attention",
+        "SAM 2.1-T, one object, seven memories",
+        {"whole": _mixed(lambda: segmenter.attend(features, memory), dtype)},
+        {"the keys of six memories in all layers": _mixed(keys_of_older, dtype)},
+    )
+
+    def decode() -> Tensor:
+        return segmenter.decode(encoded.features, encoded.high_resolution).logits
+
+    def decode_anew() -> Tensor:
+        segmenter.prompt_encoder._grid = None
+        return decode()
+
+    yield Trial(
+        "mask decoder",
+        "SAM 2.1-T, one object",
+        {"positions kept": _mixed(decode, dtype), "positions anew": _mixed(decode_anew, dtype)},
+    )
+
+
+def _mixed(call: Callable[[], Tensor], dtype: torch.dtype) -> Callable[[], Tensor]:
+    """The call under autocast, as a session makes it."""
+
+    def mixed() -> Tensor:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            return call()
+
+    return mixed
+
+
+def fast_tiny(shapes: Shapes, dtype: torch.dtype, pooled: bool) -> Segmenter:
+    """SAM 2.1-T with random weights, accelerated."""
+    config = segmenter_config("sam2.1-tiny").with_pooling("eq5" if pooled else "none")
+    torch.manual_seed(0)
+    return accelerate(Segmenter(config.with_image_size(16 * shapes.side)).eval(), dtype)
+
+
+def encode_seconds(shapes: Shapes, dtype: torch.dtype) -> float:
+    """Of one picture by SAM 2.1-T, in this process."""
+    segmenter = fast_tiny(shapes, dtype, pooled=False)
+    image = torch.randn(1, 3, 16 * shapes.side, 16 * shapes.side)
+    with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        return best(lambda: segmenter.encode(image), 8)
+
+
+def kept_memory(script: str, quick: bool) -> dict[str, Any]:
+    """Encoding in fresh processes, with the C library's settings and with memory kept."""
+    command = [sys.executable, script, "--encode-alone", *(["--quick"] if quick else [])]
+    spent: dict[str, float] = {}
+    for _ in range(2):
+        for name, settings in (("as it is", {}), ("freed memory kept", KEEP_MEMORY)):
+            done = subprocess.run(
+                command, env=os.environ | settings, capture_output=True, text=True, check=True
+            )
+            seconds = float(done.stdout.split()[-1])
+            spent[name] = min(spent.get(name, seconds), seconds)
+    used, other = spent.values()
+    return {
+        "where": "SAM 2.1-T, encoder, in processes of their own",
+        "used": "as it is",
+        "milliseconds": {name: round(1000 * seconds, 3) for name, seconds in spent.items()},
+        "ratio": {"freed memory kept": round(other / used, 2)},
+        "difference": {"freed memory kept": 0.0},
+    }
