@@ -5,6 +5,7 @@ Shape legend: H x W the video's size, N objects, h x w low resolution (image_siz
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -146,6 +147,11 @@ class Prompt:
             self._refuse(f"has a mask of {columns} x {rows} pixels; it must be as large as {video}")
 
 
+# What a deferred result delivers, in this order.
+DELIVERED = ("low_res_logits", "object_scores", "predicted_iou")
+DeliveredArrays = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+
+
 @dataclass(frozen=True, eq=False)
 class FrameResult:
     """The masks of all objects on one frame.
@@ -157,7 +163,8 @@ class FrameResult:
     blocks: bool (L,), which encoder blocks ran; all False where no object had to be found.
     non_overlapping: give each pixel to the strongest object only.
 
-    Everything at the video's size is computed when first asked for, then kept.
+    Everything at the video's size is computed when first asked for, then kept. The arrays of a
+    tracked frame are copied from an accelerator when first asked for, see `deferred`.
     """
 
     index: int
@@ -168,6 +175,32 @@ class FrameResult:
     predicted_iou: NDArray[np.float32]
     blocks: NDArray[np.bool_]
     non_overlapping: bool = False
+
+    @staticmethod
+    def deferred(deliver: Callable[[], DeliveredArrays], **known: Any) -> FrameResult:
+        """A result whose arrays are still being computed elsewhere.
+
+        deliver: waits for low_res_logits, object_scores and predicted_iou; called when one of them
+        is first asked for, and not before. known: all other fields, non_overlapping among them.
+        """
+        result = object.__new__(FrameResult)
+        result.__dict__.update(known, _deliver=deliver)
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        """Only asked for what is not there yet: the arrays of a deferred result."""
+        deliver = self.__dict__.get("_deliver")
+        if deliver is None or name not in DELIVERED:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self.__dict__.update(zip(DELIVERED, deliver(), strict=True))
+        self.__dict__.pop("_deliver", None)
+        return self.__dict__[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled or copied: the arrays, not the way to them."""
+        for name in DELIVERED:
+            getattr(self, name)
+        return dict(self.__dict__)
 
     @cached_property
     def logits(self) -> NDArray[np.float32]:

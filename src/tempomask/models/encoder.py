@@ -78,7 +78,11 @@ class Policy(Protocol):
 
 @runtime_checkable
 class VideoPolicy(Protocol):
-    """A policy that follows one video. A session starts a fresh one and tells it of each frame."""
+    """A policy that follows one video. A session starts a fresh one and tells it of each frame.
+
+    One that has no use for the results says so by an attribute `reads_results = False`: a frame's
+    end is then not waited for, and `end_frame` gets empty arrays.
+    """
 
     def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
         """As of `Policy`."""
@@ -100,6 +104,11 @@ class VideoPolicy(Protocol):
 def is_recurrent(policy: Policy | None) -> bool:
     """Whether a policy's plan depends on the masks of the previous frame."""
     return bool(getattr(policy, "recurrent", False))
+
+
+def reads_results(policy: VideoPolicy) -> bool:
+    """Whether a policy looks at the results of a frame, or at when they are there."""
+    return bool(getattr(policy, "reads_results", True))
 
 
 class KeepPlan:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,14 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 def normalise(frames: Tensor) -> Tensor:
     """frames (B, H, W, 3) uint8 RGB: (B, 3, H, W) float32, normalised."""
-    mean = torch.tensor(IMAGENET_MEAN, device=frames.device) * 255
-    std = torch.tensor(IMAGENET_STD, device=frames.device) * 255
+    mean, std = _moments(frames.device)
     return ((frames.float() - mean) / std).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=8)
+def _moments(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of values up to 255, each (3,); once a device, not a frame."""
+    # Also of use in training, if first made in inference mode.
+    with torch.inference_mode(False):
+        mean = torch.tensor(IMAGENET_MEAN, device=device) * 255
+        return mean, torch.tensor(IMAGENET_STD, device=device) * 255

@@ -54,6 +54,11 @@ class LatencyBudget:
         self._mean_time = self._mean_share = 0.0
         self._covariance = self._variance = 0.0
 
+    @property
+    def reads_results(self) -> bool:
+        """A frame's own time is known only when its results are there."""
+        return not self.config.count_waiting
+
     def fresh(self) -> LatencyBudget:
         return LatencyBudget(self.config, self._clock)
 

@@ -29,6 +29,7 @@ from tempomask.routing.budget import (
     TopK,
     activation_weights,
     check_budget,
+    reads_results,
     routing_uncertainty,
     smallest_budget,
 )
@@ -76,6 +77,11 @@ class RecurrentPolicy:
     """
 
     recurrent = True
+
+    @property
+    def reads_results(self) -> bool:
+        """As of `models.encoder.VideoPolicy`: only some budgets look at results."""
+        return reads_results(self.control)
 
     def __init__(self, router: PredictiveRouter, control: BudgetControl, rule: Rule) -> None:
         self.router, self.control, self.rule = router, control, rule

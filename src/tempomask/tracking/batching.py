@@ -25,6 +25,7 @@ from tempomask.models.segmenter import (
     Segmenter,
 )
 from tempomask.ops.boxes import mask_extents
+from tempomask.ops.transfer import to_device
 from tempomask.tracking.cleanup import fill_holes, without_overlap
 from tempomask.tracking.objects import Clicks, Output
 from tempomask.tracking.options import TrackingOptions
@@ -158,7 +159,7 @@ class ObjectBatcher:
                 for s in selections
             ]
         )
-        distances = torch.tensor(_shared([s.distances for s in selections]), device=device)
+        distances = to_device(_shared([s.distances for s in selections]), device)
         remembered = None
         if self.config.memory_attention.image_keys:
             frames = _shared([tuple(m.frame for m in s.spatial) for s in selections])
@@ -168,7 +169,7 @@ class ObjectBatcher:
         return MemoryInputs(
             spatial=spatial.to(dtype),
             images=remembered,
-            temporal_index=torch.tensor(selections[0].temporal_index, device=device),
+            temporal_index=to_device(np.array(selections[0].temporal_index, dtype=int), device),
             pointers=pointers,
             pointer_distance=distances[0] if len(distances) == 1 else distances,
         )
@@ -186,8 +187,8 @@ class ObjectBatcher:
         points = labels = previous = None
         clicks = [r.clicks for r in members if r.clicks is not None]
         if clicks:
-            points = torch.from_numpy(np.stack([c.points for c in clicks])).to(features.device)
-            labels = torch.from_numpy(np.stack([c.labels for c in clicks])).to(features.device)
+            points = to_device(np.stack([c.points for c in clicks]), features.device)
+            labels = to_device(np.stack([c.labels for c in clicks]), features.device)
         fed_back = [r.previous for r in members if r.previous is not None]
         if fed_back:
             previous = torch.stack(fed_back)[:, None].clamp(-FED_BACK_LOGIT, FED_BACK_LOGIT)
@@ -216,7 +217,7 @@ class ObjectBatcher:
             [[tuple(row[:4]) for row in rows] for rows in table],
             [[row[4] for row in rows] for rows in table],
         )
-        best = torch.tensor([choice.mask for choice in choices], device=masks.device)
+        best = to_device([choice.mask for choice in choices], masks.device)
         rows = torch.arange(len(choices), device=masks.device)
         chosen = decoded._replace(
             logits=decoded.all_logits[rows, best][:, None],

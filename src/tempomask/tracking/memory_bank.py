@@ -16,7 +16,8 @@ class Memory:
     """What is remembered of an object on one frame.
 
     features: (memory_dim, h, w), or None once only the pointer can still be reached.
-    pointer: object pointer (C,). object_score: logit, > 0 = present. predicted_iou: in [0, 1].
+    pointer: object pointer (C,). object_score: logit, > 0 = present. predicted_iou: in [0, 1]. Both
+    are NaN where the selector does not read them.
     motion_score: in [0, 1], how well the mask fits the motion before it (`samurai.py`); None where
     there was none to compare with.
     """

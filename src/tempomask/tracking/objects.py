@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from tempomask.ops.transfer import to_device
 from tempomask.tracking.memory_bank import Memory, MemoryBank
 from tempomask.tracking.samurai import Motion
 from tempomask.types import Prompt, Size
@@ -56,7 +57,7 @@ def network_mask(prompt: Prompt, image_size: int, device: torch.device) -> Tenso
 
     An object so small that nothing reaches 0.5 keeps its strongest pixels instead of vanishing.
     """
-    mask = torch.from_numpy(np.array(prompt.mask)).to(device).float()
+    mask = to_device(np.array(prompt.mask), device).float()
     if mask.shape == (image_size, image_size):
         return mask
     size = (image_size, image_size)

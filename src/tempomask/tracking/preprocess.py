@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from tempomask.errors import InputError
 from tempomask.ops.normalise import normalise
+from tempomask.ops.transfer import to_device
 
 Resize = Literal["bicubic", "bilinear"]
 
@@ -44,4 +45,4 @@ def resize_frame(frame: NDArray[np.uint8], image_size: int, kind: Resize) -> NDA
 
 def network_input(image: NDArray[np.uint8], device: torch.device) -> Tensor:
     """(S, S, 3) uint8 to the normalised (1, 3, S, S) float32 that the encoder takes."""
-    return normalise(torch.from_numpy(np.array(image)).to(device)[None])
+    return normalise(to_device(np.array(image), device)[None])

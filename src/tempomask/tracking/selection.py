@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from tempomask.tracking.memory_bank import Memory, MemoryBank, Reach
 
@@ -30,7 +30,11 @@ class Selection:
 
 
 class MemorySelector(Protocol):
-    """A rule that reads a bank. It has no state: what it needs is in the memories."""
+    """A rule that reads a bank. It has no state: what it needs is in the memories.
+
+    One that does not look at the memories' scores says so by an attribute `reads_scores = False`;
+    they are then never copied from the device, and NaN.
+    """
 
     def select(self, bank: MemoryBank, frame: int, reverse: bool) -> Selection:
         """What `frame` attends to."""
@@ -39,6 +43,11 @@ class MemorySelector(Protocol):
     def reach(self, bank: MemoryBank, first: int, last: int, reverse: bool) -> Reach:
         """What selections at the frames from `first` to `last`, and after it, can still read."""
         ...
+
+
+def reads_scores(selector: MemorySelector) -> bool:
+    """Whether a selector looks at the scores of memories."""
+    return bool(getattr(selector, "reads_scores", True))
 
 
 def closest_conditioning(frames: Collection[int], frame: int, limit: int) -> list[int]:
@@ -69,6 +78,8 @@ class RecentMemories:
     stride: int = 1
     max_conditioning_frames: int = -1
     num_frames: int | None = None
+
+    reads_scores: ClassVar[bool] = False
 
     @property
     def pointer_limit(self) -> int:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from tempomask.errors import InputError
-from tempomask.models.encoder import Policy, VideoPolicy
+from tempomask.models.encoder import Policy, VideoPolicy, reads_results
 from tempomask.models.segmenter import Segmenter
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.samurai import MotionAwareMemories, MotionChooser
 from tempomask.tracking.selection import MemorySelector, RecentMemories
 from tempomask.tracking.state import VideoState
 from tempomask.types import FrameResult, Prompt, Size
+
+NO_SCORES = np.zeros(0, dtype=np.float32)
 
 
 class Session:
@@ -228,7 +231,10 @@ class Session:
             self._state.forget(index, self.next_index)
             result = self._state.result(index)
             if isinstance(policy, VideoPolicy):
-                policy.end_frame(result.predicted_iou, result.object_scores)
+                scores = NO_SCORES, NO_SCORES
+                if reads_results(policy):
+                    scores = result.predicted_iou, result.object_scores
+                policy.end_frame(*scores)
             return result
 
     def condition(self, frame: NDArray[np.uint8], prompts: Sequence[Prompt]) -> FrameResult:
@@ -271,5 +277,8 @@ class Session:
     def _running(self) -> Iterator[None]:
         device = self.segmenter.no_memory.device.type
         reduced = self._dtype != torch.float32
-        with torch.inference_mode(), torch.autocast(device, self._dtype, enabled=reduced):
+        casting: AbstractContextManager[Any] = nullcontext()
+        if torch.amp.is_autocast_available(device):
+            casting = torch.autocast(device, self._dtype, enabled=reduced)
+        with torch.inference_mode(), casting:
             yield

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,11 +18,11 @@ from tempomask.models.segmenter import Segmenter
 from tempomask.tracking.batching import ObjectBatcher, Request
 from tempomask.tracking.frames import FrameStore
 from tempomask.tracking.memory_bank import Memory
-from tempomask.tracking.objects import Clicks, TrackedObject, network_mask
+from tempomask.tracking.objects import Clicks, Output, TrackedObject, network_mask
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.samurai import Motion, MotionChooser
-from tempomask.tracking.selection import MemorySelector
-from tempomask.types import FrameResult, Prompt, Size
+from tempomask.tracking.selection import MemorySelector, reads_scores
+from tempomask.types import DeliveredArrays, FrameResult, Prompt, Size
 
 
 class VideoState:
@@ -165,8 +165,7 @@ class VideoState:
             return
         outputs = [tracked.outputs[index] for tracked in objects]
         memories = self._batcher.memorise(self.frames.encoded(index).features, outputs)
-        scores = torch.stack([torch.stack([o.object_score, o.predicted_iou]) for o in outputs])
-        rows = zip(objects, outputs, memories, scores.tolist(), strict=True)
+        rows = zip(objects, outputs, memories, self._scores(outputs), strict=True)
         for tracked, output, features, (object_score, predicted_iou) in rows:
             memory = Memory(
                 index,
@@ -178,6 +177,13 @@ class VideoState:
             )
             corrected = output.prompted and self.options.corrections_condition
             tracked.staged[index] = (memory, output.initial or corrected)
+
+    def _scores(self, outputs: Sequence[Output]) -> list[list[float]]:
+        """Object score and predicted IoU of each output, for a selector that reads them."""
+        if not reads_scores(self._selector):
+            return [[math.nan, math.nan]] * len(outputs)
+        scores = [torch.stack([o.object_score, o.predicted_iou]) for o in outputs]
+        return torch.stack(scores).tolist()
 
     def forget(self, index: int | None, following: int) -> None:
         """Drop everything that no later step and no allowed correction can reach.
@@ -210,19 +216,21 @@ class VideoState:
         """The result of a frame, of all objects that have one there."""
         rows = {i: o.outputs[index] for i, o in self.objects.items() if index in o.outputs}
         side = self.segmenter.config.image_size // 4
-        logits = np.zeros((0, side, side), dtype=np.float32)
-        scores = np.zeros((2, 0), dtype=np.float32)
+        logits, scores = torch.zeros(0, side, side), torch.zeros(2, 0)
         if rows:
-            logits = torch.stack([o.shown for o in rows.values()]).cpu().numpy()
+            logits = torch.stack([o.shown for o in rows.values()])
             both = [torch.stack([o.object_score, o.predicted_iou]) for o in rows.values()]
-            scores = torch.stack(both, dim=1).cpu().numpy()
-        return FrameResult(
+            scores = torch.stack(both, dim=1)
+
+        def deliver() -> DeliveredArrays:
+            object_scores, predicted_iou = scores.cpu().numpy()
+            return logits.cpu().numpy(), object_scores, predicted_iou
+
+        return FrameResult.deferred(
+            deliver,
             index=index,
             size=self._size(),
             object_ids=tuple(rows),
-            low_res_logits=logits,
-            object_scores=scores[0],
-            predicted_iou=scores[1],
             blocks=self.frames.blocks(index if rows else None),
             non_overlapping=self.options.non_overlapping,
         )
