@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tempomask.engine.packed import fast_linear, fast_linear_gelu
+from tempomask.engine.packed import fast_linear
 from tempomask.engine.strips import StripBlock
 from tempomask.models.windowed_block import WindowedBlock, max_pool
 from tempomask.ops.attention import multi_head_attention
@@ -115,7 +115,7 @@ def mlp_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
     dim, tokens = shapes.dim, shapes.side**2
     x = torch.randn(tokens, dim, dtype=dtype)
     expand, contract = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
-    fused, narrow = fast_linear_gelu(expand, dtype), fast_linear(contract, dtype)
+    fused, narrow = fast_linear(expand, dtype, "gelu"), fast_linear(contract, dtype)
     a, b = expand.to(dtype), contract.to(dtype)
     yield Trial(
         "MLP",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tempomask.api import Model
 from tempomask.engine import accelerate
-from tempomask.engine.packed import PackedLinear, can_pack, fast_linear_gelu
+from tempomask.engine.packed import Activation, PackedLinear, can_pack, fast_linear
 from tempomask.engine.strips import StripBlock
 from tempomask.models.config import (
     HieraConfig,
@@ -158,7 +158,7 @@ def test_strips_are_the_whole(
 @pytest.mark.skipif(
     not can_pack(torch.nn.Linear(2, 2), torch.bfloat16), reason="this torch packs no weights"
 )
-def test_packed_layers_multiply_and_apply_gelu() -> None:
+def test_packed_layers_multiply_and_apply_activations() -> None:
     torch.manual_seed(0)
     layer = torch.nn.Linear(48, 80)
     x = torch.randn(3, 5, 7, 48)
@@ -166,13 +166,16 @@ def test_packed_layers_multiply_and_apply_gelu() -> None:
         packed = PackedLinear(layer)(x.bfloat16())
         assert packed.dtype == torch.bfloat16
         assert_near(packed, layer(x), 0.02)
-        gelu = fast_linear_gelu(layer, torch.bfloat16)
-        assert isinstance(gelu, PackedLinear)
-        assert_near(gelu(x.bfloat16()), torch.nn.functional.gelu(layer(x)), 0.02)
+        for name in ("gelu", "relu"):
+            active = fast_linear(layer, torch.bfloat16, name)
+            assert isinstance(active, PackedLinear)
+            expected = getattr(torch.nn.functional, name)(layer(x))
+            assert_near(active(x.bfloat16()), expected, 0.02)
 
 
-def test_gelu_without_packing() -> None:
+@pytest.mark.parametrize("name", ["gelu", "relu"])
+def test_activations_without_packing(name: Activation) -> None:
     layer, x = torch.nn.Linear(4, 6), torch.randn(5, 4)
     with torch.inference_mode():
-        got = fast_linear_gelu(layer, torch.float32)(x)
-        assert_near(got, torch.nn.functional.gelu(layer(x)), 1e-6)
+        got = fast_linear(layer, torch.float32, name)(x)
+        assert_near(got, getattr(torch.nn.functional, name)(layer(x)), 1e-6)

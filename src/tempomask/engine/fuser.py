@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tempomask.engine.packed import fast_linear, fast_linear_gelu
+from tempomask.engine.packed import fast_linear
 from tempomask.models.memory_encoder import FuserBlock
 
 
@@ -15,7 +15,7 @@ class FastFuserBlock(nn.Module):
     def __init__(self, plain: FuserBlock, dtype: torch.dtype) -> None:
         super().__init__()
         self.depthwise, self.norm = plain.depthwise, plain.norm
-        self.expand = fast_linear_gelu(plain.expand, dtype)
+        self.expand = fast_linear(plain.expand, dtype, "gelu")
         scaled = nn.Linear(plain.contract.in_features, plain.contract.out_features)
         scaled = scaled.to(plain.scale.device)
         with torch.no_grad():

@@ -56,7 +56,7 @@ class FastMemoryAttentionLayer(nn.Module):
             self.image_key = fast_linear(stacked(*_and_turned(cross.image_key)), dtype)
         self.own_output = fast_linear(own.output, dtype)
         self.output = fast_linear(cross.output, dtype)
-        self.expand = fast_linear(plain.expand, dtype)
+        self.expand = fast_linear(plain.expand, dtype, "relu")
         self.contract = fast_linear(plain.contract, dtype)
         self.self_norm, self.cross_norm = plain.self_norm, plain.cross_norm
         self.feedforward_norm = plain.feedforward_norm
@@ -66,7 +66,7 @@ class FastMemoryAttentionLayer(nn.Module):
         parts = self.own(self.self_norm(x)).chunk(5, dim=-1)
         query, query_turned, key, key_turned, value = parts
         query, key = _rotated(query, query_turned, table), _rotated(key, key_turned, table)
-        return x + self.own_output(attention(query, key, value))
+        return x + self.own_output(attention(query, key, value)).to(x.dtype)
 
     def attend_memory(
         self, x: Tensor, memory: MemoryTokens, grid: tuple[int, int], table: Table
@@ -83,14 +83,14 @@ class FastMemoryAttentionLayer(nn.Module):
             bias = query.new_zeros(key.shape[1])
             bias[: memory.num_spatial // WINDOW**2] = LOG_WINDOW_AREA
         attended = attention(query.expand(key.shape[0], -1, -1), key, value, bias)
-        return self._feed_forward(x + self.output(attended))
+        return self._feed_forward(x + self.output(attended).to(x.dtype))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         """The MLP, some tokens at a time, so that its hidden layer stays in the cache."""
         out = torch.empty_like(x)
         for part, target in zip(x.split(MLP_TOKENS, 1), out.split(MLP_TOKENS, 1), strict=True):
-            hidden = self.expand(self.feedforward_norm(part)).relu_()
-            torch.add(part, self.contract(hidden), out=target)
+            change = self.contract(self.expand(self.feedforward_norm(part)))
+            torch.add(part, change.to(x.dtype), out=target)
         return out
 
     def _keys(

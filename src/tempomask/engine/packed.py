@@ -1,4 +1,4 @@
-"""Linear layers whose weights lie as the CPU's matrix units read them, with bias and GELU fused.
+"""Linear layers with weights as the CPU's matrix units read them, bias and activation fused.
 
 A plain bfloat16 linear layer on a CPU first copies its bias over the whole output, and GELU is
 another pass over it; oneDNN does both while the product is still in registers.
@@ -6,9 +6,13 @@ another pass over it; oneDNN does both while the product is still in registers.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Activation = Literal["none", "gelu", "relu"]
 
 
 def can_pack(layer: nn.Linear, dtype: torch.dtype) -> bool:
@@ -24,47 +28,48 @@ def can_pack(layer: nn.Linear, dtype: torch.dtype) -> bool:
 
 
 class PackedLinear(nn.Module):
-    """gelu(x W^T + b), or without the GELU, in bfloat16; fit for inference only."""
+    """activation(x W^T + b) in bfloat16; fit for inference only."""
 
-    def __init__(self, layer: nn.Linear, gelu: bool = False) -> None:
+    def __init__(self, layer: nn.Linear, activation: Activation = "none") -> None:
         super().__init__()
         weight = layer.weight.detach().to(torch.bfloat16)
-        self.in_features, self.out_features, self.gelu = layer.in_features, layer.out_features, gelu
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.activation = activation
         # Opaque to torch: no buffer, as it can be neither moved nor saved.
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
         self.bias = None if layer.bias is None else layer.bias.detach().to(torch.bfloat16)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in_features): (..., out_features), bfloat16."""
-        activation = ("gelu", [], "none") if self.gelu else ("none", [], "")
+        # The last is GELU's form: exact, not by tanh.
+        form = "none" if self.activation == "gelu" else ""
         return torch.ops.mkldnn._linear_pointwise(
-            x.to(torch.bfloat16), self.packed, self.bias, *activation
+            x.to(torch.bfloat16), self.packed, self.bias, self.activation, [], form
         )
 
 
-class LinearGelu(nn.Module):
-    """A linear layer and GELU, in place, where nothing can be packed."""
+class LinearInPlace(nn.Module):
+    """A linear layer and its activation, in place, where nothing can be packed."""
 
-    def __init__(self, layer: nn.Linear) -> None:
+    def __init__(self, layer: nn.Linear, activation: Activation) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.activation = layer, activation
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in_features): (..., out_features)."""
+        x = F.linear(x, self.layer.weight, self.layer.bias)
         # A fresh hidden layer would cost more than the function itself.
-        return torch.ops.aten.gelu_(F.linear(x, self.layer.weight, self.layer.bias))
+        return torch.relu_(x) if self.activation == "relu" else torch.ops.aten.gelu_(x)
 
 
-def fast_linear(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The layer itself, or its packed form where there is one."""
-    if isinstance(layer, nn.Linear) and can_pack(layer, dtype):
-        return PackedLinear(layer)
+def fast_linear(layer: nn.Module, dtype: torch.dtype, activation: Activation = "none") -> nn.Module:
+    """The layer followed by the activation, packed where that can be done."""
+    if isinstance(layer, nn.Linear):
+        if can_pack(layer, dtype):
+            return PackedLinear(layer, activation)
+        if activation != "none":
+            return LinearInPlace(layer, activation)
     return layer
-
-
-def fast_linear_gelu(layer: nn.Linear, dtype: torch.dtype) -> nn.Module:
-    """The layer followed by GELU."""
-    return PackedLinear(layer, gelu=True) if can_pack(layer, dtype) else LinearGelu(layer)
 
 
 def turned(weight: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tempomask.engine.packed import fast_linear, fast_linear_gelu, stacked, turned
+from tempomask.engine.packed import fast_linear, stacked, turned
 from tempomask.models.encoder import RoutedBlock
 from tempomask.models.hybrid import TransformerBlock
 from tempomask.ops.attention import multi_head_attention
@@ -34,7 +34,7 @@ class FastTransformerBlock(RoutedBlock):
         )
         self.plain, self.dtype, self.num_heads = plain, dtype, plain.num_heads
         self.output = fast_linear(plain.output, dtype)
-        self.expand = fast_linear_gelu(plain.expand, dtype)
+        self.expand = fast_linear(plain.expand, dtype, "gelu")
         self.contract = fast_linear(plain.contract, dtype)
         self._tables: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 

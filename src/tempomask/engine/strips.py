@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tempomask.engine.packed import fast_linear, fast_linear_gelu
+from tempomask.engine.packed import fast_linear
 from tempomask.models.encoder import RoutedBlock
 from tempomask.models.windowed_block import WindowedBlock
 
@@ -23,7 +23,7 @@ class StripBlock(RoutedBlock):
 
     def __init__(self, block: WindowedBlock, dtype: torch.dtype) -> None:
         super().__init__()
-        self.expand = fast_linear_gelu(block.expand, dtype)
+        self.expand = fast_linear(block.expand, dtype, "gelu")
         self.contract = fast_linear(block.contract, dtype)
         block.qkv = fast_linear(block.qkv, dtype)  # type: ignore[assignment]
         block.output = fast_linear(block.output, dtype)  # type: ignore[assignment]
