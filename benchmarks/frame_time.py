@@ -1,6 +1,6 @@
 """Time of one frame at several input sizes and types: one object, memories full, 480p frames.
 
-    python benchmarks/frame_time.py --model nano --sizes 384,448 --out frame_time.json
+    python benchmarks/frame_time.py --model nano --engines fast,plain --out times.json
 
 Decoding and writing are left out; bringing the mask to the video's size is not.
 """
@@ -17,16 +17,19 @@ import numpy as np
 import torch
 
 from tempomask import load
-from tempomask.api import DTypeName
+from tempomask.api import DTypeName, Engine
+from tempomask.media.atomic import replacing
 
 HEIGHT, WIDTH = 480, 854
 # Seven memories are full after this many frames; so many more are timed.
 WARM_UP, TIMED = 8, 16
 
 
-def frame_times(model: str, size: int, dtype: DTypeName) -> dict[str, float | int | str]:
+def frame_times(
+    model: str, size: int, dtype: DTypeName, engine: Engine
+) -> dict[str, float | int | str]:
     """Median and best milliseconds of a frame."""
-    session = load(model, image_size=size, device="cpu", dtype=dtype).session()
+    session = load(model, image_size=size, device="cpu", dtype=dtype, engine=engine).session()
     rng = np.random.default_rng(0)
     frame = rng.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
     session.prompt(box=(200, 100, 400, 300))
@@ -39,6 +42,7 @@ def frame_times(model: str, size: int, dtype: DTypeName) -> dict[str, float | in
     return {
         "image_size": size,
         "dtype": dtype,
+        "engine": engine,
         "median_ms": round(float(np.median(timed)), 1),
         "best_ms": round(min(timed), 1),
     }
@@ -49,10 +53,12 @@ if __name__ == "__main__":
     parser.add_argument("--model", default="nano")
     parser.add_argument("--sizes", default="384")
     parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--engines", default="fast")
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
     rows = [
-        frame_times(arguments.model, int(size), cast(DTypeName, dtype))
+        frame_times(arguments.model, int(size), cast(DTypeName, dtype), cast(Engine, engine))
+        for engine in arguments.engines.split(",")
         for size in arguments.sizes.split(",")
         for dtype in arguments.dtypes.split(",")
     ]
@@ -60,4 +66,5 @@ if __name__ == "__main__":
     text = json.dumps(report, indent=2)
     print(text)
     if arguments.out:
-        arguments.out.write_text(text + "\n")
+        with replacing(arguments.out) as path:
+            path.write_text(text + "\n")

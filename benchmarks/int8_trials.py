@@ -1,10 +1,12 @@
 """int8 instead of bfloat16 in the encoder's linear layers: time, error, and what it does to masks.
 
-    python benchmarks/int8_trials.py --out int8.json [--data DAVIS]
+    python benchmarks/int8_trials.py --out int8.json
+    python benchmarks/int8_trials.py --masks DAVIS --out int8_masks.json
 
-First the layers of SAM 2.1-L's third stage, which has 36 of its 48 blocks, against the engine's
-packed bfloat16 layers; then the whole encoder with the fastest of the int8 layers; with --data (a
-folder in the DAVIS layout) also nano's masks, trained weights, against the plain float32 network.
+The first times the layers of SAM 2.1-L's third stage, which has 36 of its 48 blocks, against the
+engine's packed bfloat16 layers, and the whole encoder with oneDNN's int8 layers. The second
+compares nano's masks, trained weights, with those of the plain float32 network, on a folder in the
+DAVIS layout.
 Weights have a scale for each output channel, inputs one for the whole tensor, found at every call.
 torchao's layers are timed where it is installed. --quick: small shapes.
 """
@@ -29,7 +31,7 @@ from torch.nn import functional as F
 from engine_agreement import overlap, tracked
 from tempomask import load
 from tempomask.engine import accelerate
-from tempomask.engine.packed import PackedLinear, can_pack
+from tempomask.engine.packed import Activation, PackedLinear, can_pack
 from tempomask.media.atomic import replacing
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
@@ -39,6 +41,9 @@ from trials_of_encoder import QUICK, Shapes
 # Tokens that are turned into int8 at once, which then lie in the cache.
 SLAB = 1024
 LEVELS = 255
+# Blocks of the third stage of SAM 2.1-L.
+BLOCKS = 36
+PRODUCT = "int8 product alone"
 
 
 def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,13 +55,13 @@ def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
 class Int8Linear(nn.Module):
     """As `PackedLinear`, with an int8 product of oneDNN; bfloat16 goes in and comes out."""
 
-    def __init__(self, layer: nn.Linear, gelu: bool = False) -> None:
+    def __init__(self, layer: nn.Linear, activation: Activation = "none") -> None:
         super().__init__()
         weight, self.scale = quantised(layer.weight.detach().float())
         self.packed = torch.ops.onednn.qlinear_prepack(weight, None)
         self.zeros = torch.zeros(len(weight), dtype=torch.int64)
         self.bias = None if layer.bias is None else layer.bias.detach().float()
-        self.activation = ("gelu", [], "none") if gelu else ("none", [], "")
+        self.activation = (activation, [], "none" if activation == "gelu" else "")
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in_features): (..., out_features), bfloat16."""
@@ -140,7 +145,8 @@ def layer_trials(shapes: Shapes) -> Iterator[Trial]:
     for name, (inner, outer) in sizes.items():
         layer, gelu = nn.Linear(inner, outer).requires_grad_(False), "GELU" in name
         x = torch.randn(tokens, inner, dtype=torch.bfloat16)
-        packed, int8 = PackedLinear(layer, gelu), Int8Linear(layer, gelu)
+        activation: Activation = "gelu" if gelu else "none"
+        packed, int8 = PackedLinear(layer, activation), Int8Linear(layer, activation)
         exact = layer(x.float())
         yield Trial(
             name,
@@ -150,7 +156,7 @@ def layer_trials(shapes: Shapes) -> Iterator[Trial]:
                 "int8 (oneDNN)": lambda int8=int8, x=x: int8(x),
                 **other_ways(layer, gelu, x),
             },
-            {"int8 product alone": _product(int8, x)},
+            {PRODUCT: _product(int8, x)},
             exact=F.gelu(exact) if gelu else exact,
         )
 
@@ -210,10 +216,30 @@ def masks(root: Path, frames: int) -> dict[str, Any]:
     return {"model": "nano", "frames": frames, **ious}
 
 
+def times(quick: bool) -> dict[str, Any]:
+    """Layers, the encoder, and what the encoder would gain if turning into int8 cost nothing."""
+    report: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    if find_spec("torchao"):
+        report["torchao"] = version("torchao")
+    layers = {trial.name: run(trial) for trial in layer_trials(QUICK if quick else Shapes())}
+    report["layers"] = layers
+    if quick:
+        return report
+    report["encoder"] = encoder("sam2.1-large")
+    rows = [layer["milliseconds"] for layer in layers.values()]
+    saved = BLOCKS * sum(row["bfloat16"] - row[PRODUCT] for row in rows)
+    whole = report["encoder"]["milliseconds"]["bfloat16"]
+    report["free_conversion"] = {
+        "saved_milliseconds": round(saved, 1),
+        "speedup": round(whole / (whole - saved), 2),
+    }
+    print(report["encoder"], report["free_conversion"], flush=True)
+    return report
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="sam2.1-large")
-    parser.add_argument("--data", type=Path)
+    parser.add_argument("--masks", type=Path, help="a folder in the DAVIS layout")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path)
@@ -221,16 +247,8 @@ def main() -> None:
     if not can_pack(nn.Linear(8, 8), torch.bfloat16):
         raise SystemExit("this machine has no bfloat16 matrix units to compare with")
     torch.manual_seed(0)
-    report: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    if find_spec("torchao"):
-        report["torchao"] = version("torchao")
-    shapes = QUICK if arguments.quick else Shapes()
-    report["layers"] = {trial.name: run(trial) for trial in layer_trials(shapes)}
-    if not arguments.quick:
-        report["encoder"] = encoder(arguments.model)
-        print(report["encoder"], flush=True)
-    if arguments.data:
-        report["masks"] = masks(arguments.data, arguments.frames)
+    root, frames = arguments.masks, arguments.frames
+    report = masks(root, frames) if root else times(arguments.quick)
     if arguments.out:
         with replacing(arguments.out) as path:
             path.write_text(json.dumps(report, indent=2) + "\n")
