@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tempomask.data.youtube_vis import VideoEntry, YouTubeVIS
 from tempomask.errors import InputError
@@ -32,6 +33,8 @@ from tempomask.tracking.instance_results import InstanceResult
 
 # Called with the video, the number of its frames that are done, and the number of all of them.
 Progress = Callable[[str, int, int], None]
+# Called with the video, the frame as it was read, and what was found on it.
+Observer = Callable[[VideoEntry, NDArray[np.uint8], InstanceResult], None]
 # The papers hand in so many pairs of track and class for each video.
 PREDICTIONS_PER_VIDEO = 10
 
@@ -145,7 +148,7 @@ def evaluate_instances(
             " results"
         )
     chosen = choose_videos(dataset, videos)
-    run = _Run(model, dataset, limit, progress)
+    run = InstanceRun(model, dataset, limit, progress)
     folder = None if out is None else make_folder(out)
     rows = (row for video in chosen for row in rows_of(run.track(video), video))
     if folder is None:
@@ -168,19 +171,27 @@ def evaluate_instances(
     return summary
 
 
-class _Run:
-    """Tracks videos one after the other, and adds each to the metric."""
+class InstanceRun:
+    """Tracks videos one after the other, and adds each to the metric, if there are annotations.
+
+    limit: predictions a video. observe: sees every frame with its result.
+    seconds, frames, layers, predictions: sums over the videos so far.
+
+    Raises InputError as `evaluate_instances`.
+    """
 
     def __init__(
         self,
         model: InstanceModel,
         dataset: YouTubeVIS,
-        limit: int,
-        progress: Progress | None,
+        limit: int = PREDICTIONS_PER_VIDEO,
+        progress: Progress | None = None,
+        observe: Observer | None = None,
     ) -> None:
         if limit < 1:
             raise InputError(f"limit must be 1 or more predictions a video, got {limit}")
-        self.model, self.dataset, self.limit, self.progress = model, dataset, limit, progress
+        self.model, self.dataset, self.limit = model, dataset, limit
+        self.progress, self.observe = progress, observe
         self.category_ids = categories_of(model.classes, dataset)
         self.metric = VideoAP(dataset.categories)
         self.seconds, self.frames, self.layers, self.predictions = 0.0, 0, 0, 0
@@ -196,6 +207,8 @@ class _Run:
             self.seconds += time.perf_counter() - started
             self.layers += int(result.layers.sum())
             _keep_masks(masks, result, len(video))
+            if self.observe is not None:
+                self.observe(video, frame, result)
             if self.progress is not None:
                 self.progress(video.name, index + 1, len(video))
         self.frames += len(video)

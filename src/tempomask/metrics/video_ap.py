@@ -130,15 +130,18 @@ class VideoAPResult:
 
 
 @dataclass
-class _Matches:
-    """Of one class, one entry for each video: scores (D,), hits and ignored bool (A, R, D)."""
+class ClassMatches:
+    """Of one class, one entry for each video with a track of it, to be found or predicted.
+
+    scores (D,), hits and ignored bool (A, R, D), counted (A,): tracks to be found; videos: the
+    number of the update.
+    """
 
     scores: list[NDArray[np.float64]] = field(default_factory=list)
     hits: list[NDArray[np.bool_]] = field(default_factory=list)
     ignored: list[NDArray[np.bool_]] = field(default_factory=list)
-    counted: NDArray[np.int64] = field(
-        default_factory=lambda: np.zeros(len(AREA_RANGES), dtype=np.int64)
-    )
+    counted: list[NDArray[np.int64]] = field(default_factory=list)
+    videos: list[int] = field(default_factory=list)
 
 
 class VideoAP:
@@ -146,6 +149,7 @@ class VideoAP:
 
     category_ids: the classes that count; predictions of others are ignored, as officially. Equal
     scores rank in the order in which they came, so that videos should come by ascending id.
+    videos: how many there have been.
 
     >>> metric = VideoAP([1])
     >>> mask = {"size": [2, 2], "counts": "0120"}
@@ -160,7 +164,8 @@ class VideoAP:
 
     def reset(self) -> None:
         """Forget all videos."""
-        self._matches = {category: _Matches() for category in self.category_ids}
+        self.videos = 0
+        self._matches = {category: ClassMatches() for category in self.category_ids}
 
     def update(self, truth: Sequence[TrueTrack], predictions: Sequence[PredictedTrack]) -> None:
         """Add one video; InputError for a true track of another class, or a score that is NaN."""
@@ -174,8 +179,10 @@ class VideoAP:
             wanted = [track for track in truth if track.category_id == category]
             found = [track for track in predictions if track.category_id == category]
             if wanted or found:
+                matches.videos.append(self.videos)
                 found = sorted(found, key=lambda track: -track.score)[: LIMITS[-1]]
                 _match_video(matches, wanted, found)
+        self.videos += 1
 
     def compute(self) -> VideoAPResult:
         """The scores of all videos so far."""
@@ -185,7 +192,7 @@ class VideoAP:
 
 
 def _match_video(
-    matches: _Matches, truth: Sequence[TrueTrack], predictions: Sequence[PredictedTrack]
+    matches: ClassMatches, truth: Sequence[TrueTrack], predictions: Sequence[PredictedTrack]
 ) -> None:
     """Match the tracks of one class in one video, predictions by descending score."""
     overlaps = tube_overlaps([p.masks for p in predictions], [t.masks for t in truth])
@@ -199,7 +206,7 @@ def _match_video(
     matches.scores.append(np.array([track.score for track in predictions], dtype=float))
     matches.hits.append(hits)
     matches.ignored.append(ignored)
-    matches.counted += (~uncounted).sum(axis=1)
+    matches.counted.append((~uncounted).sum(axis=1))
 
 
 def _greedy(
@@ -244,13 +251,14 @@ def _area(masks: Tube) -> float:
     return float(areas[areas > 0].mean()) if areas.any() else 0.0
 
 
-def _category_score(category: int, matches: _Matches) -> CategoryScore:
+def _category_score(category: int, matches: ClassMatches) -> CategoryScore:
     precision = {name: np.full(len(THRESHOLDS), math.nan) for name in _RANGES}
     recall = {(name, limit): math.nan for name in _RANGES for limit in LIMITS}
+    counts = np.sum([np.zeros(len(_RANGES), dtype=np.int64), *matches.counted], axis=0)
     for limit in LIMITS:
         hits, ignored = _ranked(matches, limit)
         for place, name in enumerate(_RANGES):
-            count = int(matches.counted[place])
+            count = int(counts[place])
             if not count:
                 continue
             curves = [
@@ -259,10 +267,10 @@ def _category_score(category: int, matches: _Matches) -> CategoryScore:
             recall[name, limit] = float(np.mean([highest for _, highest in curves]))
             if limit == LIMITS[-1]:
                 precision[name] = np.array([mean for mean, _ in curves])
-    return CategoryScore(category, precision, recall, int(matches.counted[0]))
+    return CategoryScore(category, precision, recall, int(counts[0]))
 
 
-def _ranked(matches: _Matches, limit: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _ranked(matches: ClassMatches, limit: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Hits and ignored of all videos, at most `limit` of each, by descending score."""
     if not matches.scores:
         none = np.zeros((len(AREA_RANGES), len(THRESHOLDS), 0), dtype=bool)
