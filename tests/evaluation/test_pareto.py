@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from tempomask.errors import InputError
-from tempomask.evaluation import pareto
+from tempomask.evaluation import pareto, pareto_times
 from tempomask.evaluation.bootstrap import bootstrap_difference, bootstrap_mean
+from tempomask.evaluation.measured_once import MeasuredOnce
 from tempomask.evaluation.pareto import (
     Comparison,
     ComparisonConfig,
-    MeasuredOnce,
     Point,
     PointResult,
 )
@@ -30,6 +30,12 @@ from tempomask.evaluation.pareto_summary import (
     rows_of,
     scores_at_cost,
     summarise_comparison,
+)
+from tempomask.evaluation.pareto_times import (
+    FILE,
+    PointTime,
+    kept_times,
+    measure_times,
 )
 from tempomask.models.config import HybridConfig, MaskDecoderConfig, segmenter_config
 from tempomask.models.hybrid import HybridEncoder
@@ -154,13 +160,48 @@ class TestSummary:
         results = [result("base", 1.0), *(result("rds", b, s) for b in (0.5, 0.6) for s in (1, 2))]
         table = markdown_table(rows_of(results))
         assert table.splitlines()[2].startswith("| base | 1 | 85.0 |")
-        assert [line.split(" | ")[1] for line in table.splitlines()[3:]] == ["0.6", "0.5"]
+        assert [line.split(" | ")[1] for line in table.splitlines()[3:5]] == ["0.6", "0.5"]
+        assert "| 0.60 (60%) | 16.7 | - |" in table and "see --time" in table.splitlines()[-1]
         assert "± 0.0" in table.splitlines()[3]
         json.dumps(summarise_comparison(results))
         save_pareto_chart(tmp_path / "p.png", rows_of(results))
         assert (tmp_path / "p.png").stat().st_size > 10_000
         with pytest.raises(InputError, match="nothing to draw"):
             save_pareto_chart(tmp_path / "q.png", [])
+
+
+class TestTimes:
+    RESULTS = (result("base", 1.0), result("rds", 0.6), result("rds", 0.6, 2), result("pbd", 0.6))
+    TIMES: ClassVar[dict[str, PointTime]] = {
+        "base-1-seed1": PointTime((0.1, 0.1, 0.1), (0.1, 0.1, 0.1)),
+        # The machine became half as fast in the second round: the ratio does not notice.
+        "rds-0.6-seed1": PointTime((0.08, 0.16, 0.08), (0.1, 0.2, 0.1)),
+        "rds-0.6-seed2": PointTime((0.08, 0.08, 0.08), (0.1, 0.1, 0.1)),
+    }
+
+    def test_speeds_are_ratios_of_turns(self) -> None:
+        rows = {row.method: row for row in rows_of(self.RESULTS, self.TIMES)}
+        assert rows["rds"].ratios == pytest.approx([1.25] * 6)
+        assert rows["rds"].fps == pytest.approx(12.5) and rows["base"].fps == pytest.approx(10)
+        # What was not timed keeps what was measured after its training, and claims no ratio.
+        assert rows["pbd"].speedup is None and rows["pbd"].fps == pytest.approx(10 / 0.6)
+
+    def test_table_figure_and_json_use_them(self, tmp_path: Path) -> None:
+        rows = rows_of(self.RESULTS, self.TIMES)
+        table = markdown_table(rows)
+        assert "| 12.5 | 1.25x |" in table and "in turns with the full model" in table
+        found = summarise_comparison(self.RESULTS, self.TIMES)
+        assert found["rows"][1]["speedup"] == 1.25 and "in turns" in found["speed"]
+        assert found["rows"][2]["speedup"] is None
+        save_pareto_chart(tmp_path / "timed.png", rows)
+        save_pareto_chart(tmp_path / "plain.png", rows_of(self.RESULTS))
+        assert (tmp_path / "timed.png").read_bytes() != (tmp_path / "plain.png").read_bytes()
+
+    def test_a_damaged_file_is_named(self, tmp_path: Path) -> None:
+        assert kept_times(tmp_path) == {}
+        (tmp_path / FILE).write_text('{"seconds": [1]}')
+        with pytest.raises(InputError, match=r"times\.json cannot be read; delete it"):
+            kept_times(tmp_path)
 
 
 @pytest.fixture
@@ -261,7 +302,9 @@ def write_videos(root: Path) -> None:
             Image.fromarray(mask).save(root / f"Annotations/480p/{name}/{index:05d}.png")
 
 
-def test_points_are_trained_loaded_and_scored_as_users_would(tmp_path: Path) -> None:
+def test_points_are_trained_loaded_and_scored_as_users_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two steps each on a toy model: what routes, drops or prunes, really costs less."""
     pytest.importorskip("peft")
     torch.manual_seed(0)
@@ -305,6 +348,37 @@ def test_points_are_trained_loaded_and_scored_as_users_would(tmp_path: Path) -> 
     assert 0 < found["pbd"].trained < found["slim"].trained
     scores = json.loads((tmp_path / "out" / "measured.json").read_text())
     assert "11111" in scores and "11011" in scores
+    check_times(comparison, monkeypatch)
+
+
+def check_times(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every point is timed in turns with the full model, and once only."""
+    turns: list[Any] = []
+
+    def seconds(model: Any, sequence: Any, frames: Any) -> float:
+        turns.append(model.routers and model.routers.method)
+        return 0.05 if model.routers is not None and model.routers.method == "slim" else 0.1
+
+    monkeypatch.setattr(pareto_times, "median_seconds", seconds)
+    said: list[str] = []
+    times = measure_times(comparison, 3, lambda point, *_: said.append(point.method))
+    assert said == ["base", "full", "pbd", "rds", "slim"]
+    assert turns[-7:] == ["slim", None, "slim", "slim", None, None, "slim"]
+    assert times["slim-0.6-seed1"].ratios == (2.0, 2.0, 2.0)
+    assert kept_times(comparison.out) == times
+    assert measure_times(comparison, 3, lambda *_: said.append("again")) == times
+    assert "again" not in said
+    # Times of other settings are not mixed in.
+    assert measure_times(comparison, 2)["base-1-seed1"].ratios == (1.0, 1.0)
+
+
+def test_frame_times_leave_the_first_frames_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def steps(*_: Any) -> Any:
+        yield from [9.0] * pareto.WARM_UP + [0.5, 0.25, 1.0]
+
+    monkeypatch.setattr(pareto, "frame_seconds", steps)
+    nothing: Any = None
+    assert pareto.median_seconds(nothing, nothing, []) == 0.5
 
 
 class Counted:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,19 +58,28 @@ def pareto(
     summary: Annotated[
         bool, typer.Option("--summary", help="Train nothing; sum up what is done.")
     ] = False,
+    time: Annotated[
+        bool,
+        typer.Option(
+            "--time",
+            help="Then time every point in turns with the full model, for speeds that compare.",
+        ),
+    ] = False,
 ) -> None:
     """Compare RDS with static plans, PBD, SlimSAM, AdaViT and DyT at every ratio.
 
     tempomask pareto --data DATA --evaluation DAVIS --out pareto --seeds 1,2,3
 
     Each point is trained by the same loop, loaded as an adapter, and scored once; run the same
-    command again to go on after a stop, or with more methods, ratios and seeds.
+    command again to go on after a stop, or with more methods, ratios and seeds. Let the machine do
+    nothing else while it measures with --time.
     """
     for name, folder in (("data", data), ("evaluation", evaluation)):
         if not folder.is_dir():
             raise InputError(f"--{name} {folder} is not a folder")
     with console.waiting("starting") as status:
         from tempomask.evaluation.pareto import METHODS, Comparison, ComparisonConfig
+        from tempomask.evaluation.pareto_times import measure_times
 
         config = ComparisonConfig(
             model=model,
@@ -99,24 +107,33 @@ def pareto(
             workers=workers,
             progress=show,
         )
-    write_comparison(out, comparison.finished() if summary else comparison.run())
+    results = comparison.finished() if summary else comparison.run()
+    if not results:
+        raise InputError(f"{out} has no finished point; run without --summary")
+    if time:
+        measure_times(comparison, say=show)
+    write_comparison(out, results)
 
 
 def write_comparison(out: Path, results: list[PointResult]) -> None:
     """pareto.json, pareto.md and pareto.png, and the table on stdout."""
-    from tempomask.evaluation.pareto_summary import markdown_table, rows_of, summarise_comparison
-    from tempomask.media.atomic import replacing, write_errors
+    from tempomask.evaluation.pareto_summary import (
+        markdown_table,
+        rows_of,
+        speedup_text,
+        summarise_comparison,
+    )
+    from tempomask.evaluation.pareto_times import kept_times
+    from tempomask.media.atomic import replacing, write_errors, write_json
     from tempomask.reports.pareto_figures import save_pareto_chart
 
-    if not results:
-        raise InputError(f"{out} has no finished point; run without --summary")
-    found, rows = summarise_comparison(results), rows_of(results)
-    texts = {"pareto.json": json.dumps(found, indent=2) + "\n", "pareto.md": markdown_table(rows)}
-    for name, text in texts.items():
-        with write_errors(out / name), replacing(out / name) as part:
-            part.write_text(text)
+    times = kept_times(out)
+    found, rows = summarise_comparison(results, times), rows_of(results, times)
+    write_json(out / "pareto.json", found)
+    with write_errors(out / "pareto.md"), replacing(out / "pareto.md") as part:
+        part.write_text(markdown_table(rows))
     save_pareto_chart(out / "pareto.png", rows)
-    table = console.table("method", ">ratio", ">J&F", ">GMACs", ">FPS", ">trained")
+    table = console.table("method", ">ratio", ">J&F", ">GMACs", ">FPS", ">speed-up", ">trained")
     for row in rows:
         table.add_row(
             row.method,
@@ -124,9 +141,11 @@ def write_comparison(out: Path, results: list[PointResult]) -> None:
             f"{sum(row.seeds) / len(row.seeds):.1f}",
             f"{row.macs / 1e9:.2f}",
             f"{row.fps:.1f}",
+            speedup_text(row),
             f"{row.trained_share:.1%}",
         )
     console.out.print(table)
+    console.out.print(f"{found['speed']}.")
     for claim in found["claims"]:
         console.out.print(_claim_line(claim))
     console.out.print(f"written: {out / 'pareto.json'}, pareto.md, pareto.png")

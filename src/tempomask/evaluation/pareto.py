@@ -18,22 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from tempomask.adaptation.adapter_file import base_sample
-from tempomask.adaptation.method import ClipOutputs, Export, Measure, Method, Prepared, Replay
+from tempomask.adaptation.method import Method
 from tempomask.adaptation.methods import build_method
 from tempomask.adaptation.rds import AdapterConfig, RDSConfig
 from tempomask.api import DTypeName, Engine, Model, load
 from tempomask.data.davis import Davis, DavisSequence
 from tempomask.errors import InputError
 from tempomask.evaluation.davis import evaluate
-from tempomask.media.atomic import make_folder, replacing, write_errors
+from tempomask.evaluation.measured_once import MeasuredOnce
+from tempomask.media.atomic import make_folder, write_json
 from tempomask.metrics.flops import EncoderMeter, Macs, frame_cost
-from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
-from tempomask.routing.static import StaticPlan
 from tempomask.training.adapt import AdaptRecipe, phases, start_adaptation
 from tempomask.types import Prompt
 from tempomask.weights import load_segmenter
@@ -176,7 +174,7 @@ class Comparison:
                         f"{self.out} holds a comparison with other {name}; choose another folder,"
                         " or the settings it was begun with"
                     )
-        _write_json(path, description)
+        write_json(path, description)
 
     @property
     def points(self) -> list[Point]:
@@ -197,14 +195,14 @@ class Comparison:
         """Train and score what is not done yet; returns everything."""
         points = self.points
         for number, point in enumerate(points, start=1):
-            path = self._folder(point) / "point.json"
+            path = make_folder(self._folder(point)) / "point.json"
             if not path.exists():
                 seconds = 0.0
                 if point.method != "base":
                     self._say(point, number, len(points), "training")
                     seconds = self._train(point)
                 self._say(point, number, len(points), "scoring")
-                _write_json(path, self._score(point, seconds).to_dict())
+                write_json(path, self._score(point, seconds).to_dict())
         return self.finished()
 
     def _say(self, point: Point, number: int, count: int, what: str) -> None:
@@ -238,7 +236,7 @@ class Comparison:
             run.run()
         run.export()
         trained = {"trained": run.trained_parameters}
-        _write_json(folder / "training" / "parameters.json", trained)
+        write_json(folder / "training" / "parameters.json", trained)
         return time.perf_counter() - started
 
     def method_of(self, point: Point) -> Method:
@@ -247,18 +245,23 @@ class Comparison:
         adapters = AdapterConfig(**{**asdict(config.adapters), "seed": point.seed})
         return build_method(point.method, RDSConfig(budget, adapters=adapters), None, config.steps)
 
+    def load(
+        self, point: Point | None, engine: Engine = "fast", dtype: DTypeName = "auto"
+    ) -> Model:
+        """A trained point as a user would load it; None for the network they all start from."""
+        config = self.config
+        where = (config.image_size, self.device, dtype)
+        adapter = None
+        if point is not None and point.method != "base":
+            adapter = self._folder(point)
+        return load(config.model, config.checkpoint, *where, adapter=adapter, engine=engine)
+
     def _score(self, point: Point, seconds: float) -> PointResult:
-        config, folder = self.config, self._folder(point)
-        adapter = None if point.method == "base" else folder
-
-        def loaded(engine: Engine, dtype: DTypeName) -> Model:
-            where = (config.image_size, self.device, dtype)
-            return load(config.model, config.checkpoint, *where, adapter=adapter, engine=engine)
-
-        model = loaded("fast", "auto")
+        folder = self._folder(point)
+        model = self.load(point)
         policy = model.policy()
         summary = evaluate(model, self.evaluation, sequences=self.sequences, policy=policy)
-        plain = loaded("plain", "float32")
+        plain = self.load(point, "plain", "float32")
         counted = encoder_macs(plain, self.evaluation, self.sequences)
         trained = 0
         if point.method != "base":
@@ -290,14 +293,14 @@ def encoder_macs(model: Model, root: Path, sequences: Sequence[str] | None = Non
         frames = list(islice(sequence.frames(), 1 + COUNTED_FRAMES))
         meter.counts = []
         with meter.attached():
-            for _ in _steps(model, sequence, frames):
+            for _ in frame_seconds(model, sequence, frames):
                 pass
         counts += meter.counts[1:]
     meter.counts = counts
     return meter.mean + frame_cost(model.segmenter).neck
 
 
-def _steps(
+def frame_seconds(
     model: Model, sequence: DavisSequence, frames: Sequence[NDArray[np.uint8]]
 ) -> Iterator[float]:
     """Track the first object from its mask; the seconds of every frame."""
@@ -315,76 +318,27 @@ def frames_per_second(
 ) -> float:
     """Frames a second of the longest sequence, its first object from its mask; the best round.
 
+    It is measured on whatever else the machine does; `pareto_times` measures what can be compared.
+    """
+    sequence, frames = timed_frames(root, sequences)
+    best = min(median_seconds(model, sequence, frames) for _ in range(rounds))
+    return round(1.0 / best, 3)
+
+
+def timed_frames(
+    root: Path, sequences: Sequence[str] | None = None
+) -> tuple[DavisSequence, list[NDArray[np.uint8]]]:
+    """The longest sequence, and those of its frames that are timed."""
+    sequence = max(Davis(root, None, sequences), key=len)
+    return sequence, list(islice(sequence.frames(), WARM_UP + TIMED_FRAMES))
+
+
+def median_seconds(
+    model: Model, sequence: DavisSequence, frames: Sequence[NDArray[np.uint8]]
+) -> float:
+    """Median seconds a frame of tracking the first object from its mask.
+
     Decoding is left out, and the first frames, before the memories are full, are not counted.
     """
-    dataset = list(Davis(root, None, sequences))
-    sequence = max(dataset, key=len)
-    frames = list(islice(sequence.frames(), WARM_UP + TIMED_FRAMES))
-    best = 0.0
-    for _ in range(rounds):
-        times = list(_steps(model, sequence, frames))
-        timed = times[min(WARM_UP, len(times) - 1) :]
-        best = max(best, 1.0 / float(np.median(timed)))
-    return round(best, 3)
-
-
-class MeasuredOnce:
-    """A method that shares what is measured on the untrained network with all others.
-
-    Scores are kept in a file by the blocks that ran, one after the other, so that a stopped
-    measurement goes on too.
-    """
-
-    def __init__(self, method: Method, path: Path) -> None:
-        self.method, self.path, self.name = method, path, method.name
-
-    def prepare(
-        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
-    ) -> Prepared:
-        """Prepare with scores from the file; afterwards, with training, everything is measured."""
-        kept = KeptScores(measure, self.path)
-        try:
-            return self.method.prepare(segmenter, kept, state)
-        finally:
-            kept.trained = True
-
-    def on_step(self, step: int) -> Prepared | None:
-        return self.method.on_step(step)
-
-    def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> torch.Tensor | None:
-        return self.method.extra_loss(outputs, replay, step)
-
-    def state(self) -> dict[str, Any]:
-        return self.method.state()
-
-    def export(self) -> Export:
-        return self.method.export()
-
-
-class KeptScores:
-    """A measure that remembers the scores of static plans until the network is trained."""
-
-    def __init__(self, measure: Measure, path: Path) -> None:
-        self._measure, self._path, self.trained = measure, path, False
-
-    def score(self, segmenter: Segmenter, policy: Policy | None = None) -> float:
-        """As of `adaptation.method.Measure`."""
-        if self.trained or not (policy is None or isinstance(policy, StaticPlan)):
-            return self._measure.score(segmenter, policy)
-        keep = [True] * segmenter.encoder.num_blocks if policy is None else policy.keep
-        key = "".join("1" if kept else "0" for kept in keep)
-        scores = json.loads(self._path.read_text()) if self._path.exists() else {}
-        if key not in scores:
-            scores[key] = self._measure.score(segmenter, policy)
-            _write_json(self._path, scores)
-        return scores[key]
-
-    def images(self, count: int) -> torch.Tensor:
-        """As of `adaptation.method.Measure`."""
-        return self._measure.images(count)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    make_folder(path.parent)
-    with write_errors(path), replacing(path) as part:
-        part.write_text(json.dumps(value, indent=2) + "\n")
+    times = list(frame_seconds(model, sequence, frames))
+    return float(np.median(times[min(WARM_UP, len(times) - 1) :]))

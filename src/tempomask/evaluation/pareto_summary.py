@@ -10,17 +10,23 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tempomask.evaluation.bootstrap import Estimate, bootstrap_difference, bootstrap_mean
-from tempomask.evaluation.pareto import PointResult
+from tempomask.evaluation.pareto import REFERENCES, PointResult
+
+if TYPE_CHECKING:
+    from tempomask.evaluation.pareto_times import PointTime
 
 # The paper's main setting, and what it says there: Tables 1 and 9 and section 4.
 CLAIMED_BUDGET = 0.6
 CLAIMED_LOSS, CLAIMED_OVER_PBD, CLAIMED_OVER_SLIM = 0.4, 4.0, 1.8
 CLAIMED_SHARE = 0.06
+# Where speeds come from.
+TIMED = "Speed-up and FPS were measured in turns with the full model, on the same frames"
+UNTIMED = "FPS was measured after each training, on whatever else the machine did; see --time"
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,9 @@ class Row:
     """One method at one budget, averaged over its seeds.
 
     scores: J&F by sequence. seeds: J&F of each seed. estimate: of the mean, over sequences. macs,
-    published, fps: means. trained_share: of the network's parameters.
+    published: means. trained_share: of the network's parameters. fps: of whole frames, measured in
+    turns with the full model where there are `ratios`, else the mean of what was measured after
+    each training. ratios: how many times as fast as the full model, of every seed and round.
     """
 
     method: str
@@ -41,6 +49,12 @@ class Row:
     fps: float
     trained_share: float
     blocks_run: float | None
+    ratios: tuple[float, ...] = ()
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times as fast as the full model whole frames are; None if not timed so."""
+        return float(np.median(self.ratios)) if self.ratios else None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -52,14 +66,24 @@ class Row:
             "encoder_GMACs": round(self.macs / 1e9, 4),
             "encoder_GMACs_as_published": round(self.published / 1e9, 4),
             "FPS": round(self.fps, 3),
+            "speedup": self.speedup and round(self.speedup, 4),
+            "speedup_of_rounds": [round(ratio, 4) for ratio in self.ratios],
             "trained_share": round(self.trained_share, 5),
             "blocks_run": self.blocks_run,
             "sequences": {name: round(x, 3) for name, x in self.scores.items()},
         }
 
 
-def rows_of(results: Sequence[PointResult]) -> list[Row]:
-    """Points of the same method and budget as one row; methods as they come, budgets down."""
+def rows_of(
+    results: Sequence[PointResult], times: Mapping[str, PointTime] | None = None
+) -> list[Row]:
+    """Points of the same method and budget as one row; methods as they come, budgets down.
+
+    times: of points by name, as `pareto_times.kept_times` has them.
+    """
+    times = times or {}
+    # One full model for all: what its frames took in all turns.
+    full = float(np.median([time.full for time in times.values()])) if times else 0.0
     groups: dict[tuple[str, float], list[PointResult]] = defaultdict(list)
     for result in results:
         groups[result.point.method, result.point.budget].append(result)
@@ -68,6 +92,9 @@ def rows_of(results: Sequence[PointResult]) -> list[Row]:
         names = members[0].per_sequence
         scores = {n: float(np.mean([m.per_sequence[n] for m in members])) for n in names}
         shares = [m.blocks_run for m in members if m.blocks_run is not None]
+        timed = [times[m.point.name] for m in members if m.point.name in times]
+        ratios = tuple(ratio for time in timed for ratio in time.ratios)
+        fps = float(np.median(ratios)) / full if ratios else np.mean([m.fps for m in members])
         rows.append(
             Row(
                 method,
@@ -77,9 +104,10 @@ def rows_of(results: Sequence[PointResult]) -> list[Row]:
                 bootstrap_mean(list(scores.values())),
                 macs=float(np.mean([m.macs for m in members])),
                 published=float(np.mean([m.published for m in members])),
-                fps=float(np.mean([m.fps for m in members])),
+                fps=float(fps),
                 trained_share=float(np.mean([m.trained / m.parameters for m in members])),
                 blocks_run=round(float(np.mean(shares)), 4) if shares else None,
+                ratios=ratios,
             )
         )
     order = {method: place for place, method in enumerate(dict.fromkeys(r.method for r in rows))}
@@ -172,10 +200,13 @@ def claims(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return listed
 
 
-def summarise_comparison(results: Sequence[PointResult]) -> dict[str, Any]:
-    """Everything for pareto.json."""
-    rows = rows_of(results)
+def summarise_comparison(
+    results: Sequence[PointResult], times: Mapping[str, PointTime] | None = None
+) -> dict[str, Any]:
+    """Everything for pareto.json; times: as of `rows_of`."""
+    rows = rows_of(results, times)
     return {
+        "speed": TIMED if times else UNTIMED,
         "rows": [row.to_dict() for row in rows],
         "differences": differences(rows),
         "claims": claims(rows),
@@ -183,17 +214,25 @@ def summarise_comparison(results: Sequence[PointResult]) -> dict[str, Any]:
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """The paper's Table 9, with costs."""
+    """The paper's Table 9, with costs; in brackets, the share of what the full model takes."""
     lines = [
-        "| method | ratio | J&F | 95% over sequences | encoder GMACs | FPS | trained |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| method | ratio | J&F | 95% over sequences | encoder GMACs | FPS | speed-up | trained |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
+    full = max((row.macs for row in rows if row.method in REFERENCES), default=0.0)
     for row in rows:
         mean = float(np.mean(row.seeds))
         spread = f" ± {np.std(row.seeds, ddof=1):.1f}" if len(row.seeds) > 1 else ""
         lines.append(
             f"| {row.method} | {row.budget:g} | {mean:.1f}{spread} |"
-            f" {row.estimate.low:.1f} to {row.estimate.high:.1f} | {row.macs / 1e9:.2f} |"
-            f" {row.fps:.1f} | {row.trained_share:.1%} |"
+            f" {row.estimate.low:.1f} to {row.estimate.high:.1f} |"
+            f" {row.macs / 1e9:.2f}{f' ({row.macs / full:.0%})' if full else ''} |"
+            f" {row.fps:.1f} | {speedup_text(row)} | {row.trained_share:.1%} |"
         )
-    return "\n".join(lines) + "\n"
+    timed = any(row.ratios for row in rows)
+    return "\n".join([*lines, "", f"{TIMED if timed else UNTIMED}."]) + "\n"
+
+
+def speedup_text(row: Row) -> str:
+    """How many times as fast as the full model, or that it was not timed."""
+    return "-" if row.speedup is None else f"{row.speedup:.2f}x"

@@ -1,16 +1,20 @@
-"""Figure of a comparison: J&F against the encoder's multiply-adds, and against frames a second."""
+"""Figure of a comparison: J&F against the encoder's multiply-adds, and against speed."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tempomask.errors import InputError
 from tempomask.evaluation.pareto_summary import Row
 from tempomask.reports.canvas import INK, figure_of, save, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLORS = {
     "rds": "#c8352b",
@@ -40,44 +44,54 @@ LABELS = {
 def save_pareto_chart(path: str | Path, rows: Sequence[Row]) -> None:
     """Two charts side by side; bars are 95% intervals over sequences.
 
+    Where some rows were timed beside the full model, the right chart shows their speed-up and
+    leaves the others out; where none was, frames a second as measured after each training.
+
     Raises InputError without rows, or if the file cannot be written.
     """
     if not rows:
         raise InputError("there is nothing to draw; train at least one method")
+    timed = any(row.ratios for row in rows)
     figure = figure_of(4.4)
     left, right = figure.subplots(1, 2, sharey=True)
     by_method: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_method[row.method].append(row)
-    for method, members in by_method.items():
+    for members in by_method.values():
         members.sort(key=lambda row: row.macs)
-        means = np.array([np.mean(row.seeds) for row in members])
-        middle = np.array([row.estimate.mean for row in members])
-        bars = [
-            np.array([row.estimate.mean - row.estimate.low for row in members]),
-            np.array([row.estimate.high - row.estimate.mean for row in members]),
-        ]
-        for axes, x in (
-            (left, [row.macs / 1e9 for row in members]),
-            (right, [row.fps for row in members]),
-        ):
-            color = COLORS.get(method, INK)
-            axes.plot(
-                x,
-                means,
-                color=color,
-                marker=MARKERS.get(method, "o"),
-                markersize=9 if method == "full" else 5,
-                linewidth=1.6,
-                label=LABELS.get(method, method),
-                zorder=3,
-            )
-            axes.errorbar(x, middle, yerr=bars, fmt="none", ecolor=color, alpha=0.25)
+        _draw(left, members, [row.macs / 1e9 for row in members])
+        if timed:
+            members = [row for row in members if row.ratios]
+        _draw(right, members, [(row.speedup or 0.0) if timed else row.fps for row in members])
     left.set_xlabel("encoder, multiply-adds a frame (G)")
-    right.set_xlabel("frames a second")
+    right.set_xlabel("times as fast as the full model" if timed else "frames a second")
     left.set_ylabel("J&F")
     style(left, "Quality against cost", whole_numbers=False)
-    style(right, "Quality against speed", whole_numbers=False)
+    style(right, "Quality against speed of whole frames", whole_numbers=False)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
     save(figure, path)
+
+
+def _draw(axes: Axes, rows: Sequence[Row], x: Sequence[float]) -> None:
+    """The points of one method, with their intervals."""
+    if not rows:
+        return
+    method = rows[0].method
+    color = COLORS.get(method, INK)
+    bars = [
+        np.array([row.estimate.mean - row.estimate.low for row in rows]),
+        np.array([row.estimate.high - row.estimate.mean for row in rows]),
+    ]
+    axes.plot(
+        x,
+        [float(np.mean(row.seeds)) for row in rows],
+        color=color,
+        marker=MARKERS.get(method, "o"),
+        markersize=9 if method == "full" else 5,
+        linewidth=1.6,
+        label=LABELS.get(method, method),
+        zorder=3,
+    )
+    middle = np.array([row.estimate.mean for row in rows])
+    axes.errorbar(x, middle, yerr=bars, fmt="none", ecolor=color, alpha=0.25)

@@ -1,0 +1,72 @@
+"""What methods measure on the untrained network, measured once for all points of a comparison."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tempomask.adaptation.method import ClipOutputs, Export, Measure, Method, Prepared, Replay
+from tempomask.media.atomic import write_json
+from tempomask.models.encoder import Policy
+from tempomask.models.segmenter import Segmenter
+from tempomask.routing.static import StaticPlan
+
+
+class MeasuredOnce:
+    """A method that shares what is measured on the untrained network with all others.
+
+    Scores are kept in a file by the blocks that ran, one after the other, so that a stopped
+    measurement goes on too.
+    """
+
+    def __init__(self, method: Method, path: Path) -> None:
+        self.method, self.path, self.name = method, path, method.name
+
+    def prepare(
+        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
+    ) -> Prepared:
+        """Prepare with scores from the file; afterwards, with training, everything is measured."""
+        kept = KeptScores(measure, self.path)
+        try:
+            return self.method.prepare(segmenter, kept, state)
+        finally:
+            kept.trained = True
+
+    def on_step(self, step: int) -> Prepared | None:
+        return self.method.on_step(step)
+
+    def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> torch.Tensor | None:
+        return self.method.extra_loss(outputs, replay, step)
+
+    def state(self) -> dict[str, Any]:
+        return self.method.state()
+
+    def export(self) -> Export:
+        return self.method.export()
+
+
+class KeptScores:
+    """A measure that remembers the scores of static plans until the network is trained."""
+
+    def __init__(self, measure: Measure, path: Path) -> None:
+        self._measure, self._path, self.trained = measure, path, False
+
+    def score(self, segmenter: Segmenter, policy: Policy | None = None) -> float:
+        """As of `adaptation.method.Measure`."""
+        if self.trained or not (policy is None or isinstance(policy, StaticPlan)):
+            return self._measure.score(segmenter, policy)
+        keep = [True] * segmenter.encoder.num_blocks if policy is None else policy.keep
+        key = "".join("1" if kept else "0" for kept in keep)
+        scores = json.loads(self._path.read_text()) if self._path.exists() else {}
+        if key not in scores:
+            scores[key] = self._measure.score(segmenter, policy)
+            write_json(self._path, scores)
+        return scores[key]
+
+    def images(self, count: int) -> torch.Tensor:
+        """As of `adaptation.method.Measure`."""
+        return self._measure.images(count)
