@@ -44,6 +44,8 @@ class FastMemoryAttentionLayer(nn.Module):
         super().__init__()
         own, cross = plain.self_attention, plain.cross_attention
         self.pooling: Pooling = plain.pooling
+        # Parts that fit the cache, on a CPU; elsewhere they would only be more calls.
+        self.in_parts = own.query.weight.device.type == "cpu"
         value = (own.value.weight.data, own.value.bias.data)
         own_parts = [*_and_turned(own.query), *_and_turned(own.key), value]
         self.own = fast_linear(stacked(*own_parts), dtype)
@@ -77,16 +79,16 @@ class FastMemoryAttentionLayer(nn.Module):
         # As in the plain code, a single remembered frame is not pooled.
         pooled = self.pooling != "none" and memory.num_spatial > query.shape[1]
         values = _pooled(memory.values, memory.num_spatial, grid) if pooled else memory.values
-        key, value = self._keys(memory, grid, table, pooled), self.value(values)
-        bias = None
-        if pooled and self.pooling == "eq5":
-            bias = query.new_zeros(key.shape[1])
-            bias[: memory.num_spatial // WINDOW**2] = LOG_WINDOW_AREA
+        keys = self._keys if self.in_parts else self._keys_at_once
+        key, value = keys(memory, grid, table, pooled), self.value(values)
+        bias = _bias(memory, query, pooled, pooled and self.pooling == "eq5")
         attended = attention(query.expand(key.shape[0], -1, -1), key, value, bias)
         return self._feed_forward(x + self.output(attended).to(x.dtype))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         """The MLP, some tokens at a time, so that its hidden layer stays in the cache."""
+        if not self.in_parts:
+            return x + self.contract(self.expand(self.feedforward_norm(x))).to(x.dtype)
         out = torch.empty_like(x)
         for part, target in zip(x.split(MLP_TOKENS, 1), out.split(MLP_TOKENS, 1), strict=True):
             change = self.contract(self.expand(self.feedforward_norm(part)))
@@ -120,6 +122,48 @@ class FastMemoryAttentionLayer(nn.Module):
                 target += LOG_WINDOW_AREA
         return keys
 
+    def _keys_at_once(
+        self, memory: MemoryTokens, grid: tuple[int, int], table: Table, pooled: bool
+    ) -> Tensor:
+        """The keys of `_keys`, of all frames together."""
+        place = memory.values + memory.positions
+        spatial = memory.num_spatial
+        pair = self.key(place[:, :spatial])
+        if self.image_key is not None and memory.image_keys is not None:
+            pair = pair + self.image_key(self.image_norm(memory.image_keys))
+        plain, turned = pair.unflatten(1, (-1, table[0].shape[0])).chunk(2, dim=-1)
+        keys = _rotated(plain, turned, table).flatten(1, 2)
+        if pooled:
+            keys = _pooled(keys, spatial, grid)
+            if self.pooling == "eq6":
+                keys = keys + LOG_WINDOW_AREA
+        return torch.cat([keys, self.pointer_key(place[:, spatial:]).to(keys.dtype)], dim=1)
+
+
+def _bias(memory: MemoryTokens, query: Tensor, pooled: bool, counted: bool) -> Tensor | None:
+    """What joins the logits of the keys (1 or N, K') of a query (1 or N, hw, D), None for nothing.
+
+    counted: a pooled key counts as often as the keys it stands for (Eq. 5). Absent ones: never.
+    """
+    if not counted and memory.absent is None:
+        return None
+    area, frames = query.shape[1], memory.num_spatial // query.shape[1]
+    places = area // WINDOW**2 if pooled else area
+    pointers = memory.values.shape[1] - memory.num_spatial
+    logarithm = LOG_WINDOW_AREA if counted else 0.0
+    spatial = query.new_full((1, frames * places), logarithm)
+    bias = torch.cat([spatial, query.new_zeros(1, pointers)], dim=1)
+    absent = memory.absent
+    if absent is None:
+        return bias
+    # A pointer is several tokens.
+    parts = pointers // (absent.shape[1] - frames)
+    tokens = [
+        absent[:, :frames].repeat_interleave(places, dim=1),
+        absent[:, frames:].repeat_interleave(parts, dim=1),
+    ]
+    return bias.masked_fill(torch.cat(tokens, dim=1), -torch.inf)
+
 
 def _rotated(plain: Tensor, turned: Tensor, table: Table) -> Tensor:
     return (plain * table[0]).addcmul_(turned, table[1])
@@ -141,9 +185,12 @@ def _of_objects(memory: MemoryTokens, objects: slice) -> MemoryTokens:
     def part(x: Tensor) -> Tensor:
         return x if len(x) == 1 else x[objects]
 
-    image_keys = None if memory.image_keys is None else part(memory.image_keys)
     return MemoryTokens(
-        memory.values[objects], part(memory.positions), memory.num_spatial, image_keys
+        memory.values[objects],
+        part(memory.positions),
+        memory.num_spatial,
+        None if memory.image_keys is None else part(memory.image_keys),
+        None if memory.absent is None else part(memory.absent),
     )
 
 
@@ -151,7 +198,10 @@ class FastMemoryAttention(nn.Module):
     """The same function as the plain memory attention it is made of, on one grid.
 
     The first layer's self-attention does not see the objects and runs once for all of them.
+    takes_absent: it leaves out the memories that `MemoryTokens.absent` marks.
     """
+
+    takes_absent = True
 
     cosine: Tensor
     sine: Tensor
@@ -174,7 +224,7 @@ class FastMemoryAttention(nn.Module):
         table, count = (self.cosine, self.sine), len(memory.values)
         x = self._layers()[0].attend_self(x, table)
         # On a CPU more objects at once only fall out of the cache.
-        step = max(1, TOKENS // x.shape[1]) if x.device.type == "cpu" else count
+        step = max(1, TOKENS // x.shape[1]) if self._layers()[0].in_parts else count
         parts = []
         for start in range(0, count, step):
             objects = slice(start, start + step)

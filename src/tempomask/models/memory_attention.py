@@ -23,12 +23,14 @@ class MemoryTokens(NamedTuple):
 
     values (N, K, memory_dim); positions, broadcastable to values, added for the keys only;
     num_spatial: how many leading tokens are spatial; image_keys (1 or N, num_spatial, D) or None.
+    absent: as of `MemoryInputs`, for the fast engine.
     """
 
     values: Tensor
     positions: Tensor
     num_spatial: int
     image_keys: Tensor | None
+    absent: Tensor | None = None
 
 
 class RotaryAttention(nn.Module):

@@ -50,6 +50,8 @@ class MemoryInputs(NamedTuple):
     temporal_index (T,) long: 6 for conditioning frames, distance - 1 for the others.
     pointers (N, P, C); pointer_distance (P,), or (N, P) where objects differ: signed distance over
     (number of pointers - 1).
+    absent (N, T + P) bool: frames and pointers that are not there (`tracking.static_memory`); None
+    where all are, and always for a memory attention without `takes_absent`.
     """
 
     spatial: Tensor
@@ -57,6 +59,7 @@ class MemoryInputs(NamedTuple):
     temporal_index: Tensor
     pointers: Tensor
     pointer_distance: Tensor
+    absent: Tensor | None = None
 
 
 class Decoded(NamedTuple):
@@ -163,6 +166,7 @@ class Segmenter(nn.Module):
             ),
             num_spatial=spatial.shape[1],
             image_keys=None if images is None else images.permute(0, 1, 3, 4, 2).flatten(1, 3),
+            absent=memory.absent,
         )
 
     def _pointer_positions(self, distance: Tensor) -> Tensor:

@@ -10,11 +10,11 @@ from torch.nn import functional as F
 def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
     """softmax(query key^T / sqrt(D) + bias) value for query (N, A, D), key and value (N, B, D).
 
-    bias: (B,), added to the logit of each key, or None. Returns (N, A, D).
+    bias: (B,) or (N, B), added to the logit of each key, or None. Returns (N, A, D).
     """
     # The fused kernels want a head dimension.
     q, k, v = query[:, None], key[:, None], value[:, None]
-    mask = None if bias is None else bias[None, None, None]
+    mask = None if bias is None else bias.view(-1, 1, 1, bias.shape[-1])
     return multi_head_attention(q, k, v, mask)[:, 0]
 
 

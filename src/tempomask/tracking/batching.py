@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tempomask.errors import InputError
 from tempomask.models.segmenter import (
     MASK_PROMPT_BIAS,
     MASK_PROMPT_SCALE,
@@ -31,6 +32,7 @@ from tempomask.tracking.objects import Clicks, Output
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.samurai import Choice, Motion, MotionChooser
 from tempomask.tracking.selection import Selection
+from tempomask.tracking.static_memory import is_lone, static_inputs
 
 # Logits fed back with a further prompt are held within these bounds, as the official code does.
 FED_BACK_LOGIT = 32.0
@@ -77,6 +79,13 @@ class ObjectBatcher:
         self.options = options
         self.chooser = chooser
         self.presence_threshold = 0.0 if chooser is None else chooser.config.presence_threshold
+        attention = segmenter.memory_attention
+        compiled = getattr(segmenter, "compiled", False)
+        self.static = compiled if options.static_memory is None else options.static_memory
+        if self.static and not getattr(attention, "takes_absent", False):
+            raise InputError(
+                'static_memory needs the fast engine; load the model with engine="fast"'
+            )
 
     def segment(
         self, encoded: Encoded, requests: Sequence[Request], images: Mapping[int, Tensor]
@@ -124,6 +133,8 @@ class ObjectBatcher:
             return None
         if request.selection is None:
             return "initial"
+        if self.static:
+            return "lone" if is_lone(request.selection, self.config) else "several"
         return request.selection.temporal_index, len(request.selection.distances)
 
     def _attend(
@@ -144,6 +155,8 @@ class ObjectBatcher:
         self, selections: Sequence[Selection], images: Mapping[int, Tensor], encoded: Encoded
     ) -> MemoryInputs:
         """The memories of objects with one layout; what they share is given once."""
+        if self.static:
+            return static_inputs(selections, images, encoded.features, self.config)
         dtype, device = encoded.features.dtype, encoded.features.device
         no_pointers = encoded.features.new_zeros(0, self.config.hidden_dim)
         # (N, T, memory_dim, h, w)

@@ -59,6 +59,9 @@ class TrackingOptions:
     Running:
     resize: "bicubic" (SAM 2's video frames) or "bilinear" (transformers).
     objects_per_batch: at most so many objects go through the network at once; None for all.
+    static_memory: memory attention sees the same shapes on every frame, empty places masked, as
+        compiled networks need; None: where the network is compiled (`Model.warmup`). The masks are
+        the same; on a CPU it only costs time. Needs the fast engine.
     """
 
     memory: MemoryRule = "recent"
@@ -79,6 +82,7 @@ class TrackingOptions:
     multimask_mask_pointer: bool = False
     resize: Literal["bicubic", "bilinear"] = "bicubic"
     objects_per_batch: int | None = None
+    static_memory: bool | None = None
 
     def __post_init__(self) -> None:
         if self.memory_stride < 1:

@@ -1,0 +1,103 @@
+"""Memories in slots, so that memory attention meets the same shapes on every frame.
+
+A compiled network, and a CUDA graph still more, is made for one set of shapes. The usual inputs
+grow: from one remembered frame to seven, from one pointer to sixteen. Here each memory has a slot
+of its own, for each temporal encoding one, and slots that are still empty are masked.
+
+N objects, T slots of remembered frames, P slots of pointers, C hidden_dim, h x w the stride-16
+grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tempomask.models.config import SegmenterConfig
+from tempomask.models.segmenter import MemoryInputs
+from tempomask.ops.transfer import to_device
+from tempomask.tracking.memory_bank import Memory
+from tempomask.tracking.selection import Selection
+
+
+def is_lone(selection: Selection, config: SegmenterConfig) -> bool:
+    """Whether a selection needs shapes of its own: a lone memory is not pooled where others are."""
+    return config.memory_attention.pooling != "none" and len(selection.spatial) == 1
+
+
+def static_inputs(
+    selections: Sequence[Selection],
+    images: Mapping[int, Tensor],
+    features: Tensor,
+    config: SegmenterConfig,
+) -> MemoryInputs:
+    """The memories of objects whose layouts may differ, all of them lone or none.
+
+    images: raw features (C, h, w) by frame, as of `ObjectBatcher`. features (1 or N, C, h, w): of
+    the current frame. T and P follow from the network and the number of conditioning frames alone,
+    which is rounded up to a power of two; `absent` is None once every slot is taken, and attention
+    then runs without a mask.
+    """
+    slots = [_slots(s, config, is_lone(s, config)) for s in selections]
+    conditioning = _power_of_two(max(len(rows) for rows, _ in slots))
+    recent = 0 if is_lone(selections[0], config) else config.memory_frames - 1
+    spatial = [_padded(rows, conditioning) + others for rows, others in slots]
+    size = conditioning + config.max_pointers - 1
+    pointers = [_padded(list(s.pointers), size) for s in selections]
+    distances = np.zeros((len(selections), size), dtype=np.float32)
+    for row, selection in zip(distances, selections, strict=True):
+        row[: len(selection.distances)] = selection.distances
+    taken = [[m is not None for m in (*a, *b)] for a, b in zip(spatial, pointers, strict=True)]
+    index = [*[config.memory_frames - 1] * conditioning, *range(recent - 1, -1, -1)]
+    device = features.device
+    return MemoryInputs(
+        spatial=_stacked([[None if m is None else m.features for m in r] for r in spatial]).to(
+            features.dtype
+        ),
+        images=_images(spatial, images, features) if config.memory_attention.image_keys else None,
+        temporal_index=to_device(np.array(index), device),
+        pointers=_stacked([[None if m is None else m.pointer for m in row] for row in pointers]),
+        pointer_distance=to_device(distances[0] if len(distances) == 1 else distances, device),
+        absent=None if all(map(all, taken)) else to_device(~np.array(taken), device),
+    )
+
+
+def _slots(
+    selection: Selection, config: SegmenterConfig, lone: bool
+) -> tuple[list[Memory | None], list[Memory | None]]:
+    """The conditioning memories, and the recent ones from the oldest slot to the newest."""
+    row_of_conditioning = config.memory_frames - 1
+    conditioning: list[Memory | None] = []
+    recent: list[Memory | None] = [None] * row_of_conditioning
+    for memory, row in zip(selection.spatial, selection.temporal_index, strict=True):
+        if row == row_of_conditioning:
+            conditioning.append(memory)
+        else:
+            recent[row_of_conditioning - 1 - row] = memory
+    return conditioning, [] if lone else recent
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << max(count - 1, 0).bit_length()
+
+
+def _padded(memories: Sequence[Memory | None], size: int) -> list[Memory | None]:
+    return [*memories, *[None] * (size - len(memories))]
+
+
+def _stacked(rows: Sequence[Sequence[Tensor | None]]) -> Tensor:
+    """(N, slots, ...), zeros in the empty ones."""
+    known = next(x for row in rows for x in row if x is not None)
+    empty = torch.zeros_like(known)
+    return torch.stack([torch.stack([empty if x is None else x for x in row]) for row in rows])
+
+
+def _images(
+    spatial: Sequence[Sequence[Memory | None]], images: Mapping[int, Tensor], features: Tensor
+) -> Tensor:
+    """(N, T, C, h, w): the raw features of the remembered frames."""
+    rows = [[None if m is None else images[m.frame] for m in row] for row in spatial]
+    return _stacked(rows).to(features.dtype)

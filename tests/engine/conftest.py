@@ -1,0 +1,73 @@
+"""Tiny segmenters of every kind, in which each weight matters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tempomask.models.config import (
+    HieraConfig,
+    HybridConfig,
+    MaskDecoderConfig,
+    MemoryAttentionConfig,
+    SegmenterConfig,
+    ViTConfig,
+)
+from tempomask.models.segmenter import Segmenter
+
+MakeTiny = Callable[[str], Segmenter]
+SIDE = 64
+HIERA = HieraConfig(
+    embed_dim=16, stages=(1, 2, 3, 1), global_attention_blocks=(4,), position_size=(5, 5)
+)
+VIT = ViTConfig(dim=32, num_heads=2, depth=3, global_attention_blocks=(1,), window_size=3)
+HYBRID = HybridConfig(dim=32, num_heads=2, depth=3)
+
+
+def config(name: str) -> SegmenterConfig:
+    encoder, pooling = {
+        "sam2": (HIERA, "none"),
+        "efficienttam": (VIT, "none"),
+        "efficienttam-eq5": (VIT, "eq5"),
+        "efficienttam-eq6": (VIT, "eq6"),
+        "nano": (HYBRID, "none"),
+    }[name]
+    return SegmenterConfig(
+        name=name,
+        encoder=encoder,
+        image_size=SIDE,
+        hidden_dim=32,
+        memory_dim=16,
+        high_resolution=not name.startswith("efficienttam"),
+        memory_attention=MemoryAttentionConfig(
+            layers=2,
+            feedforward_dim=32,
+            pooling=pooling,  # type: ignore[arg-type]
+            image_keys=name == "nano",
+        ),
+        mask_decoder=MaskDecoderConfig(num_heads=4, feedforward_dim=32, iou_hidden_dim=16),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny() -> MakeTiny:
+    """tiny(name): "sam2", "efficienttam" (also -eq5 and -eq6) or "nano", with random weights."""
+
+    def make(name: str) -> Segmenter:
+        torch.manual_seed(0)
+        segmenter = Segmenter(config(name)).eval()
+        with torch.no_grad():
+            for parameter_name, parameter in segmenter.named_parameters():
+                noise = torch.randn_like(parameter)
+                if parameter.ndim < 2:
+                    parameter.add_(0.1 * noise)
+                elif "position" in parameter_name:
+                    parameter.copy_(0.3 * noise)
+                else:
+                    parameter.copy_(noise / parameter[0].numel() ** 0.5)
+        return segmenter
+
+    return make
