@@ -42,7 +42,7 @@ from tempomask.errors import InputError
 from tempomask.media.atomic import make_folder, replacing
 from tempomask.metrics.flops import EncoderMeter, frame_cost
 from tempomask.models.config import segmenter_config
-from tempomask.models.encoder import Policy
+from tempomask.models.encoder import KeepPlan, Plan, Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.adavit import AdaViT
 from tempomask.routing.dyt import DyT
@@ -50,6 +50,7 @@ from tempomask.routing.gates import fit_threshold
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
 from tempomask.routing.recurrent import Routing, recurrent_policy
 from tempomask.routing.static import StaticPlan
+from tempomask.tracking.session import Session
 
 HEIGHT, WIDTH = 480, 854
 BUDGETS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -72,6 +73,43 @@ class Candidate:
     policy: Policy | None
     routers: list[nn.Module] = field(default_factory=list)
     times: list[tuple[float, float, float]] = field(default_factory=list)
+
+
+class InTurn:
+    """Lets methods take turns in one session, so that its memories are filled once for all."""
+
+    recurrent, reads_results = True, False
+
+    def __init__(self, num_blocks: int) -> None:
+        self.policy: Policy | None = None
+        self._everything = KeepPlan([True] * num_blocks)
+
+    def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
+        if self.policy is None:
+            return self._everything
+        return self.policy.plan(embedding, previous_masks)
+
+
+class Sessions:
+    """One session for each network, with full memories."""
+
+    def __init__(self, dtype: torch.dtype, warm_up: list[Any]) -> None:
+        self.dtype, self.warm_up = dtype, warm_up
+        self._known: dict[int, tuple[Session, InTurn]] = {}
+
+    def of(self, candidate: Candidate) -> Session:
+        """The session of the candidate's network, run by its policy from now on."""
+        network = candidate.segmenter
+        if id(network) not in self._known:
+            turn = InTurn(network.encoder.num_blocks)
+            session = Model(network, self.dtype).session(policy=turn)
+            session.prompt(box=(200, 100, 400, 300))
+            for frame in self.warm_up:
+                session.step(frame)
+            self._known[id(network)] = session, turn
+        session, turn = self._known[id(network)]
+        turn.policy = candidate.policy
+        return session
 
 
 def build(method: str, budget: float, base: Segmenter, image: Tensor) -> Candidate | None:
@@ -159,14 +197,13 @@ def timed_calls(clock: Clock, modules: list[nn.Module]) -> Iterator[None]:
         handle.remove()
 
 
-def run_frames(candidate: Candidate, dtype: torch.dtype, frames: list[Any]) -> None:
-    """Track the frames once and note the medians of those after the warm-up."""
+def run_frames(candidate: Candidate, sessions: Sessions, frames: list[Any]) -> None:
+    """Track the frames and note the medians."""
     times = []
     device = candidate.segmenter.no_memory.device
     encoder_clock, routing_clock = Clock(device), Clock(device)
-    session = Model(candidate.segmenter, dtype).session(policy=candidate.policy)
-    session.prompt(box=(200, 100, 400, 300))
-    for index, frame in enumerate(frames):
+    session = sessions.of(candidate)
+    for frame in frames:
         encoder = timed_calls(encoder_clock, [candidate.segmenter.encoder])
         with encoder, timed_calls(routing_clock, candidate.routers):
             if device.type == "cuda":
@@ -176,9 +213,7 @@ def run_frames(candidate: Candidate, dtype: torch.dtype, frames: list[Any]) -> N
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - started
-        inside, routing = encoder_clock.seconds(), routing_clock.seconds()
-        if index >= WARM_UP:
-            times.append((seconds, inside, routing))
+        times.append((seconds, encoder_clock.seconds(), routing_clock.seconds()))
     frame, encoder, routing = np.median(np.array(times), axis=0).tolist()
     candidate.times.append((frame, encoder, routing))
 
@@ -194,19 +229,16 @@ def macs_of(candidate: Candidate, image: Tensor) -> tuple[int, int]:
     return counted.total, counted.published
 
 
-def gpu_calls(candidate: Candidate, dtype: torch.dtype, frames: list[Any]) -> dict[str, float]:
+def gpu_calls(candidate: Candidate, sessions: Sessions, frames: list[Any]) -> dict[str, float]:
     """Kernel launches and synchronisations a frame; nothing on a CPU."""
     if candidate.segmenter.no_memory.device.type != "cuda":
         return {}
     from torch.profiler import ProfilerActivity, profile
 
-    session = Model(candidate.segmenter, dtype).session(policy=candidate.policy)
-    session.prompt(box=(200, 100, 400, 300))
-    for frame in frames[:WARM_UP]:
-        session.step(frame)
-    count = 4
+    session = sessions.of(candidate)
+    count = len(frames)
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
-        for frame in frames[WARM_UP : WARM_UP + count]:
+        for frame in frames:
             session.step(frame)
     events = {event.key: event.count for event in profiled.key_averages()}
     waits = ("cudaStreamSynchronize", "cudaEventSynchronize")
@@ -305,16 +337,18 @@ def measure(
     image = torch.randn(1, 3, side, side, device=device)
     built = [build(m, b, base, image) for m in methods for b in sorted(budgets, reverse=True)]
     candidates = [Candidate("full", 1.0, base, None), *(c for c in built if c is not None)]
-    macs = [macs_of(candidate, image) for candidate in candidates]
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        macs = [macs_of(candidate, image) for candidate in candidates]
     # Counted on the plain networks, timed on the fast ones; all but SlimSAM share one.
     for network in {id(c.segmenter): c.segmenter for c in candidates}.values():
         accelerate(network, dtype)
+    sessions, frames = Sessions(dtype, frames[:WARM_UP]), frames[WARM_UP:]
     for turn in range(rounds):
         for candidate in candidates:
             say(f"round {turn + 1} of {rounds}: {candidate.method} {candidate.budget:g}")
-            run_frames(candidate, dtype, frames)
+            run_frames(candidate, sessions, frames)
     rows = [
-        row_of(c, m, gpu_calls(c, dtype, frames)) for c, m in zip(candidates, macs, strict=True)
+        row_of(c, m, gpu_calls(c, sessions, frames)) for c, m in zip(candidates, macs, strict=True)
     ]
     others = (cost.frame() - cost.encoder()).total / 1e9
     compare(rows, others)
