@@ -23,8 +23,9 @@ class FastTrunk(Encoder):
 
     def __init__(self, plain: Hiera | ViT, image_size: int, dtype: torch.dtype) -> None:
         super().__init__()
-        for name in ("strides", "channels", "patch_channels", "required_blocks", "feature_blocks"):
+        for name in ("strides", "channels", "patch_channels", "patch_stride"):
             setattr(self, name, getattr(plain, name))
+        self.required_blocks, self.feature_blocks = plain.required_blocks, plain.feature_blocks
         self.dtype = dtype
         self.patch_embedding = plain.patch_embedding
         weight = self.patch_embedding.weight.data

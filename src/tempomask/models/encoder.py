@@ -63,7 +63,8 @@ class Policy(Protocol):
     """Decides, once per forward pass, how the blocks run.
 
     One whose plan depends on previous_masks says so by an attribute `recurrent = True` (see
-    `is_recurrent`): training then encodes frame after frame instead of a clip at once.
+    `is_recurrent`): training then encodes frame after frame instead of a clip at once. One that
+    always runs the same blocks has them as an attribute `keep` (see `fixed_keep`).
     """
 
     def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
@@ -104,6 +105,13 @@ class VideoPolicy(Protocol):
 def is_recurrent(policy: Policy | None) -> bool:
     """Whether a policy's plan depends on the masks of the previous frame."""
     return bool(getattr(policy, "recurrent", False))
+
+
+def fixed_keep(policy: Policy | None, encoder: Encoder) -> tuple[bool, ...] | None:
+    """Which blocks run whatever the picture; None if the policy decides that for each picture."""
+    if policy is None:
+        return (True,) * encoder.num_blocks
+    return getattr(policy, "keep", None)
 
 
 def reads_results(policy: VideoPolicy) -> bool:

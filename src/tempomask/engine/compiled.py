@@ -1,0 +1,201 @@
+"""The four steps of a segmenter as compiled graphs, for the shapes that a warm-up has met.
+
+A GPU computes a frame of a small network faster than Python can ask for its parts. `torch.compile`
+fuses them, and on CUDA a recorded graph asks for all of them at once. Both hold for one set of
+shapes; any other set runs as it would without this file, as compiling in the middle of a video
+would cost seconds. What the steps compute stands in `tempomask.models`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tempomask.errors import InputError
+from tempomask.models.encoder import KeepPlan, Policy, fixed_keep
+from tempomask.models.prompt_encoder import NOT_A_POINT
+from tempomask.models.segmenter import Decoded, Encoded, MemoryInputs, Segmenter
+from tempomask.ops.position import grid_sine
+
+# Graphs of one function that may be made: encoders have many kinds of blocks.
+MOST_GRAPHS = 256
+
+
+class CompiledSegmenter(Segmenter):
+    """The same function as the accelerated segmenter it is made of, which it shares its parts with.
+
+    backend: of torch.compile. cuda_graphs: record the graphs of CUDA too. Prompted frames, which
+    come in many shapes, are not compiled. Sessions give it memories in slots
+    (`tracking.static_memory`).
+    """
+
+    compiled = True
+
+    def __init__(self, fast: Segmenter, backend: str = "inductor", cuda_graphs: bool = False):
+        nn.Module.__init__(self)
+        self.__dict__.update(fast.__dict__)
+        self._modules = dict(fast._modules)
+        if not getattr(self.memory_attention, "takes_absent", False):
+            raise InputError('compiling needs the fast engine; load the model with engine="fast"')
+        for module in self.modules():
+            if hasattr(module, "in_parts"):
+                module.in_parts = False  # type: ignore[assignment]
+        self._cuda_graphs = cuda_graphs
+        mode = "reduce-overhead" if cuda_graphs else None
+        # In dictionaries, so that they do not become parts of the network.
+        self._plain: dict[str, Callable[..., Any]] = {
+            "encode": self._encode,
+            "attend": self.memory_attention.forward,
+            "decode": self._decode,
+            "memorise": super().memorise,
+        }
+        self._graphs = {
+            name: torch.compile(step, fullgraph=True, dynamic=False, backend=backend, mode=mode)
+            for name, step in self._plain.items()
+        }
+        self._routed = {"segmenter": _with_compiled_blocks(self, backend)}
+        self._known: set[Hashable] = set()
+        self._preparing = False
+        self._no_prompts: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Make a graph of every new set of shapes inside the block."""
+        import torch._dynamo as dynamo
+
+        # Its name before torch 2.7.
+        names = ("recompile_limit", "cache_size_limit")
+        limit = next(name for name in names if hasattr(dynamo.config, name))
+        self._preparing = True
+        try:
+            with dynamo.config.patch({limit: MOST_GRAPHS}):
+                yield
+        finally:
+            self._preparing = False
+
+    def _run(self, step: str, *args: Any) -> Any:
+        """One step, by its graph if there is one for these shapes."""
+        key = (step, _signature(args))
+        if key not in self._known:
+            if not self._preparing:
+                return self._plain[step](*args)
+            self._known.add(key)
+        result = self._graphs[step](*args)
+        # The next run of the same CUDA graph writes to the same place.
+        return _copied(result) if self._cuda_graphs else result
+
+    def encode(
+        self, image: Tensor, policy: Policy | None = None, previous_masks: Tensor | None = None
+    ) -> Encoded:
+        """As of `Segmenter`. Where a router decides, its blocks are graphs of their own."""
+        keep = fixed_keep(policy, self.encoder)
+        if keep is None:
+            return self._routed["segmenter"].encode(image, policy, previous_masks)
+        features, *fine = self._run("encode", image, keep)
+        return Encoded(features, tuple(fine), torch.tensor(keep))
+
+    def _encode(self, image: Tensor, keep: tuple[bool, ...]) -> tuple[Tensor, ...]:
+        encoded = super().encode(image, _Fixed(keep))
+        return (encoded.features, *encoded.high_resolution)
+
+    def attend(self, features: Tensor, memory: MemoryInputs | None) -> Tensor:
+        """As of `Segmenter`."""
+        if memory is None:
+            return super().attend(features, None)
+        position = grid_sine(*features.shape[2:], features.shape[1], features.device)
+        return self._run("attend", features, position, self._memory_tokens(memory))
+
+    def decode(
+        self,
+        features: Tensor,
+        high_resolution: tuple[Tensor, ...],
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        mask_prompt: Tensor | None = None,
+        multimask: bool = False,
+        dynamic_multimask: bool = False,
+        presence_threshold: float = 0.0,
+    ) -> Decoded:
+        """As of `Segmenter`."""
+        choice = multimask, dynamic_multimask, presence_threshold
+        if points is not None or mask_prompt is not None:
+            return super().decode(features, high_resolution, points, labels, mask_prompt, *choice)
+        prompts = self._without_prompts(features)
+        return Decoded(*self._run("decode", features, tuple(high_resolution), *prompts, *choice))
+
+    def _without_prompts(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Sparse and dense prompts of N objects that have none, and the grid's positions."""
+        count = len(features)
+        if count not in self._no_prompts:
+            points = torch.zeros(count, 1, 2, device=features.device)
+            labels = torch.full((count, 1), NOT_A_POINT, device=features.device)
+            sparse, dense = self.prompt_encoder(points, labels, None, self.config.image_size)
+            position = self.prompt_encoder.grid_position(*features.shape[2:])
+            self._no_prompts[count] = sparse, dense, position
+        return self._no_prompts[count]
+
+    def _decode(
+        self,
+        features: Tensor,
+        high_resolution: tuple[Tensor, ...],
+        sparse: Tensor,
+        dense: Tensor,
+        position: Tensor,
+        *choice: Any,
+    ) -> tuple[Tensor, ...]:
+        proposals = self.mask_decoder(features + dense, position, sparse, high_resolution)
+        return tuple(self.select(proposals, *choice))
+
+    def memorise(
+        self, features: Tensor, logits: Tensor, object_score: Tensor, binarise: bool = False
+    ) -> Tensor:
+        """As of `Segmenter`."""
+        if binarise or logits.shape[-1] == self.config.image_size:
+            return super().memorise(features, logits, object_score, binarise)
+        return self._run("memorise", features, logits, object_score)
+
+
+class _Fixed(KeepPlan):
+    """A policy and its plan in one, of blocks that are known beforehand."""
+
+    def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> _Fixed:
+        return self
+
+    @property
+    def blocks(self) -> Any:
+        """No tensor: one on the host would keep the graph from being recorded."""
+        return self.keep
+
+
+def _with_compiled_blocks(segmenter: Segmenter, backend: str) -> Segmenter:
+    """The segmenter with every block of its encoder a graph of its own.
+
+    Not recorded by CUDA: a recording holds for one order of graphs, and a router takes many.
+    """
+    encoder = copy.copy(segmenter.encoder)
+    encoder._modules = dict(encoder._modules)
+    blocks = [torch.compile(block, dynamic=False, backend=backend) for block in encoder.blocks]
+    encoder.blocks = nn.ModuleList(blocks)  # type: ignore[arg-type]
+    routed = object.__new__(Segmenter)
+    routed.__dict__.update(segmenter.__dict__)
+    routed._modules = {**segmenter._modules, "encoder": encoder}
+    return routed
+
+
+def _signature(value: Any) -> Hashable:
+    """What a graph is made for: shapes, strides and types of tensors, other values as they are."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape), value.stride(), value.dtype
+    if isinstance(value, Sequence):
+        return tuple(_signature(x) for x in value)
+    return value
+
+
+def _copied(value: Any) -> Any:
+    """Copies of the tensors of a step's result."""
+    return value.clone() if isinstance(value, Tensor) else tuple(x.clone() for x in value)
