@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from tempomask.errors import InputError
-from tempomask.evaluation import pareto, pareto_times
+from tempomask.evaluation import frame_times, pareto, pareto_times
 from tempomask.evaluation.bootstrap import bootstrap_difference, bootstrap_mean
+from tempomask.evaluation.frame_times import PairedTimes
 from tempomask.evaluation.measured_once import MeasuredOnce
 from tempomask.evaluation.pareto import (
     Comparison,
@@ -31,12 +32,7 @@ from tempomask.evaluation.pareto_summary import (
     scores_at_cost,
     summarise_comparison,
 )
-from tempomask.evaluation.pareto_times import (
-    FILE,
-    PointTime,
-    kept_times,
-    measure_times,
-)
+from tempomask.evaluation.pareto_times import FILE, kept_times, measure_times
 from tempomask.models.config import HybridConfig, MaskDecoderConfig, segmenter_config
 from tempomask.models.hybrid import HybridEncoder
 from tempomask.models.segmenter import Segmenter
@@ -172,11 +168,11 @@ class TestSummary:
 
 class TestTimes:
     RESULTS = (result("base", 1.0), result("rds", 0.6), result("rds", 0.6, 2), result("pbd", 0.6))
-    TIMES: ClassVar[dict[str, PointTime]] = {
-        "base-1-seed1": PointTime((0.1, 0.1, 0.1), (0.1, 0.1, 0.1)),
+    TIMES: ClassVar[dict[str, PairedTimes]] = {
+        "base-1-seed1": PairedTimes((0.1, 0.1, 0.1), (0.1, 0.1, 0.1)),
         # The machine became half as fast in the second round: the ratio does not notice.
-        "rds-0.6-seed1": PointTime((0.08, 0.16, 0.08), (0.1, 0.2, 0.1)),
-        "rds-0.6-seed2": PointTime((0.08, 0.08, 0.08), (0.1, 0.1, 0.1)),
+        "rds-0.6-seed1": PairedTimes((0.08, 0.16, 0.08), (0.1, 0.2, 0.1)),
+        "rds-0.6-seed2": PairedTimes((0.08, 0.08, 0.08), (0.1, 0.1, 0.1)),
     }
 
     def test_speeds_are_ratios_of_turns(self) -> None:
@@ -355,7 +351,7 @@ def check_times(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> None
     """Every point is timed in turns with the full model, and once only."""
     turns: list[Any] = []
 
-    def seconds(model: Any, sequence: Any, frames: Any) -> float:
+    def seconds(model: Any, *_: Any) -> float:
         turns.append(model.routers and model.routers.method)
         return 0.05 if model.routers is not None and model.routers.method == "slim" else 0.1
 
@@ -374,11 +370,11 @@ def check_times(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_frame_times_leave_the_first_frames_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def steps(*_: Any) -> Any:
-        yield from [9.0] * pareto.WARM_UP + [0.5, 0.25, 1.0]
+        yield from [9.0] * frame_times.WARM_UP + [0.5, 0.25, 1.0]
 
-    monkeypatch.setattr(pareto, "frame_seconds", steps)
+    monkeypatch.setattr(frame_times, "frame_seconds", steps)
     nothing: Any = None
-    assert pareto.median_seconds(nothing, nothing, []) == 0.5
+    assert frame_times.median_seconds(nothing, nothing, []) == 0.5
 
 
 class Counted:

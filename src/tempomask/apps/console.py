@@ -80,8 +80,9 @@ def stop_of(report: Mapping[str, Any]) -> str:
 
 def print_files(files: Mapping[str, Path]) -> None:
     """What was written, one line a format."""
+    width = max((8, *(len(name) for name in files)))
     for name, path in sorted(files.items()):
-        out.print(f"{name:8} {path}", soft_wrap=True)
+        out.print(f"{name:{width}} {path}", soft_wrap=True)
 
 
 def conclude(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,7 @@ from tempomask.api import DTypeName, Engine, Model, load
 from tempomask.data.davis import Davis, DavisSequence
 from tempomask.errors import InputError
 from tempomask.evaluation.davis import evaluate
+from tempomask.evaluation.frame_times import WARM_UP, frame_seconds, median_seconds
 from tempomask.evaluation.measured_once import MeasuredOnce
 from tempomask.media.atomic import make_folder, write_json
 from tempomask.metrics.flops import EncoderMeter, Macs, frame_cost
@@ -42,7 +43,7 @@ METHODS = ("rds", "pbd", "dyt", "adavit", "slim", "static-a", "static-b")
 # Untrained, and trained as long with all blocks: what the others are compared with.
 REFERENCES = ("base", "full")
 # Frames of each sequence that are counted; frames that are timed, after those that warm up.
-COUNTED_FRAMES, TIMED_FRAMES, WARM_UP = 8, 32, 9
+COUNTED_FRAMES, TIMED_FRAMES = 8, 32
 
 
 @dataclass(frozen=True)
@@ -293,24 +294,11 @@ def encoder_macs(model: Model, root: Path, sequences: Sequence[str] | None = Non
         frames = list(islice(sequence.frames(), 1 + COUNTED_FRAMES))
         meter.counts = []
         with meter.attached():
-            for _ in frame_seconds(model, sequence, frames):
+            for _ in frame_seconds(model, first_object(sequence), frames, len(sequence)):
                 pass
         counts += meter.counts[1:]
     meter.counts = counts
     return meter.mean + frame_cost(model.segmenter).neck
-
-
-def frame_seconds(
-    model: Model, sequence: DavisSequence, frames: Sequence[NDArray[np.uint8]]
-) -> Iterator[float]:
-    """Track the first object from its mask; the seconds of every frame."""
-    session = model.session(num_frames=len(sequence), size=sequence.size, policy=model.policy())
-    mask = sequence.label_map(0) == sequence.object_ids[0]
-    session.add(Prompt(frame=0, object_id=1, mask=mask))
-    for frame in frames:
-        started = time.perf_counter()
-        session.step(frame).masks  # noqa: B018  (computed when asked for)
-        yield time.perf_counter() - started
 
 
 def frames_per_second(
@@ -321,7 +309,8 @@ def frames_per_second(
     It is measured on whatever else the machine does; `pareto_times` measures what can be compared.
     """
     sequence, frames = timed_frames(root, sequences)
-    best = min(median_seconds(model, sequence, frames) for _ in range(rounds))
+    prompt = first_object(sequence)
+    best = min(median_seconds(model, prompt, frames, len(sequence)) for _ in range(rounds))
     return round(1.0 / best, 3)
 
 
@@ -333,12 +322,6 @@ def timed_frames(
     return sequence, list(islice(sequence.frames(), WARM_UP + TIMED_FRAMES))
 
 
-def median_seconds(
-    model: Model, sequence: DavisSequence, frames: Sequence[NDArray[np.uint8]]
-) -> float:
-    """Median seconds a frame of tracking the first object from its mask.
-
-    Decoding is left out, and the first frames, before the memories are full, are not counted.
-    """
-    times = list(frame_seconds(model, sequence, frames))
-    return float(np.median(times[min(WARM_UP, len(times) - 1) :]))
+def first_object(sequence: DavisSequence) -> Prompt:
+    """The mask of the first object on the first frame."""
+    return Prompt(frame=0, object_id=1, mask=sequence.label_map(0) == sequence.object_ids[0])

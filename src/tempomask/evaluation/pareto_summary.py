@@ -18,7 +18,7 @@ from tempomask.evaluation.bootstrap import Estimate, bootstrap_difference, boots
 from tempomask.evaluation.pareto import REFERENCES, PointResult
 
 if TYPE_CHECKING:
-    from tempomask.evaluation.pareto_times import PointTime
+    from tempomask.evaluation.frame_times import PairedTimes
 
 # The paper's main setting, and what it says there: Tables 1 and 9 and section 4.
 CLAIMED_BUDGET = 0.6
@@ -75,7 +75,7 @@ class Row:
 
 
 def rows_of(
-    results: Sequence[PointResult], times: Mapping[str, PointTime] | None = None
+    results: Sequence[PointResult], times: Mapping[str, PairedTimes] | None = None
 ) -> list[Row]:
     """Points of the same method and budget as one row; methods as they come, budgets down.
 
@@ -201,7 +201,7 @@ def claims(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def summarise_comparison(
-    results: Sequence[PointResult], times: Mapping[str, PointTime] | None = None
+    results: Sequence[PointResult], times: Mapping[str, PairedTimes] | None = None
 ) -> dict[str, Any]:
     """Everything for pareto.json; times: as of `rows_of`."""
     rows = rows_of(results, times)
