@@ -1,16 +1,19 @@
 """What the engine does against what was tried instead: ratios on the same input, in one run.
 
     python benchmarks/engine_trials.py --out trials.json
+    python benchmarks/engine_trials.py --parts nano --out nano_trials.json
 
-The trials stand in `trials_of_encoder.py` and `trials_of_memory.py`, how they are timed in
-`trials.py`. The type is the one that the engine chooses on this machine. --only: those whose name
-holds a word; --quick: small shapes, which say nothing about speed.
+The trials stand in `trials_of_encoder.py`, `trials_of_memory.py` and `trials_of_nano.py`, how they
+are timed in `trials.py`. The type is the one that the engine chooses on this machine. --only: those
+whose name holds a word; --quick: small shapes, which say nothing about speed; --one-core: one
+thread, and its processor time instead of the clock's, which other work disturbs less.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,24 +22,29 @@ import torch
 
 from tempomask.api import resolve_dtype
 from tempomask.media.atomic import replacing
-from trials import run
+from trials import Clock, run
 from trials_of_encoder import QUICK, Shapes, encoder_trials
 from trials_of_memory import encode_seconds, kept_memory, memory_trials
+from trials_of_nano import nano_trials
 
 KEPT_MEMORY = "freed memory"
+PARTS = {"encoder": encoder_trials, "memory": memory_trials, "nano": nano_trials}
 
 
-def measure(shapes: Shapes, dtype: torch.dtype, only: str) -> dict[str, Any]:
+def measure(
+    shapes: Shapes, dtype: torch.dtype, parts: list[str], only: str, clock: Clock
+) -> dict[str, Any]:
     """Reports of the trials, by name."""
     torch.manual_seed(0)
-    both = chain(encoder_trials(shapes, dtype), memory_trials(shapes, dtype))
-    reports = {trial.name: run(trial) for trial in both if only in trial.name}
-    if only in KEPT_MEMORY:
+    trials = chain.from_iterable(PARTS[part](shapes, dtype) for part in parts)
+    reports = {trial.name: run(trial, clock) for trial in trials if only in trial.name}
+    if "memory" in parts and only in KEPT_MEMORY:
         reports[KEPT_MEMORY] = kept_memory(__file__, shapes is QUICK)
         print(KEPT_MEMORY, reports[KEPT_MEMORY]["milliseconds"], flush=True)
     return {
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        "clock": clock.__name__,
         "torch": torch.__version__,
         "trials": reports,
     }
@@ -44,8 +52,10 @@ def measure(shapes: Shapes, dtype: torch.dtype, only: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", default="encoder,memory", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--only", default="")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--one-core", action="store_true")
     parser.add_argument("--encode-alone", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -54,7 +64,10 @@ def main() -> None:
     if arguments.encode_alone:
         print(encode_seconds(shapes, dtype))
         return
-    report = measure(shapes, dtype, arguments.only)
+    if arguments.one_core:
+        torch.set_num_threads(1)
+    clock = time.process_time if arguments.one_core else time.perf_counter
+    report = measure(shapes, dtype, arguments.parts.split(","), arguments.only, clock)
     if arguments.out:
         with replacing(arguments.out) as path:
             path.write_text(json.dumps(report, indent=2) + "\n")

@@ -138,7 +138,7 @@ def _best_iou(score: Tensor, wanted: Tensor) -> Tensor:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     recipe = PromptRecipe()
     names = recipe.validation
-    scenes = validation_scenes(arguments.data, names, recipe.image_size)
+    scenes = validation_scenes(arguments.data, names, recipe.image_size, arguments.pictures)
     batches = [
         collate_scenes(scenes[first : first + BATCH]) for first in range(0, len(scenes), BATCH)
     ]
@@ -175,6 +175,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, help="other weights than the bundled ones")
     parser.add_argument("--image-size", type=int, default=384, help="of tracking")
+    parser.add_argument("--pictures", type=int, default=40)
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--out", type=Path)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 Way = Callable[[], Tensor]
+Clock = Callable[[], float]
 # Seconds that are spent on a way, within these numbers of rounds.
 SECONDS, LEAST_ROUNDS, MOST_ROUNDS = 0.6, 3, 40
 
@@ -35,25 +36,27 @@ class Trial:
     exact: Tensor | None = None
 
 
-def milliseconds(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+def milliseconds(
+    calls: dict[str, Callable[[], object]], clock: Clock = time.perf_counter
+) -> dict[str, float]:
     """The shortest time of each call, which take turns."""
     first = {}
     for name, call in calls.items():
         call()
-        first[name] = _timed(call)
+        first[name] = _timed(call, clock)
     longest = max(first.values())
     rounds = max(LEAST_ROUNDS, min(MOST_ROUNDS, round(SECONDS / longest)))
     best = dict(first)
     for _ in range(rounds):
         for name, call in calls.items():
-            best[name] = min(best[name], _timed(call))
+            best[name] = min(best[name], _timed(call, clock))
     return {name: 1000 * seconds for name, seconds in best.items()}
 
 
-def _timed(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def _timed(call: Callable[[], object], clock: Clock) -> float:
+    started = clock()
     call()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def difference(a: Tensor, b: Tensor) -> float:
@@ -61,10 +64,10 @@ def difference(a: Tensor, b: Tensor) -> float:
     return ((a.float() - b.float()).norm() / b.float().norm()).item()
 
 
-def run(trial: Trial) -> dict[str, Any]:
+def run(trial: Trial, clock: Clock = time.perf_counter) -> dict[str, Any]:
     """Milliseconds, ratios to the first way, and differences of what is computed."""
     with torch.inference_mode():
-        spent = milliseconds({**trial.ways, **trial.parts})
+        spent = milliseconds({**trial.ways, **trial.parts}, clock)
         used, *others = trial.ways
         exact = trial.ways[used]() if trial.exact is None else trial.exact
         compared = others if trial.exact is None else trial.ways

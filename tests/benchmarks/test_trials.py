@@ -1,0 +1,120 @@
+"""What the engine's trials compare computes the same; the cost of a model is that of its layers."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from tempomask.engine.packed import can_pack
+
+BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A benchmark as from the command line; returns the JSON that it writes."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def call(script: str, *arguments: str) -> Any:
+        out = tmp_path / "report.json"
+        monkeypatch.setattr(sys, "argv", [script, *arguments, "--out", str(out)])
+        threads, engine = torch.get_num_threads(), torch.backends.quantized.engine
+        try:
+            runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
+        finally:
+            torch.set_num_threads(threads)
+            torch.backends.quantized.engine = engine
+        return json.loads(out.read_text())
+
+    return call
+
+
+# Of the outputs' norm: products are rounded in bfloat16 where the CPU multiplies it.
+ROUNDING = 0.03
+
+
+@pytest.mark.parametrize(
+    "part, names",
+    [
+        ("encoder", {"attention, windows", "MLP", "2x2 max-pooling"}),
+        ("nano", {"nano's stem, float32", "attention in training, backward pass"}),
+    ],
+)
+def test_ways_that_are_timed_compute_the_same(run: Any, part: str, names: set[str]) -> None:
+    trials = run("engine_trials.py", "--quick", "--one-core", "--parts", part)["trials"]
+    assert names <= trials.keys()
+    for name, trial in trials.items():
+        assert all(value < ROUNDING for value in trial["difference"].values()), name
+        assert trial["used"] not in trial["ratio"]
+        assert all(value > 0 for value in trial["milliseconds"].values())
+
+
+def test_memory_trials_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    memory, encoder, trials = map(
+        import_module, ("trials_of_memory", "trials_of_encoder", "trials")
+    )
+    for make in (memory.cross_trials, memory.rotation_trials):
+        (trial,) = make(encoder.QUICK, torch.bfloat16)
+        (value,) = trials.run(trial)["difference"].values()
+        assert value < ROUNDING
+
+
+@pytest.mark.skipif(
+    not can_pack(nn.Linear(8, 8), torch.bfloat16), reason="no bfloat16 matrix units"
+)
+def test_int8_layers_are_near_the_exact_ones(run: Any) -> None:
+    for layer in run("int8_trials.py", "--quick")["layers"].values():
+        assert 0 < layer["difference"]["bfloat16"] < layer["difference"]["int8 (oneDNN)"] < 0.05
+
+
+def test_model_cost_adds_up(run: Any) -> None:
+    (nano,) = run("model_cost.py", "--models", "nano")["models"]
+    parts = dict(nano["million_parameters"])
+    whole, inside = parts.pop("whole"), parts.pop("of the encoder")
+    # Beside the parts there are a few embeddings.
+    assert sum(parts.values()) == pytest.approx(whole, abs=0.01)
+    assert sum(inside.values()) == pytest.approx(parts["encoder"], abs=0.01)
+    cost = nano["giga_multiply_adds"]
+    assert cost["encoder"]["weights"] < cost["encoder"]["all"] < cost["frame"]["all"]
+
+
+def test_nano_prompts(run: Any, tmp_path: Path) -> None:
+    """Bright rectangles: every number is there, and they are followed from their mask."""
+    root = tmp_path / "data" / "davis16-train-256"
+    for number, name in enumerate(("dance-jump", "horsejump-low", "rollerblade", "soccerball")):
+        for t in range(2):
+            labels = np.zeros((256, 320), np.uint8)
+            labels[60:200, 60 + 9 * number + 2 * t : 180 + 9 * number + 2 * t] = 1
+            save_pair(root, ("JPEGImages", "Annotations"), f"{name}/{t:05d}", labels)
+    # The library of cut-outs lists them; none is drawn for the pictures that validate.
+    for name in ("person-ccp", "person-290", "horse-weizmann", "nuclei-dsb2018", "regions-bsds500"):
+        folder = root.parent / "stills-256" / name
+        save_pair(folder, ("images", "labels"), "0", np.eye(64, dtype=np.uint8))
+    arguments = ("--frames", "2", "--pictures", "2", "--image-size", "256")
+    report = run("nano_prompts.py", "--data", str(root.parent), *arguments)
+    assert report["pictures"] == 2 and report["objects"] >= 4
+    assert set(report["iou"]) == {"click", "box"}
+    assert report["tracking"]["mask"]["J"] > 70
+    scores = report["position_scores"]
+    assert scores["clicked"] > scores["deviation"]
+
+
+def save_pair(root: Path, folders: tuple[str, str], name: str, labels: NDArray[np.uint8]) -> None:
+    """A picture of what the labels (H, W) mark, and the labels."""
+    frame = np.stack([30 + 200 * labels, 90 - 60 * labels, 60 + 30 * labels], axis=2)
+    for folder, values, ending in zip(folders, (frame, labels), (".jpg", ".png"), strict=True):
+        path = root / folder / f"{name}{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values.astype(np.uint8)).save(path)
