@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 import torch
 
-from tempomask.api import DTypeName, resolve_device, resolve_dtype
+from tempomask.api import DTypeName, Engine, resolve_device, resolve_dtype
+from tempomask.engine.instances import accelerate_instances
 from tempomask.errors import InputError
 from tempomask.media.sources import IndexedFrames
 from tempomask.media.video import Video, open_video
@@ -41,6 +42,7 @@ def load_instances(
     image_size: int | None = None,
     device: str = "auto",
     dtype: DTypeName = "auto",
+    engine: Engine = "fast",
 ) -> InstanceModel:
     """Load an instance segmenter by name.
 
@@ -52,13 +54,15 @@ def load_instances(
     classes: other names for the classes: a list, a text file with one name a line, or a JSON file
         with a list or with YouTube-VIS categories. As many as the model has.
     image_size: pixels of the shorter side as the network sees it; None for the model's own.
-    device, dtype: as of `tempomask.load`.
+    device, dtype, engine: as of `tempomask.load`.
 
     Raises InputError for an unknown name, a checkpoint that does not fit or is of another stage,
     a router that is not there, and classes that do not match the head.
     """
     if isinstance(router, str) and router not in ("auto", "tar", "none"):
         raise InputError(f"unknown router {router!r}; use auto, tar, none or a number of layers")
+    if engine not in ("fast", "plain"):
+        raise InputError(f'engine must be "fast" or "plain", got {engine!r}')
     place = resolve_device(device)
     precision = resolve_dtype(dtype, place)
     loaded = load_instance_segmenter(name, checkpoint, with_router=router == "tar")
@@ -72,7 +76,10 @@ def load_instances(
     routing = _build_router(router, loaded.router, config)
     if isinstance(routing, TemporalQueryRouter):
         routing = routing.to(place)
-    return InstanceModel(segmenter.to(place), routing, precision)
+    segmenter = segmenter.to(place)
+    if engine == "fast":
+        segmenter = accelerate_instances(segmenter, precision)
+    return InstanceModel(segmenter, routing, precision)
 
 
 def _build_router(

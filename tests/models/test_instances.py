@@ -12,9 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tempomask.models.instances.config import NANO_VIS, NANO_VIS_DVIS, InstanceConfig
+from tempomask.models.instances.deformable_attention import (
+    DeformableAttention,
+    sample_grids,
+    sample_rows,
+)
 from tempomask.models.instances.dvis import ReferringLayer, ReferringTracker
 from tempomask.models.instances.minvis import in_order, match_queries
-from tempomask.models.instances.pixel_decoder import DeformableAttention, cell_places
+from tempomask.models.instances.pixel_decoder import cell_places
 from tempomask.models.instances.segmenter import CarriedState, InstanceSegmenter
 from tempomask.routing.query import FixedLayers, QueryRouterConfig, TemporalQueryRouter
 
@@ -60,6 +65,9 @@ def test_deformable_attention_equals_sampling_point_by_point() -> None:
     places = cell_places(sizes, torch.device("cpu"))
     cells, query = torch.randn(1, len(places), dim), torch.randn(1, len(places), dim)
     result = module(query, cells, places, sizes)
+    with torch.no_grad():
+        # The way without a backward pass, as in inference on a CPU.
+        torch.testing.assert_close(module(query, cells, places, sizes), result)
     values = module.value(cells)[0].view(-1, heads, dim // heads)
     starts = [0, 6, 26]
     for cell in (0, 11, 40):
@@ -83,6 +91,28 @@ def test_deformable_attention_equals_sampling_point_by_point() -> None:
         torch.testing.assert_close(result[0, cell], module.output(mixed.flatten()))
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    batch=st.integers(1, 2),
+    sides=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5)), min_size=3, max_size=3),
+    reach=st.sampled_from([0.0, 0.7, 30.0]),
+)
+def test_sampling_rows_equals_sampling_grids(
+    seed: int, batch: int, sides: list[tuple[int, int]], reach: float
+) -> None:
+    torch.manual_seed(seed)
+    places = cell_places(sides, torch.device("cpu"))
+    number, heads, width, points = len(places), 3, 2, 2
+    values = torch.randn(batch, number, heads, width)
+    offsets = reach * torch.randn(batch, number, heads, 3, points, 2)
+    weights = torch.rand(batch, number, heads, 3, points)
+    found, wanted = (
+        sample(values, offsets, weights, places, sides) for sample in (sample_rows, sample_grids)
+    )
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
 @torch.no_grad()
 def test_attention_masks_equal_masks_resized_afterwards(instance_config: MakeConfig) -> None:
     """Mask2Former makes the masks at full size and resizes them; here the features are resized."""
@@ -100,7 +130,7 @@ def test_attention_masks_equal_masks_resized_afterwards(instance_config: MakeCon
 
 def test_a_query_without_a_mask_attends_everywhere(instance_config: MakeConfig) -> None:
     decoder = build(instance_config()).network.query_decoder
-    mask = decoder._attention_mask(torch.randn(1, 7, 32), torch.zeros(1, 32, 24) - 0.0)
+    mask = decoder._attention_mask(torch.randn(1, 7, 32), torch.zeros(1, 32, 4, 6) - 0.0)
     assert torch.isfinite(mask).all()
 
 

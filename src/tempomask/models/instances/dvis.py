@@ -15,7 +15,7 @@ from tempomask.models.instances.attention import FeedForward, MultiheadAttention
 from tempomask.models.instances.config import InstanceConfig, ReferringTrackerConfig
 from tempomask.models.instances.minvis import in_order, match_queries
 from tempomask.models.instances.pixel_decoder import PixelFeatures
-from tempomask.models.instances.query_decoder import Decoded, Predictions
+from tempomask.models.instances.query_decoder import Decoded, Predictions, dot_maps
 from tempomask.ops.layers import MLP
 
 # Makes a frame's matched queries (B, Q, D) noisy in training; gets the unmatched ones and the order
@@ -112,5 +112,5 @@ class ReferringTracker(nn.Module):
         """outputs of one layer (B, Q, D), the reference, projected mask features (B, C, h, w)."""
         embeddings = self.norm(outputs)
         classes = self.class_head(torch.cat([reference, embeddings], -1))
-        masks = torch.einsum("bqc,bchw->bqhw", self.mask_head(embeddings), mask_features)
+        masks = dot_maps(self.mask_head(embeddings), mask_features)
         return Predictions(classes, masks)

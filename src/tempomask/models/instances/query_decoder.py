@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from tempomask.models.instances.attention import FeedForward, MultiheadAttention, SelfAttention
 from tempomask.models.instances.config import QueryDecoderConfig
-from tempomask.models.instances.pixel_decoder import LEVELS, PixelFeatures
+from tempomask.models.instances.deformable_attention import LEVELS
+from tempomask.models.instances.pixel_decoder import PixelFeatures
 from tempomask.ops.layers import MLP
 from tempomask.ops.position import grid_sine
 
@@ -61,8 +62,16 @@ class Decoded(NamedTuple):
     ran: Tensor
 
 
+def dot_maps(embeddings: Tensor, features: Tensor) -> Tensor:
+    """Embeddings (B, Q, C) times features (B, C, h, w): (B, Q, h, w)."""
+    # As linear layers, one by one: a product in a batch copies features that lie channels last.
+    rows = features.permute(0, 2, 3, 1).flatten(1, 2)
+    maps = [F.linear(x, row) for x, row in zip(embeddings, rows, strict=True)]
+    return torch.stack(maps).unflatten(2, features.shape[-2:])
+
+
 class Level(NamedTuple):
-    """One level as the layers see it: key and value (B, N, C), mask_features (B, C, N)."""
+    """One level as the layers see it: key and value (B, N, C), mask_features (B, C, h, w)."""
 
     key: Tensor
     value: Tensor
@@ -126,7 +135,7 @@ class QueryDecoder(nn.Module):
         return self._heads(self.norm(queries), mask_features)
 
     def _heads(self, embeddings: Tensor, mask_features: Tensor) -> Predictions:
-        masks = torch.einsum("bqc,bchw->bqhw", self.mask_head(embeddings), mask_features)
+        masks = dot_maps(self.mask_head(embeddings), mask_features)
         return Predictions(self.class_head(embeddings), masks)
 
     def _levels(self, features: PixelFeatures) -> list[Level]:
@@ -141,7 +150,9 @@ class QueryDecoder(nn.Module):
             value = x.flatten(2).transpose(1, 2) + embedding
             position = grid_sine(height, width, x.shape[1], x.device).flatten(1).T
             resized = F.interpolate(features.mask_features, (height, width), mode="bilinear")
-            levels.append(Level(value + position, value, resized.detach().flatten(2)))
+            # Autocast resizes in float32: cast once here, instead of in each layer.
+            resized = resized.detach().to(features.mask_features.dtype)
+            levels.append(Level(value + position, value, resized))
         return levels
 
     def _run_layer(self, index: int, levels: list[Level], queries: Tensor) -> Tensor:
@@ -152,7 +163,7 @@ class QueryDecoder(nn.Module):
 
     def _attention_mask(self, queries: Tensor, mask_features: Tensor) -> Tensor:
         """(B, 1, Q, N), additive: a query attends where its mask is; everywhere if it has none."""
-        logits = self.mask_head(self.norm(queries)) @ mask_features
+        logits = dot_maps(self.mask_head(self.norm(queries)), mask_features).flatten(2)
         blocked = logits < 0
         blocked &= ~blocked.all(-1, keepdim=True)
         return torch.zeros_like(logits).masked_fill_(blocked, float("-inf"))[:, None]
