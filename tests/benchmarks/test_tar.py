@@ -1,0 +1,156 @@
+"""The comparison of TAR's variants on tiny weights: rows, table, figures, what it trains."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tempomask.errors import InputError
+from tempomask.models.instances.segmenter import InstanceSegmenter
+from tempomask.routing.query import QueryRouterConfig, TemporalQueryRouter
+from tempomask.weights.own_instances import RouterWeights, save_instance_segmenter
+
+BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+
+def save(path: Path, config: Any, skips: bool | None) -> Path:
+    """Weights at a path; skips: with a router that skips all it may, or runs all."""
+    torch.manual_seed(0)
+    stored = None
+    if skips is not None:
+        router = TemporalQueryRouter(QueryRouterConfig(dim=32, layers=4, hidden_dim=8, num_heads=2))
+        with torch.no_grad():
+            for module in router.routers:
+                module.score.bias.copy_(torch.tensor([9.0, -9.0] if skips else [-9.0, 9.0]))
+        stored = RouterWeights(router.config.to_json(), router.state_dict())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_instance_segmenter(InstanceSegmenter(config), path, stored)
+    return path
+
+
+def test_the_comparison(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    video_set: Callable[..., Path],
+    instance_config: Callable[..., Any],
+) -> None:
+    def known_classes_alone(content: dict[str, Any]) -> None:
+        del content["videos"][1:]
+        content["annotations"] = [a for a in content["annotations"] if a["video_id"] == 1]
+
+    data = video_set(known_classes_alone)
+    weights, out = tmp_path / "weights", tmp_path / "out/tar.json"
+    base = save(tmp_path / "base.safetensors", instance_config(), None)
+    save(weights / "tar/model.safetensors", instance_config(), True)
+    other = save(tmp_path / "other.safetensors", instance_config(), False)
+    arguments = [
+        "--base", base, "--weights", weights, "--weights", f"bipartite={other}", "--data", data,
+        "--rounds", 1, "--timed-videos", 1, "--dtype", "float32", "--device", "cpu", "--out", out,
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["tar.py", *map(str, arguments)])
+    runpy.run_path(str(BENCHMARKS / "tar.py"), run_name="__main__")
+    report = json.loads(out.read_text())
+    layers = {row["name"]: row["layers_after_first"] for row in report["rows"]}
+    assert layers == {
+        "fixed-1": 1, "fixed-2": 2, "fixed-3": 3, "baseline": 4,
+        "tar": 1, "bipartite": 4, "tar-all-layers": 4,
+    }  # fmt: skip
+    by_name = {row["name"]: row for row in report["rows"]}
+    assert by_name["tar"]["layers_run"] == pytest.approx((4 + 4 * 1) / 5)
+    assert by_name["tar"]["layer_rates"] == [1, 0, 0, 0]
+    assert all(0 < row["decoder_ms"] < row["frame_ms"] for row in report["rows"])
+    difference = by_name["tar"]["intervals"]["ap"]["difference"]
+    assert difference["mean"] == pytest.approx(
+        by_name["tar"]["AP"] - by_name["baseline"]["AP"], abs=0.01
+    )
+    changes = json.loads((out.parent / "tar_change.json").read_text())["frames"]
+    assert [(c["step"], c["frame"]) for c in changes] == [
+        *((1, f) for f in range(1, 5)), (2, 2), (2, 4), (4, 4)
+    ]  # fmt: skip
+    table = out.with_suffix(".md").read_text()
+    assert "TAR, bipartite synchroniser" in table and "no synchroniser" not in table
+    assert "bipartite synchroniser, AP against the baseline" in table
+    for figure in ("tar.png", "tar_change.png"):
+        assert figure in table and (out.parent / figure).stat().st_size > 1000
+
+
+def test_recipes_of_the_variants() -> None:
+    from tar_variants import VARIANTS, recipe_of
+
+    recipes = {name: recipe_of(v, "nano-vis", 3, 30) for name, v in VARIANTS.items()}
+    routers = {
+        name: recipe.router and (recipe.router.synchroniser, recipe.router.warmup_layers)
+        for name, recipe in recipes.items()
+    }
+    assert routers == {
+        "tar": ("attention", 1),
+        "no-synchroniser": ("none", 1),
+        "bipartite": ("bipartite", 1),
+        "warmup-2": ("attention", 2),
+        "warmup-3": ("attention", 3),
+        "warmup-4": ("attention", 4),
+        "longer": None,
+    }
+    for recipe in recipes.values():
+        # The control sees the same frames in the same steps at the same rate.
+        assert (recipe.seed, recipe.steps, recipe.num_frames, recipe.learning_rate) == (
+            3, 30, 2, 1e-4,
+        )  # fmt: skip
+    assert recipe_of(VARIANTS["tar"], "nano-vis-dvis", 1, None).stage == "tar-dvis"
+    assert recipe_of(VARIANTS["longer"], "nano-vis-dvis", 1, None).stage == "dvis"
+    assert recipe_of(VARIANTS["tar"], "minvis-r50-ovis", 1, None).model == "minvis-r50-ovis"
+
+
+def test_training_goes_on_where_it_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    video_set: Callable[..., Path],
+    instance_config: Callable[..., Any],
+) -> None:
+    import tar_variants
+
+    trained = []
+
+    def pretend(recipe: Any, clips: Any, classes: Any, folder: Path, *_: Any, **__: Any) -> None:
+        trained.append(folder.name)
+        save(folder / "model.safetensors", instance_config(), True)
+        text = json.dumps(tar_variants.asdict(recipe))
+        (folder / "recipe.json").write_text(text)
+
+    monkeypatch.setattr(tar_variants, "train_instances", pretend)
+    base = save(tmp_path / "base.safetensors", instance_config(), None)
+    data, out = video_set(), tmp_path / "runs"
+    made = tar_variants.train(base, data, out, ["tar", "bipartite"], steps=2)
+    assert trained == ["tar", "bipartite"] and tar_variants.find_weights([str(out)]) == made
+    (out / "bipartite/model.safetensors").unlink()
+    tar_variants.train(base, data, out, ["tar", "bipartite", "longer"], steps=2)
+    assert trained == ["tar", "bipartite", "bipartite", "longer"]
+    with pytest.raises(InputError, match="was trained with steps 2, not 3"):
+        tar_variants.train(base, data, out, ["tar"], steps=3)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("nowhere", "no folder nowhere"),
+        ("other=x.safetensors", "unknown variant 'other'"),
+        ("tar=nowhere.safetensors", "no weights of tar"),
+    ],
+)
+def test_weights_that_are_not_there(place: str, words: str) -> None:
+    from tar_variants import find_weights
+
+    with pytest.raises(InputError, match=words):
+        find_weights([place])

@@ -1,0 +1,48 @@
+"""Figures of query routing are drawn, and refuse what cannot be drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tempomask.errors import InputError
+from tempomask.reports.layer_figures import (
+    TradeOff,
+    save_layer_trade_off,
+    save_layers_against_change,
+)
+
+
+def colors(path: Path) -> int:
+    with Image.open(path) as picture:
+        return len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0))
+
+
+@pytest.mark.parametrize("least", [0.0, 1.0])
+def test_layers_against_change(tmp_path: Path, least: float) -> None:
+    path = tmp_path / "change.png"
+    save_layers_against_change(path, [least, 10, 20, 400], [1, 2, 2, 5], 9, "TAR")
+    assert colors(path) > 10
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_trade_off(tmp_path: Path) -> None:
+    path = tmp_path / "trade.png"
+    points = [
+        TradeOff("1", "fixed layers", 2.0, 30.0, 28.0, 33.0),
+        TradeOff("9", "fixed layers", 9.0, 40.0, 37.0, 42.0),
+        TradeOff("tar", "TAR", 4.0, 41.0, 39.0, 44.0),
+    ]
+    save_layer_trade_off(path, points)
+    assert colors(path) > 10
+
+
+def test_nothing_to_draw(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no frames"):
+        save_layers_against_change(tmp_path / "a.png", [], [], 9)
+    with pytest.raises(InputError, match="nothing to draw"):
+        save_layer_trade_off(tmp_path / "b.png", [])
+    assert not list(tmp_path.iterdir())
