@@ -70,6 +70,33 @@ def test_a_video_gives_one_result_a_frame_and_a_summary(files: dict[str, Path], 
     assert len(summary.predictions()) == 10
 
 
+def test_engines_agree(files: dict[str, Path]) -> None:
+    fast, plain = (load(files["dvis"], engine=engine) for engine in ("fast", "plain"))
+    options = {"min_score": 0.0, "max_overlap": 1.0}
+    for own, wanted in zip(
+        fast.track(video(), **options), plain.track(video(), **options), strict=True
+    ):
+        np.testing.assert_allclose(own.scores, wanted.scores, atol=1e-4)
+        assert (own.masks == wanted.masks).mean() > 0.999
+    with pytest.raises(InputError, match="engine must be"):
+        load(files["plain"], engine="slow")
+
+
+@pytest.mark.parametrize("name", ["plain", "tar", "dvis"])
+def test_bfloat16_gives_about_the_same(files: dict[str, Path], name: str) -> None:
+    """Every step of a session has to do with what autocast makes of its tensors."""
+    exact = load(files[name], router="none")
+    reduced = load_instances(checkpoint=files[name], router="none", device="cpu", dtype="bfloat16")
+    for options in ({}, {"min_score": 0.0}, {"min_score": 0.0, "max_overlap": 1.0}):
+        tracks = reduced.track(video(), **options)
+        results = list(tracks)
+        assert [len(result.scores) for result in results] == [len(r.masks) for r in results]
+        assert tracks.summary().num_frames == FRAMES
+    first = next(exact.track(video(), min_score=0.0, max_overlap=1.0))
+    assert np.abs(first.scores - results[0].scores).mean() < 0.05
+    assert (first.masks == results[0].masks).mean() > 0.9
+
+
 def test_the_front_door_is_exported() -> None:
     assert tempomask.load_instances is load_instances
     assert tempomask.InstanceModel is InstanceModel

@@ -91,6 +91,15 @@ def test_the_json_is_youtube_vis(follow: Follow, tmp_path: Path) -> None:
     assert len(entry["bboxes"]) == len(entry["scores"]) == FRAMES
 
 
+def test_half_precision(follow: Follow, tmp_path: Path) -> None:
+    """The default on CPUs with matrix units; overlapping tracks are compared in it as well."""
+    out = tmp_path / "out"
+    report = follow("--out", out, "--dtype", "bfloat16", "--max-overlap", "0.8")
+    assert report["frames"] == FRAMES and report["tracks"]
+    with open_video(out / "overlay.mp4") as overlay:
+        assert overlay.num_frames == FRAMES
+
+
 def test_nothing_found_is_a_result(run: Run, video: Path, weights: Path, tmp_path: Path) -> None:
     code, out, err = run(
         "instances", video, "--checkpoint", weights, "--json", "--dtype", "float32",
@@ -236,6 +245,31 @@ def test_eval_youtube_vis(run: Run, weights: Path, video_set: Any, tmp_path: Pat
     assert code == 0 and "AP75" in text and "2 videos, 10 frames, 20 predictions" in text
     code, _, err = run("eval", "youtube-vis", tmp_path / "none.json", "--predictions", out)
     assert code == 2 and "cannot read annotations" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c["videos"][1].update(width=40), "says 40 x 32"),
+        (lambda c: c["videos"][1]["file_names"].__setitem__(3, "gone.png"), "no picture"),
+        (lambda c: c["categories"].append({"id": 9, "name": "horse"}), "does not know (horse)"),
+        (
+            lambda c: c["annotations"][3]["segmentations"].__setitem__(4, [[1, 2]]),
+            "annotation 4, frame 4 of video 2",
+        ),
+    ],
+)
+def test_eval_of_a_faulty_set(
+    run: Run, weights: Path, video_set: Any, tmp_path: Path, change: Any, words: str
+) -> None:
+    """Found half-way through the set as well, and without a results file that looks whole."""
+    code, out, err = run(
+        "eval", "youtube-vis", video_set(change), "--checkpoint", weights, "--out",
+        tmp_path / "out", "--dtype", "float32",
+    )  # fmt: skip
+    assert (code, out) == (2, "") and words in err
+    assert len([line for line in err.strip().splitlines() if "error" in line.casefold()]) == 1
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_data_check(run: Run, video_set: Any) -> None:

@@ -153,6 +153,18 @@ def test_of_two_tracks_on_one_object_the_older_is_shown() -> None:
     assert len(run(other_class)[0][0]) == 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_overlaps_are_counted_exactly_in_every_type(dtype: torch.dtype) -> None:
+    """Counts of cells need more than the eight bits that autocast would leave of a product."""
+    larger = (0, 0, 6.0, slice(0, 16), slice(0, 23))  # 368 cells
+    smaller = (1, 0, 5.0, slice(0, 15), slice(0, 19))  # 285 of them; 284 in bfloat16
+    for limit, shown in ((0.773, 1), (0.775, 2)):
+        options = InstanceOptions(max_overlap=limit)
+        session = InstanceSession(ToldSegmenter([[larger, smaller]]), options=options, dtype=dtype)
+        for _ in range(2):
+            assert len(session.step(picture())) == shown
+
+
 def test_a_video_without_detections_is_a_valid_empty_result() -> None:
     results, summary = run([[], []])
     for result in results:
