@@ -258,7 +258,7 @@ def draw(path: Path, rows: Sequence[dict[str, Any]]) -> None:
                 label, row["kind"], row["decoder_ms"], row["AP"], bounds["low"], bounds["high"]
             )
         )
-    save_layer_trade_off(path, points)
+    save_layer_trade_off(path, points, joined="fixed layers")
 
 
 def write(path: Path, text: str) -> None:

@@ -36,7 +36,7 @@ def test_trade_off(tmp_path: Path) -> None:
         TradeOff("9", "fixed layers", 9.0, 40.0, 37.0, 42.0),
         TradeOff("tar", "TAR", 4.0, 41.0, 39.0, 44.0),
     ]
-    save_layer_trade_off(path, points)
+    save_layer_trade_off(path, points, joined="fixed layers")
     assert colors(path) > 10
 
 

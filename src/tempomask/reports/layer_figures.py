@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,7 +19,7 @@ SPREAD = 0.28
 
 
 class TradeOff(NamedTuple):
-    """One point: score with its interval, against milliseconds. kind: points of one are joined."""
+    """One point: score with its interval, against milliseconds. kind: gives its colour."""
 
     label: str
     kind: str
@@ -58,8 +58,12 @@ def save_layers_against_change(
     save(figure, path)
 
 
-def save_layer_trade_off(path: str | Path, points: Sequence[TradeOff], score: str = "AP") -> None:
-    """Score against decoder time, a line for each kind of point; bars are 95% intervals.
+def save_layer_trade_off(
+    path: str | Path, points: Sequence[TradeOff], joined: str = "", score: str = "AP"
+) -> None:
+    """Score against decoder time, a colour for each kind of point; bars are 95% intervals.
+
+    joined: the kind whose points a line goes through.
 
     Raises InputError without points, and if the file cannot be written.
     """
@@ -75,7 +79,8 @@ def save_layer_trade_off(path: str | Path, points: Sequence[TradeOff], score: st
         bars = [[p.score - p.low for p in members], [p.high - p.score for p in members]]
         color = colors[number % len(colors)]
         axes.errorbar(x, y, yerr=bars, fmt="none", ecolor=SKIPPED, zorder=1)
-        axes.plot(x, y, color=color, marker="o", markersize=5, linewidth=1.3, label=kind, zorder=3)
+        look: dict[str, Any] = {"color": color, "marker": "o", "markersize": 5, "zorder": 3}
+        axes.plot(x, y, "-" if kind == joined else "", linewidth=1.3, label=kind, **look)
         for point in members:
             place = (point.milliseconds, point.score)
             axes.annotate(
