@@ -40,7 +40,7 @@ class PixelDecoderLayer(nn.Module):
         self, x: Tensor, position: Tensor, places: Tensor, sizes: list[tuple[int, int]]
     ) -> Tensor:
         x = self.attention_norm(x + self.attention(x + position, x, places, sizes))
-        return self.norm(x + self.contract(F.relu(self.expand(x), inplace=True)))
+        return self.norm(x + self.contract(F.relu(self.expand(x))))
 
 
 class NormedConvolution(nn.Module):
@@ -87,7 +87,7 @@ class PixelDecoder(nn.Module):
         )
         fine = self.lateral(maps[0])
         fine = fine + F.interpolate(levels[-1], fine.shape[-2:], mode="bilinear")
-        return PixelFeatures(self.mask_projection(F.relu(self.smooth(fine), inplace=True)), levels)
+        return PixelFeatures(self.mask_projection(F.relu(self.smooth(fine))), levels)
 
     def _positions(self, sizes: list[tuple[int, int]], device: torch.device) -> Tensor:
         """(N, C): sine encodings of the cells plus the embeddings of their levels."""

@@ -56,9 +56,8 @@ class Bottleneck(nn.Module):
         self.conv3 = ConvolutionNorm(inner, output, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.conv2(F.relu(self.conv1(x), inplace=True)), inplace=True)
-        y = self.conv3(y) + (x if self.shortcut is None else self.shortcut(x))
-        return F.relu(y, inplace=True)
+        y = self.conv3(F.relu(self.conv2(F.relu(self.conv1(x)))))
+        return F.relu(y + (x if self.shortcut is None else self.shortcut(x)))
 
 
 class ResNet(nn.Module):
@@ -78,7 +77,7 @@ class ResNet(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        x = F.max_pool2d(F.relu(self.stem(image), inplace=True), 3, 2, 1)
+        x = F.max_pool2d(F.relu(self.stem(image)), 3, 2, 1)
         maps = []
         for stage in self.stages:
             x = stage(x)
