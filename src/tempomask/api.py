@@ -7,8 +7,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +32,7 @@ from tempomask.weights import load_segmenter
 
 if TYPE_CHECKING:
     from tempomask.adaptation.method import Attached
+    from tempomask.engine.compiled import CompiledSegmenter
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 Engine = Literal["fast", "plain"]
@@ -176,6 +179,60 @@ class Model:
     def __repr__(self) -> str:
         size, dtype = self.config.image_size, str(self.dtype).removeprefix("torch.")
         return f"Model({self.name!r}, image_size={size}, device='{self.device}', dtype={dtype})"
+
+    def warmup(
+        self,
+        size: Size,
+        objects: int | Sequence[int] = 1,
+        *,
+        prompted_frames: int = 1,
+        compile: bool | None = None,
+        policy: Policy | None = None,
+        router: str = "auto",
+        **options: Any,
+    ) -> float:
+        """Do now what the first frames would otherwise wait for; returns the seconds it took.
+
+        Weights are packed, tables made and kernels chosen by tracking a made-up video. On a CUDA
+        GPU the network is compiled too, and its graphs recorded, which takes a minute or more:
+        for frames as they come in a session opened afterwards and stepped by the same thread, with
+        these numbers of objects, this router and these options. Others work as well, uncompiled.
+
+        size: (H, W) of the video. objects: how many are tracked at once; several numbers to be
+        ready for each. prompted_frames: so many frames with prompts or corrections an object may
+        have. compile: None for on CUDA only. policy, router, options: as of `track`.
+
+        Raises InputError for numbers below 1, and for compiling the plain engine.
+        """
+        from tempomask.tracking.warmup import FEW_FRAMES, frames_until_full, warm_up
+
+        started = time.perf_counter()
+        chosen = tracking_options(**options)
+        if policy is None:
+            policy = self.policy(router)
+        counts = [objects] if isinstance(objects, int) else list(objects)
+        compiles = self.device.type == "cuda" if compile is None else compile
+        for count in counts:
+            few = FEW_FRAMES, min(prompted_frames, 1)
+            warm_up(self.segmenter, chosen, self.dtype, policy, size, count, *few)
+        if compiles:
+            self.segmenter = compiled = self._compiled()
+            frames = frames_until_full(compiled)
+            # Slots for prompted frames come in powers of two.
+            prompted = [2**i for i in range((prompted_frames - 1).bit_length() + 1)]
+            with compiled.preparing():
+                for count, prompts in product(counts, prompted):
+                    warm_up(compiled, chosen, self.dtype, policy, size, count, frames, prompts)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - started
+
+    def _compiled(self) -> CompiledSegmenter:
+        from tempomask.engine.compiled import CompiledSegmenter
+
+        if isinstance(self.segmenter, CompiledSegmenter):
+            return self.segmenter
+        return CompiledSegmenter(self.segmenter, cuda_graphs=self.device.type == "cuda")
 
     def policy(self, router: str = "auto", routing: Routing | None = None) -> Policy | None:
         """Which encoder blocks run: a policy to pass to `track`, `session` and `evaluate`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from tempomask.models.config import (
 )
 from tempomask.models.segmenter import Segmenter
 
-MakeTiny = Callable[[str], Segmenter]
+MakeTiny = Callable[..., Segmenter]
 SIDE = 64
 HIERA = HieraConfig(
     embed_dim=16, stages=(1, 2, 3, 1), global_attention_blocks=(4,), position_size=(5, 5)
@@ -54,11 +55,14 @@ def config(name: str) -> SegmenterConfig:
 
 @pytest.fixture(scope="session")
 def tiny() -> MakeTiny:
-    """tiny(name): "sam2", "efficienttam" (also -eq5 and -eq6) or "nano", with random weights."""
+    """tiny(name): "sam2", "efficienttam" (also -eq5 and -eq6) or "nano", with random weights.
 
-    def make(name: str) -> Segmenter:
+    changes: of the configuration.
+    """
+
+    def make(name: str, **changes: Any) -> Segmenter:
         torch.manual_seed(0)
-        segmenter = Segmenter(config(name)).eval()
+        segmenter = Segmenter(replace(config(name), **changes)).eval()
         with torch.no_grad():
             for parameter_name, parameter in segmenter.named_parameters():
                 noise = torch.randn_like(parameter)

@@ -21,6 +21,7 @@ from tempomask.tracking.selection import RecentMemories
 from tempomask.tracking.session import Session
 
 MakeTiny = Callable[[str], Segmenter]
+Attend = Callable[[Tensor, MemoryInputs | None], Tensor]
 NAMES = ["sam2", "efficienttam", "efficienttam-eq5", "efficienttam-eq6", "nano"]
 SIDE, FRAME = 64, 30
 
@@ -115,10 +116,14 @@ def test_objects_with_other_histories_attend_together(tiny: MakeTiny) -> None:
         segmenter = accelerate(tiny("nano"))
         count = 0
 
-        def counted(features: Tensor, memory: MemoryInputs | None) -> Tensor:
+        attend = segmenter.attend
+
+        def counted(
+            features: Tensor, memory: MemoryInputs | None, attend: Attend = attend
+        ) -> Tensor:
             nonlocal count
             count += memory is not None
-            return Segmenter.attend(segmenter, features, memory)
+            return attend(features, memory)
 
         segmenter.attend = counted  # type: ignore[method-assign]
         session = Session(segmenter, TrackingOptions(static_memory=static))

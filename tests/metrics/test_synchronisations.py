@@ -48,9 +48,7 @@ POOLED = replace(WITHOUT.memory_attention, pooling="eq6")
 CONFIGS = {
     "nano": BASE,
     "sam2": replace(WITHOUT, encoder=HIERA),
-    "efficienttam": replace(
-        WITHOUT, encoder=VIT, high_resolution=False, memory_attention=POOLED
-    ),
+    "efficienttam": replace(WITHOUT, encoder=VIT, high_resolution=False, memory_attention=POOLED),
 }
 FRAME = np.zeros((48, 80, 3), np.uint8)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -80,7 +81,10 @@ class CompiledSegmenter(Segmenter):
 
     def _run(self, step: str, *args: Any) -> Any:
         """One step, by its graph if there is one for these shapes."""
-        key = (step, _signature(args))
+        key: tuple[Hashable, ...] = (step, _signature(args))
+        if self._cuda_graphs:
+            # Recordings belong to the thread that made them.
+            key = (*key, get_ident())
         if key not in self._known:
             if not self._preparing:
                 return self._plain[step](*args)

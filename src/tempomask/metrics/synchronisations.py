@@ -22,8 +22,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import tempomask
-
 # Operations whose result, or the shape of it, must be known to the host.
 HOST_VALUES = {"item", "_local_scalar_dense", "is_nonzero", "equal", "allclose"}
 HOST_SHAPES = {
@@ -39,7 +37,7 @@ HOST_SHAPES = {
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 # Functions that build a tensor from Python values, on the host first.
 FROM_VALUES = (torch.tensor, torch.as_tensor, torch.asarray)
-PACKAGE = str(Path(tempomask.__file__).parent)
+PACKAGE = str(Path(__file__).parent.parent)
 
 
 class Synchronisation(NamedTuple):
@@ -54,7 +52,7 @@ class Synchronisations:
 
     device: its type. found: in the order in which they came. Counted are values and shapes read by
     the host, copies to it, and copies from its pageable memory, all but those that are not waited
-    for (`non_blocking`). Operations inside a compiled graph are not seen.
+    for (`non_blocking`). Compiled networks do not run inside it.
     """
 
     def __init__(self, device: str = "meta") -> None:

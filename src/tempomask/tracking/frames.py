@@ -16,8 +16,19 @@ from torch import Tensor
 from tempomask.errors import InputError
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Encoded, Segmenter
+from tempomask.ops.normalise import normalise
 from tempomask.tracking.preprocess import Resize, check_frame, network_input, resize_frame
+from tempomask.tracking.upload import Arrival, PreparedFrame, pinned_ring
 from tempomask.types import Size
+
+AnyFrame = NDArray[np.uint8] | PreparedFrame
+
+
+def size_of(frame: AnyFrame) -> Size:
+    """(H, W) of a checked frame."""
+    if isinstance(frame, PreparedFrame):
+        return frame.size
+    return frame.shape[0], frame.shape[1]
 
 
 class FrameStore:
@@ -33,6 +44,7 @@ class FrameStore:
         self.resize: Resize = resize
         self.policy = policy
         self.memory_dtype = memory_dtype
+        self._ring = pinned_ring(segmenter.no_memory.device)
         self.size: Size | None = None
         self.clear()
 
@@ -40,6 +52,8 @@ class FrameStore:
         """Forget every frame, and the size of the video."""
         self.size = None
         self._pictures: dict[int, NDArray[np.uint8]] = {}
+        # The newest picture, on its way to the device.
+        self._arriving: tuple[int, Arrival] | None = None
         self._blocks: dict[int, NDArray[np.bool_]] = {}
         self._encoded: tuple[int, Encoded] | None = None
         # Raw features (C, h, w), only for networks whose memory keys see them.
@@ -48,10 +62,11 @@ class FrameStore:
     def __contains__(self, index: int) -> bool:
         return index in self._pictures
 
-    def check(self, frame: Any) -> NDArray[np.uint8]:
+    def check(self, frame: Any) -> AnyFrame:
         """The frame as an array; InputError if it is none, or of another size than those before."""
-        frame = check_frame(frame)
-        size = (frame.shape[0], frame.shape[1])
+        if not isinstance(frame, PreparedFrame):
+            frame = check_frame(frame)
+        size = size_of(frame)
         if self.size is not None and size != self.size:
             raise InputError(
                 f"a frame of {size[1]} x {size[0]} pixels in a video of {self.size[1]} x"
@@ -59,10 +74,29 @@ class FrameStore:
             )
         return frame
 
-    def put(self, index: int, frame: NDArray[np.uint8]) -> None:
+    @property
+    def sends_ahead(self) -> bool:
+        """Whether frames gain by being prepared before their turn."""
+        return self._ring is not None
+
+    def prepare(self, frame: Any) -> PreparedFrame:
+        """Resize a frame and send it to the device; by one thread at a time, which may be any."""
+        frame = check_frame(frame)
+        side = self.segmenter.config.image_size
+        fits = frame.shape[:2] == (side, side)
+        picture = np.array(frame) if fits else resize_frame(frame, side, self.resize)
+        arrival = None if self._ring is None else self._ring.send(picture)
+        return PreparedFrame(picture, (frame.shape[0], frame.shape[1]), arrival)
+
+    def put(self, index: int, frame: AnyFrame) -> None:
         """Take in a checked frame. It is copied, and resized only when it is encoded."""
-        self.size = (frame.shape[0], frame.shape[1])
-        self._pictures[index] = np.array(frame)
+        self.size, self._arriving = size_of(frame), None
+        if isinstance(frame, PreparedFrame):
+            self._pictures[index] = frame.picture
+            if frame.arrival is not None:
+                self._arriving = index, frame.arrival
+        else:
+            self._pictures[index] = np.array(frame)
         if self._encoded is not None and self._encoded[0] == index:
             self._encoded = None
 
@@ -70,18 +104,23 @@ class FrameStore:
         """The encoder's output for a stored frame; previous_masks as in `models.encoder.Policy`."""
         if self._encoded is not None and self._encoded[0] == index:
             return self._encoded[1]
-        side = self.segmenter.config.image_size
-        picture = self._pictures[index]
-        if picture.shape[:2] != (side, side):
-            picture = self._pictures[index] = resize_frame(picture, side, self.resize)
-        device = self.segmenter.no_memory.device
-        image = network_input(picture, device)
-        encoded = self.segmenter.encode(image, self.policy, previous_masks)
+        encoded = self.segmenter.encode(self._image(index), self.policy, previous_masks)
         self._encoded = (index, encoded)
         self._blocks[index] = encoded.blocks.reshape(-1).cpu().numpy()
         if self.segmenter.config.memory_attention.image_keys:
             self.images[index] = encoded.features[0].to(self.memory_dtype)
         return encoded
+
+    def _image(self, index: int) -> Tensor:
+        """The network's input (1, 3, S, S) of a stored frame."""
+        if self._arriving is not None and self._arriving[0] == index:
+            arrival, self._arriving = self._arriving[1], None
+            return normalise(arrival.take()[None])
+        side = self.segmenter.config.image_size
+        picture = self._pictures[index]
+        if picture.shape[:2] != (side, side):
+            picture = self._pictures[index] = resize_frame(picture, side, self.resize)
+        return network_input(picture, self.segmenter.no_memory.device)
 
     def blocks(self, index: int | None) -> NDArray[np.bool_]:
         """bool (L,): the encoder blocks that ran for a frame; all False if it was not encoded."""

@@ -18,6 +18,7 @@ from tempomask.models.segmenter import Segmenter
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.session import Session
 from tempomask.tracking.spool import ResultSpool, merged, rows_of
+from tempomask.tracking.upload import prepared_ahead
 from tempomask.types import FrameResult, Prompt, Size
 
 Direction = Literal["forward", "backward", "both"]
@@ -166,8 +167,14 @@ class _Passes:
         else:
             for prompt in self.prompts:
                 session.add(prompt)
-        for index, frame in frames:
-            yield session.step(frame, index)
+        if session.sends_ahead and self.source.seekable:
+            # Not from a camera, whose newest frame is wanted at once.
+            with closing(prepared_ahead(frames, session.prepare)) as prepared:
+                for index, frame in prepared:
+                    yield session.step(frame, index)
+        else:
+            for index, frame in frames:
+                yield session.step(frame, index)
         if session.waiting:
             raise InputError(
                 f"the source ended before frame {session.waiting[0].frame}, which has a prompt"

@@ -13,10 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from tempomask.errors import InputError
 from tempomask.models.encoder import Policy, VideoPolicy, reads_results
 from tempomask.models.segmenter import Segmenter
+from tempomask.tracking.frames import size_of
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.samurai import MotionAwareMemories, MotionChooser
 from tempomask.tracking.selection import MemorySelector, RecentMemories
 from tempomask.tracking.state import VideoState
+from tempomask.tracking.upload import PreparedFrame
 from tempomask.types import FrameResult, Prompt, Size
 
 NO_SCORES = np.zeros(0, dtype=np.float32)
@@ -204,13 +206,29 @@ class Session:
         """
         self._state.frames.retain_pictures({self._index})
 
-    def step(self, frame: NDArray[np.uint8], index: int | None = None) -> FrameResult:
+    @property
+    def sends_ahead(self) -> bool:
+        """Whether frames gain by being given to `prepare` before their turn: on a CUDA GPU."""
+        return self._state.frames.sends_ahead
+
+    def prepare(self, frame: NDArray[np.uint8]) -> PreparedFrame:
+        """Resize a frame (H, W, 3), uint8 RGB, and begin to copy it to the device.
+
+        For `step`, in place of the frame itself. May be called from another thread than `step`, one
+        call at a time; `Model.track` does so on a GPU.
+        """
+        return self._state.frames.prepare(frame)
+
+    def step(
+        self, frame: NDArray[np.uint8] | PreparedFrame, index: int | None = None
+    ) -> FrameResult:
         """Take in one frame (H, W, 3), uint8 RGB, and say where every object is in it.
 
+        frame: may be prepared, see `prepare`. The result is not waited for before it is read.
         index: of the frame, next_index by default; a frame that is still kept can be tracked again.
         Without any object the encoder does not run, and the result has no rows.
         """
-        frame = self._state.frames.check(frame)
+        checked = self._state.frames.check(frame)
         index = self.next_index if index is None else index
         known = self._is_ahead(index) or index in self._state.frames
         if not known and self.options.keep != "all":
@@ -218,13 +236,13 @@ class Session:
                 f"frame {index} has been passed and is not kept; make the session with keep=N or"
                 ' keep="all" to track frames again'
             )
-        prompts = self._due(index, (frame.shape[0], frame.shape[1]))
+        prompts = self._due(index, size_of(checked))
         policy = self._state.frames.policy
         with self._running():
             if isinstance(policy, VideoPolicy):
                 policy.begin_frame()
             self._state.go_on(self._index, index)
-            self._state.frames.put(index, frame)
+            self._state.frames.put(index, checked)
             self._index = index
             prompted = self._state.apply(index, prompts)
             self._state.track(index, prompted)
@@ -246,13 +264,13 @@ class Session:
         indices = {prompt.frame for prompt in prompts}
         if len(indices) != 1:
             raise InputError(f"condition takes prompts of one frame, got {sorted(indices)}")
-        frame = self._state.frames.check(frame)
+        checked = self._state.frames.check(frame)
         for prompt in prompts:
-            prompt.check_inside((frame.shape[0], frame.shape[1]))
+            prompt.check_inside(size_of(checked))
         index = indices.pop()
         with self._running():
             self._state.focus(index)
-            self._state.frames.put(index, frame)
+            self._state.frames.put(index, checked)
             self._state.apply(index, prompts)
             self._state.forget(self._index, self.next_index)
             return self._state.result(index)

@@ -1,0 +1,155 @@
+"""Frames on their way to a GPU: resized by a thread, copied out of pinned memory, not waited for.
+
+Resizing a picture to 1024 x 1024 takes a CPU as long as a GPU needs for all the rest of a frame.
+S image side.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tempomask.types import Size
+
+# Pinned buffers: one being filled, one being copied, one being waited for.
+BUFFERS = 3
+# Frames prepared while another one is tracked.
+AHEAD = 1
+
+
+class Arrival(Protocol):
+    """A tensor that is on its way to a device."""
+
+    def wait(self) -> None:
+        """Hold the host up until the copy is done."""
+        ...
+
+    def take(self) -> Tensor:
+        """The tensor, for work that is enqueued from now on; the host does not wait."""
+        ...
+
+
+class Transport(Protocol):
+    """How tensors come to a device."""
+
+    def buffer(self, shape: tuple[int, ...]) -> Tensor:
+        """Host memory, uint8, that can be copied from without waiting."""
+        ...
+
+    def send(self, buffer: Tensor) -> Arrival:
+        """Begin to copy a buffer."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedFrame:
+    """A frame as the network takes it.
+
+    picture: (S, S, 3) uint8. size: (H, W) of the frame. arrival: the picture on its way to the
+    device; None where it is copied when it is needed.
+    """
+
+    picture: NDArray[np.uint8]
+    size: Size
+    arrival: Arrival | None = None
+
+
+class PinnedRing:
+    """A few buffers, used in turn; one is filled again only when its last copy is done."""
+
+    def __init__(self, transport: Transport, buffers: int = BUFFERS) -> None:
+        self._transport = transport
+        self._slots: deque[tuple[Tensor, Arrival]] = deque()
+        self._buffers = buffers
+
+    def send(self, picture: NDArray[np.uint8]) -> Arrival:
+        """Begin to copy a picture; it may be changed at once."""
+        buffer = self._free(picture.shape)
+        np.copyto(buffer.numpy(), picture)
+        arrival = self._transport.send(buffer)
+        self._slots.append((buffer, arrival))
+        return arrival
+
+    def _free(self, shape: tuple[int, ...]) -> Tensor:
+        """The buffer that was used the longest time ago, or a new one."""
+        if len(self._slots) < self._buffers:
+            return self._transport.buffer(shape)
+        buffer, arrival = self._slots.popleft()
+        arrival.wait()
+        return buffer if buffer.shape == shape else self._transport.buffer(shape)
+
+
+class CudaArrival:
+    """A tensor that a stream of its own copies to a GPU."""
+
+    def __init__(self, tensor: Tensor, done: Any) -> None:
+        self._tensor, self._done = tensor, done
+
+    def wait(self) -> None:
+        self._done.synchronize()
+
+    def take(self) -> Tensor:
+        stream = torch.cuda.current_stream(self._tensor.device)
+        stream.wait_event(self._done)
+        # Its memory was taken on another stream, and must not be given out while this one reads it.
+        self._tensor.record_stream(stream)
+        return self._tensor
+
+
+class CudaTransport:
+    """Pinned host memory, and a stream that copies beside the computation."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._stream = device, torch.cuda.Stream(device)
+
+    def buffer(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+
+    def send(self, buffer: Tensor) -> CudaArrival:
+        with torch.cuda.stream(self._stream):
+            tensor = buffer.to(self._device, non_blocking=True)
+            done = torch.cuda.Event()
+            done.record(self._stream)
+        return CudaArrival(tensor, done)
+
+
+def pinned_ring(device: torch.device) -> PinnedRing | None:
+    """The ring of a GPU; None for devices that share the host's memory or lack pinned copies."""
+    return PinnedRing(CudaTransport(device)) if device.type == "cuda" else None
+
+
+def prepared_ahead(
+    frames: Iterator[tuple[int, NDArray[np.uint8]]],
+    prepare: Callable[[NDArray[np.uint8]], PreparedFrame],
+) -> Generator[tuple[int, PreparedFrame], None, None]:
+    """The frames, prepared by a thread while the one before is tracked.
+
+    An error in reading comes after all frames before it, as without this function.
+    """
+    waiting: deque[tuple[int, Future[PreparedFrame]]] = deque()
+    error: Exception | None = None
+    with ThreadPoolExecutor(1, thread_name_prefix="tempomask-upload") as worker:
+        while True:
+            try:
+                index, frame = next(frames)
+            except StopIteration:
+                break
+            except Exception as caught:
+                error = caught
+                break
+            waiting.append((index, worker.submit(prepare, frame)))
+            if len(waiting) > AHEAD:
+                index, prepared = waiting.popleft()
+                yield index, prepared.result()
+        for index, prepared in waiting:
+            yield index, prepared.result()
+    if error is not None:
+        raise error
