@@ -95,7 +95,7 @@ def main() -> None:
     for sequence in sequences:
         runs[sequence.name] = run = track(model, sequence, model.policy())
         beside = {name: track(m, sequence, m.policy()) for name, m in others.items()}
-        draw_sequence(out, sequence, run, beside)
+        draw_sequence(out, sequence, Path(given.adapter).name, run, beside)
     # The first frame of a video runs everything.
     save_activation_profiles(
         out / "profiles.png", {name: run.blocks[1:] for name, run in runs.items()}, always
@@ -143,9 +143,9 @@ def changes(blocks: list[NDArray[np.bool_]]) -> float:
 
 
 def draw_sequence(
-    out: Path, sequence: DavisSequence, run: Tracked, beside: dict[str, Tracked]
+    out: Path, sequence: DavisSequence, method: str, run: Tracked, beside: dict[str, Tracked]
 ) -> None:
-    """The three figures of one sequence."""
+    """The three figures of one sequence; method: the name of what is looked at."""
     name, indices = sequence.name, range(len(sequence))
     save_block_chart(out / f"{name}-blocks.png", indices, run.blocks)
     routed_frames = indices[len(indices) - len(run.weights) :]
@@ -166,6 +166,7 @@ def draw_sequence(
         [run.masks[i] for i in shown],
         [run.blocks[i] for i in shown],
         rows,
+        method if beside else "",
     )
 
 

@@ -10,6 +10,7 @@ from tempomask.media.atomic import replacing, write_errors
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 INK, RAN, SKIPPED = "#30343b", "#2f6fb2", "#e3e8ee"
 WIDTH = 10.0
@@ -28,10 +29,24 @@ def style(axes: Axes, title: str, whole_numbers: bool = True) -> None:
 
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     axes.tick_params(labelsize=8, colors=INK)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(fontsize=9, color=INK)
     if whole_numbers:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def scale(figure: Figure, image: AxesImage, axes: Axes, label: str) -> None:
+    """What the colours of an image mean, beside its axes."""
+    bar = figure.colorbar(image, ax=axes, pad=0.01)
+    bar.set_label(label, fontsize=9, color=INK)
+    bar.ax.tick_params(labelsize=8, colors=INK)
+
+
+def block_ticks(count: int) -> range:
+    """Which of so many encoder blocks are numbered along an axis."""
+    return range(0, count, 1 if count <= 24 else 4)
 
 
 def save(figure: Figure, path: str | Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from tempomask.errors import InputError
 from tempomask.media.journal import FrameRecord
 from tempomask.media.overlay import object_color
-from tempomask.reports.canvas import INK, RAN, SKIPPED, figure_of, save, style
+from tempomask.reports.canvas import INK, RAN, SKIPPED, block_ticks, figure_of, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +106,7 @@ def _draw_blocks(axes: Axes, indices: NDArray[np.integer[Any]], ran: NDArray[np.
     for line in range(1, count):
         axes.axhline(line - 0.5, color="white", linewidth=0.8)
     axes.set_ylabel("encoder block")
-    axes.set_yticks(range(0, count, max(1, count // 8)))
+    axes.set_yticks(block_ticks(count))
     share = f"{ran.mean():.0%}" if ran.size else "none"
     style(axes, f"Encoder blocks that ran: {share} of {count} blocks over {len(indices)} frames")
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tempomask.errors import InputError
 from tempomask.media.overlay import object_color
-from tempomask.reports.canvas import INK, RAN, SKIPPED, figure_of, save, style
+from tempomask.reports.canvas import INK, RAN, SKIPPED, block_ticks, figure_of, save, scale, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,9 +47,11 @@ def save_activation_profiles(
         axes.bar(range(count), np.ones(count), color=SKIPPED, width=0.85)
         axes.bar(range(count), rate, color=colors, width=0.85)
         axes.set_ylim(0, 1)
-        axes.set_ylabel("rate", fontsize=8)
-        style(axes, f"{name}: {rate.mean():.0%} of the blocks ran")
-    rows[-1].set_xlabel("encoder block")
+        axes.set_xlim(-0.6, count - 0.4)
+        axes.set_ylabel("rate")
+        axes.set_xticks(block_ticks(count))
+        style(axes, f"{name}: {rate.mean():.0%} of the blocks ran", whole_numbers=False)
+    rows[-1].set_xlabel("encoder block" + (" (dark: always runs)" if len(always_on) else ""))
     save(figure, path)
 
 
@@ -66,8 +68,9 @@ def save_budget_rates(path: str | Path, budgets: Mapping[float, ArrayLike]) -> N
     axes.set_yticks(range(len(rates)), [f"{b:g} ({r.mean():.2f})" for b, r in rates.items()])
     axes.set_ylabel("budget (used)")
     axes.set_xlabel("encoder block")
-    style(axes, f"How often each of {count} blocks runs")
-    figure.colorbar(image, ax=axes, label="rate", pad=0.01)
+    axes.set_xticks(block_ticks(count))
+    style(axes, f"How often each of {count} blocks runs", whole_numbers=False)
+    scale(figure, image, axes, "rate")
     save(figure, path)
 
 
@@ -96,14 +99,16 @@ def save_router_heat(
         ran = np.asarray(blocks, dtype=bool)
         if ran.shape != heat.shape:
             raise InputError(f"blocks {ran.shape} do not fit weights {heat.shape}")
-        frames, rows = np.nonzero(ran)
-        axes.plot(frames, rows, ".", color="white", markersize=2.5, linestyle="none")
-    places = np.unique(np.linspace(0, len(indices) - 1, min(10, len(indices))).astype(int))
-    axes.set_xticks(places, [str(indices[i]) for i in places])
+        # Light dots on dark cells, dark ones on light: those that always run may have a small w.
+        for color, cells in (("white", ran & (heat > 0.4)), (INK, ran & (heat <= 0.4))):
+            frames, rows = np.nonzero(cells)
+            axes.plot(frames, rows, ".", color=color, markersize=2.5, linestyle="none")
+    axes.set_xticks(*_frame_ticks(indices))
+    axes.set_yticks(block_ticks(heat.shape[1]))
     axes.set_xlabel("frame")
     axes.set_ylabel("encoder block")
-    style(axes, "Activation weights of the router; dots ran", whole_numbers=False)
-    figure.colorbar(image, ax=axes, label="w", pad=0.01)
+    style(axes, "Activation weights of the router; dots: blocks that ran", whole_numbers=False)
+    scale(figure, image, axes, "w")
     save(figure, path)
 
 
@@ -114,15 +119,17 @@ def save_frame_strip(
     masks: Sequence[ArrayLike],
     blocks: ArrayLike,
     methods: Mapping[str, Sequence[ArrayLike]] | None = None,
+    name: str = "",
 ) -> None:
     """Pictures with their masks, and under each the blocks that ran for it.
 
     frames: (H, W, 3) uint8 RGB. masks: label maps (H, W), 0 for background. blocks: bool (T, L).
-    methods: masks of other methods on the same frames, drawn as further rows under their names.
+    name: of the method whose masks they are. methods: masks of others on the same frames, drawn as
+    further rows under their names.
     Raises InputError if the numbers differ, or if the file cannot be written.
     """
     ran = np.asarray(blocks, dtype=bool)
-    rows = {"": masks, **(methods or {})}
+    rows = {name: masks, **(methods or {})}
     lengths = {len(indices), len(frames), len(ran), *(len(row) for row in rows.values())}
     if len(lengths) != 1 or not len(indices) or ran.ndim != 2:
         raise InputError(f"a strip needs as many frames, masks and blocks, got {sorted(lengths)}")
@@ -136,17 +143,22 @@ def save_frame_strip(
         squeeze=False,
         height_ratios=[STRIP_WIDTH * aspect] * len(rows) + [0.35],
     )
-    for line, (name, row) in enumerate(rows.items()):
+    for line, (method, row) in enumerate(rows.items()):
         for axes, frame, mask in zip(grid[line], frames, row, strict=True):
             axes.imshow(tinted(frame, mask))
             axes.set_axis_off()
-        if name:
-            grid[line][0].set_title(name, loc="left", fontsize=8, color=INK)
+        if method:
+            grid[line][0].set_title(method, loc="left", fontsize=8, color=INK)
     for axes, index, keep in zip(grid[-1], indices, ran, strict=True):
         _heat(axes, keep[None].astype(float))
         axes.set_yticks([])
-        axes.set_xticks([])
-        axes.set_xlabel(f"frame {index}: {keep.mean():.0%}", fontsize=8)
+        axes.set_xticks([0, len(keep) - 1])
+        axes.tick_params(labelsize=7, colors=INK, length=2)
+        for line in range(1, len(keep)):
+            axes.axvline(line - 0.5, color="white", linewidth=0.6)
+        for side in axes.spines.values():
+            side.set_visible(False)
+        axes.set_title(f"frame {index}: {keep.sum()} of {len(keep)} blocks", fontsize=8, color=INK)
     save(figure, path)
 
 
@@ -161,6 +173,14 @@ def tinted(frame: NDArray[np.uint8], labels: ArrayLike) -> NDArray[np.uint8]:
         color = np.array(object_color(int(object_id)), dtype=np.float64)
         shown[inside] = (1 - TINT) * shown[inside] + TINT * color
     return shown.round().astype(np.uint8)
+
+
+def _frame_ticks(indices: Sequence[int]) -> tuple[list[int], list[str]]:
+    """Places and names of frames with round numbers, about ten of them."""
+    span = max(indices) - min(indices) + 1
+    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, span) if span <= 12 * s)
+    places = [place for place, index in enumerate(indices) if index % step == 0]
+    return places, [str(indices[place]) for place in places]
 
 
 def _rates(blocks: ArrayLike) -> NDArray[np.float64]:
