@@ -264,6 +264,8 @@ def test_bundled_adapters_are_found_by_name(
     assert adapter_file.bundled_adapters() == [adapter_folder]
     monkeypatch.chdir(tmp_path)
     assert adapter_file.find_adapter(adapter_folder) == adapter
+    (tmp_path / adapter_folder).mkdir()  # a folder of that name which holds no adapter
+    assert adapter_file.find_adapter(adapter_folder) == adapter
     with pytest.raises(InputError, match=r"name of a bundled one \(adapter\)"):
         adapter_file.find_adapter("nothing")
 

@@ -114,7 +114,7 @@ def _write(path: Path, content: bytes) -> None:
 def find_adapter(name: str | Path) -> Path:
     """The folder of an adapter, given as such or by the name of a bundled one."""
     folder = Path(name)
-    if not folder.is_dir() and (BUNDLED / name).is_dir():
+    if not (folder / DESCRIPTION).is_file() and (BUNDLED / name).is_dir():
         folder = BUNDLED / name
     if not (folder / DESCRIPTION).is_file():
         bundled = ", ".join(bundled_adapters()) or "none"
