@@ -142,7 +142,7 @@ def test_a_block_runs_on_the_samples_that_want_it_and_on_no_others() -> None:
 
 
 def test_gradients_go_straight_through_the_draw() -> None:
-    """out = r h(x) + (1 - r) x, with d r / d w = 1 where the block ran, and x alone elsewhere."""
+    """out = r h(x) + (1 - r) x, with d r / d w = 1 whether the block ran or not."""
     block = Scale(2.0)
     x = torch.tensor([1.0, 5.0, 7.0]).reshape(3, 1, 1, 1).requires_grad_()
     weights = torch.tensor([[0.3], [0.6], [0.9]], requires_grad=True)
@@ -154,9 +154,35 @@ def test_gradients_go_straight_through_the_draw() -> None:
     (out.flatten() * upstream).sum().backward()
     assert weights.grad is not None and x.grad is not None and block.factor.grad is not None
     # <upstream, h(x) - x>
-    assert weights.grad.flatten().tolist() == pytest.approx([1.0 * 2, 0.0, 100.0 * 14])
+    assert weights.grad.flatten().tolist() == pytest.approx([1.0 * 2, 10.0 * 10, 100.0 * 14])
     assert x.grad.flatten().tolist() == pytest.approx([3.0, 10.0, 300.0])
     assert block.factor.grad.item() == pytest.approx(1.0 * 1 + 100.0 * 7)
+
+
+def test_a_settled_policy_draws_no_more() -> None:
+    encoder = HybridEncoder(HybridConfig(dim=16, num_heads=2, depth=6)).requires_grad_(False)
+    policy = SamplingPolicy(make_router(RouterConfig.for_encoder(encoder)), 0.6)
+    images, previous = torch.randn(2, 3, 64, 64), torch.randn(2, 1, 16, 16)
+    with torch.no_grad():
+        used = encoder(images, policy.eval(), previous).blocks
+        policy.train().settled = True
+        settled = encoder(images, policy, previous).blocks
+    assert settled.tolist() == used.tolist() and (used.sum(dim=1) == 3).all()
+
+
+def test_what_a_block_of_k_is_worth_is_not_learnt() -> None:
+    """The loss says nothing of its gradient, as the block runs whatever w is."""
+    router = make_router()
+    policy = SamplingPolicy(router, 0.6)
+    policy.reseed(0)
+    block = Scale(2.0)
+    for index in range(CONFIG.num_blocks):
+        plan = policy.plan(embedding(), masks())
+        router.zero_grad()
+        out = plan.apply(index, block, torch.randn(len(masks()), 1, 1, 1, requires_grad=True))
+        out.sum().backward()
+        moved = router.head.bias.grad is not None and router.head.bias.grad.any()
+        assert moved == (index not in CONFIG.always_on)
 
 
 def test_the_router_learns_through_a_whole_pass() -> None:

@@ -134,15 +134,18 @@ def test_a_run_with_other_settings_is_not_gone_on_with(
         start(deep_segmenter, clips, tmp_path, measure, seed=2)
 
 
-def test_skipped_blocks_are_not_computed_in_training(
+def test_skipped_blocks_are_computed_without_gradients_in_training(
     deep_segmenter: Segmenter, clips: Any, tmp_path: Path, measure: SequenceMeasure
 ) -> None:
     run = start(deep_segmenter, clips, tmp_path, measure)
-    samples = [0] * 6
+    samples, silent = [0] * 6, [0] * 6
+
+    def count(index: int, given: torch.Tensor) -> None:
+        counts = samples if torch.is_grad_enabled() else silent
+        counts[index] += len(given)
+
     for index, block in enumerate(run.prepared.segmenter.encoder.blocks):
-        block.register_forward_hook(
-            lambda _, given, __, i=index: samples.__setitem__(i, samples[i] + len(given[0]))
-        )
+        block.register_forward_hook(lambda _, given, __, i=index: count(i, given[0]))
     batch = [
         torch.from_numpy(np.stack([getattr(clips[i], f) for i in range(2)]))
         for f in ("frames", "masks")
@@ -152,6 +155,8 @@ def test_skipped_blocks_are_not_computed_in_training(
     assert sum(samples) == round(watched["blocks"] * total) < total
     # The first frame of both clips runs everything, and so do the blocks of K on all frames.
     assert samples[0] == samples[5] == 6 and all(n >= 2 for n in samples)
+    # What the others would have done is computed for the router alone.
+    assert all(a + b == 6 for a, b in zip(samples, silent, strict=True))
 
 
 class Spy:

@@ -19,12 +19,12 @@ Maker = Callable[[RDSConfig, Progress | None, int], Method]
 
 
 def _gated(config: RDSConfig) -> GatedConfig:
-    return GatedConfig(config.budget, config.router_rate, adapters=config.adapters)
+    return GatedConfig(config.budget, adapters=config.adapters)
 
 
 # A new method is added here, and to `adapter_file.ATTACH`.
 METHODS: dict[str, Maker] = {
-    "rds": lambda config, progress, steps: RDS(config, progress),
+    "rds": lambda config, progress, steps: RDS(config, progress, steps),
     "full": lambda config, progress, steps: FullModel(config, progress),
     "static-a": lambda config, progress, steps: Static(
         StaticConfig("a", config.budget, config.adapters), progress

@@ -60,12 +60,17 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class RDSConfig:
-    """budget: beta. inputs, mask_frames: as of `RouterConfig`. router_rate: of AdamW."""
+    """budget: beta. inputs, mask_frames: as of `RouterConfig`. router_rate: of AdamW.
+
+    settled_share: of the steps, at the end, in which the blocks are chosen as in use, so that the
+    adapters learn what they will meet; 0 draws to the end, as the paper does.
+    """
 
     budget: float = 0.6
     inputs: RouterInputs = "both"
     mask_frames: int = 1
-    router_rate: float = 1e-3
+    router_rate: float = 3e-4
+    settled_share: float = 0.3
     adapters: AdapterConfig = AdapterConfig()
 
 
@@ -150,15 +155,17 @@ class FullModel:
 
 
 class RDS(FullModel):
-    """Router and adapters, trained jointly at the budget."""
+    """Router and adapters, trained jointly at the budget. steps: of the whole training."""
 
     name = "rds"
 
     def __init__(
-        self, config: RDSConfig, progress: Callable[[int, int], None] | None = None
+        self, config: RDSConfig, progress: Callable[[int, int], None] | None = None, steps: int = 0
     ) -> None:
         super().__init__(config, progress)
         self.router: PredictiveRouter | None = None
+        self.policy: SamplingPolicy | None = None
+        self.settled_from = steps - int(config.settled_share * steps) if steps else None
 
     def prepare(
         self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
@@ -176,8 +183,14 @@ class RDS(FullModel):
             "lr": config.router_rate,
             "weight_decay": 0.0,
         }
-        policy = SamplingPolicy(self.router, config.budget)
-        return Prepared(segmenter, policy, [*prepared.groups, group])
+        self.policy = SamplingPolicy(self.router, config.budget)
+        return Prepared(segmenter, self.policy, [*prepared.groups, group])
+
+    def on_step(self, step: int) -> Prepared | None:
+        """From a step on, blocks are chosen as in use."""
+        if self.policy is not None and self.settled_from is not None:
+            self.policy.settled = step >= self.settled_from
+        return None
 
     def export(self) -> Export:
         base = super().export()

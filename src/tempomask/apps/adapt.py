@@ -74,7 +74,7 @@ def adapt(
     ] = 3e-4,
     router_rate: Annotated[
         float, typer.Option(help="Learning rate of the router.", rich_help_panel=_TRAINING)
-    ] = 1e-3,
+    ] = 3e-4,
     steps: Annotated[
         int, typer.Option(min=1, help="Optimiser steps in all.", rich_help_panel=_TRAINING)
     ] = 2000,

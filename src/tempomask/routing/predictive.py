@@ -127,9 +127,10 @@ class MaskHistory:
 class RoutedPlan:
     """Routes every sample by itself: a block runs on the samples that want it, and on no others.
 
-    keep: (B, L). weights: w (B, L) with gradients, or None. The block's output is then
-    r h(x) + (1 - r) x with r = 1 in value and w in gradient (straight-through). A sample that skips
-    a block is left as it is and gives no gradient to w, since h(x) was never computed.
+    keep: (B, L). weights: w (B, L) with gradients in training, or None. The block's output is then
+    r h(x) + (1 - r) x with r in value and w in gradient (straight-through). In training h(x) is
+    computed where r is 0 too, for the gradient of w alone: only there does a trained network tell
+    what the block is worth, as its loss is stationary where the block runs.
     """
 
     def __init__(self, keep: list[list[bool]], weights: Tensor | None = None) -> None:
@@ -137,14 +138,27 @@ class RoutedPlan:
 
     def apply(self, index: int, block: RoutedBlock, x: Tensor) -> Tensor:
         rows = [row for row, kept in enumerate(self.keep) if kept[index]]
+        skipped = [row for row, kept in enumerate(self.keep) if not kept[index]]
+        if not skipped:
+            return self._straight_through(index, None, x, block(x))
+        if self._weights is not None:
+            x = self._missed(index, torch.tensor(skipped, device=x.device), block, x)
         if not rows:
             return x
-        if len(rows) == len(self.keep):
-            return self._straight_through(index, None, x, block(x))
         chosen = torch.tensor(rows, device=x.device)
         inputs = x.index_select(0, chosen)
         outputs = self._straight_through(index, chosen, inputs, block(inputs))
         return x.to(outputs.dtype).index_copy(0, chosen, outputs)
+
+    def _missed(self, index: int, skipped: Tensor, block: RoutedBlock, x: Tensor) -> Tensor:
+        """x, unchanged in value, with the gradient of w on the samples that skip the block."""
+        assert self._weights is not None
+        inputs = x.index_select(0, skipped)
+        with torch.no_grad():
+            change = block(inputs) - inputs
+        weights = self._weights[:, index].index_select(0, skipped)
+        step = (weights - weights.detach()).to(x.dtype)[:, None, None, None]
+        return x.index_copy(0, skipped, inputs + step * change.to(x.dtype))
 
     def _straight_through(
         self, index: int, chosen: Tensor | None, inputs: Tensor, outputs: Tensor
@@ -166,16 +180,17 @@ class RoutedPlan:
 class SamplingPolicy(nn.Module):
     """The router in training: Bernoulli draws with probability w, at a fixed budget.
 
-    Draws come from a generator of its own, see `reseed`, on the CPU, so that they are the same on
-    every machine. A pass without previous masks runs all blocks and begins a new clip; a sample
-    whose mask is not finite runs all blocks. In evaluation mode the budget is held by `TopK`.
+    settled: choose as in use instead, the blocks of largest w. Draws come from a generator of its
+    own, see `reseed`, on the CPU, so that they are the same on every machine. A pass without
+    previous masks runs all blocks and begins a new clip; a sample whose mask is not finite runs all
+    blocks. In evaluation mode the budget is held by `TopK`.
     """
 
     recurrent = True
 
     def __init__(self, router: PredictiveRouter, budget: float) -> None:
         super().__init__()
-        self.router, self.budget = router, budget
+        self.router, self.budget, self.settled = router, budget, False
         self._generator = torch.Generator()
         self._history = MaskHistory(router.config.mask_frames)
 
@@ -192,14 +207,24 @@ class SamplingPolicy(nn.Module):
         weights = activation_weights(self.router(embedding, masks).sigmoid(), self.budget)
         # The one transfer of this pass.
         known = torch.where(valid[:, None], weights.detach(), 1.0).cpu()
-        if not self.training:
-            # An unusable mask has made every weight 1, and then nothing is ranked.
-            rule, k = TopK(), config.always_on
-            rows = zip(known, known.amin(dim=1) < 1, strict=True)
-            return RoutedPlan([rule.keep(w, k, self.budget if ok else 1.0) for w, ok in rows])
-        kept = torch.rand(known.shape, generator=self._generator) < known
-        kept[:, list(config.always_on)] = True
-        return RoutedPlan(kept.tolist(), weights if torch.is_grad_enabled() else None)
+        kept = self._drawn(known) if self.training and not self.settled else self._ranked(known)
+        if not (self.training and torch.is_grad_enabled()):
+            return RoutedPlan(kept)
+        # Blocks of K always run: what their w is must not be learnt.
+        core = torch.zeros(config.num_blocks, dtype=torch.bool, device=weights.device)
+        core[list(config.always_on)] = True
+        return RoutedPlan(kept, torch.where(core, weights.detach(), weights))
+
+    def _drawn(self, weights: Tensor) -> list[list[bool]]:
+        kept = torch.rand(weights.shape, generator=self._generator) < weights
+        kept[:, list(self.router.config.always_on)] = True
+        return kept.tolist()
+
+    def _ranked(self, weights: Tensor) -> list[list[bool]]:
+        # An unusable mask has made every weight 1, and then nothing is ranked.
+        rule, core = TopK(), self.router.config.always_on
+        rows = zip(weights, weights.amin(dim=1) < 1, strict=True)
+        return [rule.keep(w, core, self.budget if ranked else 1.0) for w, ranked in rows]
 
 
 def usable(masks: Tensor) -> tuple[Tensor, Tensor]:
