@@ -106,6 +106,11 @@ class TestSummary:
         assert scores_at_cost(rows, 0.5e9) == pytest.approx({"a": 40.0, "b": 45.0})
         assert scores_at_cost(rows, 0.9e9) is None and scores_at_cost(rows, 0.3e9) is None
 
+    def test_a_point_of_the_same_cost_needs_no_neighbour(self) -> None:
+        (row,) = rows_of([result("pbd", 0.6)])
+        assert scores_at_cost([row], 0.605e9) == row.scores
+        assert scores_at_cost([row], 0.61e9) is None
+
     def test_differences_at_the_same_budget_and_cost(self) -> None:
         """DyT's ratio says tokens: at the same ratio it costs more than RDS does."""
         rows = rows_of(

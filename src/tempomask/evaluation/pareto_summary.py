@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CLAIMED_BUDGET = 0.6
 CLAIMED_LOSS, CLAIMED_OVER_PBD, CLAIMED_OVER_SLIM = 0.4, 4.0, 1.8
 CLAIMED_SHARE = 0.06
+# Costs that differ by less than this share are the same: routers themselves cost about as much.
+SAME_COST = 0.01
 # Where speeds come from.
 TIMED = "Speed-up and FPS were measured in turns with the full model, on the same frames"
 UNTIMED = "FPS was measured after each training, on whatever else the machine did; see --time"
@@ -115,7 +117,13 @@ def rows_of(
 
 
 def scores_at_cost(rows: Sequence[Row], macs: float) -> dict[str, float] | None:
-    """Scores of one method, interpolated between the points around a cost; None beyond them."""
+    """Scores of one method at a cost; None beyond its points.
+
+    A point of the same cost, to 1%, stands for itself; between points they are interpolated.
+    """
+    nearest = min(rows, key=lambda row: abs(row.macs - macs))
+    if abs(nearest.macs - macs) <= SAME_COST * macs:
+        return nearest.scores
     ordered = sorted(rows, key=lambda row: row.macs)
     for below, above in zip(ordered, ordered[1:], strict=False):
         if below.macs <= macs <= above.macs:
