@@ -55,6 +55,8 @@ TINY = SegmenterConfig(
     image_size=64,
     hidden_dim=32,
     memory_dim=16,
+    memory_frames=3,
+    max_pointers=3,
     memory_attention=MemoryAttentionConfig(layers=1, feedforward_dim=32),
     mask_decoder=MaskDecoderConfig(num_heads=4, feedforward_dim=32, iou_hidden_dim=16),
 )

@@ -49,7 +49,7 @@ def config(name: str) -> SegmenterConfig:
             pooling=pooling,  # type: ignore[arg-type]
             image_keys=name == "nano",
         ),
-        mask_decoder=MaskDecoderConfig(num_heads=4, feedforward_dim=32, iou_hidden_dim=16),
+        mask_decoder=MaskDecoderConfig(depth=1, num_heads=4, feedforward_dim=32, iou_hidden_dim=16),
     )
 
 
@@ -72,6 +72,8 @@ def tiny() -> MakeTiny:
                     parameter.copy_(0.3 * noise)
                 else:
                     parameter.copy_(noise / parameter[0].numel() ** 0.5)
+            # Objects are present, so that masks differ from one another.
+            segmenter.mask_decoder.object_score_head.layers[-1].bias.fill_(9.0)
         return segmenter
 
     return make

@@ -26,6 +26,8 @@ from tempomask.types import FrameResult
 MakeTiny = Callable[..., Segmenter]
 NAMES = ["sam2", "efficienttam-eq6", "nano"]
 SIZE = 64, 64
+# In bfloat16 a memory would round the smallest difference up.
+EXACT: dict[str, Any] = {"memory_dtype": "float32"}
 # Memories that are full after few frames.
 FEW = {"max_pointers": 3, "memory_frames": 3}
 
@@ -42,7 +44,7 @@ def frames(count: int) -> list[NDArray[np.uint8]]:
 
 
 def video(model: Model, count: int, policy: Policy | None = None) -> list[FrameResult]:
-    session = model.session(policy=policy)
+    session = model.session(policy=policy, **EXACT)
     session.prompt(object_id=1, box=(2, 2, 30, 30))
     session.prompt(object_id=2, points=[(40, 40)])
     return [session.step(frame) for frame in frames(count)]
@@ -57,6 +59,8 @@ def assert_same(got: list[FrameResult], expected: list[FrameResult]) -> None:
         scale = np.abs(b.low_res_logits).max()
         assert np.abs(a.low_res_logits - b.low_res_logits).max() <= 1e-4 * scale
         assert np.array_equal(a.blocks, b.blocks)
+        # Not all of them constant, as those of absent objects are.
+        assert b.low_res_logits.std(axis=(1, 2)).max() > 1e-3
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -64,7 +68,7 @@ def test_thirty_frames_need_no_other_graph(
     tiny: MakeTiny, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = compiled(tiny(name))
-    model.warmup(SIZE, objects=2, compile=True)
+    model.warmup(SIZE, objects=2, compile=True, **EXACT)
     segmenter = model.segmenter
     assert isinstance(segmenter, CompiledSegmenter)
     graphs = dynamo.utils.counters["stats"]["unique_graphs"]
@@ -98,27 +102,17 @@ def test_thirty_frames_need_no_other_graph(
     assert_same(got, video(Model(tiny(name)), 30))
 
 
-def test_other_shapes_run_uncompiled(tiny: MakeTiny) -> None:
-    model = compiled(tiny("nano", **FEW))
-    model.warmup(SIZE, objects=1, compile=True)
-    graphs = dynamo.utils.counters["stats"]["unique_graphs"]
-    with dynamo.config.patch(error_on_recompile=True):
-        got = video(model, 3)
-    assert dynamo.utils.counters["stats"]["unique_graphs"] == graphs
-    assert_same(got, video(Model(tiny("nano", **FEW)), 3))
-
-
 def test_a_second_prompted_frame(tiny: MakeTiny) -> None:
-    """Its slots are graphs of their own, which are made when they are asked for."""
-    model = compiled(tiny("nano", **FEW))
-    model.warmup(SIZE, compile=True, prompted_frames=2)
+    """Its slots are graphs of their own, made when they are asked for; other shapes get none."""
+    model = compiled(tiny("efficienttam", **FEW))
+    model.warmup(SIZE, compile=True, prompted_frames=2, **EXACT)
     segmenter = model.segmenter
     assert isinstance(segmenter, CompiledSegmenter)
     known = set(segmenter._known)
     assert sum(step == "attend" for step, _ in known) == 4  # type: ignore[misc]
 
     def tracked(model: Model) -> list[FrameResult]:
-        session = model.session()
+        session = model.session(**EXACT)
         for index in (0, 3):
             session.prompt(box=(2, 2, 30, 30), frame=index)
         return [session.step(frame) for frame in frames(6)]
@@ -126,13 +120,17 @@ def test_a_second_prompted_frame(tiny: MakeTiny) -> None:
     with segmenter.preparing():
         got = tracked(model)
     assert segmenter._known == known
-    assert_same(got, tracked(Model(tiny("nano", **FEW))))
+    assert_same(got, tracked(Model(tiny("efficienttam", **FEW))))
+    with dynamo.config.patch(error_on_recompile=True):
+        got = video(model, 3)
+    assert segmenter._known == known
+    assert_same(got, video(Model(tiny("efficienttam", **FEW)), 3))
 
 
 @pytest.mark.parametrize("routed", [False, True])
 def test_policies(tiny: MakeTiny, routed: bool) -> None:
     """A static plan is part of the encoder's graph; a router's blocks are graphs of their own."""
-    encoder = tiny("nano", **FEW).encoder
+    encoder = tiny("efficienttam", **FEW).encoder
 
     def policy() -> Policy:
         if not routed:
@@ -141,21 +139,21 @@ def test_policies(tiny: MakeTiny, routed: bool) -> None:
         router = PredictiveRouter(RouterConfig.for_encoder(encoder)).eval()
         return RecurrentPolicy(router, FixedBudget(0.7), TopK())
 
-    model = compiled(tiny("nano", **FEW))
-    model.warmup(SIZE, objects=2, compile=True, policy=policy())
+    model = compiled(tiny("efficienttam", **FEW))
+    model.warmup(SIZE, objects=2, compile=True, policy=policy(), **EXACT)
     with dynamo.config.patch(error_on_recompile=True):
         got = video(model, 4, policy())
     assert int(got[-1].blocks.sum()) == 2
-    assert_same(got, video(Model(tiny("nano", **FEW)), 4, policy()))
+    assert_same(got, video(Model(tiny("efficienttam", **FEW)), 4, policy()))
 
 
 def test_graphs_survive_ahead_of_time_autograd(tiny: MakeTiny) -> None:
     """The tracing that every real backend starts from."""
-    model = compiled(tiny("sam2", **FEW), "aot_eager")
-    model.warmup(SIZE, objects=2, compile=True)
-    assert_same(video(model, 4), video(Model(tiny("sam2", **FEW)), 4))
+    model = compiled(tiny("efficienttam", **FEW), "aot_eager")
+    model.warmup(SIZE, objects=2, compile=True, **EXACT)
+    assert_same(video(model, 4), video(Model(tiny("efficienttam", **FEW)), 4))
 
 
 def test_the_plain_engine_is_not_compiled(tiny: MakeTiny) -> None:
     with pytest.raises(InputError, match='engine="fast"'):
-        Model(tiny("nano", **FEW)).warmup(SIZE, compile=True)
+        Model(tiny("efficienttam", **FEW)).warmup(SIZE, compile=True)

@@ -126,7 +126,7 @@ def test_objects_with_other_histories_attend_together(tiny: MakeTiny) -> None:
             return attend(features, memory)
 
         segmenter.attend = counted  # type: ignore[method-assign]
-        session = Session(segmenter, TrackingOptions(static_memory=static))
+        session = Session(segmenter, TrackingOptions(static_memory=static, memory_dtype="float32"))
         session.prompt(object_id=1, box=(2, 2, 30, 30))
         session.prompt(object_id=2, box=(20, 20, 60, 60), frame=4)
         logits[static] = [session.step(frame).low_res_logits for frame in frames]
