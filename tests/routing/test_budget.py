@@ -23,6 +23,7 @@ from tempomask.routing.budget import (
     check_budget,
     routing_uncertainty,
     smallest_budget,
+    unclipped_weights,
 )
 
 
@@ -160,3 +161,10 @@ def test_a_recorded_rule_notes_what_the_rule_did() -> None:
     first = rule.keep(torch.tensor([0.1, 0.9]), [], 0.5)
     assert recorded.kept == [first] == [[False, True]]
     assert recorded.weights[0].tolist() == pytest.approx([0.1, 0.9])
+
+
+def test_clipped_weights_do_not_hide_which_blocks_are_wanted_more() -> None:
+    p = torch.tensor([0.0, 0.90, 0.95, 0.99, 0.0, 0.01])
+    weights = unclipped_weights(p, 0.5)
+    assert (activation_weights(p, 0.5)[1:4] == 1).sum() >= 1 and weights.max() > 1
+    assert TopK().keep(weights, [5], 0.5) == [False, False, True, True, False, True]

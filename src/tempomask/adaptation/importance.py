@@ -53,14 +53,18 @@ class Importance:
                 f"cannot adapt {count} blocks: give {len(self.always_on)} (those that always run)"
                 f" to {total} (all)"
             )
-        others = [i for i in range(total) if i not in self.always_on]
+        ordered = self.ordered(view)
+        return tuple(sorted([*self.always_on, *ordered[: count - len(self.always_on)]]))
+
+    def ordered(self, view: View = "both") -> list[int]:
+        """All blocks but K, the most important first."""
+        others = [i for i in range(len(self.global_drops)) if i not in self.always_on]
         ranks = {
             "global": _ranks(others, self.global_drops),
             "local": _ranks(others, self.local_changes),
         }
         used = [ranks[name] for name in (("global", "local") if view == "both" else (view,))]
-        ordered = sorted(others, key=lambda i: (sum(rank[i] for rank in used), i))
-        return tuple(sorted([*self.always_on, *ordered[: count - len(self.always_on)]]))
+        return sorted(others, key=lambda i: (sum(rank[i] for rank in used), i))
 
 
 def _ranks(blocks: Sequence[int], values: Sequence[float]) -> dict[int, int]:

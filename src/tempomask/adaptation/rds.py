@@ -62,14 +62,18 @@ class AdapterConfig:
 class RDSConfig:
     """budget: beta. inputs, mask_frames: as of `RouterConfig`. router_rate: of AdamW.
 
-    settled_share: of the steps, at the end, in which the blocks are chosen as in use, so that the
-    adapters learn what they will meet; 0 draws to the end, as the paper does.
+    importance_start: the router starts with logits from this, for the most important block, down to
+    its negative, for the least: importance is measured for the adapters anyway. 0 starts with equal
+    logits, as the paper seems to. settled_share: of the steps, at the end, in which the blocks are
+    chosen as in use, so that the adapters learn what they will meet; 0 draws to the end, as the
+    paper does.
     """
 
     budget: float = 0.6
     inputs: RouterInputs = "both"
     mask_frames: int = 1
     router_rate: float = 3e-4
+    importance_start: float = 1.0
     settled_share: float = 0.3
     adapters: AdapterConfig = AdapterConfig()
 
@@ -178,6 +182,7 @@ class RDS(FullModel):
             self.router = PredictiveRouter(
                 RouterConfig.for_encoder(encoder, config.inputs, config.mask_frames)
             )
+        self._start_from_importance()
         group = {
             "params": list(self.router.parameters()),
             "lr": config.router_rate,
@@ -185,6 +190,14 @@ class RDS(FullModel):
         }
         self.policy = SamplingPolicy(self.router, config.budget)
         return Prepared(segmenter, self.policy, [*prepared.groups, group])
+
+    def _start_from_importance(self) -> None:
+        importance, router = self.adapters.importance, self.router
+        assert importance is not None and router is not None
+        order = importance.ordered(self.config.adapters.view)
+        start = self.config.importance_start
+        with torch.no_grad():
+            router.head.bias[order] = torch.linspace(start, -start, len(order))
 
     def on_step(self, step: int) -> Prepared | None:
         """From a step on, blocks are chosen as in use."""

@@ -52,15 +52,20 @@ def block_count(budget: float, num_blocks: int) -> int:
 
 def activation_weights(probabilities: Tensor, budget: float) -> Tensor:
     """w = min(beta L p / sum p, 1) of p (..., L), the sum over all blocks, K included."""
+    return unclipped_weights(probabilities, budget).clamp(max=1.0)
+
+
+def unclipped_weights(probabilities: Tensor, budget: float) -> Tensor:
+    """beta L p / sum p: among blocks whose w is 1, it still tells which are wanted more."""
     total = probabilities.sum(dim=-1, keepdim=True)
-    return (budget * probabilities.shape[-1] * probabilities / total).clamp(max=1.0)
+    return budget * probabilities.shape[-1] * probabilities / total
 
 
 class Rule(Protocol):
     """Chooses the blocks of a frame from their weights."""
 
     def keep(self, weights: Tensor, always_on: Sequence[int], budget: float) -> list[bool]:
-        """weights (L,) on the CPU, in [0, 1]; True for blocks that run, among them always_on."""
+        """weights (L,) on the CPU, unclipped; True for blocks that run, among them always_on."""
         ...
 
     def fresh(self) -> Rule:
@@ -126,7 +131,7 @@ class RecordedRule:
 
     def keep(self, weights: Tensor, always_on: Sequence[int], budget: float) -> list[bool]:
         kept = self.rule.keep(weights, always_on, budget)
-        self.weights.append(weights)
+        self.weights.append(weights.clamp(max=1.0))
         self.kept.append(kept)
         return kept
 

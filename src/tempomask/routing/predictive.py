@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, KeepPlan, Plan, RoutedBlock, always_on_blocks
-from tempomask.routing.budget import TopK, activation_weights
+from tempomask.routing.budget import TopK, unclipped_weights
 
 RouterInputs = Literal["both", "mask", "image"]
 # Kernels of mask embeddings whose patches overlap, by stride; as in SAM 2's patch embedding.
@@ -204,15 +204,16 @@ class SamplingPolicy(nn.Module):
             self._history.clear()
             return KeepPlan([True] * config.num_blocks)
         valid, masks = usable(self._history.push(previous_masks.detach()))
-        weights = activation_weights(self.router(embedding, masks).sigmoid(), self.budget)
+        wanted = unclipped_weights(self.router(embedding, masks).sigmoid(), self.budget)
         # The one transfer of this pass.
-        known = torch.where(valid[:, None], weights.detach(), 1.0).cpu()
+        known = torch.where(valid[:, None], wanted.detach(), torch.inf).cpu()
         kept = self._drawn(known) if self.training and not self.settled else self._ranked(known)
         if not (self.training and torch.is_grad_enabled()):
             return RoutedPlan(kept)
         # Blocks of K always run: what their w is must not be learnt.
-        core = torch.zeros(config.num_blocks, dtype=torch.bool, device=weights.device)
+        core = torch.zeros(config.num_blocks, dtype=torch.bool, device=wanted.device)
         core[list(config.always_on)] = True
+        weights = wanted.clamp(max=1.0)
         return RoutedPlan(kept, torch.where(core, weights.detach(), weights))
 
     def _drawn(self, weights: Tensor) -> list[list[bool]]:
@@ -221,9 +222,9 @@ class SamplingPolicy(nn.Module):
         return kept.tolist()
 
     def _ranked(self, weights: Tensor) -> list[list[bool]]:
-        # An unusable mask has made every weight 1, and then nothing is ranked.
+        # An unusable mask has made every weight infinite, and then nothing is ranked.
         rule, core = TopK(), self.router.config.always_on
-        rows = zip(weights, weights.amin(dim=1) < 1, strict=True)
+        rows = zip(weights, weights.isfinite().all(dim=1), strict=True)
         return [rule.keep(w, core, self.budget if ranked else 1.0) for w, ranked in rows]
 
 

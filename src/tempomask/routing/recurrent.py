@@ -32,6 +32,7 @@ from tempomask.routing.budget import (
     reads_results,
     routing_uncertainty,
     smallest_budget,
+    unclipped_weights,
 )
 from tempomask.routing.latency import LatencyBudget, LatencyConfig
 from tempomask.routing.predictive import MaskHistory, PredictiveRouter, RoutedPlan, usable
@@ -115,7 +116,7 @@ class RecurrentPolicy:
         # Uncertainty is judged at half of the blocks, whatever beta is chosen after it.
         uncertainty = routing_uncertainty(activation_weights(probabilities, 0.5))
         budget = self.control.budget(uncertainty)
-        weights = activation_weights(probabilities, budget)
+        weights = unclipped_weights(probabilities, budget)
         keep = self.rule.keep(weights, config.always_on, budget)
         self.control.spent(sum(keep) / len(keep))
         return keep
