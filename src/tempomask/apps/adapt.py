@@ -121,7 +121,9 @@ def adapt(
         adapters = AdapterConfig(
             blocks=blocks, view=cast("View", importance), rank=rank, rate=rate, seed=seed
         )
-        config = RDSConfig(budget, cast("RouterInputs", inputs), mask_frames, router_rate, adapters)
+        config = RDSConfig(
+            budget, cast("RouterInputs", inputs), mask_frames, router_rate, adapters=adapters
+        )
 
         def measured(done: int, total: int) -> None:
             status.update(f"measuring the importance of blocks: {done} of {total}")
