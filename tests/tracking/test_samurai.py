@@ -287,6 +287,7 @@ def test_constants_by_size() -> None:
     for name in ("sam2.1-large", "sam2-large"):
         assert samurai_config(name).motion_weight == 0.15
     assert samurai_config("sam2.1-base-plus").motion_weight == 0.25
+    assert samurai_config("sam2.1-base-plus").multimask and not samurai_config("nano").multimask
     assert TrackingOptions(memory="samurai-official").samurai_constants("nano") == samurai_config(
         "nano", official_quirks=True
     )

@@ -56,10 +56,15 @@ class SamuraiConfig:
 def samurai_config(model: str, official_quirks: bool = False) -> SamuraiConfig:
     """The official constants for the size of a named model.
 
+    For nano one mask stands alone, as in its own rule: its three masks are trained for clicks, and
+    letting them compete on every frame loses what motion gains.
+
     >>> samurai_config("sam2.1-large").motion_weight
     0.15
     """
     config = SamuraiConfig(official_quirks=official_quirks)
+    if model == "nano":
+        return replace(config, multimask=False)
     return replace(config, motion_weight=LARGE_MOTION_WEIGHT) if "large" in model else config
 
 
