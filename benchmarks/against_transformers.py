@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from tempomask.api import DTypeName, Model, resolve_dtype
 from tempomask.engine import accelerate
-from tempomask.media.atomic import replacing
+from tempomask.media.atomic import write_json
 from tempomask.models.config import HieraConfig, segmenter_config
 from tempomask.models.segmenter import Segmenter
 from tempomask.tracking.preprocess import network_input, resize_frame
@@ -261,8 +261,7 @@ def main() -> None:
     arguments = parser.parse_args()
     report = compare(arguments)
     if arguments.out:
-        with replacing(arguments.out) as path:
-            path.write_text(json.dumps(report, indent=2) + "\n")
+        write_json(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.data.davis import Davis, DavisSequence
-from tempomask.media.atomic import replacing
+from tempomask.media.atomic import write_json
 from tempomask.metrics.region_boundary import RegionBoundary
 
 Labels = NDArray[np.integer]
@@ -71,8 +71,6 @@ if __name__ == "__main__":
     table = {"repeat": score(arguments.root, repeated)}
     if arguments.flow:
         table["flow"] = score(arguments.root, warped)
-    text = json.dumps(table, indent=2)
-    print(text)
+    print(json.dumps(table, indent=2))
     if arguments.out:
-        with replacing(arguments.out) as part:
-            part.write_text(text + "\n", encoding="utf-8")
+        write_json(arguments.out, table)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from tempomask import Model, Prompt, load
 from tempomask.api import DTypeName, Engine
-from tempomask.media.atomic import replacing
+from tempomask.media.atomic import write_json
 
 VARIANTS: dict[str, tuple[Engine, DTypeName]] = {
     "plain float32": ("plain", "float32"),
@@ -68,11 +68,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     report = compare(arguments.model, arguments.data, arguments.frames)
-    text = json.dumps(report, indent=2)
-    print(text)
+    print(json.dumps(report, indent=2))
     if arguments.out:
-        with replacing(arguments.out) as path:
-            path.write_text(text + "\n")
+        write_json(arguments.out, report)
 
 
 if __name__ == "__main__":

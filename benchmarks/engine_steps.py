@@ -8,7 +8,6 @@ The shortest of several times is taken of each.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,7 +21,7 @@ from torch import nn
 from frame_profile import memory_of
 from tempomask.api import resolve_dtype
 from tempomask.engine import accelerate
-from tempomask.media.atomic import replacing
+from tempomask.media.atomic import write_json
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
 
@@ -99,8 +98,7 @@ def main() -> None:
     models = [measure(name, arguments.rounds) for name in arguments.models.split(",")]
     report = {"threads": torch.get_num_threads(), "models": models}
     if arguments.out:
-        with replacing(arguments.out) as path:
-            path.write_text(json.dumps(report, indent=2) + "\n")
+        write_json(arguments.out, report)
 
 
 if __name__ == "__main__":

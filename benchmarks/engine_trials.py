@@ -12,7 +12,6 @@ thread, and its processor time instead of the clock's, which other work disturbs
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from itertools import chain
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 
 from tempomask.api import resolve_dtype
-from tempomask.media.atomic import replacing
+from tempomask.media.atomic import write_json
 from trials import Clock, run
 from trials_of_encoder import QUICK, Shapes, encoder_trials
 from trials_of_memory import encode_seconds, kept_memory, memory_trials
@@ -69,8 +68,7 @@ def main() -> None:
     clock = time.process_time if arguments.one_core else time.perf_counter
     report = measure(shapes, dtype, arguments.parts.split(","), arguments.only, clock)
     if arguments.out:
-        with replacing(arguments.out) as path:
-            path.write_text(json.dumps(report, indent=2) + "\n")
+        write_json(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ frame 300 no sample may differ from the one at 300 by more than 3%. Exits with 1
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -24,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from tempomask import Model, Prompt, load
-from tempomask.media.atomic import replacing
+from tempomask.media.atomic import write_json
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
 
@@ -127,10 +126,8 @@ def main() -> int:
     if arguments.frames <= SETTLED_AFTER + SAMPLE_EVERY:
         parser.error(f"--frames must be more than {SETTLED_AFTER + SAMPLE_EVERY}")
     report = run(arguments.model, arguments.image_size, arguments.frames, arguments.objects)
-    text = json.dumps(asdict(report), indent=2)
     if arguments.out is not None:
-        with replacing(arguments.out) as part:
-            part.write_text(text + "\n")
+        write_json(arguments.out, asdict(report))
     print(
         f"{report.frames} frames, {report.objects} objects: {report.settled} MiB at frame"
         f" {SETTLED_AFTER}, at most {report.largest} MiB after it ({report.growth:.2%},"

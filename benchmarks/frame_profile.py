@@ -24,7 +24,7 @@ from torch.utils.flop_counter import flop_registry
 
 from tempomask.api import resolve_dtype
 from tempomask.engine import accelerate
-from tempomask.media.atomic import replacing
+from tempomask.media.atomic import write_json
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import MemoryInputs, Segmenter
 
@@ -144,11 +144,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     report = profile(arguments.model, resolve_dtype("auto", torch.device("cpu")))
-    text = json.dumps(report, indent=2)
-    print(text)
+    print(json.dumps(report, indent=2))
     if arguments.out:
-        with replacing(arguments.out) as path:
-            path.write_text(text + "\n")
+        write_json(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 
 from tempomask import load
 from tempomask.api import DTypeName, Engine
-from tempomask.media.atomic import replacing
+from tempomask.media.atomic import write_json
 
 HEIGHT, WIDTH = 480, 854
 # Seven memories are full after this many frames; so many more are timed.
@@ -63,8 +63,6 @@ if __name__ == "__main__":
         for dtype in arguments.dtypes.split(",")
     ]
     report = {"model": arguments.model, "threads": torch.get_num_threads(), "rows": rows}
-    text = json.dumps(report, indent=2)
-    print(text)
+    print(json.dumps(report, indent=2))
     if arguments.out:
-        with replacing(arguments.out) as path:
-            path.write_text(text + "\n")
+        write_json(arguments.out, report)

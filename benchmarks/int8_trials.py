@@ -14,7 +14,6 @@ torchao's layers are timed where it is installed. --quick: small shapes.
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -32,7 +31,7 @@ from engine_agreement import overlap, tracked
 from tempomask import load
 from tempomask.engine import accelerate
 from tempomask.engine.packed import Activation, PackedLinear, can_pack
-from tempomask.media.atomic import replacing
+from tempomask.media.atomic import write_json
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
 from trials import Trial, Way, difference, milliseconds, run
@@ -250,8 +249,7 @@ def main() -> None:
     root, frames = arguments.masks, arguments.frames
     report = masks(root, frames) if root else times(arguments.quick)
     if arguments.out:
-        with replacing(arguments.out) as path:
-            path.write_text(json.dumps(report, indent=2) + "\n")
+        write_json(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tempomask.media.atomic import replacing
+from tempomask.media.atomic import write_json
 from tempomask.metrics.flops import Macs, frame_cost
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
@@ -49,11 +49,10 @@ def main() -> None:
     parser.add_argument("--models", default="sam2.1-large,nano")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    text = json.dumps({"models": [cost_of(name) for name in arguments.models.split(",")]}, indent=2)
-    print(text)
+    report = {"models": [cost_of(name) for name in arguments.models.split(",")]}
+    print(json.dumps(report, indent=2))
     if arguments.out:
-        with replacing(arguments.out) as path:
-            path.write_text(text + "\n")
+        write_json(arguments.out, report)
 
 
 if __name__ == "__main__":

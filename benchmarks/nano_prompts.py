@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from tempomask import Model, load
 from tempomask.data.scenes import SceneBatch, collate_scenes, validation_scenes
 from tempomask.evaluation.prompts import PromptKind, first_frame_prompts
-from tempomask.media.atomic import replacing
+from tempomask.media.atomic import write_json
 from tempomask.models.prompt_encoder import POSITIVE
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.normalise import normalise
@@ -181,11 +181,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     report = measure(arguments)
-    text = json.dumps(report, indent=2)
-    print(text)
+    print(json.dumps(report, indent=2))
     if arguments.out:
-        with replacing(arguments.out) as path:
-            path.write_text(text + "\n")
+        write_json(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 
 from tempomask.api import Model, resolve_dtype
 from tempomask.engine import accelerate
-from tempomask.media.atomic import replacing
+from tempomask.media.atomic import write_json
 from tempomask.metrics.flops import frame_cost
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
@@ -96,8 +96,7 @@ def main() -> None:
         row["times_one_pooled"] = round(row["seconds"] / pooled["rows"][0]["seconds"], 2)
     print(json.dumps(report, indent=2))
     if arguments.out:
-        with replacing(arguments.out) as path:
-            path.write_text(json.dumps(report, indent=2) + "\n")
+        write_json(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 from tempomask.api import Model, resolve_dtype
 from tempomask.apps.tracking_run import Request, follow
 from tempomask.engine import accelerate
-from tempomask.media.atomic import replacing
+from tempomask.media.atomic import write_json
 from tempomask.media.video import open_video
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
@@ -82,11 +82,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     report = measure(arguments.source, arguments.model, arguments.frames)
-    text = json.dumps(report, indent=2)
-    print(text)
+    print(json.dumps(report, indent=2))
     if arguments.out:
-        with replacing(arguments.out) as path:
-            path.write_text(text + "\n")
+        write_json(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import torch
 
 from tempomask import load_propagator
 from tempomask.evaluation.davis import evaluate
-from tempomask.media.atomic import replacing
+from tempomask.media.atomic import write_json
 from tempomask.models.dinov3 import DINOV3_SIZES, DINOv3, DINOv3Config
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
 from tempomask.routing.recurrent import Routing, recurrent_policy
@@ -139,8 +139,7 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the script")
     parser.add_argument("--out", type=Path, default=None)
     wanted = parser.parse_args()
-    text = json.dumps(run(wanted), indent=2)
-    print(text)
+    report = run(wanted)
+    print(json.dumps(report, indent=2))
     if wanted.out:
-        with replacing(wanted.out) as part:
-            part.write_text(text + "\n")
+        write_json(wanted.out, report)

@@ -27,7 +27,7 @@ from tempomask.adaptation.method import Method
 from tempomask.adaptation.rds import RDS, RDSConfig
 from tempomask.evaluation.pareto import Comparison, ComparisonConfig, Point
 from tempomask.evaluation.pareto_summary import Row, differences, rows_of
-from tempomask.media.atomic import make_folder, replacing
+from tempomask.media.atomic import make_folder, write_json
 from tempomask.models.encoder import always_on_blocks
 from tempomask.models.segmenter import Segmenter
 from tempomask.reports.canvas import INK, figure_of, save, style
@@ -196,12 +196,10 @@ def main() -> None:
         "routing_ms": routing_latency(ablation.base.eval()),
         "settings": {**asdict(config), "threads": torch.get_num_threads()},
     }
-    text = json.dumps(report, indent=2)
-    print(text)
+    print(json.dumps(report, indent=2))
     if given.report is not None:
         make_folder(given.report.parent)
-        with replacing(given.report) as part:
-            part.write_text(text + "\n")
+        write_json(given.report, report)
         draw(given.report.with_suffix(".png"), rows)
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from tempomask.api import Model, load
 from tempomask.data.davis import Davis, DavisSequence
-from tempomask.media.atomic import make_folder, replacing
+from tempomask.media.atomic import make_folder, write_json
 from tempomask.models.encoder import Policy, always_on_blocks
 from tempomask.reports.figures import save_block_chart
 from tempomask.reports.routing_figures import (
@@ -121,8 +121,7 @@ def main() -> None:
         },
         "budgets": {f"{b:g}": np.mean(rows, axis=0).round(4).tolist() for b, rows in rates.items()},
     }
-    with replacing(out / "routing.json") as part:
-        part.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(out / "routing.json", report)
     print(f"written: {out}")
 
 

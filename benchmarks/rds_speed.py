@@ -39,7 +39,7 @@ from tempomask.adaptation.static import static_blocks
 from tempomask.api import DTypeName, Model, resolve_device, resolve_dtype
 from tempomask.engine import accelerate
 from tempomask.errors import InputError
-from tempomask.media.atomic import make_folder, replacing
+from tempomask.media.atomic import make_folder, write_json
 from tempomask.metrics.flops import EncoderMeter, frame_cost
 from tempomask.models.config import segmenter_config
 from tempomask.models.encoder import KeepPlan, Plan, Policy
@@ -391,10 +391,8 @@ if __name__ == "__main__":
         arguments.rounds,
         say=lambda line: print(line, flush=True),
     )
-    text = json.dumps(report, indent=2)
-    print(text)
+    print(json.dumps(report, indent=2))
     if arguments.out:
         make_folder(arguments.out.parent)
-        with replacing(arguments.out) as part:
-            part.write_text(text + "\n")
+        write_json(arguments.out, report)
         draw(arguments.out.with_suffix(".png"), report["rows"])

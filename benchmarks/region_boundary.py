@@ -11,7 +11,6 @@ and with one; ours uses one. Exits with 1 if scores differ by over 1e-6 or the r
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 import time
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from vos_benchmark.evaluator import Evaluator
 
 from tempomask.data.davis import Davis
-from tempomask.media.atomic import replacing
+from tempomask.media.atomic import write_json
 from tempomask.metrics.region_boundary import RegionBoundary
 
 HEIGHT, WIDTH, FRAMES, DELAY, TURNS = 480, 854, 40, 3, 3
@@ -139,7 +138,6 @@ if __name__ == "__main__":
     table = report(arguments.root)
     print(f"least ratio {table['least_ratio']:.1f}, at least {LEAST_RATIO} wanted")
     if arguments.out:
-        with replacing(arguments.out) as part:
-            part.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+        write_json(arguments.out, table)
     ratio, difference = table["least_ratio"], table["largest_difference_percent"]
     sys.exit(int(ratio < LEAST_RATIO or difference > TOLERANCE))  # type: ignore[operator]

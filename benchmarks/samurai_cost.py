@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempomask.media.atomic import replacing
+from tempomask.media.atomic import write_json
 from tempomask.models.config import HIERA_SIZES, segmenter_config
 from tempomask.models.segmenter import Encoded, MemoryInputs, Segmenter
 from tempomask.tracking.batching import ObjectBatcher, Request
@@ -144,8 +144,6 @@ if __name__ == "__main__":
     with torch.inference_mode():
         network_ = Segmenter(chosen_config).eval().to(place)
         report = measure(network_, place, 1 if arguments.quick else arguments.repeats)
-    text = json.dumps(report, indent=2)
-    print(text)
+    print(json.dumps(report, indent=2))
     if arguments.out:
-        with replacing(arguments.out) as part:
-            part.write_text(text + "\n")
+        write_json(arguments.out, report)

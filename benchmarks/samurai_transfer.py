@@ -19,7 +19,7 @@ import numpy as np
 from tempomask import load
 from tempomask.data.davis import Davis, DavisSequence
 from tempomask.evaluation.davis import evaluate
-from tempomask.media.atomic import make_folder, replacing
+from tempomask.media.atomic import make_folder, write_json
 from tempomask.media.folder import read_picture
 from tempomask.media.masks import read_mask, save_png
 from tempomask.media.overlay import (
@@ -112,7 +112,6 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     wanted = parser.parse_args()
     wanted.image_size = 64 if wanted.quick else None
-    report = json.dumps(run(wanted), indent=2)
-    print(report)
-    with replacing(wanted.out / "transfer.json") as part:
-        part.write_text(report + "\n")
+    report = run(wanted)
+    print(json.dumps(report, indent=2))
+    write_json(wanted.out / "transfer.json", report)

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tempomask.media.atomic import replacing
+from tempomask.media.atomic import write_json
 
 LIMIT = 60.0
 
@@ -69,11 +69,9 @@ def main() -> None:
         "import_torch_seconds": round(torch, 2),
         "import_tempomask_over_torch_seconds": round(both - torch, 3),
     }
-    text = json.dumps(report, indent=2)
-    print(text)
+    print(json.dumps(report, indent=2))
     if arguments.out:
-        with replacing(arguments.out) as path:
-            path.write_text(text + "\n")
+        write_json(arguments.out, report)
 
 
 if __name__ == "__main__":

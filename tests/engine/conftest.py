@@ -54,7 +54,27 @@ def config(name: str) -> SegmenterConfig:
 
 
 @pytest.fixture(scope="session")
-def tiny() -> MakeTiny:
+def randomise() -> Callable[[Segmenter], Segmenter]:
+    """Draws weights so that each changes the output: as initialised, several are nought."""
+
+    def draw(segmenter: Segmenter) -> Segmenter:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for name, parameter in segmenter.named_parameters():
+                noise = torch.randn_like(parameter)
+                if parameter.ndim < 2:
+                    parameter.add_(0.1 * noise)
+                elif "position" in name:
+                    parameter.copy_(0.3 * noise)
+                else:
+                    parameter.copy_(noise / parameter[0].numel() ** 0.5)
+        return segmenter
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def tiny(randomise: Callable[[Segmenter], Segmenter]) -> MakeTiny:
     """tiny(name): "sam2", "efficienttam" (also -eq5 and -eq6) or "nano", with random weights.
 
     changes: of the configuration.
@@ -62,17 +82,9 @@ def tiny() -> MakeTiny:
 
     def make(name: str, **changes: Any) -> Segmenter:
         torch.manual_seed(0)
-        segmenter = Segmenter(replace(config(name), **changes)).eval()
+        segmenter = randomise(Segmenter(replace(config(name), **changes)).eval())
+        # Objects are present, so that masks differ from one another.
         with torch.no_grad():
-            for parameter_name, parameter in segmenter.named_parameters():
-                noise = torch.randn_like(parameter)
-                if parameter.ndim < 2:
-                    parameter.add_(0.1 * noise)
-                elif "position" in parameter_name:
-                    parameter.copy_(0.3 * noise)
-                else:
-                    parameter.copy_(noise / parameter[0].numel() ** 0.5)
-            # Objects are present, so that masks differ from one another.
             segmenter.mask_decoder.object_score_head.layers[-1].bias.fill_(9.0)
         return segmenter
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 
@@ -53,20 +54,10 @@ CONFIGS = {
 
 
 @pytest.fixture(params=CONFIGS)
-def plain(request: pytest.FixtureRequest) -> Segmenter:
+def plain(request: pytest.FixtureRequest, randomise: Callable[[Segmenter], Segmenter]) -> Segmenter:
     """A tiny segmenter in which every weight matters."""
     torch.manual_seed(0)
-    segmenter = Segmenter(CONFIGS[request.param]).eval()
-    with torch.no_grad():
-        for name, parameter in segmenter.named_parameters():
-            noise = torch.randn_like(parameter)
-            if parameter.ndim < 2:
-                parameter.add_(0.1 * noise)
-            elif "position" in name:
-                parameter.copy_(0.3 * noise)
-            else:
-                parameter.copy_(noise / parameter[0].numel() ** 0.5)
-    return segmenter
+    return randomise(Segmenter(CONFIGS[request.param]).eval())
 
 
 def memory(segmenter: Segmenter, objects: int) -> MemoryInputs:

@@ -73,9 +73,9 @@ def speed_of(report: Mapping[str, Any]) -> str:
     return "" if fps is None else f" in {report['seconds']:.1f} s, {fps:.1f} FPS"
 
 
-def stop_of(report: Mapping[str, Any]) -> str:
-    """Whether a run was stopped, to end a sentence about it."""
-    return ", stopped by Ctrl-C; --resume goes on" if report["interrupted"] else ""
+def stop_of(report: Mapping[str, Any], remedy: str = "--resume goes on") -> str:
+    """Whether a run was stopped, and what then, to end a sentence about it."""
+    return f", stopped by Ctrl-C; {remedy}" if report["interrupted"] else ""
 
 
 def print_files(files: Mapping[str, Path]) -> None:

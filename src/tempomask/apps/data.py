@@ -30,7 +30,7 @@ def synthetic(
     stills: Annotated[
         Path, typer.Option(help="Folder that holds stills-256/.", show_default=False)
     ],
-    train: Annotated[int, typer.Option(min=0, help="Videos to train with.")] = 120,
+    train: Annotated[int, typer.Option(min=0, help="Videos to train with.")] = 1200,
     validation: Annotated[int, typer.Option(min=0, help="Videos to validate with.")] = 40,
     seed: Annotated[int, typer.Option(help="All of the set follows from it.")] = 1,
 ) -> None:

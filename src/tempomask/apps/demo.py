@@ -63,7 +63,7 @@ def demo(
     files["sheet"] = draw_sheet(out / "contact_sheet.png", runs)
 
     def show(_: Any) -> None:
-        print_report(report)
+        print_report(report, remedy="run it again")
         console.out.print(f"mean IoU with the exact masks: {report['iou']:.3f}")
         if "submodel" in report:
             demo_runs.print_comparison(report, report["submodel"])

@@ -181,11 +181,11 @@ def _draw(name: str, out: Path) -> Path:
     return path
 
 
-def print_report(report: Mapping[str, Any]) -> None:
-    """The summary for a person."""
+def print_report(report: Mapping[str, Any], remedy: str = "--resume goes on") -> None:
+    """The summary for a person. remedy: what to do after a stop."""
     share = report["blocks_run"]
     blocks = "" if share in (None, 1) else f", {share:.0%} of the encoder's blocks"
-    speed, stopped = console.speed_of(report), console.stop_of(report)
+    speed, stopped = console.speed_of(report), console.stop_of(report, remedy)
     console.out.print(f"{report['frames']} frames{speed}{blocks}{stopped}")
     if not report["objects"]:
         return

@@ -46,7 +46,7 @@ class VideoSetConfig:
     of frames. size: (H, W). InputError for numbers that make no video.
     """
 
-    train: int = 120
+    train: int = 1200
     validation: int = 40
     length: tuple[int, int] = (12, 16)
     size: Size = (192, 256)

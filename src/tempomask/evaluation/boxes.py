@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from tempomask.api import Model
 from tempomask.data.box_tracking import BoxSequence, BoxTrackingData, Layout, read_boxes
 from tempomask.errors import InputError
 from tempomask.evaluation.settings import model_settings
-from tempomask.media.atomic import make_folder, replacing, write_errors
+from tempomask.media.atomic import make_folder, replacing, write_errors, write_json
 from tempomask.media.exports import box_line
 from tempomask.metrics.boxes import PROTOCOLS, BoxMetric, BoxResult
 from tempomask.models.encoder import Policy
@@ -174,10 +173,7 @@ class _Board:
         fps = self.frames / seconds if seconds else None
         summary = BoxSummary(self.metric.compute(), self.results, self.frames, fps, settings)
         if folder is not None:
-            path = folder / "summary.json"
-            text = json.dumps(summary.to_dict(), indent=2, default=str, ensure_ascii=False)
-            with write_errors(path), replacing(path) as part:
-                part.write_text(text + "\n", encoding="utf-8")
+            write_json(folder / "summary.json", summary.to_dict(), default=str)
         return summary
 
 

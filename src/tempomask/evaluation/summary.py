@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tempomask.errors import InputError
-from tempomask.media.atomic import replacing, write_errors
+from tempomask.media.atomic import replacing, write_errors, write_json
 from tempomask.metrics.region_boundary import ObjectScore, RegionBoundaryResult
 
 
@@ -132,7 +131,4 @@ def _cells(score: ObjectScore) -> list[str]:
 
 def write_summary(folder: Path, summary: EvaluationSummary) -> None:
     """Write summary.json, see `EvaluationSummary.to_dict`."""
-    path = folder / "summary.json"
-    text = json.dumps(summary.to_dict(), indent=2, default=str, ensure_ascii=False)
-    with write_errors(path), replacing(path) as part:
-        part.write_text(text + "\n", encoding="utf-8")
+    write_json(folder / "summary.json", summary.to_dict(), default=str)

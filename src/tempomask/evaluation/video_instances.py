@@ -7,7 +7,6 @@ without annotations, as of the benchmarks' validation sets, give a results file 
 from __future__ import annotations
 
 import csv
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from tempomask.evaluation.instance_predictions import (
     write_predictions,
 )
 from tempomask.instances_api import InstanceModel
-from tempomask.media.atomic import make_folder, replacing, write_errors
+from tempomask.media.atomic import make_folder, replacing, write_errors, write_json
 from tempomask.media.rle import RLE, encode_rle
 from tempomask.metrics.video_ap import PredictedTrack, TrueTrack, VideoAP, VideoAPResult
 from tempomask.tracking.instance_results import InstanceResult
@@ -281,10 +280,7 @@ def choose_videos(dataset: YouTubeVIS, wanted: Sequence[str] | None) -> list[Vid
 
 def write_evaluation(folder: Path, summary: InstanceEvaluation) -> None:
     """Write summary.json, and classes.csv where there are scores."""
-    path = folder / "summary.json"
-    text = json.dumps(summary.to_dict(), indent=2, default=str, ensure_ascii=False)
-    with write_errors(path), replacing(path) as part:
-        part.write_text(text + "\n", encoding="utf-8")
+    write_json(folder / "summary.json", summary.to_dict(), default=str)
     if summary.scores is None:
         return
     path = folder / "classes.csv"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """A JSON file that appears whole; InputError if it cannot be written."""
+def write_json(path: str | Path, value: Any, default: Callable[[Any], Any] | None = None) -> None:
+    """A JSON file that appears whole; InputError if it cannot be written.
+
+    default: what to write for a value that JSON has no form for, a path for instance.
+    """
+    text = json.dumps(value, indent=2, default=default, ensure_ascii=False)
     with write_errors(path), replacing(path) as part:
-        part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        part.write_text(text + "\n", encoding="utf-8")
 
 
 def part_path(path: Path) -> Path:

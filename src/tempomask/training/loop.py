@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from tempomask.errors import InputError
+from tempomask.media.atomic import write_json
 from tempomask.training.checkpoint import load_checkpoint, save_checkpoint
 from tempomask.training.recipe import Recipe, build_segmenter, parameter_groups
 from tempomask.training.unroll import ClipModel
@@ -284,7 +285,7 @@ def train(root: Path, out: Path, recipe: Recipe | None = None, workers: int = 1)
         seed=recipe.seed,
         held_out=recipe.validation,
     )
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
+    write_json(out / "recipe.json", asdict(recipe))
     training = Training(recipe, clips, root, out, workers)
     training.resume()
     training.run()

@@ -14,7 +14,6 @@ As in `loop.py`, data and prompts of a step depend on the seed and the step alon
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from contextlib import nullcontext
@@ -30,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from tempomask.data.clips import Clip, ClipMixture, collate
 from tempomask.data.scenes import Scene, SceneBatch, SceneMixture, collate_scenes, validation_scenes
 from tempomask.errors import InputError
+from tempomask.media.atomic import write_json
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.normalise import normalise
 from tempomask.training.checkpoint import load_checkpoint, save_checkpoint
@@ -381,7 +381,7 @@ def train_prompts(
     segmenter = with_prompt_maps(segmenter, recipe.attention_gain, recipe.seed)
     training = PromptTraining(recipe, segmenter, scenes, clips, shown, root, out, workers)
     training.resume()
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
+    write_json(out / "recipe.json", asdict(recipe))
     training.run()
     save_segmenter(training.average, out / "model.safetensors")
     return training.average

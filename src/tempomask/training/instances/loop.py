@@ -6,7 +6,6 @@ uninterrupted one would have.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -20,6 +19,7 @@ from torch.utils.data import Dataset
 
 from tempomask.data.instance_clip import InstanceClip
 from tempomask.errors import InputError
+from tempomask.media.atomic import write_json
 from tempomask.models.instances.mask2former import Stem
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.routing.query import TemporalQueryRouter
@@ -285,7 +285,7 @@ def train_instances(
     out.mkdir(parents=True, exist_ok=True)
     segmenter = build_segmenter(recipe, classes, initial)
     router = build_router(recipe, segmenter)
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2), encoding="utf-8")
+    write_json(out / "recipe.json", asdict(recipe))
     training = InstanceTraining(recipe, segmenter, router, clips, out, held_out, workers)
     training.resume()
     training.run()
