@@ -17,6 +17,7 @@ from tempomask.weights.files import Checkpoint, read_checkpoint
 from tempomask.weights.hub import locate_model, resolve
 from tempomask.weights.instance_zoo import instance_model
 from tempomask.weights.layout import Layout
+from tempomask.weights.lean import complete
 from tempomask.weights.mask2former import (
     DETECTRON2_MARK,
     TRANSFORMERS_MARK,
@@ -98,6 +99,7 @@ def _own_file(name: str, with_router: bool) -> Path:
 
 
 def _load_own(file: Checkpoint, name: str | None) -> LoadedInstances:
+    file = complete(file)
     config = config_from_json(file.metadata[METADATA_KEY])
     if name is not None and config.name != name:
         raise InputError(
