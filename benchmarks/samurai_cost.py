@@ -5,7 +5,7 @@
 Weights are random, which costs the same as trained ones. The frame is encode, attend (seven
 memories, sixteen pointers), decode and memorise; SAMURAI's own steps are the boxes of three masks
 at network resolution with the filter and the choice, and what its selection takes longer than
-SAM 2's. Medians; on a GPU with synchronisation after each step.
+SAM 2's. The fast engine runs the network. Medians; on a GPU with synchronisation after each step.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tempomask.api import resolve_device, resolve_dtype
+from tempomask.engine import accelerate
 from tempomask.media.atomic import write_json
 from tempomask.models.config import HIERA_SIZES, segmenter_config
 from tempomask.models.segmenter import Encoded, MemoryInputs, Segmenter
@@ -139,11 +141,15 @@ if __name__ == "__main__":
     if arguments.quick:
         small = replace(HIERA_SIZES["tiny"], stages=(1, 1, 1, 1), global_attention_blocks=(2,))
         chosen_config = replace(chosen_config, encoder=small, image_size=128)
-    place = torch.device(arguments.device)
+    place = resolve_device(arguments.device)
+    dtype = resolve_dtype("auto", place)
     torch.manual_seed(0)
-    with torch.inference_mode():
-        network_ = Segmenter(chosen_config).eval().to(place)
+    network_ = Segmenter(chosen_config).eval().to(place)
+    accelerate(network_, dtype)
+    casting = torch.autocast(place.type, dtype, enabled=dtype != torch.float32)
+    with torch.inference_mode(), casting:
         report = measure(network_, place, 1 if arguments.quick else arguments.repeats)
+    report["dtype"] = str(dtype).removeprefix("torch.")
     print(json.dumps(report, indent=2))
     if arguments.out:
         write_json(arguments.out, report)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,16 @@ from tempomask.media.overlay import (
     draw_overlay,
     evenly_spaced,
 )
+from tempomask.tracking.samurai import SamuraiConfig
 
 CELLS = 4
-MEMORIES = {"recent": "SAM 2's memory", "samurai": "SAMURAI"}
+MEMORIES: dict[str, dict[str, Any]] = {
+    "recent": {"memory": "recent"},
+    "samurai": {"memory": "samurai"},
+    # As published: the filter chooses among three masks on every frame.
+    "samurai-three-masks": {"memory": "samurai", "samurai": SamuraiConfig()},
+}
+TITLES = {"recent": "SAM 2's memory", "samurai": "SAMURAI", "samurai-three-masks": "three masks"}
 
 
 def score(arguments: argparse.Namespace, memory: str, budget: float | None) -> dict[str, Any]:
@@ -47,7 +55,7 @@ def score(arguments: argparse.Namespace, memory: str, budget: float | None) -> d
         arguments.root,
         sequences=arguments.sequences.split(",") if arguments.sequences else None,
         out=arguments.out / name,
-        memory=memory,
+        **MEMORIES[memory],
         **({} if budget is None else {"budget": budget}),
     )
     return {
@@ -61,11 +69,11 @@ def score(arguments: argparse.Namespace, memory: str, budget: float | None) -> d
     }
 
 
-def draw(out: Path, sequence: DavisSequence, path: Path) -> None:
-    """A sheet of frames: the plain memory's masks above, SAMURAI's below."""
+def draw(out: Path, sequence: DavisSequence, memories: Sequence[str], path: Path) -> None:
+    """A sheet of frames: a row of masks for each memory."""
     places = [place + 1 for place in evenly_spaced(len(sequence) - 1, CELLS)]
     cells, captions = [], []
-    for memory, title in MEMORIES.items():
+    for memory in memories:
         for place in places:
             picture = sequence.pictures[place]
             labels = read_mask(out / memory / "masks" / sequence.name / f"{picture.stem}.png")
@@ -73,7 +81,7 @@ def draw(out: Path, sequence: DavisSequence, path: Path) -> None:
             masks = np.stack([labels == i for i in ids]) if ids else np.zeros((0, *labels.shape))
             drawn = DrawnMasks(sequence.size, ids, masks.astype(bool))
             cells.append(draw_overlay(read_picture(picture), drawn, tags=False))
-            captions.append(f"{title}, frame {place}")
+            captions.append(f"{TITLES[memory]}, frame {place}")
     save_png(path, contact_sheet(cells, captions, columns=CELLS))
 
 
@@ -82,15 +90,20 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     out = make_folder(arguments.out)
     budgets = [None] if arguments.adapter is None else [None, arguments.budget]
     rows = [score(arguments, memory, budget) for budget in budgets for memory in MEMORIES]
-    plain, motion = rows[0]["sequences"], rows[1]["sequences"]
-    gains = {name: round(motion[name] - plain[name], 2) for name in plain}
-    chosen = {
-        "helps": max(gains, key=gains.__getitem__),
-        "hurts": min(gains, key=gains.__getitem__),
+    scores = {row["name"]: row["sequences"] for row in rows}
+    gains = {
+        memory: {
+            name: round(value - scores["recent"][name], 2) for name, value in scores[memory].items()
+        }
+        for memory in MEMORIES
+        if memory != "recent"
     }
-    for word, name in chosen.items():
+    ranked = sorted(
+        (gain, name, memory) for memory in gains for name, gain in gains[memory].items()
+    )
+    for word, (_, name, memory) in {"helps": ranked[-1], "hurts": ranked[0]}.items():
         (sequence,) = Davis(arguments.root, sequences=[name])
-        draw(out, sequence, out / f"motion_{word}_{name}.png")
+        draw(out, sequence, ("recent", memory), out / f"motion_{word}_{name}.png")
     return {
         "model": arguments.model,
         "adapter": arguments.adapter,

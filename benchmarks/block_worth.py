@@ -1,0 +1,54 @@
+"""What a model's blocks are worth untrained: J&F with evenly spread blocks left out, on all frames.
+
+    python benchmarks/block_worth.py DAVIS --image-size 256 --out docs/results/block_worth.json
+
+The static plan A at each number of blocks, from all of them down to those that always run, nothing
+adapted. It says how much there is for a router or an adapter to win back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from tempomask import load
+from tempomask.adaptation.static import static_blocks
+from tempomask.evaluation.davis import evaluate
+from tempomask.media.atomic import write_json
+from tempomask.models.encoder import always_on_blocks
+from tempomask.routing.static import StaticPlan
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The whole report: one row a number of blocks."""
+    model = load(arguments.model, image_size=arguments.image_size)
+    encoder = model.segmenter.encoder
+    total, least = encoder.num_blocks, len(always_on_blocks(encoder))
+    names = arguments.sequences.split(",") if arguments.sequences else None
+    rows = []
+    for count in dict.fromkeys([total, *arguments.counts, least]):
+        blocks = static_blocks(encoder, "a", count / total)
+        policy = StaticPlan(blocks, encoder)
+        summary = evaluate(model, arguments.root, sequences=names, policy=policy)
+        rows.append({"count": count, "blocks": blocks, "J&F": round(summary.mean, 2)})
+        print(rows[-1], flush=True)
+    return {"model": arguments.model, "image_size": model.segmenter.config.image_size, "rows": rows}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("root", help="DAVIS folder")
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--image-size", type=int, default=None)
+    parser.add_argument("--counts", type=int, nargs="*", default=[11, 8, 6, 4])
+    parser.add_argument("--sequences", default=None)
+    parser.add_argument("--out", type=Path, default=None)
+    given = parser.parse_args()
+    report = measure(given)
+    print(json.dumps(report, indent=2))
+    if given.out:
+        write_json(given.out, report)
