@@ -47,7 +47,8 @@ VARIANTS = {
     "warmup-2": Variant("TAR, 2 warm-up layers", "warm-up", {"warmup_layers": 2}),
     "warmup-3": Variant("TAR, 3 warm-up layers", "warm-up", {"warmup_layers": 3}),
     "warmup-4": Variant("TAR, 4 warm-up layers", "warm-up", {"warmup_layers": 4}),
-    "cheaper": Variant("TAR, a loss for layers", "TAR", layer_weight=10.0),
+    "layer-loss-2": Variant("TAR, layer loss 2", "TAR", layer_weight=2.0),
+    "layer-loss-10": Variant("TAR, layer loss 10", "TAR", layer_weight=10.0),
     "longer": Variant("baseline, trained as long", "control", None),
 }  # fmt: skip
 # TAR's recipe for each baseline.

@@ -101,10 +101,12 @@ def test_recipes_of_the_variants() -> None:
         "warmup-2": ("attention", 2),
         "warmup-3": ("attention", 3),
         "warmup-4": ("attention", 4),
-        "cheaper": ("attention", 1),
+        "layer-loss-2": ("attention", 1),
+        "layer-loss-10": ("attention", 1),
         "longer": None,
     }
-    assert {name for name, recipe in recipes.items() if recipe.losses.layers} == {"cheaper"}
+    weights = {name: recipe.losses.layers for name, recipe in recipes.items()}
+    assert {name: x for name, x in weights.items() if x} == {"layer-loss-2": 2, "layer-loss-10": 10}
     for recipe in recipes.values():
         # The control sees the same frames in the same steps at the same rate.
         assert (recipe.seed, recipe.steps, recipe.num_frames, recipe.learning_rate) == (
