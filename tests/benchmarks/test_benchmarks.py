@@ -54,7 +54,8 @@ def test_samurai_transfer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.setattr(sys, "argv", ["samurai_transfer.py", *arguments])
     runpy.run_path(str(BENCHMARKS / "samurai_transfer.py"), run_name="__main__")
     report = json.loads((tmp_path / "out" / "transfer.json").read_text())
-    assert [row["name"] for row in report["rows"]] == ["recent", "samurai"]
-    assert set(report["gain_of_motion"]) == {"slow", "fast"}
+    assert [row["name"] for row in report["rows"]] == ["recent", "samurai", "samurai-three-masks"]
+    assert set(report["gain_of_motion"]) == {"samurai", "samurai-three-masks"}
+    assert all(set(gains) == {"slow", "fast"} for gains in report["gain_of_motion"].values())
     pictures = [path.name.split("_")[1] for path in sorted((tmp_path / "out").glob("*.png"))]
     assert pictures == ["helps", "hurts"]
