@@ -9,7 +9,6 @@ adapted. It says how much there is for a router or an adapter to win back.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +48,5 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args()
     report = measure(given)
-    print(json.dumps(report, indent=2))
     if given.out:
         write_json(given.out, report)

@@ -23,7 +23,7 @@ from tempomask.api import resolve_dtype
 from tempomask.media.atomic import write_json
 from trials import Clock, run
 from trials_of_encoder import QUICK, Shapes, encoder_trials
-from trials_of_memory import encode_seconds, kept_memory, memory_trials
+from trials_of_memory import attend_alone, kept_memory, memory_trials
 from trials_of_nano import nano_trials
 
 KEPT_MEMORY = "freed memory"
@@ -55,13 +55,13 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--one-core", action="store_true")
-    parser.add_argument("--encode-alone", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--attend-alone", choices=["kept", "given"], help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     shapes = QUICK if arguments.quick else Shapes()
     dtype = resolve_dtype("auto", torch.device("cpu"))
-    if arguments.encode_alone:
-        print(encode_seconds(shapes, dtype))
+    if arguments.attend_alone:
+        print(attend_alone(shapes, dtype, arguments.attend_alone == "kept"))
         return
     if arguments.one_core:
         torch.set_num_threads(1)

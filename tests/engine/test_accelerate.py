@@ -14,6 +14,7 @@ from torch import Tensor
 from tempomask.api import Model
 from tempomask.engine import accelerate
 from tempomask.engine.packed import Activation, PackedLinear, can_pack, fast_linear
+from tempomask.engine.ragged_windows import attend_ragged, is_ragged
 from tempomask.engine.strips import StripBlock
 from tempomask.models.config import (
     HieraConfig,
@@ -144,6 +145,31 @@ def test_strips_are_the_whole(
     with torch.inference_mode():
         expected = block(x)
         assert_near(StripBlock(block, torch.float32)(x), expected, 1e-5)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (20, 18), (6, 30), (28, 10)])
+@pytest.mark.parametrize(("window", "pool"), [(14, False), (14, True), (7, False)])
+def test_zeros_beyond_the_map_are_counted(size: tuple[int, int], window: int, pool: bool) -> None:
+    torch.manual_seed(0)
+    block = WindowedBlock(12, 24 if pool else 12, 2, window, pool=pool)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, *size, 12)
+    with torch.inference_mode():
+        expected = block.attend(x)
+        assert is_ragged(block, *size)
+        assert_near(attend_ragged(block, x), expected, 1e-5)
+        assert_near(StripBlock(block, torch.float32).attend(x), expected, 1e-5)
+
+
+@pytest.mark.parametrize("size", [(9, 15), (8, 8)])
+def test_windows_that_cannot_be_pooled_apart_hold_zeros(size: tuple[int, int]) -> None:
+    block = WindowedBlock(12, 24, 2, 7, pool=True)
+    x = torch.randn(1, *size, 12)
+    with torch.inference_mode():
+        expected = block.attend(x)
+        assert not is_ragged(block, *size)
+        assert_near(StripBlock(block, torch.float32).attend(x), expected, 1e-5)
 
 
 @pytest.mark.skipif(

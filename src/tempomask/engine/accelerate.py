@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tempomask.engine.fuser import FastFuserBlock
+from tempomask.engine.kept_memory import keep_freed_memory
 from tempomask.engine.memory_attention import FastMemoryAttention
 from tempomask.engine.neck import FusedNeck
 from tempomask.engine.rotary_block import FastTransformerBlock
@@ -30,6 +31,7 @@ def accelerate(segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> Segm
     whatever decides a mask stay float32. The result cannot be trained or saved any more.
     """
     segmenter.eval().requires_grad_(False)
+    keep_freed_memory()
     encoder = segmenter.encoder
     if isinstance(segmenter.neck, FeaturePyramidNeck):
         segmenter.neck = FusedNeck(segmenter.neck, segmenter.mask_decoder, dtype)

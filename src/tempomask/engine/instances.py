@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from tempomask.engine.kept_memory import keep_freed_memory
 from tempomask.engine.packed import fast_linear
 from tempomask.models.instances.attention import MultiheadAttention
 from tempomask.models.instances.resnet import ConvolutionNorm
@@ -27,6 +28,7 @@ def accelerate_instances(
     dtype: of the computation. The result cannot be trained or saved any more.
     """
     segmenter.eval().requires_grad_(False)
+    keep_freed_memory()
     fold_norms(segmenter)
     if dtype != torch.float32:
         _store_weights(segmenter, dtype)

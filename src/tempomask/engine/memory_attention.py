@@ -10,6 +10,8 @@ N objects, h x w the stride-16 grid, D hidden_dim, K memory tokens.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +32,22 @@ Table = tuple[Tensor, Tensor]
 # Objects attend together while they have no more tokens than this.
 TOKENS = 4096
 MLP_TOKENS = 1024
+
+
+class SharedTokens(NamedTuple):
+    """What every layer reads of the memories of N objects, made once.
+
+    place (N, K, memory_dim): values and positions. values (N, K', memory_dim): pooled where keys
+    will be. num_spatial: leading tokens of place that are spatial. image_keys: as of
+    `MemoryTokens`. bias: joins the logits of the keys (1 or N, K'), or None.
+    """
+
+    place: Tensor
+    values: Tensor
+    num_spatial: int
+    image_keys: Tensor | None
+    bias: Tensor | None
+    pooled: bool
 
 
 def _and_turned(layer: nn.Linear) -> list[tuple[Tensor, Tensor | None]]:
@@ -71,18 +89,14 @@ class FastMemoryAttentionLayer(nn.Module):
         return x + self.own_output(attention(query, key, value)).to(x.dtype)
 
     def attend_memory(
-        self, x: Tensor, memory: MemoryTokens, grid: tuple[int, int], table: Table
+        self, x: Tensor, memory: SharedTokens, grid: tuple[int, int], table: Table
     ) -> Tensor:
         """x (1 or N, hw, D) attends to the memories of N objects and passes the MLP: (N, hw, D)."""
         query, query_turned = self.query(self.cross_norm(x)).chunk(2, dim=-1)
         query = _rotated(query, query_turned, table)
-        # As in the plain code, a single remembered frame is not pooled.
-        pooled = self.pooling != "none" and memory.num_spatial > query.shape[1]
-        values = _pooled(memory.values, memory.num_spatial, grid) if pooled else memory.values
         keys = self._keys if self.in_parts else self._keys_at_once
-        key, value = keys(memory, grid, table, pooled), self.value(values)
-        bias = _bias(memory, query, pooled, pooled and self.pooling == "eq5")
-        attended = attention(query.expand(key.shape[0], -1, -1), key, value, bias)
+        key, value = keys(memory, grid, table), self.value(memory.values)
+        attended = attention(query.expand(key.shape[0], -1, -1), key, value, memory.bias)
         return self._feed_forward(x + self.output(attended).to(x.dtype))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
@@ -95,11 +109,9 @@ class FastMemoryAttentionLayer(nn.Module):
             torch.add(part, change.to(x.dtype), out=target)
         return out
 
-    def _keys(
-        self, memory: MemoryTokens, grid: tuple[int, int], table: Table, pooled: bool
-    ) -> Tensor:
-        """Rotated keys (N, K', D), written frame by frame; with pooling a quarter of the places."""
-        place = memory.values + memory.positions
+    def _keys(self, memory: SharedTokens, grid: tuple[int, int], table: Table) -> Tensor:
+        """Rotated keys (N, K', D), some frames at a time; with pooling a quarter of the places."""
+        place, pooled = memory.place, memory.pooled
         size, spatial = table[0].shape[0], memory.num_spatial
         written = size // WINDOW**2 if pooled else size
         pointers = self.pointer_key(place[:, spatial:])
@@ -107,52 +119,72 @@ class FastMemoryAttentionLayer(nn.Module):
             len(place), spatial // size * written + pointers.shape[1], pointers.shape[2]
         )
         keys[:, spatial // size * written :] = pointers
-        for index in range(spatial // size):
-            frame = slice(index * size, (index + 1) * size)
-            pair = self.key(place[:, frame])
+        step = max(1, TOKENS // (size * len(place)))
+        for start in range(0, spatial // size, step):
+            stop = min(start + step, spatial // size)
+            frames = slice(start * size, stop * size)
+            pair = self.key(place[:, frames])
             if self.image_key is not None and memory.image_keys is not None:
-                pair = pair + self.image_key(self.image_norm(memory.image_keys[:, frame]))
-            plain, turned = pair.chunk(2, dim=-1)
-            target = keys[:, index * written : (index + 1) * written]
+                pair = pair + self.image_key(self.image_norm(memory.image_keys[:, frames]))
+            plain, turned = pair.unflatten(1, (-1, size)).chunk(2, dim=-1)
+            target = keys[:, start * written : stop * written]
             if not pooled:
+                target = target.unflatten(1, (-1, size))
                 torch.mul(plain, table[0], out=target).addcmul_(turned, table[1])
                 continue
-            target.copy_(_pooled(_rotated(plain, turned, table), size, grid))
+            rotated = _rotated(plain, turned, table).flatten(1, 2)
+            target.copy_(_pooled(rotated, rotated.shape[1], grid))
             if self.pooling == "eq6":
                 target += LOG_WINDOW_AREA
         return keys
 
-    def _keys_at_once(
-        self, memory: MemoryTokens, grid: tuple[int, int], table: Table, pooled: bool
-    ) -> Tensor:
+    def _keys_at_once(self, memory: SharedTokens, grid: tuple[int, int], table: Table) -> Tensor:
         """The keys of `_keys`, of all frames together."""
-        place = memory.values + memory.positions
-        spatial = memory.num_spatial
+        place, spatial = memory.place, memory.num_spatial
         pair = self.key(place[:, :spatial])
         if self.image_key is not None and memory.image_keys is not None:
             pair = pair + self.image_key(self.image_norm(memory.image_keys))
         plain, turned = pair.unflatten(1, (-1, table[0].shape[0])).chunk(2, dim=-1)
         keys = _rotated(plain, turned, table).flatten(1, 2)
-        if pooled:
+        if memory.pooled:
             keys = _pooled(keys, spatial, grid)
             if self.pooling == "eq6":
                 keys = keys + LOG_WINDOW_AREA
         return torch.cat([keys, self.pointer_key(place[:, spatial:]).to(keys.dtype)], dim=1)
 
 
-def _bias(memory: MemoryTokens, query: Tensor, pooled: bool, counted: bool) -> Tensor | None:
-    """What joins the logits of the keys (1 or N, K') of a query (1 or N, hw, D), None for nothing.
+def _shared(
+    memory: MemoryTokens, pooling: Pooling, grid: tuple[int, int], dtype: torch.dtype
+) -> SharedTokens:
+    """What all layers read of the memories, in the type that they compute in."""
+    spatial = memory.num_spatial
+    # As in the plain code, a single remembered frame is not pooled.
+    pooled = pooling != "none" and spatial > grid[0] * grid[1]
+    return SharedTokens(
+        (memory.values + memory.positions).to(dtype),
+        (_pooled(memory.values, spatial, grid) if pooled else memory.values).to(dtype),
+        spatial,
+        memory.image_keys,
+        _bias(memory, grid[0] * grid[1], pooled, pooled and pooling == "eq5", dtype),
+        pooled,
+    )
+
+
+def _bias(
+    memory: MemoryTokens, area: int, pooled: bool, counted: bool, dtype: torch.dtype
+) -> Tensor | None:
+    """What joins the logits of the keys (1 or N, K') of frames of that area, None for nothing.
 
     counted: a pooled key counts as often as the keys it stands for (Eq. 5). Absent ones: never.
     """
     if not counted and memory.absent is None:
         return None
-    area, frames = query.shape[1], memory.num_spatial // query.shape[1]
+    frames = memory.num_spatial // area
     places = area // WINDOW**2 if pooled else area
     pointers = memory.values.shape[1] - memory.num_spatial
     logarithm = LOG_WINDOW_AREA if counted else 0.0
-    spatial = query.new_full((1, frames * places), logarithm)
-    bias = torch.cat([spatial, query.new_zeros(1, pointers)], dim=1)
+    bias = memory.values.new_zeros((1, frames * places + pointers), dtype=dtype)
+    bias[:, : frames * places] = logarithm
     absent = memory.absent
     if absent is None:
         return bias
@@ -240,8 +272,9 @@ class FastMemoryAttention(nn.Module):
         self, x: Tensor, memory: MemoryTokens, grid: tuple[int, int], table: Table
     ) -> Tensor:
         """All layers from the first cross-attention on: x (1 or N, hw, D) to (N, hw, D)."""
+        shared = _shared(memory, self._layers()[0].pooling, grid, self.cosine.dtype)
         for index, layer in enumerate(self._layers()):
             if index:
                 x = layer.attend_self(x, table)
-            x = layer.attend_memory(x, memory, grid, table)
+            x = layer.attend_memory(x, shared, grid, table)
         return x

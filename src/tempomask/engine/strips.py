@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tempomask.engine.packed import fast_linear
+from tempomask.engine.ragged_windows import attend_ragged, is_ragged
 from tempomask.models.encoder import RoutedBlock
 from tempomask.models.windowed_block import WindowedBlock
 
@@ -37,10 +38,12 @@ class StripBlock(RoutedBlock):
         """x (B, h, w, dim): as of `WindowedBlock.attend`."""
         window = self.block.window_size
         _, height, width, _ = x.shape
+        if self.in_parts and is_ragged(self.block, height, width):
+            return attend_ragged(self.block, x)
         windows = max(1, TOKENS // max(1, width * window))
         if not self.in_parts or not window or windows * window >= height:
             return self.block.attend(x)
-        # Strips begin where windows begin; only the last can reach beyond the map.
+        # Strips begin where windows begin.
         strips = x.split(windows * window, dim=1)
         return torch.cat([self.block.attend(strip) for strip in strips], dim=1)
 

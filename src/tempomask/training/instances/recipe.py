@@ -139,7 +139,7 @@ _NANO_TAR = replace(
     learning_rate=1e-4,
     drop_steps=(333,),
     average_decay=0.99,
-    losses=SetLossWeights(points=784, layers=2.0),
+    losses=replace(_NANO.losses, layers=2.0),
     router=_NANO_ROUTER,
 )
 _NANO_DVIS = replace(
