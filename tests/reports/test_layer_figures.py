@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from tempomask.errors import InputError
@@ -46,3 +48,17 @@ def test_nothing_to_draw(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing to draw"):
         save_layer_trade_off(tmp_path / "b.png", [])
     assert not list(tmp_path.iterdir())
+
+
+def test_labels_of_near_points_stand_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(
+        "tempomask.reports.layer_figures.save", lambda figure, path: drawn.append(figure)
+    )
+    points = [
+        TradeOff(f"variant-{i}", "TAR", 2 + 0.01 * i, 30 + 0.01 * i, 28, 33) for i in range(6)
+    ]
+    save_layer_trade_off(tmp_path / "near.png", points)
+    boxes = [text.get_window_extent() for text in drawn[0].axes[0].texts]
+    assert len(boxes) == 6
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))

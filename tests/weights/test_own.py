@@ -96,3 +96,12 @@ def test_places_that_cannot_be_written(make_segmenter: Make, tmp_path: Path, tar
     with pytest.raises(InputError, match="cannot write the checkpoint"):
         save_segmenter(make_segmenter("sam2.1-tiny"), tmp_path / target)
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_weights_can_be_read_by_whoever_reads_other_files(
+    make_segmenter: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "plain").touch()
+    save_segmenter(make_segmenter("sam2.1-tiny"), tmp_path / "a.safetensors")
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,10 +12,15 @@ from numpy.typing import ArrayLike
 from tempomask.errors import InputError
 from tempomask.reports.canvas import INK, RAN, SKIPPED, figure_of, save, style
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 # Frames are averaged in so many groups of equal size, by their change.
 GROUPS = 8
 # Dots of frames with as many layers are spread by so much, up and down.
 SPREAD = 0.28
+# Where a label may stand beside its point, in points; the first that is free.
+PLACES = [(x, y) for y in (4, -10, 14, -20, 24, -30, 34, -40) for x in (5, -5)]
 
 
 class TradeOff(NamedTuple):
@@ -71,6 +76,7 @@ def save_layer_trade_off(
         raise InputError("there is nothing to draw")
     figure = figure_of(4.2, width=7.2)
     axes = figure.subplots()
+    labels: list[tuple[TradeOff, str]] = []
     kinds = list(dict.fromkeys(point.kind for point in points))
     colors = [INK, RAN, "#c8352b", "#3d8f4e", "#8a5bb5", "#d98a1f"]
     for number, kind in enumerate(kinds):
@@ -80,14 +86,36 @@ def save_layer_trade_off(
         color = colors[number % len(colors)]
         axes.errorbar(x, y, yerr=bars, fmt="none", ecolor=SKIPPED, zorder=1)
         look: dict[str, Any] = {"color": color, "marker": "o", "markersize": 5, "zorder": 3}
-        axes.plot(x, y, "-" if kind == joined else "", linewidth=1.3, label=kind, **look)
-        for point in members:
-            place = (point.milliseconds, point.score)
-            axes.annotate(
-                point.label, place, (4, 4), textcoords="offset points", fontsize=7, color=color
-            )
+        line = "-" if kind == joined else "none"
+        axes.plot(x, y, linestyle=line, linewidth=1.3, label=kind, **look)
+        labels += [(point, color) for point in members]
     axes.set_xlabel("decoder, milliseconds a frame")
     axes.set_ylabel(score)
     style(axes, f"{score} against decoder time", whole_numbers=False)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    _write_apart(axes, labels)
     save(figure, path)
+
+
+def _write_apart(axes: Axes, labels: Sequence[tuple[TradeOff, str]]) -> None:
+    """Write each label beside its point, where it covers neither another nor a point."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.transforms import Bbox
+
+    canvas = FigureCanvasAgg(axes.figure)  # type: ignore[arg-type]
+    canvas.draw()  # the layout moves the axes
+    renderer = canvas.get_renderer()
+    dots = axes.transData.transform([(p.milliseconds, p.score) for p, _ in labels])
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in dots]
+    for point, color in labels:
+        place = (point.milliseconds, point.score)
+        text = axes.annotate(
+            point.label, place, PLACES[0], textcoords="offset points", fontsize=7, color=color
+        )
+        for offset in PLACES:
+            text.set_position(offset)
+            text.set_horizontalalignment("left" if offset[0] >= 0 else "right")
+            box = text.get_window_extent(renderer)
+            if not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(text.get_window_extent(renderer))

@@ -44,7 +44,11 @@ def write_checkpoint(path: Path, state: State, metadata: dict[str, str]) -> None
 
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        # safetensors makes files that nobody else may read; a plain file has the user's own mode.
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(dict(state), temporary, metadata=metadata)
+        temporary.chmod(mode)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
