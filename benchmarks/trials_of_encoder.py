@@ -200,6 +200,17 @@ def block_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
 
         return call
 
+    small = StripBlock(WindowedBlock(192, 192, 3, 14).eval(), dtype).to(dtype)
+    tokens = torch.randn(1, side // 2, side // 2, 192, dtype=dtype)
+    yield Trial(
+        "windows beyond the map",
+        f"{side // 2} x {side // 2} tokens of 192 channels, windows of 14, EfficientTAM-Ti at 512",
+        {
+            "zeros counted": lambda: small.attend(tokens),
+            "zeros computed": lambda: small.block.attend(tokens),
+        },
+    )
+
     sizes = {"strips of 4,096 tokens": 4096, "1,024": 1024, "16,384": 16384, "whole": WHOLE}
     yield Trial(
         "strips of a block of the first stage",

@@ -17,7 +17,7 @@ from frame_profile import memory_of
 from tempomask.engine import accelerate
 from tempomask.engine.kept_memory import keep_freed_memory
 from tempomask.engine.memory_attention import FastMemoryAttentionLayer, _shared
-from tempomask.engine.packed import fast_linear, stacked, turned
+from tempomask.engine.packed import can_pack, fast_linear, stacked, turned
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.attention import attention
@@ -31,7 +31,8 @@ CALLS = 40
 
 def memory_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
     """All of them."""
-    for trials in (cross_trials, rotation_trials, object_trials, frame_trials):
+    parts = (cross_trials, rotation_trials, object_trials, frame_trials, small_trials)
+    for trials in (*parts, *((epilogue_trials,) if can_pack(nn.Linear(2, 2), dtype) else ())):
         yield from trials(shapes, dtype)
 
 
@@ -148,6 +149,63 @@ def frame_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
     )
 
 
+def small_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
+    """EfficientTAM-Ti at 512, whose layers are short: what all layers share, frames at a time."""
+    segmenter = fast_small(shapes, dtype)
+    grid = (shapes.side // 2, shapes.side // 2)
+    features, memory = torch.randn(1, 256, *grid), memory_of(segmenter)
+    tokens, network = segmenter._memory_tokens(memory), segmenter.memory_attention
+    layers = [x for x in network.layers if isinstance(x, FastMemoryAttentionLayer)]
+
+    def attend() -> Tensor:
+        return segmenter.attend(features, memory)
+
+    def with_more_preparing() -> Tensor:
+        for _ in layers[1:]:
+            _shared(tokens, "none", grid, network.cosine.dtype)
+        return attend()
+
+    def frame_by_frame() -> Tensor:
+        with patch("tempomask.engine.memory_attention.TOKENS", 1):
+            return attend()
+
+    yield Trial(
+        "memory attention, small",
+        "EfficientTAM-Ti at 512, seven memories",
+        {
+            "prepared once, several frames at a time": _mixed(attend, dtype),
+            "memories prepared for each layer": _mixed(with_more_preparing, dtype),
+            "keys frame by frame": _mixed(frame_by_frame, dtype),
+        },
+    )
+
+
+def epilogue_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
+    """Cross-attention without a softmax: for small z exp(z) is sigmoid(z), which a product can
+    apply while it is in registers; sums and 64 channels of values follow in a second product."""
+    tokens = shapes.side**2 // 4
+    query = torch.randn(1, tokens, 256, dtype=dtype) / 2
+    key, memory = (torch.randn(7 * tokens + 64, c, dtype=dtype) / 2 for c in (256, 64))
+    value = fast_linear(nn.Linear(64, 256, bias=False).to(dtype), dtype)
+    shift = key.new_full((len(key),), -8.0)
+    product, pack = torch.ops.mkldnn._linear_pointwise, torch.ops.mkldnn._reorder_linear_weight
+
+    def by_sigmoid() -> Tensor:
+        counted = torch.cat([memory, memory.new_ones(len(memory), 1)], dim=1).T.contiguous()
+        weights = product(query * 256**-0.5, pack(key), shift, "sigmoid", [], "")
+        sums = product(weights, pack(counted), None, "none", [], "")
+        return value(sums[..., :64] / sums[..., 64:])
+
+    yield Trial(
+        "softmax of memory cross-attention",
+        f"{tokens} queries, {len(key)} keys of 256 channels",
+        {
+            "fused": lambda: attention(query, key[None], value(memory[None])),
+            "sigmoid inside the product": by_sigmoid,
+        },
+    )
+
+
 def _mixed(call: Callable[[], Tensor], dtype: torch.dtype) -> Callable[[], Tensor]:
     """The call under autocast, as a session makes it."""
 
@@ -165,14 +223,19 @@ def fast_tiny(shapes: Shapes, dtype: torch.dtype, pooled: bool) -> Segmenter:
     return accelerate(Segmenter(config.with_image_size(16 * shapes.side)).eval(), dtype)
 
 
+def fast_small(shapes: Shapes, dtype: torch.dtype) -> Segmenter:
+    """EfficientTAM-Ti at 512 pixels with random weights, accelerated."""
+    torch.manual_seed(0)
+    config = segmenter_config("efficienttam-ti-512").with_image_size(8 * shapes.side)
+    return accelerate(Segmenter(config).eval(), dtype)
+
+
 def attend_alone(shapes: Shapes, dtype: torch.dtype, kept: bool) -> float:
     """Seconds of EfficientTAM-Ti's memory attention at 512, in this process, by the median: without
     kept memory glibc's mood decides, and the best of many calls would be a lucky one."""
-    torch.manual_seed(0)
-    config = segmenter_config("efficienttam-ti-512").with_image_size(8 * shapes.side)
     keep = keep_freed_memory if kept else _do_nothing
     with patch("tempomask.engine.accelerate.keep_freed_memory", keep):
-        segmenter = accelerate(Segmenter(config).eval(), dtype)
+        segmenter = fast_small(shapes, dtype)
     memory, spent = memory_of(segmenter), []
     features = torch.randn(1, 256, shapes.side // 2, shapes.side // 2)
     with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
