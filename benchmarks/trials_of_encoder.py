@@ -211,7 +211,7 @@ def block_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
         },
     )
 
-    sizes = {"strips of 4,096 tokens": 4096, "1,024": 1024, "16,384": 16384, "whole": WHOLE}
+    sizes = {"strips of 8,192 tokens": 8192, "1,024": 1024, "4,096": 4096, "whole": WHOLE}
     yield Trial(
         "strips of a block of the first stage",
         f"{4 * side} x {4 * side} tokens of {dim // 4} channels",

@@ -16,7 +16,7 @@ from tempomask.models.encoder import RoutedBlock
 from tempomask.models.windowed_block import WindowedBlock
 
 # Tokens in a strip. Fewer fit the cache better and multiply worse; measured best on two cores.
-TOKENS = 4096
+TOKENS = 8192
 
 
 class StripBlock(RoutedBlock):
