@@ -13,6 +13,7 @@ from tempomask.engine.fuser import FastFuserBlock
 from tempomask.engine.kept_memory import keep_freed_memory
 from tempomask.engine.memory_attention import FastMemoryAttention
 from tempomask.engine.neck import FusedNeck
+from tempomask.engine.packed import fast_linear
 from tempomask.engine.rotary_block import FastTransformerBlock
 from tempomask.engine.trunk import FastTrunk
 from tempomask.models.hiera import Hiera
@@ -51,6 +52,9 @@ def accelerate(segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> Segm
     for index, block in enumerate(fuser):
         if isinstance(block, FuserBlock):
             fuser[index] = FastFuserBlock(block, dtype)
+    for module in segmenter.mask_decoder.transformer.modules():
+        for name, layer in module.named_children():
+            module._modules[name] = fast_linear(layer, dtype)
     if dtype != torch.float32:
         _store_weights(segmenter, dtype)
     return segmenter
