@@ -39,7 +39,8 @@ class SharedTokens(NamedTuple):
 
     place (N, K, memory_dim): values and positions. values (N, K', memory_dim): pooled where keys
     will be. num_spatial: leading tokens of place that are spatial. image_keys: as of
-    `MemoryTokens`. bias: joins the logits of the keys (1 or N, K'), or None.
+    `MemoryTokens`. bias: joins the logits of the keys (1 or N, K'), or None. pooled: whether keys
+    are pooled 2x2 too.
     """
 
     place: Tensor
