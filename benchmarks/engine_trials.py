@@ -23,7 +23,7 @@ from tempomask.api import resolve_dtype
 from tempomask.media.atomic import write_json
 from trials import Clock, run
 from trials_of_encoder import QUICK, Shapes, encoder_trials
-from trials_of_memory import attend_alone, kept_memory, memory_trials
+from trials_of_memory import CALLS, alone, kept_memory, memory_trials
 from trials_of_nano import nano_trials
 
 KEPT_MEMORY = "freed memory"
@@ -37,9 +37,11 @@ def measure(
     torch.manual_seed(0)
     trials = chain.from_iterable(PARTS[part](shapes, dtype) for part in parts)
     reports = {trial.name: run(trial, clock) for trial in trials if only in trial.name}
-    if "memory" in parts and only in KEPT_MEMORY:
-        reports[KEPT_MEMORY] = kept_memory(__file__, shapes is QUICK)
-        print(KEPT_MEMORY, reports[KEPT_MEMORY]["milliseconds"], flush=True)
+    for part in CALLS if "memory" in parts else ():
+        name = f"{KEPT_MEMORY}, {part}"
+        if only in name:
+            reports[name] = kept_memory(__file__, part, shapes is QUICK)
+            print(name, reports[name]["milliseconds"], flush=True)
     return {
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
@@ -55,13 +57,14 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--one-core", action="store_true")
-    parser.add_argument("--attend-alone", choices=["kept", "given"], help=argparse.SUPPRESS)
+    parser.add_argument("--alone", choices=list(CALLS), help=argparse.SUPPRESS)
+    parser.add_argument("--memory", choices=["kept", "given"], help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     shapes = QUICK if arguments.quick else Shapes()
     dtype = resolve_dtype("auto", torch.device("cpu"))
-    if arguments.attend_alone:
-        print(attend_alone(shapes, dtype, arguments.attend_alone == "kept"))
+    if arguments.alone:
+        print(alone(shapes, dtype, arguments.alone, arguments.memory == "kept"))
         return
     if arguments.one_core:
         torch.set_num_threads(1)

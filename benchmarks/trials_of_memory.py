@@ -18,15 +18,17 @@ from tempomask.engine import accelerate
 from tempomask.engine.kept_memory import keep_freed_memory
 from tempomask.engine.memory_attention import FastMemoryAttentionLayer, _shared
 from tempomask.engine.packed import can_pack, fast_linear, stacked, turned
+from tempomask.engine.rotated_keys import RotatedKeys
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.attention import attention
 from tempomask.ops.rope import axial_table, rotate
-from trials import Trial
+from trials import Trial, Way
 from trials_of_encoder import WHOLE, Shapes
 
-# Of memory attention in a process of its own.
-CALLS = 40
+# Parts that are timed in processes of their own, and how often.
+TINY, SMALL = "SAM 2.1-T, encode and attend", "EfficientTAM-Ti at 512, attend"
+CALLS = {TINY: 8, SMALL: 40}
 
 
 def memory_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
@@ -58,26 +60,40 @@ def cross_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
 
 
 def rotation_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
-    """Rotated keys of one memory: the turned twin out of the same product, or pairs taken apart."""
+    """Rotated keys of seven memories: by turned weights, with a turned twin, or pairs apart."""
     side, key = shapes.side, nn.Linear(64, 256)
     weight, bias = key.weight.data, key.bias.data
+    pairs = axial_table(side, side, 256, 10000.0, torch.device("cpu"))
+    cosine, sine = (x.repeat_interleave(2, dim=1) for x in pairs)
+    rotated = RotatedKeys(key, (cosine, sine), side, dtype)
     twin = fast_linear(stacked((weight, bias), (turned(weight), turned(bias))), dtype)
     single = fast_linear(key, dtype)
     if single is key:
         key.to(dtype)
         twin = twin.to(dtype)
-    table = axial_table(side, side, 256, 10000.0, torch.device("cpu"))
-    cosine, sine = (x.repeat_interleave(2, dim=1).to(dtype) for x in table)
-    memory = torch.randn(1, side * side, 64, dtype=dtype)
+    cosine, sine = cosine.to(dtype), sine.to(dtype)
+    memory = torch.randn(1, 7 * side * side, 64, dtype=dtype)
+    out = torch.empty(1, 7 * side * side, 256, dtype=dtype)
 
-    def together() -> Tensor:
-        straight, other = twin(memory).chunk(2, dim=-1)
-        return (straight * cosine).addcmul_(other, sine)
+    def in_one() -> Tensor:
+        rotated(memory, out)
+        return out
+
+    def with_twin() -> Tensor:
+        parts = memory.split(side * side, dim=1), out.split(side * side, dim=1)
+        for frame, target in zip(*parts, strict=True):
+            straight, other = twin(frame).chunk(2, dim=-1)
+            torch.mul(straight, cosine, out=target).addcmul_(other, sine)
+        return out
 
     yield Trial(
-        "rotated keys of a memory",
-        f"{side * side} tokens, 64 channels to 256",
-        {"both from one product": together, "pairs": lambda: rotate(single(memory), table)},
+        "rotated keys of seven memories",
+        f"{side * side} tokens each, 64 channels to 256",
+        {
+            "weights turned by column and row": in_one,
+            "a turned twin from the same product": with_twin,
+            "pairs": lambda: rotate(single(memory), pairs),
+        },
     )
 
 
@@ -124,9 +140,8 @@ def frame_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
         encoded = segmenter.encode(torch.randn(1, 3, side, side))
 
     def keys_of_older() -> Tensor:
-        table = (network.cosine, network.sine)
         shared = _shared(tokens, "none", grid, network.cosine.dtype)
-        return [layer._keys(shared, grid, table) for layer in layers][-1]
+        return [layer._keys(shared, grid) for layer in layers][-1]
 
     yield Trial(
         "memory attention",
@@ -150,7 +165,7 @@ def frame_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
 
 
 def small_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
-    """EfficientTAM-Ti at 512, whose layers are short: what all layers share, frames at a time."""
+    """EfficientTAM-Ti at 512, whose layers are short: what all layers share, packed layers."""
     segmenter = fast_small(shapes, dtype)
     grid = (shapes.side // 2, shapes.side // 2)
     features, memory = torch.randn(1, 256, *grid), memory_of(segmenter)
@@ -165,18 +180,34 @@ def small_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
             _shared(tokens, "none", grid, network.cosine.dtype)
         return attend()
 
-    def frame_by_frame() -> Tensor:
-        with patch("tempomask.engine.memory_attention.TOKENS", 1):
-            return attend()
-
     yield Trial(
         "memory attention, small",
         "EfficientTAM-Ti at 512, seven memories",
         {
-            "prepared once, several frames at a time": _mixed(attend, dtype),
+            "memories prepared once": _mixed(attend, dtype),
             "memories prepared for each layer": _mixed(with_more_preparing, dtype),
-            "keys frame by frame": _mixed(frame_by_frame, dtype),
         },
+    )
+    yield packing_trial(segmenter, shapes, dtype)
+
+
+def packing_trial(segmenter: Segmenter, shapes: Shapes, dtype: torch.dtype) -> Trial:
+    """The mask decoder of EfficientTAM-Ti at 512, whose layers are packed or not."""
+    side = segmenter.config.image_size
+    # The module, not the function of that name that the package offers.
+    engine = sys.modules["tempomask.engine.accelerate"]
+    with patch.object(engine, "fast_linear", lambda layer, dtype: layer):
+        unpacked = fast_small(shapes, dtype)
+    features = torch.randn(1, 256, side // 16, side // 16)
+
+    def decode(network: Segmenter) -> Way:
+        # Not the logits, which are one constant where no object is seen.
+        return _mixed(lambda: network.propose(features, ()).logits, dtype)
+
+    return Trial(
+        "layers of the mask decoder",
+        "EfficientTAM-Ti at 512",
+        {"packed": decode(segmenter), "plain": decode(unpacked)},
     )
 
 
@@ -230,17 +261,20 @@ def fast_small(shapes: Shapes, dtype: torch.dtype) -> Segmenter:
     return accelerate(Segmenter(config).eval(), dtype)
 
 
-def attend_alone(shapes: Shapes, dtype: torch.dtype, kept: bool) -> float:
-    """Seconds of EfficientTAM-Ti's memory attention at 512, in this process, by the median: without
-    kept memory glibc's mood decides, and the best of many calls would be a lucky one."""
+def alone(shapes: Shapes, dtype: torch.dtype, part: str, kept: bool) -> float:
+    """Seconds of a part in this process, by the median: without kept memory glibc's mood decides,
+    and the best of many calls would be a lucky one."""
     keep = keep_freed_memory if kept else _do_nothing
     with patch("tempomask.engine.accelerate.keep_freed_memory", keep):
-        segmenter = fast_small(shapes, dtype)
-    memory, spent = memory_of(segmenter), []
-    features = torch.randn(1, 256, shapes.side // 2, shapes.side // 2)
+        tiny = part == TINY
+        segmenter = fast_tiny(shapes, dtype, pooled=False) if tiny else fast_small(shapes, dtype)
+    size, memory, spent = segmenter.config.image_size, memory_of(segmenter), []
+    features, image = torch.randn(1, 256, size // 16, size // 16), torch.randn(1, 3, size, size)
     with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        for _ in range(CALLS):
+        for _ in range(CALLS[part]):
             started = time.perf_counter()
+            if tiny:
+                features = segmenter.encode(image).features
             segmenter.attend(features, memory)
             spent.append(time.perf_counter() - started)
     return statistics.median(spent)
@@ -250,19 +284,19 @@ def _do_nothing() -> None:
     pass
 
 
-def kept_memory(script: str, quick: bool) -> dict[str, Any]:
-    """Memory attention in fresh processes, with kept memory and as the C library has it."""
+def kept_memory(script: str, part: str, quick: bool) -> dict[str, Any]:
+    """A part in fresh processes, with kept memory and as the C library has it."""
     spent: dict[str, list[float]] = {"kept": [], "given back": []}
     for _ in range(3):
         for name, times in spent.items():
-            command = [sys.executable, script, "--attend-alone", name.split()[0]]
+            command = [sys.executable, script, "--alone", part, "--memory", name.split()[0]]
             done = subprocess.run(
                 command + ["--quick"] * quick, capture_output=True, text=True, check=True
             )
             times.append(float(done.stdout.split()[-1]))
     used, other = (statistics.median(times) for times in spent.values())
     return {
-        "where": "EfficientTAM-Ti at 512, memory attention, in processes of their own",
+        "where": f"{part}, in processes of their own",
         "used": "kept",
         "milliseconds": {"kept": round(1000 * used, 3), "given back": round(1000 * other, 3)},
         "ratio": {"given back": round(other / used, 2)},

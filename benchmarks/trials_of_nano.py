@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tempomask.engine.stem import FastStem, can_fuse
+from tempomask.models.hybrid import ConvolutionalStem
 from tempomask.ops.attention import multi_head_attention
 from tempomask.weights import load_segmenter
 from trials import Trial, Way
@@ -37,7 +40,23 @@ def nano_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
                 "channels first": lambda features=features: features(image),
             },
         )
+        if can_fuse(stem.first.weight, kind):
+            yield fused_trial(stem, last, kind)
     yield from training_trials(shapes, dtype)
+
+
+def fused_trial(stem: ConvolutionalStem, image: Tensor, kind: torch.dtype) -> Trial:
+    """The stem with its activations inside packed convolutions, or apart, as the weights lie."""
+    fused, plain = FastStem(stem, kind), deepcopy(stem).to(kind)
+    picture = image.to(kind)
+    return Trial(
+        f"activations of nano's stem, {str(kind).removeprefix('torch.')}",
+        f"a picture of {image.shape[-1]} x {image.shape[-1]}",
+        {
+            "inside packed convolutions": lambda: fused(picture)[-1],
+            "apart": lambda: plain(picture)[-1],
+        },
+    )
 
 
 def training_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:

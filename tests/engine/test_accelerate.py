@@ -15,6 +15,7 @@ from tempomask.api import Model
 from tempomask.engine import accelerate
 from tempomask.engine.packed import Activation, PackedLinear, can_pack, fast_linear
 from tempomask.engine.ragged_windows import attend_ragged, is_ragged
+from tempomask.engine.stem import FusedConvolution, can_fuse
 from tempomask.engine.strips import StripBlock
 from tempomask.models.config import (
     HieraConfig,
@@ -24,6 +25,7 @@ from tempomask.models.config import (
     ViTConfig,
     segmenter_config,
 )
+from tempomask.models.hybrid import ConvolutionalStem, SameConv2d
 from tempomask.models.segmenter import MemoryInputs, Segmenter
 from tempomask.models.windowed_block import WindowedBlock
 from tempomask.routing.static import StaticPlan
@@ -196,3 +198,28 @@ def test_activations_without_packing(name: Activation) -> None:
     with torch.inference_mode():
         got = fast_linear(layer, torch.float32, name)(x)
         assert_near(got, getattr(torch.nn.functional, name)(layer(x)), 1e-6)
+
+
+@pytest.mark.skipif(
+    not can_fuse(torch.empty(1), torch.float32), reason="this torch fuses no convolutions"
+)
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
+@pytest.mark.parametrize("clamped", [True, False])
+@pytest.mark.parametrize("groups", [1, 6])
+def test_fused_convolutions_pad_and_clamp(
+    kernel: int, stride: int, clamped: bool, groups: int
+) -> None:
+    torch.manual_seed(0)
+    layer = SameConv2d(6, 12, kernel, stride, groups=groups)
+    x = 9 * torch.randn(2, 6, 10, 14).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        expected = layer(x)
+        assert expected.max() > 6 and expected.min() < 0
+        expected = torch.nn.functional.relu6(expected) if clamped else expected
+        assert_near(FusedConvolution(layer, torch.float32, clamped)(x), expected, 1e-6)
+
+
+def test_stem_stays_plain_where_nothing_can_be_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: False)
+    stem = accelerate(Segmenter(CONFIGS["nano"])).encoder.stem
+    assert type(stem) is ConvolutionalStem

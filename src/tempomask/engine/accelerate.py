@@ -15,6 +15,7 @@ from tempomask.engine.memory_attention import FastMemoryAttention
 from tempomask.engine.neck import FusedNeck
 from tempomask.engine.packed import fast_linear
 from tempomask.engine.rotary_block import FastTransformerBlock
+from tempomask.engine.stem import FastStem, can_fuse
 from tempomask.engine.trunk import FastTrunk
 from tempomask.models.hiera import Hiera
 from tempomask.models.hybrid import HybridEncoder, TransformerBlock
@@ -42,6 +43,8 @@ def accelerate(segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> Segm
     if isinstance(encoder, (Hiera, ViT)):
         segmenter.encoder = FastTrunk(encoder, segmenter.config.image_size, dtype)
     elif isinstance(encoder, HybridEncoder):
+        if can_fuse(encoder.stem.first.weight, dtype):
+            encoder.stem = FastStem(encoder.stem, dtype)
         for index, block in enumerate(encoder.blocks):
             if isinstance(block, TransformerBlock):
                 encoder.blocks[index] = FastTransformerBlock(block, dtype)
@@ -52,7 +55,10 @@ def accelerate(segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> Segm
     for index, block in enumerate(fuser):
         if isinstance(block, FuserBlock):
             fuser[index] = FastFuserBlock(block, dtype)
-    for module in segmenter.mask_decoder.transformer.modules():
+    for module in (
+        *segmenter.mask_decoder.modules(),
+        *segmenter.object_pointer_projection.modules(),
+    ):
         for name, layer in module.named_children():
             module._modules[name] = fast_linear(layer, dtype)
     if dtype != torch.float32:

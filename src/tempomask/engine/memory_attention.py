@@ -1,9 +1,9 @@
-"""Memory attention with rotations that cost two multiplications, frame by frame in the cache.
+"""Memory attention with rotations that cost two multiplications, and none for the memories' keys.
 
 Turning a projected token by its position, R W x, is (W x) cos + (W' x) sin, where W' holds the
 rows of W exchanged in pairs, one of each with its sign changed. Both products are one matrix
-product, and nothing has to be taken apart into pairs. The rest is
-`tempomask.models.memory_attention`.
+product, and nothing has to be taken apart into pairs. Keys of memories go further
+(`engine.rotated_keys`). The rest is `tempomask.models.memory_attention`.
 
 N objects, h x w the stride-16 grid, D hidden_dim, K memory tokens.
 """
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tempomask.engine.packed import fast_linear, stacked, turned
+from tempomask.engine.rotated_keys import RotatedKeys
 from tempomask.models.config import Pooling
 from tempomask.models.memory_attention import (
     MemoryAttention,
@@ -59,7 +60,9 @@ def _and_turned(layer: nn.Linear) -> list[tuple[Tensor, Tensor | None]]:
 class FastMemoryAttentionLayer(nn.Module):
     """One layer, the same function as `MemoryAttentionLayer`."""
 
-    def __init__(self, plain: MemoryAttentionLayer, dtype: torch.dtype) -> None:
+    def __init__(
+        self, plain: MemoryAttentionLayer, table: Table, side: int, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         own, cross = plain.self_attention, plain.cross_attention
         self.pooling: Pooling = plain.pooling
@@ -69,12 +72,12 @@ class FastMemoryAttentionLayer(nn.Module):
         own_parts = [*_and_turned(own.query), *_and_turned(own.key), value]
         self.own = fast_linear(stacked(*own_parts), dtype)
         self.query = fast_linear(stacked(*_and_turned(cross.query)), dtype)
-        self.key = fast_linear(stacked(*_and_turned(cross.key)), dtype)
+        self.spatial_key = RotatedKeys(cross.key, table, side, dtype)
         self.pointer_key, self.value = cross.key, fast_linear(cross.value, dtype)
         self.image_key: nn.Module | None = None
         if hasattr(cross, "image_key"):
             self.image_norm = cross.image_norm
-            self.image_key = fast_linear(stacked(*_and_turned(cross.image_key)), dtype)
+            self.image_key = RotatedKeys(cross.image_key, table, side, dtype)
         self.own_output = fast_linear(own.output, dtype)
         self.output = fast_linear(cross.output, dtype)
         self.expand = fast_linear(plain.expand, dtype, "relu")
@@ -95,8 +98,7 @@ class FastMemoryAttentionLayer(nn.Module):
         """x (1 or N, hw, D) attends to the memories of N objects and passes the MLP: (N, hw, D)."""
         query, query_turned = self.query(self.cross_norm(x)).chunk(2, dim=-1)
         query = _rotated(query, query_turned, table)
-        keys = self._keys if self.in_parts else self._keys_at_once
-        key, value = keys(memory, grid, table), self.value(memory.values)
+        key, value = self._keys(memory, grid), self.value(memory.values)
         attended = attention(query.expand(key.shape[0], -1, -1), key, value, memory.bias)
         return self._feed_forward(x + self.output(attended).to(x.dtype))
 
@@ -110,48 +112,26 @@ class FastMemoryAttentionLayer(nn.Module):
             torch.add(part, change.to(x.dtype), out=target)
         return out
 
-    def _keys(self, memory: SharedTokens, grid: tuple[int, int], table: Table) -> Tensor:
-        """Rotated keys (N, K', D), some frames at a time; with pooling a quarter of the places."""
-        place, pooled = memory.place, memory.pooled
-        size, spatial = table[0].shape[0], memory.num_spatial
-        written = size // WINDOW**2 if pooled else size
-        pointers = self.pointer_key(place[:, spatial:])
-        keys = pointers.new_empty(
-            len(place), spatial // size * written + pointers.shape[1], pointers.shape[2]
-        )
-        keys[:, spatial // size * written :] = pointers
-        step = max(1, TOKENS // (size * len(place)))
-        for start in range(0, spatial // size, step):
-            stop = min(start + step, spatial // size)
-            frames = slice(start * size, stop * size)
-            pair = self.key(place[:, frames])
-            if self.image_key is not None and memory.image_keys is not None:
-                pair = pair + self.image_key(self.image_norm(memory.image_keys[:, frames]))
-            plain, turned = pair.unflatten(1, (-1, size)).chunk(2, dim=-1)
-            target = keys[:, start * written : stop * written]
-            if not pooled:
-                target = target.unflatten(1, (-1, size))
-                torch.mul(plain, table[0], out=target).addcmul_(turned, table[1])
-                continue
-            rotated = _rotated(plain, turned, table).flatten(1, 2)
-            target.copy_(_pooled(rotated, rotated.shape[1], grid))
-            if self.pooling == "eq6":
-                target += LOG_WINDOW_AREA
-        return keys
-
-    def _keys_at_once(self, memory: SharedTokens, grid: tuple[int, int], table: Table) -> Tensor:
-        """The keys of `_keys`, of all frames together."""
+    def _keys(self, memory: SharedTokens, grid: tuple[int, int]) -> Tensor:
+        """Rotated keys (N, K', D); with pooling a quarter of the places."""
         place, spatial = memory.place, memory.num_spatial
-        pair = self.key(place[:, :spatial])
+        pointers = self.pointer_key(place[:, spatial:])
+        keys = pointers.new_empty(*place.shape[:2], pointers.shape[2])
+        keys[:, spatial:] = pointers
+        self.spatial_key(place[:, :spatial], keys[:, :spatial])
         if self.image_key is not None and memory.image_keys is not None:
-            pair = pair + self.image_key(self.image_norm(memory.image_keys))
-        plain, turned = pair.unflatten(1, (-1, table[0].shape[0])).chunk(2, dim=-1)
-        keys = _rotated(plain, turned, table).flatten(1, 2)
-        if memory.pooled:
-            keys = _pooled(keys, spatial, grid)
-            if self.pooling == "eq6":
-                keys = keys + LOG_WINDOW_AREA
-        return torch.cat([keys, self.pointer_key(place[:, spatial:]).to(keys.dtype)], dim=1)
+            # Of one picture for all objects, or of each object's own.
+            images = self.image_norm(memory.image_keys).to(keys.dtype)
+            of_images = keys.new_empty(*images.shape[:2], keys.shape[2])
+            self.image_key(images, of_images)
+            keys[:, :spatial] += of_images
+        if not memory.pooled:
+            return keys
+        # Pointers stay as they are, the logarithm is the pooled keys' alone.
+        pooled = _pooled(keys, spatial, grid)
+        if self.pooling == "eq6":
+            pooled[:, : spatial // WINDOW**2] += LOG_WINDOW_AREA
+        return pooled
 
 
 def _shared(
@@ -242,13 +222,16 @@ class FastMemoryAttention(nn.Module):
     def __init__(self, plain: MemoryAttention, side: int, dtype: torch.dtype) -> None:
         super().__init__()
         layers = [layer for layer in plain.layers if isinstance(layer, MemoryAttentionLayer)]
-        self.layers = nn.ModuleList(FastMemoryAttentionLayer(layer, dtype) for layer in layers)
         self.norm = plain.norm
         attention_part: RotaryAttention = layers[0].self_attention
         weight = attention_part.query.weight
-        tables = axial_table(side, side, weight.shape[0], attention_part.theta, weight.device)
-        for name, table in zip(("cosine", "sine"), tables, strict=True):
-            self.register_buffer(name, table.repeat_interleave(2, dim=1).to(dtype))
+        pairs = axial_table(side, side, weight.shape[0], attention_part.theta, weight.device)
+        cosine, sine = (x.repeat_interleave(2, dim=1) for x in pairs)
+        self.layers = nn.ModuleList(
+            FastMemoryAttentionLayer(layer, (cosine, sine), side, dtype) for layer in layers
+        )
+        self.register_buffer("cosine", cosine.to(dtype))
+        self.register_buffer("sine", sine.to(dtype))
 
     def forward(self, features: Tensor, position: Tensor, memory: MemoryTokens) -> Tensor:
         """features (1 or N, D, h, w), position (D, h, w): conditioned features (N, D, h, w)."""

@@ -87,7 +87,10 @@ class ConvolutionalStem(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        x = F.relu6(self.first(image), inplace=True)
+        return self.maps(F.relu6(self.first(image), inplace=True))
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """All stages on the first convolution's output."""
         maps = []
         for index, stage in enumerate(self.stages):
             x = stage(x)

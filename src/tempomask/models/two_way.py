@@ -55,10 +55,11 @@ class TwoWayBlock(nn.Module):
             query = tokens + prompts
             tokens = tokens + self.self_attention(query, query, tokens)
         tokens = self.self_norm(tokens)
-        tokens = tokens + self.token_to_image(tokens + prompts, image + position, image)
+        placed = image + position
+        tokens = tokens + self.token_to_image(tokens + prompts, placed, image)
         tokens = self.token_norm(tokens)
         tokens = self.feedforward_norm(tokens + self.feedforward(tokens))
-        image = image + self.image_to_token(image + position, tokens + prompts, tokens)
+        image = image + self.image_to_token(placed, tokens + prompts, tokens)
         return tokens, self.image_norm(image)
 
 

@@ -1,0 +1,86 @@
+"""nano's convolutional stem with packed weights, the activation inside, and no padding by hand.
+
+Its plain form clamps to [0, 6] in a pass of its own, reorders its weights at every call, and copies
+a map to pad it where SAME padding is uneven: a stride of 2 pads one pixel more at the end. A row
+and a column of zeros before the kernel make that padding even, and the sum is the same.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tempomask.models.hybrid import ConvolutionalStem, InvertedResidual, SameConv2d
+
+
+def can_fuse(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether oneDNN has such convolutions: on a CPU, in a type that it computes there."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    operations = ("_convolution_pointwise", "_reorder_convolution_weight")
+    if not all(hasattr(torch.ops.mkldnn, name) for name in operations):
+        return False
+    return dtype == torch.float32 or (
+        dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
+class FusedConvolution(nn.Module):
+    """A convolution and, if clamped, ReLU6; fit for inference only.
+
+    A strided `SameConv2d` wants maps of an even height and width, as all are in the stem.
+    """
+
+    def __init__(self, layer: nn.Conv2d, dtype: torch.dtype, clamped: bool) -> None:
+        super().__init__()
+        weight = layer.weight.detach().to(dtype)
+        before, stride = layer.kernel_size[0] // 2, layer.stride[0]
+        if isinstance(layer, SameConv2d) and stride == 2:
+            weight = F.pad(weight, (1, 0, 1, 0))
+        elif not isinstance(layer, SameConv2d):
+            before = 0
+        self.geometry = ([before] * 2, [stride] * 2, [1, 1], layer.groups)
+        # Opaque to torch: no buffer, as it can be neither moved nor saved.
+        self.packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry, None)
+        self.bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+        self.activation = ("hardtanh", [0.0, 6.0], "") if clamped else ("none", [], "")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, h, w), of the type of the weights."""
+        convolve = torch.ops.mkldnn._convolution_pointwise.default
+        return convolve(x, self.packed, self.bias, *self.geometry, *self.activation)
+
+
+class FusedResidual(nn.Module):
+    """The same function as the `InvertedResidual` it is made of."""
+
+    def __init__(self, plain: InvertedResidual, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.residual = plain.residual
+        layers = [(plain.expand, True), (plain.depthwise, True), (plain.project, False)]
+        self.layers = nn.Sequential(
+            *(FusedConvolution(x, dtype, clamped) for x, clamped in layers if x is not None)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, h, w)."""
+        y = self.layers(x)
+        return y.add_(x) if self.residual else y
+
+
+class FastStem(ConvolutionalStem):
+    """The same function as the `ConvolutionalStem` it is made of."""
+
+    def __init__(self, plain: ConvolutionalStem, dtype: torch.dtype) -> None:
+        nn.Module.__init__(self)
+        self.dtype = dtype
+        self.first = FusedConvolution(plain.first, dtype, clamped=True)  # type: ignore[assignment]
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(FusedResidual(block, dtype) for block in stage))  # type: ignore[arg-type]
+            for stage in plain.stages
+        )
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """image (B, 3, S, S), S even down to stride 16: maps as of `ConvolutionalStem`."""
+        return self.maps(self.first(image.to(self.dtype)))
