@@ -145,7 +145,7 @@ class Runs:
 
     def watched_waits(self) -> list[str]:
         """Where the host waits in a tracked frame, found by watching its operations."""
-        session = Session(accelerate(copy.deepcopy(self.plain)).to("meta"))
+        session = Session(accelerate(copy.deepcopy(self.plain).to("meta")))
         session.prompt(box=(100, 100, 250, 250))
         with Synchronisations() as waits:
             for frame in self.frames[:3]:

@@ -196,19 +196,18 @@ def packing_trial(segmenter: Segmenter, shapes: Shapes, dtype: torch.dtype) -> T
     side = segmenter.config.image_size
     # The module, not the function of that name that the package offers.
     engine = sys.modules["tempomask.engine.accelerate"]
-    with patch.object(engine, "fast_linear", lambda layer, dtype: layer):
-        unpacked = fast_small(shapes, dtype)
     features = torch.randn(1, 256, side // 16, side // 16)
 
     def decode(network: Segmenter) -> Way:
-        # Not the logits, which are one constant where no object is seen.
+        # Not the chosen logits, which are one constant where no object is seen.
         return _mixed(lambda: network.propose(features, ()).logits, dtype)
 
-    return Trial(
-        "layers of the mask decoder",
-        "EfficientTAM-Ti at 512",
-        {"packed": decode(segmenter), "plain": decode(unpacked)},
-    )
+    ways = {"packed, a few tokens in float32": decode(segmenter)}
+    others = {"packed for any number of tokens": fast_linear, "plain": lambda layer, dtype: layer}
+    for name, layers in others.items():
+        with patch.object(engine, "fast_token_linear", layers):
+            ways[name] = decode(fast_small(shapes, dtype))
+    return Trial("layers of the mask decoder", "EfficientTAM-Ti at 512", ways)
 
 
 def epilogue_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:

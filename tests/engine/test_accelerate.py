@@ -13,7 +13,13 @@ from torch import Tensor
 
 from tempomask.api import Model
 from tempomask.engine import accelerate
-from tempomask.engine.packed import Activation, PackedLinear, can_pack, fast_linear
+from tempomask.engine.packed import (
+    Activation,
+    PackedLinear,
+    can_pack,
+    fast_linear,
+    fast_token_linear,
+)
 from tempomask.engine.ragged_windows import attend_ragged, is_ragged
 from tempomask.engine.stem import FusedConvolution, can_fuse
 from tempomask.engine.strips import StripBlock
@@ -190,6 +196,25 @@ def test_packed_layers_multiply_and_apply_activations() -> None:
             assert isinstance(active, PackedLinear)
             expected = getattr(torch.nn.functional, name)(layer(x))
             assert_near(active(x.bfloat16()), expected, 0.02)
+
+
+@pytest.mark.skipif(
+    not can_pack(torch.nn.Linear(2, 2), torch.bfloat16), reason="this torch packs no weights"
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_few_tokens_stay_exact(bias: bool) -> None:
+    """Under autocast too, which would round them; many are multiplied in bfloat16."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(48, 80, bias=bias)
+    fast = fast_token_linear(layer, torch.bfloat16)
+    few, many = torch.randn(2, 8, 48), torch.randn(2, 9, 48)
+    with torch.inference_mode():
+        expected = layer(few), layer(many)
+        with torch.autocast("cpu", torch.bfloat16):
+            got = fast(few), fast(many)
+    assert (got[0].dtype, got[1].dtype) == (torch.float32, torch.bfloat16)
+    assert_near(got[0], expected[0], 1e-6)
+    assert_near(got[1], expected[1], 0.02)
 
 
 @pytest.mark.parametrize("name", ["gelu", "relu"])

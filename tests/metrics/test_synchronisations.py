@@ -56,7 +56,9 @@ FRAME = np.zeros((48, 80, 3), np.uint8)
 def stand_in(name: str, fast: bool = True) -> Segmenter:
     """A network on the device that stands in for an accelerator."""
     segmenter = Segmenter(CONFIGS[name]).eval()
-    return (accelerate(segmenter) if fast else segmenter).to("meta")
+    segmenter = segmenter.to("meta")
+    # As on a device: moved there first.
+    return accelerate(segmenter) if fast else segmenter
 
 
 def routed(name: str, control: BudgetControl) -> RecurrentPolicy:

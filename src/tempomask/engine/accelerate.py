@@ -13,7 +13,7 @@ from tempomask.engine.fuser import FastFuserBlock
 from tempomask.engine.kept_memory import keep_freed_memory
 from tempomask.engine.memory_attention import FastMemoryAttention
 from tempomask.engine.neck import FusedNeck
-from tempomask.engine.packed import fast_linear
+from tempomask.engine.packed import fast_token_linear
 from tempomask.engine.rotary_block import FastTransformerBlock
 from tempomask.engine.stem import FastStem, can_fuse
 from tempomask.engine.trunk import FastTrunk
@@ -60,7 +60,7 @@ def accelerate(segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> Segm
         *segmenter.object_pointer_projection.modules(),
     ):
         for name, layer in module.named_children():
-            module._modules[name] = fast_linear(layer, dtype)
+            module._modules[name] = fast_token_linear(layer, dtype)
     if dtype != torch.float32:
         _store_weights(segmenter, dtype)
     return segmenter

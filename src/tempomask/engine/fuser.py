@@ -16,8 +16,8 @@ class FastFuserBlock(nn.Module):
         super().__init__()
         self.depthwise, self.norm = plain.depthwise, plain.norm
         self.expand = fast_linear(plain.expand, dtype, "gelu")
-        scaled = nn.Linear(plain.contract.in_features, plain.contract.out_features)
-        scaled = scaled.to(plain.scale.device)
+        inputs, outputs = plain.contract.in_features, plain.contract.out_features
+        scaled = nn.Linear(inputs, outputs, device=plain.scale.device)
         with torch.no_grad():
             scaled.weight.copy_(plain.scale[:, None] * plain.contract.weight)
             scaled.bias.copy_(plain.scale * plain.contract.bias)

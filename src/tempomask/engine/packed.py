@@ -72,6 +72,43 @@ def fast_linear(layer: nn.Module, dtype: torch.dtype, activation: Activation = "
     return layer
 
 
+class FewTokensLinear(nn.Module):
+    """A linear layer that a few tokens pass in float32, which is exact and, for them, faster.
+
+    A packed product takes 40 microseconds before it multiplies, a float32 product of eight tokens
+    and 256 channels 10 in all.
+    """
+
+    # Beyond so many tokens, or weights, the packed product is faster.
+    TOKENS, WEIGHTS = 16, 2**17
+
+    def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer = fast_linear(layer, dtype)
+        # Copies, as the layer's own may be stored in another type.
+        self.weight = layer.weight.detach().float().T.clone()
+        bias = layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
+        self.bias = bias.detach().float().clone()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in_features): (..., out_features), float32 for a few tokens."""
+        tokens = x.shape[:-1].numel()
+        if tokens > self.TOKENS:
+            return self.layer(x)
+        # Written to a given place: autocast leaves such a product as it is.
+        out = x.new_empty((tokens, len(self.bias)), dtype=torch.float32)
+        rows = x.reshape(tokens, -1).float()
+        return torch.addmm(self.bias, rows, self.weight, out=out).view(*x.shape[:-1], -1)
+
+
+def fast_token_linear(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The layer for inputs of few tokens as well as many."""
+    if not isinstance(layer, nn.Linear) or not can_pack(layer, dtype):
+        return layer
+    few = layer.weight.numel() <= FewTokensLinear.WEIGHTS
+    return FewTokensLinear(layer, dtype) if few else fast_linear(layer, dtype)
+
+
 def turned(weight: Tensor) -> Tensor:
     """W' (rows exchanged in pairs, the first of each pair negated) of W (D, ...)."""
     even, odd = weight.unflatten(0, (-1, 2)).unbind(1)
@@ -82,8 +119,9 @@ def stacked(*layers: tuple[Tensor, Tensor | None]) -> nn.Linear:
     """One linear layer that gives the outputs of several, side by side."""
     weights = [weight for weight, _ in layers]
     biases = [w.new_zeros(len(w)) if bias is None else bias for w, bias in layers]
-    layer = nn.Linear(weights[0].shape[1], sum(len(w) for w in weights))
+    outputs, device = sum(len(w) for w in weights), weights[0].device
+    layer = nn.Linear(weights[0].shape[1], outputs, device=device)
     with torch.no_grad():
         layer.weight.copy_(torch.cat(weights))
         layer.bias.copy_(torch.cat(biases))
-    return layer.to(weights[0].device)
+    return layer
