@@ -59,13 +59,19 @@ def variants(budget: float, num_blocks: int, least: int) -> dict[str, RDSConfig]
 
 
 class Ablation(Comparison):
-    """A comparison whose methods are variants of RDS."""
+    """A comparison whose methods are variants of RDS; only: their names, all if None."""
 
-    def __init__(self, budget: float, *arguments: Any, **named: Any) -> None:
+    def __init__(
+        self, budget: float, only: list[str] | None, *arguments: Any, **named: Any
+    ) -> None:
         super().__init__(*arguments, **named)
         encoder = self.base.encoder
         self.budget = budget
-        self.variants = variants(budget, encoder.num_blocks, len(always_on_blocks(encoder)))
+        known = variants(budget, encoder.num_blocks, len(always_on_blocks(encoder)))
+        unknown = sorted(set(only or ()) - set(known))
+        if unknown:
+            raise SystemExit(f"unknown variants {unknown}; choose of {', '.join(known)}")
+        self.variants = {name: known[name] for name in only or known}
 
     @property
     def points(self) -> list[Point]:
@@ -157,6 +163,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default=None)
     parser.add_argument("--image-size", type=int, default=None)
     parser.add_argument("--budget", type=float, default=0.6)
+    parser.add_argument("--variants", help="names with commas between them; all if not given")
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=4)
@@ -181,6 +188,7 @@ def main() -> None:
 
     ablation = Ablation(
         given.budget,
+        None if given.variants is None else given.variants.split(","),
         config,
         given.data,
         given.evaluation,

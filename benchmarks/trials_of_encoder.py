@@ -196,7 +196,7 @@ def block_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
     def of_size(tokens: int) -> Callable[[], Tensor]:
         def call() -> Tensor:
             with patch("tempomask.engine.strips.TOKENS", tokens):
-                return fine.feed_forward(fine.attend(wide))
+                return fine(wide)
 
         return call
 
@@ -215,5 +215,6 @@ def block_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
     yield Trial(
         "strips of a block of the first stage",
         f"{4 * side} x {4 * side} tokens of {dim // 4} channels",
-        {name: of_size(tokens) for name, tokens in sizes.items()},
+        {name: of_size(tokens) for name, tokens in sizes.items()}
+        | {"attention of all strips first": lambda: fine.feed_forward(fine.attend(wide))},
     )

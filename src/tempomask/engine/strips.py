@@ -34,18 +34,25 @@ class StripBlock(RoutedBlock):
         # Strips fit a CPU's cache; elsewhere they would only be more calls.
         self.in_parts = block.mlp_norm.weight.device.type == "cpu"
 
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, h, w, dim): both halves of the block on one strip, then on the next."""
+        strips = self._strips(x)
+        if len(strips) == 1:
+            return self.feed_forward(self.attend(x))
+        step = 2 if self.block.pool else 1
+        batch, height, width, _ = x.shape
+        out = x.new_empty(batch, height // step, width // step, self.contract.out_features)
+        targets = out.split(strips[0].shape[1] // step, dim=1)
+        for strip, target in zip(strips, targets, strict=True):
+            self._feed_forward(self.block.attend(strip), target)
+        return out
+
     def attend(self, x: Tensor) -> Tensor:
         """x (B, h, w, dim): as of `WindowedBlock.attend`."""
-        window = self.block.window_size
-        _, height, width, _ = x.shape
-        if self.in_parts and is_ragged(self.block, height, width):
+        if self.in_parts and is_ragged(self.block, x.shape[1], x.shape[2]):
             return attend_ragged(self.block, x)
-        windows = max(1, TOKENS // max(1, width * window))
-        if not self.in_parts or not window or windows * window >= height:
-            return self.block.attend(x)
-        # Strips begin where windows begin.
-        strips = x.split(windows * window, dim=1)
-        return torch.cat([self.block.attend(strip) for strip in strips], dim=1)
+        parts = [self.block.attend(strip) for strip in self._strips(x)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """x (B, h, w, dim), same shape."""
@@ -54,6 +61,17 @@ class StripBlock(RoutedBlock):
         rows = max(1, TOKENS // x.shape[2])
         out = torch.empty_like(x)
         for part, target in zip(x.split(rows, dim=1), out.split(rows, dim=1), strict=True):
-            hidden = self.expand(self.block.mlp_norm(part))
-            torch.add(part, self.contract(hidden), out=target)
+            self._feed_forward(part, target)
         return out
+
+    def _feed_forward(self, x: Tensor, out: Tensor) -> None:
+        torch.add(x, self.contract(self.expand(self.block.mlp_norm(x))), out=out)
+
+    def _strips(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Rows of windows that attend apart: x itself where that is not so, or fits the cache."""
+        window, height, width = self.block.window_size, x.shape[1], x.shape[2]
+        windows = max(1, TOKENS // max(1, width * window))
+        ragged = window and bool(height % window or width % window)
+        if not self.in_parts or not window or ragged or windows * window >= height:
+            return (x,)
+        return x.split(windows * window, dim=1)
