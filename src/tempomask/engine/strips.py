@@ -24,6 +24,7 @@ class StripBlock(RoutedBlock):
 
     def __init__(self, block: WindowedBlock, dtype: torch.dtype) -> None:
         super().__init__()
+        self.channels = block.contract.out_features
         self.expand = fast_linear(block.expand, dtype, "gelu")
         self.contract = fast_linear(block.contract, dtype)
         block.qkv = fast_linear(block.qkv, dtype)  # type: ignore[assignment]
@@ -41,7 +42,7 @@ class StripBlock(RoutedBlock):
             return self.feed_forward(self.attend(x))
         step = 2 if self.block.pool else 1
         batch, height, width, _ = x.shape
-        out = x.new_empty(batch, height // step, width // step, self.contract.out_features)
+        out = x.new_empty(batch, height // step, width // step, self.channels)
         targets = out.split(strips[0].shape[1] // step, dim=1)
         for strip, target in zip(strips, targets, strict=True):
             self._feed_forward(self.block.attend(strip), target)
