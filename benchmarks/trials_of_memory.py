@@ -194,8 +194,6 @@ def small_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
 def packing_trial(segmenter: Segmenter, shapes: Shapes, dtype: torch.dtype) -> Trial:
     """The mask decoder of EfficientTAM-Ti at 512, whose layers are packed or not."""
     side = segmenter.config.image_size
-    # The module, not the function of that name that the package offers.
-    engine = sys.modules["tempomask.engine.accelerate"]
     features = torch.randn(1, 256, side // 16, side // 16)
 
     def decode(network: Segmenter) -> Way:
@@ -205,7 +203,7 @@ def packing_trial(segmenter: Segmenter, shapes: Shapes, dtype: torch.dtype) -> T
     ways = {"packed, a few tokens in float32": decode(segmenter)}
     others = {"packed for any number of tokens": fast_linear, "plain": lambda layer, dtype: layer}
     for name, layers in others.items():
-        with patch.object(engine, "fast_token_linear", layers):
+        with patch("tempomask.engine.accelerate.fast_token_linear", layers):
             ways[name] = decode(fast_small(shapes, dtype))
     return Trial("layers of the mask decoder", "EfficientTAM-Ti at 512", ways)
 
