@@ -27,9 +27,10 @@ def test_ratios_of_the_trials_are_those_measured() -> None:
     steps = page[page.index("## What was done") : page.index("int8: the product alone")]
     quoted = set(re.findall(r"\d+\.\d\dx", steps))
     ratios = [
-        x
-        for t in result("performance/engine_trials")["trials"].values()
-        for x in t["ratio"].values()
+        ratio
+        for name in ("performance/engine_trials", "nano_trials")
+        for trial in result(name)["trials"].values()
+        for ratio in trial["ratio"].values()
     ]
     encoder = result("performance/int8")["encoder"]["milliseconds"]
     measured = {f"{ratio:.2f}x" for ratio in (*ratios, encoder["int8"] / encoder["bfloat16"])}
