@@ -21,7 +21,7 @@ $(BIN)/pip:
 	  else echo "python3 -m venv failed: install your system's python3-venv package" >&2; exit 1; fi; }
 
 $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/pip
-	@echo "installing tempomask into $(VENV)"
+	@echo "installing tempomask into $(VENV), once; a minute, or more where torch is yet to come"
 	@$(INSTALL) . && touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/pip

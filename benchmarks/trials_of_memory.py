@@ -17,7 +17,7 @@ from frame_profile import memory_of
 from tempomask.engine import accelerate
 from tempomask.engine.kept_memory import keep_freed_memory
 from tempomask.engine.memory_attention import FastMemoryAttentionLayer, _shared
-from tempomask.engine.packed import can_pack, fast_linear, stacked, turned
+from tempomask.engine.packed import can_pack, fast_linear, fast_token_linear, stacked, turned
 from tempomask.engine.rotated_keys import RotatedKeys
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
@@ -33,8 +33,10 @@ CALLS = {TINY: 8, SMALL: 40}
 
 def memory_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
     """All of them."""
-    parts = (cross_trials, rotation_trials, object_trials, frame_trials, small_trials)
-    for trials in (*parts, *((epilogue_trials,) if can_pack(nn.Linear(2, 2), dtype) else ())):
+    parts = [cross_trials, rotation_trials, object_trials, frame_trials, small_trials]
+    if can_pack(nn.Linear(2, 2), dtype):
+        parts += [token_trials, epilogue_trials]
+    for trials in parts:
         yield from trials(shapes, dtype)
 
 
@@ -206,6 +208,26 @@ def packing_trial(segmenter: Segmenter, shapes: Shapes, dtype: torch.dtype) -> T
         with patch("tempomask.engine.accelerate.fast_token_linear", layers):
             ways[name] = decode(fast_small(shapes, dtype))
     return Trial("layers of the mask decoder", "EfficientTAM-Ti at 512", ways)
+
+
+def token_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
+    """One layer of the mask decoder on the few tokens of a prompt, as the tokens come."""
+    layer, tokens = nn.Linear(256, 256), torch.randn(1, 8, 256, dtype=dtype)
+    few, packed = fast_token_linear(layer, dtype), fast_linear(layer, dtype)
+
+    def repeated(product: nn.Module) -> Way:
+        def calls() -> Tensor:
+            for _ in range(100):
+                out = product(tokens)
+            return out
+
+        return calls
+
+    yield Trial(
+        "a layer on the tokens of a prompt",
+        "eight tokens of 256 channels, a hundred times",
+        {"float32": repeated(few), "packed": repeated(packed)},
+    )
 
 
 def epilogue_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tempomask.engine.stem import FastStem, can_fuse
+from tempomask.engine.stem import FastStem, FusedConvolution, can_fuse
 from tempomask.models.hybrid import ConvolutionalStem
 from tempomask.ops.attention import multi_head_attention
 from tempomask.weights import load_segmenter
@@ -41,22 +41,37 @@ def nano_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
             },
         )
         if can_fuse(stem.first.weight, kind):
-            yield fused_trial(stem, last, kind)
+            # A packed kernel that suits one size of map may not suit another.
+            for part in dict.fromkeys((side, 2 * side // 3 // 32 * 32)):
+                yield fused_trial(stem, last[..., :part, :part], kind)
     yield from training_trials(shapes, dtype)
 
 
 def fused_trial(stem: ConvolutionalStem, image: Tensor, kind: torch.dtype) -> Trial:
     """The stem with its activations inside packed convolutions, or apart, as the weights lie."""
     fused, plain = FastStem(stem, kind), deepcopy(stem).to(kind)
-    picture = image.to(kind)
+    picture, side = image.to(kind, memory_format=torch.channels_last), image.shape[-1]
+    ways = {
+        "inside packed convolutions": lambda: fused(picture)[-1],
+        "apart": lambda: plain(picture)[-1],
+    }
+    packed = all_packed(stem, kind)
+    ways["inside, 1x1 kernels packed too"] = lambda: packed(picture)[-1]
     return Trial(
-        f"activations of nano's stem, {str(kind).removeprefix('torch.')}",
-        f"a picture of {image.shape[-1]} x {image.shape[-1]}",
-        {
-            "inside packed convolutions": lambda: fused(picture)[-1],
-            "apart": lambda: plain(picture)[-1],
-        },
+        f"activations of nano's stem at {side}, {str(kind).removeprefix('torch.')}",
+        f"a picture of {side} x {side}",
+        ways,
     )
+
+
+def all_packed(stem: ConvolutionalStem, kind: torch.dtype) -> FastStem:
+    """The fast stem with kernels of 1x1 packed as the others are."""
+    packed = FastStem(stem, kind)
+    for layer in packed.modules():
+        if isinstance(layer, FusedConvolution) and layer.weight.layout == torch.strided:
+            pack = torch.ops.mkldnn._reorder_convolution_weight
+            layer.weight = pack(layer.weight, *layer.geometry, None)
+    return packed
 
 
 def training_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:

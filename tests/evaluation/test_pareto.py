@@ -25,6 +25,9 @@ from tempomask.evaluation.pareto import (
     PointResult,
 )
 from tempomask.evaluation.pareto_summary import (
+    PARTLY,
+    TIMED,
+    UNTIMED,
     claims,
     differences,
     markdown_table,
@@ -127,6 +130,21 @@ class TestSummary:
         assert by_method["dyt"]["at_same_cost"]["mean"] == pytest.approx(own - other, abs=1e-3)
         assert by_method["full"]["at_same_budget"]["mean"] == pytest.approx(-0.4 * 85)
         assert by_method["full"]["at_same_cost"] is None
+
+    @pytest.mark.parametrize(
+        ("timed", "note"), [((), UNTIMED), (("full",), PARTLY), (("full", "rds"), TIMED)]
+    )
+    def test_the_table_says_which_speeds_were_measured_in_turns(
+        self, timed: tuple[str, ...], note: str
+    ) -> None:
+        results = [result("full", 1.0), result("rds", 0.6)]
+        times = {
+            member.point.name: PairedTimes((0.1,), (0.2,))
+            for member in results
+            if member.point.method in timed
+        }
+        assert summarise_comparison(results, times)["speed"] == note
+        assert markdown_table(rows_of(results, times)).endswith(f"\n\n{note}.\n")
 
     @pytest.mark.parametrize(
         ("change", "seen"),

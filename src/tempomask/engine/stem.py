@@ -42,7 +42,7 @@ class FusedConvolution(nn.Module):
             before = 0
         self.geometry = ([before] * 2, [stride] * 2, [1, 1], layer.groups)
         # Opaque to torch: no buffer, as it can be neither moved nor saved. Weights of 1x1 kernels
-        # stay as they are: packed for maps of one size, they are up to 100 times slower on others.
+        # stay as they are: packed, they suit maps of one size and make others several times slower.
         pack = torch.ops.mkldnn._reorder_convolution_weight
         whole = layer.kernel_size == (1, 1)
         self.weight = weight.clone() if whole else pack(weight, *self.geometry, None)

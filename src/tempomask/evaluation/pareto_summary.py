@@ -29,6 +29,7 @@ SAME_COST = 0.01
 # Where speeds come from.
 TIMED = "Speed-up and FPS were measured in turns with the full model, on the same frames"
 UNTIMED = "FPS was measured after each training, on whatever else the machine did; see --time"
+PARTLY = f"{TIMED}; rows without a speed-up were not: their {UNTIMED}"
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ def summarise_comparison(
     """Everything for pareto.json; times: as of `rows_of`."""
     rows = rows_of(results, times)
     return {
-        "speed": TIMED if times else UNTIMED,
+        "speed": speed_note(rows),
         "rows": [row.to_dict() for row in rows],
         "differences": differences(rows),
         "claims": claims(rows),
@@ -237,8 +238,15 @@ def markdown_table(rows: Sequence[Row]) -> str:
             f" {row.macs / 1e9:.2f}{f' ({row.macs / full:.0%})' if full else ''} |"
             f" {row.fps:.1f} | {speedup_text(row)} | {row.trained_share:.1%} |"
         )
-    timed = any(row.ratios for row in rows)
-    return "\n".join([*lines, "", f"{TIMED if timed else UNTIMED}."]) + "\n"
+    return "\n".join([*lines, "", f"{speed_note(rows)}."]) + "\n"
+
+
+def speed_note(rows: Sequence[Row]) -> str:
+    """Where the speeds of these rows come from."""
+    timed = [bool(row.ratios) for row in rows]
+    if all(timed):
+        return TIMED
+    return PARTLY if any(timed) else UNTIMED
 
 
 def speedup_text(row: Row) -> str:
