@@ -7,6 +7,7 @@ import runpy
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -121,3 +122,25 @@ def save_pair(root: Path, folders: tuple[str, str], name: str, labels: NDArray[n
         path = root / folder / f"{name}{ending}"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(values.astype(np.uint8)).save(path)
+
+
+def test_the_floor_adds_products_and_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products take what is longer, their arithmetic or their bytes; a share is seen in turns."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    benchmark = import_module("frame_profile")
+    recorder = benchmark.Recorder()
+    query = torch.randn(1, 2, 64, 16)
+    with torch.no_grad(), recorder:
+        torch.randn(8, 4) @ torch.randn(4, 2)
+        torch.nn.functional.scaled_dot_product_attention(query, query, query)
+    assert recorder.products == [(2 * 8 * 4 * 2, 4 * (8 * 4 + 4 * 2 + 8 * 2))]
+    assert recorder.attentions == [4 * 2 * 64 * 64 * 16]
+    peak = {"products": 64.0, "attention": 2.0**18, "bandwidth": 1e9}
+    assert recorder.floor(peak) == {"products": 2.0, "attention": 2.0}
+    assert recorder.floor({**peak, "bandwidth": 56.0})["products"] == 4.0
+
+    monkeypatch.setattr(benchmark, "best", lambda *_: 1.0)
+    monkeypatch.setattr(benchmark, "sustained", lambda *_: 5.0)
+    report = benchmark.floor_report(lambda: None, recorder, SimpleNamespace(measure=lambda _: peak))
+    assert report["encoder_share_of_floor"] == 0.8
+    assert report["encoder_share_of_floor_by_turn"] == [0.8] * benchmark.TURNS
