@@ -4,8 +4,8 @@
         --seeds 1,2,3 --report docs/results/rds_ablations.json
 
 Router inputs (both, mask only, image only), one previous mask or four, importance (both, global,
-local), the number of adapted blocks K_sel, and the latency of a single router against dense ones
-(the paper's Table 4). Each variant is trained and scored like a point of `tempomask pareto`, in the
+local), the number of adapted blocks K_sel at the same rank, what we changed in the training, and
+the latency of a single router against dense ones (the paper's Table 4). Each variant is trained and scored like a point of `tempomask pareto`, in the
 same kind of folder: a stopped run goes on, and what is measured on the untrained network is shared.
 A figure is drawn beside the report.
 """
@@ -38,10 +38,12 @@ from tempomask.routing.predictive import PredictiveRouter, RouterConfig
 
 # Calls that are timed, after so many that warm up.
 CALLS, WARM_UP = 200, 20
+# Of the adapters, when their number differs: nano's at half of its blocks.
+RANK = 16
 
 
 def variants(budget: float, num_blocks: int, least: int) -> dict[str, RDSConfig]:
-    """Variants by name; "rds" is the paper's setting. least: blocks that are always adapted."""
+    """Variants by name; "rds" is our setting. least: blocks that are always adapted."""
     plain = RDSConfig(budget)
     found = {
         "rds": plain,
@@ -50,10 +52,13 @@ def variants(budget: float, num_blocks: int, least: int) -> dict[str, RDSConfig]
         "four masks": replace(plain, mask_frames=4),
         "global importance": replace(plain, adapters=replace(plain.adapters, view="global")),
         "local importance": replace(plain, adapters=replace(plain.adapters, view="local")),
+        "draws to the end": replace(plain, settled_share=0.0),
+        "no gradient of skipped blocks": replace(plain, learn_missed=False),
+        "equal start of the router": replace(plain, importance_start=0.0),
     }
     for quarters in (1, 3, 4):  # two quarters are the paper's half
         blocks = max(least, num_blocks * quarters // 4)
-        adapters = replace(plain.adapters, blocks=blocks)
+        adapters = replace(plain.adapters, blocks=blocks, rank=RANK)
         found[f"{blocks} adapted blocks"] = replace(plain, adapters=adapters)
     return found
 
@@ -81,7 +86,8 @@ class Ablation(Comparison):
 
     def method_of(self, point: Point) -> Method:
         config = self.variants[point.method]
-        return RDS(replace(config, adapters=replace(config.adapters, seed=point.seed)))
+        config = replace(config, adapters=replace(config.adapters, seed=point.seed))
+        return RDS(config, steps=self.config.steps)
 
 
 @torch.inference_mode()

@@ -159,6 +159,19 @@ def test_gradients_go_straight_through_the_draw() -> None:
     assert block.factor.grad.item() == pytest.approx(1.0 * 1 + 100.0 * 7)
 
 
+def test_without_the_gradient_of_skipped_blocks_nothing_of_them_is_computed() -> None:
+    block = Scale(2.0)
+    x = torch.tensor([1.0, 5.0]).reshape(2, 1, 1, 1)
+    weights = torch.tensor([[0.3], [0.6]], requires_grad=True)
+    out = RoutedPlan([[True], [False]], weights, missed=False).apply(0, block, x)
+    assert out.flatten().tolist() == [3.0, 5.0] and block.samples == [1]
+    out.sum().backward()
+    assert weights.grad is not None and weights.grad.flatten().tolist() == [2.0, 0.0]
+    block.samples.clear()
+    assert RoutedPlan([[False], [False]], weights, missed=False).apply(0, block, x) is x
+    assert block.samples == []
+
+
 def test_a_settled_policy_draws_no_more() -> None:
     encoder = HybridEncoder(HybridConfig(dim=16, num_heads=2, depth=6)).requires_grad_(False)
     policy = SamplingPolicy(make_router(RouterConfig.for_encoder(encoder)), 0.6)

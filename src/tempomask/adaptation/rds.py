@@ -66,7 +66,8 @@ class RDSConfig:
     its negative, for the least: importance is measured for the adapters anyway. 0 starts with equal
     logits, as the paper seems to. settled_share: of the steps, at the end, in which the blocks are
     chosen as in use, so that the adapters learn what they will meet; 0 draws to the end, as the
-    paper does.
+    paper does. learn_missed: in training compute skipped blocks too, for the router's gradient
+    alone, see `RoutedPlan`; False leaves them out.
     """
 
     budget: float = 0.6
@@ -75,6 +76,7 @@ class RDSConfig:
     router_rate: float = 3e-4
     importance_start: float = 1.0
     settled_share: float = 0.3
+    learn_missed: bool = True
     adapters: AdapterConfig = AdapterConfig()
 
 
@@ -188,7 +190,7 @@ class RDS(FullModel):
             "lr": config.router_rate,
             "weight_decay": 0.0,
         }
-        self.policy = SamplingPolicy(self.router, config.budget)
+        self.policy = SamplingPolicy(self.router, config.budget, config.learn_missed)
         return Prepared(segmenter, self.policy, [*prepared.groups, group])
 
     def _start_from_importance(self) -> None:

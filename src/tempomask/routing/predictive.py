@@ -128,20 +128,23 @@ class RoutedPlan:
     """Routes every sample by itself: a block runs on the samples that want it, and on no others.
 
     keep: (B, L). weights: w (B, L) with gradients in training, or None. The block's output is then
-    r h(x) + (1 - r) x with r in value and w in gradient (straight-through). In training h(x) is
-    computed where r is 0 too, for the gradient of w alone: only there does a trained network tell
-    what the block is worth, as its loss is stationary where the block runs.
+    r h(x) + (1 - r) x with r in value and w in gradient (straight-through). missed: compute h(x)
+    where r is 0 too, for the gradient of w alone: only there does a trained network tell what the
+    block is worth, as its loss is stationary where the block runs. Without it a block that no
+    sample wants is not computed.
     """
 
-    def __init__(self, keep: list[list[bool]], weights: Tensor | None = None) -> None:
-        self.keep, self._weights = keep, weights
+    def __init__(
+        self, keep: list[list[bool]], weights: Tensor | None = None, missed: bool = True
+    ) -> None:
+        self.keep, self._weights, self._learns_missed = keep, weights, missed
 
     def apply(self, index: int, block: RoutedBlock, x: Tensor) -> Tensor:
         rows = [row for row, kept in enumerate(self.keep) if kept[index]]
         skipped = [row for row, kept in enumerate(self.keep) if not kept[index]]
         if not skipped:
             return self._straight_through(index, None, x, block(x))
-        if self._weights is not None:
+        if self._weights is not None and self._learns_missed:
             x = self._missed(index, torch.tensor(skipped, device=x.device), block, x)
         if not rows:
             return x
@@ -180,17 +183,18 @@ class RoutedPlan:
 class SamplingPolicy(nn.Module):
     """The router in training: Bernoulli draws with probability w, at a fixed budget.
 
-    settled: choose as in use instead, the blocks of largest w. Draws come from a generator of its
-    own, see `reseed`, on the CPU, so that they are the same on every machine. A pass without
-    previous masks runs all blocks and begins a new clip; a sample whose mask is not finite runs all
-    blocks. In evaluation mode the budget is held by `TopK`.
+    settled: choose as in use instead, the blocks of largest w. missed: as of `RoutedPlan`. Draws
+    come from a generator of its own, see `reseed`, on the CPU, so that they are the same on every
+    machine. A pass without previous masks runs all blocks and begins a new clip; a sample whose
+    mask is not finite runs all blocks. In evaluation mode the budget is held by `TopK`.
     """
 
     recurrent = True
 
-    def __init__(self, router: PredictiveRouter, budget: float) -> None:
+    def __init__(self, router: PredictiveRouter, budget: float, missed: bool = True) -> None:
         super().__init__()
         self.router, self.budget, self.settled = router, budget, False
+        self._learns_missed = missed
         self._generator = torch.Generator()
         self._history = MaskHistory(router.config.mask_frames)
 
@@ -214,7 +218,8 @@ class SamplingPolicy(nn.Module):
         core = torch.zeros(config.num_blocks, dtype=torch.bool, device=wanted.device)
         core[list(config.always_on)] = True
         weights = wanted.clamp(max=1.0)
-        return RoutedPlan(kept, torch.where(core, weights.detach(), weights))
+        weights = torch.where(core, weights.detach(), weights)
+        return RoutedPlan(kept, weights, self._learns_missed)
 
     def _drawn(self, weights: Tensor) -> list[list[bool]]:
         kept = torch.rand(weights.shape, generator=self._generator) < weights
