@@ -5,9 +5,9 @@
 
 Router inputs (both, mask only, image only), one previous mask or four, importance (both, global,
 local), the number of adapted blocks K_sel at the same rank, what we changed in the training, and
-the latency of a single router against dense ones (the paper's Table 4). Each variant is trained and scored like a point of `tempomask pareto`, in the
-same kind of folder: a stopped run goes on, and what is measured on the untrained network is shared.
-A figure is drawn beside the report.
+the latency of a single router against dense ones (the paper's Table 4). Each variant is trained and
+scored like a point of `tempomask pareto`, in the same kind of folder: a stopped run goes on, and
+what is measured on the untrained network is shared. A figure is drawn beside the report.
 """
 
 from __future__ import annotations
