@@ -65,7 +65,7 @@ def track(model: Model, sequence: DavisSequence, policy: Policy | None) -> Track
         tracked.blocks.append(result.blocks)
         tracked.masks.append(result.label_map())
     if recorded is not None:
-        tracked.weights = [weights.double().numpy() for weights in recorded.weights]
+        tracked.weights = [w.clamp(max=1.0).double().numpy() for w in recorded.weights]
     return tracked
 
 

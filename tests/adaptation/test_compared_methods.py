@@ -20,7 +20,7 @@ from tempomask.adaptation.alignment import (
 )
 from tempomask.adaptation.drop import PBD, DropConfig, least_harmful
 from tempomask.adaptation.gated import AdaViTMethod, DyTMethod, GatedConfig
-from tempomask.adaptation.method import Attach, ClipOutputs, Method
+from tempomask.adaptation.method import Attach, ClipOutputs, Export, Method
 from tempomask.adaptation.rds import AdapterConfig
 from tempomask.adaptation.slim import SlimConfig, SlimSAM
 from tempomask.adaptation.static import Static, StaticConfig, static_blocks
@@ -221,6 +221,23 @@ def test_adapters_that_cannot_change_their_budget_say_so(
     for routing in (Routing(budget=0.7), Routing(fps=25.0)):
         with pytest.raises(InputError, match=r"trained for a budget of 0\.5"):
             attached.make_policy(routing)
+    with pytest.raises(InputError, match="the rule 'stochastic' is for adapters of method rds"):
+        attached.make_policy(Routing(rule="stochastic"))
+
+
+def test_damaged_settings_are_named(
+    case: tuple[Callable[[], Method], Attach], segmenter: Segmenter
+) -> None:
+    base = deepcopy(segmenter)
+    export = Run(case[0](), segmenter).method.export()
+    if "kept_blocks" in export.settings:
+        damaged, name = {**export.settings, "kept_blocks": 3}, "kept_blocks"
+    elif "config" in export.settings:
+        return  # SlimSAM has no settings but its network
+    else:
+        damaged, name = {**export.settings, "budget": "some"}, "budget"
+    with pytest.raises(InputError, match=f"setting '{name}' is missing or damaged"):
+        case[1](base, Export(damaged, export.tensors))
 
 
 def test_pbd_drops_the_least_harmful_blocks_as_brute_force_does(segmenter: Segmenter) -> None:

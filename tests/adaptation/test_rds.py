@@ -18,7 +18,7 @@ from tempomask.adaptation.adapter_file import (
     save_adapter,
 )
 from tempomask.adaptation.method import Export
-from tempomask.adaptation.rds import RDS, AdapterConfig, FullModel, RDSConfig
+from tempomask.adaptation.rds import RDS, AdapterConfig, FullModel, RDSConfig, attach
 from tempomask.api import Model, Routers
 from tempomask.errors import InputError
 from tempomask.models.segmenter import Segmenter
@@ -155,6 +155,18 @@ def folder(segmenter: Segmenter, make_measure: MakeMeasure, tmp_path: Any) -> An
     return save_adapter(tmp_path / "adapter", "rds", "nano", sample, method.export())
 
 
+@pytest.mark.parametrize(("name", "value"), [("thresholds", None), ("budget", "half")])
+def test_damaged_settings_are_named_and_nothing_is_merged(
+    folder: Any, segmenter: Segmenter, name: str, value: Any
+) -> None:
+    plain = Segmenter(segmenter.config).eval()
+    before = {key: x.clone() for key, x in plain.state_dict().items()}
+    export = read_adapter(folder).export
+    with pytest.raises(InputError, match=f"setting '{name}' is missing or damaged; train or copy"):
+        attach(plain, Export({**export.settings, name: value}, export.tensors))
+    assert all(torch.equal(x, before[key]) for key, x in plain.state_dict().items())
+
+
 def test_an_adapter_of_another_model_is_refused(folder: Any, other_model: Segmenter) -> None:
     with pytest.raises(InputError, match="belongs to nano, not to another; choose the model nano"):
         attach_adapter(other_model, read_adapter(folder))
@@ -218,8 +230,6 @@ def test_a_router_that_does_not_fit(
     settings["router"] = {**settings["router"], "always_on": [0, 1, 5]}
     base = Segmenter(segmenter.config)
     with pytest.raises(InputError, match="take its own adapter"):
-        from tempomask.adaptation.rds import attach
-
         attach(base, Export(settings, adapter.export.tensors))
     kept = {k: v for k, v in adapter.export.tensors.items() if k != "router.head.bias"}
     with pytest.raises(InputError, match="router is incomplete"):

@@ -139,6 +139,17 @@ def test_other_ways_to_route(
         *given,
     )  # fmt: skip
     assert 0.25 < report["blocks_run"] <= 1
+    assert set(report["files"]) >= {"masks", "overlay", "blocks"}
+
+
+def test_without_its_router_an_adapter_makes_no_picture_of_blocks(
+    track: Callable[..., dict[str, Any]], adapter: Path, deep: Path, tmp_path: Path
+) -> None:
+    report = track(
+        "--checkpoint", deep, "--adapter", adapter, "--point", "8,16", "--out", tmp_path / "out",
+        "--router", "none",
+    )  # fmt: skip
+    assert "overlay" in report["files"] and "blocks" not in report["files"]
 
 
 def test_calibrate_keeps_a_threshold_that_track_uses(
@@ -163,6 +174,20 @@ def test_calibrate_keeps_a_threshold_that_track_uses(
         "0.500",
         "0.750",
     }
+    # A copy for the thresholds leaves the adapter as it is.
+    code, out, err = run(
+        "calibrate", "--adapter", adapter, "--data", davis, "--checkpoint", deep,
+        "--budget", 0.25, "--out", tmp_path / "copy", "--json",
+    )  # fmt: skip
+    assert code == 0 and json.loads(out)["adapter"] == str(tmp_path / "copy"), err
+    copied, own = (adapter_file.read_adapter(x).export for x in (tmp_path / "copy", adapter))
+    assert copied.settings["thresholds"].keys() - own.settings["thresholds"].keys() == {"0.250"}
+    assert all(torch.equal(x, own.tensors[name]) for name, x in copied.tensors.items())
+
+
+def test_an_adapter_of_the_package_is_not_changed(run: Run, davis: Path) -> None:
+    code, _, err = run("calibrate", "--adapter", "nano-rds", "--data", davis, "--budget", 0.5)
+    assert code == 2 and "nano-rds comes with the package and is not changed; give --out" in err
 
 
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {

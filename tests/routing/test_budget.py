@@ -119,6 +119,20 @@ def test_a_calibrated_threshold_holds_the_budget_on_average(
     assert share > budget - 1.01 / (8 * frames) - 1e-6
 
 
+def test_a_budget_is_held_where_more_blocks_are_wanted_than_may_run() -> None:
+    """Four are wanted for sure, two may run: with w clipped at 1 no threshold tells them apart."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.full((40, 14), -5.0)
+    logits[:, 3:7] = 5.0
+    logits += 0.3 * torch.randn(logits.shape, generator=generator)
+    recorded = RecordedRule(TopK())
+    for row in unclipped_weights(logits.sigmoid(), 0.3):
+        recorded.keep(row, [0, 13], 0.3)
+    rule = Threshold(calibrate_threshold(torch.stack(recorded.weights), [0, 13], 0.3))
+    kept = [rule.keep(row, [0, 13], 0.3) for row in recorded.weights]
+    assert sum(map(sum, kept)) / (40 * 14) == pytest.approx(0.3, abs=0.002)
+
+
 def test_calibration_runs_everything_where_the_budget_allows() -> None:
     assert calibrate_threshold(torch.rand(3, 5), [0], 1.0) == 0.0
 
@@ -158,9 +172,9 @@ def test_uncertainty_is_entropy(weights: list[float], expected: float) -> None:
 def test_a_recorded_rule_notes_what_the_rule_did() -> None:
     recorded = RecordedRule(TopK())
     rule: Rule = recorded.fresh()
-    first = rule.keep(torch.tensor([0.1, 0.9]), [], 0.5)
+    first = rule.keep(torch.tensor([0.1, 1.9]), [], 0.5)
     assert recorded.kept == [first] == [[False, True]]
-    assert recorded.weights[0].tolist() == pytest.approx([0.1, 0.9])
+    assert recorded.weights[0].tolist() == pytest.approx([0.1, 1.9])
 
 
 def test_clipped_weights_do_not_hide_which_blocks_are_wanted_more() -> None:

@@ -91,6 +91,12 @@ def save_adapter(
     return folder
 
 
+def copy_adapter(name: str | Path, folder: str | Path) -> Path:
+    """Copy an adapter, given by its folder or a bundled one's name, into a folder of its own."""
+    adapter = read_adapter(name)
+    return save_adapter(folder, adapter.method, adapter.model, adapter.sample, adapter.export)
+
+
 def change_settings(folder: str | Path, changes: Mapping[str, Any]) -> None:
     """Replace some settings of an adapter on disk, such as its calibrated thresholds."""
     path = find_adapter(folder) / DESCRIPTION

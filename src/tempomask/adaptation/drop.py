@@ -163,10 +163,10 @@ class PBD:
 @torch.no_grad()
 def attach(segmenter: Segmenter, export: Export) -> Attached:
     """Merge the adapters; the policy runs the blocks that remain."""
-    merge_lora(segmenter.encoder, export.tensors)
-    kept = [int(index) for index in export.settings["kept_blocks"]]
+    kept = export.setting("kept_blocks", lambda saved: [int(index) for index in saved])
+    budget = export.setting("budget", float)
     policy = StaticPlan(kept, segmenter.encoder)
-    budget = float(export.settings["budget"])
+    merge_lora(segmenter.encoder, export.tensors)
     return Attached(segmenter, lambda routing: fixed(policy, routing, budget))
 
 
@@ -177,5 +177,9 @@ def fixed(policy: Policy, routing: Routing, budget: float) -> Policy:
         raise InputError(
             f"this adapter was trained for a budget of {budget:g} and cannot change it; only"
             " adapters of method rds can"
+        )
+    if routing.rule != "top-k":
+        raise InputError(
+            f"the rule {routing.rule!r} is for adapters of method rds; leave it out with this one"
         )
     return policy

@@ -168,17 +168,17 @@ class DyTMethod(GatedMethod):
 
 def attach_adavit(segmenter: Segmenter, export: Export) -> Attached:
     """Merge the adapters and rebuild the routers."""
-    budget = float(export.settings["budget"])
-    return _attach(segmenter, export, AdaViT(segmenter.encoder, budget))
+    budget = export.setting("budget", float)
+    return _attach(segmenter, export, AdaViT(segmenter.encoder, budget), budget)
 
 
 def attach_dyt(segmenter: Segmenter, export: Export) -> Attached:
     """Merge the adapters and rebuild the token gates."""
-    budget = float(export.settings["budget"])
-    return _attach(segmenter, export, DyT(segmenter.encoder, budget))
+    budget = export.setting("budget", float)
+    return _attach(segmenter, export, DyT(segmenter.encoder, budget), budget)
 
 
-def _attach(segmenter: Segmenter, export: Export, policy: GatedPolicy) -> Attached:
+def _attach(segmenter: Segmenter, export: Export, policy: GatedPolicy, budget: float) -> Attached:
     state = {k.removeprefix(POLICY): x for k, x in export.tensors.items() if k.startswith(POLICY)}
     try:
         policy.load_state_dict(state)
@@ -186,5 +186,4 @@ def _attach(segmenter: Segmenter, export: Export, policy: GatedPolicy) -> Attach
         raise InputError("the adapter's gates do not fit this encoder; take its own") from None
     merge_lora(segmenter.encoder, export.tensors)
     policy = policy.to(segmenter.no_memory.device).requires_grad_(False).eval()
-    budget = float(export.settings["budget"])
     return Attached(segmenter, lambda routing: fixed(policy, routing, budget))

@@ -15,13 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
+from tempomask.errors import InputError
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.recurrent import Routing
+
+Setting = TypeVar("Setting")
 
 
 class ClipOutputs(NamedTuple):
@@ -85,6 +88,15 @@ class Export:
 
     settings: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
+
+    def setting(self, name: str, read: Callable[[Any], Setting]) -> Setting:
+        """What `read` makes of a setting; InputError if it is missing or cannot be read."""
+        try:
+            return read(self.settings[name])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise InputError(
+                f"the adapter's setting {name!r} is missing or damaged; train or copy it again"
+            ) from None
 
 
 class Attached(NamedTuple):

@@ -229,15 +229,19 @@ def attach_without_router(segmenter: Segmenter, export: Export) -> Attached:
 
 def attach(segmenter: Segmenter, export: Export) -> Attached:
     """Merge the adapters, and rebuild the router on the network's device."""
+    budget, thresholds = export.setting("budget", float), export.setting("thresholds", _thresholds)
     router = read_router(segmenter.encoder, export)
     merge_lora(segmenter.encoder, export.tensors)
     router = router.to(segmenter.no_memory.device)
-    budget, thresholds = float(export.settings["budget"]), export.settings["thresholds"]
 
     def make_policy(routing: Routing) -> Policy:
         return recurrent_policy(router, routing, budget, thresholds)
 
     return Attached(segmenter, make_policy)
+
+
+def _thresholds(saved: Mapping[str, Any]) -> dict[str, float]:
+    return {budget: float(tau) for budget, tau in saved.items()}
 
 
 def read_router(encoder: Encoder, export: Export) -> PredictiveRouter:

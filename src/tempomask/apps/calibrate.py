@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from tempomask.apps import choices, console, run_choices
+from tempomask.errors import InputError
 
 
 def calibrate(
     *,
     adapter: Annotated[
-        str, typer.Option(help="Folder that tempomask adapt wrote; the threshold is kept there.")
+        str, typer.Option(help="Folder that tempomask adapt wrote, or a bundled one's name.")
     ],
     data: Annotated[
         Path,
@@ -40,6 +41,10 @@ def calibrate(
         int | None,
         typer.Option(min=2, help="Frames of every sequence. Default: all.", show_default=False),
     ] = None,
+    out: Annotated[
+        Path | None,
+        run_choices.folder("Folder for a copy with the thresholds. Default: ADAPTER itself."),
+    ] = None,
     as_json: run_choices.Json = False,
 ) -> None:
     """Find the threshold at which ADAPTER's router runs a share of the blocks, on your videos.
@@ -49,25 +54,38 @@ def calibrate(
     """
     budgets = run_choices.numbers("budget", budget, float)
     with console.waiting("starting"):
+        from tempomask.adaptation.adapter_file import BUNDLED, copy_adapter, find_adapter
         from tempomask.data.davis import Davis
         from tempomask.evaluation.calibration import calibrate as run
         from tempomask.evaluation.calibration import store
 
         dataset = Davis(data, split, run_choices.listed("sequences", sequences))
+    if out is None and find_adapter(adapter).parent == BUNDLED:
+        raise InputError(
+            f"the adapter {adapter} comes with the package and is not changed; give --out FOLDER"
+            " for a copy of it with the thresholds"
+        )
     loaded = choices.load_model(model, checkpoint, image_size, device, dtype, adapter)
+    folder = adapter if out is None else copy_adapter(adapter, out)
     found = []
     with console.waiting("tracking") as status:
         for share in budgets:
             found.append(run(loaded, dataset, share, max_frames, status.update))
-            store(found[-1], adapter)
+            store(found[-1], folder)
     if as_json:
         rows = [
             {"budget": c.budget, "threshold": c.threshold, "share": c.share, "frames": c.frames}
             for c in found
         ]
-        console.print_json({"adapter": adapter, "calibrated": rows})
+        console.print_json({"adapter": str(folder), "calibrated": rows})
         return
     table = console.table(">budget", ">threshold", ">blocks run", ">frames")
     for c in found:
         table.add_row(f"{c.budget:g}", f"{c.threshold:.4f}", f"{c.share:.1%}", str(c.frames))
     console.out.print(table)
+    for c in found:
+        if not c.held:
+            console.note(
+                f"budget {c.budget:g} is not held: {c.share:.1%} of the blocks ran with the best"
+                " threshold; use the rule top-k, or more videos"
+            )

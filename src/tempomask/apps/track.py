@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _PROMPTS = "Prompts, in order: --object and --frame are for those after them"
 _RANGE = "Frames"
+SAVED = "masks,overlay"
 
 # The prompts are read from the command line's order (`given_options`), these only describe them.
 Words = list[str] | None
@@ -118,7 +119,10 @@ def track(
     out: Annotated[
         Path | None, run_choices.folder("Folder for the results. Default: NAME-tracked.")
     ] = None,
-    save: Annotated[str, run_choices.formats(run_choices.TRACKED)] = "masks,overlay",
+    save: Annotated[
+        str | None,
+        run_choices.formats(f"{run_choices.TRACKED}. Default: {SAVED}, and blocks with an adapter"),
+    ] = None,
     resume: run_choices.Resume = False,
     as_json: run_choices.Json = False,
 ) -> None:
@@ -128,7 +132,7 @@ def track(
 
     tempomask track dog.mp4 --point 410,260 --object 2 --box 20,30,180,200 --save masks,rle
 
-    tempomask track dog.mp4 --point 410,260 --router rds --budget 0.6 --save overlay,blocks
+    tempomask track dog.mp4 --point 410,260 --router rds --budget 0.6
 
     Ctrl-C stops after the frame at hand and keeps what is finished; the exit code is then 130.
     """
@@ -156,6 +160,8 @@ def track(
         from tempomask.apps.tracking_run import Request, follow, print_report
         from tempomask.media.video import open_video
 
+    adapter = choices.adapter_for(adapter, model, checkpoint, routing)
+    routed = adapter is not None and router != "none"
     request = Request(
         source=source,
         prompts=wanted,
@@ -164,12 +170,11 @@ def track(
         end=end,
         options={**options, **routing},
         out=out or run_choices.default_folder(source, "tracked"),
-        save=frozenset(run_choices.words(save)),
+        save=frozenset(run_choices.words(save or SAVED + ",blocks" * routed)),
         resume=resume,
     )
     with open_video(source) as video:
         request.check(video)
-        adapter = choices.adapter_for(adapter, model, checkpoint, routing)
         loaded = choices.load_model(
             model, checkpoint, image_size, device, dtype, adapter, pooled_memory
         )

@@ -34,6 +34,8 @@ from tempomask.routing.recurrent import RecurrentPolicy, Routing, budget_key
 ROUNDS = 3
 # Shares of blocks that agree this well need no further round.
 CLOSE = 0.005
+# A share farther than this from the budget is worth a warning.
+HELD = 0.02
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class Calibration:
     threshold: float
     share: float
     frames: int
+
+    @property
+    def held(self) -> bool:
+        """Whether the share is the budget, to two points."""
+        return abs(self.share - self.budget) <= HELD
 
 
 def calibrate(
@@ -99,8 +106,8 @@ def _track(
         session.step(frame)
 
 
-def store(calibration: Calibration, adapter: str | Path) -> None:
+def store(calibration: Calibration, folder: str | Path) -> None:
     """Keep a threshold in an adapter's folder, where the rule "calibrated" finds it."""
-    known = dict(read_adapter(adapter).export.settings.get("thresholds", {}))
+    known = dict(read_adapter(folder).export.settings.get("thresholds", {}))
     known[budget_key(calibration.budget)] = calibration.threshold
-    change_settings(adapter, {"thresholds": dict(sorted(known.items()))})
+    change_settings(folder, {"thresholds": dict(sorted(known.items()))})

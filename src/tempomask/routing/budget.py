@@ -122,7 +122,10 @@ class Stochastic:
 
 
 class RecordedRule:
-    """Another rule, whose weights (L,) and choices (L,) are kept, over all videos it is used on."""
+    """Another rule; what it was given and what it chose is kept, over all videos it is used on.
+
+    weights: (L,) of each frame, unclipped, as thresholds are compared with them. kept: its choices.
+    """
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
@@ -131,7 +134,7 @@ class RecordedRule:
 
     def keep(self, weights: Tensor, always_on: Sequence[int], budget: float) -> list[bool]:
         kept = self.rule.keep(weights, always_on, budget)
-        self.weights.append(weights.clamp(max=1.0))
+        self.weights.append(weights)
         self.kept.append(kept)
         return kept
 
@@ -143,9 +146,9 @@ class RecordedRule:
 def calibrate_threshold(weights: Tensor, always_on: Sequence[int], budget: float) -> float:
     """The tau at which the mean share of blocks with w >= tau, or in K, comes nearest to budget.
 
-    weights: (frames, L), as a router gave them at this budget; at least one frame. Of thresholds
-    that keep the budget the one that uses most of it is taken, so the share never exceeds it by
-    more than equal weights force.
+    weights: (frames, L), unclipped, as a router gave them at this budget; at least one frame. Of
+    thresholds that keep the budget the one that uses most of it is taken, so the share never
+    exceeds it by more than equal weights force.
     """
     frames, num_blocks = weights.shape
     check_budget(budget, num_blocks, always_on)
