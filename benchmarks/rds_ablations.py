@@ -157,7 +157,8 @@ def draw(path: Path, rows: list[Row]) -> None:
     save(figure, path)
 
 
-def main() -> None:
+def options() -> argparse.Namespace:
+    """Of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -176,7 +177,11 @@ def main() -> None:
     parser.add_argument("--num-frames", type=int, default=4)
     parser.add_argument("--sequences", default=None)
     parser.add_argument("--workers", type=int, default=1)
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = options()
     config = ComparisonConfig(
         model=given.model,
         checkpoint=given.checkpoint,

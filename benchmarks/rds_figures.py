@@ -69,7 +69,8 @@ def track(model: Model, sequence: DavisSequence, policy: Policy | None) -> Track
     return tracked
 
 
-def main() -> None:
+def options() -> argparse.Namespace:
+    """Of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -82,7 +83,11 @@ def main() -> None:
     parser.add_argument("--checkpoint", default=None)
     parser.add_argument("--image-size", type=int, default=None)
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = options()
     out = make_folder(given.out)
     sequences = list(Davis(given.root, None, given.sequences.split(",")))
 

@@ -115,6 +115,40 @@ def test_nano_prompts(run: Any, tmp_path: Path) -> None:
     assert scores["clicked"] > scores["deviation"]
 
 
+def test_speed_of_routing(run: Any) -> None:
+    report = run(
+        "rds_speed.py", "--model", "nano", "--image-size", "128", "--timed", "1", "--rounds", "2",
+        "--methods", "rds,static-b", "--budgets", "0.6",
+    )  # fmt: skip
+    full, routed, fixed = report["rows"]
+    assert full["encoder_speedup"]["real_of_rounds"] == [1.0, 1.0]
+    assert [row["method"] for row in (routed, fixed)] == ["rds", "static-b"]
+    assert routed["routing_ms"] > 0 == fixed["routing_ms"]
+    for row in (routed, fixed):
+        speedup = row["encoder_speedup"]
+        assert speedup["promised"] == round(full["encoder_GMACs"] / row["encoder_GMACs"], 3) > 1
+        assert min(speedup["real_of_rounds"]) <= speedup["real"] <= max(speedup["real_of_rounds"])
+
+
+def test_moving_budgets(run: Any, tmp_path: Path) -> None:
+    root = tmp_path / "DAVIS"
+    for t in range(18):
+        labels = np.zeros((64, 96), np.uint8)
+        labels[10:50, 5 + t : 45 + t] = 1
+        save_pair(root, ("JPEGImages", "Annotations"), f"box/{t:05d}", labels)
+    arguments = ("--image-size", "64", "--sequence", "box")
+    report = run("rds_budgets.py", "--root", str(root), *arguments)
+    fixed, calibrated, adaptive, *targets = report["timelines"].values()
+    # Eight of fourteen blocks are what 0.6 has room for.
+    assert set(fixed["shares"]) == {round(8 / 14, 4)} and len(targets) == 2
+    assert all(len(line["shares"]) == 17 for line in (calibrated, adaptive, *targets))
+    assert [row["budget"] for row in report["scores"]] == [
+        "0.6, top-k",
+        "0.6, calibrated",
+        "0.6, adaptive",
+    ]
+
+
 def save_pair(root: Path, folders: tuple[str, str], name: str, labels: NDArray[np.uint8]) -> None:
     """A picture of what the labels (H, W) mark, and the labels."""
     frame = np.stack([30 + 200 * labels, 90 - 60 * labels, 60 + 30 * labels], axis=2)

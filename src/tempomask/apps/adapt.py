@@ -148,8 +148,8 @@ def adapt(
         )
         status.update("reading the data")
         run = start_adaptation(segmenter, data, out, chosen, recipe, names, workers)
-    total = sum(p.numel() for p in run.prepared.segmenter.parameters())
-    share = run.trained_parameters / total
+    own = (p for n, p in run.prepared.segmenter.named_parameters() if "lora_" not in n)
+    share = run.trained_parameters / sum(p.numel() for p in own)
     console.note(f"training {run.trained_parameters:,} parameters, {share:.1%} of the network")
     if run.step:
         console.note(f"going on from step {run.step}")
