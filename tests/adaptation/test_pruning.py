@@ -147,8 +147,8 @@ def test_group_importances_sum_every_weight_of_the_group(segmenter: Segmenter) -
     for index, block in enumerate(segmenter.encoder.blocks):
         width, source = block.output.out_features, block.qkv.in_features
         assert found.mlp[index].unique().tolist() == [2 * width + 1]
-        assert found.qk[index].unique().tolist() == [2 * (source + 1)]
-        assert found.v[index].unique().tolist() == [source + 1 + width]
+        assert found.query_key[index].unique().tolist() == [2 * (source + 1)]
+        assert found.value[index].unique().tolist() == [source + 1 + width]
     for stage, members in enumerate(embedding_members(segmenter)):
         size = len(found.embedding[stage])
         weights = sum(segmenter.get_parameter(name).numel() for name, _ in members)
@@ -180,11 +180,11 @@ def masked(
         inputs = block.output.weight.data.unflatten(1, (block.num_heads, -1))
         for head in range(block.num_heads):
             gone = torch.ones(query.shape[1], dtype=torch.bool)
-            gone[kept.qk[head]] = False
+            gone[kept.query_key[head]] = False
             for x in (query, key, query_bias, key_bias):
                 x[head, gone] = 0.0
             gone = torch.ones(query.shape[1], dtype=torch.bool)
-            gone[kept.v[head]] = False
+            gone[kept.value[head]] = False
             inputs[:, head, gone] = 0.0
 
     def over_kept(channels: Tensor) -> Callable[..., Tensor]:
@@ -267,10 +267,10 @@ def test_bottlenecks_compete_across_layers() -> None:
     torch.manual_seed(2)
     flat, steep = torch.ones(64) + 0.01 * torch.rand(64), torch.rand(64) ** 8
     heads = [torch.rand(2, 8) for _ in range(2)]
-    found = Importances([], qk=heads, v=heads, mlp=[flat, steep])
+    found = Importances([], query_key=heads, value=heads, mlp=[flat, steep])
     for ratio in (0.3, 0.5, 0.8):
         kept = choose_bottlenecks(found, [32, 32], ratio, rotary=False)
-        spent = sum(4 * 2 * 32 * k.v.shape[1] + 2 * 32 * len(k.mlp) for k in kept)
+        spent = sum(4 * 2 * 32 * k.value.shape[1] + 2 * 32 * len(k.mlp) for k in kept)
         whole = 2 * (4 * 2 * 32 * 8 + 2 * 32 * 64)
         assert ratio - 0.1 < spent / whole <= ratio
         for values, k in zip(found.mlp, kept, strict=True):
@@ -281,10 +281,10 @@ def test_bottlenecks_compete_across_layers() -> None:
 
 def test_rotary_channels_go_in_pairs() -> None:
     qk = scores([0.0, 9.0, 1.0, 1.0, 3.0, 3.0, 0.0, 0.0])
-    found = Importances([], qk=[qk], v=[torch.arange(8.0)[None]], mlp=[torch.rand(8)])
+    found = Importances([], query_key=[qk], value=[torch.arange(8.0)[None]], mlp=[torch.rand(8)])
     (kept,) = choose_bottlenecks(found, [8], 0.5, rotary=True)
-    assert kept.qk.tolist() == [[0, 1, 4, 5]]
-    assert kept.v.tolist() == [[4, 5, 6, 7]]
+    assert kept.query_key.tolist() == [[0, 1, 4, 5]]
+    assert kept.value.tolist() == [[4, 5, 6, 7]]
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.1, -1.0])

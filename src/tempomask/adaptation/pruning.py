@@ -41,10 +41,13 @@ EMBEDDING_STEP, HEAD_STEP, MLP_STEP = 8, 4, 8
 
 @dataclass(frozen=True)
 class Bottleneck:
-    """Kept channels of one block. qk, v: (H, D') of each head, ascending; mlp: (M',), ascending."""
+    """Kept channels of one block, ascending.
 
-    qk: Tensor
-    v: Tensor
+    query_key, value: (H, D') of each head; mlp: (M',).
+    """
+
+    query_key: Tensor
+    value: Tensor
     mlp: Tensor
 
 
@@ -52,12 +55,12 @@ class Bottleneck:
 class Importances:
     """Importances of the groups.
 
-    embedding: of each stage (C,). qk, v: (L) of (H, D); mlp: (L) of (M,).
+    embedding: of each stage (C,). query_key, value: (L) of (H, D); mlp: (L) of (M,).
     """
 
     embedding: list[Tensor]
-    qk: list[Tensor]
-    v: list[Tensor]
+    query_key: list[Tensor]
+    value: list[Tensor]
     mlp: list[Tensor]
 
 
@@ -175,8 +178,8 @@ def group_importances(segmenter: Segmenter, weights: Mapping[str, Tensor]) -> Im
         rows = _sum_but(weights[f"{prefix}qkv.weight"], 0) + weights[f"{prefix}qkv.bias"]
         query, key, value = rows.unflatten(0, (3, heads, -1))
         inputs = _sum_but(weights[f"{prefix}output.weight"], 1).unflatten(0, (heads, -1))
-        result.qk.append(query + key)
-        result.v.append(value + inputs)
+        result.query_key.append(query + key)
+        result.value.append(value + inputs)
         mlp = _sum_but(weights[f"{prefix}expand.weight"], 0) + weights[f"{prefix}expand.bias"]
         result.mlp.append(mlp + _sum_but(weights[f"{prefix}contract.weight"], 1))
     return result
@@ -224,20 +227,19 @@ def choose_bottlenecks(
     """
     _check_ratio(ratio)
     layers = []
-    for qk, v, mlp, width in zip(
-        importances.qk, importances.v, importances.mlp, widths, strict=True
+    for query_key, value, mlp, width in zip(
+        importances.query_key, importances.value, importances.mlp, widths, strict=True
     ):
-        heads = _descending_pairs(qk) if rotary else qk.sort(dim=1, descending=True).values
-        heads = (heads + v.sort(dim=1, descending=True).values).sum(dim=0)
-        layers.append(_Layer(_normalised(heads), 4.0 * len(qk) * width, HEAD_STEP))
-        hidden = mlp.sort(descending=True).values
-        layers.append(_Layer(_normalised(hidden), 2.0 * width, MLP_STEP))
+        heads = _descending_pairs(query_key) if rotary else _descending(query_key)
+        heads = (heads + _descending(value)).sum(dim=0)
+        layers.append(_Layer(_normalised(heads), 4.0 * len(query_key) * width, HEAD_STEP))
+        layers.append(_Layer(_normalised(_descending(mlp)), 2.0 * width, MLP_STEP))
     counts = _share_out(layers, ratio)
     take = _top_pairs if rotary else _top
     return [
         Bottleneck(
-            qk=take(importances.qk[i], counts[2 * i]),
-            v=_top(importances.v[i], counts[2 * i]),
+            query_key=take(importances.query_key[i], counts[2 * i]),
+            value=_top(importances.value[i], counts[2 * i]),
             mlp=_top(importances.mlp[i], counts[2 * i + 1]),
         )
         for i in range(len(widths))
@@ -287,19 +289,23 @@ def _top(values: Tensor, count: int) -> Tensor:
     return order[..., :count].sort(dim=-1).values
 
 
-def _pairs(qk: Tensor) -> Tensor:
+def _descending(scores: Tensor) -> Tensor:
+    return scores.sort(dim=-1, descending=True).values
+
+
+def _pairs(query_key: Tensor) -> Tensor:
     """(H, D) to the sums of adjacent channels (H, D / 2)."""
-    return qk.unflatten(1, (-1, 2)).sum(dim=2)
+    return query_key.unflatten(1, (-1, 2)).sum(dim=2)
 
 
-def _descending_pairs(qk: Tensor) -> Tensor:
+def _descending_pairs(query_key: Tensor) -> Tensor:
     """(H, D) in descending order of pairs, each with its mean twice."""
-    ordered = _pairs(qk).sort(dim=1, descending=True).values / 2
+    ordered = _pairs(query_key).sort(dim=1, descending=True).values / 2
     return ordered.repeat_interleave(2, dim=1)
 
 
-def _top_pairs(qk: Tensor, count: int) -> Tensor:
-    pairs = _top(_pairs(qk), count // 2)
+def _top_pairs(query_key: Tensor, count: int) -> Tensor:
+    pairs = _top(_pairs(query_key), count // 2)
     return torch.stack([2 * pairs, 2 * pairs + 1], dim=-1).flatten(-2)
 
 
@@ -347,13 +353,16 @@ def _prune_bottleneck(
     kept: Bottleneck,
 ) -> None:
     device = state[f"{prefix}qkv.weight"].device
-    qk, v, mlp = (x.to(device) for x in (kept.qk, kept.v, kept.mlp))
+    query_key, value, mlp = (x.to(device) for x in (kept.query_key, kept.value, kept.mlp))
     heads, dim = block.num_heads, block.output.in_features // block.num_heads
     offsets = dim * torch.arange(heads, device=device)[:, None]
-    rows = [part * heads * dim + (offsets + x).flatten() for part, x in enumerate((qk, qk, v))]
+    rows = [
+        part * heads * dim + (offsets + x).flatten()
+        for part, x in enumerate((query_key, query_key, value))
+    ]
     # Attention divides by the root of its heads' width: what pruning changes there, queries undo.
     scale = torch.ones(3, len(rows[0]), device=device)
-    scale[0] = math.sqrt(qk.shape[1] / dim)
+    scale[0] = math.sqrt(query_key.shape[1] / dim)
     for kind in ("weight", "bias"):
         taken = state[f"{prefix}qkv.{kind}"][torch.cat(rows)]
         state[f"{prefix}qkv.{kind}"] = taken * scale.flatten().view(-1, *[1] * (taken.ndim - 1))
@@ -362,7 +371,7 @@ def _prune_bottleneck(
     state[f"{prefix}contract.weight"] = state[f"{prefix}contract.weight"][:, mlp]
     if isinstance(block, TransformerBlock):
         frequencies = block.frequencies().to(device)
-        pairs = (qk[:, ::2] // 2)[:, None].expand(-1, 2, -1)
+        pairs = (query_key[:, ::2] // 2)[:, None].expand(-1, 2, -1)
         state[f"{prefix}rotary_frequencies"] = frequencies.gather(2, pairs)
 
 
@@ -370,7 +379,7 @@ def _pruned_config(
     config: SegmenterConfig, embedding: Sequence[Tensor], bottlenecks: Sequence[Bottleneck]
 ) -> SegmenterConfig:
     encoder, width = config.encoder, len(embedding[0])
-    head_dims = tuple(kept.qk.shape[1] for kept in bottlenecks)
+    head_dims = tuple(kept.query_key.shape[1] for kept in bottlenecks)
     mlp_dims = tuple(len(kept.mlp) for kept in bottlenecks)
     if isinstance(encoder, HieraConfig):
         pruned: HieraConfig | ViTConfig | HybridConfig = replace(

@@ -173,7 +173,7 @@ class SlimSAM:
         kept = self._bottlenecks
         return {
             "embedding": [channels.cpu() for channels in self._embedding],
-            "bottlenecks": kept and [[b.qk.cpu(), b.v.cpu(), b.mlp.cpu()] for b in kept],
+            "bottlenecks": kept and [[b.query_key.cpu(), b.value.cpu(), b.mlp.cpu()] for b in kept],
         }
 
     def export(self) -> Export:
