@@ -300,7 +300,7 @@ def _pairs(query_key: Tensor) -> Tensor:
 
 def _descending_pairs(query_key: Tensor) -> Tensor:
     """(H, D) in descending order of pairs, each with its mean twice."""
-    ordered = _pairs(query_key).sort(dim=1, descending=True).values / 2
+    ordered = _descending(_pairs(query_key)) / 2
     return ordered.repeat_interleave(2, dim=1)
 
 
