@@ -53,7 +53,7 @@ def variants(budget: float, num_blocks: int, least: int) -> dict[str, RDSConfig]
         "global importance": replace(plain, adapters=replace(plain.adapters, view="global")),
         "local importance": replace(plain, adapters=replace(plain.adapters, view="local")),
         "draws to the end": replace(plain, settled_share=0.0),
-        "no gradient of skipped blocks": replace(plain, learn_missed=False),
+        "gradient of skipped blocks": replace(plain, learn_missed=True),
         "equal start of the router": replace(plain, importance_start=0.0),
     }
     for quarters in (1, 3, 4):  # two quarters are the paper's half

@@ -77,6 +77,7 @@ def test_load_gives_a_model_that_tracks(
         ({"device": "meta"}, "device 'meta' is not supported"),
         ({"device": "cuda:99"}, "device 'cuda:99' asked for, but [0-9]+ CUDA GPUs are there"),
         ({"dtype": "int8"}, "unknown dtype 'int8'; use auto, float32, bfloat16, float16"),
+        ({"dtype": "float16", "device": "cpu"}, "float16 does not run on a CPU; use auto"),
         ({"checkpoint": "no/such/file.pt"}, "no/such/file.pt"),
     ],
 )
@@ -106,7 +107,7 @@ def test_devices_and_precisions_are_chosen_by_what_is_there(
         assert resolve_dtype("auto", cpu) == expected_dtype
         assert resolve_dtype("auto", cuda) == torch.bfloat16
     assert resolve_dtype("auto", torch.device("mps")) == torch.float32
-    assert resolve_dtype("float16", cpu) == torch.float16
+    assert resolve_dtype("float16", cuda) == torch.float16
 
 
 def test_every_kind_of_source_gives_the_same_results(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -148,6 +151,31 @@ def test_full_size_arrays_are_made_once_and_only_when_asked_for() -> None:
     r = result(np.ones((1, 4, 4)), (8, 8))
     assert "logits" not in vars(r)
     assert r.masks is r.masks and r.logits is r.logits
+
+
+def test_a_deferred_result_is_delivered_once_to_all_who_wait() -> None:
+    asked, ready = threading.Event(), threading.Event()
+    delivered: list[int] = []
+
+    def deliver() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        asked.set()
+        assert ready.wait(5)
+        delivered.append(1)
+        return np.ones((1, 2, 2), np.float32), np.zeros(1, np.float32), np.ones(1, np.float32)
+
+    known = {"index": 0, "size": (2, 2), "object_ids": (1,), "blocks": np.ones(1, bool)}
+    found = FrameResult.deferred(deliver, **known, non_overlapping=False)
+    with ThreadPoolExecutor(3) as pool:
+        names = ("low_res_logits", "object_scores", "predicted_iou")
+        waiting = [pool.submit(getattr, found, name) for name in names]
+        assert asked.wait(5)
+        ready.set()
+        values = [each.result(timeout=5) for each in waiting]
+    assert [float(value.max()) for value in values] == [1.0, 0.0, 1.0] and delivered == [1]
+    copied = pickle.loads(pickle.dumps(found))
+    assert np.array_equal(copied.low_res_logits, found.low_res_logits)
+    with pytest.raises(AttributeError, match="no attribute 'other'"):
+        found.other  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_object_id_zero_has_no_place_in_a_label_map() -> None:

@@ -127,6 +127,8 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if fast else torch.float32
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}; use auto, {', '.join(DTYPES)}")
+    if dtype == "float16" and device.type == "cpu":
+        raise InputError("float16 does not run on a CPU; use auto, bfloat16 or float32")
     return DTYPES[dtype]
 
 
@@ -144,7 +146,8 @@ class Routers:
     attached: Attached
 
 
-# Fixed choices of blocks that need no adapter; for encoders of 48 blocks.
+# Fixed choices of blocks that need no adapter, for encoders of so many blocks.
+PLAN_BLOCKS = 48
 STATIC_PLANS = {"plan-a": PLAN_A, "plan-b": PLAN_B}
 
 
@@ -248,13 +251,23 @@ class Model:
         make = None if routers is None else routers.attached.make_policy
         if routers is not None and make is not None and router in ("auto", routers.method):
             return make(routing or Routing())
+        from tempomask.adaptation.adapter_file import ATTACH
+
+        if router not in (known := ("auto", "none", *ATTACH, *STATIC_PLANS)):
+            raise InputError(f"unknown router {router!r}; use {', '.join(known)}")
         if replace(routing or Routing(), count_waiting=True) != Routing():
             raise InputError(
                 "a budget, a rule and fps need a router: load the model with an adapter, as"
-                " tempomask adapt makes them"
+                " tempomask adapt makes them (nano-rds comes with the package, for nano)"
             )
         if router in STATIC_PLANS:
-            return StaticPlan(STATIC_PLANS[router], self.segmenter.encoder)
+            encoder = self.segmenter.encoder
+            if encoder.num_blocks != PLAN_BLOCKS:
+                raise InputError(
+                    f"{router} is for encoders of {PLAN_BLOCKS} blocks (SAM 2's large one); this"
+                    f" one has {encoder.num_blocks}: use an adapter, or router none"
+                )
+            return StaticPlan(STATIC_PLANS[router], encoder)
         if router in ("auto", "none") or (routers is not None and router == routers.method):
             return None
         has = "no adapter" if routers is None else f"an adapter of {routers.method}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -128,6 +129,12 @@ class Prompt:
             self.box is not None
         )
 
+    @property
+    def only_takes_away(self) -> bool:
+        """Whether it is made of clicks off the object alone."""
+        labels = self.labels
+        return self.box is None and labels is not None and not np.asarray(labels).any()
+
     def check_inside(self, size: Size) -> None:
         """Raise InputError unless every part fits a video of size (H, W)."""
         height, width = size
@@ -184,23 +191,25 @@ class FrameResult:
         is first asked for, and not before. known: all other fields, non_overlapping among them.
         """
         result = object.__new__(FrameResult)
-        result.__dict__.update(known, _deliver=deliver)
+        result.__dict__.update(known, _deliver=deliver, _delivering=Lock())
         return result
 
     def __getattr__(self, name: str) -> Any:
         """Only asked for what is not there yet: the arrays of a deferred result."""
-        deliver = self.__dict__.get("_deliver")
-        if deliver is None or name not in DELIVERED:
+        known = self.__dict__
+        if "_delivering" not in known or name not in DELIVERED:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        self.__dict__.update(zip(DELIVERED, deliver(), strict=True))
-        self.__dict__.pop("_deliver", None)
-        return self.__dict__[name]
+        # A result is read by whoever tracks and by the thread that writes.
+        with known["_delivering"]:
+            if name not in known:
+                known.update(zip(DELIVERED, known.pop("_deliver")(), strict=True))
+        return known[name]
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled or copied: the arrays, not the way to them."""
         for name in DELIVERED:
             getattr(self, name)
-        return dict(self.__dict__)
+        return {name: value for name, value in self.__dict__.items() if name != "_delivering"}
 
     @cached_property
     def logits(self) -> NDArray[np.float32]:

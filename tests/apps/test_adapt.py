@@ -22,6 +22,7 @@ from tempomask.models.config import (
     SegmenterConfig,
 )
 from tempomask.models.segmenter import Segmenter
+from tempomask.routing.recurrent import Routing
 from tempomask.routing.static import PLAN_A
 from tempomask.weights import save_segmenter
 
@@ -259,8 +260,10 @@ def test_the_model_chooses_policies(adapter: Path, deep: Path, tmp_path: Path) -
         list(plain.track(frames, prompt, budget=0.5))
     with pytest.raises(InputError, match="router 'rds' needs an adapter of that method"):
         plain.session(router="rds")
-    with pytest.raises(InputError, match="blocks .* the encoder has blocks 0 to 7"):
+    with pytest.raises(InputError, match=r"plan-a is for encoders of 48 blocks .* one has 8"):
         plain.policy("plan-a")
+    with pytest.raises(InputError, match="unknown router 'foo'; use auto, none, rds"):
+        plain.policy("foo", Routing(0.5))
     assert plain.policy("auto") is None and routed.policy("none") is None
     session = routed.session(budget=0.75, fps=None)
     session.add(prompt)

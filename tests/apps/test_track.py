@@ -220,6 +220,7 @@ def test_resume_refuses_another_run(track: Track, run: Run, video: Path, checkpo
         ([], "no prompt given; say where the object is with --point, --box, --mask or --prompts"),
         (["--point", "99,5"], "point (99, 5) outside the 48 x 32 picture"),
         (["--box", "0,0,60,9"], "box (0, 0, 60, 9) that leaves the 48 x 32 picture"),
+        (["--object", 0, "--point", "1,2"], "object id 0: ids begin at 1, 0 is background"),
         (["--point", "1,2", "--frame", 70], "prompt on frame 70, but the video has 7 frames"),
         (["--point", "1,2", "--save", "masks,gif"], "--save gif: unknown; choose from masks"),
         (["--point", "1,2", "--direction", "up"], "--direction must be forward, backward or both"),

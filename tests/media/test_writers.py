@@ -18,7 +18,7 @@ from tempomask.media.journal import open_journal
 from tempomask.media.masks import read_mask
 from tempomask.media.overlay import draw_overlay
 from tempomask.media.video import open_video
-from tempomask.media.writers import FORMATS, ResultWriter
+from tempomask.media.writers import FORMATS, PICTURES, ResultWriter
 
 SIZE = (48, 128)
 COUNT = 10
@@ -281,8 +281,11 @@ def test_a_new_run_takes_the_place_of_the_old_and_spares_the_rest(run, tmp_path)
     run(FORMATS)
     keep = tmp_path / "out" / "masks" / "my own.png"
     keep.write_bytes(b"mine")
+    for name in PICTURES:
+        (tmp_path / "out" / name).write_bytes(b"of the old run")
     paths = run(["masks"], range(2))
     assert set(paths) == {"masks", "frames"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"masks", "frames.jsonl"}
     files = [n for n in names(tmp_path / "out") if not n.startswith("frames")]
     assert files == ["masks/00000.png", "masks/00001.png", "masks/my own.png"]
 

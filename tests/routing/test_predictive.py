@@ -146,7 +146,7 @@ def test_gradients_go_straight_through_the_draw() -> None:
     block = Scale(2.0)
     x = torch.tensor([1.0, 5.0, 7.0]).reshape(3, 1, 1, 1).requires_grad_()
     weights = torch.tensor([[0.3], [0.6], [0.9]], requires_grad=True)
-    plan = RoutedPlan([[True], [False], [True]], weights)
+    plan = RoutedPlan([[True], [False], [True]], weights, missed=True)
     out = plan.apply(0, block, x)
     # The value is exactly the block's, whatever w is.
     assert out.flatten().tolist() == [3.0, 5.0, 21.0]
@@ -163,12 +163,12 @@ def test_without_the_gradient_of_skipped_blocks_nothing_of_them_is_computed() ->
     block = Scale(2.0)
     x = torch.tensor([1.0, 5.0]).reshape(2, 1, 1, 1)
     weights = torch.tensor([[0.3], [0.6]], requires_grad=True)
-    out = RoutedPlan([[True], [False]], weights, missed=False).apply(0, block, x)
+    out = RoutedPlan([[True], [False]], weights).apply(0, block, x)
     assert out.flatten().tolist() == [3.0, 5.0] and block.samples == [1]
     out.sum().backward()
     assert weights.grad is not None and weights.grad.flatten().tolist() == [2.0, 0.0]
     block.samples.clear()
-    assert RoutedPlan([[False], [False]], weights, missed=False).apply(0, block, x) is x
+    assert RoutedPlan([[False], [False]], weights).apply(0, block, x) is x
     assert block.samples == []
 
 

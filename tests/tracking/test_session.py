@@ -219,6 +219,22 @@ def test_a_prompt_on_a_coming_frame_is_initial_and_sees_no_memory(
     assert last.temporal_index.tolist() == [6, 6, 2, 1]
 
 
+def test_clicks_off_an_object_on_a_coming_frame_take_away_from_what_is_tracked(
+    segmenter: Segmenter, clip: Callable
+) -> None:
+    """The same masks, then and later, as a correction when the frame has come."""
+    frames, away = clip(6), {"points": [(5, 40)], "labels": [0]}
+    ahead, later = Session(segmenter), Session(segmenter)
+    for session in (ahead, later):
+        session.prompt(points=[(12, 14)])
+    ahead.prompt(**away, frame=3)
+    for t, frame in enumerate(frames):
+        one, other = ahead.step(frame), later.step(frame)
+        if t == 3:
+            other = later.correct(**away)
+        assert np.array_equal(one.low_res_logits, other.low_res_logits), t
+
+
 def test_clicks_on_one_frame_add_up(segmenter: Segmenter, clip: Callable, calls: Calls) -> None:
     session = Session(segmenter)
     session.prompt(box=(5, 5, 20, 20))

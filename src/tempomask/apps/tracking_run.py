@@ -52,6 +52,8 @@ class Request:
             raise InputError(f"--save {name}: unknown; choose from {', '.join(SAVED)}")
         for prompt in self.prompts:
             prompt.check_inside(video.size)
+            if prompt.object_id < 1:
+                raise InputError(f"object id {prompt.object_id}: ids begin at 1, 0 is background")
         if self.resume and not video.seekable:
             raise InputError(f"{video.name} cannot be read again, so its run cannot be resumed")
 
@@ -103,10 +105,14 @@ def _settings(request: Request, model: Model | Propagator) -> dict[str, Any]:
         prompts.update(repr((prompt.frame, prompt.object_id)).encode())
         for part in (prompt.points, prompt.labels, prompt.box, prompt.mask):
             prompts.update(b"-" if part is None else np.asarray(part).tobytes())
+    attention = getattr(model.config, "memory_attention", None)
+    pooling = None if attention is None else attention.pooling
     return {
         "source": Path(request.source).name,
         "model": model.name,
         "image_size": model.config.image_size,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "pooled_memory": pooling,
         "adapter": None if model.routers is None else model.routers.method,
         "direction": request.direction,
         "start": request.start,

@@ -194,8 +194,8 @@ def read_header(path: str | Path) -> VideoInfo:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path} is no record of finished frames ({error}); do not resume, or choose another"
-            " output folder"
+            f"{path} is no record of finished frames ({error}); delete it, or choose another output"
+            " folder"
         ) from None
 
 

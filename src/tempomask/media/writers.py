@@ -6,6 +6,7 @@ Whatever stops a run, the files of the finished frames are whole, and the run ca
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ FORMATS = {
     "npz": "masks.npz",
     "boxes": "boxes.csv",
 }
+# What commands draw from a finished run's journal.
+PICTURES = ("chart.png", "blocks.png")
 _EXPORTS = {"rle": write_rle, "npz": write_npz, "boxes": write_boxes}
 
 
@@ -173,6 +176,13 @@ class ResultWriter(FolderWriter[Journal]):
             for name in ("overlay", *_EXPORTS):
                 self._path(name).unlink(missing_ok=True)
                 part_path(self._path(name)).unlink(missing_ok=True)
+            for name in PICTURES:
+                (self.directory / name).unlink(missing_ok=True)
+        objects = self._path("objects")
+        folders = [self._path("masks"), box_lines_folder(self._path("boxes")), *objects.glob("*")]
+        for folder in (*folders, objects):
+            with suppress(OSError):  # not there, or it holds more than a run wrote
+                folder.rmdir()
 
     def _write(self, item: tuple[Frame | None, FrameResult]) -> None:
         frame, result = item

@@ -129,13 +129,13 @@ class RoutedPlan:
 
     keep: (B, L). weights: w (B, L) with gradients in training, or None. The block's output is then
     r h(x) + (1 - r) x with r in value and w in gradient (straight-through). missed: compute h(x)
-    where r is 0 too, for the gradient of w alone: only there does a trained network tell what the
-    block is worth, as its loss is stationary where the block runs. Without it a block that no
-    sample wants is not computed.
+    where r is 0 too, for the gradient of w alone: there a trained network tells what the block is
+    worth, while its loss is stationary where the block runs. Without it a block that no sample
+    wants is not computed.
     """
 
     def __init__(
-        self, keep: list[list[bool]], weights: Tensor | None = None, missed: bool = True
+        self, keep: list[list[bool]], weights: Tensor | None = None, missed: bool = False
     ) -> None:
         self.keep, self._weights, self._learns_missed = keep, weights, missed
 
@@ -191,7 +191,7 @@ class SamplingPolicy(nn.Module):
 
     recurrent = True
 
-    def __init__(self, router: PredictiveRouter, budget: float, missed: bool = True) -> None:
+    def __init__(self, router: PredictiveRouter, budget: float, missed: bool = False) -> None:
         super().__init__()
         self.router, self.budget, self.settled = router, budget, False
         self._learns_missed = missed

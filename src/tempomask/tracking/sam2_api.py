@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,6 +60,11 @@ class VideoPredictor:
 
     def init_state(self, video: FrameSource) -> InferenceState:
         """Start on an open video, as `tempomask.media.video.open_video` gives it."""
+        if isinstance(video, str | Path):
+            raise InputError(
+                f"init_state takes an open video, got the path {video}; use"
+                f" init_state(tempomask.media.video.open_video({str(video)!r}))"
+            )
         if not video.seekable or video.num_frames is None:
             raise InputError("the predictor needs a video that can be read in any order")
         session = Session(

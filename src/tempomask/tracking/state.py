@@ -90,9 +90,27 @@ class VideoState:
             for prompt in turn:
                 self.objects.setdefault(prompt.object_id, TrackedObject(prompt.object_id))
             objects = [self.objects[prompt.object_id] for prompt in turn]
+            self._find_what_is_taken_from(index, turn, objects)
             requests = [self._request(p, o) for p, o in zip(turn, objects, strict=True)]
             self._segment(index, objects, requests)
         return ids
+
+    def _find_what_is_taken_from(
+        self, index: int, prompts: Sequence[Prompt], objects: Sequence[TrackedObject]
+    ) -> None:
+        """Track objects to a frame where clicks only take away from them.
+
+        A first click on a frame segments without memories, as in the official code; clicks off the
+        object would then leave nothing of it.
+        """
+        self._follow(
+            index,
+            [
+                tracked
+                for prompt, tracked in zip(prompts, objects, strict=True)
+                if prompt.only_takes_away and index not in tracked.outputs and tracked.bank.frames()
+            ],
+        )
 
     def _request(self, prompt: Prompt, tracked: TrackedObject) -> Request:
         """One interaction: the clicks so far on the frame, its logits so far, and the memories."""
@@ -124,6 +142,10 @@ class VideoState:
                 tracked.outputs[index] = replace(tracked.outputs[index], reverse=self.reverse)
             elif object_id not in prompted:
                 objects.append(tracked)
+        self._follow(index, objects)
+
+    def _follow(self, index: int, objects: Sequence[TrackedObject]) -> None:
+        """Find objects by their memories alone."""
         requests = [
             Request(
                 selection=self._selector.select(tracked.bank, index, self.reverse),
