@@ -42,9 +42,13 @@ CALLS, WARM_UP = 200, 20
 RANK = 16
 
 
-def variants(budget: float, num_blocks: int, least: int) -> dict[str, RDSConfig]:
-    """Variants by name; "rds" is our setting. least: blocks that are always adapted."""
-    plain = RDSConfig(budget)
+def variants(budget: float, missed: bool, num_blocks: int, least: int) -> dict[str, RDSConfig]:
+    """Variants by name; "rds" is our setting, but for `missed` (`RDSConfig.learn_missed`).
+
+    least: blocks that are always adapted.
+    """
+    plain = RDSConfig(budget, learn_missed=missed)
+    other = f"{'no ' * missed}gradient of skipped blocks"
     found = {
         "rds": plain,
         "mask only": replace(plain, inputs="mask"),
@@ -53,7 +57,7 @@ def variants(budget: float, num_blocks: int, least: int) -> dict[str, RDSConfig]
         "global importance": replace(plain, adapters=replace(plain.adapters, view="global")),
         "local importance": replace(plain, adapters=replace(plain.adapters, view="local")),
         "draws to the end": replace(plain, settled_share=0.0),
-        "gradient of skipped blocks": replace(plain, learn_missed=True),
+        other: replace(plain, learn_missed=not missed),
         "equal start of the router": replace(plain, importance_start=0.0),
     }
     for quarters in (1, 3, 4):  # two quarters are the paper's half
@@ -67,12 +71,12 @@ class Ablation(Comparison):
     """A comparison whose methods are variants of RDS; only: their names, all if None."""
 
     def __init__(
-        self, budget: float, only: list[str] | None, *arguments: Any, **named: Any
+        self, budget: float, missed: bool, only: list[str] | None, *arguments: Any, **named: Any
     ) -> None:
         super().__init__(*arguments, **named)
         encoder = self.base.encoder
         self.budget = budget
-        known = variants(budget, encoder.num_blocks, len(always_on_blocks(encoder)))
+        known = variants(budget, missed, encoder.num_blocks, len(always_on_blocks(encoder)))
         unknown = sorted(set(only or ()) - set(known))
         if unknown:
             raise SystemExit(f"unknown variants {unknown}; choose of {', '.join(known)}")
@@ -170,6 +174,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--checkpoint", default=None)
     parser.add_argument("--image-size", type=int, default=None)
     parser.add_argument("--budget", type=float, default=0.6)
+    parser.add_argument("--missed", action="store_true", help="train with skipped blocks' gradient")
     parser.add_argument("--variants", help="names with commas between them; all if not given")
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--steps", type=int, default=1000)
@@ -199,6 +204,7 @@ def main() -> None:
 
     ablation = Ablation(
         given.budget,
+        given.missed,
         None if given.variants is None else given.variants.split(","),
         config,
         given.data,
@@ -213,7 +219,11 @@ def main() -> None:
         "rows": [row.to_dict() for row in rows],
         "rds_minus_variant": differences(rows),
         "routing_ms": routing_latency(ablation.base.eval()),
-        "settings": {**asdict(config), "threads": torch.get_num_threads()},
+        "settings": {
+            **asdict(config),
+            "learn_missed": given.missed,
+            "threads": torch.get_num_threads(),
+        },
     }
     print(json.dumps(report, indent=2))
     if given.report is not None:
