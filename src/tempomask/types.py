@@ -202,7 +202,8 @@ class FrameResult:
         # A result is read by whoever tracks and by the thread that writes.
         with known["_delivering"]:
             if name not in known:
-                known.update(zip(DELIVERED, known.pop("_deliver")(), strict=True))
+                known.update(zip(DELIVERED, known["_deliver"](), strict=True))
+                del known["_deliver"]
         return known[name]
 
     def __getstate__(self) -> dict[str, Any]:
