@@ -67,7 +67,7 @@ class RDSConfig:
     logits, as the paper seems to. settled_share: of the steps, at the end, in which the blocks are
     chosen as in use, so that the adapters learn what they will meet; 0 draws to the end, as the
     paper does. learn_missed: in training compute skipped blocks too, for the router's gradient
-    alone, see `RoutedPlan`; it costs time and, on nano, made the router choose worse.
+    alone, see `RoutedPlan`; it costs time, and gained nothing on nano.
     """
 
     budget: float = 0.6
