@@ -40,9 +40,9 @@ QUICK = Shapes(side=16, dim=32, heads=2, window=4, objects=2)
 
 def encoder_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
     """All of them."""
-    for trials in (head_trials, linear_trials, mlp_trials, residual_trials, window_trials):
+    layers = (head_trials, linear_trials, mlp_trials, gelu_trials, residual_trials)
+    for trials in (*layers, window_trials, block_trials):
         yield from trials(shapes, dtype)
-    yield from block_trials(shapes, dtype)
 
 
 def by_hand(query: Tensor, key: Tensor, value: Tensor, rows: int) -> Tensor:
@@ -127,6 +127,20 @@ def mlp_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
         },
         flops=16.0 * tokens * dim**2,
     )
+
+
+def gelu_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
+    """What GELU costs inside the product before it, at stride 4 and 16 of SAM 2's tiny encoder."""
+    strip, grid = 2 * shapes.side**2, shapes.side**2
+    for width, tokens in ((shapes.dim // 6, strip), (shapes.dim * 2 // 3, grid)):
+        x, expand = torch.randn(tokens, width, dtype=dtype), nn.Linear(width, 4 * width)
+        fused, bare = fast_linear(expand, dtype, "gelu"), fast_linear(expand.to(dtype), dtype)
+        yield Trial(
+            f"GELU inside a product of {width} channels",
+            f"{tokens} tokens of {width} channels to {4 * width}",
+            {"with GELU": lambda fused=fused, x=x: fused(x)},
+            {"without": lambda bare=bare, x=x: bare(x)},
+        )
 
 
 def residual_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
