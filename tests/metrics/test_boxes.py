@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tempomask.errors import InputError
-from tempomask.metrics.boxes import PROTOCOLS, BoxMetric, BoxProtocol, score_boxes
+from tempomask.metrics.boxes import PROTOCOLS, BoxMetric, BoxProtocol, box_iou, score_boxes
 
 TRUTH = [[0.0, 0.0, 10.0, 10.0]] * 4
 OTB = PROTOCOLS["otb"]
@@ -125,3 +125,8 @@ def test_scores_lie_between_0_and_1_and_curves_are_monotonic(rows: list) -> None
     for value in (score.success, score.precision, score.normalised_precision):
         assert 0 <= value <= 1
     assert 0 <= score.average_overlap <= 1 + 1e-9
+
+
+def test_a_box_thinner_than_its_corners_are_exact_overlaps_itself_wholly() -> None:
+    box = np.array([[0.0, 1.0, 1.0, 1e-10]])
+    assert box_iou(box, box).tolist() == [1.0]

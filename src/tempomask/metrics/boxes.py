@@ -218,7 +218,10 @@ def box_iou(a: Floats, b: Floats) -> Floats:
     low = np.maximum(a[:, :2], b[:, :2])
     high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
     common = np.clip(high - low, 0, None).prod(axis=1)
-    union = a[:, 2:].prod(axis=1) + b[:, 2:].prod(axis=1) - common
+    own, other = a[:, 2:].prod(axis=1), b[:, 2:].prod(axis=1)
+    # Of a thin box far from 0, the rounded corners may hold more than the box itself.
+    common = np.minimum(common, np.minimum(own, other))
+    union = own + other - common
     return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
 
 
