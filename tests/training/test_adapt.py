@@ -128,7 +128,7 @@ def test_interrupted_equals_uninterrupted(
     same = [n for n in base if n in state]
     assert len(same) > 100 and all(torch.equal(state[n], base[n]) for n in same)
     assert set(scores) == {"disk0", "disk1", "mean"}
-    line = json.loads((whole.work / "validation.jsonl").read_text().splitlines()[-1])
+    line = json.loads((whole.out / "validation.jsonl").read_text().splitlines()[-1])
     assert line["step"] == 4 and 0 <= line["mean"] <= 1
     one, other = (read_adapter(run.export()).export for run in (whole, second))
     assert one.settings == other.settings
@@ -166,7 +166,7 @@ def test_skipped_blocks_are_computed_for_the_router_alone_or_not_at_all(
         torch.from_numpy(np.stack([getattr(clips[i], f) for i in range(2)]))
         for f in ("frames", "masks")
     ]
-    watched = run._train_step(*batch)
+    watched = run._train_step((batch[0], batch[1]))
     total = 2 * 3 * 6
     assert sum(samples) == round(watched["blocks"] * total) < total
     # The first frame of both clips runs everything, and so do the blocks of K on all frames.

@@ -1,15 +1,13 @@
 """Adaptation training: one command for RDS and every method that it is compared with.
 
-Resumable, seeded and validated like `loop.py`, whose data and losses it uses: clips, prompts and
-routing draws of a step depend only on the seed and the step. Only what the method asked for is
+With the data and the losses of `loop.py`: clips, prompts and routing draws of a step depend only on
+the seed and the step. Only what the method asked for is
 trained; the checkpoint holds that alone.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,16 +22,12 @@ from tempomask.errors import InputError
 from tempomask.media.atomic import make_folder
 from tempomask.training.adaptation_data import adaptation_data
 from tempomask.training.calibration import SequenceMeasure
-from tempomask.training.checkpoint import load_checkpoint, save_checkpoint
-from tempomask.training.loop import (
-    StepProgress,
-    clip_batches,
-    denormals_flushed,
-    make_accelerator,
-)
+from tempomask.training.checkpoint import load_checkpoint
+from tempomask.training.loop import ClipBatch, clip_batches
 from tempomask.training.losses import LossWeights
 from tempomask.training.prompts import PromptSampling
 from tempomask.training.recipe import schedule
+from tempomask.training.run import Run, make_accelerator
 from tempomask.training.unroll import ClipModel
 
 if TYPE_CHECKING:
@@ -70,14 +64,18 @@ class AdaptRecipe:
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be {least} or more, got {getattr(self, name)}")
 
+    def rate(self, step: int) -> float:
+        """Learning-rate factor at a step, see `schedule`."""
+        return schedule(step, self.steps, self.warmup_steps, self.decay_steps)
+
 
 def phases(steps: int) -> tuple[int, int]:
     """How many steps a run of so many warms up, and how many it decays."""
     return min(50, max(1, steps // 10)), max(1, steps * 3 // 10)
 
 
-class Adaptation:
-    """One run: a method on a network, the optimiser, and where they are kept.
+class Adaptation(Run[AdaptRecipe, ClipBatch]):
+    """One run: a method on a network. Its adapter comes into `folder`, its checkpoint beside it.
 
     segmenter: the base, with its weights; it is changed. clips: item i is a Clip that depends on i
     alone. measure: calibration data for the method, from sequences that it may train on.
@@ -90,32 +88,23 @@ class Adaptation:
         method: Method,
         segmenter: Segmenter,
         clips: Dataset[Any],
-        out: Path,
+        folder: Path,
         measure: SequenceMeasure,
         validation: SequenceMeasure | None = None,
         workers: int = 1,
     ) -> None:
-        self.recipe, self.method, self.clips, self.out = recipe, method, clips, out
+        # Apart from the adapter, which is small.
+        super().__init__(recipe, folder / "training", unused_parameters=True)
+        self.method, self.clips, self.folder = method, clips, folder
         self.validation, self.workers = validation, workers
-        self.accelerator = make_accelerator(unused_parameters=True)
         self._name, self._sample = segmenter.config.name, base_sample(segmenter)
-        self.step = 0
         # Names of everything that was trained so far, in whatever phase of the method.
         self._touched: set[str] = set()
-        saved = self._saved()
+        saved = load_checkpoint(self.checkpoint, recipe) if self.checkpoint.exists() else None
         segmenter = segmenter.to(self.accelerator.device)
         self._take(method.prepare(segmenter, measure, None if saved is None else saved["method"]))
         if saved is not None:
             self._restore(saved)
-
-    @property
-    def work(self) -> Path:
-        """Where checkpoint, log and scores are kept: apart from the adapter, which is small."""
-        return self.out / "training"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.work / "last.pt"
 
     @property
     def trained_parameters(self) -> int:
@@ -133,9 +122,7 @@ class Adaptation:
         groups = [{**group, "params": list(group["params"])} for group in prepared.groups]
         if not any(group["params"] for group in groups):
             raise InputError(f"the method {self.method.name} has nothing to train")
-        self.base_rates = [float(group["lr"]) for group in groups]
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
-        self.model, self.optimizer = self.accelerator.prepare(self.clip_model, optimizer)
+        self._optimise(self.clip_model, groups)
 
     def _trained(self) -> dict[str, Tensor]:
         return {name: p for name, p in self.clip_model.named_parameters() if p.requires_grad}
@@ -147,12 +134,6 @@ class Adaptation:
         """
         parameters = self.clip_model.named_parameters()
         return {name: p for name, p in parameters if p.requires_grad or name in names}
-
-    def _saved(self) -> dict[str, Any] | None:
-        """The last checkpoint of the output folder; InputError if it is of another recipe."""
-        if not self.checkpoint.exists():
-            return None
-        return load_checkpoint(self.checkpoint, self.recipe)
 
     def _restore(self, saved: dict[str, Any]) -> None:
         values = saved["trained"]
@@ -172,90 +153,45 @@ class Adaptation:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step = saved["step"]
 
-    @denormals_flushed()
-    def run(self) -> dict[str, float]:
-        """Train to the recipe's last step; returns the last validation scores."""
-        from torch.utils.tensorboard import SummaryWriter
-
+    def _batches(self) -> Iterator[ClipBatch]:
         recipe = self.recipe
-        main = self.accelerator.is_main_process
-        log = SummaryWriter(str(self.work / "log")) if main else None
-        scores: dict[str, float] = {}
         span = range(self.step, recipe.steps)
-        batches = clip_batches(self.clips, self.accelerator, recipe.batch_size, span, self.workers)
-        with StepProgress(recipe.steps, self.step, main) as advance:
-            for frames, masks in batches:
-                changed = self.method.on_step(self.step)
-                if changed is not None:
-                    self._take(changed)
-                watched = self._train_step(frames, masks)
-                self.step += 1
-                advance(watched)
-                for name, value in watched.items() if log is not None else ():
-                    log.add_scalar(f"train/{name}", value, self.step)  # type: ignore[union-attr]
-                last = self.step == recipe.steps
-                if main and (last or self.step % recipe.save_every == 0):
-                    self._save()
-                if main and (last or self.step % recipe.validate_every == 0):
-                    scores = self._validate()
-        if log is not None:
-            log.close()
-        return scores
+        return clip_batches(self.clips, self.accelerator, recipe.batch_size, span, self.workers)
 
-    def _train_step(self, frames: Tensor, masks: Tensor) -> dict[str, float]:
-        recipe, policy = self.recipe, self.prepared.policy
-        started = time.perf_counter()
-        factor = schedule(self.step, recipe.steps, recipe.warmup_steps, recipe.decay_steps)
-        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * factor
-        self.model.train()
-        seed = recipe.seed * 1_000_003 + self.step
-        reseed = getattr(policy, "reseed", None)
+    def _train_step(self, batch: ClipBatch) -> dict[str, float]:
+        changed = self.method.on_step(self.step)
+        if changed is not None:
+            self._take(changed)
+        return super()._train_step(batch)
+
+    def _loss(self, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        seed = self.recipe.seed * 1_000_003 + self.step
+        reseed = getattr(self.prepared.policy, "reseed", None)
         if reseed is not None:
             # Processes route their clips by draws of their own.
             reseed(seed + 7919 * self.accelerator.process_index)
-        with self.accelerator.autocast():
-            losses = self.model(frames, masks, seed, 0.0, self.step)
-        self.accelerator.backward(losses.total)
-        norm = self.accelerator.clip_grad_norm_(self._trained().values(), recipe.clip_norm)
-        # One bad batch must not end a run of hours: a step with a non-finite gradient is left out.
-        if norm is None or torch.isfinite(torch.as_tensor(norm)):
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return {
-            "loss": losses.total.item(),
-            "iou": losses.iou.item(),
-            "extra": losses.extra.item(),
-            "blocks": losses.blocks.item(),
-            "gradient": float(norm) if norm is not None else 0.0,
-            "rate": factor,
-            "seconds": time.perf_counter() - started,
-        }
+        losses = self.model(*batch, seed, 0.0, self.step)
+        return losses.total, {"iou": losses.iou, "extra": losses.extra, "blocks": losses.blocks}
 
-    def _save(self) -> None:
+    def _state(self) -> dict[str, Any]:
         policy = self.prepared.policy
-        state = {
+        return {
             "trained": {name: p.detach() for name, p in self._changed(self._touched).items()},
             "policy": policy.state_dict() if isinstance(policy, nn.Module) else {},
             "method": self.method.state(),
             "optimizer": self.optimizer.state_dict(),
         }
-        save_checkpoint(self.checkpoint, self.recipe, self.step, state)
 
     def _validate(self) -> dict[str, float]:
         if self.validation is None:
             return {}
         rows = self.validation.scores(self.prepared.segmenter, self.prepared.policy)
-        scores = {**rows, "mean": sum(rows.values()) / len(rows)}
-        line = {"step": self.step, **{name: round(value, 4) for name, value in scores.items()}}
-        with (self.work / "validation.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        return scores
+        return {**rows, "mean": sum(rows.values()) / len(rows)}
 
     def export(self) -> Path:
-        """Write the adapter into the output folder, which is then an adapter."""
+        """Write the adapter into the folder, which is then an adapter."""
         return save_adapter(
-            self.out, self.method.name, self._name, self._sample, self.method.export()
+            self.folder, self.method.name, self._name, self._sample, self.method.export()
         )
 
 
@@ -273,8 +209,8 @@ def start_adaptation(
     root, held_out: as of `adaptation_data`. Then call `run` and `export`. Raises InputError for
     data that cannot be used, and for a folder `out` that holds a run with other settings.
     """
-    out = make_folder(out)
     data = adaptation_data(root, recipe.image_size, recipe.num_frames, recipe.seed, held_out)
+    out = make_folder(out)
     device = make_accelerator().device
     side = recipe.image_size
     precision = torch.bfloat16  # as in training

@@ -8,16 +8,15 @@ was clicked. Two phases mend that, on pictures with several objects (`data/scene
 2. Everything but the frozen stem, from the average of phase 1: steps on scenes take turns with
    steps on tracking clips, so that tracking stays.
 
-As in `loop.py`, data and prompts of a step depend on the seed and the step alone.
+As in every run, data and prompts of a step depend on the seed and the step alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import time
+from collections.abc import Iterator
 from contextlib import nullcontext
-from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,21 +31,12 @@ from tempomask.errors import InputError
 from tempomask.media.atomic import write_json
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.normalise import normalise
-from tempomask.training.checkpoint import load_checkpoint, save_checkpoint
-from tempomask.training.loop import (
-    StepProgress,
-    append_scores,
-    batches,
-    davis_folder,
-    denormals_flushed,
-    descend,
-    make_accelerator,
-    move_average,
-)
+from tempomask.training.loop import ClipBatch, davis_folder
 from tempomask.training.losses import LossWeights
 from tempomask.training.prompt_start import with_prompt_maps
 from tempomask.training.prompts import PromptSampling
 from tempomask.training.recipe import Recipe, overridden, parameter_groups
+from tempomask.training.run import AveragedRun, batches, move_average
 from tempomask.training.unroll import ClipModel, encoded_per_object
 from tempomask.training.validation import validate, validate_prompts
 
@@ -56,8 +46,6 @@ ENCODER_PASS = ("mask_decoder.stride_4", "mask_decoder.stride_8")
 # What is added to the seed for the scenes and the clips.
 SCENE_SEED, CLIP_SEED = 10, 20
 VALIDATION_BATCH = 8
-
-ClipBatch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -116,6 +104,11 @@ class PromptRecipe:
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be {least} or more, got {getattr(self, name)}")
 
+    def rate(self, step: int) -> float:
+        """Learning-rate factor at a step of the run, see those of the phases."""
+        joint = step - self.decoder_steps
+        return self.decoder_rate(step) if joint < 0 else self.joint_rate(joint)
+
     def decoder_rate(self, step: int) -> float:
         """Learning-rate factor at a step of phase 1: linear warm-up, constant, linear to zero."""
         rise = min(1.0, (step + 1) / max(1, self.decoder_warmup_steps))
@@ -173,8 +166,8 @@ def _collate_either(items: list[Any]) -> SceneBatch | ClipBatch:
     return collate_scenes(items) if isinstance(items[0], Scene) else collate(items)
 
 
-class PromptTraining:
-    """One run: the model, its moving average, the optimiser and where they are kept.
+class PromptTraining(AveragedRun[PromptRecipe, "SceneBatch | ClipBatch", Segmenter]):
+    """One run.
 
     segmenter: with prompt maps; it is changed. scenes, clips: datasets whose item i depends on i
     alone; shown: scenes to validate on; root: the folder of the data.
@@ -191,20 +184,14 @@ class PromptTraining:
         out: Path,
         workers: int = 1,
     ) -> None:
-        self.recipe, self.segmenter, self.root, self.out = recipe, segmenter, root, out
+        super().__init__(recipe, segmenter, out, unused_parameters=True)
+        self.segmenter, self.root = segmenter, root
         self.scenes, self.clips, self.workers = scenes, clips, workers
-        self.accelerator = make_accelerator(unused_parameters=True)
         self.shown = [
             self._on_device(collate_scenes(shown[first : first + VALIDATION_BATCH]))
             for first in range(0, len(shown), VALIDATION_BATCH)
         ]
-        self.average = deepcopy(segmenter).requires_grad_(False).to(self.accelerator.device)
-        self.step = 0
         self._begin_phase()
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.out / "last.pt"
 
     @property
     def joint(self) -> bool:
@@ -219,11 +206,7 @@ class PromptTraining:
     def _begin_phase(self) -> None:
         """A fresh optimiser of what the phase trains."""
         groups = self._joint_groups() if self.joint else self._decoder_groups()
-        self.base_rates = [float(group["lr"]) for group in groups]
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
-        model = PromptModel(self.segmenter, self.recipe, trains_encoder=self.joint)
-        self.accelerator.free_memory()
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self._optimise(PromptModel(self.segmenter, self.recipe, trains_encoder=self.joint), groups)
 
     def _decoder_groups(self) -> list[dict[str, Any]]:
         for name, parameter in self.segmenter.named_parameters():
@@ -249,45 +232,15 @@ class PromptTraining:
         )
         return parameter_groups(self.segmenter, rates)
 
-    def resume(self) -> None:
-        """Go on from the last checkpoint of the output folder, if there is one."""
-        if not self.checkpoint.exists():
-            return
-        saved = load_checkpoint(self.checkpoint, self.recipe)
-        self.segmenter.load_state_dict(saved["model"])
-        self.average.load_state_dict(saved["average"])
+    def _restore(self, saved: dict[str, Any]) -> None:
         self.step = saved["step"]
         self._begin_phase()
-        self.optimizer.load_state_dict(saved["optimizer"])
+        super()._restore(saved)
 
-    @denormals_flushed()
-    def run(self) -> dict[str, float]:
-        """Train to the recipe's last step; returns the last validation scores."""
-        from accelerate.utils import set_seed
-        from torch.utils.tensorboard import SummaryWriter
-
-        recipe = self.recipe
-        set_seed(recipe.seed)
-        main = self.accelerator.is_main_process
-        log = SummaryWriter(str(self.out / "log")) if main else None
-        scores: dict[str, float] = {}
-        with StepProgress(recipe.steps, self.step, main) as advance:
-            while self.step < recipe.steps:
-                for batch in self._phase_batches():
-                    watched = self._train_step(self._on_device(batch))
-                    self._step_done()
-                    advance(watched)
-                    kind = "scenes" if isinstance(batch, SceneBatch) else "clips"
-                    for name, value in watched.items() if log is not None else ():
-                        log.add_scalar(f"{kind}/{name}", value, self.step)  # type: ignore[union-attr]
-                    last = self.step == recipe.steps
-                    if main and (last or self.step % recipe.save_every == 0):
-                        self._save()
-                    if main and (last or self.step % recipe.validate_every == 0):
-                        scores = self._validate(log)
-        if log is not None:
-            log.close()
-        return scores
+    def _batches(self) -> Iterator[SceneBatch | ClipBatch]:
+        while self.step < self.recipe.steps:
+            for batch in self._phase_batches():
+                yield self._on_device(batch)
 
     def _phase_batches(self) -> DataLoader[Any]:
         """What is left of the phase."""
@@ -302,24 +255,20 @@ class PromptTraining:
         span = range(self.phase_step, end)
         return batches(items, accelerator, recipe.batch_size, span, self.workers, join)
 
-    def _train_step(self, batch: Any) -> dict[str, float]:
-        recipe, step = self.recipe, self.phase_step
-        started = time.perf_counter()
-        factor = recipe.joint_rate(step) if self.joint else recipe.decoder_rate(step)
-        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * factor
-        self.model.train()
-        with self.accelerator.autocast():
-            loss = self.model(batch, (recipe.seed - 1) * 1_000_003, step)
-        norm = descend(self.accelerator, self.model, self.optimizer, loss, recipe.clip_norm)
+    def _loss(self, batch: SceneBatch | ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.model(batch, (self.recipe.seed - 1) * 1_000_003, self.phase_step), {}
+
+    def _kind(self, batch: SceneBatch | ClipBatch) -> str:
+        return "scenes" if isinstance(batch, SceneBatch) else "clips"
+
+    def _follow(self) -> None:
+        recipe = self.recipe
         decay = recipe.average_decay if self.joint else recipe.decoder_average_decay
-        move_average(self.average, self.segmenter, step, decay)
-        seconds = time.perf_counter() - started
-        return {"loss": loss.item(), "gradient": norm, "rate": factor, "seconds": seconds}
+        move_average(self.average, self.segmenter, self.phase_step, decay)
 
     def _step_done(self) -> None:
         """Count the step; phase 2 goes on from the average of phase 1."""
-        self.step += 1
+        super()._step_done()
         if self.step == self.recipe.decoder_steps:
             self.segmenter.load_state_dict(self.average.state_dict())
             self._begin_phase()
@@ -328,15 +277,7 @@ class PromptTraining:
         moved = [tensor.to(self.accelerator.device, non_blocking=True) for tensor in batch]
         return SceneBatch(*moved) if isinstance(batch, SceneBatch) else tuple(moved)
 
-    def _save(self) -> None:
-        state = {
-            "model": self.segmenter.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        save_checkpoint(self.checkpoint, self.recipe, self.step, state)
-
-    def _validate(self, log: Any) -> dict[str, float]:
+    def _validate(self) -> dict[str, float]:
         recipe = self.recipe
         with self.accelerator.autocast():
             scores = validate_prompts(self.average, self.shown)
@@ -344,9 +285,6 @@ class PromptTraining:
             if self.joint and self.phase_step and due:
                 tracked = validate(self.average, davis_folder(self.root), recipe.validation)
                 scores |= {f"tracking/{name}": value for name, value in tracked.items()}
-        for name, value in scores.items():
-            log.add_scalar(f"validation/{name}", value, self.step)
-        append_scores(self.out, self.step, scores)
         return scores
 
 

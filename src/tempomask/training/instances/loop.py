@@ -1,20 +1,14 @@
-"""The training loop of instance segmentation: one call, resumable, seeded, on accelerate.
-
-The data of a step depends only on the seed and the step, so a resumed run continues as the
-uninterrupted one would have.
-"""
+"""The training of instance segmentation, stage by stage: one call, resumable, seeded."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from tempomask.data.instance_clip import InstanceClip
@@ -23,20 +17,11 @@ from tempomask.media.atomic import write_json
 from tempomask.models.instances.mask2former import Stem
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.routing.query import TemporalQueryRouter
-from tempomask.training.checkpoint import load_checkpoint, save_checkpoint
 from tempomask.training.instances.recipe import InstanceRecipe
 from tempomask.training.instances.stages import StageModel
 from tempomask.training.instances.targets import ClipBatch, collate
-from tempomask.training.loop import (
-    StepProgress,
-    append_scores,
-    batches,
-    denormals_flushed,
-    descend,
-    make_accelerator,
-    move_average,
-)
 from tempomask.training.recipe import load_imagenet_stem
+from tempomask.training.run import AveragedRun, batches
 from tempomask.weights.instance_zoo import instance_model
 from tempomask.weights.instances import load_instance_segmenter
 from tempomask.weights.own_instances import RouterWeights, save_instance_segmenter
@@ -45,11 +30,11 @@ Clips = Dataset[InstanceClip]
 WEIGHTS = "model.safetensors"
 
 
-class InstanceTraining:
-    """One run: the model, its moving average, the optimiser and where they are kept.
+class InstanceTraining(AveragedRun[InstanceRecipe, ClipBatch, StageModel]):
+    """One run.
 
     clips: item i is a clip that depends on i alone, for any i >= 0. held_out: clips of which the
-    loss is watched. out: receives last.pt, validation.jsonl and log/.
+    loss is watched.
     """
 
     def __init__(
@@ -62,54 +47,11 @@ class InstanceTraining:
         held_out: Sequence[InstanceClip] = (),
         workers: int = 1,
     ) -> None:
-        self.recipe, self.clips, self.held_out = recipe, clips, held_out
-        self.out, self.workers = out, workers
-        self.accelerator = make_accelerator(unused_parameters=True)
-        self.core = StageModel(segmenter, router, recipe)
-        groups = parameter_groups(self.core, recipe)
-        self.base_rates = [float(group["lr"]) for group in groups]
-        self.average = deepcopy(self.core).requires_grad_(False).eval()
-        optimizer = torch.optim.AdamW(groups)
-        self.model, self.optimizer = self.accelerator.prepare(self.core, optimizer)
-        self.average.to(self.accelerator.device)
-        self.step = 0
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.out / "last.pt"
-
-    def resume(self) -> None:
-        """Go on from the last checkpoint of the output folder, if there is one."""
-        if not self.checkpoint.exists():
-            return
-        saved = load_checkpoint(self.checkpoint, self.recipe)
-        self.core.load_state_dict(saved["model"])
-        self.average.load_state_dict(saved["average"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.step = saved["step"]
-
-    @denormals_flushed()
-    def run(self) -> None:
-        """Train to the recipe's last step; `export` writes the weights."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        recipe, main = self.recipe, self.accelerator.is_main_process
-        log = SummaryWriter(str(self.out / "log")) if main else None
-        with StepProgress(recipe.steps, self.step, main) as advance:
-            for batch in self._batches():
-                watched = self._train_step(batch)
-                self.step += 1
-                advance(watched)
-                if log is not None:
-                    for name, value in watched.items():
-                        log.add_scalar(f"train/{name}", value, self.step)
-                last = self.step == recipe.steps
-                if self.step % recipe.save_every == 0 or last:
-                    self._save()
-                if self.step % recipe.validate_every == 0 or last:
-                    self._validate(log)
-        if log is not None:
-            log.close()
+        core = StageModel(segmenter, router, recipe)
+        groups = parameter_groups(core, recipe)
+        super().__init__(recipe, core, out, unused_parameters=True)
+        self.clips, self.held_out, self.workers = clips, held_out, workers
+        self._optimise(core, groups, betas=(0.9, 0.999))
 
     def export(self, path: Path, dtype: torch.dtype = torch.float32) -> None:
         """The averaged weights, with the router if there is one, as `load_instances` takes them."""
@@ -125,42 +67,15 @@ class InstanceTraining:
         for batch in batches(self.clips, self.accelerator, size, span, self.workers, collate):
             yield batch.to(self.accelerator.device)
 
-    def _train_step(self, batch: ClipBatch) -> dict[str, float]:
-        recipe = self.recipe
-        started = time.perf_counter()
-        factor = recipe.rate(self.step)
-        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * factor
-        self.model.train()
+    def _loss(self, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
         # Sampled points and noise are of the step, so that a resumed run draws the same.
-        torch.manual_seed(recipe.seed * 1_000_003 + self.step)
-        with self.accelerator.autocast():
-            loss = self.model(batch, self.step / recipe.steps)
-        norm = descend(self.accelerator, self.model, self.optimizer, loss.total, recipe.clip_norm)
-        move_average(self.average, self.core, self.step, recipe.average_decay)
-        return {
-            "loss": loss.total.item(),
-            **{name: term.item() for name, term in loss.terms.items()},
-            "gradient": norm,
-            "rate": factor,
-            "seconds": time.perf_counter() - started,
-        }
-
-    def _save(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        state = {
-            "model": self.core.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        save_checkpoint(self.checkpoint, self.recipe, self.step, state)
+        torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
+        loss = self.model(batch, self.step / self.recipe.steps)
+        return loss.total, loss.terms
 
     @torch.no_grad()
-    def _validate(self, log: Any) -> None:
+    def _validate(self) -> dict[str, float]:
         """The mean loss of the averaged weights on the held-out clips."""
-        if not self.held_out or not self.accelerator.is_main_process:
-            return
         size = self.recipe.batch_size
         torch.manual_seed(self.recipe.seed)
         sums: dict[str, list[float]] = {}
@@ -170,10 +85,7 @@ class InstanceTraining:
                 loss = self.average(batch, 1.0)
             for name, term in {"loss": loss.total, **loss.terms}.items():
                 sums.setdefault(name, []).append(term.item())
-        scores = {name: sum(values) / len(values) for name, values in sums.items()}
-        for name, value in scores.items():
-            log.add_scalar(f"validation/{name}", value, self.step)
-        append_scores(self.out, self.step, scores)
+        return {name: sum(values) / len(values) for name, values in sums.items()}
 
 
 @dataclass(frozen=True)
@@ -282,9 +194,9 @@ def train_instances(
     initial: as of `build_segmenter`; the stages "dvis", "tar" and "tar-dvis" need it. half: the
     matrices of the written weights are bfloat16.
     """
-    out.mkdir(parents=True, exist_ok=True)
     segmenter = build_segmenter(recipe, classes, initial)
     router = build_router(recipe, segmenter)
+    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "recipe.json", asdict(recipe))
     training = InstanceTraining(recipe, segmenter, router, clips, out, held_out, workers)
     training.resume()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, unknown_name
 from tempomask.routing.query import QueryRouterConfig
 from tempomask.training.instances.losses import SetLossWeights
 
@@ -170,6 +169,5 @@ RECIPES: dict[str, InstanceRecipe] = {
 def instance_recipe(name: str) -> InstanceRecipe:
     """A recipe by name; InputError with near names if there is none."""
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.3) or list(RECIPES)
-        raise InputError(f"unknown recipe {name!r}; did you mean {', '.join(near)}?")
+        raise unknown_name(f"unknown recipe {name!r}", name, RECIPES)
     return RECIPES[name]

@@ -1,0 +1,305 @@
+"""What all trainings share: steps, checkpoint, log and scores, on accelerate.
+
+A training says which batches it takes, what a batch's loss is and what a checkpoint holds. What a
+step does depends on the seed and the step alone, so a resumed run continues as the uninterrupted
+one would have.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from tempomask.errors import InputError
+from tempomask.training.checkpoint import load_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class RunRecipe(Protocol):
+    """What every recipe says of its run: a dataclass with these settings."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def clip_norm(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def validate_every(self) -> int: ...
+    @property
+    def save_every(self) -> int: ...
+    def rate(self, step: int, /) -> float:
+        """What the learning rates of a step are multiplied by."""
+        ...
+
+
+class AveragedRecipe(RunRecipe, Protocol):
+    """Of a run that keeps a moving average of its weights."""
+
+    @property
+    def average_decay(self) -> float: ...
+
+
+RecipeT = TypeVar("RecipeT", bound=RunRecipe)
+AveragedRecipeT = TypeVar("AveragedRecipeT", bound=AveragedRecipe)
+Batch = TypeVar("Batch")
+Core = TypeVar("Core", bound=nn.Module)
+Groups = Sequence[Mapping[str, Any]]
+
+
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Vanishing gradients end in denormal numbers, which slow a CPU tenfold and carry nothing."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+class Run(ABC, Generic[RecipeT, Batch]):
+    """One training: the model, the optimiser, how many steps they took, and where they are kept.
+
+    out: receives last.pt, validation.jsonl and log/. unused_parameters: some may get no gradient in
+    some steps. A subclass calls `_optimise` before the first step.
+    """
+
+    model: nn.Module
+
+    def __init__(self, recipe: RecipeT, out: Path, unused_parameters: bool = False) -> None:
+        self.recipe, self.out = recipe, out
+        self.accelerator = make_accelerator(unused_parameters)
+        self.step = 0
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / "last.pt"
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint, if there is one; InputError if of another recipe."""
+        if self.checkpoint.exists():
+            self._restore(load_checkpoint(self.checkpoint, self.recipe))
+
+    @denormals_flushed()
+    def run(self) -> dict[str, float]:
+        """Train to the recipe's last step; returns the last validation scores."""
+        from accelerate.utils import set_seed
+        from torch.utils.tensorboard import SummaryWriter
+
+        recipe, scores = self.recipe, {}
+        set_seed(recipe.seed)
+        main = self.accelerator.is_main_process
+        log = SummaryWriter(str(self.out / "log")) if main else None
+        with StepProgress(recipe.steps, self.step, main) as advance:
+            for batch in self._batches():
+                watched = self._train_step(batch)
+                self._step_done()
+                advance(watched)
+                self._note(log, self._kind(batch), watched)
+                last = self.step == recipe.steps
+                if main and (last or self.step % recipe.save_every == 0):
+                    save_checkpoint(self.checkpoint, recipe, self.step, self._state())
+                if main and (last or self.step % recipe.validate_every == 0):
+                    scores = self._validate()
+                    self._note(log, "validation", scores)
+                    if scores:
+                        append_scores(self.out, self.step, scores)
+        if log is not None:
+            log.close()
+        return scores
+
+    @abstractmethod
+    def _batches(self) -> Iterable[Batch]:
+        """The batches of the steps that are left, on the device."""
+
+    @abstractmethod
+    def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to be lowered in this step, and others to watch."""
+
+    @abstractmethod
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside step and recipe."""
+
+    @abstractmethod
+    def _restore(self, saved: dict[str, Any]) -> None:
+        """Take over a checkpoint's step and state."""
+
+    @abstractmethod
+    def _validate(self) -> dict[str, float]:
+        """Scores at this step; empty for none."""
+
+    def _kind(self, batch: Batch) -> str:
+        """What the losses of the batch are called in the log."""
+        return "train"
+
+    def _step_done(self) -> None:
+        """Count the step."""
+        self.step += 1
+
+    def _optimise(
+        self, model: nn.Module, groups: Groups, betas: tuple[float, float] = (0.9, 0.98)
+    ) -> None:
+        """Train the groups of parameters with a fresh optimiser from now on; model has the loss."""
+        self.base_rates = [float(group["lr"]) for group in groups]
+        optimizer = torch.optim.AdamW([dict(group) for group in groups], betas=betas)
+        self.accelerator.free_memory()
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+
+    def _train_step(self, batch: Batch) -> dict[str, float]:
+        """One step down the gradient; returns what is watched."""
+        started = time.perf_counter()
+        factor = self.recipe.rate(self.step)
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+        self.model.train()
+        with self.accelerator.autocast():
+            loss, others = self._loss(batch)
+        norm = self._descend(loss)
+        return {
+            "loss": loss.item(),
+            **{name: value.item() for name, value in others.items()},
+            "gradient": norm,
+            "rate": factor,
+            "seconds": time.perf_counter() - started,
+        }
+
+    def _descend(self, loss: Tensor) -> float:
+        """One step of the optimiser; returns the gradient's norm."""
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        # One bad batch must not end a run of hours: a non-finite gradient is left out.
+        if norm is None or torch.isfinite(torch.as_tensor(norm)):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(norm) if norm is not None else 0.0
+
+    def _note(self, log: Any, kind: str, values: Mapping[str, float]) -> None:
+        if log is not None:
+            for name, value in values.items():
+                log.add_scalar(f"{kind}/{name}", value, self.step)
+
+
+class AveragedRun(Run[AveragedRecipeT, Batch], Generic[AveragedRecipeT, Batch, Core]):
+    """A run that also keeps a moving average of the weights, which is validated and exported.
+
+    core: what is trained; its average stands in evaluation mode on the run's device.
+    """
+
+    def __init__(
+        self, recipe: AveragedRecipeT, core: Core, out: Path, unused_parameters: bool = False
+    ) -> None:
+        super().__init__(recipe, out, unused_parameters)
+        self.core = core
+        self.average = deepcopy(core).requires_grad_(False).eval().to(self.accelerator.device)
+
+    def _follow(self) -> None:
+        """Move the average towards the weights."""
+        move_average(self.average, self.core, self.step, self.recipe.average_decay)
+
+    def _train_step(self, batch: Batch) -> dict[str, float]:
+        watched = super()._train_step(batch)
+        self._follow()
+        return watched
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "model": self.core.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        self.core.load_state_dict(saved["model"])
+        self.average.load_state_dict(saved["average"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step = saved["step"]
+
+
+def batches(
+    items: Dataset[Any],
+    accelerator: Accelerator,
+    size: int,
+    span: range,
+    workers: int,
+    collate: Callable[[list[Any]], Any],
+) -> DataLoader[Any]:
+    """Batches of `size` items for the steps in span; process r of w takes every w-th item."""
+    world, rank = accelerator.num_processes, accelerator.process_index
+    indices = range(span.start * size * world, span.stop * size * world)
+    return DataLoader(
+        items,
+        batch_size=size,
+        sampler=list(indices)[rank::world],
+        collate_fn=collate,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+@torch.no_grad()
+def move_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+    """Move the average of a model's weights; in the first steps it follows faster than decay."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for kept, new in zip(average.parameters(), model.parameters(), strict=True):
+        kept.lerp_(new, 1 - decay)
+
+
+def append_scores(out: Path, step: int, scores: dict[str, float]) -> None:
+    """Add a line with a step's scores to validation.jsonl of the folder of a run."""
+    line = {"step": step, **{name: round(value, 4) for name, value in scores.items()}}
+    with (out / "validation.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def make_accelerator(unused_parameters: bool = False) -> Accelerator:
+    """bfloat16 by autocast. unused_parameters: some may get no gradient in some steps."""
+    try:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+    except ImportError as error:
+        raise InputError("training needs accelerate: pip install 'tempomask[train]'") from error
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)]
+    return Accelerator(mixed_precision="bf16", kwargs_handlers=list(handlers))
+
+
+class StepProgress:
+    """A progress bar on the main process; calling it shows one more step."""
+
+    def __init__(self, total: int, start: int, visible: bool) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("step {task.completed}/{task.total}"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+        )
+        self.bar = Progress(*columns, disable=not visible, refresh_per_second=1)
+        self.task = self.bar.add_task("", total=total, completed=start)
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, watched: dict[str, float]) -> None:
+        iou = f"  IoU {watched['iou']:.3f}" if "iou" in watched else ""
+        text = f"loss {watched['loss']:.3f}{iou}  {watched['seconds']:.2f} s"
+        self.bar.update(self.task, advance=1, description=text)
