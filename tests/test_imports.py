@@ -27,6 +27,7 @@ LAYERS = [
     "api",
     "instances_api",
     "propagation_api",
+    "sam2_api",
     "data",
     "metrics",
     "training",

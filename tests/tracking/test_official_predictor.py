@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from tempomask.models.segmenter import Encoded, MemoryInputs, Segmenter
 from tempomask.ops.normalise import normalise
+from tempomask.sam2_api import VideoPredictor
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.propagate import track
-from tempomask.tracking.sam2_api import VideoPredictor
 from tempomask.tracking.session import Session
 from tempomask.types import Prompt
 

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tempomask.errors import InputError
+from tempomask.media.video import open_video
 from tempomask.models.segmenter import ABSENT_LOGIT, Segmenter
 from tempomask.tracking.options import tracking_options
 from tempomask.tracking.propagate import FrameSource
@@ -58,13 +59,22 @@ class VideoPredictor:
         official = {"preset": "interactive", "keep": "all", "corrections_condition": False}
         self.options = tracking_options(**{**official, **options})
 
-    def init_state(self, video: FrameSource) -> InferenceState:
-        """Start on an open video, as `tempomask.media.video.open_video` gives it."""
-        if isinstance(video, str | Path):
-            raise InputError(
-                f"init_state takes an open video, got the path {video}; use"
-                f" init_state(tempomask.media.video.open_video({str(video)!r}))"
-            )
+    def init_state(
+        self,
+        video_path: str | Path | FrameSource,
+        offload_video_to_cpu: bool = True,
+        offload_state_to_cpu: bool = False,
+        async_loading_frames: bool = True,
+    ) -> InferenceState:
+        """Start on a video file, a folder of pictures, or a video that is open.
+
+        The other parameters are taken so that scripts run as they are. Whatever they say, frames
+        are read ahead by a thread and never all held, and the state is bounded, on the device.
+
+        Raises InputError for a video that is missing, damaged, or cannot be read in any order.
+        """
+        del offload_video_to_cpu, offload_state_to_cpu, async_loading_frames
+        video = open_video(video_path) if isinstance(video_path, str | Path) else video_path
         if not video.seekable or video.num_frames is None:
             raise InputError("the predictor needs a video that can be read in any order")
         session = Session(
