@@ -4,11 +4,12 @@
 
 Every method runs the same frames at every ratio: encoder multiply-adds, milliseconds a frame and in
 the encoder, frames a second, the share of the frame spent on routing, and how much of the speed-up
-that the multiply-adds promise is real. The whole frame's promise counts memory attention, decoder
-and memory encoder too. Weights are random, so routers are set to their ratio (top-k for RDS, by
-threshold for gates), and masks mean nothing. Everything is timed with the fast engine, method after
-method, round after round, so that a machine that slows down slows all of them. On a GPU, kernel
-launches and synchronisations of a frame are counted as well. A figure is drawn beside the JSON.
+that the multiply-adds promise is real. Multiply-adds are of the blocks that ran on the timed
+frames; the whole frame's promise counts memory attention, decoder and memory encoder too. Weights
+are random, so routers are set to their ratio (top-k for RDS, by threshold for gates), and masks
+mean nothing. Everything is timed with the fast engine, method after method, round after round, so
+that a machine that slows down slows all of them. On a GPU, kernel launches and synchronisations of
+a frame are counted as well. A figure is drawn beside the JSON.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,10 +31,11 @@ from speed_candidates import METHODS, Candidate, build
 from tempomask.api import DTypeName, Model, resolve_device, resolve_dtype
 from tempomask.engine import accelerate
 from tempomask.media.atomic import make_folder, write_json
-from tempomask.metrics.flops import EncoderMeter, frame_cost
+from tempomask.metrics.flops import EncoderMeter, FrameCost, Macs, frame_cost, total
 from tempomask.models.config import segmenter_config
 from tempomask.models.encoder import KeepPlan, Plan, Policy
 from tempomask.models.segmenter import Segmenter
+from tempomask.tracking.preprocess import network_input, resize_frame
 from tempomask.tracking.session import Session
 
 HEIGHT, WIDTH = 480, 854
@@ -134,24 +137,41 @@ def run_frames(candidate: Candidate, sessions: Sessions, frames: list[Any]) -> N
             if device.type == "cuda":
                 torch.cuda.synchronize()
             started = time.perf_counter()
-            session.step(frame).masks  # noqa: B018  (computed when asked for)
+            result = session.step(frame)
+            result.masks  # noqa: B018  (computed when asked for)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - started
+        candidate.ran.append(result.blocks.tolist())
         times.append((seconds, encoder_clock.seconds(), routing_clock.seconds()))
     frame, encoder, routing = np.median(np.array(times), axis=0).tolist()
     candidate.times.append((frame, encoder, routing))
 
 
-def macs_of(candidate: Candidate, image: Tensor) -> tuple[int, int]:
-    """Encoder multiply-adds of a routed frame with neck and routers: all, and as published."""
+@dataclass(frozen=True)
+class Counted:
+    """Encoder multiply-adds of one pass with routers; blocks: which ran; cost: of each block."""
+
+    macs: Macs
+    blocks: list[bool]
+    cost: FrameCost
+
+    def of(self, ran: list[list[bool]]) -> Macs:
+        """The mean over frames that ran these blocks, with neck and routers."""
+        frames = total(self.cost.encoder(blocks) for blocks in ran)
+        mean = Macs(frames.weights // len(ran), frames.products // len(ran))
+        # What is left of the counted pass are routers, and for DyT the tokens that were left out.
+        return mean + self.macs - self.cost.encoder(self.blocks)
+
+
+def count(candidate: Candidate, image: Tensor) -> Counted:
+    """Count one pass over a picture (1, 3, S, S), on the plain network."""
     encoder, side = candidate.segmenter.encoder, image.shape[-1]
-    meter = EncoderMeter(encoder)
+    meter, cost = EncoderMeter(encoder), frame_cost(candidate.segmenter)
     masks = torch.randn(1, 1, side // 4, side // 4, device=image.device)
     with torch.inference_mode(), meter.attached():
-        encoder(image, candidate.policy, masks)
-    counted = meter.mean + frame_cost(candidate.segmenter).neck
-    return counted.total, counted.published
+        blocks = encoder(image, candidate.policy, masks).blocks
+    return Counted(meter.mean + cost.neck, blocks.flatten().tolist(), cost)
 
 
 def gpu_calls(candidate: Candidate, sessions: Sessions, frames: list[Any]) -> dict[str, float]:
@@ -173,14 +193,15 @@ def gpu_calls(candidate: Candidate, sessions: Sessions, frames: list[Any]) -> di
     }
 
 
-def row_of(candidate: Candidate, macs: tuple[int, int], calls: dict[str, float]) -> dict[str, Any]:
+def row_of(candidate: Candidate, counted: Counted, calls: dict[str, float]) -> dict[str, Any]:
     """Medians over the rounds, without the comparison with the full encoder."""
     frame, encoder, routing = np.median(np.array(candidate.times), axis=0).tolist()
+    macs = counted.of(candidate.ran)
     return {
         "method": candidate.method,
         "budget": candidate.budget,
-        "encoder_GMACs": round(macs[0] / 1e9, 3),
-        "encoder_GMACs_as_published": round(macs[1] / 1e9, 3),
+        "encoder_GMACs": round(macs.total / 1e9, 3),
+        "encoder_GMACs_as_published": round(macs.published / 1e9, 3),
         "frame_ms": round(1000 * frame, 2),
         "encoder_ms": round(1000 * encoder, 2),
         "routing_ms": round(1000 * routing, 3),
@@ -219,12 +240,12 @@ def compare(row: dict[str, Any], own: Candidate, full: dict[str, Any], beside: C
 
 def rows_of(
     candidates: list[Candidate],
-    macs: list[tuple[int, int]],
+    counted: list[Counted],
     calls: list[dict[str, float]],
     others: float,
 ) -> list[dict[str, Any]]:
     """The rows of the table, the full encoder first; others: GMACs beside the encoder."""
-    rows = [row_of(*each) for each in zip(candidates, macs, calls, strict=True)]
+    rows = [row_of(*each) for each in zip(candidates, counted, calls, strict=True)]
     full = {**rows[0], "GMACs_beside_the_encoder": others}
     for row, candidate in zip(rows, candidates, strict=True):
         compare(row, candidate, full, candidates[0])
@@ -279,11 +300,12 @@ def measure(
     frames = [
         rng.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8) for _ in range(WARM_UP + timed)
     ]
-    image = torch.randn(1, 3, side, side, device=device)
+    picture = resize_frame(frames[WARM_UP], side, "bicubic")
+    image = network_input(picture, device)
     built = [build(m, b, base, image) for m in methods for b in sorted(budgets, reverse=True)]
     candidates = [Candidate("full", 1.0, base, None), *(c for c in built if c is not None)]
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        macs = [macs_of(candidate, image) for candidate in candidates]
+        counted = [count(candidate, image) for candidate in candidates]
     # Counted on the plain networks, timed on the fast ones; all but SlimSAM share one.
     for network in {id(c.segmenter): c.segmenter for c in candidates}.values():
         accelerate(network, dtype)
@@ -293,7 +315,9 @@ def measure(
         for candidate in candidates:
             say(f"round {turn + 1} of {rounds}: {candidate.method} {candidate.budget:g}")
             run_frames(candidate, sessions, frames)
-    rows = rows_of(candidates, macs, [gpu_calls(c, sessions, frames) for c in candidates], others)
+    rows = rows_of(
+        candidates, counted, [gpu_calls(c, sessions, frames) for c in candidates], others
+    )
     return {
         "model": model,
         "image_size": side,

@@ -35,7 +35,8 @@ class Candidate:
     """One method at one ratio.
 
     routers: modules whose time is routing. times: of each round the medians, in seconds: of a
-    frame, of the encoder in it, of the routers in that.
+    frame, of the encoder in it, of the routers in that. ran: of each timed frame, bool (L,), which
+    blocks.
     """
 
     method: str
@@ -44,10 +45,14 @@ class Candidate:
     policy: Policy | None
     routers: list[nn.Module] = field(default_factory=list)
     times: list[tuple[float, float, float]] = field(default_factory=list)
+    ran: list[list[bool]] = field(default_factory=list)
 
 
 def build(method: str, budget: float, base: Segmenter, image: Tensor) -> Candidate | None:
-    """A method at a ratio on random weights; None where it cannot be so cheap."""
+    """A method at a ratio on random weights; None where it cannot be so cheap.
+
+    image: (1, 3, S, S), on which the thresholds of gates are set to the ratio.
+    """
     encoder, device = base.encoder, image.device
     try:
         if method.startswith("static-"):  # PBD and the plans: no routing at all

@@ -17,7 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from tempomask.adaptation.static import static_blocks
 from tempomask.engine.packed import can_pack
+from tempomask.metrics.flops import frame_cost
+from tempomask.models.config import segmenter_config
+from tempomask.models.segmenter import Segmenter
+from tempomask.routing.static import StaticPlan
 
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 
@@ -124,6 +129,10 @@ def test_speed_of_routing(run: Any) -> None:
     assert full["encoder_speedup"]["real_of_rounds"] == [1.0, 1.0]
     assert [row["method"] for row in (routed, fixed)] == ["rds", "static-b"]
     assert routed["routing_ms"] > 0 == fixed["routing_ms"]
+    # Multiply-adds are of the blocks that ran.
+    segmenter = Segmenter(segmenter_config("nano").with_image_size(128))
+    plan = StaticPlan(static_blocks(segmenter.encoder, "b", 0.6), segmenter.encoder).keep
+    assert fixed["encoder_GMACs"] == round(frame_cost(segmenter).encoder(plan).total / 1e9, 3)
     for row in (routed, fixed):
         speedup = row["encoder_speedup"]
         assert speedup["promised"] == round(full["encoder_GMACs"] / row["encoder_GMACs"], 3) > 1
