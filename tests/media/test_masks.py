@@ -68,6 +68,17 @@ def test_a_mask_drawn_in_white(tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), mask)
 
 
+def test_a_mask_with_soft_edges_is_no_map_of_objects(tmp_path):
+    shades = np.tile(np.arange(256, dtype=np.uint8), (4, 1))
+    picture(shades, "L").save(tmp_path / "soft.png")
+    with pytest.raises(InputError, match=r"soft\.png has soft edges \(254 shades .* black"):
+        read_mask(tmp_path / "soft.png")
+    # Many ids without white, and a few beside it, are a label map.
+    for labels in (np.minimum(shades, 254), np.where(shades > 20, np.uint8(255), shades)):
+        picture(labels, "L").save(tmp_path / "ids.png")
+        np.testing.assert_array_equal(read_mask(tmp_path / "ids.png"), labels)
+
+
 def test_pictures_that_are_no_masks(tmp_path):
     paths = {name: tmp_path / name for name in ("rgb.png", "alpha.png", "blur.jpg", "no.png")}
     picture(np.zeros((4, 4, 3))).save(paths["rgb.png"])

@@ -68,6 +68,17 @@ def test_tags_stay_in_the_picture_and_name_objects(frame, make_result):
     assert longer[:200].sum() > changed[:200].sum() + 300
 
 
+def test_a_tag_stands_at_the_object_and_not_at_specks(frame, make_result):
+    specks = disc(390, 470, 3) | disc(20, 460, 3)
+    alone = make_result(0, {1: disc(200, 100, 40)}, (400, 480))
+    strewn = make_result(0, {1: disc(200, 100, 40) | specks}, (400, 480))
+    tags = [
+        (draw_overlay(frame, each) != draw_overlay(frame, each, tags=False)).any(axis=2)
+        for each in (alone, strewn)
+    ]
+    np.testing.assert_array_equal(*tags)
+
+
 def test_empty_masks_and_no_objects(frame, make_result):
     for masks in ({}, {1: np.zeros((400, 480), bool)}):
         drawn = draw_overlay(frame, make_result(0, masks, (400, 480)))

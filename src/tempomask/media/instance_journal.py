@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tempomask.errors import InputError
 from tempomask.media.journal import JournalFile, read_header
-from tempomask.media.rle import RLE, decode_rle, encode_rle
+from tempomask.media.rle import RLE, decode_masks, encode_rle
 from tempomask.tracking.instance_results import InstanceResult
 from tempomask.types import Size
 
@@ -48,10 +48,7 @@ class InstanceRecord:
     @cached_property
     def masks(self) -> NDArray[np.bool_]:
         """bool (N, H, W)."""
-        masks = np.zeros((len(self.encodings), *self.size), dtype=bool)
-        for mask, rle in zip(masks, self.encodings, strict=True):
-            mask[:] = decode_rle(rle)
-        return masks
+        return decode_masks(self.encodings, self.size)
 
 
 class InstanceJournal(JournalFile):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tempomask.errors import InputError
 from tempomask.media.atomic import replacing
-from tempomask.media.rle import RLE, decode_rle, encode_rle
+from tempomask.media.rle import RLE, decode_masks, encode_rle
 from tempomask.types import FrameResult, Size
 
 _VERSION = 1
@@ -58,10 +58,7 @@ class FrameRecord:
     @cached_property
     def masks(self) -> NDArray[np.bool_]:
         """bool (N, H, W)."""
-        masks = np.zeros((len(self.encodings), *self.size), dtype=bool)
-        for mask, rle in zip(masks, self.encodings, strict=True):
-            mask[:] = decode_rle(rle)
-        return masks
+        return decode_masks(self.encodings, self.size)
 
     def label_map(self) -> NDArray[np.int32]:
         """int32 (H, W); where masks overlap, the later object's id."""

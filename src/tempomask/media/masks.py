@@ -32,6 +32,10 @@ __all__ = [
 MAX_PALETTE_ID = 255
 MAX_ID = 65535
 
+# White among the ids of a grey picture is usual for pixels that count for nothing; with more shades
+# than this beside it, the picture is one mask with soft edges.
+_MOST_IDS_WITH_WHITE = 32
+
 # Fast to write, and within a few percent of the smallest file: label maps have long runs.
 _COMPRESSION = 3
 
@@ -42,8 +46,8 @@ def read_mask(path: str | Path) -> NDArray[np.int32]:
     Palette, grey, black-and-white and 16-bit pictures give their pixel values as ids. A grey
     picture of nothing but 0 and 255 is a plain mask: 255 becomes 1.
 
-    Raises InputError for a missing or unreadable file, for colours (ids cannot be told from them)
-    and for JPEG (its smoothing makes up ids).
+    Raises InputError for a missing or unreadable file, for colours (ids cannot be told from them),
+    and for JPEG and masks with soft edges (their shades of grey would be ids).
     """
     from PIL import Image
 
@@ -64,8 +68,15 @@ def read_mask(path: str | Path) -> NDArray[np.int32]:
             " as a palette or grey PNG whose pixel values are the object ids"
         )
     labels = values.astype(np.int32)
-    if mode == "L" and labels.max(initial=0) == 255 and not ((labels > 0) & (labels < 255)).any():
-        labels[labels == 255] = 1
+    if mode == "L" and labels.max(initial=0) == 255:
+        shades = np.count_nonzero(np.bincount(labels.ravel(), minlength=256)[1:255])
+        if shades > _MOST_IDS_WITH_WHITE:
+            raise InputError(
+                f"the mask {path} has soft edges ({shades} shades between black and white), which"
+                " would be as many objects; save it in black and white alone"
+            )
+        if not shades:
+            labels[labels == 255] = 1
     return labels
 
 

@@ -10,7 +10,7 @@ import colorsys
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from math import ceil
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
 Color = tuple[int, int, int]
+# left, top, right, bottom; right and bottom are past the last pixel.
+Box = tuple[int, int, int, int]
 
 # Bright and far apart in hue, in the order of DAVIS's palette: red, green, yellow, blue, ...
 _FIRST_COLORS: tuple[Color, ...] = (
@@ -81,14 +83,15 @@ def draw_overlay(
     if contour is None:
         contour = 1 if min(height, width) < 360 else 2
     picture = Image.fromarray(frame)
-    boxes = []
+    tagged = []
     for object_id, mask in zip(result.object_ids, result.masks, strict=True):
         box = _box(mask)
         if box is None:
             continue
         _draw_mask(picture, mask, box, object_color(object_id), opacity, contour)
-        boxes.append((object_id, box))
-    for object_id, box in boxes if tags else ():
+        if tags:
+            tagged.append((object_id, _box_of_largest_part(mask, box)))
+    for object_id, box in tagged:
         text = (names or {}).get(object_id, str(object_id))
         _draw_tag(picture, box, text, object_color(object_id))
     return np.asarray(picture).copy()
@@ -154,7 +157,7 @@ def object_color(object_id: int) -> Color:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
+def _box(mask: NDArray[np.bool_]) -> Box | None:
     """left, top, right, bottom of the mask; None if it is empty."""
     rows = np.flatnonzero(mask.any(axis=1))
     if not len(rows):
@@ -164,10 +167,27 @@ def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
     return int(columns[0]), top, int(columns[-1]) + 1, bottom
 
 
+def _box_of_largest_part(mask: NDArray[np.bool_], box: Box) -> Box:
+    """The box of the mask's largest connected part; box: of all of it.
+
+    A few stray pixels would put the tag far away from the object.
+    """
+    from scipy import ndimage
+
+    left, top, right, bottom = box
+    found = ndimage.label(mask[top:bottom, left:right])
+    parts, count = cast("tuple[NDArray[np.int32], int]", found)
+    if count == 1:
+        return box
+    largest = int(np.bincount(parts.ravel())[1:].argmax())
+    rows, columns = ndimage.find_objects(parts)[largest]
+    return left + columns.start, top + rows.start, left + columns.stop, top + rows.stop
+
+
 def _draw_mask(
     picture: Image,
     mask: NDArray[np.bool_],
-    box: tuple[int, int, int, int],
+    box: Box,
     color: Color,
     opacity: float,
     contour: int,
@@ -195,7 +215,7 @@ def _eroded(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
     return inner
 
 
-def _draw_tag(picture: Image, box: tuple[int, int, int, int], text: str, color: Color) -> None:
+def _draw_tag(picture: Image, box: Box, text: str, color: Color) -> None:
     """The text on a patch of the object's colour, just above its box, or inside at the top edge."""
     tag, cutout = _tag(text, color, max(11, min(picture.size) // 32))
     left = (box[0] + box[2] - tag.width) // 2

@@ -10,12 +10,14 @@ Our own because pycocotools fills the rest with arbitrary memory where counts ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.errors import InputError
+from tempomask.types import Size
 
 _MORE, _SIGN, _FIVE, _TEXT = 0x20, 0x10, 0x1F, 48
 
@@ -57,6 +59,14 @@ def decode_rle(rle: RLE) -> NDArray[np.bool_]:
     height, width = (int(side) for side in rle["size"])
     values = np.arange(len(counts)) % 2 == 1
     return np.repeat(values, counts).reshape(width, height).T
+
+
+def decode_masks(encodings: Sequence[RLE], size: Size) -> NDArray[np.bool_]:
+    """The masks bool (N, H, W) of N encodings of one size; InputError as of `run_lengths`."""
+    masks = np.zeros((len(encodings), *size), dtype=bool)
+    for mask, rle in zip(masks, encodings, strict=True):
+        mask[:] = decode_rle(rle)
+    return masks
 
 
 def run_lengths(rle: RLE) -> NDArray[np.int64]:
