@@ -100,7 +100,7 @@ def test_devices_and_precisions_are_chosen_by_what_is_there(
         assert resolve_device("auto").type == expected
     with pytest.raises(InputError, match="'cuda' asked for, but 0 CUDA GPUs are there"):
         resolve_device("cuda")
-    with pytest.raises(InputError, match='"mps" asked for, but no Apple GPU is there'):
+    with pytest.raises(InputError, match="device mps asked for, but no Apple GPU is there"):
         resolve_device("mps")
     for has_units, expected_dtype in [(True, torch.bfloat16), (False, torch.float32)]:
         monkeypatch.setattr("tempomask.api.cpu_multiplies_bfloat16", lambda there=has_units: there)

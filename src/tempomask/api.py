@@ -72,7 +72,7 @@ def load(
     place = resolve_device(device)
     precision = resolve_dtype(dtype, place)
     if engine not in ("fast", "plain"):
-        raise InputError(f'engine must be "fast" or "plain", got {engine!r}')
+        raise InputError(f"engine must be fast or plain, got {engine!r}")
     if adapter is None:
         segmenter = load_segmenter(name, checkpoint, image_size, pooled_memory).to(place)
         return Model(_engine(segmenter, precision, engine), precision)
@@ -111,10 +111,10 @@ def resolve_device(device: str) -> torch.device:
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise InputError(
             f"device {device!r} asked for, but {torch.cuda.device_count()} CUDA GPUs are there;"
-            ' use device="auto" or "cpu"'
+            " use auto or cpu"
         )
     if place.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError('device "mps" asked for, but no Apple GPU is there; use device="auto"')
+        raise InputError("device mps asked for, but no Apple GPU is there; use auto or cpu")
     if place.type not in ("cpu", "cuda", "mps"):
         raise InputError(f"device {device!r} is not supported; use auto, cpu, cuda, cuda:1 or mps")
     return place

@@ -1,5 +1,27 @@
 """The one exception for input that a person can mend: one line: what, which value, what to do."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Raised for bad input: files, prompts, sizes, names, checkpoints. The message is one line."""
+
+
+def unknown_name(text: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a name that is not among those known; text says so, this adds the remedy.
+
+    >>> str(unknown_name("unknown model 'nanno'", "nanno", ["nano", "sam2.1-tiny"]))
+    "unknown model 'nanno'; did you mean nano?"
+    >>> str(unknown_name("unknown model 'x'", "x", ["nano", "sam2.1-tiny"]))
+    "unknown model 'x'; there are nano, sam2.1-tiny"
+    """
+    import difflib
+
+    listed = list(known)
+    near = difflib.get_close_matches(name, listed, n=3)
+    if near:
+        return InputError(f"{text}; did you mean {', '.join(near)}?")
+    more = ", ..." if len(listed) > 8 else ""
+    return InputError(f"{text}; there are {', '.join(listed[:8])}{more}")

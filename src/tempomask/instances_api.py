@@ -89,7 +89,7 @@ def _build_router(
         return FixedLayers(router, config.query_decoder.layers)
     if router == "tar" and weights is None:
         raise InputError(
-            f"this checkpoint of {config.name} has no TAR weights; use router='none', or train them"
+            f"this checkpoint of {config.name} has no TAR weights; use router none, or train them"
         )
     if router == "none" or weights is None:
         return None

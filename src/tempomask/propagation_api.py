@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from tempomask.api import DTypeName, Model, Routers, load, resolve_device, resolve_dtype
-from tempomask.errors import InputError
+from tempomask.errors import InputError, unknown_name
 from tempomask.media.video import Video, open_video
 from tempomask.models.config import SEGMENTERS
 from tempomask.models.encoder import Encoder, Policy
@@ -59,8 +58,7 @@ def load_propagator(
         precision = resolve_dtype(dtype, place)
         return Propagator(load_dinov3(name, checkpoint).to(place), name, config, precision)
     names = [*SEGMENTERS, *DINOV3_MODELS]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or ["nano"]
-    raise InputError(f"unknown model {name!r}; did you mean {', '.join(near)}?")
+    raise unknown_name(f"unknown model {name!r}", name, names)
 
 
 class Propagator:
@@ -189,8 +187,7 @@ class Propagator:
         names = [field.name for field in fields(PropagationConfig)]
         for name in options:
             if name not in names:
-                near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-                raise InputError(f"label propagation has no option {name!r}; did you mean {near}?")
+                raise unknown_name(f"label propagation has no option {name!r}", name, names)
         return replace(self.config, **options)
 
 

@@ -144,7 +144,7 @@ def test_a_label_map_starts_one_object_for_each_id(tmp_path: Path) -> None:
     write_label_png(tmp_path / "one.png", np.where(labels == 3, 3, 0))
     write_label_png(tmp_path / "none.png", np.zeros_like(labels))
 
-    both = prompts_from_options([("object_id", "9"), ("mask", str(tmp_path / "two.png"))])
+    both = prompts_from_options([("mask", str(tmp_path / "two.png"))])
     assert [p.object_id for p in both] == [3, 7]
     assert all(np.array_equal(p.mask, labels == p.object_id) for p in both)  # type: ignore[arg-type]
 
@@ -153,6 +153,8 @@ def test_a_label_map_starts_one_object_for_each_id(tmp_path: Path) -> None:
     assert (one.frame, one.object_id) == (2, 9)
     corrected = prompts_from_options([("point", "1,1"), *options[2:], ("negative", "5,4")])
     assert [p.mask is None for p in corrected] == [True, False, True]
+    with pytest.raises(InputError, match=r"two\.png holds 2 objects.*cannot be object 9"):
+        prompts_from_options([("object_id", "9"), ("mask", str(tmp_path / "two.png"))])
     with pytest.raises(InputError, match=r"none\.png is empty"):
         prompts_from_options([("mask", str(tmp_path / "none.png"))])
 

@@ -210,7 +210,13 @@ def test_resume_refuses_another_run(track: Track, run: Run, video: Path, checkpo
     before = masks_of(tmp_path)
     code, out, err = run(*arguments, "--point", "13,16", "--resume")
     assert code == 2 and not out
-    assert "prompts=" in err and err.count("\n") == 1
+    assert "object 1 on frame 0: click on 12,16" in err and "click on 13,16" in err
+    assert err.count("\n") == 1
+    copy = checkpoint.with_name("other" + checkpoint.suffix)
+    copy.write_bytes(checkpoint.read_bytes())
+    again = ("track", video, "--checkpoint", copy, "--out", tmp_path, "--end", 2)
+    code, _, err = run(*again, "--point", "12,16", "--resume")
+    assert code == 2 and f"this run has {str(copy)!r}" in err
     assert masks_of(tmp_path).keys() == before.keys()
 
 
@@ -219,6 +225,7 @@ def test_resume_refuses_another_run(track: Track, run: Run, video: Path, checkpo
     [
         ([], "no prompt given; say where the object is with --point, --box, --mask or --prompts"),
         (["--point", "99,5"], "point (99, 5) outside the 48 x 32 picture"),
+        (["--negative", "9,5"], "object 1 has only clicks off it; add a click on it"),
         (["--box", "0,0,60,9"], "box (0, 0, 60, 9) that leaves the 48 x 32 picture"),
         (["--object", 0, "--point", "1,2"], "object id 0: ids begin at 1, 0 is background"),
         (["--point", "1,2", "--frame", 70], "prompt on frame 70, but the video has 7 frames"),

@@ -153,7 +153,7 @@ def test_lists_of_2016_merge_objects(tmp_path: Path) -> None:
 def test_unknown_sequence_names_near_ones(tmp_path: Path) -> None:
     for name in ("blackswan", "cow"):
         write_sequence(tmp_path, name, [mask_of(1)] * 3)
-    with pytest.raises(InputError, match=r"'blackswam'.*near: blackswan$"):
+    with pytest.raises(InputError, match=r"'blackswam'.*did you mean blackswan\?$"):
         Davis(tmp_path, sequences=["cow", "blackswam"])
     with pytest.raises(InputError, match=r"'xyz'.*there are blackswan, cow$"):
         Davis(tmp_path, sequences=["xyz"])

@@ -300,7 +300,7 @@ def test_bad_arguments(davis: Make, clip: Make, reading_model: Make, tmp_path: P
     root = davis(cow=clip(4))
     with pytest.raises(InputError, match="unknown prompt 'scribble'"):
         evaluate(reading_model(), root, prompt="scribble")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="no sequence 'caw'.*near: cow"):
+    with pytest.raises(InputError, match="no sequence 'caw'.*did you mean cow"):
         evaluate(reading_model(), root, sequences=["caw"])
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="is a file; choose another folder"):

@@ -36,7 +36,7 @@ def test_single_changes_win_over_compatibility_and_that_over_the_preset() -> Non
     "arguments, message",
     [
         ({"preset": "best"}, "unknown preset 'best'; use one of evaluation, interactive"),
-        ({"compatibility": "hf"}, 'must be "official" or "transformers", got \'hf\''),
+        ({"compatibility": "hf"}, "must be official or transformers, got 'hf'"),
         ({"memory_strid": 2}, "unknown option 'memory_strid'; did you mean memory_stride?"),
         ({"memory_stride": 0}, "memory_stride must be 1 or more, got 0"),
         ({"max_conditioning_frames": 1}, r"-1 \(all\) or at least 2, got 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -149,9 +150,26 @@ def test_without_weights_the_error_says_where_to_get_them(empty_caches: Path, na
     with pytest.raises(InputError) as caught:
         load_segmenter(name)
     message, info = str(caught.value), MODELS[name]
-    for part in (name, info.url, "checkpoint=", str(empty_caches / "home")):
+    for part in (name, info.url, "as the checkpoint", str(empty_caches / "home")):
         assert part in message
     assert "\n" not in message
+
+
+def test_a_lost_connection_is_one_error(
+    empty_caches: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = logging.getLogger("huggingface_hub.utils._http")
+
+    def lost(*_: object, **__: object) -> str:
+        log.warning("Retrying in 1s [Retry 1/5].")
+        raise OSError("no route")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lost)
+    with pytest.raises(InputError, match="sam2.1-tiny is not on this machine .* as the checkpoint"):
+        locate("sam2.1-tiny")
+    assert not caplog.records
+    log.warning("of another download")
+    assert [record.message for record in caplog.records] == ["of another download"]
 
 
 def test_an_unknown_hub_id(empty_caches: Path) -> None:

@@ -83,6 +83,7 @@ def instances(
         out=out or run_choices.default_folder(source, "instances"),
         save=frozenset(run_choices.words(save)),
         resume=resume,
+        checkpoint=checkpoint,
     )
     with open_video(source) as video:
         request.check(video)

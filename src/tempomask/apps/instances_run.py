@@ -29,7 +29,10 @@ KEEP_EVERY = 25
 
 @dataclass(frozen=True)
 class InstanceRequest:
-    """What a person asked for. save: any of INSTANCE_FORMATS. options: of `InstanceModel.track`."""
+    """What a person asked for. save: any of INSTANCE_FORMATS. options: of `InstanceModel.track`.
+
+    checkpoint: as it was named; None for the model's own.
+    """
 
     source: str
     start: int
@@ -38,6 +41,7 @@ class InstanceRequest:
     out: Path
     save: frozenset[str]
     resume: bool
+    checkpoint: str | None = None
 
     def check(self, video: Video) -> None:
         """InputError for what cannot work, before a model is loaded for it."""
@@ -102,6 +106,7 @@ def _settings(request: InstanceRequest, model: InstanceModel) -> dict[str, Any]:
     return {
         "source": Path(request.source).name,
         "model": model.name,
+        "checkpoint": request.checkpoint,
         "router": None if router is None else type(router).__name__,
         "short_side": model.config.short_side,
         "start": request.start,

@@ -77,19 +77,21 @@ class _Collector:
 
     def __init__(self) -> None:
         self.frame, self.object_id = 0, 1
+        # Whether --object has named it.
+        self.named = False
         self.listed: list[_Parts | Prompt] = []
         self.open: dict[tuple[int, int], _Parts] = {}
 
     def parts(self) -> _Parts:
         key = (self.frame, self.object_id)
         if key not in self.open:
-            self.open[key] = _Parts(self.frame, self.object_id)
+            self.open[key] = _Parts(*key)
             self.listed.append(self.open[key])
         return self.open[key]
 
     def point(self, text: str, option: str, label: int) -> None:
         parts = self.parts()
-        parts.points.append(numbers(text, 2, option, "x,y"))
+        parts.points.append(coordinates(text, 2, option, "x,y"))
         parts.labels.append(label)
 
     def box(self, text: str) -> None:
@@ -99,12 +101,12 @@ class _Collector:
                 f"--box {text}: object {self.object_id} has a box on frame {self.frame} already;"
                 " put --object N before the box of another object"
             )
-        parts.box = numbers(text, 4, "--box", "x0,y0,x1,y1")
+        parts.box = coordinates(text, 4, "--box", "x0,y0,x1,y1")
 
     def mask(self, path: Path) -> None:
         # Clicks that follow a mask correct it, so they make a prompt of their own.
         self.open.pop((self.frame, self.object_id), None)
-        self.listed.extend(mask_prompts(path, self.frame, self.object_id))
+        self.listed.extend(mask_prompts(path, self.frame, self.object_id, self.named))
 
     def prompts(self) -> list[Prompt]:
         return [item.prompt() if isinstance(item, _Parts) else item for item in self.listed]
@@ -115,7 +117,7 @@ def prompts_from_options(options: Iterable[tuple[str, str]]) -> list[Prompt]:
     collector = _Collector()
     for name, text in _standing_first(list(options)):
         if name == "object_id":
-            collector.object_id = whole(text, "--object")
+            collector.object_id, collector.named = whole(text, "--object"), True
         elif name == "frame":
             collector.frame = whole(text, "--frame")
         elif name in ("point", "negative"):
@@ -145,8 +147,11 @@ def _standing_first(options: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return options
 
 
-def mask_prompts(path: Path, frame: int, object_id: int) -> list[Prompt]:
-    """A mask picture as prompts: one object, or with several ids one object for each id."""
+def mask_prompts(path: Path, frame: int, object_id: int, named: bool = False) -> list[Prompt]:
+    """A mask picture as prompts: one object, or with several ids one object for each id.
+
+    object_id: of the one object. named: it was asked for, so several are an InputError.
+    """
     from tempomask.media.masks import read_mask
     from tempomask.types import Prompt
 
@@ -156,6 +161,11 @@ def mask_prompts(path: Path, frame: int, object_id: int) -> list[Prompt]:
         raise InputError(f"the mask {path} is empty; mark at least one pixel")
     if len(ids) == 1:
         return [Prompt(frame=frame, object_id=object_id, mask=labels != 0)]
+    if named:
+        raise InputError(
+            f"the mask {path} holds {len(ids)} objects, with ids {ids[0]} to {ids[-1]}, and cannot"
+            f" be object {object_id}; leave the object out, or give a mask of it alone"
+        )
     return [Prompt(frame=frame, object_id=i, mask=labels == i) for i in ids]
 
 
@@ -205,7 +215,7 @@ def _read_entry(entry: Any, folder: Path) -> list[Prompt]:
         raise InputError("a mask excludes points and a box; correct it with a prompt after it")
     if not isinstance(entry["mask"], str):
         raise InputError(f"mask must be the path of a picture, got {entry['mask']!r}")
-    return mask_prompts(folder / entry["mask"], frame, object_id)
+    return mask_prompts(folder / entry["mask"], frame, object_id, "object" in entry)
 
 
 def whole(text: str, option: str) -> int:
@@ -216,7 +226,7 @@ def whole(text: str, option: str) -> int:
         raise InputError(f"{option} needs a whole number, got {text!r}") from None
 
 
-def numbers(text: str, count: int, option: str, form: str) -> tuple[float, ...]:
+def coordinates(text: str, count: int, option: str, form: str) -> tuple[float, ...]:
     """`count` numbers with commas between; InputError that names the option otherwise."""
     try:
         values = tuple(float(part) for part in text.split(","))

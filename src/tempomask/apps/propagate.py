@@ -119,6 +119,7 @@ def propagate(
         from tempomask.media.video import open_video
         from tempomask.propagation_api import load_propagator
 
+    adapter = choices.adapter_for(adapter, model, checkpoint, routing)
     request = Request(
         source=source,
         prompts=prompts,
@@ -129,13 +130,14 @@ def propagate(
         out=out or run_choices.default_folder(source, "tracked"),
         save=frozenset(run_choices.words(save)),
         resume=resume,
+        checkpoint=checkpoint,
+        adapter=adapter,
     )
     with open_video(source) as video:
         request.check(video)
         with console.waiting("loading the model"):
-            wanted = choices.adapter_for(adapter, model, checkpoint, routing)
             precision = cast("DTypeName", dtype)
-            loaded = load_propagator(model, checkpoint, short_side, device, precision, wanted)
+            loaded = load_propagator(model, checkpoint, short_side, device, precision, adapter)
         report, files = follow(request, video, loaded)
     console.conclude(report, files, as_json, print_report)
 

@@ -53,13 +53,17 @@ def track(
         typer.Option(
             "--object",
             metavar="N",
-            help="Object of the prompts after it.",
+            help="Object of the prompts after it; given once behind all, of all.",
             rich_help_panel=_PROMPTS,
         ),
     ] = None,
     frame: Annotated[
         Words,
-        typer.Option(metavar="K", help="Frame of the prompts after it.", rich_help_panel=_PROMPTS),
+        typer.Option(
+            metavar="K",
+            help="Frame of the prompts after it; given once behind all, of all.",
+            rich_help_panel=_PROMPTS,
+        ),
     ] = None,
     prompts: Annotated[
         Words,
@@ -172,6 +176,8 @@ def track(
         out=out or run_choices.default_folder(source, "tracked"),
         save=frozenset(run_choices.words(save or SAVED + ",blocks" * routed)),
         resume=resume,
+        checkpoint=checkpoint,
+        adapter=adapter,
     )
     with open_video(source) as video:
         request.check(video)

@@ -34,7 +34,10 @@ SAVED = (*FORMATS, CHART, BLOCKS)
 
 @dataclass(frozen=True)
 class Request:
-    """What a person asked for. save: any of SAVED. options: of `Model.track`."""
+    """What a person asked for. save: any of SAVED. options: of `Model.track`.
+
+    checkpoint, adapter: as they were named; None for the model's own, and for none.
+    """
 
     source: str
     prompts: list[Prompt]
@@ -45,6 +48,8 @@ class Request:
     out: Path
     save: frozenset[str]
     resume: bool
+    checkpoint: str | None = None
+    adapter: str | None = None
 
     def check(self, video: Video) -> None:
         """InputError for what cannot work, before a model is loaded for it."""
@@ -54,8 +59,19 @@ class Request:
             prompt.check_inside(video.size)
             if prompt.object_id < 1:
                 raise InputError(f"object id {prompt.object_id}: ids begin at 1, 0 is background")
+        self._check_given()
         if self.resume and not video.seekable:
             raise InputError(f"{video.name} cannot be read again, so its run cannot be resumed")
+
+    def _check_given(self) -> None:
+        """InputError for an object of which nothing says where it is."""
+        ids = {prompt.object_id for prompt in self.prompts if not prompt.only_takes_away}
+        for prompt in self.prompts:
+            if prompt.object_id not in ids:
+                raise InputError(
+                    f"object {prompt.object_id} has only clicks off it; add a click on it, a box or"
+                    " a mask"
+                )
 
 
 def follow(
@@ -100,26 +116,36 @@ def follow(
 
 def _settings(request: Request, model: Model | Propagator) -> dict[str, Any]:
     """What must be the same for a run to be resumed."""
-    prompts = hashlib.sha256()
-    for prompt in request.prompts:
-        prompts.update(repr((prompt.frame, prompt.object_id)).encode())
-        for part in (prompt.points, prompt.labels, prompt.box, prompt.mask):
-            prompts.update(b"-" if part is None else np.asarray(part).tobytes())
     attention = getattr(model.config, "memory_attention", None)
     pooling = None if attention is None else attention.pooling
     return {
         "source": Path(request.source).name,
         "model": model.name,
+        "checkpoint": request.checkpoint,
         "image_size": model.config.image_size,
         "dtype": str(model.dtype).removeprefix("torch."),
         "pooled_memory": pooling,
-        "adapter": None if model.routers is None else model.routers.method,
+        "adapter": request.adapter,
         "direction": request.direction,
         "start": request.start,
         "end": request.end,
-        "prompts": prompts.hexdigest()[:16],
+        "prompts": [_in_words(prompt) for prompt in request.prompts],
         **request.options,
     }
+
+
+def _in_words(prompt: Prompt) -> str:
+    """A prompt as a person reads it in a message; another prompt reads otherwise."""
+    parts = []
+    if prompt.points is not None:
+        marks = zip(np.asarray(prompt.points).tolist(), np.asarray(prompt.labels), strict=True)
+        parts += [f"click {'on' if label else 'off'} {x:g},{y:g}" for (x, y), label in marks]
+    if prompt.box is not None:
+        parts.append("box " + ",".join(f"{side:g}" for side in np.asarray(prompt.box).tolist()))
+    if prompt.mask is not None:
+        digest = hashlib.sha256(np.asarray(prompt.mask).tobytes()).hexdigest()
+        parts.append(f"mask {digest[:8]}")
+    return f"object {prompt.object_id} on frame {prompt.frame}: {', '.join(parts)}"
 
 
 def _rest(

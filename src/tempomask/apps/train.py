@@ -22,7 +22,11 @@ def train(
     model: Annotated[str, typer.Argument(metavar="[MODEL]", help="Model to train.")] = "nano",
     *,
     data: Annotated[
-        Path, typer.Option(help="Folder that holds the training data.", show_default=False)
+        Path,
+        typer.Option(
+            help="Folder with davis16-train-256/ and stills-256/, as in docs/nano.md.",
+            show_default=False,
+        ),
     ],
     out: Annotated[
         Path,

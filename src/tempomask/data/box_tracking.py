@@ -6,7 +6,6 @@ them.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, unknown_name
 from tempomask.media.folder import list_pictures, natural_key, picture_size, read_picture
 from tempomask.types import Size
 
@@ -161,8 +160,7 @@ def _read_flags(path: Path, count: int) -> NDArray[np.float64] | None:
 
 def _known(name: str, found: dict[str, Path], root: Path) -> str:
     if name not in found:
-        near = difflib.get_close_matches(name, found, n=3, cutoff=0.4) or sorted(found)[:3]
-        raise InputError(f"no sequence {name!r} under {root}; there are {', '.join(near)}")
+        raise unknown_name(f"no sequence {name!r} under {root}", name, sorted(found))
     return name
 
 

@@ -7,7 +7,6 @@ of a split. Other data laid out so can be read too; names and numbers of the fra
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, unknown_name
 from tempomask.media.folder import (
     PICTURE_SUFFIXES,
     list_pictures,
@@ -215,10 +214,7 @@ def _known(wanted: Sequence[str], present: Sequence[str], root: Path) -> list[st
         raise InputError("no sequence named; leave sequences out for all of the split")
     for name in wanted:
         if name not in present:
-            near = difflib.get_close_matches(name, present, n=3, cutoff=0.4)
-            known = f"near: {', '.join(near)}" if near else f"there are {', '.join(present[:5])}"
-            more = ", ..." if not near and len(present) > 5 else ""
-            raise InputError(f"no sequence {name!r} under {root}; {known}{more}")
+            raise unknown_name(f"no sequence {name!r} under {root}", name, present)
     return list(dict.fromkeys(wanted))
 
 

@@ -144,9 +144,10 @@ class Comparison:
     ) -> None:
         self.config, self.data, self.evaluation = config, data, evaluation
         self.sequences, self.device, self.workers = sequences, device, workers
-        self.out, self._progress = make_folder(out), progress
+        self._progress = progress
         Davis(evaluation, None, sequences)  # refuses what cannot be scored before anything trains
         self.base = self._load_base()
+        self.out = make_folder(out)
         self._check_folder()
 
     def _load_base(self) -> Segmenter:

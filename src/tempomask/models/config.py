@@ -5,11 +5,10 @@ Sizes are in pixels or channels. `segmenter_config(name)` is the one way to a na
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, unknown_name
 
 Pooling = Literal["none", "eq5", "eq6"]
 
@@ -219,6 +218,5 @@ SEGMENTERS: dict[str, SegmenterConfig] = {variant.name: variant for variant in _
 def segmenter_config(name: str) -> SegmenterConfig:
     """The configuration of a named model; InputError with near names if there is none."""
     if name not in SEGMENTERS:
-        near = difflib.get_close_matches(name, SEGMENTERS, n=3, cutoff=0.4) or ["nano"]
-        raise InputError(f"unknown model {name!r}; did you mean {', '.join(near)}?")
+        raise unknown_name(f"unknown model {name!r}", name, SEGMENTERS)
     return SEGMENTERS[name]

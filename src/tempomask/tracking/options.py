@@ -7,11 +7,10 @@ preset "evaluation") and those its builder turns on for people who click (the pr
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, unknown_name
 from tempomask.tracking.samurai import SamuraiConfig, samurai_config
 
 Preset = Literal["evaluation", "interactive"]
@@ -156,13 +155,10 @@ def tracking_options(
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; use one of {', '.join(PRESETS)}")
     if compatibility not in ("official", "transformers"):
-        raise InputError(
-            f'compatibility must be "official" or "transformers", got {compatibility!r}'
-        )
+        raise InputError(f"compatibility must be official or transformers, got {compatibility!r}")
     names = [field.name for field in fields(TrackingOptions)]
     for name in changes:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-            raise InputError(f"unknown option {name!r}; did you mean {near}?")
+            raise unknown_name(f"unknown option {name!r}", name, names)
     base = TRANSFORMERS if compatibility == "transformers" else {}
     return replace(PRESETS[preset], **{**base, **changes})

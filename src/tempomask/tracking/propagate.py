@@ -156,7 +156,7 @@ class _Passes:
             if prompt.frame < low or (high is not None and prompt.frame >= high):
                 raise InputError(
                     f"prompt on frame {prompt.frame} lies outside the tracked frames {low} to"
-                    f" {last}; change start and end, or use lookahead=True"
+                    f" {last}; change start and end, or allow lookahead"
                 )
 
     def _run(self, session: Session, frames: IndexedFrames) -> Results:

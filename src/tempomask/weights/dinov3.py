@@ -5,14 +5,13 @@ They are gated: a person has to accept the licence on the Hub before they can be
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, unknown_name
 from tempomask.models.dinov3 import DINOV3_SIZES, DINOv3, DINOv3Config
 from tempomask.weights.files import read_checkpoint
 from tempomask.weights.hub import resolve
@@ -158,8 +157,7 @@ def locate(name: str) -> Path:
 def check_name(name: str) -> DINOv3Config:
     """The configuration of a named DINOv3; InputError with near names if there is none."""
     if name not in DINOV3_SIZES:
-        near = difflib.get_close_matches(name, DINOV3_SIZES, n=3, cutoff=0.4)
-        raise InputError(f"unknown model {name!r}; did you mean {', '.join(near or DINOV3_SIZES)}?")
+        raise unknown_name(f"unknown model {name!r}", name, DINOV3_SIZES)
     return DINOV3_SIZES[name]
 
 

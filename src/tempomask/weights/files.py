@@ -58,7 +58,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises InputError for one that is not there, empty, truncated, or no checkpoint.
     """
     if not path.exists():
-        raise InputError(f"there is no checkpoint at {path}")
+        raise InputError(f"there is no checkpoint at {path}; check the path, or give a Hub id")
     weights = _weights_in(path) if path.is_dir() else path
     if weights.name == INDEX:
         state, metadata = _read_shards(weights), {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -57,9 +58,7 @@ def _download(info: ModelInfo, repository: str) -> Path:
 
         return hf_hub_download(repository, info.file)
 
-    remedy = (
-        f"fetch {info.url} and pass the file as checkpoint=, or put it into {home()} under its name"
-    )
+    remedy = f"fetch {info.url} and name the file as the checkpoint, or put it into {home()}"
     return _reach(f"{info.name} is not on this machine", remedy, fetch)
 
 
@@ -74,20 +73,26 @@ def _snapshot(repository: str) -> Path:
         if len(files) != 1:
             raise InputError(
                 f"the Hub repository {repository} has {len(files)} checkpoints"
-                f" ({', '.join(files[:4])}); fetch one and pass its path as checkpoint="
+                f" ({', '.join(files[:4])}); fetch one and name it as the checkpoint"
             )
         return hf_hub_download(repository, files[0])
 
     what = f"there is no file {repository}, and the Hub repository of that name is not here"
-    return _reach(what, "check the name, or fetch the file and pass its path as checkpoint=", fetch)
+    return _reach(what, "check the name, or fetch the file and name it as the checkpoint", fetch)
 
 
 def _reach(what: str, remedy: str, fetch: Callable[[], str]) -> Path:
     """Run a download; every failure is an InputError of what is missing and the remedy."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    # Ten lines of a person's lost connection would hide the one that helps.
+    log.setLevel(logging.ERROR)
     try:
         return Path(fetch())
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         reason = type(error).__name__
         raise InputError(f"{what} and could not be fetched ({reason}); {remedy}") from None
+    finally:
+        log.setLevel(level)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, replace
 
-from tempomask.errors import InputError
+from tempomask.errors import unknown_name
 from tempomask.models.instances.config import (
     LARGE_QUERIES,
     NANO_VIS,
@@ -176,6 +175,5 @@ INSTANCE_MODELS: dict[str, InstanceModel] = {model.config.name: model for model 
 def instance_model(name: str) -> InstanceModel:
     """A model by name; InputError with near names if there is none."""
     if name not in INSTANCE_MODELS:
-        near = difflib.get_close_matches(name, INSTANCE_MODELS, n=3, cutoff=0.4) or ["nano-vis"]
-        raise InputError(f"unknown instance model {name!r}; did you mean {', '.join(near)}?")
+        raise unknown_name(f"unknown instance model {name!r}", name, INSTANCE_MODELS)
     return INSTANCE_MODELS[name]

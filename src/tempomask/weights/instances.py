@@ -78,7 +78,7 @@ def load_instance_segmenter(
         )
     config = config_beside(file) if model is None else model.config
     if config is None:
-        raise InputError(f"cannot tell which model {path} holds; name it, as in load_instances(..)")
+        raise InputError(f"cannot tell which model {path} holds; give the name of the model")
     return LoadedInstances(_load_foreign(file, config), None)
 
 
@@ -87,13 +87,13 @@ def _own_file(name: str, with_router: bool) -> Path:
     if with_router:
         if not model.router_file:
             raise InputError(
-                f"{name} has no weights with TAR; train them, or pass a file with checkpoint="
+                f"{name} has no weights with TAR; train them, or give a file as the checkpoint"
             )
         return locate_model(model.router_info)
     if not model.info.file:
         raise InputError(
             f"{name} has no file that could be fetched by its name; fetch one from {model.info.url}"
-            " and pass it as checkpoint="
+            " and name it as the checkpoint"
         )
     return locate_model(model.info)
 

@@ -42,7 +42,7 @@ def load_segmenter(
     model, and a size that the strides do not allow.
     """
     if name is not None:
-        segmenter_config(name)
+        _check_name(name)
     path = locate(name or "nano") if checkpoint is None else resolve(checkpoint, name)
     file = read_checkpoint(path)
     layout = layout_of(file.state)
@@ -64,6 +64,18 @@ def load_segmenter(
     state = {key: tensor.to(torch.float32, copy=True) for key, tensor in state.items()}
     segmenter.load_state_dict(state, assign=True)
     return segmenter.eval()
+
+
+def _check_name(name: str) -> None:
+    """InputError for a name that is no segmenter's; one of an instance segmenter has its own."""
+    from tempomask.weights.instance_zoo import INSTANCE_MODELS
+
+    if name in INSTANCE_MODELS:
+        raise InputError(
+            f"{name} finds the objects of known classes by itself: run `tempomask instances`, or"
+            " load_instances in Python"
+        )
+    segmenter_config(name)
 
 
 def _config_of(name: str | None, file: Checkpoint, layout: Layout) -> SegmenterConfig:

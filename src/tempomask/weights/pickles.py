@@ -51,7 +51,7 @@ class _ArraysOnly(pickle.Unpickler):
 def read_pickle(path: Path) -> Checkpoint:
     """The arrays under `model`, or at the top; InputError for anything that is not arrays."""
     if not path.is_file():
-        raise InputError(f"there is no checkpoint at {path}")
+        raise InputError(f"there is no checkpoint at {path}; check the path, or give a Hub id")
     try:
         with path.open("rb") as file:
             content = _ArraysOnly(file, encoding="latin1").load()
