@@ -39,7 +39,7 @@ from tempomask.evaluation.pareto_times import FILE, kept_times, measure_times
 from tempomask.models.config import HybridConfig, MaskDecoderConfig, segmenter_config
 from tempomask.models.hybrid import HybridEncoder
 from tempomask.models.segmenter import Segmenter
-from tempomask.reports.pareto_figures import save_pareto_chart
+from tempomask.reports.pareto_figures import interval_beside, save_pareto_chart
 from tempomask.routing.static import StaticPlan
 from tempomask.weights import save_segmenter
 
@@ -189,6 +189,18 @@ class TestSummary:
         assert (tmp_path / "p.png").stat().st_size > 10_000
         with pytest.raises(InputError, match="nothing to draw"):
             save_pareto_chart(tmp_path / "q.png", [])
+
+    def test_intervals_in_the_figure_are_paired(self) -> None:
+        full, rds = rows_of([result("full", 1.0), result("rds", 0.6)])
+        alone, paired = interval_beside(rds, None), interval_beside(rds, full)
+        assert alone == (
+            rds.estimate.mean - rds.estimate.low,
+            rds.estimate.high - rds.estimate.mean,
+        )
+        # Both scores differ by the same on every sequence.
+        difference = bootstrap_difference(rds.scores, full.scores)
+        assert paired == (difference.mean - difference.low, difference.high - difference.mean)
+        assert interval_beside(full, full) == (0, 0)
 
 
 class TestTimes:

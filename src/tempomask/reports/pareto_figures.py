@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tempomask.errors import InputError
+from tempomask.evaluation.bootstrap import bootstrap_difference
 from tempomask.evaluation.pareto_summary import Row
 from tempomask.reports.canvas import INK, figure_of, save, style
 
@@ -42,8 +43,10 @@ LABELS = {
 
 
 def save_pareto_chart(path: str | Path, rows: Sequence[Row]) -> None:
-    """Two charts side by side; bars are 95% intervals over sequences.
+    """Two charts side by side, with 95% intervals over sequences.
 
+    Where there is the full model trained as long, intervals are of the difference to it, paired by
+    sequence: those of a score alone tell how videos differ, and would hide how methods do.
     Where some rows were timed beside the full model, the right chart shows their speed-up and
     leaves the others out; where none was, frames a second as measured after each training.
 
@@ -54,15 +57,17 @@ def save_pareto_chart(path: str | Path, rows: Sequence[Row]) -> None:
     timed = any(row.ratios for row in rows)
     figure = figure_of(4.4)
     left, right = figure.subplots(1, 2, sharey=True)
+    full = next((row for row in rows if row.method == "full"), None)
     by_method: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_method[row.method].append(row)
     for members in by_method.values():
         members.sort(key=lambda row: row.macs)
-        _draw(left, members, [row.macs / 1e9 for row in members])
+        _draw(left, members, [row.macs / 1e9 for row in members], full)
         if timed:
             members = [row for row in members if row.ratios]
-        _draw(right, members, [(row.speedup or 0.0) if timed else row.fps for row in members])
+        speeds = [(row.speedup or 0.0) if timed else row.fps for row in members]
+        _draw(right, members, speeds, full)
     left.set_xlabel("encoder, multiply-adds a frame (G)")
     right.set_xlabel("times as fast as the full model" if timed else "frames a second")
     left.set_ylabel("J&F")
@@ -73,16 +78,18 @@ def save_pareto_chart(path: str | Path, rows: Sequence[Row]) -> None:
     save(figure, path)
 
 
-def _draw(axes: Axes, rows: Sequence[Row], x: Sequence[float]) -> None:
+def interval_beside(row: Row, full: Row | None) -> tuple[float, float]:
+    """How far the interval of a row reaches below its J&F and above."""
+    estimate = row.estimate if full is None else bootstrap_difference(row.scores, full.scores)
+    return estimate.mean - estimate.low, estimate.high - estimate.mean
+
+
+def _draw(axes: Axes, rows: Sequence[Row], x: Sequence[float], full: Row | None) -> None:
     """The points of one method, with their intervals."""
     if not rows:
         return
     method = rows[0].method
     color = COLORS.get(method, INK)
-    bars = [
-        np.array([row.estimate.mean - row.estimate.low for row in rows]),
-        np.array([row.estimate.high - row.estimate.mean for row in rows]),
-    ]
     axes.plot(
         x,
         [float(np.mean(row.seeds)) for row in rows],
@@ -93,5 +100,6 @@ def _draw(axes: Axes, rows: Sequence[Row], x: Sequence[float]) -> None:
         label=LABELS.get(method, method),
         zorder=3,
     )
-    middle = np.array([row.estimate.mean for row in rows])
-    axes.errorbar(x, middle, yerr=bars, fmt="none", ecolor=color, alpha=0.25)
+    middle = [row.estimate.mean for row in rows]
+    bars = np.array([interval_beside(row, full) for row in rows]).T
+    axes.errorbar(x, middle, yerr=bars, fmt="none", ecolor=color, alpha=0.35)
