@@ -69,7 +69,7 @@ class VideoPredictor:
         """Start on a video file, a folder of pictures, or a video that is open.
 
         The other parameters are taken so that scripts run as they are. Whatever they say, frames
-        are read ahead by a thread and never all held, and the state is bounded, on the device.
+        are read ahead by a thread and never all held; results are all kept, for later corrections.
 
         Raises InputError for a video that is missing, damaged, or cannot be read in any order.
         """
