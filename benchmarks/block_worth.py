@@ -22,7 +22,7 @@ from tempomask.routing.static import StaticPlan
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """The whole report: one row a number of blocks."""
-    model = load(arguments.model, image_size=arguments.image_size)
+    model = load(arguments.model, checkpoint=arguments.checkpoint, image_size=arguments.image_size)
     encoder = model.segmenter.encoder
     total, least = encoder.num_blocks, len(always_on_blocks(encoder))
     names = arguments.sequences.split(",") if arguments.sequences else None
@@ -33,7 +33,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         summary = evaluate(model, arguments.root, sequences=names, policy=policy)
         rows.append({"count": count, "blocks": blocks, "J&F": round(summary.mean, 2)})
         print(rows[-1], flush=True)
-    return {"model": arguments.model, "image_size": model.segmenter.config.image_size, "rows": rows}
+    config = model.segmenter.config
+    return {"model": config.name, "image_size": config.image_size, "rows": rows}
 
 
 if __name__ == "__main__":
@@ -41,7 +42,8 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("root", help="DAVIS folder")
-    parser.add_argument("--model", default="nano")
+    parser.add_argument("--model", default=None, help="nano if neither this nor --checkpoint")
+    parser.add_argument("--checkpoint", type=Path, default=None)
     parser.add_argument("--image-size", type=int, default=None)
     parser.add_argument("--counts", type=int, nargs="*", default=[11, 8, 6, 4])
     parser.add_argument("--sequences", default=None)

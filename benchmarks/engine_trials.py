@@ -3,8 +3,8 @@
     python benchmarks/engine_trials.py --out trials.json
     python benchmarks/engine_trials.py --parts nano --out nano_trials.json
 
-The trials stand in `trials_of_encoder.py`, `trials_of_memory.py` and `trials_of_nano.py`, how they
-are timed in `trials.py`. The type is the one that the engine chooses on this machine. --only: those
+The trials stand in `trials_of_encoder.py`, `trials_of_memory.py`, `trials_of_nano.py` and
+`trials_of_compiling.py`, how they are timed in `trials.py`. The type is the one that the engine chooses on this machine. --only: those
 whose name holds a word; --quick: small shapes, which say nothing about speed; --one-core: one
 thread, and its processor time instead of the clock's, which other work disturbs less.
 """
@@ -22,12 +22,18 @@ import torch
 from tempomask.api import resolve_dtype
 from tempomask.media.atomic import write_json
 from trials import Clock, run
+from trials_of_compiling import compiled_trials
 from trials_of_encoder import QUICK, Shapes, encoder_trials
 from trials_of_memory import CALLS, alone, kept_memory, memory_trials
 from trials_of_nano import nano_trials
 
 KEPT_MEMORY = "freed memory"
-PARTS = {"encoder": encoder_trials, "memory": memory_trials, "nano": nano_trials}
+PARTS = {
+    "encoder": encoder_trials,
+    "memory": memory_trials,
+    "nano": nano_trials,
+    "compiled": compiled_trials,
+}
 
 
 def measure(

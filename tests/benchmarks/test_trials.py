@@ -66,6 +66,15 @@ def test_ways_that_are_timed_compute_the_same(run: Any, part: str, names: set[st
         assert all(value > 0 for value in trial["milliseconds"].values())
 
 
+def test_compiled_trials_compute_the_same(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Compiling takes a minute and a C++ compiler; what is compared must agree without it.
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    trials = run("engine_trials.py", "--quick", "--one-core", "--parts", "compiled")["trials"]
+    assert trials.keys() == {"compiled encoder", "compiled attention to memories"}
+    for name, trial in trials.items():
+        assert all(value < ROUNDING for value in trial["difference"].values()), name
+
+
 def test_memory_trials_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     memory, encoder, trials = map(

@@ -1,0 +1,144 @@
+"""A small model whose encoder is SAM 2's: the comparison's second network, whose blocks matter.
+
+    python benchmarks/hiera_student.py --data DATA --out FOLDER
+
+nano's stem does most of its encoder's work, so that little is lost with its blocks. Here a Hiera of
+14 blocks, from random weights and without a stem, learns to give nano's features; memory and
+decoder are nano's own, untouched. FOLDER/model.safetensors is then a model like any other, for
+`tempomask pareto --checkpoint` and `benchmarks/block_worth.py --checkpoint`. It goes on where it was
+stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tempomask import load
+from tempomask.data.clips import ClipMixture, collate
+from tempomask.media.atomic import make_folder, write_json
+from tempomask.models.config import HieraConfig
+from tempomask.models.segmenter import Segmenter
+from tempomask.ops.normalise import normalise
+from tempomask.training.recipe import Recipe, overridden, schedule
+from tempomask.training.run import AveragedRun, batches
+from tempomask.training.validation import validate
+from tempomask.weights import load_segmenter, save_segmenter
+
+# SAM 2's stages in small: 4,096 tokens of 48 channels at stride 4 down to 64 of 384 at stride 32.
+ENCODER = HieraConfig(
+    embed_dim=48, stages=(1, 2, 9, 2), global_attention_blocks=(), window_sizes=(8, 4, 16, 8)
+)
+# Of the sum of the losses: stride 16, which the memory sees, then strides 4 and 8.
+LEVEL_WEIGHTS = (1.0, 0.25, 0.25)
+LEARNED = ("encoder.", "neck.")
+
+
+@dataclass(frozen=True)
+class StudentRecipe:
+    """Distillation of nano's features from single pictures."""
+
+    image_size: int = 256
+    steps: int = 5000
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 200
+    decay_steps: int = 2000
+    clip_norm: float = 1.0
+    average_decay: float = 0.998
+    seed: int = 1
+    validate_every: int = 500
+    save_every: int = 250
+
+    def rate(self, step: int) -> float:
+        """Learning-rate factor at a step, see `schedule`."""
+        return schedule(step, self.steps, self.warmup_steps, self.decay_steps)
+
+
+def student_of(teacher: Segmenter) -> Segmenter:
+    """The teacher's memory and decoder behind a fresh Hiera; only encoder and neck are trained."""
+    torch.manual_seed(0)
+    student = Segmenter(replace(teacher.config, name="hiera-student", encoder=ENCODER))
+    kept = {k: v for k, v in teacher.state_dict().items() if not k.startswith(LEARNED)}
+    student.load_state_dict(kept, strict=False)
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(name.startswith(LEARNED))
+    nn.init.trunc_normal_(student.encoder.position, std=0.02)  # type: ignore[arg-type]
+    return student
+
+
+def levels(segmenter: Segmenter, images: Tensor) -> tuple[Tensor, ...]:
+    """What memory and decoder see of pictures: maps of strides 16, 4 and 8."""
+    encoded = segmenter.encode(images)
+    return (encoded.features, *encoded.high_resolution)
+
+
+class Distillation(AveragedRun[StudentRecipe, Tensor, Segmenter]):
+    """One run; a batch is frames (B, S, S, 3) uint8."""
+
+    def __init__(self, recipe: StudentRecipe, data: Path, out: Path) -> None:
+        super().__init__(recipe, student_of(load_segmenter("nano", None, recipe.image_size)), out)
+        # The fast engine's, as it only gives features.
+        self.teacher = load("nano", image_size=recipe.image_size).segmenter
+        self.data = data
+        self.held_out = Recipe().validation
+        trained = [p for p in self.core.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        self._optimise(self.core, [{**g, "lr": recipe.learning_rate} for g in groups])
+
+    def _batches(self) -> Iterator[Tensor]:
+        recipe, span = self.recipe, range(self.step, self.recipe.steps)
+        clips = ClipMixture(
+            self.data, recipe.image_size, num_frames=1, seed=recipe.seed, held_out=self.held_out
+        )
+        loader = batches(clips, self.accelerator, recipe.batch_size, span, 1, collate)
+        for frames, _ in loader:
+            yield frames[:, 0].to(self.accelerator.device)
+
+    def _loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        images = normalise(batch)
+        with torch.no_grad():
+            targets = levels(self.teacher, images)
+        losses = [
+            (x.float() - y.float()).square().mean() / y.float().var()
+            for x, y in zip(levels(self.core, images), targets, strict=True)
+        ]
+        total = sum(weight * loss for weight, loss in zip(LEVEL_WEIGHTS, losses, strict=True))
+        return torch.as_tensor(total), {"stride_16": losses[0].detach()}
+
+    def _validate(self) -> dict[str, float]:
+        with self.accelerator.autocast():
+            return validate(self.average, self.data / "davis16-train-256", self.held_out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder that nano was trained on")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--decay-steps", type=int)
+    parser.add_argument("--batch-size", type=int)
+    given = parser.parse_args()
+    changes = {name: getattr(given, name) for name in ("steps", "decay_steps", "batch_size")}
+    recipe = overridden(StudentRecipe(), changes)
+    out = make_folder(given.out)
+    write_json(out / "recipe.json", asdict(recipe))
+    run = Distillation(recipe, given.data, out)
+    run.resume()
+    run.run()
+    save_segmenter(run.average, out / "model.safetensors")
+
+
+if __name__ == "__main__":
+    main()
