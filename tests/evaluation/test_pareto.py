@@ -131,6 +131,10 @@ class TestSummary:
         assert by_method["full"]["at_same_budget"]["mean"] == pytest.approx(-0.4 * 85)
         assert by_method["full"]["at_same_cost"] is None
 
+    def test_one_point_of_another_budget_is_not_at_the_same_budget(self) -> None:
+        (found,) = differences(rows_of([result("rds", 0.6), result("pbd", 0.9)]))
+        assert found["against"] == "pbd" and found["at_same_budget"] is None
+
     @pytest.mark.parametrize(
         ("timed", "note"), [((), UNTIMED), (("full",), PARTLY), (("full", "rds"), TIMED)]
     )

@@ -149,7 +149,7 @@ def differences(rows: Sequence[Row], reference: str = "rds") -> list[dict[str, A
             if method == reference:
                 continue
             same = next((row for row in others if row.budget == own.budget), None)
-            if len(others) == 1:  # base and full have one point only
+            if method in REFERENCES:  # of one point, at no budget
                 same = others[0]
             interpolated = scores_at_cost(others, own.macs)
             found.append(
