@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from tempomask.errors import InputError
-from tempomask.evaluation import frame_times, pareto, pareto_times
+from tempomask.evaluation import frame_times, pareto_times
 from tempomask.evaluation.bootstrap import bootstrap_difference, bootstrap_mean
 from tempomask.evaluation.frame_times import PairedTimes
 from tempomask.evaluation.measured_once import MeasuredOnce
@@ -258,8 +258,9 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
 
     monkeypatch.setattr(Comparison, "_train", train)
     monkeypatch.setattr(Comparison, "_score", score)
-    monkeypatch.setattr(pareto, "Davis", lambda *_: None)
     monkeypatch.setattr(Comparison, "calls", calls, raising=False)
+    for name in ("data", "evaluation"):
+        write_videos(tmp_path / name)
     return {name: tmp_path / name for name in ("data", "evaluation", "out")}
 
 
@@ -309,6 +310,27 @@ class TestResuming:
         self.compare(folders)
         with pytest.raises(InputError, match=f"with other {name}; choose another folder"):
             self.compare(folders, **changes)
+
+    @pytest.mark.parametrize("name", ["data", "evaluation"])
+    def test_other_data_want_another_folder_and_moved_data_do_not(
+        self, folders: dict[str, Path], name: str
+    ) -> None:
+        self.compare(folders)
+        folders = {**folders, name: folders[name].rename(folders[name].with_name("moved"))}
+        self.compare(folders)
+        for part in ("JPEGImages", "Annotations"):
+            (folders[name] / part / "480p" / "one").rename(folders[name] / part / "480p" / "four")
+        with pytest.raises(InputError, match=f"with other {name}; choose another folder"):
+            self.compare(folders)
+
+    def test_a_folder_that_lacks_a_field_is_given_it(self, folders: dict[str, Path]) -> None:
+        self.compare(folders)
+        path = folders["out"] / "comparison.json"
+        whole = json.loads(path.read_text())
+        new = ("data", "evaluation")
+        path.write_text(json.dumps({k: v for k, v in whole.items() if k not in new}))
+        self.compare(folders)
+        assert json.loads(path.read_text()) == whole
 
     @pytest.mark.parametrize(
         ("changes", "message"),

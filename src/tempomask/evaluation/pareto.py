@@ -9,9 +9,10 @@ What methods measure on the untrained network (importances, PBD's drops) is meas
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -34,6 +35,7 @@ from tempomask.media.atomic import make_folder, write_json
 from tempomask.metrics.flops import EncoderMeter, Macs, frame_cost
 from tempomask.models.segmenter import Segmenter
 from tempomask.training.adapt import AdaptRecipe, phases, start_adaptation
+from tempomask.training.adaptation_data import training_sequences
 from tempomask.types import Prompt
 from tempomask.weights import load_segmenter
 
@@ -127,7 +129,8 @@ class Comparison:
     """All points of a configuration, in a folder.
 
     data: to train on, see `training.adaptation_data`. evaluation: a DAVIS root to score on.
-    Raises InputError if the folder holds a comparison of other weights or other settings.
+    Raises InputError for data that cannot be used, and if the folder holds a comparison of other
+    weights, other data or other settings.
     """
 
     def __init__(
@@ -145,7 +148,11 @@ class Comparison:
         self.config, self.data, self.evaluation = config, data, evaluation
         self.sequences, self.device, self.workers = sequences, device, workers
         self._progress = progress
-        Davis(evaluation, None, sequences)  # refuses what cannot be scored before anything trains
+        # Refused before anything trains, if it cannot be used.
+        self._digests = {
+            "data": data_digest(training_sequences(data)),
+            "evaluation": data_digest(Davis(evaluation, None, sequences)),
+        }
         self.base = self._load_base()
         self.out = make_folder(out)
         self._check_folder()
@@ -154,10 +161,10 @@ class Comparison:
         config = self.config
         return load_segmenter(config.model, config.checkpoint, config.image_size)
 
-    def _check_folder(self) -> None:
-        """A folder belongs to one network and one length of training."""
+    def description(self) -> dict[str, Any]:
+        """What all points of a folder share; comparison.json holds it."""
         config = self.config
-        description = {
+        return {
             "model": self.base.config.name,
             "image_size": self.base.config.image_size,
             "steps": config.steps,
@@ -166,17 +173,21 @@ class Comparison:
             "adapters": asdict(config.adapters),
             "sequences": None if self.sequences is None else sorted(self.sequences),
             "weights": [round(x, 5) for x in base_sample(self.base).flatten().tolist()[:64]],
+            **self._digests,
         }
-        path = self.out / "comparison.json"
-        if path.exists():
-            saved = json.loads(path.read_text())
-            for name, value in description.items():
-                if saved.get(name) != value:
-                    raise InputError(
-                        f"{self.out} holds a comparison with other {name}; choose another folder,"
-                        " or the settings it was begun with"
-                    )
-        write_json(path, description)
+
+    def _check_folder(self) -> None:
+        """A folder belongs to one network, one length of training, and the same data."""
+        description, path = self.description(), self.out / "comparison.json"
+        saved = json.loads(path.read_text()) if path.exists() else {}
+        for name, value in description.items():
+            # What an earlier version did not write is taken on.
+            if name in saved and saved[name] != value:
+                raise InputError(
+                    f"{self.out} holds a comparison with other {name}; choose another folder,"
+                    " or the settings it was begun with"
+                )
+        write_json(path, {**saved, **description})
 
     @property
     def points(self) -> list[Point]:
@@ -282,6 +293,15 @@ class Comparison:
             blocks_run=summary.blocks_run,
             training_seconds=round(seconds, 1),
         )
+
+
+def data_digest(sequences: Iterable[DavisSequence]) -> str:
+    """Of names, lengths and first annotations: the same wherever the data lies."""
+    digest = hashlib.sha256()
+    for sequence in sorted(sequences, key=lambda sequence: sequence.name):
+        digest.update(f"{sequence.name} {len(sequence)}\n".encode())
+        digest.update(sequence.annotations[0].read_bytes())
+    return digest.hexdigest()
 
 
 def encoder_macs(model: Model, root: Path, sequences: Sequence[str] | None = None) -> Macs:

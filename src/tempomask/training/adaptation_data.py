@@ -51,8 +51,7 @@ def adaptation_data(
     """
     from tempomask.data.davis_clips import DavisClips
 
-    mixed = (root / MIXTURE_VIDEO).is_dir()
-    every = list(_training_sequences(root / MIXTURE_VIDEO if mixed else root, mixed))
+    every = list(training_sequences(root))
     if held_out is None:
         held_out = [
             s.name for s in _spread(every, min(MOST_HELD_OUT, len(every) // HELD_OUT_SHARE))
@@ -64,7 +63,7 @@ def adaptation_data(
     training = [sequence for sequence in every if sequence.name not in held_out]
     if not training:
         raise InputError("every sequence is held out; nothing is left to train on")
-    if mixed:
+    if _is_mixture(root):
         from tempomask.data.clips import ClipMixture
 
         clips: Dataset[Any] = ClipMixture(root, image_size, num_frames, seed, held_out)
@@ -77,10 +76,19 @@ def adaptation_data(
     )
 
 
-def _training_sequences(root: Path, everything: bool) -> Davis:
-    """The training list of a DAVIS folder, or all its sequences where it has no lists."""
+def training_sequences(root: Path) -> Davis:
+    """The training list of a DAVIS folder, or all its sequences where it has no lists.
+
+    Of nano's training data all its video. InputError for a folder in neither layout.
+    """
+    if _is_mixture(root):
+        return Davis(root / MIXTURE_VIDEO, split="all")
     lists = [name for name in TRAINING_SPLITS if (root / "ImageSets" / f"{name}.txt").is_file()]
-    return Davis(root, split="all" if everything or not lists else lists[0])
+    return Davis(root, split=lists[0] if lists else "all")
+
+
+def _is_mixture(root: Path) -> bool:
+    return (root / MIXTURE_VIDEO).is_dir()
 
 
 def _spread(sequences: Sequence[DavisSequence], count: int) -> list[DavisSequence]:
