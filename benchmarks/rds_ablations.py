@@ -73,14 +73,18 @@ class Ablation(Comparison):
     def __init__(
         self, budget: float, missed: bool, only: list[str] | None, *arguments: Any, **named: Any
     ) -> None:
+        self.budget, self.missed = budget, missed
         super().__init__(*arguments, **named)
         encoder = self.base.encoder
-        self.budget = budget
         known = variants(budget, missed, encoder.num_blocks, len(always_on_blocks(encoder)))
         unknown = sorted(set(only or ()) - set(known))
         if unknown:
             raise SystemExit(f"unknown variants {unknown}; choose of {', '.join(known)}")
         self.variants = {name: known[name] for name in only or known}
+
+    def description(self) -> dict[str, Any]:
+        """Also what the variants vary from: their names do not tell."""
+        return {**super().description(), "learn_missed": self.missed}
 
     @property
     def points(self) -> list[Point]:
