@@ -133,6 +133,12 @@ def test_a_budget_is_held_where_more_blocks_are_wanted_than_may_run() -> None:
     assert sum(map(sum, kept)) / (40 * 14) == pytest.approx(0.3, abs=0.002)
 
 
+def test_calibration_runs_nothing_else_where_the_budget_is_k_but_for_rounding() -> None:
+    weights = torch.rand(10, 6, generator=torch.Generator().manual_seed(0))
+    rule = Threshold(calibrate_threshold(weights, [0, 5], 0.3333332))
+    assert all(sum(rule.keep(row, [0, 5], 0.3333332)) == 2 for row in weights)
+
+
 def test_calibration_runs_everything_where_the_budget_allows() -> None:
     assert calibrate_threshold(torch.rand(3, 5), [0], 1.0) == 0.0
 

@@ -153,7 +153,8 @@ def calibrate_threshold(weights: Tensor, always_on: Sequence[int], budget: float
     frames, num_blocks = weights.shape
     check_budget(budget, num_blocks, always_on)
     free = [i for i in range(num_blocks) if i not in always_on]
-    allowed = math.floor((budget * num_blocks - len(always_on)) * frames + 1e-6)
+    # A budget may fall short of K by a rounding error, which frames multiply.
+    allowed = max(0, math.floor((budget * num_blocks - len(always_on)) * frames + 1e-6))
     ranked = weights[:, free].flatten().double().sort(descending=True).values
     if allowed >= len(ranked):
         return 0.0
