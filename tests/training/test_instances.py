@@ -22,7 +22,14 @@ from tempomask.models.instances.config import InstanceConfig
 from tempomask.models.instances.query_decoder import Predictions
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.routing.query import QueryRouterConfig
-from tempomask.training.instances.loop import InstanceTraining, build_router, build_segmenter
+from tempomask.training.checkpoint import save_checkpoint
+from tempomask.training.instances import loop
+from tempomask.training.instances.loop import (
+    InstanceTraining,
+    build_router,
+    build_segmenter,
+    train_instances,
+)
 from tempomask.training.instances.losses import (
     SetLossWeights,
     contrastive_loss,
@@ -289,6 +296,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     wanted = whole.core.state_dict()
     for name, tensor in rest.core.state_dict().items():
         torch.testing.assert_close(tensor, wanted[name], msg=name)
+
+
+def test_a_refused_recipe_leaves_the_other_in_its_folder(
+    instance_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "build_segmenter", lambda *_: InstanceSegmenter(instance_config()))
+    recipe = tiny_recipe("minvis")
+    save_checkpoint(tmp_path / "last.pt", recipe, 2, {})
+    (tmp_path / "recipe.json").write_text("the first")
+    with pytest.raises(InputError, match="learning_rate=0.001"):
+        train_instances(replace(recipe, learning_rate=1.0), Squares(1), ("a",), tmp_path)
+    assert (tmp_path / "recipe.json").read_text() == "the first"
 
 
 def test_training_lowers_the_loss(instance_config: MakeConfig, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from tempomask.errors import InputError
 from tempomask.training.checkpoint import load_checkpoint, save_checkpoint
-from tempomask.training.loop import Training
+from tempomask.training.loop import Training, train
 from tempomask.training.recipe import Recipe, build_segmenter, parameter_groups
 
 
@@ -72,6 +72,22 @@ def test_resuming_refuses_another_recipe(recipe: Recipe, tmp_path: Path) -> None
     with pytest.raises(InputError, match="learning_rate=0.0004"):
         load_checkpoint(path, replace(recipe, learning_rate=1.0))
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.usefixtures("tiny_training")
+def test_a_refused_recipe_leaves_the_other_in_its_folder(
+    recipe: Recipe,
+    clips: Dataset[Any],
+    data_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tempomask.data.clips.ClipMixture", lambda *_, **__: clips)
+    save_checkpoint(tmp_path / "last.pt", recipe, 3, {})
+    (tmp_path / "recipe.json").write_text("the first")
+    with pytest.raises(InputError, match="learning_rate=0.0004"):
+        train(data_root, tmp_path, replace(recipe, learning_rate=1.0), workers=0)
+    assert (tmp_path / "recipe.json").read_text() == "the first"
 
 
 def test_overrides(recipe: Recipe) -> None:

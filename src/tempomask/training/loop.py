@@ -95,9 +95,9 @@ def train(root: Path, out: Path, recipe: Recipe | None = None, workers: int = 1)
         held_out=recipe.validation,
     )
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "recipe.json", asdict(recipe))
     training = Training(recipe, clips, root, out, workers)
     training.resume()
+    write_json(out / "recipe.json", asdict(recipe))
     training.run()
     save_segmenter(training.average, out / "model.safetensors")
     return training.average

@@ -197,9 +197,9 @@ def train_instances(
     segmenter = build_segmenter(recipe, classes, initial)
     router = build_router(recipe, segmenter)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "recipe.json", asdict(recipe))
     training = InstanceTraining(recipe, segmenter, router, clips, out, held_out, workers)
     training.resume()
+    write_json(out / "recipe.json", asdict(recipe))
     training.run()
     if training.accelerator.is_main_process:
         training.export(out / WEIGHTS, torch.bfloat16 if half else torch.float32)
