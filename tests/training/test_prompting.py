@@ -20,9 +20,11 @@ from tempomask.data.scenes import Scene, collate_scenes
 from tempomask.errors import InputError
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
+from tempomask.training.loop import davis_folder
 from tempomask.training.prompt_start import tie_attention, with_prompt_maps
 from tempomask.training.prompting import PromptRecipe, PromptTraining, TakingTurns, train_prompts
 from tempomask.training.recipe import Recipe, build_segmenter
+from tempomask.training.validation import validate, validate_prompts
 from tempomask.weights import load_segmenter, save_segmenter
 
 SIDE = 64
@@ -237,6 +239,17 @@ def test_steps_take_turns(clips: Dataset[Clip]) -> None:
     assert kinds == ["Scene"] * 3 + ["Clip"] * 3 + ["Scene"] * 3 + ["Clip"] * 3
     assert np.array_equal(both[7].masks, DiskScenes()[7].masks)
     assert np.array_equal(both[4].masks, clips[4].masks)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_validation_leaves_the_mode_that_it_finds(
+    segmenter: Segmenter, data_root: Path, training: bool
+) -> None:
+    segmenter.train(training)
+    assert "disk" in validate(segmenter, davis_folder(data_root), ["disk"])
+    assert segmenter.training == training
+    validate_prompts(segmenter, [collate_scenes([DiskScenes()[0]])])
+    assert segmenter.training == training
 
 
 def test_training_lowers_the_loss(prompt_recipe: PromptRecipe, make_training: MakeTraining) -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from tempomask.data.scenes import SceneBatch
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
+from tempomask.ops.modes import evaluation_mode
 from tempomask.ops.normalise import normalise
 from tempomask.training.losses import mask_iou
 from tempomask.training.prompts import box_prompt, click
@@ -75,19 +76,18 @@ def track_sequence(
 
 def validate(segmenter: Segmenter, root: Path, names: Sequence[str]) -> dict[str, float]:
     """Mean J of each held-out sequence, and their mean under "mean"."""
-    segmenter.eval()
     scores: dict[str, float] = {}
     for name in names:
         loaded = load_sequence(root, name, segmenter.config.image_size)
         if loaded is None:
             continue
         frames, masks = loaded
-        predicted = track_sequence(segmenter, frames, masks[0])
+        with evaluation_mode(segmenter):
+            predicted = track_sequence(segmenter, frames, masks[0])
         wanted = masks[1:] > 0.5
         union = (predicted | wanted).flatten(1).sum(1)
         overlap = (predicted & wanted).flatten(1).sum(1)
         scores[name] = torch.where(union > 0, overlap / union.clamp(min=1), 1.0).mean().item()
-    segmenter.train()
     return scores | {"mean": float(np.mean(list(scores.values())))} if scores else {}
 
 
@@ -97,25 +97,24 @@ def validate_prompts(segmenter: Segmenter, batches: Sequence[SceneBatch]) -> dic
 
     batches: on the segmenter's device. The clicks are the same at every call.
     """
-    segmenter.eval()
     generator = torch.Generator().manual_seed(0)
     ious: dict[str, list[torch.Tensor]] = {"click": [], "box": []}
-    for batch in batches:
-        target = batch.masks.float()
-        encoded = segmenter.encode(normalise(batch.frames))
-        objects = encoded_per_object(encoded, batch.scene)
-        features = segmenter.attend(objects.features, None)
-        for kind, found in ious.items():
-            points, labels = (
-                click(target, None, generator)
-                if kind == "click"
-                else box_prompt(target, 0.0, generator)
-            )
-            decoded = segmenter.decode(features, objects.high_resolution, points, labels)
-            # The mask itself is judged, whether or not the object was held to be there.
-            full = F.interpolate(
-                decoded.raw_logits.float(), size=target.shape[-2:], mode="bilinear"
-            )
-            found.append(mask_iou(full[:, 0], target))
-    segmenter.train()
+    with evaluation_mode(segmenter):
+        for batch in batches:
+            target = batch.masks.float()
+            encoded = segmenter.encode(normalise(batch.frames))
+            objects = encoded_per_object(encoded, batch.scene)
+            features = segmenter.attend(objects.features, None)
+            for kind, found in ious.items():
+                points, labels = (
+                    click(target, None, generator)
+                    if kind == "click"
+                    else box_prompt(target, 0.0, generator)
+                )
+                decoded = segmenter.decode(features, objects.high_resolution, points, labels)
+                # The mask itself is judged, whether or not the object was held to be there.
+                full = F.interpolate(
+                    decoded.raw_logits.float(), size=target.shape[-2:], mode="bilinear"
+                )
+                found.append(mask_iou(full[:, 0], target))
     return {kind: torch.cat(found).mean().item() for kind, found in ious.items() if found}
