@@ -161,3 +161,14 @@ def test_eval_davis_scores_masks_on_disk(run: Run, davis: Path) -> None:
     assert json.loads(text)["J&F"] == 100
     code, _, err = run("eval", "davis", davis, "--masks", davis / "none")
     assert code == 2 and err.startswith("error: no such folder of masks")
+    for option in (
+        ("--model", "nano"),
+        ("--propagator", "nano"),
+        ("--device", "cpu"),
+        ("--prompt", "box"),
+        ("--fill-holes", 8),
+        ("--budget", 0.6),
+    ):
+        code, _, err = run("eval", "davis", davis, "--masks", truth, *option)
+        wanted = f"error: --masks scores a folder without a model; leave {option[0]} out"
+        assert code == 2 and err.strip() == wanted

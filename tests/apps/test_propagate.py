@@ -104,6 +104,22 @@ def test_evaluation_on_davis(run, davis: Path) -> None:  # type: ignore[no-untyp
     assert code == 2 and "is no mask" in err
 
 
+@pytest.mark.parametrize(
+    "option", [("--model", "nano"), ("--pooled-memory",), ("--preset", "interactive")]
+)
+def test_evaluation_refuses_what_propagation_ignores(run, davis: Path, option) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = run("eval", "davis", davis, "--propagator", "nano", *option)
+    assert code == 2 and err.strip().endswith(f"; leave {option[0]} out")
+
+
+def test_evaluation_routes_by_the_adapter(run, davis: Path) -> None:  # type: ignore[no-untyped-def]
+    arguments = ("eval", "davis", davis, "--propagator", "nano", "--image-size", 64, "--json")
+    for asked in (("--adapter", "nano-rds"), ("--budget", 0.6)):
+        code, text, err = run(*arguments, *asked)
+        assert code == 0, err
+        assert json.loads(text)["blocks_run"] < 0.95
+
+
 def test_sizes_of_dinov3_are_listed(run) -> None:  # type: ignore[no-untyped-def]
     code, text, _ = run("models", "--json")
     rows = {row["name"]: row for row in json.loads(text)}

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 _MODEL = "Model"
 _ROUTING = "Speed"
 _TRACKING = "Tracking"
+# What options with a value of their own are when nobody gives them.
+_USUAL = {
+    "compatibility": "official",
+    "device": "auto",
+    "dtype": "auto",
+    "preset": "evaluation",
+    "prompt": "mask",
+    "router": "auto",
+    "rule": "top-k",
+}
 
 ModelName = Annotated[
     str | None,
@@ -185,9 +195,7 @@ def routing_options(
         check_share(budget)
     if fps is not None and not fps > 0:
         raise InputError(f"--fps {fps:g} must be more than 0")
-    given = chosen(router=router, budget=budget, rule=rule, fps=fps, adaptive=adaptive)
-    usual = {"router": "auto", "rule": "top-k"}
-    return {name: value for name, value in given.items() if usual.get(name) != value}
+    return unusual(router=router, budget=budget, rule=rule, fps=fps, adaptive=adaptive)
 
 
 def adapter_for(
@@ -241,3 +249,15 @@ def chosen(**options: Any) -> dict[str, Any]:
     return {
         name: value for name, value in options.items() if value is not None and value is not False
     }
+
+
+def unusual(**options: Any) -> dict[str, Any]:
+    """Those of `chosen` that are not what they are when nobody gives them."""
+    given = chosen(**options).items()
+    return {name: value for name, value in given if _USUAL.get(name) != value}
+
+
+def refuse(why: str, **options: Any) -> None:
+    """InputError that names the first of the options that was given, if one was."""
+    for name in unusual(**options):
+        raise InputError(f"{why}; leave --{name.replace('_', '-')} out")

@@ -104,32 +104,55 @@ def davis(
         "resolution": resolution,
         "out": out,
     }
+    # For models alone; propagation refuses the other options by name itself.
+    tracking: dict[str, Any] = {"preset": preset, "compatibility": compatibility}
+    options = choices.chosen(
+        memory=memory,
+        fill_holes=fill_holes,
+        non_overlapping=non_overlapping,
+        dynamic_multimask=dynamic_multimask,
+        memory_stride=memory_stride,
+        objects_per_batch=objects_per_batch,
+    )
     if masks is not None:
+        choices.refuse(
+            "--masks scores a folder without a model",
+            model=model,
+            checkpoint=checkpoint,
+            image_size=image_size,
+            device=device,
+            dtype=dtype,
+            prompt=prompt,
+            propagator=propagator,
+            pooled_memory=pooled_memory,
+            adapter=adapter,
+            **tracking,
+            **options,
+            **routing,
+        )
         with SequenceBars() as bars:
             summary = evaluate_masks(root, masks, progress=bars.show, **wanted)
     else:
+        adapter = choices.adapter_for(adapter, propagator or model, checkpoint, routing)
         if propagator is None:
-            adapter = choices.adapter_for(adapter, model, checkpoint, routing)
+            options |= tracking
             loaded = choices.load_model(
                 model, checkpoint, image_size, device, dtype, adapter, pooled_memory
             )
         else:
+            choices.refuse(
+                f"--propagator {propagator} propagates by its features alone",
+                model=model,
+                pooled_memory=pooled_memory,
+                **tracking,
+            )
             with console.waiting("loading the model"):
                 from tempomask.propagation_api import load_propagator
 
                 precision = cast("DTypeName", dtype)
-                loaded = load_propagator(propagator, checkpoint, image_size, device, precision)
-        # Propagation has neither; what else is given, it refuses by name.
-        sets = {"preset": preset, "compatibility": compatibility} if propagator is None else {}
-        options = choices.chosen(
-            **sets,
-            memory=memory,
-            fill_holes=fill_holes,
-            non_overlapping=non_overlapping,
-            dynamic_multimask=dynamic_multimask,
-            memory_stride=memory_stride,
-            objects_per_batch=objects_per_batch,
-        )
+                loaded = load_propagator(
+                    propagator, checkpoint, image_size, device, precision, adapter
+                )
         with SequenceBars() as bars:
             summary = evaluate(
                 loaded,
