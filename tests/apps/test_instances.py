@@ -241,8 +241,11 @@ def test_eval_youtube_vis(run: Run, weights: Path, video_set: Any, tmp_path: Pat
     assert code == 0, err
     scores = json.loads(text)
     assert scores["frames"] == 10 and scores["layers_run"] == 4.0
-    code, text, err = run("eval", "youtube-vis", path, "--predictions", out / "results.json")
+    arguments = ("eval", "youtube-vis", path, "--predictions", out / "results.json")
+    code, text, err = run(*arguments)
     assert code == 0 and "AP75" in text and "2 videos, 10 frames, 20 predictions" in text
+    code, _, err = run(*arguments, "--checkpoint", weights)
+    assert code == 2 and "without a model; leave --checkpoint out" in err
     code, _, err = run("eval", "youtube-vis", tmp_path / "none.json", "--predictions", out)
     assert code == 2 and "cannot read annotations" in err
 

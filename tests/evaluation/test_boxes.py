@@ -78,5 +78,7 @@ def test_the_command(otb: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert json.loads(capfd.readouterr().out)["P"] == 100
     assert cli.main(arguments) == 0
     assert "2 sequences, 12 frames" in capfd.readouterr().out
+    assert cli.main([*arguments, "--memory", "samurai"]) == 2
+    assert "without a model; leave --memory out" in capfd.readouterr().err
     assert cli.main(["eval", "boxes", str(otb), "--layout", "vot"]) == 2
     assert "layout must be one of lasot, got10k, otb" in capfd.readouterr().err

@@ -66,6 +66,16 @@ def boxes(
     }
     kind = cast("Layout", layout)
     if predictions is not None:
+        choices.refuse(
+            "--boxes scores a folder without a model",
+            model=model,
+            checkpoint=checkpoint,
+            image_size=image_size,
+            device=device,
+            dtype=dtype,
+            memory=memory,
+            preset=preset,
+        )
         with SequenceBars() as bars:
             summary = evaluate_box_files(root, kind, predictions, progress=bars.show, **wanted)
     else:

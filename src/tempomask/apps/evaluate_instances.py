@@ -62,6 +62,17 @@ def youtube_vis(
 
     names = run_choices.listed("videos", videos)
     if predictions is not None:
+        choices.refuse(
+            "--predictions scores a file without a model",
+            pictures=pictures,
+            model=model,
+            checkpoint=checkpoint,
+            router=router,
+            classes=classes,
+            image_size=image_size,
+            device=device,
+            dtype=dtype,
+        )
         with console.waiting("scoring"):
             found = evaluate_predictions(annotations, predictions, videos=names, out=out)
     else:
