@@ -1,4 +1,4 @@
-"""Synthetic video instances, on the fly and on disk, and COCO as pseudo-video."""
+"""Synthetic video instances, their set on disk, and COCO as pseudo-video."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from tempomask.data.video_instances import (
     LEAST_PIXELS,
     InstancePictures,
     SceneConfig,
-    SyntheticInstanceClips,
     compose_scene,
-    instance_clip,
     seen_ids,
 )
 from tempomask.data.youtube_vis import YouTubeVIS
@@ -115,31 +113,6 @@ def test_slivers_are_not_seen() -> None:
     assert np.flatnonzero(seen_ids(ids)[0]).tolist() == [2]
 
 
-def test_clips_match_their_scene(stills: Path) -> None:
-    clips = SyntheticInstanceClips(stills, image_size=64, num_frames=3, seed=5)
-    labels = set()
-    for index in range(20):
-        clip = clips[index]
-        assert clip.frames.shape == (3, 64, 64, 3)
-        assert clip.present.any(axis=0).all() and len(clip.labels) >= 1
-        # Each pixel belongs to the frontmost instance alone.
-        assert clip.masks.sum(axis=1).max() <= 1
-        assert np.array_equal(clip.masks.any(axis=(2, 3)), clip.present)
-        labels |= set(clip.labels.tolist())
-    assert labels == {0, 1, 2, 3}
-    assert np.array_equal(clips[7].frames, clips[7].frames)
-    held_out = SyntheticInstanceClips(stills, "validation", image_size=64, num_frames=3, seed=5)
-    assert not np.array_equal(clips[7].frames, held_out[7].frames)
-
-
-def test_instances_out_of_sight_are_left_out(stills: Path) -> None:
-    pictures = InstancePictures(stills, "train")
-    video = compose_scene(np.random.default_rng(3), pictures, 3, Stage.plain(64, 64))
-    video.ids[video.ids == 1] = 0
-    clip = instance_clip(video)
-    assert len(clip.labels) == seen_ids(video.ids).any(axis=0).sum()
-
-
 def test_the_set_on_disk(stills: Path, tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     paths = write_video_set(stills, tmp_path / "set", SMALL, progress=lambda *n: calls.append(n))
@@ -202,8 +175,6 @@ def test_bad_sources(stills: Path, tmp_path: Path) -> None:
         InstancePictures(tmp_path, "train")
     with pytest.raises(InputError, match="unknown split 'test'"):
         InstancePictures(stills, "test")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="image_size=16"):
-        SyntheticInstanceClips(stills, image_size=16)
 
 
 @pytest.fixture

@@ -13,11 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import Dataset
 
-from tempomask.data import opencv as cv2
 from tempomask.data.colour import ColourJitter, vary_colour
-from tempomask.data.instance_clip import InstanceClip
 from tempomask.data.motion import ImageArray, Stage
 from tempomask.data.scenery import PEOPLE_AND_HORSES
 from tempomask.data.shapes import drawn_shape
@@ -150,56 +147,6 @@ def seen_ids(ids: ImageArray) -> NDArray[np.bool_]:
     counts = np.stack([np.bincount(frame.ravel(), minlength=256) for frame in ids])
     counts[:, 0] = 0
     return counts >= LEAST_PIXELS
-
-
-class SyntheticInstanceClips(Dataset[InstanceClip]):
-    """Clips composed on the fly, one for every index, a function of seed, split and index alone.
-
-    root: of the stills, see `InstancePictures`. image_size: side S of the square frames.
-    num_frames: adjacent frames of a clip. length: what len() says; larger indices give further
-    clips. classes: names that labels point to.
-    """
-
-    classes = CLASSES
-
-    def __init__(
-        self,
-        root: str | Path,
-        split: Split = "train",
-        *,
-        image_size: int = 192,
-        num_frames: int = 2,
-        seed: int = 1,
-        length: int = 100_000,
-        config: SceneConfig | None = None,
-    ) -> None:
-        if image_size < 32 or num_frames < 1:
-            raise InputError(f"clips need 32 pixels and a frame: {image_size=}, {num_frames=}")
-        self.pictures = InstancePictures(root, split)
-        self.stage = Stage.plain(image_size, image_size)
-        self.num_frames, self.length = num_frames, length
-        self.key = (seed, SPLITS.index(split))
-        self.config = config or SceneConfig()
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> InstanceClip:
-        # Each loader process works alone; more threads would only contend.
-        cv2.setNumThreads(0)
-        rng = np.random.default_rng((*self.key, index))
-        video = compose_scene(rng, self.pictures, self.num_frames, self.stage, self.config)
-        return instance_clip(video)
-
-
-def instance_clip(video: SyntheticVideo) -> InstanceClip:
-    """A composed video as a training item; instances that no frame shows are left out."""
-    seen = seen_ids(video.ids)
-    numbers = np.flatnonzero(seen.any(axis=0))
-    present = seen[:, numbers]
-    masks = (video.ids[:, None] == numbers[None, :, None, None]) & present[..., None, None]
-    labels = [CLASSES.index(video.categories[number - 1]) for number in numbers]
-    return InstanceClip(video.frames, masks, np.array(labels, dtype=np.int64), present)
 
 
 def _stretched(picture: ImageArray) -> ImageArray:
