@@ -27,10 +27,10 @@ METHODS: dict[str, Maker] = {
     "rds": lambda config, progress, steps: RDS(config, progress, steps),
     "full": lambda config, progress, steps: FullModel(config, progress),
     "static-a": lambda config, progress, steps: Static(
-        StaticConfig("a", config.budget, config.adapters), progress
+        StaticConfig("a", config.budget, config.adapters)
     ),
     "static-b": lambda config, progress, steps: Static(
-        StaticConfig("b", config.budget, config.adapters), progress
+        StaticConfig("b", config.budget, config.adapters)
     ),
     "pbd": lambda config, progress, steps: PBD(
         DropConfig(config.budget, adapters=config.adapters), progress
@@ -38,7 +38,7 @@ METHODS: dict[str, Maker] = {
     "adavit": lambda config, progress, steps: AdaViTMethod(_gated(config), progress),
     "dyt": lambda config, progress, steps: DyTMethod(_gated(config), progress),
     "slim": lambda config, progress, steps: SlimSAM(
-        SlimConfig(config.budget, steps=steps, seed=config.adapters.seed), progress
+        SlimConfig(config.budget, steps=steps, seed=config.adapters.seed)
     ),
 }
 

@@ -76,9 +76,7 @@ class SlimSAM:
 
     name = "slim"
 
-    def __init__(
-        self, config: SlimConfig, progress: Callable[[int, int], None] | None = None
-    ) -> None:
+    def __init__(self, config: SlimConfig) -> None:
         self.config = config
 
     @property

@@ -7,7 +7,7 @@ spreads its blocks evenly, and B takes others where A has a choice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -58,9 +58,7 @@ def static_blocks(encoder: Encoder, plan: Letter, budget: float) -> list[int]:
 class Static:
     """`adaptation.method.Method` of a static plan."""
 
-    def __init__(
-        self, config: StaticConfig, progress: Callable[[int, int], None] | None = None
-    ) -> None:
+    def __init__(self, config: StaticConfig) -> None:
         self.config = config
         self.name = f"static-{config.plan}"
 
