@@ -9,6 +9,15 @@ class InputError(ValueError):
     """Raised for bad input: files, prompts, sizes, names, checkpoints. The message is one line."""
 
 
+def check_share(name: str, share: float) -> None:
+    """InputError unless a share is more than 0 and at most 1.
+
+    >>> check_share("budget", 0.6)
+    """
+    if not 0 < share <= 1:  # also refuses NaN
+        raise InputError(f"{name} {share:g} must be more than 0 and at most 1")
+
+
 def unknown_name(text: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a name that is not among those known; text says so, this adds the remedy.
 

@@ -132,7 +132,10 @@ def test_the_full_model_has_adapters_and_no_router(
 
 @pytest.mark.parametrize(
     ("budget", "message"),
-    [(0.2, "the smallest budget is 0.334"), (1.2, "is not a share of the encoder's blocks")],
+    [
+        (0.2, "the smallest budget is 0.334"),
+        (1.2, r"budget 1\.2 must be more than 0 and at most 1"),
+    ],
 )
 def test_budgets_that_cannot_be_trained(
     segmenter: Segmenter, make_measure: MakeMeasure, budget: float, message: str

@@ -145,7 +145,7 @@ def test_calibration_runs_everything_where_the_budget_allows() -> None:
 
 @pytest.mark.parametrize("budget", [0.0, -0.1, 1.0001, 2.0, math.nan, math.inf])
 def test_budgets_outside_the_range_are_refused(budget: float) -> None:
-    with pytest.raises(InputError, match="is not a share of the encoder's blocks"):
+    with pytest.raises(InputError, match="must be more than 0 and at most 1"):
         check_budget(budget, 14, [0, 13])
 
 

@@ -24,7 +24,7 @@ from tempomask.adaptation.drop import fixed
 from tempomask.adaptation.lora import export_lora, merge_lora
 from tempomask.adaptation.method import Attached, ClipOutputs, Export, Measure, Prepared, Replay
 from tempomask.adaptation.rds import AdapterConfig, ImportantAdapters
-from tempomask.errors import InputError
+from tempomask.errors import InputError, check_share
 from tempomask.models.encoder import Encoder
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.adavit import AdaViT
@@ -54,8 +54,7 @@ class GatedConfig:
     adapters: AdapterConfig = field(default_factory=AdapterConfig)
 
     def __post_init__(self) -> None:
-        if not 0 < self.budget <= 1:
-            raise InputError(f"budget {self.budget:g} must be more than 0 and at most 1")
+        check_share("budget", self.budget)
 
 
 class GatedMethod(ABC):

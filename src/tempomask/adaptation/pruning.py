@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, check_share
 from tempomask.models.config import HieraConfig, HybridConfig, SegmenterConfig, ViTConfig
 from tempomask.models.hybrid import TransformerBlock
 from tempomask.models.segmenter import Segmenter
@@ -202,7 +202,7 @@ def choose_embedding(importances: Sequence[Tensor], ratio: float) -> list[Tensor
 
     The number is a multiple of 8, and each stage keeps the same share to the channel.
     """
-    _check_ratio(ratio)
+    check_share("the share of channels", ratio)
     first = len(importances[0])
     count = min(first, max(EMBEDDING_STEP, _round_to(ratio * first, EMBEDDING_STEP)))
     return [_top(x, count * len(x) // first) for x in importances]
@@ -225,7 +225,7 @@ def choose_bottlenecks(
     widths: of each block's residual stream, which say what a channel costs. rotary: queries and
     keys go in pairs. Every layer keeps one step of channels at least (4 of a head, 8 of an MLP).
     """
-    _check_ratio(ratio)
+    check_share("the share of channels", ratio)
     layers = []
     for query_key, value, mlp, width in zip(
         importances.query_key, importances.value, importances.mlp, widths, strict=True
@@ -267,11 +267,6 @@ def _share_out(layers: Sequence[_Layer], ratio: float) -> list[int]:
         counts[index] += channels
         spent += cost
     return counts
-
-
-def _check_ratio(ratio: float) -> None:
-    if not 0 < ratio <= 1:
-        raise InputError(f"the share of channels to keep is more than 0 and at most 1, got {ratio}")
 
 
 def _round_to(value: float, step: int) -> int:

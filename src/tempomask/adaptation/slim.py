@@ -38,7 +38,7 @@ from tempomask.adaptation.pruning import (
     prune,
     stage_of_blocks,
 )
-from tempomask.errors import InputError
+from tempomask.errors import InputError, check_share
 from tempomask.models.segmenter import Segmenter
 from tempomask.weights.own import config_from_json, config_to_json
 
@@ -65,8 +65,7 @@ class SlimConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.budget <= 1:
-            raise InputError(f"budget {self.budget:g} must be more than 0 and at most 1")
+        check_share("budget", self.budget)
         if self.steps < 2:
             raise InputError(f"SlimSAM prunes in two steps of training, got {self.steps} in all")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from tempomask.apps import choices, console, run_choices, training_choices
-from tempomask.errors import InputError
+from tempomask.errors import InputError, check_share
 
 if TYPE_CHECKING:
     from tempomask.adaptation.importance import View
@@ -110,7 +110,7 @@ def adapt(
     """
     if not data.is_dir():
         raise InputError(f"--data {data} is not a folder")
-    choices.check_share(budget)
+    check_share("--budget", budget)
     names = run_choices.listed("validation", validation)
     with console.waiting("starting") as status:
         from tempomask.adaptation.methods import build_method

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from tempomask.apps import console
-from tempomask.errors import InputError
+from tempomask.errors import InputError, check_share
 
 if TYPE_CHECKING:
     from tempomask.api import DTypeName, Model
@@ -192,7 +192,7 @@ def routing_options(
 ) -> dict[str, Any]:
     """Those that were given, for `Model.track`. InputError for a budget or fps that is none."""
     if budget is not None:
-        check_share(budget)
+        check_share("--budget", budget)
     if fps is not None and not fps > 0:
         raise InputError(f"--fps {fps:g} must be more than 0")
     return unusual(router=router, budget=budget, rule=rule, fps=fps, adaptive=adaptive)
@@ -236,12 +236,6 @@ def load_model(
             adapter,
             pooled_memory=pooled_memory,
         )
-
-
-def check_share(budget: float) -> None:
-    """InputError for a --budget that is no share of blocks."""
-    if not 0 < budget <= 1:
-        raise InputError(f"--budget {budget:g} must be more than 0 and at most 1")
 
 
 def chosen(**options: Any) -> dict[str, Any]:

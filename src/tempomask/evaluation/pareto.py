@@ -27,7 +27,7 @@ from tempomask.adaptation.methods import build_method
 from tempomask.adaptation.rds import AdapterConfig, RDSConfig
 from tempomask.api import DTypeName, Engine, Model, load
 from tempomask.data.davis import Davis, DavisSequence
-from tempomask.errors import InputError
+from tempomask.errors import InputError, check_share
 from tempomask.evaluation.davis import evaluate
 from tempomask.evaluation.frame_times import WARM_UP, frame_seconds, median_seconds
 from tempomask.evaluation.measured_once import MeasuredOnce
@@ -74,8 +74,7 @@ class ComparisonConfig:
         if not self.seeds or not self.budgets:
             raise InputError("a comparison needs at least one budget and one seed")
         for budget in self.budgets:
-            if not 0 < budget <= 1:
-                raise InputError(f"budget {budget:g} must be more than 0 and at most 1")
+            check_share("budget", budget)
 
 
 @dataclass(frozen=True, order=True)

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, check_share
 
 RuleName = Literal["top-k", "threshold", "calibrated", "stochastic"]
 RULES: tuple[RuleName, ...] = ("top-k", "threshold", "calibrated", "stochastic")
@@ -32,10 +32,7 @@ def smallest_budget(num_blocks: int, always_on: Sequence[int]) -> float:
 
 def check_budget(budget: float, num_blocks: int, always_on: Sequence[int]) -> float:
     """The budget, if K fits into it; InputError otherwise, naming the smallest possible."""
-    if not 0 < budget <= 1:  # also refuses NaN
-        raise InputError(
-            f"budget {budget:g} is not a share of the encoder's blocks; give more than 0, at most 1"
-        )
+    check_share("budget", budget)
     least = smallest_budget(num_blocks, always_on)
     if block_count(budget, num_blocks) < len(always_on):
         raise InputError(
