@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from tempomask.adaptation.alignment import feature_error, prediction_alignment
-from tempomask.adaptation.lora import add_lora, export_lora, merge_lora, suitable_rank
+from tempomask.adaptation.lora import export_lora, merge_lora
 from tempomask.adaptation.method import Attached, ClipOutputs, Export, Measure, Prepared, Replay
-from tempomask.adaptation.rds import AdapterConfig
+from tempomask.adaptation.rds import AdapterConfig, insert_adapters
 from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, KeepPlan, Plan, Policy
 from tempomask.models.segmenter import Segmenter
@@ -113,12 +113,7 @@ class PBD:
             for index in self._order:
                 self.policy.drop(index)
             self._adapted = [int(index) for index in state["adapted"]]
-        segmenter.requires_grad_(False)
-        adapters = config.adapters
-        total = sum(p.numel() for p in segmenter.parameters())
-        self._rank = adapters.rank or suitable_rank(encoder, self._adapted, total)
-        parameters = add_lora(encoder, self._adapted, self._rank, adapters.scale, adapters.seed)
-        group = {"params": parameters, "lr": adapters.rate, "weight_decay": adapters.decay}
+        group, self._rank = insert_adapters(segmenter, self._adapted, config.adapters)
         return Prepared(segmenter, self.policy, [group])
 
     def on_step(self, step: int) -> Prepared | None:

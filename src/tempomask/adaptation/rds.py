@@ -6,7 +6,7 @@ paper). `FullModel` trains the same adapters without a router, for comparison.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -80,6 +80,21 @@ class RDSConfig:
     adapters: AdapterConfig = AdapterConfig()
 
 
+def insert_adapters(
+    segmenter: Segmenter, blocks: Collection[int], config: AdapterConfig
+) -> tuple[dict[str, Any], int]:
+    """Freeze a network and adapt blocks of its encoder: the adapters' optimiser group, their rank.
+
+    The `blocks` and `view` of config are not used.
+    """
+    encoder = segmenter.encoder
+    total = sum(p.numel() for p in segmenter.parameters())
+    rank = config.rank or suitable_rank(encoder, blocks, total)
+    segmenter.requires_grad_(False)
+    parameters = add_lora(encoder, blocks, rank, config.scale, config.seed)
+    return {"params": parameters, "lr": config.rate, "weight_decay": config.decay}, rank
+
+
 class ImportantAdapters:
     """I-LoRA on one network: measured, chosen, inserted, and exported. Any method can use it."""
 
@@ -108,11 +123,8 @@ class ImportantAdapters:
         else:
             self.importance = measure_importance(segmenter, measure, config.view, self._progress)
         self.blocks = self.importance.select(count, config.view)
-        total = sum(p.numel() for p in segmenter.parameters())
-        self.rank = config.rank or suitable_rank(encoder, self.blocks, total)
-        segmenter.requires_grad_(False)
-        parameters = add_lora(encoder, self.blocks, self.rank, config.scale, config.seed)
-        return {"params": parameters, "lr": config.rate, "weight_decay": config.decay}
+        group, self.rank = insert_adapters(segmenter, self.blocks, config)
+        return group
 
     def state(self) -> dict[str, Any]:
         """What was measured, for `insert` to resume."""

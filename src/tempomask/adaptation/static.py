@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from tempomask.adaptation.lora import add_lora, export_lora, suitable_rank
+from tempomask.adaptation.lora import export_lora
 from tempomask.adaptation.method import ClipOutputs, Export, Measure, Prepared, Replay
-from tempomask.adaptation.rds import AdapterConfig
+from tempomask.adaptation.rds import AdapterConfig, insert_adapters
 from tempomask.models.encoder import Encoder, always_on_blocks
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.budget import block_count, check_budget
@@ -65,15 +65,10 @@ class Static:
     def prepare(
         self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
     ) -> Prepared:
-        encoder, adapters = segmenter.encoder, self.config.adapters
-        self._encoder = encoder
-        self._kept = static_blocks(encoder, self.config.plan, self.config.budget)
-        segmenter.requires_grad_(False)
-        total = sum(p.numel() for p in segmenter.parameters())
-        self._rank = adapters.rank or suitable_rank(encoder, self._kept, total)
-        parameters = add_lora(encoder, self._kept, self._rank, adapters.scale, adapters.seed)
-        group = {"params": parameters, "lr": adapters.rate, "weight_decay": adapters.decay}
-        return Prepared(segmenter, StaticPlan(self._kept, encoder), [group])
+        config, self._encoder = self.config, segmenter.encoder
+        self._kept = static_blocks(self._encoder, config.plan, config.budget)
+        group, self._rank = insert_adapters(segmenter, self._kept, config.adapters)
+        return Prepared(segmenter, StaticPlan(self._kept, self._encoder), [group])
 
     def on_step(self, step: int) -> Prepared | None:
         """Nothing changes while it trains."""
