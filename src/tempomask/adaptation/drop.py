@@ -17,7 +17,6 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tempomask.adaptation.alignment import feature_error, prediction_alignment
@@ -155,7 +154,6 @@ class PBD:
         return Export(settings, export_lora(self._segmenter.encoder))
 
 
-@torch.no_grad()
 def attach(segmenter: Segmenter, export: Export) -> Attached:
     """Merge the adapters; the policy runs the blocks that remain."""
     kept = export.setting("kept_blocks", lambda saved: [int(index) for index in saved])
