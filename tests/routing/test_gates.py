@@ -58,6 +58,13 @@ def test_thresholds_reach_the_share(
     assert again == pytest.approx(reached)
 
 
+def test_a_fit_that_fails_leaves_the_mode(encoder: Encoder, images: Tensor) -> None:
+    policy = DyT(encoder).train()
+    with pytest.raises(RuntimeError):
+        fit_threshold(policy, encoder, images[:, :1], 0.5)
+    assert policy.training
+
+
 def test_a_share_beyond_one_is_refused(encoder: Encoder, images: Tensor) -> None:
     with pytest.raises(InputError, match=r"between 0 and 1, got 1\.5"):
         fit_threshold(DyT(encoder), encoder, images, 1.5)

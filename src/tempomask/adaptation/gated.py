@@ -27,6 +27,7 @@ from tempomask.adaptation.rds import AdapterConfig, ImportantAdapters
 from tempomask.errors import InputError, check_share
 from tempomask.models.encoder import Encoder
 from tempomask.models.segmenter import Segmenter
+from tempomask.ops.modes import evaluation_mode
 from tempomask.routing.adavit import AdaViT
 from tempomask.routing.budget import check_budget
 from tempomask.routing.dyt import DyT
@@ -110,10 +111,8 @@ class GatedMethod(ABC):
     def export(self) -> Export:
         images, encoder = self._measure.images(IMAGES), self._segmenter.encoder
         share = self.share_of_yes(self.policy)
-        training = self._segmenter.training
-        self._segmenter.eval()
-        reached = fit_threshold(self.policy, encoder, images, share)
-        self._segmenter.train(training)
+        with evaluation_mode(self._segmenter):
+            reached = fit_threshold(self.policy, encoder, images, share)
         state = self.policy.state_dict()
         tensors = {f"{POLICY}{name}": x.detach().cpu() for name, x in state.items()}
         settings = {

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, Plan
+from tempomask.ops.modes import evaluation_mode
 
 # Both papers soften their decisions by this temperature.
 TEMPERATURE = 5.0
@@ -113,30 +114,25 @@ def fit_threshold(
     """
     if not 0 <= share <= 1:
         raise InputError(f"a share of gates lies between 0 and 1, got {share}")
-    was_training = policy.training
-    policy.eval()
-    reached = 0.0
-    best: tuple[float, Tensor] | None = None
-    for _ in range(rounds + 1):
-        with policy.observing() as observed:
-            for image in images:
-                encoder(image[None], policy)
-        logits = torch.cat(observed).float()
-        reached = (logits > policy.threshold).float().mean().item()
-        if best is None or abs(reached - share) < abs(best[0] - share):
-            best = (reached, policy.threshold.clone())
-        ordered = logits.sort(descending=True).values
-        count = round(share * len(ordered))
-        if count == 0:
-            policy.threshold.fill_(ordered[0])
-        elif count == len(ordered):
-            policy.threshold.fill_(-math.inf)
-        else:
-            policy.threshold.copy_((ordered[count - 1] + ordered[count]) / 2)
-    assert best is not None
-    reached = best[0]
-    policy.threshold.copy_(best[1])
-    policy.train(was_training)
+    tried: list[tuple[float, Tensor]] = []
+    with evaluation_mode(policy):
+        for _ in range(rounds + 1):
+            with policy.observing() as observed:
+                for image in images:
+                    encoder(image[None], policy)
+            logits = torch.cat(observed).float()
+            reached = (logits > policy.threshold).float().mean().item()
+            tried.append((reached, policy.threshold.clone()))
+            ordered = logits.sort(descending=True).values
+            count = round(share * len(ordered))
+            if count == 0:
+                policy.threshold.fill_(ordered[0])
+            elif count == len(ordered):
+                policy.threshold.fill_(-math.inf)
+            else:
+                policy.threshold.copy_((ordered[count - 1] + ordered[count]) / 2)
+    reached, threshold = min(tried, key=lambda found: abs(found[0] - share))
+    policy.threshold.copy_(threshold)
     return reached
 
 

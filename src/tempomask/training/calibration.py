@@ -14,6 +14,7 @@ from tempomask.errors import InputError
 from tempomask.metrics.region_boundary import region_and_boundary
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
+from tempomask.ops.modes import evaluation_mode
 from tempomask.ops.normalise import normalise
 from tempomask.tracking.preprocess import resize_frame
 from tempomask.training.validation import track_sequence
@@ -59,16 +60,9 @@ class SequenceMeasure:
     def scores(self, segmenter: Segmenter, policy: Policy | None = None) -> dict[str, float]:
         """Mean J&F of each sequence, first mask given, over the frames after it."""
         modules = [m for m in (segmenter, policy) if isinstance(m, nn.Module)]
-        training = [module.training for module in modules]
-        for module in modules:
-            module.eval()
-        try:
-            device, reduced = self._device.type, self._dtype != torch.float32
-            with torch.autocast(device, self._dtype, enabled=reduced):
-                rows = [self._score(segmenter, policy, loaded) for loaded in self._loaded]
-        finally:
-            for module, mode in zip(modules, training, strict=True):
-                module.train(mode)
+        device, reduced = self._device.type, self._dtype != torch.float32
+        with evaluation_mode(*modules), torch.autocast(device, self._dtype, enabled=reduced):
+            rows = [self._score(segmenter, policy, loaded) for loaded in self._loaded]
         return dict(zip(self._names, rows, strict=True))
 
     def _score(self, segmenter: Segmenter, policy: Policy | None, loaded: _Loaded) -> float:
