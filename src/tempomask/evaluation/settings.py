@@ -11,15 +11,22 @@ from tempomask.propagation_api import Propagator
 
 
 def model_settings(model: Model | Propagator) -> dict[str, Any]:
-    """Name, resolution, device, type of the computation, threads and versions."""
-    from tempomask import __version__
-
+    """Name and resolution, and what `computation` says."""
     return {
         "model": model.name,
         "method": "propagation" if isinstance(model, Propagator) else "tracking",
         "image_size": model.config.image_size,
-        "device": str(model.device),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        **computation(model.device, model.dtype),
+    }
+
+
+def computation(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Device, type, threads and versions."""
+    from tempomask import __version__
+
+    return {
+        "device": str(device),
+        "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "tempomask": __version__,
         "torch": torch.__version__,

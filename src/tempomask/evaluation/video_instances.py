@@ -24,6 +24,7 @@ from tempomask.evaluation.instance_predictions import (
     rows_of,
     write_predictions,
 )
+from tempomask.evaluation.settings import computation
 from tempomask.instances_api import InstanceModel
 from tempomask.media.atomic import make_folder, replacing, write_errors, write_json
 from tempomask.media.rle import RLE, encode_rle
@@ -312,17 +313,9 @@ def _data(dataset: YouTubeVIS) -> dict[str, Any]:
 
 
 def _model(model: InstanceModel) -> dict[str, Any]:
-    import torch
-
-    from tempomask import __version__
-
     return {
         "model": model.name,
         "router": None if model.router is None else type(model.router).__name__,
         "short_side": model.config.short_side,
-        "device": str(model.device),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "tempomask": __version__,
-        "torch": torch.__version__,
+        **computation(model.device, model.dtype),
     }
