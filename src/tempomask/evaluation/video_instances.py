@@ -150,16 +150,16 @@ def evaluate_instances(
     chosen = choose_videos(dataset, videos)
     run = InstanceRun(model, dataset, limit, progress)
     folder = None if out is None else make_folder(out)
-    rows = (row for video in chosen for row in rows_of(run.track(video), video))
     if folder is None:
-        predictions = sum(1 for _ in rows)
+        for video in chosen:
+            run.track(video)
     else:
+        rows = (row for video in chosen for row in rows_of(run.track(video), video))
         write_predictions(folder / RESULTS, rows)
-        predictions = run.predictions
     summary = InstanceEvaluation(
         scores=run.metric.compute() if dataset.annotated else None,
         classes=dataset.categories,
-        predictions=predictions,
+        predictions=run.predictions,
         videos=len(chosen),
         frames=run.frames,
         settings={**_model(model), "limit": limit, **_data(dataset)},
