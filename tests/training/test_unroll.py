@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from tempomask.data.clips import Clip, collate
+from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
 from tempomask.tracking.session import Session
 from tempomask.training.losses import LossWeights
@@ -22,7 +23,7 @@ def test_memory_layout_is_the_trackers() -> None:
         memory.spatial.append(torch.full((1, 2, 1, 1), float(frame)))
         memory.images.append(torch.full((1, 3, 1, 1), float(frame)))
         memory.pointers.append(torch.full((1, 4), float(frame)))
-    inputs = memory.inputs(frame=9, memory_frames=7, image_keys=True)
+    inputs = memory.inputs(9, segmenter_config("nano"))
     assert inputs.spatial[0, :, 0, 0, 0].tolist() == [0, 3, 4, 5, 6, 7, 8]
     assert inputs.temporal_index.tolist() == [6, 5, 4, 3, 2, 1, 0]
     assert inputs.images is not None

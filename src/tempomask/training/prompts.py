@@ -8,7 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tempomask.models.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, POSITIVE
+
 PromptKind = Literal["mask", "box", "click"]
+# Sides of a box are shifted by at most so many pixels, as in SAM's training.
+MOST_JITTER = 20
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,10 @@ def box_prompt(mask: Tensor, jitter: float, generator: torch.Generator) -> tuple
         box = torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]).float().cpu()
         extent = (box[2:] - box[:2]).repeat(2)
         shift = torch.randn(4, generator=generator) * jitter * extent
-        corners.append((box + shift.clamp(-20, 20)).clamp(0, size))
+        corners.append((box + shift.clamp(-MOST_JITTER, MOST_JITTER)).clamp(0, size))
     points = torch.stack(corners).view(-1, 2, 2).to(mask.device)
-    return points, torch.tensor([[2, 3]], device=mask.device).expand(len(points), 2)
+    labels = torch.tensor([[BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]], device=mask.device)
+    return points, labels.expand(len(points), 2)
 
 
 def _random_pixel(region: Tensor, generator: torch.Generator) -> Tensor | None:
@@ -72,5 +77,5 @@ def click(
         pixel = torch.zeros(2, device=mask.device) if pixel is None else pixel
         x, y = int(pixel[0]), int(pixel[1])
         points.append(pixel)
-        labels.append(int(wanted[y, x]))
+        labels.append(POSITIVE if wanted[y, x] else NEGATIVE)
     return torch.stack(points)[:, None], torch.tensor(labels, device=mask.device)[:, None]

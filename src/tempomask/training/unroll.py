@@ -13,9 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tempomask.adaptation.method import ClipOutputs, Method
+from tempomask.models.config import SegmenterConfig
 from tempomask.models.encoder import Policy, is_recurrent
-from tempomask.models.segmenter import Decoded, Encoded, MemoryInputs, Segmenter
+from tempomask.models.segmenter import (
+    MASK_PROMPT_BIAS,
+    MASK_PROMPT_SCALE,
+    Decoded,
+    Encoded,
+    MemoryInputs,
+    Segmenter,
+)
 from tempomask.ops.normalise import normalise
+from tempomask.tracking.batching import FED_BACK_LOGIT
 from tempomask.training.losses import LossWeights, mask_iou, mask_losses, object_score_loss
 from tempomask.training.prompts import PromptSampling, box_prompt, click
 
@@ -67,20 +76,21 @@ class ClipMemory:
     images: list[Tensor] = field(default_factory=list)
     pointers: list[Tensor] = field(default_factory=list)
 
-    def inputs(self, frame: int, memory_frames: int, image_keys: bool) -> MemoryInputs:
+    def inputs(self, frame: int, config: SegmenterConfig) -> MemoryInputs:
         """What frame `frame` attends to: the prompted frame, then the most recent others."""
+        memory_frames, image_keys = config.memory_frames, config.memory_attention.image_keys
         recent = list(range(max(1, frame - memory_frames + 1), frame))
         chosen = [0, *recent]
         index = [memory_frames - 1, *(frame - i - 1 for i in recent)]
         device = self.spatial[0].device
         pointer_frames = [0, *range(frame - 1, 0, -1)]
-        distance = torch.tensor([frame - i for i in pointer_frames], device=device) / 15.0
+        distance = torch.tensor([frame - i for i in pointer_frames], device=device)
         return MemoryInputs(
             spatial=torch.stack([self.spatial[i] for i in chosen], dim=1),
             images=torch.stack([self.images[i] for i in chosen], dim=1) if image_keys else None,
             temporal_index=torch.tensor(index, device=device),
             pointers=torch.stack([self.pointers[i] for i in pointer_frames], dim=1),
-            pointer_distance=distance,
+            pointer_distance=distance / (config.max_pointers - 1),
         )
 
 
@@ -173,8 +183,7 @@ class ClipModel(nn.Module):
         )
 
     def _tracked_frame(self, frame: Encoded, memory: ClipMemory, index: int) -> FrameOutput:
-        config = self.segmenter.config
-        inputs = memory.inputs(index, config.memory_frames, config.memory_attention.image_keys)
+        inputs = memory.inputs(index, self.segmenter.config)
         return self._decode_both(self.segmenter.attend(frame.features, inputs), frame)
 
     def _decode_both(
@@ -223,7 +232,7 @@ class ClipModel(nn.Module):
             predicted = _full_size(chosen.logits, target)[:, 0] > 0
             point, label = click(target, predicted, generator)
             points, labels = torch.cat([points, point], dim=1), torch.cat([labels, label], dim=1)
-            previous = chosen.logits.detach().clamp(-32, 32)
+            previous = chosen.logits.detach().clamp(-FED_BACK_LOGIT, FED_BACK_LOGIT)
             outputs = self._decode_both(features, frame, points, labels, previous)
             chosen = outputs.single
             losses.append(self._loss(outputs, target))
@@ -247,8 +256,9 @@ class ClipModel(nn.Module):
     ) -> None:
         logits, score = decoded.logits, decoded.object_score
         if truth is not None:
-            logits = truth[:, None] * 20.0 - 10.0
-            score = truth.flatten(1).any(dim=1).float() * 20.0 - 10.0
+            visible = truth.flatten(1).any(dim=1).float()
+            logits = truth[:, None] * MASK_PROMPT_SCALE + MASK_PROMPT_BIAS
+            score = visible * MASK_PROMPT_SCALE + MASK_PROMPT_BIAS
         memory.spatial.append(self.segmenter.memorise(frame.features, logits, score))
         memory.images.append(frame.features)
         memory.pointers.append(decoded.object_pointer)

@@ -52,7 +52,6 @@ def track_sequence(
     policy: Policy | None = None,
 ) -> torch.Tensor:
     """Masks bool (T - 1, S, S) of the frames after the first, tracked from its mask (S, S)."""
-    config = segmenter.config
     memory = ClipMemory()
     masks, previous = [], None
     for index in range(len(frames)):
@@ -60,7 +59,7 @@ def track_sequence(
         if index == 0:
             decoded = segmenter.use_mask_as_output(frame, first[None, None])
         else:
-            inputs = memory.inputs(index, config.memory_frames, config.memory_attention.image_keys)
+            inputs = memory.inputs(index, segmenter.config)
             features = segmenter.attend(frame.features, inputs)
             decoded = segmenter.decode(features, frame.high_resolution)
             full = F.interpolate(decoded.logits, size=first.shape, mode="bilinear")
