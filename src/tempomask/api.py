@@ -23,7 +23,7 @@ from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.budget import RuleName
 from tempomask.routing.recurrent import Routing
-from tempomask.routing.static import PLAN_A, PLAN_B, StaticPlan
+from tempomask.routing.static import PLAN_A, PLAN_B, PLAN_BLOCKS, StaticPlan
 from tempomask.tracking.options import Compatibility, Preset, tracking_options
 from tempomask.tracking.propagate import Direction, FrameSource, track
 from tempomask.tracking.session import Session
@@ -146,8 +146,7 @@ class Routers:
     attached: Attached
 
 
-# Fixed choices of blocks that need no adapter, for encoders of so many blocks.
-PLAN_BLOCKS = 48
+# Fixed choices of blocks that need no adapter, for encoders of `PLAN_BLOCKS` blocks.
 STATIC_PLANS = {"plan-a": PLAN_A, "plan-b": PLAN_B}
 
 

@@ -20,7 +20,7 @@ from tempomask.adaptation.rds import AdapterConfig, insert_adapters
 from tempomask.models.encoder import Encoder, always_on_blocks
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.budget import block_count, check_budget
-from tempomask.routing.static import PLAN_A, PLAN_B, StaticPlan
+from tempomask.routing.static import PLAN_A, PLAN_B, PLAN_BLOCKS, StaticPlan
 
 Letter = Literal["a", "b"]
 
@@ -43,7 +43,11 @@ def static_blocks(encoder: Encoder, plan: Letter, budget: float) -> list[int]:
     check_budget(budget, count, always)
     wanted = block_count(budget, count)
     published = {"a": PLAN_A, "b": PLAN_B}[plan]
-    if count == 48 and wanted == len(published) and encoder.required_blocks <= set(published):
+    if (
+        count == PLAN_BLOCKS
+        and wanted == len(published)
+        and encoder.required_blocks <= set(published)
+    ):
         return list(published)
     others = [index for index in range(count) if index not in always]
     spread = np.linspace(0, len(others) - 1, wanted - len(always)).round().astype(int)

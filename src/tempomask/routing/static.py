@@ -9,7 +9,9 @@ from torch import Tensor
 from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, KeepPlan, check_keep
 
-# 24 of the 48 blocks of SAM 2's large encoder, chosen by hand in the supplement of RDS.
+# Plans A and B are 24 of the 48 blocks of SAM 2's large encoder, chosen by hand in the supplement
+# of RDS.
+PLAN_BLOCKS = 48
 # fmt: off
 PLAN_A = (0, 1, 2, 3, 4, 6, 7, 8, 12, 13, 15, 18, 21, 25, 28, 32, 34, 35, 38, 39, 42, 43, 44, 47)
 PLAN_B = (0, 1, 2, 3, 4, 5, 7, 8, 13, 14, 16, 19, 20, 26, 27, 28, 33, 34, 36, 37, 42, 43, 44, 47)
