@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.errors import InputError
-from tempomask.evaluation.bootstrap import CONFIDENCE, Estimate
+from tempomask.evaluation.bootstrap import Estimate, interval
 from tempomask.metrics.ap_resampling import ResampledScores, Resampler
 from tempomask.metrics.video_ap import VideoAP
 
@@ -62,9 +62,5 @@ def ap_intervals(
 def _estimate(values: NDArray[np.float64], videos: int) -> Estimate:
     """Of the videos as they are, values[0], and of the resamples after it."""
     resamples = values[1:][~np.isnan(values[1:])]
-    if not len(resamples):
-        return Estimate(float(values[0]), np.nan, np.nan, np.nan, videos)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(resamples, [tail, 1 - tail])
-    positive = float((resamples > 0).mean())
-    return Estimate(float(values[0]), float(low), float(high), positive, videos)
+    positive = float((resamples > 0).mean()) if len(resamples) else float("nan")
+    return Estimate(float(values[0]), *interval(resamples), positive, videos)

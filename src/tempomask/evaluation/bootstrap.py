@@ -42,11 +42,17 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0, rounds: int = ROUNDS)
     if sample.ndim != 1 or not len(sample):
         raise InputError("a bootstrap needs at least one sequence")
     means = _resampled_means(sample, seed, rounds)
+    low, high = interval(means)
+    return Estimate(float(sample.mean()), low, high, float((means > 0).mean()), len(sample))
+
+
+def interval(resamples: NDArray[np.float64]) -> tuple[float, float]:
+    """The least and the greatest of the middle `CONFIDENCE` of them; NaN of none."""
+    if not len(resamples):
+        return float("nan"), float("nan")
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Estimate(
-        float(sample.mean()), float(low), float(high), float((means > 0).mean()), len(sample)
-    )
+    low, high = np.quantile(resamples, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def bootstrap_difference(

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tempomask.data.youtube_vis import VideoEntry, YouTubeVIS
 from tempomask.errors import InputError
+from tempomask.evaluation.bootstrap import interval
 from tempomask.instances_api import InstanceModel
 
 ROUNDS = 2000
@@ -94,8 +95,7 @@ def rank_correlation(
         for _ in range(rounds)
     ]
     known = np.array([value for value in resampled if not np.isnan(value)])
-    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
-    return RankCorrelation(_spearman(np.concatenate(pairs)), float(low), float(high), len(records))
+    return RankCorrelation(_spearman(np.concatenate(pairs)), *interval(known), len(records))
 
 
 def _spearman(pairs: ArrayLike) -> float:
