@@ -1,8 +1,7 @@
 """Adaptation training: one command for RDS and every method that it is compared with.
 
 With the data and the losses of `loop.py`: clips, prompts and routing draws of a step depend only on
-the seed and the step. Only what the method asked for is
-trained; the checkpoint holds that alone.
+the seed and the step. Only what the method asked for is trained; the checkpoint holds that alone.
 """
 
 from __future__ import annotations
