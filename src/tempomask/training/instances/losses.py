@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tempomask.models.instances.query_decoder import Predictions
 from tempomask.training.instances.matching import Match, MatchCosts, match_pictures, sample_points
 from tempomask.training.instances.targets import PictureTargets
+from tempomask.training.losses import dice_loss
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,8 @@ def mask_losses(logits: Tensor, wanted: Tensor, weights: SetLossWeights) -> tupl
     target = sample_points(wanted[:, None], points)[:, 0]
     predicted = sample_points(logits[:, None], points)[:, 0]
     cross_entropy = F.binary_cross_entropy_with_logits(predicted, target, reduction="none")
-    probability = predicted.sigmoid()
-    overlap = (probability * target).sum(-1)
-    dice = 1 - (2 * overlap + 1) / (probability.sum(-1) + target.sum(-1) + 1)
+    # Points as a picture of one row.
+    dice = dice_loss(predicted[:, None], target[:, None])
     return cross_entropy.mean(-1).sum(), dice.sum()
 
 
