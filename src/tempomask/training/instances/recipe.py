@@ -8,6 +8,7 @@ from typing import Literal
 from tempomask.errors import InputError, unknown_name
 from tempomask.routing.query import QueryRouterConfig
 from tempomask.training.instances.losses import SetLossWeights
+from tempomask.training.recipe import overridden
 
 Stage = Literal["minvis", "dvis", "tar", "tar-dvis"]
 # A drop divides the learning rate by this.
@@ -84,14 +85,10 @@ class InstanceRecipe:
 
         When only the steps change, the drops move with them.
         """
-        unknown = sorted(set(values) - set(self.__dataclass_fields__))
-        if unknown:
-            raise InputError(f"the recipe has no setting {unknown[0]!r}")
-        given = {name: value for name, value in values.items() if value is not None}
-        steps = given.get("steps")
-        if isinstance(steps, int) and "drop_steps" not in given:
-            given["drop_steps"] = tuple(drop * steps // self.steps for drop in self.drop_steps)
-        return replace(self, **given)  # type: ignore[arg-type]
+        steps = values.get("steps")
+        if isinstance(steps, int) and values.get("drop_steps") is None:
+            values["drop_steps"] = tuple(drop * steps // self.steps for drop in self.drop_steps)
+        return overridden(self, values)
 
 
 # The papers': MinVIS's, DVIS++'s and TAR's, on YouTube-VIS 2019.
