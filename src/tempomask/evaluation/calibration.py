@@ -88,7 +88,7 @@ def calibrate(
             found = Calibration(budget, rule.tau, share, len(recorded.kept))
             if best is None or abs(share - budget) < abs(best.share - budget):
                 best = found
-            if abs(share - budget) < CLOSE:
+            if turn == ROUNDS or abs(share - budget) < CLOSE:
                 break
         rule = Threshold(calibrate_threshold(torch.stack(recorded.weights), always_on, budget))
     assert best is not None, "the second round has a threshold"
