@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,12 @@ def test_resuming_refuses_another_recipe(recipe: Recipe, tmp_path: Path) -> None
     with pytest.raises(InputError, match="learning_rate=0.0004"):
         load_checkpoint(path, replace(recipe, learning_rate=1.0))
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_nothing(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        save_checkpoint(tmp_path / "last.pt", recipe, 3, {"model": lambda: None})
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("tiny_training")

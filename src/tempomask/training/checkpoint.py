@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tempomask.errors import InputError
+from tempomask.media.atomic import replacing
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -23,9 +23,8 @@ def save_checkpoint(
 ) -> None:
     """Write step, recipe and state (model, average, optimiser); the file appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    torch.save({"step": step, "recipe": _plain(asdict(recipe)), **state}, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as part:
+        torch.save({"step": step, "recipe": _plain(asdict(recipe)), **state}, part)
 
 
 def load_checkpoint(path: Path, recipe: DataclassInstance) -> dict[str, Any]:
