@@ -16,6 +16,9 @@ from tempomask.weights.zoo import MODELS
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.md")]
+)
 
 
 def score(name: str) -> float:
@@ -55,22 +58,33 @@ def test_other_numbers_in_the_readme_are_those_of_the_results() -> None:
 
 
 def test_models_in_the_readme_are_those_of_the_zoo() -> None:
+    checked = 0
     rows = re.findall(r"^\| `.*$", README, flags=re.MULTILINE)
     for row in rows:
         names, parameters = (cell.strip() for cell in row.split("|")[1:3])
         for name in re.findall(r"`((?:nano|sam2|efficienttam)[^`]*)`", names):
             assert name in MODELS
             assert f"{MODELS[name].parameters:.1f} M" in parameters or parameters == "as above"
+            checked += 1
+    assert checked >= 12
 
 
-@pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", "docs/architecture.md"])
-def test_links_lead_somewhere(document: str) -> None:
-    path = ROOT / document
-    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
-        assert (path.parent / target).exists(), target
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+        path, _, _ = target.partition("#")
+        if not target.startswith(("https://", "http://")):
+            assert (document.parent / path).exists(), target
+
+
+def test_links_are_looked_for_in_every_document() -> None:
+    names = {path.name for path in DOCUMENTS}
+    assert {"README.md", "PAPERS.md", "routing.md", "performance.md", "NANO.md"} <= names
+    assert sum(path.read_text(encoding="utf-8").count("](") for path in DOCUMENTS) >= 40
 
 
 def test_paths_in_the_paper_list_exist() -> None:
+    checked = 0
     for row in (ROOT / "PAPERS.md").read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in row.split("|")]
         if len(cells) != 6 or cells[2] in ("file", "---"):
@@ -80,6 +94,10 @@ def test_paths_in_the_paper_list_exist() -> None:
             assert paths, row
             for path in paths:
                 assert (ROOT / folder / path).exists(), path
+        for path in re.findall(r"`([^`]+\.json)`", cells[4]):
+            assert (RESULTS / path).exists(), path
+        checked += 1
+    assert checked >= 30
 
 
 def test_folders_in_the_architecture_exist() -> None:
