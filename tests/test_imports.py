@@ -66,15 +66,24 @@ def imported(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            names.add(node.module or "")
             if node.module == "tempomask":
                 names |= {f"tempomask.{alias.name}" for alias in node.names}
+            else:
+                names.add(node.module or "")
     return names
 
 
 def layer(module: str) -> str:
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else ""
+
+
+def may_import(own: str, name: str) -> bool:
+    """Whether a package may name a module: of tempomask itself its version only."""
+    if name.split(".")[0] != "tempomask":
+        return True
+    other = layer(name)
+    return LAYERS.index(other) <= LAYERS.index(own) if other in LAYERS else other == "__version__"
 
 
 def test_layers_name_every_package() -> None:
@@ -88,9 +97,25 @@ def test_imports_follow_the_order(path: Path) -> None:
     if not own:
         return
     for name in imported(path):
-        other = layer(name) if name.startswith("tempomask.") else ""
-        if other in LAYERS:
-            assert LAYERS.index(other) <= LAYERS.index(own), f"{own} must not import {name}"
+        assert may_import(own, name), f"{own} must not import {name}"
+
+
+@pytest.mark.parametrize(
+    ("line", "allowed"),
+    [
+        ("from tempomask import load", False),
+        ("import tempomask", False),
+        ("from tempomask import api", False),
+        ("from tempomask.tracking.session import Session", False),
+        ("from tempomask import __version__", True),
+        ("from tempomask.ops import rope", True),
+        ("import numpy", True),
+    ],
+)
+def test_what_a_lower_package_may_import(line: str, allowed: bool, tmp_path: Path) -> None:
+    (tmp_path / "file.py").write_text(line)
+    (name,) = imported(tmp_path / "file.py")
+    assert may_import("models", name) == allowed
 
 
 def test_every_module_imports_without_the_extras() -> None:
