@@ -384,3 +384,41 @@ def test_frames_may_be_reused_by_the_caller(tmp_path, frames, moving):
     for index, drawn in overlays(tmp_path / "overlay.mp4").items():
         expected = draw_overlay(frames[index], moving(index)).astype(int)
         assert np.abs(drawn - expected).mean() < 6
+
+
+def test_a_run_without_frames_leaves_the_earlier_one_as_it_is(run, tmp_path, frames):
+    run(FORMATS)
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in names(tmp_path / "out")}
+    with ResultWriter(tmp_path / "out", FORMATS, video=open_video(frames)) as writer:
+        pass
+    assert writer.finish() == {}
+    after = {name: (tmp_path / "out" / name).read_bytes() for name in names(tmp_path / "out")}
+    assert after == before
+
+
+def test_input_is_not_overwritten(run, tmp_path):
+    out = tmp_path / "out"
+    run(["masks", "overlay"])
+    for source in (out / "overlay.mp4", out / "masks"):
+        before = names(out)
+        with (
+            open_video(source) as video,
+            pytest.raises(InputError, match="would overwrite or mingle with the input"),
+        ):
+            ResultWriter(out, ["boxes"], video=video)
+        assert names(out) == before
+    with (
+        open_video(out / "masks") as video,
+        pytest.raises(InputError, match="would overwrite or mingle with the input"),
+    ):
+        ResultWriter(out / "masks", ["boxes"], video=video)
+
+
+@pytest.mark.parametrize("name", ["masks/00000.png", "boxes.csv", "overlay.mp4"])
+def test_files_that_no_run_recorded_are_not_overwritten(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"mine")
+    with pytest.raises(InputError, match="not known to be of an earlier run; move it away"):
+        ResultWriter(tmp_path, ["masks"], size=SIZE)
+    assert path.read_bytes() == b"mine" and names(tmp_path) == [name]

@@ -131,6 +131,19 @@ def prompts_from_options(options: Iterable[tuple[str, str]]) -> list[Prompt]:
     return collector.prompts()
 
 
+def prompt_files(options: Iterable[tuple[str, str]]) -> tuple[Path, ...]:
+    """The files that the options name, and the masks that JSON files among them name."""
+    files: list[Path] = []
+    for name, text in options:
+        if name in ("mask", "prompts"):
+            files.append(Path(text))
+        if name == "prompts":
+            entries = json.loads(Path(text).read_text(encoding="utf-8"))
+            masks = [entry["mask"] for entry in entries if entry.get("mask") is not None]
+            files += [Path(text).parent / mask for mask in masks]
+    return tuple(files)
+
+
 def _standing_first(options: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """The options, with an --object or --frame that stands once, behind all prompts, put first."""
     prompted = [k for k, (name, _) in enumerate(options) if name in _PROMPTING]

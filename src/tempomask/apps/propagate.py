@@ -132,6 +132,7 @@ def propagate(
         resume=resume,
         checkpoint=checkpoint,
         adapter=adapter,
+        prompt_files=tuple(mask or ()),
     )
     with open_video(source) as video:
         request.check(video)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from tempomask.apps import choices, console, run_choices
-from tempomask.apps.prompt_options import given_options, prompts_from_options
+from tempomask.apps.prompt_options import given_options, prompt_files, prompts_from_options
 from tempomask.errors import InputError
 
 if TYPE_CHECKING:
@@ -141,7 +141,8 @@ def track(
     Ctrl-C stops after the frame at hand and keeps what is finished; the exit code is then 130.
     """
     del point, negative, box, mask, object_id, frame, prompts
-    wanted = prompts_from_options(given_options(ctx))
+    given = given_options(ctx)
+    wanted = prompts_from_options(given)
     if not wanted:
         raise InputError(
             "no prompt given; say where the object is with --point, --box, --mask or --prompts"
@@ -178,6 +179,7 @@ def track(
         resume=resume,
         checkpoint=checkpoint,
         adapter=adapter,
+        prompt_files=prompt_files(given),
     )
     with open_video(source) as video:
         request.check(video)

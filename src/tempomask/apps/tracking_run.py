@@ -18,9 +18,9 @@ from tempomask.apps.progress import FrameBar, Tally, frames_to_read
 from tempomask.apps.resume import Direction, plan
 from tempomask.apps.watched import WatchedVideo
 from tempomask.errors import InputError
-from tempomask.media.folder_writer import JOURNAL
 from tempomask.media.journal import open_journal
-from tempomask.media.writers import FORMATS, ResultWriter
+from tempomask.media.result_folder import JOURNAL, check_folder
+from tempomask.media.writers import FORMATS, RESULTS, ResultWriter
 
 if TYPE_CHECKING:
     from tempomask.api import Model
@@ -37,6 +37,7 @@ class Request:
     """What a person asked for. save: any of SAVED. options: of `Model.track`.
 
     checkpoint, adapter: as they were named; None for the model's own, and for none.
+    prompt_files: that the prompts were read from, not to be overwritten.
     """
 
     source: str
@@ -50,6 +51,7 @@ class Request:
     resume: bool
     checkpoint: str | None = None
     adapter: str | None = None
+    prompt_files: tuple[Path, ...] = ()
 
     def check(self, video: Video) -> None:
         """InputError for what cannot work, before a model is loaded for it."""
@@ -60,6 +62,7 @@ class Request:
             if prompt.object_id < 1:
                 raise InputError(f"object id {prompt.object_id}: ids begin at 1, 0 is background")
         self._check_given()
+        check_folder(self.out, RESULTS, [self.source, *self.prompt_files])
         if self.resume and not video.seekable:
             raise InputError(f"{video.name} cannot be read again, so its run cannot be resumed")
 

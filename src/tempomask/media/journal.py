@@ -29,7 +29,8 @@ _VERSION = 1
 @dataclass(frozen=True)
 class VideoInfo:
     """What a run was about: size (H, W), frame rate and number of frames where known, names of
-    objects by id, and settings that must not change when a run is resumed.
+    objects by id, and settings that must not change when a run is resumed. source: where the frames
+    are, if they are a file or folder.
     """
 
     size: Size
@@ -37,6 +38,7 @@ class VideoInfo:
     num_frames: int | None = None
     names: Mapping[int, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    source: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,7 @@ class FrameRecord:
 class JournalFile:
     """The lines of one run, whatever they say of a frame, being written or read.
 
-    resume: go on with the journal that is there; else a new one takes its place.
+    resume: go on with the journal that is there; else a new one takes its place with the first line.
     Raises InputError if the one that is there is of another video or other settings, or no journal.
     """
 
@@ -84,18 +86,29 @@ class JournalFile:
             self._check_header()
             self._find_lines()
         else:
-            with replacing(self.path) as part:
-                part.write_text(_dump(_header(info)), encoding="utf-8")
-            self._end = self.path.stat().st_size
+            self._end = 0
         self._file: FileIO | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the file is this run's, and not yet that of an earlier one."""
+        return self._end > 0
 
     @property
     def finished(self) -> set[int]:
         """Indices of the frames in the journal."""
         return set(self._lines)
 
+    def begin(self) -> None:
+        """Take the place of an earlier run's journal, if that has not been done."""
+        if self._end == 0:
+            with replacing(self.path) as part:
+                part.write_text(_dump(_header(self.info)), encoding="utf-8")
+            self._end = self.path.stat().st_size
+
     def add_line(self, index: int, content: dict[str, Any]) -> None:
         """Write the line of one frame, whole or not at all; `content` has its index as "frame"."""
+        self.begin()
         if self._file is None:
             # Unbuffered: of a line that does not fit on the disk, nothing is left to be written.
             self._file = FileIO(self.path, "r+")
@@ -188,6 +201,7 @@ def read_header(path: str | Path) -> VideoInfo:
             num_frames=header["num_frames"],
             names={int(key): name for key, name in header["names"].items()},
             settings=header["settings"],
+            source=header.get("source"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -209,6 +223,7 @@ def _header(info: VideoInfo) -> dict[str, Any]:
         "num_frames": info.num_frames,
         "names": {str(key): name for key, name in info.names.items()},
         "settings": dict(info.settings),
+        "source": info.source,
     }
 
 

@@ -18,10 +18,11 @@ from tempomask.errors import InputError
 from tempomask.media.atomic import make_folder, part_path, write_errors
 from tempomask.media.background import Background
 from tempomask.media.exports import box_lines_folder, write_boxes, write_npz, write_rle
-from tempomask.media.folder_writer import JOURNAL, FolderWriter, check_formats
+from tempomask.media.folder_writer import FolderWriter, check_formats
 from tempomask.media.journal import Journal, VideoInfo, open_journal
 from tempomask.media.masks import read_mask, write_label_png, write_mask_png
 from tempomask.media.overlay import draw_overlay
+from tempomask.media.result_folder import JOURNAL, check_folder, place_of
 from tempomask.media.sources import Frame
 from tempomask.media.video import Video
 from tempomask.media.video_writer import VideoWriter
@@ -38,6 +39,8 @@ FORMATS = {
 }
 # What commands draw from a finished run's journal.
 PICTURES = ("chart.png", "blocks.png")
+# All that a run may write; `boxes` holds the lines by object.
+RESULTS = (*FORMATS.values(), "boxes", *PICTURES, JOURNAL)
 _EXPORTS = {"rle": write_rle, "npz": write_npz, "boxes": write_boxes}
 
 
@@ -65,14 +68,14 @@ class ResultWriter(FolderWriter[Journal]):
         overlay of frames that come in another order (backward), or of a resumed run, is drawn at
         the end from a second reading of it, so it must stay open until then.
     names: of objects by id, for tags and rle. settings: of the run (model, prompts ...); resuming
-        with others is refused. resume: keep what is there and go on; else results of an earlier run
-        in the folder are replaced.
+        with others is refused. resume: keep what is there and go on; else the first frame takes
+        the place of an earlier run in the folder, so that nothing is lost to a run without frames.
     queue: frames that may wait to be written.
 
     As a context manager it finishes on the way out, also after an error or Ctrl-C.
 
-    Raises InputError for an unknown format, a folder that is a file, not writable or full, and when
-    resuming with what does not fit.
+    Raises InputError for an unknown format, a folder that is a file, not writable or full, results
+    that would overwrite the video or what no run wrote, and when resuming with what does not fit.
     """
 
     file_names = FORMATS
@@ -94,14 +97,11 @@ class ResultWriter(FolderWriter[Journal]):
         self.formats = check_formats(formats, FORMATS)
         self._video = video
         info = _video_info(video, size, fps, num_frames, names, settings)
+        check_folder(directory, RESULTS, [] if video is None else [video.name])
         self._new_folder = not Path(directory).exists()
         self.directory = make_folder(directory)
-        if not resume:
-            self._remove_earlier()
-        with write_errors(self.directory):
-            self._journal = Journal(self.directory / JOURNAL, info, resume)
-            for name in self.formats & {"masks", "objects"}:
-                (self.directory / FORMATS[name]).mkdir(exist_ok=True)
+        self._earlier = None if resume else self._open_earlier()
+        self._journal = Journal(self.directory / JOURNAL, info, resume)
         self._finished = {index for index in self._journal.finished if self._files_there(index)}
         self._overlay = VideoWriter(self._path("overlay"), info.size, info.fps)
         self._last_drawn = -1
@@ -161,23 +161,23 @@ class ResultWriter(FolderWriter[Journal]):
             return all(self._object_path(object_id, index).exists() for object_id in ids)
         return True
 
-    def _remove_earlier(self) -> None:
-        """Remove the results of an earlier run, and nothing that a run did not write."""
+    def _open_earlier(self) -> Journal | None:
+        """The journal of a run in the folder, which the first frame is to replace."""
         path = self.directory / JOURNAL
-        if not path.exists():
-            return
-        with write_errors(self.directory):
-            earlier = open_journal(path)
-            for record in earlier.records():
-                self._mask_path(record.index).unlink(missing_ok=True)
-                for object_id in record.object_ids:
-                    self._object_path(object_id, record.index).unlink(missing_ok=True)
-                    self._box_lines(object_id).unlink(missing_ok=True)
-            for name in ("overlay", *_EXPORTS):
-                self._path(name).unlink(missing_ok=True)
-                part_path(self._path(name)).unlink(missing_ok=True)
-            for name in PICTURES:
-                (self.directory / name).unlink(missing_ok=True)
+        return open_journal(path) if path.exists() else None
+
+    def _remove(self, earlier: Journal) -> None:
+        """Remove the results of an earlier run, and nothing that a run did not write."""
+        for record in earlier.records():
+            self._mask_path(record.index).unlink(missing_ok=True)
+            for object_id in record.object_ids:
+                self._object_path(object_id, record.index).unlink(missing_ok=True)
+                self._box_lines(object_id).unlink(missing_ok=True)
+        for name in ("overlay", *_EXPORTS):
+            self._path(name).unlink(missing_ok=True)
+            part_path(self._path(name)).unlink(missing_ok=True)
+        for name in PICTURES:
+            (self.directory / name).unlink(missing_ok=True)
         objects = self._path("objects")
         folders = [self._path("masks"), box_lines_folder(self._path("boxes")), *objects.glob("*")]
         for folder in (*folders, objects):
@@ -187,12 +187,17 @@ class ResultWriter(FolderWriter[Journal]):
     def _write(self, item: tuple[Frame | None, FrameResult]) -> None:
         frame, result = item
         with write_errors(self.directory):
+            if self._earlier is not None:
+                self._remove(self._earlier)
+                self._earlier = None
+            self._journal.begin()
             if "masks" in self.formats:
+                self._path("masks").mkdir(exist_ok=True)
                 write_label_png(self._mask_path(result.index), result.label_map())
             if "objects" in self.formats:
                 for object_id, mask in zip(result.object_ids, result.masks, strict=True):
                     path = self._object_path(object_id, result.index)
-                    path.parent.mkdir(exist_ok=True)
+                    path.parent.mkdir(parents=True, exist_ok=True)
                     write_mask_png(path, mask)
             if "overlay" in self.formats and frame is not None:
                 self._draw(frame, result)
@@ -247,4 +252,5 @@ def _video_info(
         num_frames = num_frames or video.num_frames
     if size is None:
         raise InputError("a result writer needs the video, or the size of its frames")
-    return VideoInfo(size, fps, num_frames, names or {}, settings or {})
+    source = None if video is None else place_of(video.name)
+    return VideoInfo(size, fps, num_frames, names or {}, settings or {}, source)
