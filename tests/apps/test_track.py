@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -291,3 +292,44 @@ def test_prompts_of_several_kinds_in_one_file(track: Track, tmp_path: Path) -> N
     report = track("--prompts", tmp_path / "prompts.json", "--out", tmp_path / "out")
     frames = {item["id"]: item["frames"] for item in report["objects"]}
     assert frames == {1: FRAMES, 2: FRAMES, 5: FRAMES - 3}
+
+
+def test_input_is_not_overwritten(
+    track: Track, run: Run, video: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    track("--point", "12,16", "--out", out)
+    write_label_png(out / "masks" / "00001.png", np.eye(HEIGHT, WIDTH, dtype=np.int32))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text(json.dumps([{"mask": "out/masks/00001.png"}]))
+    mask = out / "masks" / "00001.png"
+    rows = [
+        (out / "overlay.mp4", "--point", "12,16", out / "overlay.mp4"),
+        (out / "masks", "--point", "12,16", out / "masks"),
+        (video, "--mask", mask, mask),
+        (video, "--prompts", prompts, mask),
+    ]
+    for source, option, value, named in rows:
+        code, _, err = run("track", source, "--checkpoint", checkpoint, option, value, "--out", out)
+        assert code == 2 and f"the input {named}; choose another output folder" in err
+    for command in ("propagate", "instances"):
+        given = ("--mask", mask) if command == "propagate" else ()
+        code, _, err = run(command, out / "masks", *given, "--out", out)
+        assert code == 2 and "would overwrite or mingle" in err
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_another_source_of_the_same_name_has_a_folder_of_its_own(
+    run: Run, video: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_results(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "other" / video.name
+    shutil.copytree(video, other)
+    arguments = ("--checkpoint", checkpoint, "--point", "1,2", "--save", "masks")
+    for source, folder in ((video, "square-tracked"), (other, "square-tracked-2")) * 2:
+        code, out, err = run("track", source, *arguments)
+        assert code == 0 and f"{folder}/masks" in out
+        told = "square-tracked holds the results of another source; these go to square-tracked-2"
+        assert (told in err) == (source == other)
