@@ -15,6 +15,7 @@ import pytest
 
 from tempomask.api import Model
 from tempomask.media.masks import read_mask, write_label_png
+from tempomask.tracking.session import Session
 from tempomask.types import FrameResult
 
 # Of the video in conftest.py.
@@ -333,3 +334,29 @@ def test_another_source_of_the_same_name_has_a_folder_of_its_own(
         assert code == 0 and f"{folder}/masks" in out
         told = "square-tracked holds the results of another source; these go to square-tracked-2"
         assert (told in err) == (source == other)
+
+
+def test_ctrl_c_in_the_backward_pass_of_both_keeps_it(
+    track: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--point", "22,16", "--frame", 5, "--direction", "both")
+    whole = track(*arguments, "--out", tmp_path / "whole")
+    step = Session.step
+
+    def interrupted(self: Session, frame: Any, index: int | None = None) -> FrameResult:
+        if index == 3:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, frame, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "step", interrupted)
+        report = track(*arguments, "--out", tmp_path / "out", code=130)
+    assert report["interrupted"] and report["first_frame"] <= 3 and report["last_frame"] == 4
+    kept = [f"{index:05d}.png" for index in range(report["first_frame"], 5)]
+    assert list(masks_of(tmp_path / "out")) == kept
+    report = track(*arguments, "--out", tmp_path / "out", "--resume")
+    assert report["frames"] == FRAMES - len(kept)
+    found, expected = masks_of(tmp_path / "out"), masks_of(tmp_path / "whole")
+    assert whole["frames"] == FRAMES and found.keys() == expected.keys()
+    for name in ("00003.png", "00004.png", "00005.png", "00006.png"):
+        assert np.array_equal(found[name], expected[name])

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,7 +101,7 @@ def follow(
         if point is not None:
             resumed_at = point.frame
             results = _rest(request, video, track, resumed_at, bar)
-        tally = _write(results, watched, writer, bar)
+        tally = _write(results, watched, writer, bar, _backward_part(request))
         files = dict(writer.finish())
     if tally.indices or resumed_at is not None:
         for name in sorted(request.save & {CHART, BLOCKS}):
@@ -168,35 +170,69 @@ def _rest(
         bar.restart(0)
         return iter(())
     journal = open_journal(request.out / JOURNAL)
-    try:
-        planned = plan(journal, request.prompts, next_frame, request.direction)
-    finally:
-        journal.close()
+    planned = plan(journal, request.prompts, next_frame, request.direction)
     span = request.direction, planned.start, request.end
-    bar.restart(frames_to_read(video.num_frames, planned.prompts, *span))
-    return track(planned.prompts, start=planned.start, end=request.end)
+    total = frames_to_read(video.num_frames, planned.prompts, *span)
+    rest = track(planned.prompts, start=planned.start, end=request.end)
+    first, start = min(journal.finished), request.start or 0
+    if request.direction == "both" and first > start:
+        # The backward pass was stopped on its way.
+        before = plan(journal, request.prompts, first - 1, "backward")
+        total = None if total is None else total + before.start - start + 1
+        back = track(before.prompts, direction="backward", start=before.start, end=start)
+        rest = chain((result for result in back if result.index < first), rest)
+    bar.restart(total)
+    return rest
+
+
+def _backward_part(request: Request) -> int:
+    """The frame before which results come from a backward pass that is done before they come."""
+    if request.direction != "both":
+        return 0
+    return max(min(prompt.frame for prompt in request.prompts), request.start or 0)
 
 
 def _write(
-    results: Iterable[FrameResult], video: WatchedVideo, writer: ResultWriter, bar: FrameBar
+    results: Iterable[FrameResult],
+    video: WatchedVideo,
+    writer: ResultWriter,
+    bar: FrameBar,
+    backward_part: int = 0,
 ) -> Tally:
-    """Write every result that is not there yet, until the end or Ctrl-C."""
+    """Write every result that is not there yet, until the end or Ctrl-C.
+
+    Results before frame `backward_part` are written even after Ctrl-C: they were ready by then.
+    """
     tally = Tally()
     drawn = "overlay" in writer.formats
     with stop_wish() as wish, bar.bar:
+        if backward_part:
+            video.stop = wish
         started = time.perf_counter()
-        for result in results:
+        for result in _ready(results, wish):
+            if tally.interrupted and result.index >= backward_part:
+                break
             bar.show(result)
             if result.index not in writer.finished:
                 writer.add(video.frame(result.index) if drawn else None, result)
                 tally.add(result)
-            if wish.is_set():
-                tally.interrupted = True
+            tally.interrupted = wish.is_set()
+            if tally.interrupted and result.index >= backward_part:
                 break
+        tally.interrupted = wish.is_set()
         # Within the clock: frames that wait to be written are work too.
         writer.finish()
         tally.seconds = time.perf_counter() - started
     return tally
+
+
+def _ready(results: Iterable[FrameResult], wish: Event) -> Iterator[FrameResult]:
+    """The results; after Ctrl-C without the complaint that the frames ended before a prompt."""
+    try:
+        yield from results
+    except InputError:
+        if not wish.is_set():
+            raise
 
 
 def _draw(name: str, out: Path) -> Path:
