@@ -237,7 +237,11 @@ def test_resume_refuses_another_run(track: Track, run: Run, video: Path, checkpo
         (["--point", "1,2", "--image-size", 65], "image_size 65 does not fit nano"),
         (["--point", "1,2", "--device", "cuda:7"], "device 'cuda:7' asked for"),
         (["--point", "1,2", "--preset", "best"], "unknown preset 'best'"),
-        (["--point", "1,2", "--end", 0], "there are no frames from 0"),
+        (
+            ["--point", "1,2", "--end", 0],
+            "end 0 stops before the prompt on frame 0; end is the first",
+        ),
+        (["--point", "1,2", "--frame", 4, "--end", 2], "end 2 stops before the prompt on frame 4"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(
@@ -360,3 +364,14 @@ def test_ctrl_c_in_the_backward_pass_of_both_keeps_it(
     assert whole["frames"] == FRAMES and found.keys() == expected.keys()
     for name in ("00003.png", "00004.png", "00005.png", "00006.png"):
         assert np.array_equal(found[name], expected[name])
+
+
+def test_prompts_are_for_the_first_frame_to_track(
+    track: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = fake_results(monkeypatch)
+    (tmp_path / "prompts.json").write_text(json.dumps([{"object": 2, "box": [1, 2, 9, 9]}]))
+    given = ("--point", "1,2", "--prompts", tmp_path / "prompts.json", "--out", tmp_path / "out")
+    report = track(*given, "--start", 3)
+    assert [prompt.frame for prompt in calls[0]["prompts"]] == [3, 3]
+    assert (report["first_frame"], report["frames"]) == (3, FRAMES - 3)

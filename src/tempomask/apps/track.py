@@ -61,7 +61,8 @@ def track(
         Words,
         typer.Option(
             metavar="K",
-            help="Frame of the prompts after it; given once behind all, of all.",
+            help="Frame of the prompts after it; given once behind all, of all. Default: the"
+            " first to track.",
             rich_help_panel=_PROMPTS,
         ),
     ] = None,
@@ -142,7 +143,7 @@ def track(
     """
     del point, negative, box, mask, object_id, frame, prompts
     given = given_options(ctx)
-    wanted = prompts_from_options(given)
+    wanted = prompts_from_options(given, max(0, start or 0))
     if not wanted:
         raise InputError(
             "no prompt given; say where the object is with --point, --box, --mask or --prompts"
