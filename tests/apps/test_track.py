@@ -375,3 +375,12 @@ def test_prompts_are_for_the_first_frame_to_track(
     report = track(*given, "--start", 3)
     assert [prompt.frame for prompt in calls[0]["prompts"]] == [3, 3]
     assert (report["first_frame"], report["frames"]) == (3, FRAMES - 3)
+
+
+def test_resume_extends_a_run_to_a_later_end(track: Track, tmp_path: Path) -> None:
+    arguments = ("--point", "12,16", "--out", tmp_path / "out")
+    assert track(*arguments, "--end", 3)["frames"] == 3
+    report = track(*arguments, "--end", 5, "--resume")
+    assert (report["resumed_at"], report["frames"]) == (3, 2)
+    assert track(*arguments, "--resume")["frames"] == FRAMES - 5
+    assert len(masks_of(tmp_path / "out")) == FRAMES

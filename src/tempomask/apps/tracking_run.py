@@ -120,7 +120,7 @@ def follow(
 
 
 def _settings(request: Request, model: Model | Propagator) -> dict[str, Any]:
-    """What must be the same for a run to be resumed."""
+    """What must be the same for a run to be resumed; not the end, so that it can be extended."""
     attention = getattr(model.config, "memory_attention", None)
     pooling = None if attention is None else attention.pooling
     return {
@@ -133,7 +133,6 @@ def _settings(request: Request, model: Model | Propagator) -> dict[str, Any]:
         "adapter": request.adapter,
         "direction": request.direction,
         "start": request.start,
-        "end": request.end,
         "prompts": [_in_words(prompt) for prompt in request.prompts],
         **request.options,
     }
