@@ -230,6 +230,8 @@ def test_resume_refuses_another_run(track: Track, run: Run, video: Path, checkpo
         (["--negative", "9,5"], "object 1 has only clicks off it; add a click on it"),
         (["--box", "0,0,60,9"], "box (0, 0, 60, 9) that leaves the 48 x 32 picture"),
         (["--object", 0, "--point", "1,2"], "object id 0: ids begin at 1, 0 is background"),
+        (["--object", -1, "--point", "1,2"], "object id -1: ids begin at 1, 0 is background"),
+        (["--object", 70000, "--point", "1,2"], "object id 70000 does not fit a mask picture"),
         (["--point", "1,2", "--frame", 70], "prompt on frame 70, but the video has 7 frames"),
         (["--point", "1,2", "--save", "masks,gif"], "--save gif: unknown; choose from masks"),
         (["--point", "1,2", "--direction", "up"], "--direction must be forward, backward or both"),

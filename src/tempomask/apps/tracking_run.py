@@ -21,6 +21,7 @@ from tempomask.apps.resume import Direction, plan
 from tempomask.apps.watched import WatchedVideo
 from tempomask.errors import InputError
 from tempomask.media.journal import open_journal
+from tempomask.media.masks import MAX_ID
 from tempomask.media.result_folder import JOURNAL, check_folder
 from tempomask.media.writers import FORMATS, RESULTS, ResultWriter
 
@@ -63,6 +64,11 @@ class Request:
             prompt.check_inside(video.size)
             if prompt.object_id < 1:
                 raise InputError(f"object id {prompt.object_id}: ids begin at 1, 0 is background")
+            if prompt.object_id > MAX_ID and "masks" in self.save:
+                raise InputError(
+                    f"object id {prompt.object_id} does not fit a mask picture (1 to {MAX_ID});"
+                    " take a smaller one, or --save objects with a folder for each"
+                )
         self._check_given()
         check_folder(self.out, RESULTS, [self.source, *self.prompt_files])
         if self.resume and not video.seekable:

@@ -73,7 +73,7 @@ class FrameRecord:
 class JournalFile:
     """The lines of one run, whatever they say of a frame, being written or read.
 
-    resume: go on with the journal that is there; else a new one takes its place with the first line.
+    resume: go on with the journal that is there; else a new one takes its place once it has begun.
     Raises InputError if the one that is there is of another video or other settings, or no journal.
     """
 
