@@ -386,3 +386,13 @@ def test_resume_extends_a_run_to_a_later_end(track: Track, tmp_path: Path) -> No
     assert (report["resumed_at"], report["frames"]) == (3, 2)
     assert track(*arguments, "--resume")["frames"] == FRAMES - 5
     assert len(masks_of(tmp_path / "out")) == FRAMES
+
+
+def test_masks_are_called_after_the_frames(
+    run: Run, track: Track, checkpoint: Path, tmp_path: Path
+) -> None:
+    track("--point", "12,16", "--out", tmp_path / "out", "--names")
+    assert list(masks_of(tmp_path / "out")) == [f"{index}.png" for index in range(FRAMES)]
+    given = ("--checkpoint", checkpoint, "--point", "1,2", "--names", "--out", tmp_path / "new")
+    code, _, err = run("track", tmp_path / "out" / "overlay.mp4", *given)
+    assert code == 2 and "leave names out, or give a folder of pictures" in err

@@ -9,6 +9,7 @@ import threading
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco
 
 from tempomask.errors import InputError
@@ -422,3 +423,38 @@ def test_files_that_no_run_recorded_are_not_overwritten(tmp_path, name):
     with pytest.raises(InputError, match="not known to be of an earlier run; move it away"):
         ResultWriter(tmp_path, ["masks"], size=SIZE)
     assert path.read_bytes() == b"mine" and names(tmp_path) == [name]
+
+
+def test_pictures_called_after_those_of_the_source(frames, moving, tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for index in range(4):
+        Image.fromarray(frames[index]).save(folder / f"{5 * index:03d}_left.png")
+    stems = [f"{5 * index:03d}_left" for index in range(4)]
+
+    def write(out, order, **options):
+        with open_video(folder) as video:
+            with ResultWriter(out, ["masks", "objects", "boxes"], video=video, **options) as writer:
+                for index in order:
+                    writer.add(None, moving(index))
+            return writer
+
+    out = tmp_path / "out"
+    write(out, range(2), named=True)
+    assert names(out / "masks") == [f"{stem}.png" for stem in stems[:2]]
+    assert names(out / "objects" / "7") == [f"{stem}.png" for stem in stems[:2]]
+    assert write(out, range(2, 4), named=True, resume=True).finished == {0, 1}
+    assert names(out / "masks") == [f"{stem}.png" for stem in stems]
+    with (out / "boxes.csv").open() as file:
+        assert {(row["frame"], row["name"]) for row in csv.DictReader(file)} == {
+            (str(index), stem) for index, stem in enumerate(stems)
+        }
+    assert [r.name for r in open_journal(out / "frames.jsonl").records()] == stems
+    with pytest.raises(InputError, match="named=True, this run has None"):
+        write(out, [], resume=True)
+    # Numbers take the place of the names.
+    write(out, range(2))
+    assert names(out / "masks") == ["00000.png", "00001.png"]
+    assert [r.name for r in open_journal(out / "frames.jsonl").records()] == stems[:2]
+    with pytest.raises(InputError, match="the list of frames cannot be called after"):
+        ResultWriter(tmp_path / "new", video=open_video(frames), named=True)

@@ -98,6 +98,7 @@ def propagate(
         Path | None, run_choices.folder("Folder for the results. Default: NAME-tracked.")
     ] = None,
     save: Annotated[str, run_choices.formats(run_choices.TRACKED)] = "masks,overlay",
+    names: run_choices.Names = False,
     resume: run_choices.Resume = False,
     as_json: run_choices.Json = False,
 ) -> None:
@@ -133,6 +134,7 @@ def propagate(
         checkpoint=checkpoint,
         adapter=adapter,
         prompt_files=tuple(mask or ()),
+        names=names,
     )
     with open_video(source) as video:
         request.check(video)

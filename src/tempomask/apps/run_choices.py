@@ -32,6 +32,14 @@ Resume = Annotated[
         rich_help_panel=_OUTPUT,
     ),
 ]
+Names = Annotated[
+    bool,
+    typer.Option(
+        "--names",
+        help="Call masks after the source's pictures, as YouTube-VOS and MOSE do, not by number.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option(

@@ -128,6 +128,7 @@ def track(
         str | None,
         run_choices.formats(f"{run_choices.TRACKED}. Default: {SAVED}, and blocks with an adapter"),
     ] = None,
+    names: run_choices.Names = False,
     resume: run_choices.Resume = False,
     as_json: run_choices.Json = False,
 ) -> None:
@@ -181,6 +182,7 @@ def track(
         checkpoint=checkpoint,
         adapter=adapter,
         prompt_files=prompt_files(given),
+        names=names,
     )
     with open_video(source) as video:
         request.check(video)

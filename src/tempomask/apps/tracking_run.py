@@ -23,7 +23,7 @@ from tempomask.errors import InputError
 from tempomask.media.journal import open_journal
 from tempomask.media.masks import MAX_ID
 from tempomask.media.result_folder import JOURNAL, check_folder
-from tempomask.media.writers import FORMATS, RESULTS, ResultWriter
+from tempomask.media.writers import FORMATS, RESULTS, ResultWriter, check_named
 
 if TYPE_CHECKING:
     from tempomask.api import Model
@@ -40,7 +40,8 @@ class Request:
     """What a person asked for. save: any of SAVED. options: of `Model.track`.
 
     checkpoint, adapter: as they were named; None for the model's own, and for none.
-    prompt_files: that the prompts were read from, not to be overwritten.
+    prompt_files: that the prompts were read from, not to be overwritten. names: whether masks are
+    called after the pictures of the source.
     """
 
     source: str
@@ -55,6 +56,7 @@ class Request:
     checkpoint: str | None = None
     adapter: str | None = None
     prompt_files: tuple[Path, ...] = ()
+    names: bool = False
 
     def check(self, video: Video) -> None:
         """InputError for what cannot work, before a model is loaded for it."""
@@ -70,6 +72,8 @@ class Request:
                     " take a smaller one, or --save objects with a folder for each"
                 )
         self._check_given()
+        if self.names:
+            check_named(video)
         check_folder(self.out, RESULTS, [self.source, *self.prompt_files])
         if self.resume and not video.seekable:
             raise InputError(f"{video.name} cannot be read again, so its run cannot be resumed")
@@ -102,6 +106,7 @@ def follow(
         video=video,
         settings=_settings(request, model),
         resume=request.resume,
+        named=request.names,
     ) as writer:
         point = writer.resume_point(backward=request.direction == "backward")
         if point is not None:

@@ -44,7 +44,8 @@ class VideoInfo:
 @dataclass(frozen=True, eq=False)
 class FrameRecord:
     """One finished frame, as read back: index, size (H, W), ids (N), and per object the mask's
-    encoding, box, score (logit), predicted IoU and area in pixels; blocks bool (L,).
+    encoding, box, score (logit), predicted IoU and area in pixels; blocks bool (L,). name: of the
+    source's picture, None where frames have no names.
     """
 
     index: int
@@ -56,6 +57,7 @@ class FrameRecord:
     predicted_iou: NDArray[np.float32]
     areas: NDArray[np.int64]
     blocks: NDArray[np.bool_]
+    name: str | None = None
 
     @cached_property
     def masks(self) -> NDArray[np.bool_]:
@@ -173,9 +175,10 @@ class JournalFile:
 class Journal(JournalFile):
     """The journal of a tracking run: prompted objects, frame by frame."""
 
-    def add(self, result: FrameResult) -> None:
-        """Write the line of one frame, whole or not at all."""
-        self.add_line(result.index, _frame_line(result))
+    def add(self, result: FrameResult, name: str | None = None) -> None:
+        """Write the line of one frame, whole or not at all. name: of the source's picture."""
+        named = {} if name is None else {"name": name}
+        self.add_line(result.index, {**_frame_line(result), **named})
 
     def records(self) -> Iterator[FrameRecord]:
         """All frames, in the order of the video."""
@@ -262,6 +265,7 @@ def _record(line: dict[str, Any], size: Size) -> FrameRecord:
         predicted_iou=np.array([item["predicted_iou"] for item in objects], dtype=np.float32),
         areas=np.array([item["area"] for item in objects], dtype=np.int64),
         blocks=np.array([mark == "1" for mark in line["blocks"]], dtype=bool),
+        name=line.get("name"),
     )
 
 

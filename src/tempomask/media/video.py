@@ -78,6 +78,12 @@ class Video:
         return self._source.num_frames
 
     @property
+    def frame_names(self) -> list[str] | None:
+        """What the pictures of a folder are called, without suffix; no name comes twice."""
+        source = self._source
+        return [path.stem for path in source.paths] if isinstance(source, PictureFolder) else None
+
+    @property
     def seekable(self) -> bool:
         return self._source.seekable
 

@@ -70,6 +70,7 @@ class ResultWriter(FolderWriter[Journal]):
     names: of objects by id, for tags and rle. settings: of the run (model, prompts ...); resuming
         with others is refused. resume: keep what is there and go on; else the first frame takes
         the place of an earlier run in the folder, so that nothing is lost to a run without frames.
+    named: masks and objects are called after the pictures of the video, a folder, not by number.
     queue: frames that may wait to be written.
 
     As a context manager it finishes on the way out, also after an error or Ctrl-C.
@@ -92,10 +93,16 @@ class ResultWriter(FolderWriter[Journal]):
         names: Mapping[int, str] | None = None,
         settings: Mapping[str, Any] | None = None,
         resume: bool = False,
+        named: bool = False,
         queue: int = 4,
     ) -> None:
         self.formats = check_formats(formats, FORMATS)
         self._video = video
+        self._frame_names = None if video is None else video.frame_names
+        self._named = named
+        if named:
+            check_named(video)
+            settings = {**(settings or {}), "named": True}
         info = _video_info(video, size, fps, num_frames, names, settings)
         check_folder(directory, RESULTS, [] if video is None else [video.name])
         self._new_folder = not Path(directory).exists()
@@ -127,7 +134,7 @@ class ResultWriter(FolderWriter[Journal]):
         while frame in self._finished:
             frame += step
         if "masks" in self.formats:
-            return ResumePoint(frame, read_mask(self._mask_path(frame - step)))
+            return ResumePoint(frame, read_mask(self._mask_path(self._stem(frame - step))))
         return ResumePoint(frame, self._journal.record(frame - step).label_map())
 
     def add(self, frame: Frame | None, result: FrameResult) -> None:
@@ -143,22 +150,31 @@ class ResultWriter(FolderWriter[Journal]):
             frame = frame.copy()
         self._background.submit((frame, result))
 
-    def _mask_path(self, index: int) -> Path:
-        return self._path("masks") / f"{index:05d}.png"
+    def _name_of(self, index: int) -> str | None:
+        """What the source calls a frame, if it has names."""
+        return None if self._frame_names is None else self._frame_names[index]
 
-    def _object_path(self, object_id: int, index: int) -> Path:
-        return self._path("objects") / str(object_id) / f"{index:05d}.png"
+    def _stem(self, index: int) -> str:
+        """What the pictures of a frame are called."""
+        return _stem(index, self._name_of(index) if self._named else None)
+
+    def _mask_path(self, stem: str) -> Path:
+        return self._path("masks") / f"{stem}.png"
+
+    def _object_path(self, object_id: int, stem: str) -> Path:
+        return self._path("objects") / str(object_id) / f"{stem}.png"
 
     def _box_lines(self, object_id: int) -> Path:
         return box_lines_folder(self._path("boxes")) / f"{object_id}.txt"
 
     def _files_there(self, index: int) -> bool:
         """Whether the pictures of a frame in the journal are still on disk."""
-        if "masks" in self.formats and not self._mask_path(index).exists():
+        stem = self._stem(index)
+        if "masks" in self.formats and not self._mask_path(stem).exists():
             return False
         if "objects" in self.formats:
             ids = self._journal.record(index).object_ids
-            return all(self._object_path(object_id, index).exists() for object_id in ids)
+            return all(self._object_path(object_id, stem).exists() for object_id in ids)
         return True
 
     def _open_earlier(self) -> Journal | None:
@@ -168,10 +184,12 @@ class ResultWriter(FolderWriter[Journal]):
 
     def _remove(self, earlier: Journal) -> None:
         """Remove the results of an earlier run, and nothing that a run did not write."""
+        named = earlier.info.settings.get("named")
         for record in earlier.records():
-            self._mask_path(record.index).unlink(missing_ok=True)
+            stem = _stem(record.index, record.name if named else None)
+            self._mask_path(stem).unlink(missing_ok=True)
             for object_id in record.object_ids:
-                self._object_path(object_id, record.index).unlink(missing_ok=True)
+                self._object_path(object_id, stem).unlink(missing_ok=True)
                 self._box_lines(object_id).unlink(missing_ok=True)
         for name in ("overlay", *_EXPORTS):
             self._path(name).unlink(missing_ok=True)
@@ -186,6 +204,7 @@ class ResultWriter(FolderWriter[Journal]):
 
     def _write(self, item: tuple[Frame | None, FrameResult]) -> None:
         frame, result = item
+        stem = self._stem(result.index)
         with write_errors(self.directory):
             if self._earlier is not None:
                 self._remove(self._earlier)
@@ -193,15 +212,15 @@ class ResultWriter(FolderWriter[Journal]):
             self._journal.begin()
             if "masks" in self.formats:
                 self._path("masks").mkdir(exist_ok=True)
-                write_label_png(self._mask_path(result.index), result.label_map())
+                write_label_png(self._mask_path(stem), result.label_map())
             if "objects" in self.formats:
                 for object_id, mask in zip(result.object_ids, result.masks, strict=True):
-                    path = self._object_path(object_id, result.index)
+                    path = self._object_path(object_id, stem)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_mask_png(path, mask)
             if "overlay" in self.formats and frame is not None:
                 self._draw(frame, result)
-            self._journal.add(result)
+            self._journal.add(result, self._name_of(result.index))
 
     def _draw(self, frame: Frame, result: FrameResult) -> None:
         """Add a frame to the overlay, or note that the overlay has to wait for the end."""
@@ -236,6 +255,20 @@ class ResultWriter(FolderWriter[Journal]):
         if self._journal.finished:
             for name in self.formats & set(_EXPORTS):
                 _EXPORTS[name](self._path(name), self._journal)
+
+
+def check_named(video: Video | None) -> None:
+    """InputError unless the frames of a video have names."""
+    if video is None or video.frame_names is None:
+        what = "results without a video" if video is None else video.name
+        raise InputError(
+            f"{what} cannot be called after the source's pictures, there are none; leave names"
+            " out, or give a folder of pictures"
+        )
+
+
+def _stem(index: int, name: str | None) -> str:
+    return f"{index:05d}" if name is None else name
 
 
 def _video_info(
