@@ -25,6 +25,7 @@ from tempomask.tracking.label_propagation import PropagationConfig, PropagationS
 from tempomask.tracking.propagate import Direction, FrameSource, check_end
 from tempomask.types import FrameResult, Prompt, Size
 from tempomask.weights.dinov3 import DINOV3_MODELS, load_dinov3
+from tempomask.weights.foreign_names import no_model
 
 
 def load_propagator(
@@ -58,7 +59,7 @@ def load_propagator(
         precision = resolve_dtype(dtype, place)
         return Propagator(load_dinov3(name, checkpoint).to(place), name, config, precision)
     names = [*SEGMENTERS, *DINOV3_MODELS]
-    raise unknown_name(f"unknown model {name!r}", name, names)
+    raise no_model(name, names)
 
 
 class Propagator:

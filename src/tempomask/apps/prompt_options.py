@@ -197,7 +197,12 @@ def read_prompts(path: Path, frame: int = 0) -> list[Prompt]:
         raise InputError(f"cannot read --prompts {path}: {error.strerror}") from None
     except ValueError as error:
         raise InputError(f"--prompts {path} is not JSON: {error}") from None
-    if not isinstance(entries, list) or not entries:
+    if entries == []:
+        raise InputError(
+            f"--prompts {path} is an empty list; add a prompt, such as"
+            ' {"object": 1, "points": [[410, 260]]}'
+        )
+    if not isinstance(entries, list):
         raise InputError(f"--prompts {path} must hold a list of prompts: [{{...}}, ...]")
     listed: list[Prompt] = []
     for position, entry in enumerate(entries):

@@ -129,7 +129,7 @@ def propagate(
         end=end,
         options={**options, **routing},
         out=out or run_choices.default_folder(source, "tracked"),
-        save=frozenset(run_choices.words(save)),
+        save=frozenset(run_choices.listed("save", save) or ()),
         resume=resume,
         checkpoint=checkpoint,
         adapter=adapter,

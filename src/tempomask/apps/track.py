@@ -169,6 +169,7 @@ def track(
 
     adapter = choices.adapter_for(adapter, model, checkpoint, routing)
     routed = adapter is not None and router != "none"
+    default = run_choices.words(SAVED + ",blocks" * routed)
     request = Request(
         source=source,
         prompts=wanted,
@@ -177,7 +178,7 @@ def track(
         end=end,
         options={**options, **routing},
         out=out or run_choices.default_folder(source, "tracked"),
-        save=frozenset(run_choices.words(save or SAVED + ",blocks" * routed)),
+        save=frozenset(run_choices.listed("save", save) or default),
         resume=resume,
         checkpoint=checkpoint,
         adapter=adapter,
