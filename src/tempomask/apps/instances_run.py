@@ -83,6 +83,8 @@ def follow_instances(
         first = request.start if state is None else restore_session(session, state)
         tally = _run(session, video, writer, first, request.end)
         files = dict(writer.finish())
+        if not tally.interrupted and _to_the_end(request, video):
+            writer.forget_state()
     summary = session.summary()
     report = {
         "source": request.source,
@@ -100,6 +102,12 @@ def follow_instances(
         "out": str(request.out),
     }
     return report, files
+
+
+def _to_the_end(request: InstanceRequest, video: Video) -> bool:
+    """Whether no later end could extend the run."""
+    last = video.num_frames
+    return request.end is None or (last is not None and request.end >= last)
 
 
 def _settings(request: InstanceRequest, model: InstanceModel) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class InstanceWriter(FolderWriter[InstanceJournal]):
         tracks: `tracks.csv`, a row per track; boxes: `boxes.csv`, a row per frame and instance;
         masks: `masks/TRACK/NNNNN.png`, black-and-white, one folder per track.
     `frames.jsonl` is always written, a line per finished frame, and `session.safetensors`, the
-    session as last given to `add`; resuming relies on both.
+    session as last given to `add`; resuming relies on both. `forget_state` removes it.
 
     video: where the frames come from; the overlay of a resumed run is drawn at the end from a
         second reading of it, so it must stay open until then.
@@ -118,6 +118,11 @@ class InstanceWriter(FolderWriter[InstanceJournal]):
         state = load_state(path)
         start, frames = state["counts"].tolist()[:2]
         return state if self._finished >= set(range(start, start + frames)) else None
+
+    def forget_state(self) -> None:
+        """Remove the session: the run is through, nothing is left to be resumed."""
+        with write_errors(self.directory):
+            (self.directory / STATE).unlink(missing_ok=True)
 
     def add(self, frame: Frame | None, result: InstanceResult, state: State | None = None) -> None:
         """Queue one result for writing. frame (H, W, 3), RGB: may be None without an overlay.
