@@ -255,6 +255,11 @@ class Model:
         if router not in (known := ("auto", "none", *ATTACH, *STATIC_PLANS)):
             raise InputError(f"unknown router {router!r}; use {', '.join(known)}")
         if replace(routing or Routing(), count_waiting=True) != Routing():
+            if router == "none":
+                raise InputError(
+                    "router none runs all blocks, so that a budget, a rule and fps mean nothing;"
+                    " leave them out, or the router"
+                )
             raise InputError(
                 "a budget, a rule and fps need a router: load the model with an adapter, as"
                 " tempomask adapt makes them (nano-rds comes with the package, for nano)"

@@ -22,9 +22,10 @@ from tempomask.models.encoder import Encoder, Policy
 from tempomask.routing.budget import RuleName
 from tempomask.routing.recurrent import Routing
 from tempomask.tracking.label_propagation import PropagationConfig, PropagationSession
-from tempomask.tracking.propagate import Direction, FrameSource
+from tempomask.tracking.propagate import Direction, FrameSource, check_end
 from tempomask.types import FrameResult, Prompt, Size
 from tempomask.weights.dinov3 import DINOV3_MODELS, load_dinov3
+from tempomask.weights.foreign_names import no_model
 
 
 def load_propagator(
@@ -58,7 +59,7 @@ def load_propagator(
         precision = resolve_dtype(dtype, place)
         return Propagator(load_dinov3(name, checkpoint).to(place), name, config, precision)
     names = [*SEGMENTERS, *DINOV3_MODELS]
-    raise unknown_name(f"unknown model {name!r}", name, names)
+    raise no_model(name, names)
 
 
 class Propagator:
@@ -203,6 +204,7 @@ def _check_range(frames: FrameSource, direction: str, first: int, end: int | Non
             f"prompt on frame {first}, but the video has {frames.num_frames} frames"
             f" (0 to {frames.num_frames - 1})"
         )
+    check_end(direction, first, end)
     low, high = (end or 0, first + 1) if direction == "backward" else (first, end)
     if low < 0 or (high is not None and high <= low):
         last = "the end" if high is None else str(high - 1)

@@ -143,8 +143,10 @@ def test_a_stopped_run_goes_on_with_the_same_ids(
         assert (stopped / name).read_text() == (tmp_path / "whole" / name).read_text(), name
     with open_video(stopped / "overlay.mp4") as overlay:
         assert overlay.num_frames == FRAMES
+    # A run that is through keeps no session: its tracks are found again, its files stay.
+    assert not (stopped / "session.safetensors").exists()
     third = follow(*options, "--resume")
-    assert third["frames"] == 0 and third["tracks"] == whole["tracks"]
+    assert third["tracks"] == whole["tracks"]
 
 
 def test_a_run_without_a_kept_session_starts_again(
@@ -154,7 +156,7 @@ def test_a_run_without_a_kept_session_starts_again(
     monkeypatch.setattr(instances_run, "KEEP_EVERY", 1000)
     out = tmp_path / "out"
     whole = follow("--out", out, "--save", "json")
-    (out / "session.safetensors").unlink()
+    assert not (out / "session.safetensors").exists()
     lines = (out / "frames.jsonl").read_text().splitlines(keepends=True)
     (out / "frames.jsonl").write_text("".join(lines[:4]))
     again = follow("--out", out, "--save", "json", "--resume")
@@ -222,6 +224,10 @@ def test_part_of_a_video(follow: Follow, tmp_path: Path) -> None:
     records = open_instance_journal(tmp_path / "out/frames.jsonl").records()
     assert [record.index for record in records] == [2, 3, 4]
     assert {track["first_frame"] for track in report["tracks"]} <= {2, 3, 4}
+    # A later end can extend the run.
+    assert (tmp_path / "out/session.safetensors").exists()
+    report = follow("--out", tmp_path / "out", "--start", "2", "--resume")
+    assert (report["resumed_at"], report["frames"]) == (5, 2)
 
 
 def test_eval_youtube_vis(run: Run, weights: Path, video_set: Any, tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def test_prompts_come_from_json_too(tmp_path: Path) -> None:
     [
         ("[", "is not JSON"),
         ("{}", "must hold a list of prompts"),
-        ("[]", "must hold a list of prompts"),
+        ("[]", "is an empty list; add a prompt, such as"),
         ("[3]", "prompt 0: expected an object with"),
         ('[{"point": [1, 2]}]', "prompt 0: unknown key 'point'"),
         ('[{"box": [0, 0, 1, 1]}, {"points": [[1, 2]], "labels": [2]}]', "prompt 1: "),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from tempomask.api import Model
 from tempomask.media.masks import read_mask, write_label_png
+from tempomask.tracking.session import Session
 from tempomask.types import FrameResult
 
 # Of the video in conftest.py.
@@ -228,14 +230,23 @@ def test_resume_refuses_another_run(track: Track, run: Run, video: Path, checkpo
         (["--negative", "9,5"], "object 1 has only clicks off it; add a click on it"),
         (["--box", "0,0,60,9"], "box (0, 0, 60, 9) that leaves the 48 x 32 picture"),
         (["--object", 0, "--point", "1,2"], "object id 0: ids begin at 1, 0 is background"),
+        (["--object", -1, "--point", "1,2"], "object id -1: ids begin at 1, 0 is background"),
+        (["--object", 70000, "--point", "1,2"], "object id 70000 does not fit a mask picture"),
         (["--point", "1,2", "--frame", 70], "prompt on frame 70, but the video has 7 frames"),
         (["--point", "1,2", "--save", "masks,gif"], "--save gif: unknown; choose from masks"),
+        (["--point", "1,2", "--save", ""], "--save is empty; leave it out, or give names"),
+        (["--point", "1,2", "--router", "none", "--budget", 0.5], "router none runs all blocks"),
+        (["--point", "1,2", "--memory", "x"], "memory must be one of recent, samurai, samurai-off"),
         (["--point", "1,2", "--direction", "up"], "--direction must be forward, backward or both"),
         (["--point", "1,2", "--model", "nanno"], "unknown model 'nanno'"),
         (["--point", "1,2", "--image-size", 65], "image_size 65 does not fit nano"),
         (["--point", "1,2", "--device", "cuda:7"], "device 'cuda:7' asked for"),
         (["--point", "1,2", "--preset", "best"], "unknown preset 'best'"),
-        (["--point", "1,2", "--end", 0], "there are no frames from 0"),
+        (
+            ["--point", "1,2", "--end", 0],
+            "end 0 stops before the prompt on frame 0; end is the first",
+        ),
+        (["--point", "1,2", "--frame", 4, "--end", 2], "end 2 stops before the prompt on frame 4"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(
@@ -291,3 +302,100 @@ def test_prompts_of_several_kinds_in_one_file(track: Track, tmp_path: Path) -> N
     report = track("--prompts", tmp_path / "prompts.json", "--out", tmp_path / "out")
     frames = {item["id"]: item["frames"] for item in report["objects"]}
     assert frames == {1: FRAMES, 2: FRAMES, 5: FRAMES - 3}
+
+
+def test_input_is_not_overwritten(
+    track: Track, run: Run, video: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    track("--point", "12,16", "--out", out)
+    write_label_png(out / "masks" / "00001.png", np.eye(HEIGHT, WIDTH, dtype=np.int32))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text(json.dumps([{"mask": "out/masks/00001.png"}]))
+    mask = out / "masks" / "00001.png"
+    rows = [
+        (out / "overlay.mp4", "--point", "12,16", out / "overlay.mp4"),
+        (out / "masks", "--point", "12,16", out / "masks"),
+        (video, "--mask", mask, mask),
+        (video, "--prompts", prompts, mask),
+    ]
+    for source, option, value, named in rows:
+        code, _, err = run("track", source, "--checkpoint", checkpoint, option, value, "--out", out)
+        assert code == 2 and f"the input {named}; choose another output folder" in err
+    for command in ("propagate", "instances"):
+        given = ("--mask", mask) if command == "propagate" else ()
+        code, _, err = run(command, out / "masks", *given, "--out", out)
+        assert code == 2 and "would overwrite or mingle" in err
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_another_source_of_the_same_name_has_a_folder_of_its_own(
+    run: Run, video: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_results(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "other" / video.name
+    shutil.copytree(video, other)
+    arguments = ("--checkpoint", checkpoint, "--point", "1,2", "--save", "masks")
+    for source, folder in ((video, "square-tracked"), (other, "square-tracked-2")) * 2:
+        code, out, err = run("track", source, *arguments)
+        assert code == 0 and f"{folder}/masks" in out
+        told = "square-tracked holds the results of another source; these go to square-tracked-2"
+        assert (told in err) == (source == other)
+
+
+def test_ctrl_c_in_the_backward_pass_of_both_keeps_it(
+    track: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--point", "22,16", "--frame", 5, "--direction", "both")
+    whole = track(*arguments, "--out", tmp_path / "whole")
+    step = Session.step
+
+    def interrupted(self: Session, frame: Any, index: int | None = None) -> FrameResult:
+        if index == 3:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, frame, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "step", interrupted)
+        report = track(*arguments, "--out", tmp_path / "out", code=130)
+    assert report["interrupted"] and report["first_frame"] <= 3 and report["last_frame"] == 4
+    kept = [f"{index:05d}.png" for index in range(report["first_frame"], 5)]
+    assert list(masks_of(tmp_path / "out")) == kept
+    report = track(*arguments, "--out", tmp_path / "out", "--resume")
+    assert report["frames"] == FRAMES - len(kept)
+    found, expected = masks_of(tmp_path / "out"), masks_of(tmp_path / "whole")
+    assert whole["frames"] == FRAMES and found.keys() == expected.keys()
+    for name in ("00003.png", "00004.png", "00005.png", "00006.png"):
+        assert np.array_equal(found[name], expected[name])
+
+
+def test_prompts_are_for_the_first_frame_to_track(
+    track: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = fake_results(monkeypatch)
+    (tmp_path / "prompts.json").write_text(json.dumps([{"object": 2, "box": [1, 2, 9, 9]}]))
+    given = ("--point", "1,2", "--prompts", tmp_path / "prompts.json", "--out", tmp_path / "out")
+    report = track(*given, "--start", 3)
+    assert [prompt.frame for prompt in calls[0]["prompts"]] == [3, 3]
+    assert (report["first_frame"], report["frames"]) == (3, FRAMES - 3)
+
+
+def test_resume_extends_a_run_to_a_later_end(track: Track, tmp_path: Path) -> None:
+    arguments = ("--point", "12,16", "--out", tmp_path / "out")
+    assert track(*arguments, "--end", 3)["frames"] == 3
+    report = track(*arguments, "--end", 5, "--resume")
+    assert (report["resumed_at"], report["frames"]) == (3, 2)
+    assert track(*arguments, "--resume")["frames"] == FRAMES - 5
+    assert len(masks_of(tmp_path / "out")) == FRAMES
+
+
+def test_masks_are_called_after_the_frames(
+    run: Run, track: Track, checkpoint: Path, tmp_path: Path
+) -> None:
+    track("--point", "12,16", "--out", tmp_path / "out", "--names")
+    assert list(masks_of(tmp_path / "out")) == [f"{index}.png" for index in range(FRAMES)]
+    given = ("--checkpoint", checkpoint, "--point", "1,2", "--names", "--out", tmp_path / "new")
+    code, _, err = run("track", tmp_path / "out" / "overlay.mp4", *given)
+    assert code == 2 and "leave names out, or give a folder of pictures" in err

@@ -309,3 +309,19 @@ def test_bad_arguments(davis: Make, clip: Make, reading_model: Make, tmp_path: P
     (tmp_path / "out" / "masks").write_text("x")
     with pytest.raises(InputError, match="masks is a file; choose another folder"):
         evaluate(reading_model(), root, out=tmp_path / "out")
+
+
+def test_only_the_first_frames_for_a_quick_look(
+    davis: Make, clip: Make, reading_model: Make, tmp_path: Path
+) -> None:
+    root = davis(cow=clip(8, objects=2), dog=clip(4))
+    summary = evaluate(reading_model(), root, out=tmp_path / "out", max_frames=5)
+    assert (summary.mean, summary.frames) == (100, 9)
+    assert len(names(tmp_path / "out" / "masks" / "cow")) == 5
+    written = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert written["settings"]["max_frames"] == 5
+    assert written["notes"][0].startswith("only the first 5 frames of each sequence")
+    again = evaluate_masks(root, tmp_path / "out", max_frames=5)
+    assert (again.mean, again.notes) == (100, summary.notes)
+    with pytest.raises(InputError, match="max_frames 2: the first and the last frame are not"):
+        evaluate(reading_model(), root, max_frames=2)

@@ -122,3 +122,17 @@ def test_contact_sheet_holds_every_frame(frame):
 )
 def test_evenly_spaced(count, cells, expected):
     assert evenly_spaced(count, cells) == expected
+
+
+def test_tags_move_apart(frame, make_result):
+    """Objects at one place, also at the top edge: no tag covers another."""
+    black, names = np.zeros_like(frame), {k: f"{k} person 0.9{k}" for k in range(1, 7)}
+
+    def drawn(masks):
+        result = make_result(0, masks, (400, 480))
+        changed = draw_overlay(black, result, names=names, opacity=0, contour=0)
+        return int(changed.any(axis=2).sum())
+
+    for row in (200, 4):
+        discs = {k: disc(row, 240, 20) for k in names}
+        assert drawn(discs) == sum(drawn({k: mask}) for k, mask in discs.items()) > 1000

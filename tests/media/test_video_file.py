@@ -106,6 +106,27 @@ def test_variable_frame_rate_keeps_every_frame(encode, numbers):
         assert numbers(video.reversed_frames()) == expected(range(29, -1, -1))
 
 
+def test_broken_times_give_a_sane_rate(encode, tmp_path):
+    """All frames at one time, as a careless remuxer leaves them."""
+    path = tmp_path / "broken.mp4"
+    with av.open(str(encode("good.mp4", frames=12))) as good, av.open(str(path), "w") as broken:
+        stream = broken.add_stream_from_template(good.streams.video[0])
+        for packet in good.demux(good.streams.video[0]):
+            if packet.size:
+                packet.pts = packet.dts = 0
+                packet.stream = stream
+                broken.mux(packet)
+    with open_video(path) as video:
+        assert video.fps is None or 1 < video.fps <= 120
+        assert len(list(video.frames())) == 12
+
+
+@pytest.mark.parametrize("name", ["%05d.jpg", "*.png", "frame_%d.png", "0000?.jpg"])
+def test_patterns_lead_to_the_folder(tmp_path, name):
+    with pytest.raises(InputError, match="give their folder, .*, instead of a pattern"):
+        open_video(str(tmp_path / name))
+
+
 def test_odd_sizes(encode, numbered_frame):
     frames = [numbered_frame(i, 131, 49) for i in range(6)]
     with open_video(encode("odd.mkv", frames, codec="ffv1", pixels="yuv444p")) as video:

@@ -9,6 +9,7 @@ import threading
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco
 
 from tempomask.errors import InputError
@@ -384,3 +385,76 @@ def test_frames_may_be_reused_by_the_caller(tmp_path, frames, moving):
     for index, drawn in overlays(tmp_path / "overlay.mp4").items():
         expected = draw_overlay(frames[index], moving(index)).astype(int)
         assert np.abs(drawn - expected).mean() < 6
+
+
+def test_a_run_without_frames_leaves_the_earlier_one_as_it_is(run, tmp_path, frames):
+    run(FORMATS)
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in names(tmp_path / "out")}
+    with ResultWriter(tmp_path / "out", FORMATS, video=open_video(frames)) as writer:
+        pass
+    assert writer.finish() == {}
+    after = {name: (tmp_path / "out" / name).read_bytes() for name in names(tmp_path / "out")}
+    assert after == before
+
+
+def test_input_is_not_overwritten(run, tmp_path):
+    out = tmp_path / "out"
+    run(["masks", "overlay"])
+    for source in (out / "overlay.mp4", out / "masks"):
+        before = names(out)
+        with (
+            open_video(source) as video,
+            pytest.raises(InputError, match="would overwrite or mingle with the input"),
+        ):
+            ResultWriter(out, ["boxes"], video=video)
+        assert names(out) == before
+    with (
+        open_video(out / "masks") as video,
+        pytest.raises(InputError, match="would overwrite or mingle with the input"),
+    ):
+        ResultWriter(out / "masks", ["boxes"], video=video)
+
+
+@pytest.mark.parametrize("name", ["masks/00000.png", "boxes.csv", "overlay.mp4"])
+def test_files_that_no_run_recorded_are_not_overwritten(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"mine")
+    with pytest.raises(InputError, match="not known to be of an earlier run; move it away"):
+        ResultWriter(tmp_path, ["masks"], size=SIZE)
+    assert path.read_bytes() == b"mine" and names(tmp_path) == [name]
+
+
+def test_pictures_called_after_those_of_the_source(frames, moving, tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for index in range(4):
+        Image.fromarray(frames[index]).save(folder / f"{5 * index:03d}_left.png")
+    stems = [f"{5 * index:03d}_left" for index in range(4)]
+
+    def write(out, order, **options):
+        with open_video(folder) as video:
+            with ResultWriter(out, ["masks", "objects", "boxes"], video=video, **options) as writer:
+                for index in order:
+                    writer.add(None, moving(index))
+            return writer
+
+    out = tmp_path / "out"
+    write(out, range(2), named=True)
+    assert names(out / "masks") == [f"{stem}.png" for stem in stems[:2]]
+    assert names(out / "objects" / "7") == [f"{stem}.png" for stem in stems[:2]]
+    assert write(out, range(2, 4), named=True, resume=True).finished == {0, 1}
+    assert names(out / "masks") == [f"{stem}.png" for stem in stems]
+    with (out / "boxes.csv").open() as file:
+        assert {(row["frame"], row["name"]) for row in csv.DictReader(file)} == {
+            (str(index), stem) for index, stem in enumerate(stems)
+        }
+    assert [r.name for r in open_journal(out / "frames.jsonl").records()] == stems
+    with pytest.raises(InputError, match="named=True, this run has None"):
+        write(out, [], resume=True)
+    # Numbers take the place of the names.
+    write(out, range(2))
+    assert names(out / "masks") == ["00000.png", "00001.png"]
+    assert [r.name for r in open_journal(out / "frames.jsonl").records()] == stems[:2]
+    with pytest.raises(InputError, match="the list of frames cannot be called after"):
+        ResultWriter(tmp_path / "new", video=open_video(frames), named=True)

@@ -366,7 +366,7 @@ def refusals() -> list[tuple[Callable[[Propagator], object], str]]:
         (lambda p: p.track(frames, Prompt(mask=mask[:9])), "must be as large as"),
         (lambda p: p.track(frames, Prompt(frame=3, mask=mask)), "but the video has 3 frames"),
         (lambda p: p.track(frames, here, direction="both"), 'direction "forward" or "backward"'),
-        (lambda p: p.track(frames, here, end=0), "there are no frames from 0"),
+        (lambda p: p.track(frames, here, end=0), "end 0 stops before the prompt on frame 0"),
         (lambda p: p.track(iter(frames), here, direction="backward"), "read in any order"),
         (lambda p: p.track(frames, here, topk=3), "no option 'topk'; did you mean top_k"),
         (lambda p: p.session(radius=0), "radius must be above 0"),

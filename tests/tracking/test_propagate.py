@@ -163,11 +163,15 @@ def test_lookahead_gives_every_object_from_the_start(
         (Prompt(0, A, points=[(80, 1)]), {}, "outside the 80 x 48 picture"),
         (PROMPTS[1], {"direction": "sideways"}, "got 'sideways'"),
         (PROMPTS[1], {"start": 3}, "frame 2 lies outside the tracked frames 3 to the end"),
-        (PROMPTS[1], {"end": 2}, "there are no frames from 2 to 1"),
+        (PROMPTS[1], {"end": 2}, "end 2 stops before the prompt on frame 2;.* take 3 or more"),
         (PROMPTS[0], {"start": 0, "end": 5}, "frame 6 lies outside the tracked frames 0 to 4"),
         (PROMPTS[1], {"start": -1}, "there are no frames from -1"),
         (PROMPTS[1], {"start": 8}, "start 8 lies beyond the video's 8 frames"),
-        (PROMPTS[1], {"direction": "backward", "end": 3}, "there are no frames from 3 to 2"),
+        (
+            PROMPTS[1],
+            {"direction": "backward", "end": 3},
+            "end 3 lies after the prompt on frame 2;",
+        ),
         (PROMPTS[1], {"direction": "backward", "start": 1}, "frame 2 lies outside .* 0 to 1"),
     ],
 )

@@ -19,6 +19,7 @@ from tempomask.errors import InputError
 from tempomask.models.config import SEGMENTERS, SegmenterConfig
 from tempomask.models.segmenter import Segmenter
 from tempomask.weights import load_segmenter, save_segmenter, to_official, to_transformers
+from tempomask.weights.zoo import ASSETS
 
 Make = Callable[[str], Segmenter]
 Writer = Callable[[Segmenter, Path], Path]
@@ -332,3 +333,27 @@ def test_loading_does_not_import_the_compiler() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "tempomask.weights.loading" in done.stdout.split(), done.stderr
     assert "torch._dynamo" not in done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("sam2.1_hiera_l", "the model is called sam2.1-large here"),
+        ("sam2_hiera_b+", "the model is called sam2-base-plus here"),
+        ("sam2.1_hiera_base_plus.pt", "sam2.1-base-plus here, and a file or a Hub id is given as"),
+        ("configs/sam2.1/sam2.1_hiera_t.yaml", "the model is called sam2.1-tiny here"),
+        ("facebook/sam2.1-hiera-small", "sam2.1-small here, and a file or a Hub id is given as"),
+        ("someone/model", r"given as the checkpoint \(--checkpoint, checkpoint=\)"),
+        ("nano-rds", "nano-rds is an adapter, not a model: give it as the adapter"),
+        ("dinov3-vits16", "run `tempomask propagate --model dinov3-vits16`"),
+        ("nano-vis", "run `tempomask instances`, or load_instances"),
+    ],
+)
+def test_names_of_other_things_lead_to_the_right_place(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_segmenter(name)
+
+
+def test_an_instance_model_is_no_checkpoint_to_track_with() -> None:
+    with pytest.raises(InputError, match="nano-vis.safetensors holds a model that finds .* run"):
+        load_segmenter(checkpoint=ASSETS / "nano-vis.safetensors")

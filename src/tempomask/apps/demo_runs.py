@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tempomask.apps import console
 from tempomask.apps.tracking_run import Request, follow
 from tempomask.evaluation.frame_times import median_seconds, paired_times
-from tempomask.media.folder_writer import JOURNAL
 from tempomask.media.journal import FrameRecord, open_journal
+from tempomask.media.result_folder import JOURNAL
 from tempomask.media.video import open_video
 from tempomask.routing.recurrent import Routing
 

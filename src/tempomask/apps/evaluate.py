@@ -56,6 +56,13 @@ def davis(
         str | None,
         typer.Option(help="Folder of the pictures, such as 480p.", show_default=False),
     ] = None,
+    max_frames: Annotated[
+        int | None,
+        typer.Option(
+            help="Only so many first frames of each sequence, for a quick look; the scores say so.",
+            show_default=False,
+        ),
+    ] = None,
     propagator: Annotated[
         str | None,
         typer.Option(
@@ -102,6 +109,7 @@ def davis(
         "sequences": run_choices.listed("sequences", sequences),
         "single_object": single_object,
         "resolution": resolution,
+        "max_frames": max_frames,
         "out": out,
     }
     # For models alone; propagation refuses the other options by name itself.

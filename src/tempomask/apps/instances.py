@@ -81,7 +81,7 @@ def instances(
             min_score=min_score, max_overlap=max_overlap, score_frames=score_frames
         ),
         out=out or run_choices.default_folder(source, "instances"),
-        save=frozenset(run_choices.words(save)),
+        save=frozenset(run_choices.listed("save", save) or ()),
         resume=resume,
         checkpoint=checkpoint,
     )

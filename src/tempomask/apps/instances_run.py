@@ -13,7 +13,8 @@ from tempomask.apps.interrupts import stop_wish
 from tempomask.apps.progress import FrameBar
 from tempomask.errors import InputError
 from tempomask.instances_api import instance_options
-from tempomask.media.instance_writer import INSTANCE_FORMATS, InstanceWriter
+from tempomask.media.instance_writer import INSTANCE_FORMATS, INSTANCE_RESULTS, InstanceWriter
+from tempomask.media.result_folder import check_folder
 from tempomask.media.sources import Frame
 from tempomask.tracking.instance_results import InstanceSummary
 from tempomask.tracking.instance_state import restore_session, session_state
@@ -52,6 +53,7 @@ class InstanceRequest:
             raise InputError(f"frames from {self.start} to before {self.end}: there are none")
         if video.num_frames is not None and self.start >= video.num_frames:
             raise InputError(f"{video.name} has {video.num_frames} frames; --start {self.start}")
+        check_folder(self.out, INSTANCE_RESULTS, [self.source])
         if self.resume and not video.seekable:
             raise InputError(f"{video.name} cannot be read again, so its run cannot be resumed")
 
@@ -81,6 +83,8 @@ def follow_instances(
         first = request.start if state is None else restore_session(session, state)
         tally = _run(session, video, writer, first, request.end)
         files = dict(writer.finish())
+        if not tally.interrupted and _to_the_end(request, video):
+            writer.forget_state()
     summary = session.summary()
     report = {
         "source": request.source,
@@ -98,6 +102,12 @@ def follow_instances(
         "out": str(request.out),
     }
     return report, files
+
+
+def _to_the_end(request: InstanceRequest, video: Video) -> bool:
+    """Whether no later end could extend the run."""
+    last = video.num_frames
+    return request.end is None or (last is not None and request.end >= last)
 
 
 def _settings(request: InstanceRequest, model: InstanceModel) -> dict[str, Any]:

@@ -75,8 +75,8 @@ class _Parts:
 class _Collector:
     """Gathers prompts: clicks and a box of one object on one frame are one prompt."""
 
-    def __init__(self) -> None:
-        self.frame, self.object_id = 0, 1
+    def __init__(self, frame: int) -> None:
+        self.frame, self.object_id = frame, 1
         # Whether --object has named it.
         self.named = False
         self.listed: list[_Parts | Prompt] = []
@@ -112,9 +112,12 @@ class _Collector:
         return [item.prompt() if isinstance(item, _Parts) else item for item in self.listed]
 
 
-def prompts_from_options(options: Iterable[tuple[str, str]]) -> list[Prompt]:
-    """The prompts that a row of options stands for. InputError for an option that acts on none."""
-    collector = _Collector()
+def prompts_from_options(options: Iterable[tuple[str, str]], frame: int = 0) -> list[Prompt]:
+    """The prompts that a row of options stands for. InputError for an option that acts on none.
+
+    frame: of prompts that name none.
+    """
+    collector = _Collector(frame)
     for name, text in _standing_first(list(options)):
         if name == "object_id":
             collector.object_id, collector.named = whole(text, "--object"), True
@@ -127,8 +130,21 @@ def prompts_from_options(options: Iterable[tuple[str, str]]) -> list[Prompt]:
         elif name == "mask":
             collector.mask(Path(text))
         elif name == "prompts":
-            collector.listed.extend(read_prompts(Path(text)))
+            collector.listed.extend(read_prompts(Path(text), frame))
     return collector.prompts()
+
+
+def prompt_files(options: Iterable[tuple[str, str]]) -> tuple[Path, ...]:
+    """The files that the options name, and the masks that JSON files among them name."""
+    files: list[Path] = []
+    for name, text in options:
+        if name in ("mask", "prompts"):
+            files.append(Path(text))
+        if name == "prompts":
+            entries = json.loads(Path(text).read_text(encoding="utf-8"))
+            masks = [entry["mask"] for entry in entries if entry.get("mask") is not None]
+            files += [Path(text).parent / mask for mask in masks]
+    return tuple(files)
 
 
 def _standing_first(options: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -169,11 +185,11 @@ def mask_prompts(path: Path, frame: int, object_id: int, named: bool = False) ->
     return [Prompt(frame=frame, object_id=i, mask=labels == i) for i in ids]
 
 
-def read_prompts(path: Path) -> list[Prompt]:
+def read_prompts(path: Path, frame: int = 0) -> list[Prompt]:
     """Prompts from a JSON list of {frame, object, points, labels, box, mask}.
 
-    A mask is the path of a picture, relative to the JSON file. frame is 0 and object is 1 if left
-    out. InputError, with the file and the entry, for everything else.
+    A mask is the path of a picture, relative to the JSON file. object is 1 and frame as given
+    here if left out. InputError, with the file and the entry, for everything else.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
@@ -181,18 +197,23 @@ def read_prompts(path: Path) -> list[Prompt]:
         raise InputError(f"cannot read --prompts {path}: {error.strerror}") from None
     except ValueError as error:
         raise InputError(f"--prompts {path} is not JSON: {error}") from None
-    if not isinstance(entries, list) or not entries:
+    if entries == []:
+        raise InputError(
+            f"--prompts {path} is an empty list; add a prompt, such as"
+            ' {"object": 1, "points": [[410, 260]]}'
+        )
+    if not isinstance(entries, list):
         raise InputError(f"--prompts {path} must hold a list of prompts: [{{...}}, ...]")
     listed: list[Prompt] = []
     for position, entry in enumerate(entries):
         try:
-            listed.extend(_read_entry(entry, path.parent))
+            listed.extend(_read_entry(entry, path.parent, frame))
         except InputError as error:
             raise InputError(f"{path}, prompt {position}: {error}") from None
     return listed
 
 
-def _read_entry(entry: Any, folder: Path) -> list[Prompt]:
+def _read_entry(entry: Any, folder: Path, default_frame: int) -> list[Prompt]:
     from tempomask.types import Prompt
 
     if not isinstance(entry, dict):
@@ -200,7 +221,7 @@ def _read_entry(entry: Any, folder: Path) -> list[Prompt]:
     unknown = sorted(set(entry) - _KEYS)
     if unknown:
         raise InputError(f"unknown key {unknown[0]!r}; use {', '.join(sorted(_KEYS))}")
-    frame, object_id = entry.get("frame", 0), entry.get("object", 1)
+    frame, object_id = entry.get("frame", default_frame), entry.get("object", 1)
     if entry.get("mask") is None:
         return [
             Prompt(

@@ -98,6 +98,7 @@ def propagate(
         Path | None, run_choices.folder("Folder for the results. Default: NAME-tracked.")
     ] = None,
     save: Annotated[str, run_choices.formats(run_choices.TRACKED)] = "masks,overlay",
+    names: run_choices.Names = False,
     resume: run_choices.Resume = False,
     as_json: run_choices.Json = False,
 ) -> None:
@@ -128,10 +129,12 @@ def propagate(
         end=end,
         options={**options, **routing},
         out=out or run_choices.default_folder(source, "tracked"),
-        save=frozenset(run_choices.words(save)),
+        save=frozenset(run_choices.listed("save", save) or ()),
         resume=resume,
         checkpoint=checkpoint,
         adapter=adapter,
+        prompt_files=tuple(mask or ()),
+        names=names,
     )
     with open_video(source) as video:
         request.check(video)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
+from tempomask.apps import console
 from tempomask.errors import InputError
 
 _OUTPUT = "Output"
@@ -27,6 +29,14 @@ Resume = Annotated[
     typer.Option(
         "--resume",
         help="Go on with an interrupted run in the same folder, after its last finished frame.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Names = Annotated[
+    bool,
+    typer.Option(
+        "--names",
+        help="Call masks after the source's pictures, as YouTube-VOS and MOSE do, not by number.",
         rich_help_panel=_OUTPUT,
     ),
 ]
@@ -55,9 +65,16 @@ def formats(names: str) -> Any:
 
 
 def default_folder(source: str, what: str) -> Path:
-    """Where results go unless a folder is named: in this folder, beside nothing of the user's."""
+    """Where results go unless a folder is named: in this folder, beside those of other sources."""
+    from tempomask.media.result_folder import holds_another
+
     name = f"camera{source}" if source.isdecimal() else Path(source.rstrip("/")).stem
-    return Path(f"{name or 'video'}-{what}")
+    first = Path(f"{name or 'video'}-{what}")
+    folders = chain([first], (first.with_name(f"{first.name}-{n}") for n in count(2)))
+    folder = next(folder for folder in folders if not holds_another(folder, source))
+    if folder != first:
+        console.note(f"{first} holds the results of another source; these go to {folder}")
+    return folder
 
 
 def words(text: str) -> list[str]:

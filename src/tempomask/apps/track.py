@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from tempomask.apps import choices, console, run_choices
-from tempomask.apps.prompt_options import given_options, prompts_from_options
+from tempomask.apps.prompt_options import given_options, prompt_files, prompts_from_options
 from tempomask.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def track(
         Words,
         typer.Option(
             metavar="K",
-            help="Frame of the prompts after it; given once behind all, of all.",
+            help="Frame of the prompts after it; given once behind all, of all. Default: the"
+            " first to track.",
             rich_help_panel=_PROMPTS,
         ),
     ] = None,
@@ -127,6 +128,7 @@ def track(
         str | None,
         run_choices.formats(f"{run_choices.TRACKED}. Default: {SAVED}, and blocks with an adapter"),
     ] = None,
+    names: run_choices.Names = False,
     resume: run_choices.Resume = False,
     as_json: run_choices.Json = False,
 ) -> None:
@@ -141,7 +143,8 @@ def track(
     Ctrl-C stops after the frame at hand and keeps what is finished; the exit code is then 130.
     """
     del point, negative, box, mask, object_id, frame, prompts
-    wanted = prompts_from_options(given_options(ctx))
+    given = given_options(ctx)
+    wanted = prompts_from_options(given, max(0, start or 0))
     if not wanted:
         raise InputError(
             "no prompt given; say where the object is with --point, --box, --mask or --prompts"
@@ -166,6 +169,7 @@ def track(
 
     adapter = choices.adapter_for(adapter, model, checkpoint, routing)
     routed = adapter is not None and router != "none"
+    default = run_choices.words(SAVED + ",blocks" * routed)
     request = Request(
         source=source,
         prompts=wanted,
@@ -174,10 +178,12 @@ def track(
         end=end,
         options={**options, **routing},
         out=out or run_choices.default_folder(source, "tracked"),
-        save=frozenset(run_choices.words(save or SAVED + ",blocks" * routed)),
+        save=frozenset(run_choices.listed("save", save) or default),
         resume=resume,
         checkpoint=checkpoint,
         adapter=adapter,
+        prompt_files=prompt_files(given),
+        names=names,
     )
     with open_video(source) as video:
         request.check(video)

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +20,10 @@ from tempomask.apps.progress import FrameBar, Tally, frames_to_read
 from tempomask.apps.resume import Direction, plan
 from tempomask.apps.watched import WatchedVideo
 from tempomask.errors import InputError
-from tempomask.media.folder_writer import JOURNAL
 from tempomask.media.journal import open_journal
-from tempomask.media.writers import FORMATS, ResultWriter
+from tempomask.media.masks import MAX_ID
+from tempomask.media.result_folder import JOURNAL, check_folder
+from tempomask.media.writers import FORMATS, RESULTS, ResultWriter, check_named
 
 if TYPE_CHECKING:
     from tempomask.api import Model
@@ -37,6 +40,8 @@ class Request:
     """What a person asked for. save: any of SAVED. options: of `Model.track`.
 
     checkpoint, adapter: as they were named; None for the model's own, and for none.
+    prompt_files: that the prompts were read from, not to be overwritten. names: whether masks are
+    called after the pictures of the source.
     """
 
     source: str
@@ -50,6 +55,8 @@ class Request:
     resume: bool
     checkpoint: str | None = None
     adapter: str | None = None
+    prompt_files: tuple[Path, ...] = ()
+    names: bool = False
 
     def check(self, video: Video) -> None:
         """InputError for what cannot work, before a model is loaded for it."""
@@ -59,7 +66,15 @@ class Request:
             prompt.check_inside(video.size)
             if prompt.object_id < 1:
                 raise InputError(f"object id {prompt.object_id}: ids begin at 1, 0 is background")
+            if prompt.object_id > MAX_ID and "masks" in self.save:
+                raise InputError(
+                    f"object id {prompt.object_id} does not fit a mask picture (1 to {MAX_ID});"
+                    " take a smaller one, or --save objects with a folder for each"
+                )
         self._check_given()
+        if self.names:
+            check_named(video)
+        check_folder(self.out, RESULTS, [self.source, *self.prompt_files])
         if self.resume and not video.seekable:
             raise InputError(f"{video.name} cannot be read again, so its run cannot be resumed")
 
@@ -91,12 +106,13 @@ def follow(
         video=video,
         settings=_settings(request, model),
         resume=request.resume,
+        named=request.names,
     ) as writer:
         point = writer.resume_point(backward=request.direction == "backward")
         if point is not None:
             resumed_at = point.frame
             results = _rest(request, video, track, resumed_at, bar)
-        tally = _write(results, watched, writer, bar)
+        tally = _write(results, watched, writer, bar, _backward_part(request))
         files = dict(writer.finish())
     if tally.indices or resumed_at is not None:
         for name in sorted(request.save & {CHART, BLOCKS}):
@@ -115,7 +131,7 @@ def follow(
 
 
 def _settings(request: Request, model: Model | Propagator) -> dict[str, Any]:
-    """What must be the same for a run to be resumed."""
+    """What must be the same for a run to be resumed; not the end, so that it can be extended."""
     attention = getattr(model.config, "memory_attention", None)
     pooling = None if attention is None else attention.pooling
     return {
@@ -128,7 +144,6 @@ def _settings(request: Request, model: Model | Propagator) -> dict[str, Any]:
         "adapter": request.adapter,
         "direction": request.direction,
         "start": request.start,
-        "end": request.end,
         "prompts": [_in_words(prompt) for prompt in request.prompts],
         **request.options,
     }
@@ -165,35 +180,69 @@ def _rest(
         bar.restart(0)
         return iter(())
     journal = open_journal(request.out / JOURNAL)
-    try:
-        planned = plan(journal, request.prompts, next_frame, request.direction)
-    finally:
-        journal.close()
+    planned = plan(journal, request.prompts, next_frame, request.direction)
     span = request.direction, planned.start, request.end
-    bar.restart(frames_to_read(video.num_frames, planned.prompts, *span))
-    return track(planned.prompts, start=planned.start, end=request.end)
+    total = frames_to_read(video.num_frames, planned.prompts, *span)
+    rest = track(planned.prompts, start=planned.start, end=request.end)
+    first, start = min(journal.finished), request.start or 0
+    if request.direction == "both" and first > start:
+        # The backward pass was stopped on its way.
+        before = plan(journal, request.prompts, first - 1, "backward")
+        total = None if total is None else total + before.start - start + 1
+        back = track(before.prompts, direction="backward", start=before.start, end=start)
+        rest = chain((result for result in back if result.index < first), rest)
+    bar.restart(total)
+    return rest
+
+
+def _backward_part(request: Request) -> int:
+    """The frame before which results come from a backward pass that is done before they come."""
+    if request.direction != "both":
+        return 0
+    return max(min(prompt.frame for prompt in request.prompts), request.start or 0)
 
 
 def _write(
-    results: Iterable[FrameResult], video: WatchedVideo, writer: ResultWriter, bar: FrameBar
+    results: Iterable[FrameResult],
+    video: WatchedVideo,
+    writer: ResultWriter,
+    bar: FrameBar,
+    backward_part: int = 0,
 ) -> Tally:
-    """Write every result that is not there yet, until the end or Ctrl-C."""
+    """Write every result that is not there yet, until the end or Ctrl-C.
+
+    Results before frame `backward_part` are written even after Ctrl-C: they were ready by then.
+    """
     tally = Tally()
     drawn = "overlay" in writer.formats
     with stop_wish() as wish, bar.bar:
+        if backward_part:
+            video.stop = wish
         started = time.perf_counter()
-        for result in results:
+        for result in _ready(results, wish):
+            if tally.interrupted and result.index >= backward_part:
+                break
             bar.show(result)
             if result.index not in writer.finished:
                 writer.add(video.frame(result.index) if drawn else None, result)
                 tally.add(result)
-            if wish.is_set():
-                tally.interrupted = True
+            tally.interrupted = wish.is_set()
+            if tally.interrupted and result.index >= backward_part:
                 break
+        tally.interrupted = wish.is_set()
         # Within the clock: frames that wait to be written are work too.
         writer.finish()
         tally.seconds = time.perf_counter() - started
     return tally
+
+
+def _ready(results: Iterable[FrameResult], wish: Event) -> Iterator[FrameResult]:
+    """The results; after Ctrl-C without the complaint that the frames ended before a prompt."""
+    try:
+        yield from results
+    except InputError:
+        if not wish.is_set():
+            raise
 
 
 def _draw(name: str, out: Path) -> Path:

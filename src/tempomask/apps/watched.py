@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from threading import Event
 
 from tempomask.media.sources import Frame
 from tempomask.media.video import Video
@@ -14,7 +15,7 @@ IndexedFrames = Iterator[tuple[int, Frame]]
 class WatchedVideo:
     """The frames of a video, each reported as it is read. A `FrameSource` for `Model.track`.
 
-    on_read: called for every frame that the tracker reads.
+    on_read: called for every frame that the tracker reads. stop: once set, the frames end.
     """
 
     def __init__(self, video: Video, on_read: Callable[[], None]) -> None:
@@ -22,6 +23,7 @@ class WatchedVideo:
         self._latest: tuple[int, Frame] | None = None
         self._again: IndexedFrames = iter(())
         self._again_at = -1
+        self.stop = Event()
 
     @property
     def size(self) -> Size:
@@ -43,6 +45,8 @@ class WatchedVideo:
 
     def _watch(self, frames: IndexedFrames) -> IndexedFrames:
         for item in frames:
+            if self.stop.is_set():
+                return
             self._latest = item
             self._on_read()
             yield item

@@ -8,7 +8,7 @@ of a split. Other data laid out so can be read too; names and numbers of the fra
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -48,6 +48,11 @@ class DavisSequence:
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    def first(self, count: int | None) -> DavisSequence:
+        """The sequence as if it ended after so many frames; None for all."""
+        pictures, annotations = self.pictures[:count], self.annotations[:count]
+        return replace(self, pictures=pictures, annotations=annotations)
 
     @cached_property
     def size(self) -> Size:
@@ -98,6 +103,7 @@ class Davis:
     sequences: only these, whether they are in the split or not.
     single_object: as of `DavisSequence`; lists of 2016 imply it.
     resolution: folder such as "480p"; None takes 480p if it is there, else what is.
+    max_frames: of each sequence, only so many of its first frames.
 
     Raises InputError for missing folders, unknown splits and sequences (with the nearest names),
     and for frames and annotations that do not pair.
@@ -110,8 +116,10 @@ class Davis:
         sequences: Sequence[str] | None = None,
         single_object: bool = False,
         resolution: str | None = None,
+        max_frames: int | None = None,
     ) -> None:
         self.root = Path(root)
+        self.max_frames = max_frames
         _check_root(self.root)
         pictures, annotations = _folders(self.root, resolution)
         present = sorted((p.name for p in pictures.iterdir() if p.is_dir()), key=natural_key)
@@ -127,7 +135,8 @@ class Davis:
         year = None if self.split is None else self.split.split("/")[0]
         single_object = single_object or year in SINGLE_OBJECT_YEARS
         self.sequences = [
-            _pair(name, pictures / name, annotations / name, single_object) for name in names
+            _pair(name, pictures / name, annotations / name, single_object).first(max_frames)
+            for name in names
         ]
 
     def __len__(self) -> int:

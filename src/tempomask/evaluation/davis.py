@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,6 +55,7 @@ def evaluate(
     prompt: PromptKind = "mask",
     single_object: bool = False,
     resolution: str | None = None,
+    max_frames: int | None = None,
     policy: Policy | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -61,7 +63,7 @@ def evaluate(
     """Track every sequence of a DAVIS root from its first frame and score it.
 
     model: that tracks, or a propagator, which takes masks only.
-    split, sequences, single_object, resolution: as of `Davis`.
+    split, sequences, single_object, resolution, max_frames: as of `Davis`.
     out: folder for masks/SEQ/NNNNN.png (label maps, where objects overlap the highest logit wins),
         results.csv (up to date after each sequence) and summary.json; None writes nothing.
     prompt: how the objects of the first annotation are given: "mask", "box", "click" (the middle of
@@ -76,8 +78,7 @@ def evaluate(
     written.
     """
     check_kind(prompt)
-    dataset = Davis(root, split, sequences, single_object, resolution)
-    _check_scorable(dataset)
+    dataset = _scorable(root, split, sequences, single_object, resolution, max_frames)
     folder = None if out is None else make_folder(out)
     runs = []
     for sequence in dataset:
@@ -97,6 +98,7 @@ def evaluate(
     }
     scored = [run.score for run in runs]
     summary = summarise(scored, settings, float(np.mean(shares)) if shares else None)
+    summary = _with_note(summary, max_frames)
     if folder is not None:
         write_summary(folder, summary)
     return summary
@@ -110,6 +112,7 @@ def evaluate_masks(
     sequences: Sequence[str] | None = None,
     single_object: bool = False,
     resolution: str | None = None,
+    max_frames: int | None = None,
     out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> EvaluationSummary:
@@ -121,8 +124,7 @@ def evaluate_masks(
 
     Raises InputError for missing sequences and frames, and for masks of another size.
     """
-    dataset = Davis(root, split, sequences, single_object, resolution)
-    _check_scorable(dataset)
+    dataset = _scorable(root, split, sequences, single_object, resolution, max_frames)
     predicted = _predictions(Path(masks), dataset)
     folder = None if out is None else make_folder(out)
     scored = []
@@ -143,7 +145,7 @@ def evaluate_masks(
                 progress(sequence.name, index, len(paths))
         scored.append(SequenceScore(sequence.name, metric.compute(), len(sequence)))
     settings = {"model": None, "masks": Path(masks).name, **_dataset_settings(dataset)}
-    summary = summarise(scored, settings)
+    summary = _with_note(summarise(scored, settings), max_frames)
     if folder is not None:
         write_results(folder, scored)
         write_summary(folder, summary)
@@ -210,8 +212,20 @@ class _SequenceRun:
         )
 
 
-def _check_scorable(dataset: Davis) -> None:
-    """InputError, before anything is tracked, unless every sequence can be scored."""
+def _scorable(
+    root: str | Path,
+    split: str | None,
+    sequences: Sequence[str] | None,
+    single_object: bool,
+    resolution: str | None,
+    max_frames: int | None,
+) -> Davis:
+    """The dataset; InputError, before anything is tracked, unless all sequences can be scored."""
+    if max_frames is not None and max_frames < 3:
+        raise InputError(
+            f"max_frames {max_frames}: the first and the last frame are not scored; take 3 or more"
+        )
+    dataset = Davis(root, split, sequences, single_object, resolution, max_frames)
     for sequence in dataset:
         if len(sequence) < 3:
             raise InputError(
@@ -219,6 +233,7 @@ def _check_scorable(dataset: Davis) -> None:
                 " not scored, so that it needs 3 or more"
             )
         _ = sequence.object_ids
+    return dataset
 
 
 @contextmanager
@@ -270,9 +285,18 @@ def _predictions(folder: Path, dataset: Davis) -> list[list[Path]]:
     return predicted
 
 
+def _with_note(summary: EvaluationSummary, max_frames: int | None) -> EvaluationSummary:
+    """The summary, with a word on frames left out."""
+    if max_frames is None:
+        return summary
+    note = f"only the first {max_frames} frames of each sequence: no scores to compare with others"
+    return replace(summary, notes=(*summary.notes, note))
+
+
 def _dataset_settings(dataset: Davis) -> dict[str, Any]:
     return {
         "dataset": dataset.root.resolve().name,
         "split": dataset.split,
         "single_object": all(sequence.single_object for sequence in dataset),
+        **({} if dataset.max_frames is None else {"max_frames": dataset.max_frames}),
     }

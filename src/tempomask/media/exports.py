@@ -21,7 +21,7 @@ from tempomask.media.atomic import replacing
 from tempomask.media.journal import FrameRecord, Journal, VideoInfo
 
 LOST_LINE = "0,0,0,0\n"
-BOX_COLUMNS = ("frame", "object", "x0", "y0", "x1", "y1", "score", "predicted_iou")
+BOX_COLUMNS = ("frame", "object", "x0", "y0", "x1", "y1", "score", "predicted_iou", "name")
 
 
 def write_rle(path: Path, journal: Journal) -> None:
@@ -57,9 +57,10 @@ def write_rle(path: Path, journal: Journal) -> None:
 def write_boxes(path: Path, journal: Journal) -> None:
     """CSV, one row per frame and object; and of each object ID, `boxes/ID.txt` beside it.
 
-    In the CSV x1 and y1 lie past the last pixel, the box is left blank where the mask is empty, and
-    score is the object score's logit, > 0 present. ID.txt has one line per frame of the video, as
-    box tracking benchmarks want it: x,y,w,h, zeros where the object was not found or not tracked.
+    In the CSV x1 and y1 lie past the last pixel, the box is left blank where the mask is empty,
+    score is the object score's logit, > 0 present, and name that of the source's picture. ID.txt
+    has one line per frame of the video, as box tracking benchmarks want it: x,y,w,h, zeros where
+    the object was not found or not tracked.
     """
     lines: dict[int, dict[int, str]] = {}
     with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
@@ -69,7 +70,7 @@ def write_boxes(path: Path, journal: Journal) -> None:
             for i, object_id in enumerate(record.object_ids):
                 box = [f"{side:g}" for side in record.boxes[i]] if record.areas[i] else [""] * 4
                 scores = f"{record.object_scores[i]:.4f}", f"{record.predicted_iou[i]:.4f}"
-                writer.writerow([record.index, object_id, *box, *scores])
+                writer.writerow([record.index, object_id, *box, *scores, record.name or ""])
                 x0, y0, x1, y1 = record.boxes[i].tolist()
                 line = box_line((x0, y0, x1 - x0, y1 - y0))
                 lines.setdefault(object_id, {})[record.index] = line

@@ -14,10 +14,10 @@ from tempomask.errors import InputError
 from tempomask.media.atomic import write_errors
 from tempomask.media.background import Background
 from tempomask.media.journal import JournalFile
+from tempomask.media.result_folder import JOURNAL
 from tempomask.media.video_writer import VideoWriter
 from tempomask.types import Size
 
-JOURNAL = "frames.jsonl"
 JournalT = TypeVar("JournalT", bound=JournalFile)
 
 
@@ -63,8 +63,6 @@ class FolderWriter(Generic[JournalT]):
         finally:  # also when Ctrl-C comes here
             self._overlay.discard()
             self._journal.close()
-            if not self._journal.finished:
-                self._journal.path.unlink(missing_ok=True)
         names = {**{name: self.file_names[name] for name in self.formats}, "frames": JOURNAL}
         for name, file in names.items():
             path = self.directory / file
@@ -72,6 +70,11 @@ class FolderWriter(Generic[JournalT]):
                 path.rmdir()
             if path.exists():
                 self._paths[name] = path
+        if not self._journal.finished:
+            # What is there is an earlier run's, or of a first frame that could not be finished.
+            if self._journal.begun and set(self._paths) == {"frames"}:
+                self._journal.path.unlink()
+            self._paths = {}
         if self._new_folder and not any(self.directory.iterdir()):
             self.directory.rmdir()
         if errors:

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 from tempomask.errors import InputError
 from tempomask.media.atomic import make_folder, part_path, replacing, write_errors
 from tempomask.media.background import Background
-from tempomask.media.folder_writer import JOURNAL, FolderWriter, check_formats
+from tempomask.media.folder_writer import FolderWriter, check_formats
 from tempomask.media.instance_exports import write_instance_boxes, write_tracks, write_youtube_vis
 from tempomask.media.instance_journal import TASK, InstanceJournal, open_instance_journal
 from tempomask.media.instance_overlay import draw_instances
 from tempomask.media.journal import VideoInfo
 from tempomask.media.masks import write_mask_png
+from tempomask.media.result_folder import JOURNAL, check_folder, place_of
 from tempomask.media.sources import Frame
 from tempomask.media.video import Video
 from tempomask.media.video_writer import VideoWriter
@@ -34,6 +35,8 @@ INSTANCE_FORMATS = {
 }
 # The session as it was after some frame, for resuming: see `instance_state`.
 STATE = "session.safetensors"
+# All that a run may write.
+INSTANCE_RESULTS = (*INSTANCE_FORMATS.values(), STATE, JOURNAL)
 
 
 class _Item(NamedTuple):
@@ -51,17 +54,19 @@ class InstanceWriter(FolderWriter[InstanceJournal]):
         tracks: `tracks.csv`, a row per track; boxes: `boxes.csv`, a row per frame and instance;
         masks: `masks/TRACK/NNNNN.png`, black-and-white, one folder per track.
     `frames.jsonl` is always written, a line per finished frame, and `session.safetensors`, the
-    session as last given to `add`; resuming relies on both.
+    session as last given to `add`; resuming relies on both. `forget_state` removes it.
 
     video: where the frames come from; the overlay of a resumed run is drawn at the end from a
         second reading of it, so it must stay open until then.
     classes: names of labels. summary: asked for the tracks when the files are made.
-    settings: of the run; resuming with others is refused. resume: go on with what is there.
+    settings: of the run; resuming with others is refused. resume: go on with what is there; else
+        the first frame takes the place of an earlier run in the folder.
 
     As a context manager it finishes on the way out, also after an error or Ctrl-C.
 
     Raises InputError for an unknown format, a folder that is not writable, full or of another kind
-    of run, and when resuming with what does not fit.
+    of run, results that would overwrite the video or what no run wrote, and when resuming with what
+    does not fit.
     """
 
     file_names = INSTANCE_FORMATS
@@ -80,17 +85,16 @@ class InstanceWriter(FolderWriter[InstanceJournal]):
     ) -> None:
         self.formats = check_formats(formats, INSTANCE_FORMATS)
         self._video, self._summary = video, summary
+        check_folder(directory, INSTANCE_RESULTS, [video.name])
         self._new_folder = not Path(directory).exists()
         self.directory = make_folder(directory)
         journal = self.directory / JOURNAL
-        if journal.exists():
-            earlier = open_instance_journal(journal)
-            if not resume:
-                self._remove(earlier)
+        earlier = open_instance_journal(journal) if journal.exists() else None
+        self._earlier = None if resume else earlier
         kept = {"task": TASK, "classes": list(classes), **(settings or {})}
-        info = VideoInfo(video.size, video.fps, video.num_frames, settings=kept)
-        with write_errors(self.directory):
-            self._journal = InstanceJournal(journal, info, resume)
+        source = place_of(video.name)
+        info = VideoInfo(video.size, video.fps, video.num_frames, settings=kept, source=source)
+        self._journal = InstanceJournal(journal, info, resume)
         self._finished = frozenset(i for i in self._journal.finished if self._files_there(i))
         self._redraw = bool(self._finished)
         if self._redraw and "overlay" in self.formats and not video.seekable:
@@ -114,6 +118,11 @@ class InstanceWriter(FolderWriter[InstanceJournal]):
         state = load_state(path)
         start, frames = state["counts"].tolist()[:2]
         return state if self._finished >= set(range(start, start + frames)) else None
+
+    def forget_state(self) -> None:
+        """Remove the session: the run is through, nothing is left to be resumed."""
+        with write_errors(self.directory):
+            (self.directory / STATE).unlink(missing_ok=True)
 
     def add(self, frame: Frame | None, result: InstanceResult, state: State | None = None) -> None:
         """Queue one result for writing. frame (H, W, 3), RGB: may be None without an overlay.
@@ -140,20 +149,22 @@ class InstanceWriter(FolderWriter[InstanceJournal]):
 
     def _remove(self, earlier: InstanceJournal) -> None:
         """Remove the results of an earlier run, and nothing that a run did not write."""
-        with write_errors(self.directory):
-            for record in earlier.records():
-                for track_id in record.track_ids.tolist():
-                    self._mask_path(track_id, record.index).unlink(missing_ok=True)
-            for file in (*INSTANCE_FORMATS.values(), STATE):
-                path = self.directory / file
-                if not path.is_dir():
-                    path.unlink(missing_ok=True)
-                    part_path(path).unlink(missing_ok=True)
-            earlier.close()
+        for record in earlier.records():
+            for track_id in record.track_ids.tolist():
+                self._mask_path(track_id, record.index).unlink(missing_ok=True)
+        for file in (*INSTANCE_FORMATS.values(), STATE):
+            path = self.directory / file
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
+                part_path(path).unlink(missing_ok=True)
 
     def _write(self, item: _Item) -> None:
         result = item.result
         with write_errors(self.directory):
+            if self._earlier is not None:
+                self._remove(self._earlier)
+                self._earlier = None
+            self._journal.begin()
             if result.index not in self._finished:
                 if "masks" in self.formats:
                     self._write_masks(result)

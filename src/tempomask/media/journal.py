@@ -29,7 +29,8 @@ _VERSION = 1
 @dataclass(frozen=True)
 class VideoInfo:
     """What a run was about: size (H, W), frame rate and number of frames where known, names of
-    objects by id, and settings that must not change when a run is resumed.
+    objects by id, and settings that must not change when a run is resumed. source: where the frames
+    are, if they are a file or folder.
     """
 
     size: Size
@@ -37,12 +38,14 @@ class VideoInfo:
     num_frames: int | None = None
     names: Mapping[int, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    source: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class FrameRecord:
     """One finished frame, as read back: index, size (H, W), ids (N), and per object the mask's
-    encoding, box, score (logit), predicted IoU and area in pixels; blocks bool (L,).
+    encoding, box, score (logit), predicted IoU and area in pixels; blocks bool (L,). name: of the
+    source's picture, None where frames have no names.
     """
 
     index: int
@@ -54,6 +57,7 @@ class FrameRecord:
     predicted_iou: NDArray[np.float32]
     areas: NDArray[np.int64]
     blocks: NDArray[np.bool_]
+    name: str | None = None
 
     @cached_property
     def masks(self) -> NDArray[np.bool_]:
@@ -71,7 +75,7 @@ class FrameRecord:
 class JournalFile:
     """The lines of one run, whatever they say of a frame, being written or read.
 
-    resume: go on with the journal that is there; else a new one takes its place.
+    resume: go on with the journal that is there; else a new one takes its place once it has begun.
     Raises InputError if the one that is there is of another video or other settings, or no journal.
     """
 
@@ -84,18 +88,29 @@ class JournalFile:
             self._check_header()
             self._find_lines()
         else:
-            with replacing(self.path) as part:
-                part.write_text(_dump(_header(info)), encoding="utf-8")
-            self._end = self.path.stat().st_size
+            self._end = 0
         self._file: FileIO | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the file is this run's, and not yet that of an earlier one."""
+        return self._end > 0
 
     @property
     def finished(self) -> set[int]:
         """Indices of the frames in the journal."""
         return set(self._lines)
 
+    def begin(self) -> None:
+        """Take the place of an earlier run's journal, if that has not been done."""
+        if self._end == 0:
+            with replacing(self.path) as part:
+                part.write_text(_dump(_header(self.info)), encoding="utf-8")
+            self._end = self.path.stat().st_size
+
     def add_line(self, index: int, content: dict[str, Any]) -> None:
         """Write the line of one frame, whole or not at all; `content` has its index as "frame"."""
+        self.begin()
         if self._file is None:
             # Unbuffered: of a line that does not fit on the disk, nothing is left to be written.
             self._file = FileIO(self.path, "r+")
@@ -160,9 +175,10 @@ class JournalFile:
 class Journal(JournalFile):
     """The journal of a tracking run: prompted objects, frame by frame."""
 
-    def add(self, result: FrameResult) -> None:
-        """Write the line of one frame, whole or not at all."""
-        self.add_line(result.index, _frame_line(result))
+    def add(self, result: FrameResult, name: str | None = None) -> None:
+        """Write the line of one frame, whole or not at all. name: of the source's picture."""
+        named = {} if name is None else {"name": name}
+        self.add_line(result.index, {**_frame_line(result), **named})
 
     def records(self) -> Iterator[FrameRecord]:
         """All frames, in the order of the video."""
@@ -188,6 +204,7 @@ def read_header(path: str | Path) -> VideoInfo:
             num_frames=header["num_frames"],
             names={int(key): name for key, name in header["names"].items()},
             settings=header["settings"],
+            source=header.get("source"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -209,6 +226,7 @@ def _header(info: VideoInfo) -> dict[str, Any]:
         "num_frames": info.num_frames,
         "names": {str(key): name for key, name in info.names.items()},
         "settings": dict(info.settings),
+        "source": info.source,
     }
 
 
@@ -247,6 +265,7 @@ def _record(line: dict[str, Any], size: Size) -> FrameRecord:
         predicted_iou=np.array([item["predicted_iou"] for item in objects], dtype=np.float32),
         areas=np.array([item["area"] for item in objects], dtype=np.int64),
         blocks=np.array([mark == "1" for mark in line["blocks"]], dtype=bool),
+        name=line.get("name"),
     )
 
 

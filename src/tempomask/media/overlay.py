@@ -91,9 +91,10 @@ def draw_overlay(
         _draw_mask(picture, mask, box, object_color(object_id), opacity, contour)
         if tags:
             tagged.append((object_id, _box_of_largest_part(mask, box)))
+    taken: list[Box] = []
     for object_id, box in tagged:
         text = (names or {}).get(object_id, str(object_id))
-        _draw_tag(picture, box, text, object_color(object_id))
+        taken.append(_draw_tag(picture, box, text, object_color(object_id), taken))
     return np.asarray(picture).copy()
 
 
@@ -215,13 +216,31 @@ def _eroded(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
     return inner
 
 
-def _draw_tag(picture: Image, box: Box, text: str, color: Color) -> None:
-    """The text on a patch of the object's colour, just above its box, or inside at the top edge."""
+def _draw_tag(picture: Image, box: Box, text: str, color: Color, taken: Sequence[Box]) -> Box:
+    """The text on a patch of the object's colour, just above its box, or inside at the top edge.
+
+    taken: where tags are already. Returns where this one is.
+    """
     tag, cutout = _tag(text, color, max(11, min(picture.size) // 32))
     left = (box[0] + box[2] - tag.width) // 2
-    top = box[1] - tag.height - 3
     left = min(max(left, 0), max(0, picture.width - tag.width))
-    picture.paste(tag, (left, top if top >= 0 else box[1] + 3), cutout)
+    top = box[1] - tag.height - 3
+    if top < 0:
+        top = box[1] + 3
+    top = _free_top(left, top, tag.size, picture.height, taken)
+    picture.paste(tag, (left, top), cutout)
+    return left, top, left + tag.width, top + tag.height
+
+
+def _free_top(left: int, top: int, size: tuple[int, int], height: int, taken: Sequence[Box]) -> int:
+    """The top nearest to the one wished for where no other tag is covered; that one if none is."""
+    beside = [box for box in taken if box[0] < left + size[0] and left < box[2]]
+    edges = [edge for box in beside for edge in (box[1] - size[1] - 1, box[3] + 1)]
+    inside = [edge for edge in edges if 0 <= edge <= height - size[1]]
+    for place in (top, *sorted(inside, key=lambda edge: abs(edge - top))):
+        if all(place >= box[3] or place + size[1] <= box[1] for box in beside):
+            return place
+    return top
 
 
 @lru_cache(maxsize=1024)

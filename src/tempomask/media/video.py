@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from contextlib import closing
 from itertools import islice
@@ -26,6 +27,9 @@ from tempomask.media.prefetch import RunAhead
 from tempomask.media.sources import Frame, IndexedFrames, Source
 from tempomask.media.video_file import VideoFile
 from tempomask.types import Size
+
+# What stands for several files: of printf, as ffmpeg takes it, or of a shell.
+_PATTERN = re.compile(r"%0?\d*d|[*?]|\[.+\]")
 
 
 def open_video(source: Any, *, prefetch: int = 4) -> Video:
@@ -76,6 +80,12 @@ class Video:
     @property
     def num_frames(self) -> int | None:
         return self._source.num_frames
+
+    @property
+    def frame_names(self) -> list[str] | None:
+        """What the pictures of a folder are called, without suffix; no name comes twice."""
+        source = self._source
+        return [path.stem for path in source.paths] if isinstance(source, PictureFolder) else None
 
     @property
     def seekable(self) -> bool:
@@ -195,6 +205,11 @@ def _open_path(text: str | bytes) -> Source:
     if text.isdecimal() and not path.exists():
         return open_camera(int(text))
     if not path.exists():
+        if _PATTERN.search(path.name):
+            raise InputError(
+                f"no such file or folder: {text}; for pictures give their folder, {path.parent},"
+                " instead of a pattern"
+            )
         raise InputError(f"no such file or folder: {text}; check the path")
     if path.is_char_device():
         return open_device(path)

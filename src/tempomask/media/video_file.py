@@ -33,6 +33,9 @@ _BACKWARD_BYTES = 192 * 2**20
 # Up to this size a frame decodes in a few milliseconds, and more threads only cost start-up time.
 _ONE_THREAD_PIXELS = 1920 * 1088
 
+# Where times cannot be relied on, frames faster than this are taken for a mistake of theirs.
+_MOST_FPS = 120
+
 # FFmpeg draws text files as pictures; to a person they are no videos.
 _NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf"}
 
@@ -59,6 +62,9 @@ class VideoFile:
             announced = stream.frames or None
         with self._opened() as (container, stream):
             self._index = index_by_packets(container, stream)
+            if self._index is None and self.fps is not None and self.fps > _MOST_FPS:
+                rate = stream.guessed_rate
+                self.fps = float(rate) if rate and rate <= _MOST_FPS else None
         missing = missing_bytes(self.path)
         whole = announced is not None and self._index and self._index.count >= announced
         self._missing = (

@@ -18,10 +18,11 @@ from tempomask.errors import InputError
 from tempomask.media.atomic import make_folder, part_path, write_errors
 from tempomask.media.background import Background
 from tempomask.media.exports import box_lines_folder, write_boxes, write_npz, write_rle
-from tempomask.media.folder_writer import JOURNAL, FolderWriter, check_formats
+from tempomask.media.folder_writer import FolderWriter, check_formats
 from tempomask.media.journal import Journal, VideoInfo, open_journal
 from tempomask.media.masks import read_mask, write_label_png, write_mask_png
 from tempomask.media.overlay import draw_overlay
+from tempomask.media.result_folder import JOURNAL, check_folder, place_of
 from tempomask.media.sources import Frame
 from tempomask.media.video import Video
 from tempomask.media.video_writer import VideoWriter
@@ -38,6 +39,8 @@ FORMATS = {
 }
 # What commands draw from a finished run's journal.
 PICTURES = ("chart.png", "blocks.png")
+# All that a run may write; `boxes` holds the lines by object.
+RESULTS = (*FORMATS.values(), "boxes", *PICTURES, JOURNAL)
 _EXPORTS = {"rle": write_rle, "npz": write_npz, "boxes": write_boxes}
 
 
@@ -65,14 +68,15 @@ class ResultWriter(FolderWriter[Journal]):
         overlay of frames that come in another order (backward), or of a resumed run, is drawn at
         the end from a second reading of it, so it must stay open until then.
     names: of objects by id, for tags and rle. settings: of the run (model, prompts ...); resuming
-        with others is refused. resume: keep what is there and go on; else results of an earlier run
-        in the folder are replaced.
+        with others is refused. resume: keep what is there and go on; else the first frame takes
+        the place of an earlier run in the folder, so that nothing is lost to a run without frames.
+    named: masks and objects are called after the pictures of the video, a folder, not by number.
     queue: frames that may wait to be written.
 
     As a context manager it finishes on the way out, also after an error or Ctrl-C.
 
-    Raises InputError for an unknown format, a folder that is a file, not writable or full, and when
-    resuming with what does not fit.
+    Raises InputError for an unknown format, a folder that is a file, not writable or full, results
+    that would overwrite the video or what no run wrote, and when resuming with what does not fit.
     """
 
     file_names = FORMATS
@@ -89,19 +93,22 @@ class ResultWriter(FolderWriter[Journal]):
         names: Mapping[int, str] | None = None,
         settings: Mapping[str, Any] | None = None,
         resume: bool = False,
+        named: bool = False,
         queue: int = 4,
     ) -> None:
         self.formats = check_formats(formats, FORMATS)
         self._video = video
+        self._frame_names = None if video is None else video.frame_names
+        self._named = named
+        if named:
+            check_named(video)
+            settings = {**(settings or {}), "named": True}
         info = _video_info(video, size, fps, num_frames, names, settings)
+        check_folder(directory, RESULTS, [] if video is None else [video.name])
         self._new_folder = not Path(directory).exists()
         self.directory = make_folder(directory)
-        if not resume:
-            self._remove_earlier()
-        with write_errors(self.directory):
-            self._journal = Journal(self.directory / JOURNAL, info, resume)
-            for name in self.formats & {"masks", "objects"}:
-                (self.directory / FORMATS[name]).mkdir(exist_ok=True)
+        self._earlier = None if resume else self._open_earlier()
+        self._journal = Journal(self.directory / JOURNAL, info, resume)
         self._finished = {index for index in self._journal.finished if self._files_there(index)}
         self._overlay = VideoWriter(self._path("overlay"), info.size, info.fps)
         self._last_drawn = -1
@@ -127,7 +134,7 @@ class ResultWriter(FolderWriter[Journal]):
         while frame in self._finished:
             frame += step
         if "masks" in self.formats:
-            return ResumePoint(frame, read_mask(self._mask_path(frame - step)))
+            return ResumePoint(frame, read_mask(self._mask_path(self._stem(frame - step))))
         return ResumePoint(frame, self._journal.record(frame - step).label_map())
 
     def add(self, frame: Frame | None, result: FrameResult) -> None:
@@ -143,41 +150,52 @@ class ResultWriter(FolderWriter[Journal]):
             frame = frame.copy()
         self._background.submit((frame, result))
 
-    def _mask_path(self, index: int) -> Path:
-        return self._path("masks") / f"{index:05d}.png"
+    def _name_of(self, index: int) -> str | None:
+        """What the source calls a frame, if it has names."""
+        return None if self._frame_names is None else self._frame_names[index]
 
-    def _object_path(self, object_id: int, index: int) -> Path:
-        return self._path("objects") / str(object_id) / f"{index:05d}.png"
+    def _stem(self, index: int) -> str:
+        """What the pictures of a frame are called."""
+        return _stem(index, self._name_of(index) if self._named else None)
+
+    def _mask_path(self, stem: str) -> Path:
+        return self._path("masks") / f"{stem}.png"
+
+    def _object_path(self, object_id: int, stem: str) -> Path:
+        return self._path("objects") / str(object_id) / f"{stem}.png"
 
     def _box_lines(self, object_id: int) -> Path:
         return box_lines_folder(self._path("boxes")) / f"{object_id}.txt"
 
     def _files_there(self, index: int) -> bool:
         """Whether the pictures of a frame in the journal are still on disk."""
-        if "masks" in self.formats and not self._mask_path(index).exists():
+        stem = self._stem(index)
+        if "masks" in self.formats and not self._mask_path(stem).exists():
             return False
         if "objects" in self.formats:
             ids = self._journal.record(index).object_ids
-            return all(self._object_path(object_id, index).exists() for object_id in ids)
+            return all(self._object_path(object_id, stem).exists() for object_id in ids)
         return True
 
-    def _remove_earlier(self) -> None:
-        """Remove the results of an earlier run, and nothing that a run did not write."""
+    def _open_earlier(self) -> Journal | None:
+        """The journal of a run in the folder, which the first frame is to replace."""
         path = self.directory / JOURNAL
-        if not path.exists():
-            return
-        with write_errors(self.directory):
-            earlier = open_journal(path)
-            for record in earlier.records():
-                self._mask_path(record.index).unlink(missing_ok=True)
-                for object_id in record.object_ids:
-                    self._object_path(object_id, record.index).unlink(missing_ok=True)
-                    self._box_lines(object_id).unlink(missing_ok=True)
-            for name in ("overlay", *_EXPORTS):
-                self._path(name).unlink(missing_ok=True)
-                part_path(self._path(name)).unlink(missing_ok=True)
-            for name in PICTURES:
-                (self.directory / name).unlink(missing_ok=True)
+        return open_journal(path) if path.exists() else None
+
+    def _remove(self, earlier: Journal) -> None:
+        """Remove the results of an earlier run, and nothing that a run did not write."""
+        named = earlier.info.settings.get("named")
+        for record in earlier.records():
+            stem = _stem(record.index, record.name if named else None)
+            self._mask_path(stem).unlink(missing_ok=True)
+            for object_id in record.object_ids:
+                self._object_path(object_id, stem).unlink(missing_ok=True)
+                self._box_lines(object_id).unlink(missing_ok=True)
+        for name in ("overlay", *_EXPORTS):
+            self._path(name).unlink(missing_ok=True)
+            part_path(self._path(name)).unlink(missing_ok=True)
+        for name in PICTURES:
+            (self.directory / name).unlink(missing_ok=True)
         objects = self._path("objects")
         folders = [self._path("masks"), box_lines_folder(self._path("boxes")), *objects.glob("*")]
         for folder in (*folders, objects):
@@ -186,17 +204,23 @@ class ResultWriter(FolderWriter[Journal]):
 
     def _write(self, item: tuple[Frame | None, FrameResult]) -> None:
         frame, result = item
+        stem = self._stem(result.index)
         with write_errors(self.directory):
+            if self._earlier is not None:
+                self._remove(self._earlier)
+                self._earlier = None
+            self._journal.begin()
             if "masks" in self.formats:
-                write_label_png(self._mask_path(result.index), result.label_map())
+                self._path("masks").mkdir(exist_ok=True)
+                write_label_png(self._mask_path(stem), result.label_map())
             if "objects" in self.formats:
                 for object_id, mask in zip(result.object_ids, result.masks, strict=True):
-                    path = self._object_path(object_id, result.index)
-                    path.parent.mkdir(exist_ok=True)
+                    path = self._object_path(object_id, stem)
+                    path.parent.mkdir(parents=True, exist_ok=True)
                     write_mask_png(path, mask)
             if "overlay" in self.formats and frame is not None:
                 self._draw(frame, result)
-            self._journal.add(result)
+            self._journal.add(result, self._name_of(result.index))
 
     def _draw(self, frame: Frame, result: FrameResult) -> None:
         """Add a frame to the overlay, or note that the overlay has to wait for the end."""
@@ -233,6 +257,20 @@ class ResultWriter(FolderWriter[Journal]):
                 _EXPORTS[name](self._path(name), self._journal)
 
 
+def check_named(video: Video | None) -> None:
+    """InputError unless the frames of a video have names."""
+    if video is None or video.frame_names is None:
+        what = "results without a video" if video is None else video.name
+        raise InputError(
+            f"{what} cannot be called after the source's pictures, there are none; leave names"
+            " out, or give a folder of pictures"
+        )
+
+
+def _stem(index: int, name: str | None) -> str:
+    return f"{index:05d}" if name is None else name
+
+
 def _video_info(
     video: Video | None,
     size: Size | None,
@@ -247,4 +285,5 @@ def _video_info(
         num_frames = num_frames or video.num_frames
     if size is None:
         raise InputError("a result writer needs the video, or the size of its frames")
-    return VideoInfo(size, fps, num_frames, names or {}, settings or {})
+    source = None if video is None else place_of(video.name)
+    return VideoInfo(size, fps, num_frames, names or {}, settings or {}, source)

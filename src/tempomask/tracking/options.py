@@ -105,7 +105,8 @@ class TrackingOptions:
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise InputError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+                listed = ", ".join(map(str, allowed))
+                raise InputError(f"{name} must be one of {listed}, got {getattr(self, name)!r}")
         if self.memory == "recent" and self.samurai is not None:
             raise InputError('samurai constants were given; they need memory="samurai"')
         if self.memory != "recent" and self.memory_stride != 1:

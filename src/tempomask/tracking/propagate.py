@@ -88,6 +88,8 @@ def track(
         policy=policy,
     )
     passes = _Passes(source, ordered, new_session, options.lookahead)
+    if start is None:
+        check_end(direction, ordered[-1 if direction == "backward" else 0].frame, end)
     if direction == "forward":
         first = ordered[0].frame if start is None else start
         passes.check_range(first, end)
@@ -126,6 +128,22 @@ def _checked_prompts(prompts: Prompt | Iterable[Prompt], source: FrameSource) ->
             )
         prompt.check_inside(source.size)
     return sorted(listed, key=lambda prompt: prompt.frame)
+
+
+def check_end(direction: str, prompted: int, end: int | None) -> None:
+    """InputError for an end that leaves out the prompted frame from which tracking starts."""
+    if end is None:
+        return
+    if direction == "backward" and end > prompted:
+        raise InputError(
+            f"end {end} lies after the prompt on frame {prompted}; backward, end is the last frame"
+            f" tracked: take {prompted} or less"
+        )
+    if direction != "backward" and end <= prompted:
+        raise InputError(
+            f"end {end} stops before the prompt on frame {prompted}; end is the first frame left"
+            f" out: take {prompted + 1} or more"
+        )
 
 
 class _Passes:

@@ -82,6 +82,14 @@ def load_instance_segmenter(
     return LoadedInstances(_load_foreign(file, config), None)
 
 
+def is_instances(file: Checkpoint) -> bool:
+    """Whether a checkpoint is of an instance segmenter, our own or a foreign one."""
+    if METADATA_KEY in file.metadata:
+        return True
+    state = published(file.state)
+    return DETECTRON2_MARK in state or TRANSFORMERS_MARK in state
+
+
 def _own_file(name: str, with_router: bool) -> Path:
     model = instance_model(name)
     if with_router:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tempomask.errors import InputError
-from tempomask.models.config import SegmenterConfig, segmenter_config
+from tempomask.models.config import SEGMENTERS, SegmenterConfig, segmenter_config
 from tempomask.models.segmenter import Segmenter
 from tempomask.weights.files import Checkpoint, read_checkpoint, read_json
 from tempomask.weights.hub import locate, resolve
@@ -47,6 +47,7 @@ def load_segmenter(
     file = read_checkpoint(path)
     layout = layout_of(file.state)
     if layout is None:
+        _refuse_instances(file)
         raise InputError(
             f"{path} is no checkpoint of SAM 2, EfficientTAM or tempomask; its"
             f" {len(file.state)} tensors are {_listed(file.state)}"
@@ -66,16 +67,23 @@ def load_segmenter(
     return segmenter.eval()
 
 
-def _check_name(name: str) -> None:
-    """InputError for a name that is no segmenter's; one of an instance segmenter has its own."""
-    from tempomask.weights.instance_zoo import INSTANCE_MODELS
+def _refuse_instances(file: Checkpoint) -> None:
+    """InputError for a checkpoint that `load_instances` takes."""
+    from tempomask.weights.instances import is_instances
 
-    if name in INSTANCE_MODELS:
+    if is_instances(file):
         raise InputError(
-            f"{name} finds the objects of known classes by itself: run `tempomask instances`, or"
-            " load_instances in Python"
+            f"{file.path} holds a model that finds the objects of known classes by itself: run"
+            " `tempomask instances`, or load_instances in Python"
         )
-    segmenter_config(name)
+
+
+def _check_name(name: str) -> None:
+    """InputError for a name that is no segmenter's."""
+    if name not in SEGMENTERS:
+        from tempomask.weights.foreign_names import no_model
+
+        raise no_model(name, SEGMENTERS)
 
 
 def _config_of(name: str | None, file: Checkpoint, layout: Layout) -> SegmenterConfig:
