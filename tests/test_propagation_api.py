@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 
 import tempomask
-from tempomask.api import Model
+from tempomask.api import DTypeName, Model
+from tempomask.engine.trunk import FastTrunk
 from tempomask.errors import InputError
-from tempomask.models.config import HybridConfig
+from tempomask.models.config import HieraConfig, HybridConfig, ViTConfig, segmenter_config
 from tempomask.models.encoder import Policy
 from tempomask.models.hybrid import HybridEncoder
+from tempomask.models.segmenter import Segmenter
 from tempomask.propagation_api import Propagator, load_propagator
 from tempomask.routing.recurrent import Routing
 from tempomask.routing.static import StaticPlan
@@ -21,8 +25,11 @@ from tempomask.tracking.label_propagation import PropagationConfig
 from tempomask.types import Prompt
 
 FRAMES = list(np.random.default_rng(0).integers(0, 255, (3, 64, 96, 3), dtype=np.uint8))
+TALL = [frame.swapaxes(0, 1) for frame in FRAMES]
 PROMPT = Prompt(mask=np.eye(64, 96, dtype=bool))
 SMALL = PropagationConfig(short_side=64)
+HIERA = HieraConfig(8, 1, (1, 1, 2, 1), (3,), window_sizes=(8, 4, 6, 3), position_size=(5, 5))
+VIT = ViTConfig(16, 2, 2, global_attention_blocks=(1,), window_size=3, position_size=5)
 
 
 class Routed:
@@ -66,6 +73,23 @@ def test_an_encoder_alone_has_no_router(encoder: HybridEncoder, wish: dict[str, 
     assert propagator.routers is None and propagator.policy() is None
     with pytest.raises(InputError, match="dinov3-vits16 has no router"):
         propagator.session(**wish)
+
+
+@pytest.mark.parametrize("encoder_config", [HIERA, VIT], ids=["hiera", "vit"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_loaded_models_take_pictures_of_any_aspect(
+    encoder_config: HieraConfig | ViTConfig, dtype: DTypeName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the fast engine, whose usual pictures are squares of another size."""
+    torch.manual_seed(0)
+    config = replace(segmenter_config("sam2.1-tiny"), encoder=encoder_config, image_size=128)
+    monkeypatch.setattr("tempomask.api.load_segmenter", lambda *_: Segmenter(config).eval())
+    propagator = load_propagator("sam2.1-tiny", short_side=64, device="cpu", dtype=dtype)
+    assert isinstance(propagator.encoder, FastTrunk)
+    for frames, prompt in ((FRAMES, PROMPT), (TALL, Prompt(mask=np.eye(96, 64, dtype=bool)))):
+        results = list(propagator.track(frames, prompt))
+        assert len(results) == 3 and results[0].masks.sum() == 64
+        assert np.isfinite(results[-1].low_res_logits).all()
 
 
 def test_names_and_adapters(tmp_path: Path) -> None:
