@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 
 from tempomask import Prompt, load
-from tempomask.apps.progress import FrameBar, Tally, frames_to_read
+from tempomask.apps.progress import FrameBar, Tally
 from tempomask.apps.resume import Direction
 from tempomask.apps.watched import WatchedVideo
 from tempomask.media.video import open_video
+from tempomask.tracking.propagate import spans
 from tempomask.types import FrameResult
 
 FRAMES = 7
 
 
+@pytest.mark.parametrize("corrected", [False, True])
+@pytest.mark.parametrize("lookahead", [False, True])
 @pytest.mark.parametrize(
     "direction, start, end",
     [
@@ -31,9 +34,17 @@ FRAMES = 7
     ],
 )
 def test_the_bar_ends_full_and_every_result_has_its_frame(
-    video: Path, checkpoint: Path, direction: Direction, start: int | None, end: int | None
+    video: Path,
+    checkpoint: Path,
+    direction: Direction,
+    start: int | None,
+    end: int | None,
+    lookahead: bool,
+    corrected: bool,
 ) -> None:
     prompts = [Prompt(frame=4, object_id=1, points=[(20, 16)]), Prompt(2, 2, box=(4, 8, 20, 24))]
+    if corrected:
+        prompts.append(Prompt(frame=5, object_id=2, points=[(8, 8)], labels=[0]))
     model = load(checkpoint=checkpoint, device="cpu")
     read = 0
 
@@ -44,16 +55,17 @@ def test_the_bar_ends_full_and_every_result_has_its_frame(
     with open_video(video) as opened:
         frames = dict(opened.frames())
         watched = WatchedVideo(opened, count)
-        span = {"direction": direction, "start": start, "end": end}
+        span = {"direction": direction, "start": start, "end": end, "lookahead": lookahead}
         for result in model.track(watched, prompts, **span):  # type: ignore[arg-type]
             assert np.array_equal(watched.frame(result.index), frames[result.index])
-        assert read == frames_to_read(FRAMES, prompts, direction, start, end)
+        planned = spans(iter(prompts), direction, start, end, lookahead)
+        assert read == planned.frames_to_read(FRAMES)
 
 
 def test_a_live_source_has_no_total() -> None:
     prompt = Prompt(points=[(1, 1)])
-    assert frames_to_read(None, [prompt], "forward", None, None) is None
-    assert frames_to_read(None, [prompt], "both", None, None) is None
+    assert spans([prompt], "forward").frames_to_read(None) is None
+    assert spans([prompt], "both").frames_to_read(None) is None
     bar = FrameBar(None)
     assert bar.bar.tasks[0].fields["known"] == "?"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,14 @@ import numpy as np
 
 from tempomask.apps import console
 from tempomask.apps.interrupts import stop_wish
-from tempomask.apps.progress import FrameBar, Tally, frames_to_read
+from tempomask.apps.progress import FrameBar, Tally
 from tempomask.apps.resume import Direction, plan
 from tempomask.apps.watched import WatchedVideo
 from tempomask.errors import InputError
 from tempomask.media.folder_writer import JOURNAL
 from tempomask.media.journal import open_journal
 from tempomask.media.writers import FORMATS, ResultWriter
+from tempomask.tracking.propagate import spans
 
 if TYPE_CHECKING:
     from tempomask.api import Model
@@ -78,8 +79,7 @@ def follow(
     request: Request, video: Video, model: Model | Propagator
 ) -> tuple[dict[str, Any], dict[str, Path]]:
     """Track and write as asked for; the report, and the files by format."""
-    span = request.direction, request.start, request.end
-    bar = FrameBar(frames_to_read(video.num_frames, request.prompts, *span))
+    bar = FrameBar(_frames_to_read(request, video, request.prompts, request.start))
     watched = WatchedVideo(video, bar.read)
     track = partial(model.track, watched, direction=request.direction, **request.options)
     # Bad input is refused here, before anything of an earlier run is replaced.
@@ -112,6 +112,14 @@ def follow(
         "out": str(request.out),
     }
     return report, files
+
+
+def _frames_to_read(
+    request: Request, video: Video, prompts: Sequence[Prompt], start: int | None
+) -> int | None:
+    lookahead = request.options.get("lookahead", False)
+    planned = spans(prompts, request.direction, start, request.end, lookahead)
+    return planned.frames_to_read(video.num_frames)
 
 
 def _settings(request: Request, model: Model | Propagator) -> dict[str, Any]:
@@ -169,8 +177,7 @@ def _rest(
         planned = plan(journal, request.prompts, next_frame, request.direction)
     finally:
         journal.close()
-    span = request.direction, planned.start, request.end
-    bar.restart(frames_to_read(video.num_frames, planned.prompts, *span))
+    bar.restart(_frames_to_read(request, video, planned.prompts, planned.start))
     return track(planned.prompts, start=planned.start, end=request.end)
 
 

@@ -105,10 +105,26 @@ class Spans(NamedTuple):
 
     backward: in descending order, none without that pass. forward: from the first number up to but
     without the second (None: the last frame and all); two equal ones without that pass.
+    ahead: how many frames each pass reads before, for their prompts.
     """
 
     backward: range
     forward: tuple[int, int | None]
+    ahead: int = 0
+
+    def frames_to_read(self, num_frames: int | None) -> int | None:
+        """How many frames are read; None if that depends on a video that does not tell its length.
+
+        num_frames: of the video, None where it does not.
+        """
+        first, end = self.forward
+        passes = (len(self.backward) > 0) + (first != end)
+        reads = len(self.backward) + passes * self.ahead
+        if first == end:
+            return reads
+        if num_frames is None:
+            return None
+        return reads + max(num_frames if end is None else min(end, num_frames), first) - first
 
 
 def spans(
@@ -120,12 +136,13 @@ def spans(
 ) -> Spans:
     """The frames of the passes; arguments as of `track`, whose checks come after."""
     listed = list(prompts)
-    frames = [prompt.frame for prompt in listed]
+    frames = {prompt.frame for prompt in listed}
+    ahead = len(frames) if lookahead else 0
     if direction == "forward":
-        return Spans(range(0), (min(frames) if start is None else start, end))
+        return Spans(range(0), (min(frames) if start is None else start, end), ahead)
     if direction == "backward":
         first = max(frames) if start is None else start
-        return Spans(range(first, (end or 0) - 1, -1), (0, 0))
+        return Spans(range(first, (end or 0) - 1, -1), (0, 0), ahead)
     firsts = _first_frames(listed).values()
     low = start or 0
     begin = max(min(firsts), low)
@@ -133,7 +150,7 @@ def spans(
     if end is not None:
         begin, latest = min(begin, end), min(latest, end - 1)
     needed = max(firsts) > low
-    return Spans(range(latest, low - 1, -1) if needed else range(0), (begin, end))
+    return Spans(range(latest, low - 1, -1) if needed else range(0), (begin, end), ahead)
 
 
 def _first_frames(prompts: Iterable[Prompt]) -> dict[int, int]:
