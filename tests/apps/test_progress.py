@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tempomask import Prompt, load
 from tempomask.apps.progress import FrameBar, Tally
@@ -13,6 +14,7 @@ from tempomask.apps.resume import Direction
 from tempomask.apps.watched import WatchedVideo
 from tempomask.media.video import open_video
 from tempomask.tracking.propagate import spans
+from tempomask.tracking.upload import PreparedFrame, prepared_ahead
 from tempomask.types import FrameResult
 
 FRAMES = 7
@@ -60,6 +62,24 @@ def test_the_bar_ends_full_and_every_result_has_its_frame(
             assert np.array_equal(watched.frame(result.index), frames[result.index])
         planned = spans(iter(prompts), direction, start, end, lookahead)
         assert read == planned.frames_to_read(FRAMES)
+
+
+def test_frames_read_ahead_are_not_read_again(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where a frame is read before the result of the one before it comes."""
+    with open_video(video) as opened:
+        frames = dict(opened.frames())
+        watched = WatchedVideo(opened, lambda: None)
+        for direction in (watched.frames(), watched.reversed_frames(FRAMES - 1)):
+            with monkeypatch.context() as patch:
+                for index, prepared in prepared_ahead(direction, prepare):
+                    # The reading has begun: any other is one too many.
+                    patch.setattr(opened, "frames", None)
+                    assert np.array_equal(watched.frame(index), frames[index])
+                    assert prepared.picture is watched.frame(index)
+
+
+def prepare(frame: NDArray[np.uint8]) -> PreparedFrame:
+    return PreparedFrame(frame, (frame.shape[0], frame.shape[1]))
 
 
 def test_a_live_source_has_no_total() -> None:
