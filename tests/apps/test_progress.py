@@ -98,6 +98,10 @@ def test_the_tally_tells_seen_from_tracked() -> None:
         blocks = np.array([True, index % 2 == 0])
         score = np.array([0.5, 0.9], dtype=np.float32)
         tally.add(FrameResult(index, (4, 4), (3, 1), logits, score, score, blocks))
+    taken = np.stack([np.full((2, 2), 2.0), np.full((2, 2), 1.0)]).astype(np.float32)
+    hidden = Tally(seconds=2.0)
+    hidden.add(FrameResult(0, (4, 4), (3, 1), taken, score, score, blocks, non_overlapping=True))
+    assert [seen["visible_frames"] for seen in hidden.report()["objects"]] == [0, 1]
     report = tally.report()
     assert (report["frames"], report["fps"], report["blocks_run"]) == (4, 2.0, 0.75)
     assert report["objects"] == [
