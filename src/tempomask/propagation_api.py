@@ -123,7 +123,7 @@ class Propagator:
 
         num_frames is not needed and only taken so that models and propagators can stand in for each
         other. options: fields of `PropagationConfig`, for instance radius=20. router to adaptive:
-        as of `Model.track`. The other arguments are those of `PropagationSession`.
+        as of `Model.session`. The other arguments are those of `PropagationSession`.
         """
         del num_frames
         if policy is None:
@@ -148,14 +148,19 @@ class Propagator:
         start: int | None = None,
         end: int | None = None,
         policy: Policy | None = None,
+        router: str = "auto",
+        budget: float | None = None,
+        rule: RuleName = "top-k",
+        fps: float | None = None,
+        adaptive: bool = False,
         **options: Any,
     ) -> Tracks:
         """Propagate the masks of one frame through a video, frame by frame.
 
         source: as of `Model.track`. prompts: masks, all on the frame where propagation starts.
         direction: "forward" to before `end` (default: the last frame and all) or "backward" down to
-        `end` (default 0). start may be left out. policy, options: as of `session`, with router to
-        adaptive among the options.
+        `end` (default 0). start may be left out. policy to adaptive: as of `Model.track`. options:
+        as of `session`.
 
         Bad input raises InputError at once, before the first frame is asked for. Videos are closed
         as by `Model.track`.
@@ -167,12 +172,16 @@ class Propagator:
                 raise InputError("no prompt given; give the mask of an object on the first frame")
             first = listed[0].frame if start is None else start
             _check_range(frames, direction, first, end)
-            session = self.session(
+            waits = frames.seekable
+            wishes = Routing(budget, rule, fps=fps, adaptive=adaptive, count_waiting=waits)
+            session = PropagationSession(
+                self.encoder,
+                self._configured(options),
                 start=first,
                 reverse=direction == "backward",
                 size=frames.size,
-                policy=policy,
-                **options,
+                dtype=self.dtype,
+                policy=self.policy(router, wishes) if policy is None else policy,
             )
             for prompt in listed:
                 session.add(prompt)
