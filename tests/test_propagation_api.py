@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 
 import tempomask
-from tempomask.api import Model
+from tempomask.api import DTypeName, Model
+from tempomask.engine.trunk import FastTrunk
 from tempomask.errors import InputError
-from tempomask.models.config import HybridConfig
+from tempomask.models.config import HieraConfig, HybridConfig, ViTConfig, segmenter_config
 from tempomask.models.encoder import Policy
 from tempomask.models.hybrid import HybridEncoder
+from tempomask.models.segmenter import Segmenter
 from tempomask.propagation_api import Propagator, load_propagator
 from tempomask.routing.recurrent import Routing
 from tempomask.routing.static import StaticPlan
@@ -21,8 +25,11 @@ from tempomask.tracking.label_propagation import PropagationConfig
 from tempomask.types import Prompt
 
 FRAMES = list(np.random.default_rng(0).integers(0, 255, (3, 64, 96, 3), dtype=np.uint8))
+TALL = [frame.swapaxes(0, 1) for frame in FRAMES]
 PROMPT = Prompt(mask=np.eye(64, 96, dtype=bool))
 SMALL = PropagationConfig(short_side=64)
+HIERA = HieraConfig(8, 1, (1, 1, 2, 1), (3,), window_sizes=(8, 4, 6, 3), position_size=(5, 5))
+VIT = ViTConfig(16, 2, 2, global_attention_blocks=(1,), window_size=3, position_size=5)
 
 
 class Routed:
@@ -36,7 +43,7 @@ class Routed:
 
     def policy(self, router: str = "auto", routing: Routing | None = None) -> Policy | None:
         self.asked.append((router, routing))
-        return StaticPlan([1], self.encoder)
+        return None if router == "none" else StaticPlan([1], self.encoder)
 
 
 @pytest.fixture
@@ -50,10 +57,23 @@ def test_the_model_of_the_encoder_is_asked_for_a_policy(encoder: HybridEncoder) 
     assert propagator.routers == model.routers
     results = list(propagator.track(FRAMES, PROMPT, router="rds", budget=0.6))
     assert [result.blocks.tolist() for result in results] == [[False, True]] * 3
-    assert model.asked == [("rds", Routing(0.6, count_waiting=False))]
+    assert model.asked == [("rds", Routing(0.6))]
+    plain = list(propagator.track(FRAMES, PROMPT, router="none"))
+    assert all(result.blocks.all() for result in plain) and len(model.asked) == 2
     mine = propagator.session(policy=StaticPlan([0], encoder))
     mine.add(PROMPT)
-    assert mine.step(FRAMES[0]).blocks.tolist() == [True, False] and len(model.asked) == 1
+    assert mine.step(FRAMES[0]).blocks.tolist() == [True, False] and len(model.asked) == 2
+
+
+def test_a_frame_rate_counts_waiting_where_a_model_does(encoder: HybridEncoder) -> None:
+    """Reading and writing count for videos that are there, not for what comes when it comes."""
+    model = Routed(encoder)
+    propagator = Propagator(encoder, "nano", SMALL, model=cast(Model, model))
+    propagator.track(FRAMES, PROMPT, fps=5.0)
+    propagator.track(iter(FRAMES), PROMPT, fps=5.0)
+    propagator.session(fps=5.0)
+    waiting = [routing and routing.count_waiting for _, routing in model.asked]
+    assert waiting == [True, False, False]
 
 
 def wishes() -> list[dict[str, Any]]:
@@ -66,6 +86,23 @@ def test_an_encoder_alone_has_no_router(encoder: HybridEncoder, wish: dict[str, 
     assert propagator.routers is None and propagator.policy() is None
     with pytest.raises(InputError, match="dinov3-vits16 has no router"):
         propagator.session(**wish)
+
+
+@pytest.mark.parametrize("encoder_config", [HIERA, VIT], ids=["hiera", "vit"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_loaded_models_take_pictures_of_any_aspect(
+    encoder_config: HieraConfig | ViTConfig, dtype: DTypeName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the fast engine, whose usual pictures are squares of another size."""
+    torch.manual_seed(0)
+    config = replace(segmenter_config("sam2.1-tiny"), encoder=encoder_config, image_size=128)
+    monkeypatch.setattr("tempomask.api.load_segmenter", lambda *_: Segmenter(config).eval())
+    propagator = load_propagator("sam2.1-tiny", short_side=64, device="cpu", dtype=dtype)
+    assert isinstance(propagator.encoder, FastTrunk)
+    for frames, prompt in ((FRAMES, PROMPT), (TALL, Prompt(mask=np.eye(96, 64, dtype=bool)))):
+        results = list(propagator.track(frames, prompt))
+        assert len(results) == 3 and results[0].masks.sum() == 64
+        assert np.isfinite(results[-1].low_res_logits).all()
 
 
 def test_names_and_adapters(tmp_path: Path) -> None:

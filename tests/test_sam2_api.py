@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tempomask.api import DTypeName, Engine, load
 from tempomask.errors import InputError
 from tempomask.media.masks import save_png
 from tempomask.media.video import open_video
@@ -49,6 +50,25 @@ def test_a_script_for_the_official_predictor(predictor: VideoPredictor, folder: 
     predictor.reset_state(state)
     with pytest.raises(InputError, match="no object has been prompted"):
         next(predictor.propagate_in_video(state))
+
+
+@pytest.mark.parametrize("engine", ["fast", "plain"])
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_loaded_models_of_any_dtype(engine: Engine, dtype: DTypeName, folder: Path) -> None:
+    model = load("nano", image_size=64, device="cpu", dtype=dtype, engine=engine)
+    predictor = VideoPredictor(model.segmenter)
+    assert predictor.dtype == (model.dtype if engine == "fast" else torch.float32)
+    state = predictor.init_state(folder)
+    predictor.add_new_points_or_box(state, 0, 1, points=[[20, 10]], labels=[1])
+    answers = list(predictor.propagate_in_video(state))
+    assert len(answers) == FRAMES and all(logits.isfinite().all() for *_, logits in answers)
+
+
+def test_a_dtype_that_the_weights_are_not_stored_in() -> None:
+    segmenter = load("nano", image_size=64, device="cpu", dtype="bfloat16").segmenter
+    assert VideoPredictor(segmenter, torch.bfloat16).dtype == torch.bfloat16
+    with pytest.raises(InputError, match='stored as bfloat16; leave .* dtype="float32"'):
+        VideoPredictor(segmenter, torch.float32)
 
 
 def test_what_cannot_be_tracked(predictor: VideoPredictor, tmp_path: Path) -> None:

@@ -49,13 +49,22 @@ class VideoPredictor:
 
     segmenter: the network, for instance `load("sam2.1-tiny").segmenter`. preset is "interactive",
     what the official builder turns on, and, as there, corrected frames do not become conditioning
-    frames; dtype and options as of `Session` and `tracking_options`.
+    frames; options as of `tracking_options`. dtype: of the computation; None for the one that the
+    network's weights are stored for.
+
+    Raises InputError for another dtype than reduced weights are stored in.
     """
 
     def __init__(
-        self, segmenter: Segmenter, dtype: torch.dtype = torch.float32, **options: Any
+        self, segmenter: Segmenter, dtype: torch.dtype | None = None, **options: Any
     ) -> None:
-        self.segmenter, self.dtype = segmenter, dtype
+        self.segmenter, self.dtype = segmenter, dtype or segmenter.dtype
+        if segmenter.dtype not in (torch.float32, self.dtype):
+            stored, asked = (str(t).removeprefix("torch.") for t in (segmenter.dtype, dtype))
+            raise InputError(
+                f"dtype {asked} does not fit weights stored as {stored}; leave dtype out, or load"
+                f' the model with dtype="{asked}"'
+            )
         official = {"preset": "interactive", "keep": "all", "corrections_condition": False}
         self.options = tracking_options(**{**official, **options})
 

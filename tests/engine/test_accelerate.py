@@ -31,6 +31,7 @@ from tempomask.models.config import (
     ViTConfig,
     segmenter_config,
 )
+from tempomask.models.hiera import Hiera
 from tempomask.models.hybrid import ConvolutionalStem, SameConv2d
 from tempomask.models.segmenter import MemoryInputs, Segmenter
 from tempomask.models.windowed_block import WindowedBlock
@@ -125,6 +126,58 @@ def test_videos_are_the_same(plain: Segmenter) -> None:
     for a, b in zip(fast, expected, strict=True):
         scale = np.abs(b.low_res_logits).max()
         assert np.abs(a.low_res_logits - b.low_res_logits).max() <= 1e-3 * scale
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [(name, size) for name in ("hiera", "vit") for size in ((96, 160), (160, 96), (128, 32))]
+    + [("vit", (48, 80))],
+)
+def test_pictures_of_other_sizes_and_the_usual_ones_again(
+    name: str, size: tuple[int, int], randomise: Callable[[Segmenter], Segmenter]
+) -> None:
+    plain = randomise(Segmenter(CONFIGS[name]).eval())
+    usual, other = torch.randn(1, 3, SIDE, SIDE), torch.randn(2, 3, *size)
+    pictures = [usual, other, other, usual, other.transpose(2, 3)]
+    expected = [plain.encoder(picture).features for picture in pictures]
+    fast = accelerate(plain).encoder
+    for picture, maps in zip(pictures, expected, strict=True):
+        for got, wanted in zip(fast(picture).features, maps, strict=True):
+            assert_near(got, wanted, 1e-5)
+
+
+def test_positions_are_made_in_float32_once_for_each_size(
+    randomise: Callable[[Segmenter], Segmenter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = randomise(Segmenter(CONFIGS["hiera"]).eval())
+    grid = (24, 40)
+    expected = plain.encoder.position_encoding(*grid)  # type: ignore[operator]
+    encoder = accelerate(plain, torch.bfloat16).encoder
+    made: list[tuple[int, ...]] = []
+    original = Hiera.position_encoding
+
+    def counted(self: Hiera, *grid: int) -> Tensor:
+        made.append(grid)
+        return original(self, *grid)
+
+    monkeypatch.setattr(Hiera, "position_encoding", counted)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        for _ in range(3):
+            encoder(torch.randn(1, 3, SIDE, SIDE))
+            encoder(torch.randn(1, 3, 96, 160))
+        got = encoder._position(*grid)  # type: ignore[operator]
+    assert made == [grid] and torch.equal(got, expected.bfloat16())
+
+
+@torch.inference_mode()
+def test_pictures_that_the_plain_trunk_refuses_are_refused() -> None:
+    plain = Segmenter(CONFIGS["hiera"]).eval()
+    picture = torch.randn(1, 3, 72, SIDE)
+    with pytest.raises(RuntimeError, match="must match"):
+        plain.encoder(picture)
+    with pytest.raises(RuntimeError, match="must match"):
+        accelerate(plain).encoder(picture)
 
 
 def test_plans_skip_blocks_of_the_fast_trunk() -> None:

@@ -117,6 +117,31 @@ def test_both_directions_give_every_frame_once_in_order(
         assert result.blocks.all() and result.logits.shape == (2, 48, 80)
 
 
+@pytest.mark.parametrize(("start", "end"), [(0, 5), (1, 6), (3, 7), (None, 8), (2, None)])
+def test_both_directions_with_prompts_beyond_the_end(
+    start: int | None, end: int | None, segmenter: Segmenter, clip: Callable, source: Callable
+) -> None:
+    """With lookahead they are seen, while no frame from the end on is given."""
+    video, options = source(clip(10)), TrackingOptions(lookahead=True)
+    prompts = [Prompt(8, A, mask=MASK), Prompt(6, B, points=[(30, 20)])]
+    expected = list(range(start or 0, end or 10))
+    for chosen in (prompts[:1], prompts):
+        both = track(
+            segmenter, video, chosen, direction="both", start=start, end=end, options=options
+        )
+        results = list(both)
+        assert [r.index for r in results] == expected
+        assert {r.object_ids for r in results} == {tuple(p.object_id for p in chosen[::-1])}
+    if end is None:
+        return
+    back = track(
+        segmenter, video, prompts, direction="backward", start=end - 1, end=start, options=options
+    )
+    for result, other in zip(results[::-1], back, strict=True):
+        ours, theirs = (r.low_res_logits[r.object_ids.index(A)] for r in (result, other))
+        np.testing.assert_allclose(ours, theirs, atol=2e-3)
+
+
 def test_both_directions_of_a_prompt_on_the_first_frame_is_one_pass(
     segmenter: Segmenter, clip: Callable, source: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

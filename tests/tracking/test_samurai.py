@@ -24,7 +24,7 @@ from tempomask.tracking.samurai import (
     choose_mask,
     samurai_config,
 )
-from tempomask.tracking.selection import RecentMemories
+from tempomask.tracking.selection import RecentMemories, Selection, closest_conditioning
 
 NOWHERE: Box = (0.0, 0.0, 0.0, 0.0)
 
@@ -203,7 +203,7 @@ def naive_memories(
     """(frame, row of the temporal encoding) of the recent memories, oldest first; forward."""
     valid: list[int] = []
     for t in range(frame - 1, 1 if official else -1, -1):
-        if t not in scores:
+        if t not in scores or t in conditioning:
             continue
         iou, present, motion = scores[t]
         if iou > 0.5 and present > 0 and (motion is None or motion > 0):
@@ -234,41 +234,95 @@ score = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None)
+def as_frames(selection: Selection) -> tuple[list[tuple[int, int]], list[tuple[int, float]]]:
+    """Spatial memories and pointers; sorted, as attention does not depend on the order of keys."""
+    spatial = [m.frame for m in selection.spatial]
+    pointers = [m.frame for m in selection.pointers]
+    return (
+        sorted(zip(spatial, selection.temporal_index, strict=True)),
+        sorted(zip(pointers, selection.distances, strict=True)),
+    )
+
+
+@settings(max_examples=200, deadline=None)
 @given(
     table=st.lists(score, min_size=1, max_size=40),
+    prompted=st.sets(st.integers(1, 40), max_size=12),
+    corrected=st.sets(st.integers(1, 40), max_size=6),
+    ahead=st.sets(st.integers(1, 45), max_size=3),
+    limit=st.sampled_from([-1, 2, 3]),
     reverse=st.booleans(),
     official=st.booleans(),
-    evict=st.booleans(),
+    keep=st.integers(0, 3),
 )
 def test_memories_are_those_of_the_second_derivation(
-    table: list[tuple[float, float, float | None]], reverse: bool, official: bool, evict: bool
+    table: list[tuple[float, float, float | None]],
+    prompted: set[int],
+    corrected: set[int],
+    ahead: set[int],
+    limit: int,
+    reverse: bool,
+    official: bool,
+    keep: int,
 ) -> None:
-    """Also when the bank keeps only what the selector says can still be reached."""
+    """Also when a bank keeps only what the selector says can still be reached."""
     reverse = reverse and not official
     sign, last = (-1, 100) if reverse else (1, 0)
-    rule = MotionAwareMemories(RecentMemories(), SamuraiConfig(official_quirks=official))
-    bank = MemoryBank()
-    bank.store(memory(last, (1.0, 10.0, None)), conditioning=True)
+    recent = RecentMemories(max_conditioning_frames=limit)
+    rule = MotionAwareMemories(recent, SamuraiConfig(official_quirks=official))
+    everything, bounded = MemoryBank(), MemoryBank()
     scores: dict[int, tuple[float, float, float | None]] = {}
+
+    def store(distance: int, row: tuple[float, float, float | None], conditioning: bool) -> None:
+        scores[distance] = row
+        for bank in (everything, bounded):
+            bank.store(memory(last + sign * distance, row), conditioning)
+
+    for distance in sorted({0, *ahead}):
+        store(distance, (1.0, 10.0, None), True)
     for distance, row in enumerate(table, 1):
         frame = last + sign * distance
-        chosen = rule.select(bank, frame, reverse)
-        expected = naive_memories(scores, [0], distance, official)
+        for query in range(frame, frame - sign * (keep + 1), -sign):
+            assert as_frames(rule.select(bounded, query, reverse)) == as_frames(
+                rule.select(everything, query, reverse)
+            )
+        chosen = rule.select(everything, frame, reverse)
+        attended = [
+            sign * (t - last) for t in closest_conditioning(everything.conditioning, frame, limit)
+        ]
         found = [
             (sign * (m.frame - last), index)
             for m, index in zip(chosen.spatial, chosen.temporal_index, strict=True)
         ]
-        assert found == [(0, 6), *expected]
-        recent = RecentMemories().select(bank, frame, reverse)
-        assert [m.frame for m in chosen.pointers] == [m.frame for m in recent.pointers]
-        assert chosen.distances == recent.distances
-        scores[distance] = row
-        bank.store(memory(frame, row), conditioning=False)
-        if evict:
-            following = frame + sign
-            bank.retain(rule.reach(bank, following, following, reverse))
-            assert len(bank.frames()) <= 8
+        expected = naive_memories(scores, attended, distance, official)
+        assert found == [*((t, 6) for t in attended), *expected]
+        plain = recent.select(everything, frame, reverse)
+        assert [m.frame for m in chosen.pointers] == [m.frame for m in plain.pointers]
+        assert chosen.distances == plain.distances
+        store(distance, row, distance in prompted)
+        bounded.retain(rule.reach(bounded, frame - sign * keep, frame + sign, reverse))
+        with_features = {t for t, m in bounded.recent.items() if m.features is not None}
+        assert len(with_features) <= 6 + keep + 2
+        if distance in corrected and distance >= keep:
+            store(distance - keep, (0.9, 5.0, 0.5), True)
+
+
+@pytest.mark.parametrize(
+    ("limit", "last_good", "expected"),
+    [(-1, 26, [15, 16, 17, 18, 19, 39]), (2, -1, [20, 21, 22, 23, 24, 39])],
+)
+def test_attended_frames_do_not_displace_what_later_frames_select(
+    limit: int, last_good: int, expected: list[int]
+) -> None:
+    """Frames 20 to 26 are prompted and good, of the others those up to the last good one."""
+    rule = MotionAwareMemories(RecentMemories(max_conditioning_frames=limit), SamuraiConfig())
+    bank = MemoryBank()
+    for t in range(40):
+        prompted = t == 0 or 20 <= t <= 26
+        bank.store(memory(t, (0.9 if prompted or t <= last_good else 0.2, 5.0, 0.5)), prompted)
+        bank.retain(rule.reach(bank, t + 1, t + 1, reverse=False))
+    spatial, _ = as_frames(rule.select(bank, 40, reverse=False))
+    assert [t for t, row in spatial if row < 6] == expected
 
 
 def test_a_prompt_in_mid_video_is_a_conditioning_frame_and_its_slot_stays_empty() -> None:
@@ -331,6 +385,7 @@ def test_official_quirks_leak_the_filter_between_objects_and_past_a_reset() -> N
     other = ([[(50.0, 50.0, 90.0, 90.0)]], [[0.9]])
     for chooser in (official, ours):
         assert chooser.choose([None], *one)[0].motion is not None
+    assert (official._leaked is None, ours._leaked is None) == (False, True)
     first, second = ours.choose([None], *other)[0], official.choose([None], *other)[0]
     assert first.motion is not None and first.motion.stable == 1
     assert second.motion is not None and second.motion.stable == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +19,9 @@ from rich.progress import (
 from rich.text import Text
 
 from tempomask.apps import console
-from tempomask.apps.resume import Direction
 
 if TYPE_CHECKING:
-    from tempomask.types import FrameResult, Prompt
+    from tempomask.types import FrameResult
 
 
 @dataclass
@@ -48,10 +46,12 @@ class Tally:
     def add(self, result: FrameResult) -> None:
         self.indices.append(result.index)
         self.blocks.append(result.blocks)
+        # Masks at the video's size are left to the thread that writes them, where that will do.
+        masks = result.masks if result.non_overlapping else result.low_res_logits > 0
         for place, object_id in enumerate(result.object_ids):
             tally = self.objects.setdefault(object_id, ObjectTally())
             tally.frames += 1
-            if (result.low_res_logits[place] > 0).any():
+            if masks[place].any():
                 tally.visible += 1
                 tally.predicted_iou += float(result.predicted_iou[place])
 
@@ -122,28 +122,3 @@ class FrameBar:
 
 def _count(total: int | None) -> str:
     return "?" if total is None else str(total)
-
-
-def frames_to_read(
-    num_frames: int | None,
-    prompts: Iterable[Prompt],
-    direction: Direction,
-    start: int | None,
-    end: int | None,
-) -> int | None:
-    """How many frames `track` will read; None if the video does not tell its length."""
-    frames = sorted(prompt.frame for prompt in prompts)
-    if direction == "backward":
-        return (frames[-1] if start is None else start) - (end or 0) + 1
-    if num_frames is None:
-        return None
-    stop = num_frames if end is None else min(end, num_frames)
-    if direction == "forward":
-        return stop - (frames[0] if start is None else start)
-    start = start or 0
-    firsts: dict[int, int] = {}
-    for prompt in sorted(prompts, key=lambda prompt: prompt.frame):
-        firsts.setdefault(prompt.object_id, prompt.frame)
-    latest = max(firsts.values())
-    back = latest - start + 1 if latest > start else 0
-    return stop - max(start, min(firsts.values())) + back

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -16,7 +16,7 @@ import numpy as np
 
 from tempomask.apps import console
 from tempomask.apps.interrupts import stop_wish
-from tempomask.apps.progress import FrameBar, Tally, frames_to_read
+from tempomask.apps.progress import FrameBar, Tally
 from tempomask.apps.resume import Direction, plan
 from tempomask.apps.watched import WatchedVideo
 from tempomask.errors import InputError
@@ -24,6 +24,7 @@ from tempomask.media.journal import open_journal
 from tempomask.media.masks import MAX_ID
 from tempomask.media.result_folder import JOURNAL, check_folder
 from tempomask.media.writers import FORMATS, RESULTS, ResultWriter, check_named
+from tempomask.tracking.propagate import spans
 
 if TYPE_CHECKING:
     from tempomask.api import Model
@@ -93,8 +94,7 @@ def follow(
     request: Request, video: Video, model: Model | Propagator
 ) -> tuple[dict[str, Any], dict[str, Path]]:
     """Track and write as asked for; the report, and the files by format."""
-    span = request.direction, request.start, request.end
-    bar = FrameBar(frames_to_read(video.num_frames, request.prompts, *span))
+    bar = FrameBar(_frames_to_read(request, video, request.prompts, request.start))
     watched = WatchedVideo(video, bar.read)
     track = partial(model.track, watched, direction=request.direction, **request.options)
     # Bad input is refused here, before anything of an earlier run is replaced.
@@ -128,6 +128,14 @@ def follow(
         "out": str(request.out),
     }
     return report, files
+
+
+def _frames_to_read(
+    request: Request, video: Video, prompts: Sequence[Prompt], start: int | None
+) -> int | None:
+    lookahead = request.options.get("lookahead", False)
+    planned = spans(prompts, request.direction, start, request.end, lookahead)
+    return planned.frames_to_read(video.num_frames)
 
 
 def _settings(request: Request, model: Model | Propagator) -> dict[str, Any]:
@@ -180,17 +188,19 @@ def _rest(
         bar.restart(0)
         return iter(())
     journal = open_journal(request.out / JOURNAL)
-    planned = plan(journal, request.prompts, next_frame, request.direction)
-    span = request.direction, planned.start, request.end
-    total = frames_to_read(video.num_frames, planned.prompts, *span)
-    rest = track(planned.prompts, start=planned.start, end=request.end)
-    first, start = min(journal.finished), request.start or 0
-    if request.direction == "both" and first > start:
-        # The backward pass was stopped on its way.
-        before = plan(journal, request.prompts, first - 1, "backward")
-        total = None if total is None else total + before.start - start + 1
-        back = track(before.prompts, direction="backward", start=before.start, end=start)
-        rest = chain((result for result in back if result.index < first), rest)
+    try:
+        planned = plan(journal, request.prompts, next_frame, request.direction)
+        total = _frames_to_read(request, video, planned.prompts, planned.start)
+        rest = track(planned.prompts, start=planned.start, end=request.end)
+        first, start = min(journal.finished), request.start or 0
+        if request.direction == "both" and first > start:
+            # The backward pass was stopped on its way.
+            before = plan(journal, request.prompts, first - 1, "backward")
+            total = None if total is None else total + before.start - start + 1
+            back = track(before.prompts, direction="backward", start=before.start, end=start)
+            rest = chain((result for result in back if result.index < first), rest)
+    finally:
+        journal.close()
     bar.restart(total)
     return rest
 

@@ -33,6 +33,7 @@ def accelerate(segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> Segm
     whatever decides a mask stay float32. The result cannot be trained or saved any more.
     """
     segmenter.eval().requires_grad_(False)
+    segmenter.dtype = dtype
     keep_freed_memory()
     encoder = segmenter.encoder
     if isinstance(segmenter.neck, FeaturePyramidNeck):

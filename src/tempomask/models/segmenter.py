@@ -95,7 +95,12 @@ def _build_neck(config: SegmenterConfig, encoder: Encoder) -> nn.Module:
 
 
 class Segmenter(nn.Module):
-    """SAM 2's network; EfficientTAM and nano are configurations of it."""
+    """SAM 2's network; EfficientTAM and nano are configurations of it.
+
+    dtype: of the computation that its weights are stored for; only the fast engine sets another.
+    """
+
+    dtype: torch.dtype = torch.float32
 
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__()

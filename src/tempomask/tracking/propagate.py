@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import groupby
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ def track(
     options: TrackingOptions | None = None,
     dtype: torch.dtype = torch.float32,
     policy: Policy | None = None,
-) -> Iterator[FrameResult]:
+) -> Results:
     """Track all prompted objects; input is checked at once, frames are read as results are taken.
 
     forward: from frame `start` (default: the first prompted one) up to but without `end` (default:
@@ -88,20 +88,79 @@ def track(
         policy=policy,
     )
     passes = _Passes(source, ordered, new_session, options.lookahead)
-    if start is None:
+    if start is None and not (direction == "both" and options.lookahead):
         check_end(direction, ordered[-1 if direction == "backward" else 0].frame, end)
+    planned = spans(ordered, direction, start, end, options.lookahead)
     if direction == "forward":
-        first = ordered[0].frame if start is None else start
-        passes.check_range(first, end)
-        return passes.forward(first, end)
+        passes.check_range(*planned.forward)
+        return passes.forward(*planned.forward)
     if direction == "backward":
-        first = ordered[-1].frame if start is None else start
-        last = 0 if end is None else end
+        first, last = planned.backward.start, planned.backward.stop + 1
         passes.check_range(last, first + 1)
         return passes.backward(first, last)
-    first = 0 if start is None else start
-    passes.check_range(first, end)
-    return passes.both(first, end)
+    passes.check_range(start or 0, end)
+    return passes.both(start or 0, planned)
+
+
+class Spans(NamedTuple):
+    """Which frames `track` goes through: first those of a backward pass, then of a forward one.
+
+    backward: in descending order, none without that pass. forward: from the first number up to but
+    without the second (None: the last frame and all); two equal ones without that pass.
+    ahead: how many frames each pass reads before, for their prompts.
+    """
+
+    backward: range
+    forward: tuple[int, int | None]
+    ahead: int = 0
+
+    def frames_to_read(self, num_frames: int | None) -> int | None:
+        """How many frames are read; None if that depends on a video that does not tell its length.
+
+        num_frames: of the video, None where it does not.
+        """
+        first, end = self.forward
+        passes = (len(self.backward) > 0) + (first != end)
+        reads = len(self.backward) + passes * self.ahead
+        if first == end:
+            return reads
+        if num_frames is None:
+            return None
+        return reads + max(num_frames if end is None else min(end, num_frames), first) - first
+
+
+def spans(
+    prompts: Iterable[Prompt],
+    direction: Direction,
+    start: int | None = None,
+    end: int | None = None,
+    lookahead: bool = False,
+) -> Spans:
+    """The frames of the passes; arguments as of `track`, whose checks come after."""
+    listed = list(prompts)
+    frames = {prompt.frame for prompt in listed}
+    ahead = len(frames) if lookahead else 0
+    if direction == "forward":
+        return Spans(range(0), (min(frames) if start is None else start, end), ahead)
+    if direction == "backward":
+        first = max(frames) if start is None else start
+        return Spans(range(first, (end or 0) - 1, -1), (0, 0), ahead)
+    firsts = _first_frames(listed).values()
+    low = start or 0
+    begin = max(min(firsts), low)
+    latest = max(firsts if lookahead else frames)
+    if end is not None:
+        begin, latest = min(begin, end), min(latest, end - 1)
+    needed = max(firsts) > low
+    return Spans(range(latest, low - 1, -1) if needed else range(0), (begin, end), ahead)
+
+
+def _first_frames(prompts: Iterable[Prompt]) -> dict[int, int]:
+    """First prompted frame of each object, in the order in which objects come."""
+    first: dict[int, int] = {}
+    for prompt in sorted(prompts, key=lambda prompt: prompt.frame):
+        first.setdefault(prompt.object_id, prompt.frame)
+    return first
 
 
 def _check_direction(direction: str, source: FrameSource, lookahead: bool) -> None:
@@ -158,10 +217,7 @@ class _Passes:
     ) -> None:
         self.source, self.prompts = source, prompts
         self.new_session, self.lookahead = new_session, lookahead
-        # First prompted frame of each object, in the order in which objects come.
-        self.first: dict[int, int] = {}
-        for prompt in prompts:
-            self.first.setdefault(prompt.object_id, prompt.frame)
+        self.first = _first_frames(prompts)
 
     def check_range(self, low: int, high: int | None) -> None:
         """InputError unless low to high (exclusive) is a range of frames that holds the prompts."""
@@ -210,15 +266,12 @@ class _Passes:
         session = self.new_session(start=start, reverse=True)
         return self._run(session, self.source.reversed_frames(start, end))
 
-    def both(self, start: int, end: int | None) -> Results:
+    def both(self, start: int, planned: Spans) -> Results:
         """Backward first, kept on disk; then forward, and each object from its proper pass."""
-        latest = self.prompts[-1].frame
-        if self.lookahead:
-            latest = max(self.first.values())
-        begin = max(min(self.first.values()), start)
+        begin, end = planned.forward
         with ResultSpool() as spool:
-            if max(self.first.values()) > start:
-                with closing(self.backward(latest, start)) as results:
+            if planned.backward:
+                with closing(self.backward(planned.backward[0], start)) as results:
                     for result in results:
                         earlier = [i for i, first in self.first.items() if result.index < first]
                         if earlier:
@@ -227,7 +280,8 @@ class _Passes:
                 result = spool.take(index)
                 if result is not None:
                     yield self._in_order(result)
-            for result in self.forward(begin, end):
+            # With lookahead all prompts may lie beyond the end.
+            for result in self.forward(begin, end) if begin != end else ():
                 later = [i for i in result.object_ids if result.index >= self.first[i]]
                 result, earlier = rows_of(result, later), spool.take(result.index)
                 yield self._in_order(result if earlier is None else merged(earlier, result))

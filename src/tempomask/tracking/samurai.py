@@ -159,7 +159,8 @@ class MotionChooser:
         for motion, candidates, ious in zip(motions, boxes, predicted_iou, strict=True):
             before = self._leaked if self.config.official_quirks else motion
             choices.append(choose_mask(self.config, before, candidates, ious))
-            self._leaked = choices[-1].motion
+            if self.config.official_quirks:
+                self._leaked = choices[-1].motion
         return choices
 
 
@@ -204,11 +205,19 @@ class MotionAwareMemories:
     ) -> list[int]:
         """Frame numbers from the newest to the oldest, at most as many as there are slots."""
         before = frame - sign
-        good = [
-            t for t in others if sign * t < sign * before and self._is_good(bank, others[t], sign)
-        ]
-        good.sort(reverse=sign > 0)
+        good = self._nearest_good(bank, others, before, sign)
         return [before, *good[: self.slots - 1]]
+
+    def _nearest_good(
+        self, bank: MemoryBank, memories: dict[int, Memory], before: int, sign: int
+    ) -> list[int]:
+        """The good frames of some memories that come before a frame, the newest first."""
+        good = [
+            t
+            for t, memory in memories.items()
+            if sign * t < sign * before and self._is_good(bank, memory, sign)
+        ]
+        return sorted(good, reverse=sign > 0)
 
     def _is_good(self, bank: MemoryBank, memory: Memory, sign: int) -> bool:
         config = self.config
@@ -225,12 +234,18 @@ class MotionAwareMemories:
     def reach(self, bank: MemoryBank, first: int, last: int, reverse: bool) -> Reach:
         base = self.recent.reach(bank, first, last, reverse)
         sign = -1 if reverse else 1
-        stored = {**bank.conditioning, **bank.recent}
-        good = [t for t, memory in stored.items() if self._is_good(bank, memory, sign)]
         # Scores do not change: of the good frames before `first` only the nearest can be chosen.
-        earlier = sorted((t for t in good if sign * t < sign * first), reverse=sign > 0)
-        later = {t for t in good if sign * first <= sign * t < sign * last}
-        just_before = {t for t in stored if sign * (first - sign) <= sign * t < sign * last}
-        ahead = {t for t in base.spatial if t in bank.conditioning}
-        kept = ahead | later | just_before | set(earlier[: self.slots])
+        # Conditioning frames count apart: one that is attended to as such takes no place.
+        attended = max(self.recent.max_conditioning_frames, 0)
+        earlier = {
+            *self._nearest_good(bank, bank.recent, first, sign)[: self.slots],
+            *self._nearest_good(bank, bank.conditioning, first, sign)[: self.slots + attended],
+        }
+        stored = {*bank.conditioning, *bank.recent}
+        from_just_before = {t for t in stored if sign * (first - sign) <= sign * t < sign * last}
+        conditioning = {t for t in base.spatial if t in bank.conditioning}
+        if self.config.official_quirks:
+            # Which frames are good depends on the first of them.
+            conditioning.update(sorted(bank.conditioning)[:1])
+        kept = earlier | from_just_before | conditioning
         return Reach(spatial=frozenset(kept), pointers=base.pointers)
