@@ -108,9 +108,8 @@ class VideoPredictor:
         """Prompt an object on any frame; returns the frame's masks."""
         if box is not None and not clear_old_points:
             raise InputError("a box replaces earlier points; use clear_old_points=True")
-        if clear_old_points:
-            inference_state.session.clear_points(obj_id, frame_idx)
-        return self._add(inference_state, Prompt(frame_idx, obj_id, points, labels, box))
+        prompt = Prompt(frame_idx, obj_id, points, labels, box)
+        return self._add(inference_state, prompt, clear_old_points)
 
     def add_new_mask(
         self, inference_state: InferenceState, frame_idx: int, obj_id: int, mask: ArrayLike
@@ -118,10 +117,11 @@ class VideoPredictor:
         """Give the mask of an object on any frame; returns the frame's masks."""
         return self._add(inference_state, Prompt(frame_idx, obj_id, mask=mask))
 
-    def _add(self, state: InferenceState, prompt: Prompt) -> Answer:
+    def _add(self, state: InferenceState, prompt: Prompt, afresh: bool = False) -> Answer:
         for _, frame in state.video.frames(prompt.frame, prompt.frame + 1):
+            result = state.session.condition(frame, [prompt], afresh=afresh)
             state.prompted.add(prompt.frame)
-            return state.answer(state.session.condition(frame, [prompt]))
+            return state.answer(result)
         raise InputError(f"the video has no frame {prompt.frame}")
 
     def propagate_in_video(

@@ -542,6 +542,46 @@ def test_bad_input_is_refused_and_changes_nothing(
     assert np.array_equal(result.low_res_logits, expected.low_res_logits)
 
 
+@pytest.mark.parametrize("step", ["encode", "decode", "use_mask_as_output"])
+@pytest.mark.parametrize("act", ["step", "correct", "condition"])
+def test_a_prompt_that_fails_changes_nothing(
+    step: str,
+    act: str,
+    stepped: Session,
+    segmenter: Segmenter,
+    clip: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frame = clip(4)[3]
+    prompts = [Prompt(3, A, points=[(30, 20)], labels=[0]), Prompt(3, B, mask=MASK)]
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(segmenter, step, fail)
+    if act == "step":
+        for prompt in prompts:
+            stepped.add(prompt)
+    with pytest.raises(RuntimeError, match="no memory left"):
+        if act == "step":
+            stepped.step(frame)
+        elif act == "condition":
+            stepped.condition(frame, prompts)
+        else:
+            stepped._state.frames._encoded = None
+            if step == "use_mask_as_output":
+                stepped.correct(object_id=B, mask=MASK)
+            stepped.correct(object_id=A, points=[(30, 20)], labels=[0])
+    monkeypatch.undo()
+    assert (stepped.object_ids, stepped.index) == ((A,), 2)
+    assert list(stepped.waiting) == (prompts if act == "step" else [])
+    later = prompts if act == "step" else []
+    expected = run(Session(segmenter), clip(4), [Prompt(0, A, points=[(12, 14)]), *later])[-1]
+    result = stepped.step(frame)
+    assert result.object_ids == expected.object_ids and result.index == 3
+    assert np.array_equal(result.low_res_logits, expected.low_res_logits)
+
+
 def test_correcting_before_the_first_frame_is_refused(segmenter: Segmenter) -> None:
     with pytest.raises(InputError, match="there is no frame to correct; call step first"):
         Session(segmenter).correct(points=[(1, 1)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -105,6 +105,17 @@ class TrackedObject:
     outputs: dict[int, Output] = field(default_factory=dict)
     clicks: dict[int, Clicks] = field(default_factory=dict)
     staged: dict[int, tuple[Memory, bool]] = field(default_factory=dict)
+
+    def copy(self) -> TrackedObject:
+        """A copy with dictionaries of its own, of the same results."""
+        bank = MemoryBank(dict(self.bank.conditioning), dict(self.bank.recent))
+        return replace(
+            self,
+            bank=bank,
+            outputs=dict(self.outputs),
+            clicks=dict(self.clicks),
+            staged=dict(self.staged),
+        )
 
     def merge_staged(self) -> None:
         """Move staged memories into the bank."""

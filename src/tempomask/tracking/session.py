@@ -179,7 +179,7 @@ class Session:
                 ' made with keep=N (so many frames more) or keep="all"'
             )
         prompt.check_inside(frames.size)
-        with self._running():
+        with self._running(), self._state.undone_on_failure():
             self._state.focus(prompt.frame)
             self._state.apply(prompt.frame, [prompt])
             return self._state.result(prompt.frame)
@@ -238,7 +238,7 @@ class Session:
             )
         prompts = self._due(index, size_of(checked))
         policy = self._state.frames.policy
-        with self._running():
+        with self._running(), self._prompting(index, prompts):
             if isinstance(policy, VideoPolicy):
                 policy.begin_frame()
             self._state.go_on(self._index, index)
@@ -255,11 +255,14 @@ class Session:
                 policy.end_frame(*scores)
             return result
 
-    def condition(self, frame: NDArray[np.uint8], prompts: Sequence[Prompt]) -> FrameResult:
+    def condition(
+        self, frame: NDArray[np.uint8], prompts: Sequence[Prompt], *, afresh: bool = False
+    ) -> FrameResult:
         """Apply prompts to their frame, out of turn: tracking need not have reached it.
 
         The frame's memory conditions all others from the next `step` on, also earlier ones.
-        frame: (H, W, 3), uint8 RGB. prompts: at least one, all of the same frame.
+        frame: (H, W, 3), uint8 RGB. prompts: at least one, all of the same frame. afresh: in place
+        of the points given for their objects on that frame before.
         """
         indices = {prompt.frame for prompt in prompts}
         if len(indices) != 1:
@@ -268,7 +271,10 @@ class Session:
         for prompt in prompts:
             prompt.check_inside(size_of(checked))
         index = indices.pop()
-        with self._running():
+        with self._running(), self._state.undone_on_failure():
+            if afresh:
+                for prompt in prompts:
+                    self.clear_points(prompt.object_id, index)
             self._state.focus(index)
             self._state.frames.put(index, checked)
             self._state.apply(index, prompts)
@@ -290,6 +296,21 @@ class Session:
                 waiting.remove(prompt)
                 raise
         return self._pending.pop(index, [])
+
+    @contextmanager
+    def _prompting(self, index: int, prompts: list[Prompt]) -> Iterator[None]:
+        """Put the session back as it was, the prompts waiting, if a prompted frame fails."""
+        if not prompts:
+            yield
+            return
+        before = self._index
+        try:
+            with self._state.undone_on_failure():
+                yield
+        except BaseException:
+            self._index = before
+            self._pending[index] = prompts
+            raise
 
     @contextmanager
     def _running(self) -> Iterator[None]:

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -68,6 +69,20 @@ class VideoState:
         if self.frames.policy is None or not shown:
             return None
         return torch.stack(shown).amax(dim=0)[None, None]
+
+    @contextmanager
+    def undone_on_failure(self) -> Iterator[None]:
+        """Put objects and frames back as they were if what is done within fails."""
+        objects = {i: tracked.copy() for i, tracked in self.objects.items()}
+        frames, arrived, unmemorised = self.frames.copy(), self._arrived, self._unmemorised
+        if unmemorised is not None:
+            unmemorised = unmemorised[0], set(unmemorised[1])
+        try:
+            yield
+        except BaseException:
+            self.objects, self.frames = objects, frames
+            self._arrived, self._unmemorised = arrived, unmemorised
+            raise
 
     def focus(self, index: int) -> None:
         """Turn to a frame; memorise results of another one while its features are still at hand."""
