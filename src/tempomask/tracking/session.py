@@ -189,6 +189,14 @@ class Session:
         if object_id in self._state.objects:
             self._state.objects[object_id].clicks.pop(frame, None)
 
+    def clear_prompts(self, object_id: int, frame: int) -> None:
+        """Forget that an object was prompted on a frame: it is tracked there as on any other."""
+        self._state.forget_prompts(object_id, frame)
+
+    def result(self, frame: int) -> FrameResult:
+        """The result of a frame, of all objects whose result there is kept."""
+        return self._state.result(frame)
+
     def remove(self, object_id: int) -> None:
         """Stop tracking an object; its id can be used again for a new one."""
         known = {*self.object_ids, *(prompt.object_id for prompt in self.waiting)}

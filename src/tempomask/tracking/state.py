@@ -222,6 +222,31 @@ class VideoState:
         scores = [torch.stack([o.object_score, o.predicted_iou]) for o in outputs]
         return torch.stack(scores).tolist()
 
+    def forget_prompts(self, object_id: int, index: int) -> None:
+        """Make a prompted frame of an object an ordinary one.
+
+        A mask that tracking has not gone on from is forgotten; another is kept until the frame is
+        tracked again.
+        """
+        tracked = self.objects.get(object_id)
+        if tracked is None:
+            return
+        tracked.clicks.pop(index, None)
+        output = tracked.outputs.get(index)
+        if output is None or not output.prompted:
+            return
+        fresh = tracked.staged.pop(index, None) is not None
+        if self._unmemorised is not None and self._unmemorised[0] == index:
+            fresh |= object_id in self._unmemorised[1]
+            self._unmemorised[1].discard(object_id)
+        if fresh:
+            del tracked.outputs[index]
+        else:
+            tracked.outputs[index] = replace(output, prompted=False, initial=True)
+        memory = tracked.bank.conditioning.pop(index, None)
+        if memory is not None:
+            tracked.bank.recent[index] = memory
+
     def forget(self, index: int | None, following: int) -> None:
         """Drop everything that no later step and no allowed correction can reach.
 
