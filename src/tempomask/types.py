@@ -5,7 +5,7 @@ Shape legend: H x W the video's size, N objects, h x w low resolution (image_siz
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -157,6 +157,25 @@ class Prompt:
 # What a deferred result delivers, in this order.
 DELIVERED = ("low_res_logits", "object_scores", "predicted_iou")
 DeliveredArrays = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+def check_given(prompts: Iterable[Prompt], known: Collection[int] = ()) -> None:
+    """Raise InputError for an object that begins with nothing but clicks off it.
+
+    prompts: in the order in which tracking comes to them. known: objects that are there already.
+    """
+    first: dict[int, int] = {}
+    given = set(known)
+    for prompt in prompts:
+        frame = first.setdefault(prompt.object_id, prompt.frame)
+        if frame == prompt.frame and not prompt.only_takes_away:
+            given.add(prompt.object_id)
+    for object_id, frame in first.items():
+        if object_id not in given:
+            raise InputError(
+                f"object {object_id} has only clicks off it on frame {frame}, its first; add a"
+                " click on it there, a box or a mask"
+            )
+
+
 
 
 @dataclass(frozen=True, eq=False)

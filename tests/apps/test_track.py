@@ -225,8 +225,8 @@ def test_resume_refuses_another_run(track: Track, run: Run, video: Path, checkpo
     [
         ([], "no prompt given; say where the object is with --point, --box, --mask or --prompts"),
         (["--point", "99,5"], "point (99, 5) outside the 48 x 32 picture"),
-        (["--negative", "9,5"], "object 1 has only clicks off it; add a click on it"),
-        (["--box", "0,0,60,9"], "box (0, 0, 60, 9) that leaves the 48 x 32 picture"),
+        (["--negative", "9,5"], "object 1 has only clicks off it on frame 0, its first; add a"),
+        (["--box", "60,0,70,9"], "box (60, 0, 70, 9) outside the 48 x 32 picture"),
         (["--object", 0, "--point", "1,2"], "object id 0: ids begin at 1, 0 is background"),
         (["--point", "1,2", "--frame", 70], "prompt on frame 70, but the video has 7 frames"),
         (["--point", "1,2", "--save", "masks,gif"], "--save gif: unknown; choose from masks"),

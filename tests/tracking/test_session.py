@@ -518,6 +518,14 @@ BLACK = np.zeros((48, 80, 3), np.uint8)
         (lambda s: s.correct(points=[(1, 1)], frame=3), "frame 3 has not been stepped"),
         (lambda s: s.correct(points=[(1, 1)], frame=1), "frame 1 is not kept"),
         (lambda s: s.prompt(points=[(1, 1)], frame=0), "frame 0 is not kept"),
+        (
+            lambda s: s.correct(object_id=B, points=[(1, 1)], labels=[0]),
+            "object -7 has only clicks",
+        ),
+        (
+            lambda s: s.condition(BLACK, [Prompt(1, B, points=[(1, 1)], labels=[0])]),
+            "has only clicks off it on frame 1, its first; add a click on it there, a box or a mask",
+        ),
         (lambda s: s.remove(5), "there is no object 5 to remove; tracked: 41"),
         (lambda s: s.condition(BLACK, []), r"prompts of one frame, got \[\]"),
         (
@@ -599,6 +607,19 @@ def test_a_waiting_prompt_that_does_not_fit_is_dropped_when_the_size_is_known(
     assert session.step(frames[0]).object_ids == (A,)
     with pytest.raises(InputError, match="outside the 9 x 9 picture"):
         Session(segmenter, size=(9, 9)).prompt(points=[(12, 3)])
+
+
+def test_waiting_clicks_off_an_object_that_is_not_there_are_dropped(
+    segmenter: Segmenter, clip: Callable
+) -> None:
+    session, frame = Session(segmenter), clip(1)[0]
+    session.prompt(object_id=A, points=[(5, 40)], labels=[0])
+    session.prompt(object_id=B, points=[(5, 40)], labels=[0])
+    session.prompt(object_id=A, points=[(12, 14)])
+    with pytest.raises(InputError, match="object -7 has only clicks off it on frame 0"):
+        session.step(frame)
+    assert [prompt.object_id for prompt in session.waiting] == [A, A]
+    assert session.step(frame).object_ids == (A,)
 
 
 def test_a_removed_object_takes_its_waiting_prompts_along(

@@ -21,7 +21,8 @@ from tempomask.errors import InputError
 from tempomask.media.folder_writer import JOURNAL
 from tempomask.media.journal import open_journal
 from tempomask.media.writers import FORMATS, ResultWriter
-from tempomask.tracking.propagate import spans
+from tempomask.tracking.propagate import in_order, spans
+from tempomask.types import check_given
 
 if TYPE_CHECKING:
     from tempomask.api import Model
@@ -60,19 +61,9 @@ class Request:
             prompt.check_inside(video.size)
             if prompt.object_id < 1:
                 raise InputError(f"object id {prompt.object_id}: ids begin at 1, 0 is background")
-        self._check_given()
+        check_given(in_order(self.prompts, self.direction, self.options.get("lookahead", False)))
         if self.resume and not video.seekable:
             raise InputError(f"{video.name} cannot be read again, so its run cannot be resumed")
-
-    def _check_given(self) -> None:
-        """InputError for an object of which nothing says where it is."""
-        ids = {prompt.object_id for prompt in self.prompts if not prompt.only_takes_away}
-        for prompt in self.prompts:
-            if prompt.object_id not in ids:
-                raise InputError(
-                    f"object {prompt.object_id} has only clicks off it; add a click on it, a box or"
-                    " a mask"
-                )
 
 
 def follow(

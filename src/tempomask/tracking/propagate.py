@@ -19,7 +19,7 @@ from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.session import Session
 from tempomask.tracking.spool import ResultSpool, merged, rows_of
 from tempomask.tracking.upload import prepared_ahead
-from tempomask.types import FrameResult, Prompt, Size
+from tempomask.types import FrameResult, Prompt, Size, check_given
 
 Direction = Literal["forward", "backward", "both"]
 IndexedFrames = Iterator[tuple[int, NDArray[np.uint8]]]
@@ -78,6 +78,7 @@ def track(
     options = options or TrackingOptions()
     ordered = _checked_prompts(prompts, source)
     _check_direction(direction, source, options.lookahead)
+    check_given(in_order(ordered, direction, options.lookahead))
     new_session = partial(
         Session,
         segmenter,
@@ -153,6 +154,21 @@ def spans(
     return Spans(range(latest, low - 1, -1) if needed else range(0), (begin, end), ahead)
 
 
+def in_order(
+    prompts: Iterable[Prompt], direction: Direction, lookahead: bool = False
+) -> list[Prompt]:
+    """The prompts as tracking comes to them; those of one frame in the order given.
+
+    Backward without clicks off an object on frames where there is nothing to take away from yet.
+    """
+    ordered = sorted(prompts, key=lambda prompt: prompt.frame)
+    if direction != "backward" or lookahead:
+        return ordered
+    last = {p.object_id: p.frame for p in ordered if not p.only_takes_away}
+    begun = [p for p in ordered if p.frame <= last.get(p.object_id, p.frame)]
+    return sorted(begun, key=lambda prompt: -prompt.frame)
+
+
 def _first_frames(prompts: Iterable[Prompt]) -> dict[int, int]:
     """First prompted frame of each object, in the order in which objects come."""
     first: dict[int, int] = {}
@@ -215,13 +231,13 @@ class _Passes:
                     f" {last}; change start and end, or allow lookahead"
                 )
 
-    def _run(self, session: Session, frames: IndexedFrames) -> Results:
+    def _run(self, session: Session, frames: IndexedFrames, prompts: Sequence[Prompt]) -> Results:
         """Step through frames in the order given."""
         if self.lookahead:
             for index, group in groupby(self.prompts, key=lambda prompt: prompt.frame):
                 session.condition(self._frame(index), list(group))
         else:
-            for prompt in self.prompts:
+            for prompt in prompts:
                 session.add(prompt)
         if session.sends_ahead and self.source.seekable:
             # Not from a camera, whose newest frame is wanted at once.
@@ -242,11 +258,13 @@ class _Passes:
         raise InputError(f"the source ended before frame {index}, which has a prompt")
 
     def forward(self, start: int, end: int | None) -> Results:
-        return self._run(self.new_session(start=start), self.source.frames(start, end))
+        session = self.new_session(start=start)
+        return self._run(session, self.source.frames(start, end), self.prompts)
 
     def backward(self, start: int, end: int) -> Results:
         session = self.new_session(start=start, reverse=True)
-        return self._run(session, self.source.reversed_frames(start, end))
+        prompts = in_order(self.prompts, "backward")
+        return self._run(session, self.source.reversed_frames(start, end), prompts)
 
     def both(self, start: int, planned: Spans) -> Results:
         """Backward first, kept on disk; then forward, and each object from its proper pass."""

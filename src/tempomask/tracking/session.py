@@ -19,7 +19,7 @@ from tempomask.tracking.samurai import MotionAwareMemories, MotionChooser
 from tempomask.tracking.selection import MemorySelector, RecentMemories
 from tempomask.tracking.state import VideoState
 from tempomask.tracking.upload import PreparedFrame
-from tempomask.types import FrameResult, Prompt, Size
+from tempomask.types import FrameResult, Prompt, Size, check_given
 
 NO_SCORES = np.zeros(0, dtype=np.float32)
 
@@ -179,6 +179,7 @@ class Session:
                 ' made with keep=N (so many frames more) or keep="all"'
             )
         prompt.check_inside(frames.size)
+        check_given([prompt], self.object_ids)
         with self._running(), self._state.undone_on_failure():
             self._state.focus(prompt.frame)
             self._state.apply(prompt.frame, [prompt])
@@ -278,6 +279,7 @@ class Session:
         checked = self._state.frames.check(frame)
         for prompt in prompts:
             prompt.check_inside(size_of(checked))
+        check_given(prompts, self.object_ids)
         index = indices.pop()
         with self._running(), self._state.undone_on_failure():
             if afresh:
@@ -300,6 +302,9 @@ class Session:
         for prompt in waiting:
             try:
                 prompt.check_inside(size)
+                check_given(
+                    (p for p in waiting if p.object_id == prompt.object_id), self.object_ids
+                )
             except InputError:
                 waiting.remove(prompt)
                 raise
