@@ -83,9 +83,7 @@ def test_arguments_in_every_form_that_scripts_use(predictor: VideoPredictor, fol
 
     clicks, labels, box = [[20.0, 10.0], [3.0, 30.0]], [1, 0], [10.0, 4.0, 40.0, 30.0]
     expected = ask(points=clicks, labels=labels, box=box)
-    batched = ask(
-        points=torch.tensor([clicks]), labels=torch.tensor([labels]), box=np.array([box])
-    )
+    batched = ask(points=torch.tensor([clicks]), labels=torch.tensor([labels]), box=np.array([box]))
     assert torch.equal(batched, expected)
     whole = np.array([WIDTH, HEIGHT])
     shares = {"points": clicks / whole, "box": (np.reshape(box, (2, 2)) / whole).reshape(1, 4)}

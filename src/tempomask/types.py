@@ -30,9 +30,9 @@ class Prompt:
     """What a person says about one object on one frame: points, a box, both, or a mask.
 
     frame: index of the frame, from 0. object_id: any whole number, the object's name.
-    points: (P, 2), (x, y) in pixels of the video, 0 <= x < W and 0 <= y < H.
+    points: (P, 2), (x, y) in pixels of the video, from 0 to W and H, or at most one pixel outside.
     labels: (P,), 1 on the object and 0 off it; all 1 when left out.
-    box: (x0, y0, x1, y1) edges in pixels, 0 <= x0 < x1 <= W.
+    box: (x0, y0, x1, y1) edges in pixels, x0 < x1; what lies outside the picture is cut off.
     mask: (H, W) bool, or integers where non-zero is the object; excludes points and box.
 
     Arrays are copied and made read-only. Raises InputError if the parts do not fit together;
@@ -136,27 +136,27 @@ class Prompt:
         return self.box is None and labels is not None and not np.asarray(labels).any()
 
     def check_inside(self, size: Size) -> None:
-        """Raise InputError unless every part fits a video of size (H, W)."""
+        """Raise InputError unless every part fits a video of size (H, W).
+
+        Clicks just outside the border are moved to it, and boxes cut, where they are used.
+        """
         height, width = size
         video = f"the {width} x {height} picture"
         if self.points is not None:
             points = np.asarray(self.points)
-            outside = ((points < 0) | (points >= (width, height))).any(axis=1)
+            outside = ((points < -1) | (points > (width + 1, height + 1))).any(axis=1)
             if outside.any():
                 x, y = points[outside][0].tolist()
                 self._refuse(f"has a point ({x:g}, {y:g}) outside {video}")
         if self.box is not None:
             x0, y0, x1, y1 = np.asarray(self.box).tolist()
-            if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
-                self._refuse(f"has a box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) that leaves {video}")
+            if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+                self._refuse(f"has a box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) outside {video}")
         if self.mask is not None and np.shape(self.mask) != (height, width):
             rows, columns = np.shape(self.mask)
             self._refuse(f"has a mask of {columns} x {rows} pixels; it must be as large as {video}")
 
 
-# What a deferred result delivers, in this order.
-DELIVERED = ("low_res_logits", "object_scores", "predicted_iou")
-DeliveredArrays = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 def check_given(prompts: Iterable[Prompt], known: Collection[int] = ()) -> None:
     """Raise InputError for an object that begins with nothing but clicks off it.
 
@@ -176,6 +176,9 @@ def check_given(prompts: Iterable[Prompt], known: Collection[int] = ()) -> None:
             )
 
 
+# What a deferred result delivers, in this order.
+DELIVERED = ("low_res_logits", "object_scores", "predicted_iou")
+DeliveredArrays = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -512,8 +512,8 @@ BLACK = np.zeros((48, 80, 3), np.uint8)
     [
         (lambda s: s.step(BLACK[:, :70]), "frame of 70 x 48 pixels in a video of 80 x 48"),
         (lambda s: s.step(BLACK.astype(float)), "uint8 RGB array"),
-        (lambda s: s.prompt(points=[(80, 3)]), r"point \(80, 3\) outside the 80 x 48 picture"),
-        (lambda s: s.prompt(box=(0, 0, 90, 9), frame=9), "leaves the 80 x 48 picture"),
+        (lambda s: s.prompt(points=[(82, 3)]), r"point \(82, 3\) outside the 80 x 48 picture"),
+        (lambda s: s.prompt(box=(90, 0, 99, 9), frame=9), r"9\) outside the 80 x 48 picture"),
         (lambda s: s.correct(mask=np.ones((4, 4), bool)), "mask of 4 x 4 pixels"),
         (lambda s: s.correct(points=[(1, 1)], frame=3), "frame 3 has not been stepped"),
         (lambda s: s.correct(points=[(1, 1)], frame=1), "frame 1 is not kept"),
@@ -524,7 +524,7 @@ BLACK = np.zeros((48, 80, 3), np.uint8)
         ),
         (
             lambda s: s.condition(BLACK, [Prompt(1, B, points=[(1, 1)], labels=[0])]),
-            "has only clicks off it on frame 1, its first; add a click on it there, a box or a mask",
+            "only clicks off it on frame 1, its first; add a click on it there, a box or a mask",
         ),
         (lambda s: s.remove(5), "there is no object 5 to remove; tracked: 41"),
         (lambda s: s.condition(BLACK, []), r"prompts of one frame, got \[\]"),
