@@ -296,8 +296,8 @@ class Model:
     ) -> Iterator[FrameResult]:
         """Track the prompted objects through a video, frame by frame.
 
-        source: a path to a video or a folder of pictures, a camera index, a stream URL, an iterable
-            of (H, W, 3) uint8 RGB arrays, an open `Video`, or your own `FrameSource`.
+        source: a path to a video or a folder of pictures, a list of pictures' paths, a camera
+            index, a stream URL, an iterable of (H, W, 3) uint8 RGB arrays or of PyAV's frames, an open `Video`, or your own `FrameSource`.
         prompts: of any objects on any frames; several on one frame act one after the other.
         direction: "forward" from `start` (default: the first prompted frame) to before `end`;
             "backward" from `start` (default: the last prompted frame) down to `end` (default 0);

@@ -511,7 +511,7 @@ BLACK = np.zeros((48, 80, 3), np.uint8)
     "act, message",
     [
         (lambda s: s.step(BLACK[:, :70]), "frame of 70 x 48 pixels in a video of 80 x 48"),
-        (lambda s: s.step(BLACK.astype(float)), "uint8 RGB array"),
+        (lambda s: s.step(BLACK.astype(float)), "float64; give .* scale to 0..255"),
         (lambda s: s.prompt(points=[(82, 3)]), r"point \(82, 3\) outside the 80 x 48 picture"),
         (lambda s: s.prompt(box=(90, 0, 99, 9), frame=9), r"9\) outside the 80 x 48 picture"),
         (lambda s: s.correct(mask=np.ones((4, 4), bool)), "mask of 4 x 4 pixels"),
