@@ -131,6 +131,30 @@ def test_every_kind_of_source_gives_the_same_results(
 
 def test_a_video_that_track_opened_is_closed_again(
     model: Model, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"prompts": None}, "prompts must be Prompt objects, got NoneType"),
+        ({"end": 2.0}, "end must be a whole number of frames, got 2.0"),
+        ({"start": "0"}, "start must be a whole number of frames, got '0'"),
+        ({"num_frames": 0}, "num_frames must be 1 or more, got 0"),
+    ],
+)
+def test_bad_arguments_are_refused_at_once(
+    arguments: dict[str, Any], message: str, model: Model, frames: list[np.ndarray]
+) -> None:
+    with pytest.raises(InputError, match=message):
+        model.track(frames, **{"prompts": PROMPT, **arguments})
+
+
+def test_a_generator_of_known_length_tracks_as_a_list(
+    model: Model, frames: list[np.ndarray]
+) -> None:
+    expected = [r.low_res_logits for r in model.track(frames, PROMPT)]
+    results = [r.low_res_logits for r in model.track(iter(frames), PROMPT, num_frames=4)]
+    assert np.array_equal(results, expected)
 ) -> None:
     closed: list[str] = []
     monkeypatch.setattr(Video, "close", lambda video: closed.append(video.name))

@@ -288,6 +288,7 @@ class Model:
         compatibility: Compatibility = "official",
         policy: Policy | None = None,
         router: str = "auto",
+        num_frames: int | None = None,
         budget: float | None = None,
         rule: RuleName = "top-k",
         fps: float | None = None,
@@ -306,6 +307,9 @@ class Model:
         router, budget, rule, fps, adaptive: which encoder blocks run, see `Model.policy` and
             `routing.recurrent.Routing`; fps counts reading and writing where frames need not be
             waited for. policy: in place of them, any policy of your own.
+        num_frames: of the video, where the source does not tell. SAM 2 scales distances in time by
+            it in videos of fewer than 16 frames, whose masks therefore differ a little between a
+            list of frames and a generator of the same ones, unless this is given.
 
         Bad input raises InputError at once, before the first frame is asked for.
         """
@@ -327,6 +331,7 @@ class Model:
                 dtype=self.dtype,
                 policy=policy,
             )
+                num_frames=num_frames,
         except InputError:
             if opened is not None:
                 opened.close()

@@ -57,6 +57,7 @@ def track(
     direction: Direction = "forward",
     start: int | None = None,
     end: int | None = None,
+    num_frames: int | None = None,
     options: TrackingOptions | None = None,
     dtype: torch.dtype = torch.float32,
     policy: Policy | None = None,
@@ -68,6 +69,8 @@ def track(
     including `end` (default 0). both: frames from `start` (default 0) up to but without `end`, in
     ascending order; each object from a forward pass from its first prompted frame on, and from a
     backward pass before that.
+
+    num_frames: of the video, as of `Session`; None for what the source tells.
 
     With options.lookahead every prompted frame is memorised before tracking starts, as in SAM 2's
     offline predictor; otherwise prompts act when their frame comes, and tracking equals `step`.
@@ -83,7 +86,7 @@ def track(
         Session,
         segmenter,
         options,
-        num_frames=source.num_frames,
+        num_frames=source.num_frames if num_frames is None else num_frames,
         size=source.size,
         dtype=dtype,
         policy=policy,
