@@ -76,6 +76,9 @@ def test_load_gives_a_model_that_tracks(
         ({"device": "gpu"}, "unknown device 'gpu'"),
         ({"device": "meta"}, "device 'meta' is not supported"),
         ({"device": "cuda:99"}, "device 'cuda:99' asked for, but [0-9]+ CUDA GPUs are there"),
+        ({"device": 99}, "device 'cuda:99' asked for, but [0-9]+ CUDA GPUs are there"),
+        ({"image_size": (384, 384)}, r"image_size must be one whole number.* got \(384, 384\)"),
+        ({"dtype": torch.int8}, "unknown dtype 'int8'; use auto, float32, bfloat16, float16"),
         ({"dtype": "int8"}, "unknown dtype 'int8'; use auto, float32, bfloat16, float16"),
         ({"dtype": "float16", "device": "cpu"}, "float16 does not run on a CPU; use auto"),
         ({"checkpoint": "no/such/file.pt"}, "no/such/file.pt"),
@@ -107,6 +110,7 @@ def test_devices_and_precisions_are_chosen_by_what_is_there(
         assert resolve_dtype("auto", cpu) == expected_dtype
         assert resolve_dtype("auto", cuda) == torch.bfloat16
     assert resolve_dtype("auto", torch.device("mps")) == torch.float32
+    assert resolve_dtype(torch.bfloat16, cpu) == torch.bfloat16
     assert resolve_dtype("float16", cuda) == torch.float16
 
 
@@ -127,10 +131,6 @@ def test_every_kind_of_source_gives_the_same_results(
     session.add(PROMPT)
     for result, frame in zip(streamed, frames[1:], strict=True):
         assert np.array_equal(result.low_res_logits, session.step(frame).low_res_logits)
-
-
-def test_a_video_that_track_opened_is_closed_again(
-    model: Model, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
@@ -155,6 +155,10 @@ def test_a_generator_of_known_length_tracks_as_a_list(
     expected = [r.low_res_logits for r in model.track(frames, PROMPT)]
     results = [r.low_res_logits for r in model.track(iter(frames), PROMPT, num_frames=4)]
     assert np.array_equal(results, expected)
+
+
+def test_a_video_that_track_opened_is_closed_again(
+    model: Model, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed: list[str] = []
     monkeypatch.setattr(Video, "close", lambda video: closed.append(video.name))

@@ -33,8 +33,9 @@ def open_video(source: Any, *, prefetch: int = 4) -> Video:
     """Open a source of frames.
 
     source: a path to any video file FFmpeg reads; a folder of JPEG, PNG ... with any names, taken
-        in natural order, one picture, or a list of pictures; a camera index (0, or "0"); a stream URL (rtsp://,
-        http:// ...); an iterable of RGB arrays, uint8 (H, W, 3); or a `Video`, returned as it is.
+        in natural order, one picture, or a list of pictures' paths; a camera index (0, or "0"); a
+        stream URL (rtsp://, http:// ...); an iterable of RGB arrays, uint8 (H, W, 3), or of PyAV's
+        frames; or a `Video`, returned as it is.
     prefetch: frames decoded ahead by a thread; 0 for none.
 
     Raises InputError for a missing, empty or damaged file, a file without video, a folder without

@@ -19,7 +19,7 @@ from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.session import Session
 from tempomask.tracking.spool import ResultSpool, merged, rows_of
 from tempomask.tracking.upload import prepared_ahead
-from tempomask.types import FrameResult, Prompt, Size, check_given
+from tempomask.types import FrameResult, Prompt, Size, check_given, is_whole
 
 Direction = Literal["forward", "backward", "both"]
 IndexedFrames = Iterator[tuple[int, NDArray[np.uint8]]]
@@ -79,6 +79,11 @@ def track(
     backward where that is needed.
     """
     options = options or TrackingOptions()
+    for name, value in {"start": start, "end": end, "num_frames": num_frames}.items():
+        if value is not None and not is_whole(value):
+            raise InputError(f"{name} must be a whole number of frames, got {value!r}")
+    if num_frames is not None and num_frames < 1:
+        raise InputError(f"num_frames must be 1 or more, got {num_frames}")
     ordered = _checked_prompts(prompts, source)
     _check_direction(direction, source, options.lookahead)
     check_given(in_order(ordered, direction, options.lookahead))
@@ -191,6 +196,8 @@ def _check_direction(direction: str, source: FrameSource, lookahead: bool) -> No
 
 def _checked_prompts(prompts: Prompt | Iterable[Prompt], source: FrameSource) -> list[Prompt]:
     """The prompts by frame, those of one frame in the order given."""
+    if not isinstance(prompts, Iterable | Prompt):
+        raise InputError(f"prompts must be Prompt objects, got {type(prompts).__name__}")
     listed = [prompts] if isinstance(prompts, Prompt) else list(prompts)
     if not listed:
         raise InputError("no prompt given; say where the object is with a point, box or mask")
