@@ -43,7 +43,7 @@ class PictureFolder:
     def __init__(self, path: AnyPath | Sequence[AnyPath]) -> None:
         if isinstance(path, str | PathLike):
             self.name = str(path)
-            self.paths = [Path(path)] if Path(path).is_file() else list_pictures(path)
+            self.paths = [Path(path)] if Path(path).is_file() else list_pictures(Path(path))
         else:
             self.name = "the list of pictures"
             self.paths = [Path(each) for each in path]
