@@ -56,8 +56,8 @@ def load(
     checkpoint: a file, a folder or a Hub id; None for the model's own.
     image_size: side of the square the network sees; None for the model's own.
     device: "auto" takes a CUDA GPU, else an Apple GPU, else the CPU; a number is that CUDA GPU.
-    dtype: of the computation, a name or torch's. "auto" is bfloat16 on CUDA and on CPUs with bfloat16 matrix units,
-        else float32.
+    dtype: of the computation, a name or torch's. "auto" is bfloat16 on CUDA and on CPUs with
+        bfloat16 matrix units, else float32.
     adapter: a folder that `tempomask adapt` wrote, or the name of a bundled one; it is merged into
         the weights of its model, and brings the router that `Model.track` then uses.
     engine: "fast" rearranges the network for speed (docs/performance.md); it then computes in

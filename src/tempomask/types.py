@@ -64,12 +64,15 @@ class Prompt:
     """What a person says about one object on one frame: points, a box, both, or a mask.
 
     frame: index of the frame, from 0. object_id: any whole number, the object's name.
-    points: (P, 2), (x, y) in pixels of the video, from 0 to W and H, or at most one pixel outside.
-    labels: (P,), 1 on the object and 0 off it; all 1 when left out.
+    points: (P, 2), or (2,) for one: (x, y) in pixels of the video, from 0 to W and H, or at most
+        one pixel outside.
+    labels: (P,), or one for all: 1 on the object and 0 off it; all 1 when left out.
     box: (x0, y0, x1, y1) edges in pixels, x0 < x1; what lies outside the picture is cut off.
-    mask: (H, W) bool, or integers where non-zero is the object; excludes points and box.
+    mask: (H, W) bool, integers where non-zero is the object, or floats 0 and 1; excludes points
+        and box.
 
-    Arrays are copied and made read-only. Raises InputError if the parts do not fit together;
+    Masks and boxes may have a leading dimension of one. Arrays are copied and made read-only;
+    prompts with the same values are equal. Raises InputError if the parts do not fit together;
     `check_inside` compares them with the size of the video once that is known.
 
     >>> Prompt(frame=0, object_id=1, points=[(410, 260)], labels=[1]).num_points
@@ -99,6 +102,18 @@ class Prompt:
         self._set_box()
         self._set_mask()
 
+    def _values(self) -> tuple[Any, ...]:
+        parts = (self.points, self.labels, self.box, self.mask)
+        arrays = (None if part is None else np.asarray(part) for part in parts)
+        kept = (None if array is None else (array.shape, array.tobytes()) for array in arrays)
+        return self.frame, self.object_id, *kept
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash((self.frame, self.object_id))
+
     def _refuse(self, what: str) -> None:
         raise InputError(f"the prompt for object {self.object_id} on frame {self.frame} {what}")
 
@@ -123,9 +138,13 @@ class Prompt:
                 self._refuse("has labels but no points")
             return
         points = self._numbers("points")
+        if points.shape == (2,):
+            points = points[None]
         if points.ndim != 2 or points.shape[1] != 2 or not len(points):
             self._refuse(f"needs points of shape (P, 2) with P >= 1, got {points.shape}")
         labels = np.ones(len(points)) if self.labels is None else self._numbers("labels")
+        if labels.ndim == 0:
+            labels = np.full(len(points), labels)
         if labels.shape != (len(points),):
             self._refuse(f"has {len(points)} points but labels of shape {labels.shape}")
         if not np.isin(labels, (0, 1)).all():
@@ -137,6 +156,8 @@ class Prompt:
         if self.box is None:
             return
         box = self._numbers("box")
+        if box.shape == (1, 4):
+            box = box[0]
         if box.shape != (4,):
             self._refuse(f"needs a box (x0, y0, x1, y1), got shape {box.shape}")
         if box[0] >= box[2] or box[1] >= box[3]:
@@ -147,9 +168,16 @@ class Prompt:
         if self.mask is None:
             return
         mask = np.array(self.mask)
-        if mask.ndim != 2 or mask.dtype.kind not in "biu":
+        if mask.ndim == 3 and len(mask) == 1:
+            mask = mask[0]
+        if mask.ndim != 2 or mask.dtype.kind not in "biuf":
             self._refuse(
                 f"needs a mask of shape (H, W), bool or integer, got {mask.shape} {mask.dtype}"
+            )
+        if mask.dtype.kind == "f" and not np.isin(mask, (0, 1)).all():
+            self._refuse(
+                f"has a mask of {mask.dtype} from {mask.min():g} to {mask.max():g}; mark the object"
+                " by a threshold, as in mask > 0.5"
             )
         mask = mask != 0
         if not mask.any():
@@ -261,6 +289,13 @@ class FrameResult:
                 known.update(zip(DELIVERED, known["_deliver"](), strict=True))
                 del known["_deliver"]
         return known[name]
+
+    def __repr__(self) -> str:
+        areas = tuple(self.masks.sum(axis=(1, 2)).tolist())
+        return (
+            f"FrameResult(index={self.index}, size={self.size}, object_ids={self.object_ids},"
+            f" areas={areas})"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled or copied: the arrays, not the way to them."""

@@ -137,6 +137,13 @@ def test_objects_per_batch_bounds_the_batch(
     assert calls.counts("attend", "use_mask_as_output", "memorise") == [expected] * 3
 
 
+def test_a_session_forgets_its_video_at_the_end(segmenter: Segmenter, clip: Callable) -> None:
+    with Session(segmenter) as session:
+        session.prompt(object_id=A, points=(12, 14))
+        assert session.step(clip(1)[0]).object_ids == (A,)
+    assert (session.object_ids, session.index, session.size) == ((), None, None)
+
+
 def test_two_sessions_side_by_side_and_one_used_again(segmenter: Segmenter, clip: Callable) -> None:
     videos = [clip(8, seed=1), clip(8, seed=2)]
     prompts = [[Prompt(0, A, points=[(12, 14)])], [Prompt(1, A, box=(30, 20, 60, 40))]]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ NO_SCORES = np.zeros(0, dtype=np.float32)
 
 class Session:
     """Tracks objects through one video or stream: `prompt`, then `step` frame after frame.
+
+    As a context manager it forgets the video at the end.
 
     segmenter: the network; it keeps nothing, so that several sessions can share it.
     num_frames: of the video if known; SAM 2 scales pointer distances by it below 16 frames.
@@ -84,6 +87,17 @@ class Session:
         )
         self._pending: dict[int, list[Prompt]] = {}
         self._index: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.reset()
 
     @property
     def index(self) -> int | None:
