@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from tempomask.models.config import (
     SegmenterConfig,
 )
 from tempomask.models.segmenter import Segmenter
+from tempomask.propagation_api import Propagator
+from tempomask.tracking.label_propagation import PropagationConfig
 from tempomask.weights import save_segmenter
 
 PROMPT = Prompt(1, 3, points=[(20, 10)])
@@ -157,19 +160,68 @@ def test_a_generator_of_known_length_tracks_as_a_list(
     assert np.array_equal(results, expected)
 
 
+@pytest.fixture(params=["model", "propagator"])
+def tracked(request: pytest.FixtureRequest, model: Model) -> tuple[Any, Prompt]:
+    """A `track` method and a prompt for it."""
+    if request.param == "model":
+        return model.track, PROMPT
+    propagator = Propagator(model.segmenter.encoder, config=PropagationConfig(short_side=32))
+    return propagator.track, Prompt(mask=np.ones((24, 40), bool))
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> list[Video]:
+    """The videos that were closed."""
+    closed: list[Video] = []
+    monkeypatch.setattr(Video, "close", lambda video: closed.append(video))
+    return closed
+
+
+@pytest.mark.parametrize("taken", [0, 1])
 def test_a_video_that_track_opened_is_closed_again(
-    model: Model, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+    tracked: tuple[Any, Prompt], taken: int, frames: list[np.ndarray], closed: list[Video]
 ) -> None:
-    closed: list[str] = []
-    monkeypatch.setattr(Video, "close", lambda video: closed.append(video.name))
-    list(model.track(frames, PROMPT))
+    track, prompt = tracked
+    results = track(frames, prompt)
+    for _ in range(taken):
+        next(results)
+    assert closed == []
+    results.close()
+    assert len(closed) == 1 and list(results) == []
+    dropped = track(frames, prompt)
+    for _ in range(taken):
+        next(dropped)
+    closed.clear()
+    del dropped
     assert len(closed) == 1
-    results = model.track(frames, PROMPT)
-    next(results)
-    results.close()  # type: ignore[attr-defined]
-    assert len(closed) == 2
+    whole = track(frames, prompt)
+    closed.clear()
+    assert len(list(whole)) > 2 and len(closed) == 1
+    with open_video(frames) as video:
+        closed.clear()
+        list(track(video, prompt))
+        assert closed == []
+
+
+def test_a_video_that_track_opened_is_closed_by_errors(
+    tracked: tuple[Any, Prompt], frames: list[np.ndarray], closed: list[Video]
+) -> None:
+    track, prompt = tracked
     with pytest.raises(InputError, match="no prompt given"):
-        model.track(frames, [])
+        track(frames, [])
+    assert len(closed) == 1
+
+    def interrupted() -> Iterator[Prompt]:
+        yield prompt
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        track(frames, interrupted())
+    assert len(closed) == 2
+    results = track((f for f in [*frames, frames[0][:, :10]]), prompt)
+    next(results)
+    with pytest.raises(InputError, match="10 x 24"):
+        list(results)
     assert len(closed) == 3
 
 

@@ -43,7 +43,7 @@ class Routed:
 
     def policy(self, router: str = "auto", routing: Routing | None = None) -> Policy | None:
         self.asked.append((router, routing))
-        return StaticPlan([1], self.encoder)
+        return None if router == "none" else StaticPlan([1], self.encoder)
 
 
 @pytest.fixture
@@ -57,10 +57,23 @@ def test_the_model_of_the_encoder_is_asked_for_a_policy(encoder: HybridEncoder) 
     assert propagator.routers == model.routers
     results = list(propagator.track(FRAMES, PROMPT, router="rds", budget=0.6))
     assert [result.blocks.tolist() for result in results] == [[False, True]] * 3
-    assert model.asked == [("rds", Routing(0.6, count_waiting=False))]
+    assert model.asked == [("rds", Routing(0.6))]
+    plain = list(propagator.track(FRAMES, PROMPT, router="none"))
+    assert all(result.blocks.all() for result in plain) and len(model.asked) == 2
     mine = propagator.session(policy=StaticPlan([0], encoder))
     mine.add(PROMPT)
-    assert mine.step(FRAMES[0]).blocks.tolist() == [True, False] and len(model.asked) == 1
+    assert mine.step(FRAMES[0]).blocks.tolist() == [True, False] and len(model.asked) == 2
+
+
+def test_a_frame_rate_counts_waiting_where_a_model_does(encoder: HybridEncoder) -> None:
+    """Reading and writing count for videos that are there, not for what comes when it comes."""
+    model = Routed(encoder)
+    propagator = Propagator(encoder, "nano", SMALL, model=cast(Model, model))
+    propagator.track(FRAMES, PROMPT, fps=5.0)
+    propagator.track(iter(FRAMES), PROMPT, fps=5.0)
+    propagator.session(fps=5.0)
+    waiting = [routing and routing.count_waiting for _, routing in model.asked]
+    assert waiting == [True, False, False]
 
 
 def wishes() -> list[dict[str, Any]]:

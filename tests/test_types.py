@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,24 @@ def test_non_overlapping_results_hold_weaker_objects_at_minus_ten() -> None:
     assert (r.masks.sum(axis=0) <= 1).all()
     assert r.logits[:, 0, 0].tolist() == [-10, 3, -30]
     assert r.logits[:, 3, 3].tolist() == [2, -10, -30]
+    assert r.lost.tolist() == [False, False, True]
+
+
+@settings(deadline=None, max_examples=50)
+@given(n=st.integers(0, 3), side=st.integers(1, 9), seed=st.integers(0, 99), non_overlapping=...)
+def test_objects_without_a_mask_are_lost(
+    n: int, side: int, seed: int, non_overlapping: bool
+) -> None:
+    low = np.random.default_rng(seed).normal(-1, size=(n, 3, 3))
+    r = result(low, (side, side), non_overlapping)
+    assert r.lost.tolist() == [not mask.any() for mask in r.masks]
+    assert replace(r, object_scores=r.object_scores * -1).lost.all()
+
+
+def test_an_object_whose_mask_others_have_is_lost() -> None:
+    low = np.stack([np.full((4, 4), 2.0), np.full((4, 4), 1.0)])
+    assert result(low, (8, 8)).lost.tolist() == [False, False]
+    assert result(low, (8, 8), non_overlapping=True).lost.tolist() == [False, True]
 
 
 def test_full_size_arrays_are_made_once_and_only_when_asked_for() -> None:

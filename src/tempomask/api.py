@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -25,7 +25,7 @@ from tempomask.routing.budget import RuleName
 from tempomask.routing.recurrent import Routing
 from tempomask.routing.static import PLAN_A, PLAN_B, StaticPlan
 from tempomask.tracking.options import Compatibility, Preset, tracking_options
-from tempomask.tracking.propagate import Direction, FrameSource, track
+from tempomask.tracking.propagate import Direction, FrameSource, Results, track
 from tempomask.tracking.session import Session
 from tempomask.types import FrameResult, Prompt, Size
 from tempomask.weights import load_segmenter
@@ -298,7 +298,7 @@ class Model:
         fps: float | None = None,
         adaptive: bool = False,
         **options: Any,
-    ) -> Iterator[FrameResult]:
+    ) -> Tracks:
         """Track the prompted objects through a video, frame by frame.
 
         source: a path to a video or a folder of pictures, a list of pictures' paths, a camera
@@ -316,18 +316,17 @@ class Model:
             `routing.recurrent.Routing`; fps counts reading and writing where frames need not be
             waited for. policy: in place of them, any policy of your own.
 
-        Bad input raises InputError at once, before the first frame is asked for.
+        Bad input raises InputError at once, before the first frame is asked for. A video opened
+        here is closed after the last result, or by the results' `close`.
         """
         chosen = tracking_options(preset, compatibility, **options)
-        opened = None if isinstance(source, FrameSource) else open_video(source)
-        try:
-            if policy is None:
-                seekable = (source if opened is None else opened).seekable
-                wishes = Routing(budget, rule, fps=fps, adaptive=adaptive, count_waiting=seekable)
-                policy = self.policy(router, wishes)
-            results = track(
+
+        def begin(frames: FrameSource) -> Results:
+            waits = frames.seekable
+            wishes = Routing(budget, rule, fps=fps, adaptive=adaptive, count_waiting=waits)
+            return track(
                 self.segmenter,
-                source if opened is None else opened,
+                frames,
                 prompts,
                 direction=direction,
                 start=start,
@@ -335,13 +334,10 @@ class Model:
                 num_frames=num_frames,
                 options=chosen,
                 dtype=self.dtype,
-                policy=policy,
+                policy=self.policy(router, wishes) if policy is None else policy,
             )
-        except InputError:
-            if opened is not None:
-                opened.close()
-            raise
-        return results if opened is None else _closing(opened, results)
+
+        return Tracks(source, begin)
 
     def session(
         self,
@@ -383,9 +379,43 @@ class Model:
         )
 
 
-def _closing(video: Video, results: Iterator[FrameResult]) -> Generator[FrameResult, None, None]:
-    """The results; the video is closed after the last, or when the caller stops early."""
-    try:
-        yield from results
-    finally:
-        video.close()
+class Tracks(Iterator[FrameResult]):
+    """The results of a video, frame by frame, in order.
+
+    A video that was opened for them is closed after the last, by an error, and by `close`.
+    """
+
+    _opened: Video | None = None
+
+    def __init__(self, source: Any, begin: Callable[[FrameSource], Results]) -> None:
+        """source: as of `Model.track`. begin: gives the results of its frames."""
+        if not isinstance(source, FrameSource):
+            source = self._opened = open_video(source)
+        try:
+            self._results = begin(source)
+        except BaseException:
+            self._close_video()
+            raise
+
+    def __next__(self) -> FrameResult:
+        try:
+            return next(self._results)
+        except BaseException:
+            self._close_video()
+            raise
+
+    def close(self) -> None:
+        """Stop early and let go of the video."""
+        try:
+            self._results.close()
+        finally:
+            self._close_video()
+
+    def _close_video(self) -> None:
+        video, self._opened = self._opened, None
+        if video is not None:
+            video.close()
+
+    def __del__(self) -> None:
+        # A generator that was never started would not close anything.
+        self._close_video()

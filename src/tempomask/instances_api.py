@@ -221,7 +221,7 @@ class InstanceTracks(Iterator[InstanceResult]):
         self.session, self.video = session, video
         try:
             frames = video.frames(session.start, end)
-        except InputError:
+        except BaseException:
             video.close()
             raise
         self._results = self._run(frames)

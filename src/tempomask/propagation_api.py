@@ -7,23 +7,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tempomask.api import DTypeName, Model, Routers, load, resolve_device, resolve_dtype
+from tempomask.api import DTypeName, Model, Routers, Tracks, load, resolve_device, resolve_dtype
 from tempomask.errors import InputError, unknown_name
-from tempomask.media.video import Video, open_video
 from tempomask.models.config import SEGMENTERS
 from tempomask.models.encoder import Encoder, Policy
 from tempomask.routing.budget import RuleName
 from tempomask.routing.recurrent import Routing
 from tempomask.tracking.label_propagation import PropagationConfig, PropagationSession
-from tempomask.tracking.propagate import Direction, FrameSource
-from tempomask.types import FrameResult, Prompt, Size
+from tempomask.tracking.propagate import Direction, FrameSource, Results
+from tempomask.types import Prompt, Size
 from tempomask.weights.dinov3 import DINOV3_MODELS, load_dinov3
 
 
@@ -124,7 +123,7 @@ class Propagator:
 
         num_frames is not needed and only taken so that models and propagators can stand in for each
         other. options: fields of `PropagationConfig`, for instance radius=20. router to adaptive:
-        as of `Model.track`. The other arguments are those of `PropagationSession`.
+        as of `Model.session`. The other arguments are those of `PropagationSession`.
         """
         del num_frames
         if policy is None:
@@ -149,39 +148,46 @@ class Propagator:
         start: int | None = None,
         end: int | None = None,
         policy: Policy | None = None,
+        router: str = "auto",
+        budget: float | None = None,
+        rule: RuleName = "top-k",
+        fps: float | None = None,
+        adaptive: bool = False,
         **options: Any,
-    ) -> Iterator[FrameResult]:
+    ) -> Tracks:
         """Propagate the masks of one frame through a video, frame by frame.
 
         source: as of `Model.track`. prompts: masks, all on the frame where propagation starts.
         direction: "forward" to before `end` (default: the last frame and all) or "backward" down to
-        `end` (default 0). start may be left out. policy, options: as of `session`, with router to
-        adaptive among the options.
+        `end` (default 0). start may be left out. policy to adaptive: as of `Model.track`. options:
+        as of `session`.
 
-        Bad input raises InputError at once, before the first frame is asked for.
+        Bad input raises InputError at once, before the first frame is asked for. Videos are closed
+        as by `Model.track`.
         """
-        opened = None if isinstance(source, FrameSource) else open_video(source)
-        frames: FrameSource = source if opened is None else opened  # type: ignore[assignment]
-        try:
+
+        def begin(frames: FrameSource) -> Results:
             listed = [prompts] if isinstance(prompts, Prompt) else list(prompts)
             if not listed:
                 raise InputError("no prompt given; give the mask of an object on the first frame")
             first = listed[0].frame if start is None else start
             _check_range(frames, direction, first, end)
-            session = self.session(
+            waits = frames.seekable
+            wishes = Routing(budget, rule, fps=fps, adaptive=adaptive, count_waiting=waits)
+            session = PropagationSession(
+                self.encoder,
+                self._configured(options),
                 start=first,
                 reverse=direction == "backward",
                 size=frames.size,
-                policy=policy,
-                **options,
+                dtype=self.dtype,
+                policy=self.policy(router, wishes) if policy is None else policy,
             )
             for prompt in listed:
                 session.add(prompt)
-        except InputError:
-            if opened is not None:
-                opened.close()
-            raise
-        return _results(session, frames, first, end, opened)
+            return _results(session, frames, first, end)
+
+        return Tracks(source, begin)
 
     def _configured(self, options: dict[str, Any]) -> PropagationConfig:
         names = [field.name for field in fields(PropagationConfig)]
@@ -210,18 +216,9 @@ def _check_range(frames: FrameSource, direction: str, first: int, end: int | Non
 
 
 def _results(
-    session: PropagationSession,
-    source: FrameSource,
-    first: int,
-    end: int | None,
-    opened: Video | None,
-) -> Generator[FrameResult, None, None]:
-    """Results frame by frame; a video opened here is closed after the last, or at an early stop."""
-    try:
-        backward = session.reverse
-        frames = source.reversed_frames(first, end or 0) if backward else source.frames(first, end)
-        for index, frame in frames:
-            yield session.step(frame, index)
-    finally:
-        if opened is not None:
-            opened.close()
+    session: PropagationSession, source: FrameSource, first: int, end: int | None
+) -> Results:
+    backward = session.reverse
+    frames = source.reversed_frames(first, end or 0) if backward else source.frames(first, end)
+    for index, frame in frames:
+        yield session.step(frame, index)

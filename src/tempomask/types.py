@@ -340,9 +340,9 @@ class FrameResult:
 
     @property
     def lost(self) -> NDArray[np.bool_]:
-        """bool (N,): nothing was found; the object score is not above 0, or the mask is empty."""
-        empty = ~(self.low_res_logits > 0).any(axis=(1, 2))
-        return empty | (self.object_scores <= 0)
+        """bool (N,): nothing was found: the object score is not above 0, or `masks` is empty, which
+        with non_overlapping it also is where stronger objects have all of it."""
+        return ~self.masks.any(axis=(1, 2)) | (self.object_scores <= 0)
 
     def label_map(self) -> NDArray[np.int32]:
         """int32 (H, W): the object id of each pixel, 0 for none; overlaps go to the highest logit.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tempomask import Prompt, load
 from tempomask.apps.progress import FrameBar, Tally
@@ -13,6 +14,7 @@ from tempomask.apps.resume import Direction
 from tempomask.apps.watched import WatchedVideo
 from tempomask.media.video import open_video
 from tempomask.tracking.propagate import spans
+from tempomask.tracking.upload import PreparedFrame, prepared_ahead
 from tempomask.types import FrameResult
 
 FRAMES = 7
@@ -62,6 +64,24 @@ def test_the_bar_ends_full_and_every_result_has_its_frame(
         assert read == planned.frames_to_read(FRAMES)
 
 
+def test_frames_read_ahead_are_not_read_again(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where a frame is read before the result of the one before it comes."""
+    with open_video(video) as opened:
+        frames = dict(opened.frames())
+        watched = WatchedVideo(opened, lambda: None)
+        for direction in (watched.frames(), watched.reversed_frames(FRAMES - 1)):
+            with monkeypatch.context() as patch:
+                for index, prepared in prepared_ahead(direction, prepare):
+                    # The reading has begun: any other is one too many.
+                    patch.setattr(opened, "frames", None)
+                    assert np.array_equal(watched.frame(index), frames[index])
+                    assert prepared.picture is watched.frame(index)
+
+
+def prepare(frame: NDArray[np.uint8]) -> PreparedFrame:
+    return PreparedFrame(frame, (frame.shape[0], frame.shape[1]))
+
+
 def test_a_live_source_has_no_total() -> None:
     prompt = Prompt(points=[(1, 1)])
     assert spans([prompt], "forward").frames_to_read(None) is None
@@ -78,6 +98,10 @@ def test_the_tally_tells_seen_from_tracked() -> None:
         blocks = np.array([True, index % 2 == 0])
         score = np.array([0.5, 0.9], dtype=np.float32)
         tally.add(FrameResult(index, (4, 4), (3, 1), logits, score, score, blocks))
+    taken = np.stack([np.full((2, 2), 2.0), np.full((2, 2), 1.0)]).astype(np.float32)
+    hidden = Tally(seconds=2.0)
+    hidden.add(FrameResult(0, (4, 4), (3, 1), taken, score, score, blocks, non_overlapping=True))
+    assert [seen["visible_frames"] for seen in hidden.report()["objects"]] == [0, 1]
     report = tally.report()
     assert (report["frames"], report["fps"], report["blocks_run"]) == (4, 2.0, 0.75)
     assert report["objects"] == [

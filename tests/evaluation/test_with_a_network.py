@@ -21,6 +21,7 @@ from tempomask.models.config import (
     SegmenterConfig,
 )
 from tempomask.models.segmenter import Segmenter
+from tempomask.routing.static import StaticPlan
 from tempomask.types import Prompt
 
 CONFIG = SegmenterConfig(
@@ -64,6 +65,14 @@ def test_equals_tracking_by_hand(
         assert np.array_equal(written, result.label_map())
         tracked.append(result.index)
     assert tracked == [0, 1, 2, 3]
+
+
+def test_settings_tell_the_policy(
+    davis: Callable[..., Path], clip: Callable[..., Any], model: Model
+) -> None:
+    plan = StaticPlan([1], model.segmenter.encoder)
+    summary = evaluate(model, davis(cow=clip(4)), policy=plan)
+    assert summary.settings["policy"] == "StaticPlan([1])" and summary.blocks_run == 0.5
 
 
 def test_unknown_option(davis: Callable[..., Path], clip: Callable[..., Any], model: Model) -> None:

@@ -24,6 +24,13 @@ def test_draws_follow_the_sigmoid(logit: float) -> None:
     assert drawn.mean().item() == pytest.approx(torch.sigmoid(torch.tensor(logit)).item(), abs=0.02)
 
 
+def test_policies_in_words(encoder: Encoder) -> None:
+    policy = AdaViT(encoder, 0.7)
+    policy.threshold.fill_(-0.25)
+    assert repr(policy) == "AdaViT(budget=0.7, threshold=-0.25)"
+    assert repr(DyT(encoder, 0.3)) == "DyT(keep_ratio=0.3, threshold=0)"
+
+
 def test_more_logit_never_lowers_a_decision() -> None:
     logits = torch.linspace(-3, 3, 50, requires_grad=True)
     gumbel_sigmoid(logits).sum().backward()

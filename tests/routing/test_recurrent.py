@@ -12,7 +12,7 @@ from torch import Tensor
 from tempomask.errors import InputError
 from tempomask.models.encoder import KeepPlan, VideoPolicy
 from tempomask.routing.adaptive import AdaptiveBudget
-from tempomask.routing.budget import Stochastic, Threshold, TopK
+from tempomask.routing.budget import RecordedRule, Stochastic, Threshold, TopK
 from tempomask.routing.latency import LatencyBudget
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
 from tempomask.routing.recurrent import RecurrentPolicy, Routing, budget_key, recurrent_policy
@@ -88,6 +88,34 @@ def test_wishes(router: PredictiveRouter, routing: Routing, control: Any, rule: 
     assert control is None or isinstance(policy.control, control)
     assert policy.rule == rule or isinstance(policy.rule, Stochastic)
     assert policy.plan(*frame()).blocks[[0, 9]].all()
+
+
+@pytest.mark.parametrize(
+    ("routing", "words"),
+    [
+        (Routing(0.5), "RecurrentPolicy(FixedBudget(share=0.5), TopK())"),
+        (
+            Routing(rule="stochastic", seed=4),
+            "RecurrentPolicy(FixedBudget(share=0.6), Stochastic(seed=4))",
+        ),
+        (
+            Routing(0.5, "threshold", threshold=0.7, adaptive=True),
+            "RecurrentPolicy(AdaptiveBudget(AdaptiveConfig(target=0.5, least=0.2, swing=0.2,"
+            " reserve=1.5)), Threshold(tau=0.7))",
+        ),
+        (
+            Routing(fps=25),
+            "RecurrentPolicy(LatencyBudget(LatencyConfig(fps=25, least=0.2, count_waiting=True,"
+            " gain=0.35, memory=0.15)), TopK())",
+        ),
+    ],
+    ids=["fixed", "stochastic", "adaptive", "fps"],
+)
+def test_a_policy_in_words(router: PredictiveRouter, routing: Routing, words: str) -> None:
+    policy = recurrent_policy(router, routing, 0.6)
+    assert repr(policy) == repr(policy.fresh()) == words
+    recorded = RecurrentPolicy(router, policy.control, RecordedRule(policy.rule))
+    assert repr(recorded).endswith(f", RecordedRule({policy.rule}))")
 
 
 @pytest.mark.parametrize(

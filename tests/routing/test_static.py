@@ -40,6 +40,10 @@ def test_the_plan_runs_exactly_the_given_blocks(small: Hiera, blocks: list[int])
     assert output.blocks.nonzero().flatten().tolist() == sorted(blocks)
 
 
+def test_a_plan_in_words(small: Hiera) -> None:
+    assert repr(StaticPlan({5, 0, 1, 3}, small)) == "StaticPlan([0, 1, 3, 5])"
+
+
 @pytest.mark.parametrize(
     ("blocks", "message"),
     [

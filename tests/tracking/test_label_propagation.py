@@ -234,6 +234,18 @@ def test_an_object_smaller_than_a_patch_is_lost_without_a_word_of_protest() -> N
         assert result.lost.tolist() == [True] and np.isfinite(result.low_res_logits).all()
 
 
+def test_a_refused_first_frame_fixes_no_size() -> None:
+    frames, labels = scene(1)
+    session = PropagationSession(Colours(), SHORT)
+    with pytest.raises(InputError, match="no mask given"):
+        session.step(frames[0][:64])
+    prompted(session, labels)
+    with pytest.raises(InputError, match="must be as large as"):
+        session.step(frames[0][:64])
+    assert session.size is None
+    assert np.array_equal(session.step(frames[0]).label_map(), labels[0])
+
+
 def test_overlapping_masks_go_to_the_last() -> None:
     frames, labels = scene(2)
     session = PropagationSession(Colours(), SHORT)

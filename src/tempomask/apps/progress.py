@@ -46,10 +46,12 @@ class Tally:
     def add(self, result: FrameResult) -> None:
         self.indices.append(result.index)
         self.blocks.append(result.blocks)
+        # Masks at the video's size are left to the thread that writes them, where that will do.
+        masks = result.masks if result.non_overlapping else result.low_res_logits > 0
         for place, object_id in enumerate(result.object_ids):
             tally = self.objects.setdefault(object_id, ObjectTally())
             tally.frames += 1
-            if (result.low_res_logits[place] > 0).any():
+            if masks[place].any():
                 tally.visible += 1
                 tally.predicted_iou += float(result.predicted_iou[place])
 

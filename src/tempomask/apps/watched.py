@@ -1,11 +1,13 @@
-"""A video that hands its frames to the tracker and keeps the last one, to draw its result on."""
+"""A video that hands its frames to the tracker and keeps the last few, to draw results on."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from tempomask.media.sources import Frame
 from tempomask.media.video import Video
+from tempomask.tracking.upload import AHEAD
 from tempomask.types import Size
 
 IndexedFrames = Iterator[tuple[int, Frame]]
@@ -19,7 +21,8 @@ class WatchedVideo:
 
     def __init__(self, video: Video, on_read: Callable[[], None]) -> None:
         self.video, self._on_read = video, on_read
-        self._latest: tuple[int, Frame] | None = None
+        # On a GPU frames are read ahead of the one whose result comes.
+        self._latest: deque[tuple[int, Frame]] = deque(maxlen=AHEAD + 1)
         self._again: IndexedFrames = iter(())
         self._again_at = -1
 
@@ -43,15 +46,16 @@ class WatchedVideo:
 
     def _watch(self, frames: IndexedFrames) -> IndexedFrames:
         for item in frames:
-            self._latest = item
+            self._latest.append(item)
             self._on_read()
             yield item
 
     def frame(self, index: int) -> Frame:
         """The frame of a result. Tracked frames are at hand; those of an earlier pass are read
         again, in one go where they are asked for in ascending order."""
-        if self._latest is not None and self._latest[0] == index:
-            return self._latest[1]
+        for known, frame in self._latest:
+            if known == index:
+                return frame
         if self._again_at != index:
             self._again = iter(self.video.frames(index))
         self._again_at = index + 1

@@ -43,6 +43,9 @@ class AdaptiveBudget:
         self._tracker_doubt = 0.0
         self._mean, self._variance, self._frames = 0.0, 0.0, 0
 
+    def __repr__(self) -> str:
+        return f"AdaptiveBudget({self.config})"
+
     def fresh(self) -> AdaptiveBudget:
         return AdaptiveBudget(self.config)
 

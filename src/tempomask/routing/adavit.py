@@ -26,6 +26,7 @@ class AdaViT(GatedPolicy):
     def __init__(self, encoder: Encoder, budget: float = 0.5) -> None:
         """budget: share of all L blocks that shall run; the routers start from it."""
         super().__init__()
+        self.budget = budget
         self.always = frozenset({0, *encoder.required_blocks})
         self.num_blocks = encoder.num_blocks
         # What a block takes in is what the one before it puts out.
@@ -36,6 +37,9 @@ class AdaViT(GatedPolicy):
                 if index not in self.always
             }
         )
+
+    def __repr__(self) -> str:
+        return f"AdaViT(budget={self.budget:g}, threshold={self.threshold.item():g})"
 
     def share_of_gates(self, budget: float) -> float:
         """The share of the gated blocks that may run so that a share `budget` of all does."""

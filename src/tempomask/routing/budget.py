@@ -117,6 +117,9 @@ class Stochastic:
         kept[list(always_on)] = True
         return kept.tolist()
 
+    def __repr__(self) -> str:
+        return f"Stochastic(seed={self.seed})"
+
     def fresh(self) -> Stochastic:
         return Stochastic(self.seed)
 
@@ -137,6 +140,9 @@ class RecordedRule:
         self.weights.append(weights)
         self.kept.append(kept)
         return kept
+
+    def __repr__(self) -> str:
+        return f"RecordedRule({self.rule})"
 
     def fresh(self) -> RecordedRule:
         """Itself: the records of all videos are wanted together."""

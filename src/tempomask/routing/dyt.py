@@ -55,9 +55,13 @@ class DyT(GatedPolicy):
                     f"DyT needs MLPs that take any tokens, which {type(block).__name__} does not;"
                     " use adavit or rds"
                 )
+        self.keep_ratio = keep_ratio
         widths = token_widths(encoder)[1:]
         self.gates = nn.ModuleList(Gate(width, keep_ratio) for width in widths)
         self.adapters = nn.ModuleList(Adapter(width) for width in widths)
+
+    def __repr__(self) -> str:
+        return f"DyT(keep_ratio={self.keep_ratio:g}, threshold={self.threshold.item():g})"
 
     def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> DyTPlan:
         return DyTPlan(self)

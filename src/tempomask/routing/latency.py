@@ -59,6 +59,9 @@ class LatencyBudget:
         """A frame's own time is known only when its results are there."""
         return not self.config.count_waiting
 
+    def __repr__(self) -> str:
+        return f"LatencyBudget({self.config})"
+
     def fresh(self) -> LatencyBudget:
         return LatencyBudget(self.config, self._clock)
 

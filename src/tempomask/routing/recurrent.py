@@ -88,6 +88,9 @@ class RecurrentPolicy:
         self.router, self.control, self.rule = router, control, rule
         self._history = MaskHistory(router.config.mask_frames)
 
+    def __repr__(self) -> str:
+        return f"RecurrentPolicy({self.control}, {self.rule})"
+
     def fresh(self) -> RecurrentPolicy:
         return RecurrentPolicy(self.router, self.control.fresh(), self.rule.fresh())
 

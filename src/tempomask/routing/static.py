@@ -37,6 +37,9 @@ class StaticPlan:
         check_keep(keep, encoder)
         self.keep = tuple(keep)
 
+    def __repr__(self) -> str:
+        return f"StaticPlan({[index for index, kept in enumerate(self.keep) if kept]})"
+
     def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> KeepPlan:
         """The same plan for every frame."""
         return KeepPlan(self.keep)

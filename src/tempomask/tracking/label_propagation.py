@@ -256,6 +256,8 @@ class PropagationSession:
             raise InputError(
                 f"frame {index} cannot follow; the next one is {self.next_index}, in order"
             )
+        if not self._masks:
+            raise InputError("no mask given; say where the objects are on the first frame")
         self._check_size((frame.shape[0], frame.shape[1]))
         policy = self._features.policy
         with torch.inference_mode():
@@ -273,14 +275,12 @@ class PropagationSession:
                 f"a frame of {size[1]} x {size[0]} pixels in a video of {self.size[1]} x"
                 f" {self.size[0]}; the size may not change, start a new session"
             )
-        self.size = size
         for object_id, mask in self._masks.items():
             Prompt(self._start, object_id, mask=mask).check_inside(size)
+        self.size = size
 
     def _begin(self, frame: NDArray[np.uint8]) -> FrameResult:
         """The first frame: its masks, as labels of its patches and as they are."""
-        if not self._masks:
-            raise InputError("no mask given; say where the objects are on the first frame")
         labels = np.zeros(frame.shape[:2], dtype=np.int64)
         for place, mask in enumerate(self._masks.values(), 1):
             labels[mask] = place

@@ -61,7 +61,7 @@ def track(
     options: TrackingOptions | None = None,
     dtype: torch.dtype = torch.float32,
     policy: Policy | None = None,
-) -> Iterator[FrameResult]:
+) -> Results:
     """Track all prompted objects; input is checked at once, frames are read as results are taken.
 
     forward: from frame `start` (default: the first prompted one) up to but without `end` (default:
