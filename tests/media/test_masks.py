@@ -84,8 +84,8 @@ def test_a_mask_with_soft_edges_is_no_map_of_objects(tmp_path):
 
 def test_pictures_that_are_no_masks(tmp_path):
     paths = {name: tmp_path / name for name in ("rgb.png", "alpha.png", "blur.jpg", "no.png")}
-    picture(np.zeros((4, 4, 3))).save(paths["rgb.png"])
-    picture(np.zeros((4, 4, 3)), "LA").save(paths["alpha.png"])
+    picture(np.full((4, 4, 3), 9)).save(paths["rgb.png"])
+    picture(np.full((4, 4, 3), 9), "LA").save(paths["alpha.png"])
     picture(np.zeros((4, 4)), "L").save(paths["blur.jpg"])
     paths["no.png"].write_text("hello")
     table = {"rgb.png": "palette or grey", "alpha.png": "kind LA", "blur.jpg": "save it as PNG"}
