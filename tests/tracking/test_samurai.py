@@ -385,6 +385,7 @@ def test_official_quirks_leak_the_filter_between_objects_and_past_a_reset() -> N
     other = ([[(50.0, 50.0, 90.0, 90.0)]], [[0.9]])
     for chooser in (official, ours):
         assert chooser.choose([None], *one)[0].motion is not None
+    assert (official._leaked is None, ours._leaked is None) == (False, True)
     first, second = ours.choose([None], *other)[0], official.choose([None], *other)[0]
     assert first.motion is not None and first.motion.stable == 1
     assert second.motion is not None and second.motion.stable == 2

@@ -1,4 +1,8 @@
-"""The fast engine: the same networks, rearranged for speed; `accelerate` is the one way in."""
+"""The fast engine: the same networks, rearranged for speed.
+
+`accelerate` makes it of a segmenter, `instances.accelerate_instances` of an instance segmenter;
+`compiled.CompiledSegmenter` goes on from the former.
+"""
 
 from tempomask.engine.accelerate import accelerate
 

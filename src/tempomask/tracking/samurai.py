@@ -159,7 +159,8 @@ class MotionChooser:
         for motion, candidates, ious in zip(motions, boxes, predicted_iou, strict=True):
             before = self._leaked if self.config.official_quirks else motion
             choices.append(choose_mask(self.config, before, candidates, ious))
-            self._leaked = choices[-1].motion
+            if self.config.official_quirks:
+                self._leaked = choices[-1].motion
         return choices
 
 
