@@ -4,9 +4,10 @@
     python benchmarks/engine_trials.py --parts nano --out nano_trials.json
 
 The trials stand in `trials_of_encoder.py`, `trials_of_memory.py`, `trials_of_nano.py` and
-`trials_of_compiling.py`, how they are timed in `trials.py`. The type is the one that the engine chooses on this machine. --only: those
-whose name holds a word; --quick: small shapes, which say nothing about speed; --one-core: one
-thread, and its processor time instead of the clock's, which other work disturbs less.
+`trials_of_compiling.py`, how they are timed in `trials.py`. The type is the one that the engine
+chooses on this machine. --only: those whose name holds a word; --quick: small shapes, which say
+nothing about speed; --one-core: one thread, and its processor time instead of the clock's, which
+other work disturbs less.
 """
 
 from __future__ import annotations

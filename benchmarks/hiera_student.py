@@ -5,8 +5,8 @@
 nano's stem does most of its encoder's work, so that little is lost with its blocks. Here a Hiera of
 14 blocks, from random weights and without a stem, learns to give nano's features; memory and
 decoder are nano's own, untouched. FOLDER/model.safetensors is then a model like any other, for
-`tempomask pareto --checkpoint` and `benchmarks/block_worth.py --checkpoint`. It goes on where it was
-stopped.
+`tempomask pareto --checkpoint` and `benchmarks/block_worth.py --checkpoint`. The command goes on
+where it was stopped.
 """
 
 from __future__ import annotations

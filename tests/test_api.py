@@ -79,6 +79,9 @@ def test_load_gives_a_model_that_tracks(
         ({"device": "gpu"}, "unknown device 'gpu'"),
         ({"device": "meta"}, "device 'meta' is not supported"),
         ({"device": "cuda:99"}, "device 'cuda:99' asked for, but [0-9]+ CUDA GPUs are there"),
+        ({"device": 99}, "device 'cuda:99' asked for, but [0-9]+ CUDA GPUs are there"),
+        ({"image_size": (384, 384)}, r"image_size must be one whole number.* got \(384, 384\)"),
+        ({"dtype": torch.int8}, "unknown dtype 'int8'; use auto, float32, bfloat16, float16"),
         ({"dtype": "int8"}, "unknown dtype 'int8'; use auto, float32, bfloat16, float16"),
         ({"dtype": "float16", "device": "cpu"}, "float16 does not run on a CPU; use auto"),
         ({"checkpoint": "no/such/file.pt"}, "no/such/file.pt"),
@@ -110,6 +113,7 @@ def test_devices_and_precisions_are_chosen_by_what_is_there(
         assert resolve_dtype("auto", cpu) == expected_dtype
         assert resolve_dtype("auto", cuda) == torch.bfloat16
     assert resolve_dtype("auto", torch.device("mps")) == torch.float32
+    assert resolve_dtype(torch.bfloat16, cpu) == torch.bfloat16
     assert resolve_dtype("float16", cuda) == torch.float16
 
 
@@ -130,6 +134,30 @@ def test_every_kind_of_source_gives_the_same_results(
     session.add(PROMPT)
     for result, frame in zip(streamed, frames[1:], strict=True):
         assert np.array_equal(result.low_res_logits, session.step(frame).low_res_logits)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"prompts": None}, "prompts must be Prompt objects, got NoneType"),
+        ({"end": 2.0}, "end must be a whole number of frames, got 2.0"),
+        ({"start": "0"}, "start must be a whole number of frames, got '0'"),
+        ({"num_frames": 0}, "num_frames must be 1 or more, got 0"),
+    ],
+)
+def test_bad_arguments_are_refused_at_once(
+    arguments: dict[str, Any], message: str, model: Model, frames: list[np.ndarray]
+) -> None:
+    with pytest.raises(InputError, match=message):
+        model.track(frames, **{"prompts": PROMPT, **arguments})
+
+
+def test_a_generator_of_known_length_tracks_as_a_list(
+    model: Model, frames: list[np.ndarray]
+) -> None:
+    expected = [r.low_res_logits for r in model.track(frames, PROMPT)]
+    results = [r.low_res_logits for r in model.track(iter(frames), PROMPT, num_frames=4)]
+    assert np.array_equal(results, expected)
 
 
 @pytest.fixture(params=["model", "propagator"])

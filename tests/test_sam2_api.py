@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,6 +63,100 @@ def test_loaded_models_of_any_dtype(engine: Engine, dtype: DTypeName, folder: Pa
     predictor.add_new_points_or_box(state, 0, 1, points=[[20, 10]], labels=[1])
     answers = list(predictor.propagate_in_video(state))
     assert len(answers) == FRAMES and all(logits.isfinite().all() for *_, logits in answers)
+
+
+def test_what_load_returns_is_taken_with_its_dtype() -> None:
+    model = load("nano", image_size=64, device="cpu", dtype="bfloat16", engine="plain")
+    predictor = VideoPredictor(model)
+    assert (predictor.segmenter, predictor.dtype) == (model.segmenter, torch.bfloat16)
+    assert (predictor.device, predictor.image_size) == (torch.device("cpu"), 64)
+    with pytest.raises(InputError, match="what load returns, got str"):
+        VideoPredictor("nano")  # type: ignore[arg-type]
+
+
+def test_arguments_in_every_form_that_scripts_use(predictor: VideoPredictor, folder: Path) -> None:
+    def ask(**prompt: Any) -> torch.Tensor:
+        state = predictor.init_state(folder)
+        _, ids, logits = predictor.add_new_points_or_box(state, 0, "cup", **prompt)
+        assert ids == ["cup"] and state["obj_ids"] == ["cup"]
+        return logits
+
+    clicks, labels, box = [[20.0, 10.0], [3.0, 30.0]], [1, 0], [10.0, 4.0, 40.0, 30.0]
+    expected = ask(points=clicks, labels=labels, box=box)
+    batched = ask(points=torch.tensor([clicks]), labels=torch.tensor([labels]), box=np.array([box]))
+    assert torch.equal(batched, expected)
+    whole = np.array([WIDTH, HEIGHT])
+    shares = {"points": clicks / whole, "box": (np.reshape(box, (2, 2)) / whole).reshape(1, 4)}
+    relative = ask(**shares, labels=labels, normalize_coords=False)
+    torch.testing.assert_close(relative, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_masks_of_every_kind_and_size(predictor: VideoPredictor, folder: Path) -> None:
+    mask = np.zeros((64, 64), bool)
+    mask[8:40, 8:40] = True
+    state = predictor.init_state(folder)
+    for obj_id, given in enumerate((mask, mask * 0.3, torch.tensor(mask) * 0.9)):
+        predictor.add_new_mask(state, 0, obj_id, given)
+    _, ids, logits = predictor.add_new_mask(state, 0, "small", mask[::2, ::2])
+    assert ids == [0, 1, 2, "small"] and logits.shape == (4, 1, HEIGHT, WIDTH)
+    assert torch.equal(logits[0], logits[1]) and torch.equal(logits[0], logits[2])
+    assert ((logits[3] > 0) == (logits[0] > 0)).float().mean() > 0.9
+
+
+def test_objects_are_removed_and_frames_cleared(predictor: VideoPredictor, folder: Path) -> None:
+    state = predictor.init_state(folder)
+    assert (state["video_height"], state["video_width"], state["num_frames"]) == (40, 56, FRAMES)
+    with pytest.raises(InputError, match="has no 'images'; there are video_height, "):
+        state["images"]
+    predictor.add_new_mask(state, 1, "a", np.ones((HEIGHT, WIDTH)))
+    for frame in (2, 1):
+        predictor.add_new_points(state, frame, 5, points=[[20, 10]], labels=[1])
+    assert predictor.remove_object(state, "b") == (["a", 5], [])
+    with pytest.raises(InputError, match="no object 'b' to remove; tracked: 'a', 5"):
+        predictor.remove_object(state, "b", strict=True)
+    index, ids, logits = predictor.clear_all_prompts_in_frame(state, 1, 5) or (0, [], None)
+    assert (index, ids) == (1, ["a", 5]) and logits is not None
+    assert (logits[0] > -1024).all() and (logits[1] == -1024).all()
+    assert [index for index, *_ in predictor.propagate_in_video(state)] == [1, 2, 3]
+    ids, updated = predictor.remove_object(state, "a")
+    assert ids == [5] and [(index, len(masks)) for index, masks in updated] == [(1, 1)]
+    predictor.clear_all_prompts_in_frame(state, 2, 5, need_output=False)
+    with pytest.raises(InputError, match="no object has been prompted"):
+        predictor.propagate_in_video_preflight(state)
+    predictor.add_new_points(state, 0, 6, points=[[20, 10]], labels=[1])
+    with pytest.raises(InputError, match="object 5 has no prompts any more"):
+        next(predictor.propagate_in_video(state))
+    predictor.remove_object(state, 5)
+    assert predictor.remove_object(state, 6) == ([], []) and state["obj_ids"] == []
+
+
+def test_a_prompt_that_is_refused_leaves_no_object(
+    predictor: VideoPredictor, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = predictor.init_state(folder)
+    with pytest.raises(InputError, match="outside the 56 x 40 picture"):
+        predictor.add_new_points(state, 0, 1, points=[[500, 10]], labels=[1])
+    with monkeypatch.context() as patched:
+        patched.setattr(predictor.segmenter, "decode", None)
+        with pytest.raises(TypeError):
+            predictor.add_new_points(state, 0, 1, points=[[20, 10]], labels=[1])
+    assert (state["obj_ids"], state.prompted, state.session.object_ids) == ([], set(), ())
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_a_correction_stays_when_the_video_is_tracked_again(
+    official: bool, predictor: VideoPredictor, folder: Path
+) -> None:
+    if official:
+        predictor = VideoPredictor(predictor.segmenter, corrections_condition=False)
+    state = predictor.init_state(folder)
+    predictor.add_new_points(state, 0, 1, points=[[20, 10]], labels=[1])
+    tracked = [logits for *_, logits in predictor.propagate_in_video(state)]
+    mask = np.eye(HEIGHT, WIDTH) + np.eye(HEIGHT, WIDTH, 1)
+    *_, corrected = predictor.add_new_mask(state, 2, 1, mask)
+    again = [logits for *_, logits in predictor.propagate_in_video(state)]
+    assert not torch.equal(corrected, tracked[2])
+    assert torch.equal(again[2], corrected) != official
 
 
 def test_a_dtype_that_the_weights_are_not_stored_in() -> None:

@@ -24,7 +24,7 @@ BAD_PROMPTS: list[tuple[dict[str, Any], str]] = [
     ({"box": (0, 0, 1, 1), "labels": [1]}, "labels but no points"),
     ({"points": [(1, 2)], "mask": np.ones((2, 2))}, "one or the other"),
     ({"box": (0, 0, 1, 1), "mask": np.ones((2, 2), bool)}, "one or the other"),
-    ({"points": [1, 2]}, r"shape \(P, 2\) with P >= 1, got \(2,\)"),
+    ({"points": [1, 2, 3]}, r"shape \(P, 2\) with P >= 1, got \(3,\)"),
     ({"points": np.zeros((0, 2))}, r"got \(0, 2\)"),
     ({"points": [(1, 2, 3)]}, r"got \(1, 3\)"),
     ({"points": [("a", "b")]}, "points must be numbers"),
@@ -36,7 +36,8 @@ BAD_PROMPTS: list[tuple[dict[str, Any], str]] = [
     ({"box": (5, 9, 8, 4)}, "no area"),
     ({"mask": np.zeros((4, 4), bool)}, "empty mask"),
     ({"mask": np.ones((4, 4, 3), bool)}, r"\(H, W\), bool or integer, got \(4, 4, 3\) bool"),
-    ({"mask": np.ones((4, 4))}, "got .* float64"),
+    ({"mask": np.full((4, 4), 0.5)}, "mask of float64 from 0.5 to 0.5; .* as in mask > 0.5"),
+    ({"mask": np.full((4, 4), "a")}, "got .* <U1"),
     ({"points": [(1, 2)], "frame": -1}, "frame must be 0 or more, got -1"),
     ({"points": [(1, 2)], "frame": 1.5}, "frame must be a whole number, got 1.5"),
     ({"points": [(1, 2)], "object_id": "cat"}, "object_id must be a whole number, got 'cat'"),
@@ -55,10 +56,13 @@ def test_bad_prompts_are_refused_in_one_line(parts: dict[str, Any], message: str
     "parts, message",
     [
         ({"points": [(79.9, 47.9), (0, 0)]}, None),
-        ({"points": [(80, 10)]}, r"point \(80, 10\) outside the 80 x 48 picture"),
-        ({"points": [(3, 3), (-0.5, 10)]}, r"point \(-0.5, 10\) outside"),
+        ({"points": [(80, 48), (-1, 49)]}, None),
+        ({"points": [(81.5, 10)]}, r"point \(81.5, 10\) outside the 80 x 48 picture"),
+        ({"points": [(3, 3), (-1.5, 10)]}, r"point \(-1.5, 10\) outside"),
         ({"box": (0, 0, 80, 48)}, None),
-        ({"box": (0, 0, 81, 48)}, r"box \(0, 0, 81, 48\) that leaves the 80 x 48 picture"),
+        ({"box": (-3, 0, 80.4, 48)}, None),
+        ({"box": (80, 0, 90, 48)}, r"box \(80, 0, 90, 48\) outside the 80 x 48 picture"),
+        ({"box": (-9, 0, 0, 48)}, r"box \(-9, 0, 0, 48\) outside"),
         ({"mask": np.ones((48, 80), bool)}, None),
         ({"mask": np.ones((80, 48), bool)}, "mask of 48 x 80 pixels; .* 80 x 48 picture"),
     ],
@@ -81,6 +85,21 @@ def test_prompt_keeps_its_own_read_only_arrays() -> None:
     assert np.asarray(by_point.labels).tolist() == [1]
     with pytest.raises(ValueError, match="read-only"):
         np.asarray(by_mask.mask)[0, 0] = False
+
+
+@pytest.mark.parametrize(
+    "short, full",
+    [
+        ({"points": (4, 6), "labels": 1}, {"points": [(4, 6)], "labels": [1]}),
+        ({"points": [(4, 6), (1, 2)], "labels": 0}, {"points": [(4, 6), (1, 2)], "labels": [0, 0]}),
+        ({"box": [(1, 2, 3, 4)]}, {"box": (1, 2, 3, 4)}),
+        ({"mask": np.eye(4)[None]}, {"mask": np.eye(4, dtype=bool)}),
+    ],
+)
+def test_short_forms_and_equality_by_value(short: dict[str, Any], full: dict[str, Any]) -> None:
+    assert Prompt(**short) == Prompt(**full) and hash(Prompt(**short)) == hash(Prompt(**full))
+    assert Prompt(**full) != Prompt(frame=1, **full) and Prompt(**full) != full
+    assert Prompt(**full) != Prompt(box=(0, 0, 9, 9))
 
 
 @pytest.mark.parametrize(
@@ -195,6 +214,12 @@ def test_a_deferred_result_is_delivered_once_to_all_who_wait() -> None:
     assert np.array_equal(copied.low_res_logits, found.low_res_logits)
     with pytest.raises(AttributeError, match="no attribute 'other'"):
         found.other  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_a_result_is_told_in_one_line() -> None:
+    low = np.stack([np.full((4, 4), 1.0), np.full((4, 4), -1.0)])
+    line = "FrameResult(index=3, size=(4, 6), object_ids=(10, 11), areas=(24, 0))"
+    assert repr(result(low, (4, 6))) == line
 
 
 def test_object_id_zero_has_no_place_in_a_label_map() -> None:

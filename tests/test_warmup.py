@@ -74,6 +74,12 @@ def test_the_first_frame_finds_everything_ready(made: Callable[[], int]) -> None
     assert made() > ready
 
 
+def test_a_size_that_is_none() -> None:
+    model = load("nano", image_size=64, device="cpu")
+    with pytest.raises(InputError, match=r"must be \(H, W\), whole numbers, got 720"):
+        model.warmup(720)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("size", "objects"), [((0, 80), 1), ((48, 80), 0), ((48, 80), [1, -1])])
 def test_nonsense_is_refused(size: tuple[int, int], objects: int | list[int]) -> None:
     model = load("nano", device="cpu", dtype="float32", image_size=64)

@@ -43,8 +43,8 @@ def load(
     name: str | None = None,
     checkpoint: str | Path | None = None,
     image_size: int | None = None,
-    device: str = "auto",
-    dtype: DTypeName = "auto",
+    device: str | int | torch.device = "auto",
+    dtype: DTypeName | torch.dtype = "auto",
     adapter: str | Path | None = None,
     engine: Engine = "fast",
     pooled_memory: bool = False,
@@ -55,9 +55,9 @@ def load(
         None is what the checkpoint holds, or nano without a checkpoint.
     checkpoint: a file, a folder or a Hub id; None for the model's own.
     image_size: side of the square the network sees; None for the model's own.
-    device: "auto" takes a CUDA GPU, else an Apple GPU, else the CPU.
-    dtype: of the computation. "auto" is bfloat16 on CUDA and on CPUs with bfloat16 matrix units,
-        else float32.
+    device: "auto" takes a CUDA GPU, else an Apple GPU, else the CPU; a number is that CUDA GPU.
+    dtype: of the computation, a name or torch's. "auto" is bfloat16 on CUDA and on CPUs with
+        bfloat16 matrix units, else float32.
     adapter: a folder that `tempomask adapt` wrote, or the name of a bundled one; it is merged into
         the weights of its model, and brings the router that `Model.track` then uses.
     engine: "fast" rearranges the network for speed (docs/performance.md); it then computes in
@@ -98,8 +98,10 @@ def _engine(segmenter: Segmenter, dtype: torch.dtype, engine: Engine) -> Segment
     return accelerate(segmenter, dtype)
 
 
-def resolve_device(device: str) -> torch.device:
-    """The torch device for a name; InputError if it is not on this machine."""
+def resolve_device(device: str | int | torch.device) -> torch.device:
+    """The torch device for a name or number; InputError if it is not on this machine."""
+    if isinstance(device, int) and not isinstance(device, bool):
+        device = f"cuda:{device}"
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -120,8 +122,10 @@ def resolve_device(device: str) -> torch.device:
     return place
 
 
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """The torch dtype for a name on a device; InputError for other names."""
+    if isinstance(dtype, torch.dtype):
+        dtype = str(dtype).removeprefix("torch.")
     if dtype == "auto":
         fast = device.type == "cuda" or (device.type == "cpu" and cpu_multiplies_bfloat16())
         return torch.bfloat16 if fast else torch.float32
@@ -288,6 +292,7 @@ class Model:
         direction: Direction = "forward",
         start: int | None = None,
         end: int | None = None,
+        num_frames: int | None = None,
         preset: Preset = "evaluation",
         compatibility: Compatibility = "official",
         policy: Policy | None = None,
@@ -300,12 +305,16 @@ class Model:
     ) -> Tracks:
         """Track the prompted objects through a video, frame by frame.
 
-        source: a path to a video or a folder of pictures, a camera index, a stream URL, an iterable
-            of (H, W, 3) uint8 RGB arrays, an open `Video`, or your own `FrameSource`.
+        source: a path to a video or a folder of pictures, a list of pictures' paths, a camera
+            index, a stream URL, an iterable of (H, W, 3) uint8 RGB arrays or of PyAV's frames, an
+            open `Video`, or your own `FrameSource`.
         prompts: of any objects on any frames; several on one frame act one after the other.
         direction: "forward" from `start` (default: the first prompted frame) to before `end`;
             "backward" from `start` (default: the last prompted frame) down to `end` (default 0);
             "both": every frame in ascending order, in two passes.
+        num_frames: of the video, where the source does not tell. SAM 2 scales distances in time by
+            it in videos of fewer than 16 frames, whose masks therefore differ a little between a
+            list of frames and a generator of the same ones, unless this is given.
         preset, compatibility, options: as of `tracking_options`, for instance lookahead=True.
         router, budget, rule, fps, adaptive: which encoder blocks run, see `Model.policy` and
             `routing.recurrent.Routing`; fps counts reading and writing where frames need not be
@@ -326,6 +335,7 @@ class Model:
                 direction=direction,
                 start=start,
                 end=end,
+                num_frames=num_frames,
                 options=chosen,
                 dtype=self.dtype,
                 policy=self.policy(router, wishes) if policy is None else policy,

@@ -5,7 +5,7 @@ Shape legend: H x W the video's size, N objects, h x w low resolution (image_siz
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -25,17 +25,54 @@ Size = tuple[int, int]
 OVERLAP_LOGIT = -10.0
 
 
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number, of Python or NumPy; True and False are not."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def checked_frame(frame: Any, name: str = "the frame") -> NDArray[np.uint8]:
+    """A frame as an array; InputError, with a remedy, unless it is RGB, uint8 (H, W, 3)."""
+    try:
+        array = np.asarray(frame)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{name} is no array but {type(frame).__name__} ({error}); give NumPy arrays of shape"
+            " (H, W, 3), uint8"
+        ) from None
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
+        raise InputError(
+            f"{name} has shape {array.shape} and type {array.dtype}; give (H, W, 3) uint8 in"
+            f" RGB{_remedy(array)}"
+        )
+    return array
+
+
+def _remedy(array: NDArray[Any]) -> str:
+    if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
+        return ": move the channels last"
+    if array.ndim == 3 and array.shape[2] == 4:
+        return ": drop the fourth channel"
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1):
+        return ": repeat the grey values three times"
+    if array.dtype.kind == "f":
+        return ": scale to 0..255 and convert"
+    return ": convert with astype(np.uint8)" if array.dtype.kind in "iu" and array.size else ""
+
+
 @dataclass(frozen=True, eq=False)
 class Prompt:
     """What a person says about one object on one frame: points, a box, both, or a mask.
 
     frame: index of the frame, from 0. object_id: any whole number, the object's name.
-    points: (P, 2), (x, y) in pixels of the video, 0 <= x < W and 0 <= y < H.
-    labels: (P,), 1 on the object and 0 off it; all 1 when left out.
-    box: (x0, y0, x1, y1) edges in pixels, 0 <= x0 < x1 <= W.
-    mask: (H, W) bool, or integers where non-zero is the object; excludes points and box.
+    points: (P, 2), or (2,) for one: (x, y) in pixels of the video, from 0 to W and H, or at most
+        one pixel outside.
+    labels: (P,), or one for all: 1 on the object and 0 off it; all 1 when left out.
+    box: (x0, y0, x1, y1) edges in pixels, x0 < x1; what lies outside the picture is cut off.
+    mask: (H, W) bool, integers where non-zero is the object, or floats 0 and 1; excludes points
+        and box.
 
-    Arrays are copied and made read-only. Raises InputError if the parts do not fit together;
+    Masks and boxes may have a leading dimension of one. Arrays are copied and made read-only;
+    prompts with the same values are equal. Raises InputError if the parts do not fit together;
     `check_inside` compares them with the size of the video once that is known.
 
     >>> Prompt(frame=0, object_id=1, points=[(410, 260)], labels=[1]).num_points
@@ -52,7 +89,7 @@ class Prompt:
     def __post_init__(self) -> None:
         for name in ("frame", "object_id"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            if not is_whole(value):
                 raise InputError(f"{name} must be a whole number, got {value!r}")
             object.__setattr__(self, name, int(value))
         if self.frame < 0:
@@ -64,6 +101,18 @@ class Prompt:
         self._set_points()
         self._set_box()
         self._set_mask()
+
+    def _values(self) -> tuple[Any, ...]:
+        parts = (self.points, self.labels, self.box, self.mask)
+        arrays = (None if part is None else np.asarray(part) for part in parts)
+        kept = (None if array is None else (array.shape, array.tobytes()) for array in arrays)
+        return self.frame, self.object_id, *kept
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash((self.frame, self.object_id))
 
     def _refuse(self, what: str) -> None:
         raise InputError(f"the prompt for object {self.object_id} on frame {self.frame} {what}")
@@ -89,9 +138,13 @@ class Prompt:
                 self._refuse("has labels but no points")
             return
         points = self._numbers("points")
+        if points.shape == (2,):
+            points = points[None]
         if points.ndim != 2 or points.shape[1] != 2 or not len(points):
             self._refuse(f"needs points of shape (P, 2) with P >= 1, got {points.shape}")
         labels = np.ones(len(points)) if self.labels is None else self._numbers("labels")
+        if labels.ndim == 0:
+            labels = np.full(len(points), labels)
         if labels.shape != (len(points),):
             self._refuse(f"has {len(points)} points but labels of shape {labels.shape}")
         if not np.isin(labels, (0, 1)).all():
@@ -103,6 +156,8 @@ class Prompt:
         if self.box is None:
             return
         box = self._numbers("box")
+        if box.shape == (1, 4):
+            box = box[0]
         if box.shape != (4,):
             self._refuse(f"needs a box (x0, y0, x1, y1), got shape {box.shape}")
         if box[0] >= box[2] or box[1] >= box[3]:
@@ -113,9 +168,16 @@ class Prompt:
         if self.mask is None:
             return
         mask = np.array(self.mask)
-        if mask.ndim != 2 or mask.dtype.kind not in "biu":
+        if mask.ndim == 3 and len(mask) == 1:
+            mask = mask[0]
+        if mask.ndim != 2 or mask.dtype.kind not in "biuf":
             self._refuse(
                 f"needs a mask of shape (H, W), bool or integer, got {mask.shape} {mask.dtype}"
+            )
+        if mask.dtype.kind == "f" and not np.isin(mask, (0, 1)).all():
+            self._refuse(
+                f"has a mask of {mask.dtype} from {mask.min():g} to {mask.max():g}; mark the object"
+                " by a threshold, as in mask > 0.5"
             )
         mask = mask != 0
         if not mask.any():
@@ -136,22 +198,44 @@ class Prompt:
         return self.box is None and labels is not None and not np.asarray(labels).any()
 
     def check_inside(self, size: Size) -> None:
-        """Raise InputError unless every part fits a video of size (H, W)."""
+        """Raise InputError unless every part fits a video of size (H, W).
+
+        Clicks just outside the border are moved to it, and boxes cut, where they are used.
+        """
         height, width = size
         video = f"the {width} x {height} picture"
         if self.points is not None:
             points = np.asarray(self.points)
-            outside = ((points < 0) | (points >= (width, height))).any(axis=1)
+            outside = ((points < -1) | (points > (width + 1, height + 1))).any(axis=1)
             if outside.any():
                 x, y = points[outside][0].tolist()
                 self._refuse(f"has a point ({x:g}, {y:g}) outside {video}")
         if self.box is not None:
             x0, y0, x1, y1 = np.asarray(self.box).tolist()
-            if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
-                self._refuse(f"has a box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) that leaves {video}")
+            if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+                self._refuse(f"has a box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) outside {video}")
         if self.mask is not None and np.shape(self.mask) != (height, width):
             rows, columns = np.shape(self.mask)
             self._refuse(f"has a mask of {columns} x {rows} pixels; it must be as large as {video}")
+
+
+def check_given(prompts: Iterable[Prompt], known: Collection[int] = ()) -> None:
+    """Raise InputError for an object that begins with nothing but clicks off it.
+
+    prompts: in the order in which tracking comes to them. known: objects that are there already.
+    """
+    first: dict[int, int] = {}
+    given = set(known)
+    for prompt in prompts:
+        frame = first.setdefault(prompt.object_id, prompt.frame)
+        if frame == prompt.frame and not prompt.only_takes_away:
+            given.add(prompt.object_id)
+    for object_id, frame in first.items():
+        if object_id not in given:
+            raise InputError(
+                f"object {object_id} has only clicks off it on frame {frame}, its first; add a"
+                " click on it there, a box or a mask"
+            )
 
 
 # What a deferred result delivers, in this order.
@@ -205,6 +289,13 @@ class FrameResult:
                 known.update(zip(DELIVERED, known["_deliver"](), strict=True))
                 del known["_deliver"]
         return known[name]
+
+    def __repr__(self) -> str:
+        areas = tuple(self.masks.sum(axis=(1, 2)).tolist())
+        return (
+            f"FrameResult(index={self.index}, size={self.size}, object_ids={self.object_ids},"
+            f" areas={areas})"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled or copied: the arrays, not the way to them."""

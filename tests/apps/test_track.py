@@ -227,8 +227,8 @@ def test_resume_refuses_another_run(track: Track, run: Run, video: Path, checkpo
     [
         ([], "no prompt given; say where the object is with --point, --box, --mask or --prompts"),
         (["--point", "99,5"], "point (99, 5) outside the 48 x 32 picture"),
-        (["--negative", "9,5"], "object 1 has only clicks off it; add a click on it"),
-        (["--box", "0,0,60,9"], "box (0, 0, 60, 9) that leaves the 48 x 32 picture"),
+        (["--negative", "9,5"], "object 1 has only clicks off it on frame 0, its first; add a"),
+        (["--box", "60,0,70,9"], "box (60, 0, 70, 9) outside the 48 x 32 picture"),
         (["--object", 0, "--point", "1,2"], "object id 0: ids begin at 1, 0 is background"),
         (["--object", -1, "--point", "1,2"], "object id -1: ids begin at 1, 0 is background"),
         (["--object", 70000, "--point", "1,2"], "object id 70000 does not fit a mask picture"),

@@ -52,6 +52,9 @@ def picture(values, mode=None):
         (picture([[0, 0]], "L"), [[0, 0]]),
         (picture([[1, 255]], "L"), [[1, 255]]),
         (picture([[0, 255]], "1"), [[0, 1]]),
+        (picture([[0, 255]], "RGB"), [[0, 1]]),
+        (picture([[0, 255]], "RGBA"), [[0, 1]]),
+        (picture([[255, 255]], "LA"), [[1, 1]]),
         (Image.fromarray(np.array([[0, 300]], np.uint16)), [[0, 300]]),
         (Image.fromarray(np.array([[0, 70000]], np.int32)).convert("I"), None),
     ],
@@ -81,8 +84,8 @@ def test_a_mask_with_soft_edges_is_no_map_of_objects(tmp_path):
 
 def test_pictures_that_are_no_masks(tmp_path):
     paths = {name: tmp_path / name for name in ("rgb.png", "alpha.png", "blur.jpg", "no.png")}
-    picture(np.zeros((4, 4, 3))).save(paths["rgb.png"])
-    picture(np.zeros((4, 4, 3)), "LA").save(paths["alpha.png"])
+    picture(np.full((4, 4, 3), 9)).save(paths["rgb.png"])
+    picture(np.full((4, 4, 3), 9), "LA").save(paths["alpha.png"])
     picture(np.zeros((4, 4)), "L").save(paths["blur.jpg"])
     paths["no.png"].write_text("hello")
     table = {"rgb.png": "palette or grey", "alpha.png": "kind LA", "blur.jpg": "save it as PNG"}

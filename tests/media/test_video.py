@@ -7,9 +7,12 @@ import threading
 import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 
 import numpy as np
 import pytest
+from av import VideoFrame
+from PIL import Image
 
 from tempomask.errors import InputError
 from tempomask.media.camera import Stream, camera_address
@@ -214,7 +217,12 @@ def test_iterators_are_read_once_in_the_callers_thread():
         ([np.zeros((4, 6, 4), np.uint8)], "drop the fourth channel"),
         ([np.zeros((3, 4, 6), np.uint8)], "move the channels last"),
         ([np.zeros((4, 6, 3), np.float32)], r"float32.* scale to 0\.\.255"),
-        (["no array"], "frame 0 of the list of frames"),
+        ([np.zeros((4, 6, 1), np.uint8)], "repeat the grey"),
+        ([np.zeros((4, 6, 3), np.int64)], r"int64.* convert with astype\(np.uint8\)"),
+        (np.zeros((4, 6, 3), np.uint8), r"shape \(4, 6, 3\) is one picture, not a video"),
+        (["no array"], "no such picture: no array"),
+        (iter(["a.png"]), "frame 0 of the iterator of frames is a path; give a list of paths"),
+        (BytesIO(b"film"), r"open file \(BytesIO\); give its path, or write it"),
         (None, "cannot read frames from NoneType"),
         (True, "cannot read frames from bool"),
         (b"clip.mp4", "cannot read frames from bytes"),
@@ -224,6 +232,16 @@ def test_iterators_are_read_once_in_the_callers_thread():
 def test_arrays_that_are_no_frames(source, message):
     with pytest.raises(InputError, match=message):
         open_video(source)
+
+
+def test_a_list_of_pictures_and_frames_of_pyav(tmp_path):
+    paths = [tmp_path / name for name in ("b.png", "a.png")]
+    for value, path in enumerate(paths):
+        Image.fromarray(np.full((4, 6, 3), value, np.uint8)).save(path)
+    decoded = [VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames(2)]
+    for source in (paths, tuple(map(str, paths)), decoded, iter(decoded)):
+        with open_video(source) as video:
+            assert [int(frame.max()) for _, frame in video.frames()] == [0, 1]
 
 
 def test_a_later_array_of_another_size_is_named():

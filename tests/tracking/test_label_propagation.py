@@ -384,7 +384,7 @@ def refusals() -> list[tuple[Callable[[Propagator], object], str]]:
         (lambda p: p.session(radius=0), "radius must be above 0"),
         (lambda p: p.session(context_frames=-1), "context_frames must be a whole number"),
         (lambda p: p.session().step(frames[0]), "no mask given"),
-        (lambda p: p.session().step(frames[0][0]), "must be a uint8 RGB array"),
+        (lambda p: p.session().step(frames[0][0]), r"shape \(.*; give \(H, W, 3\) uint8"),
         (lambda p: p.session().step(frames[0], 4), "frame 4 cannot follow"),
         (lambda p: load_propagator("dinov3-vits8"), "did you mean dinov3-vits16"),
     ]

@@ -278,10 +278,7 @@ def test_corrections_of_earlier_frames_then_tracking_again(
 def test_the_official_names(segmenter: Segmenter, clip: Callable, source: Callable) -> None:
     """The order of calls of SAM 2's notebook: click, propagate, correct, propagate both ways."""
     frames = clip(14)
-    assert not VideoPredictor(segmenter).options.corrections_condition
-    predictor = VideoPredictor(
-        segmenter, preset="evaluation", memory_dtype="float32", corrections_condition=True
-    )
+    predictor = VideoPredictor(segmenter, preset="evaluation", memory_dtype="float32")
     state = predictor.init_state(source(frames))
     naive = NaiveTracker(segmenter, frames, num_frames=14)
     index, ids, logits = predictor.add_new_points_or_box(state, 4, 7, [(12, 14)], [1])
@@ -316,6 +313,7 @@ def test_the_official_names(segmenter: Segmenter, clip: Callable, source: Callab
     predictor.add_new_mask(state, 10, 8, MASK)
     _, ids, logits = predictor.add_new_points_or_box(state, 0, 7, box=(4, 7, 22, 23))
     assert ids == [7, 8] and (logits[1] == -1024).all()
-    assert predictor.remove_object(state, 7) == [8]
+    ids, updated = predictor.remove_object(state, 7)
+    assert ids == [8] and {index for index, _ in updated} == {0, 2, 4, 8}
     predictor.reset_state(state)
     assert state.session.object_ids == ()

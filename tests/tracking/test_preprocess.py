@@ -50,5 +50,5 @@ def test_input_is_scaled_and_normalised_as_the_official_loader_does(frame: np.nd
     ],
 )
 def test_anything_but_an_rgb_array_is_refused(bad: Any) -> None:
-    with pytest.raises(InputError, match=r"uint8 RGB array of shape \(H, W, 3\), got"):
+    with pytest.raises(InputError, match=r"give \(H, W, 3\) uint8 in RGB"):
         check_frame(bad)

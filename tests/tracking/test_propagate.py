@@ -13,7 +13,7 @@ import pytest
 from tempomask.errors import InputError
 from tempomask.models.segmenter import Segmenter
 from tempomask.tracking.options import TrackingOptions
-from tempomask.tracking.propagate import track
+from tempomask.tracking.propagate import Direction, track
 from tempomask.tracking.session import Session
 from tempomask.types import Prompt
 
@@ -258,3 +258,28 @@ def test_a_stream_is_read_no_further_than_its_results_are_taken(
     results = track(segmenter, video, Prompt(1, A, points=[(1, 1)]))
     assert read == []
     assert next(results).index == 1 and read == [1]
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward", "both"])
+def test_clicks_off_an_object_before_it_is_there(
+    direction: Direction, segmenter: Segmenter, clip: Callable, source: Callable
+) -> None:
+    """Refused, or without effect where tracking goes backward to where the object is."""
+    video, given = source(clip(6)), Prompt(3, A, points=[(30, 20)])
+    early, late = (Prompt(t, A, points=[(5, 40)], labels=[0]) for t in (1, 5))
+    with pytest.raises(InputError, match="object 4 has only clicks off it on frame 1, its first"):
+        track(segmenter, video, early, direction=direction)
+    if direction != "backward":
+        with pytest.raises(InputError, match="only clicks off it on frame 1"):
+            track(segmenter, video, [given, early], direction=direction)
+    if direction != "forward":
+        results = track(segmenter, video, [given, late], direction=direction)
+        without = list(
+            track(
+                segmenter, video, given, direction=direction, start=0 if direction == "both" else 5
+            )
+        )
+        for one, other in zip(results, without, strict=True):
+            if one.index < 5:
+                assert one.object_ids == other.object_ids
+                np.testing.assert_allclose(one.low_res_logits, other.low_res_logits, atol=1e-5)

@@ -137,6 +137,13 @@ def test_objects_per_batch_bounds_the_batch(
     assert calls.counts("attend", "use_mask_as_output", "memorise") == [expected] * 3
 
 
+def test_a_session_forgets_its_video_at_the_end(segmenter: Segmenter, clip: Callable) -> None:
+    with Session(segmenter) as session:
+        session.prompt(object_id=A, points=(12, 14))
+        assert session.step(clip(1)[0]).object_ids == (A,)
+    assert (session.object_ids, session.index, session.size) == ((), None, None)
+
+
 def test_two_sessions_side_by_side_and_one_used_again(segmenter: Segmenter, clip: Callable) -> None:
     videos = [clip(8, seed=1), clip(8, seed=2)]
     prompts = [[Prompt(0, A, points=[(12, 14)])], [Prompt(1, A, box=(30, 20, 60, 40))]]
@@ -511,13 +518,21 @@ BLACK = np.zeros((48, 80, 3), np.uint8)
     "act, message",
     [
         (lambda s: s.step(BLACK[:, :70]), "frame of 70 x 48 pixels in a video of 80 x 48"),
-        (lambda s: s.step(BLACK.astype(float)), "uint8 RGB array"),
-        (lambda s: s.prompt(points=[(80, 3)]), r"point \(80, 3\) outside the 80 x 48 picture"),
-        (lambda s: s.prompt(box=(0, 0, 90, 9), frame=9), "leaves the 80 x 48 picture"),
+        (lambda s: s.step(BLACK.astype(float)), "float64; give .* scale to 0..255"),
+        (lambda s: s.prompt(points=[(82, 3)]), r"point \(82, 3\) outside the 80 x 48 picture"),
+        (lambda s: s.prompt(box=(90, 0, 99, 9), frame=9), r"9\) outside the 80 x 48 picture"),
         (lambda s: s.correct(mask=np.ones((4, 4), bool)), "mask of 4 x 4 pixels"),
         (lambda s: s.correct(points=[(1, 1)], frame=3), "frame 3 has not been stepped"),
         (lambda s: s.correct(points=[(1, 1)], frame=1), "frame 1 is not kept"),
         (lambda s: s.prompt(points=[(1, 1)], frame=0), "frame 0 is not kept"),
+        (
+            lambda s: s.correct(object_id=B, points=[(1, 1)], labels=[0]),
+            "object -7 has only clicks",
+        ),
+        (
+            lambda s: s.condition(BLACK, [Prompt(1, B, points=[(1, 1)], labels=[0])]),
+            "only clicks off it on frame 1, its first; add a click on it there, a box or a mask",
+        ),
         (lambda s: s.remove(5), "there is no object 5 to remove; tracked: 41"),
         (lambda s: s.condition(BLACK, []), r"prompts of one frame, got \[\]"),
         (
@@ -542,6 +557,46 @@ def test_bad_input_is_refused_and_changes_nothing(
     assert np.array_equal(result.low_res_logits, expected.low_res_logits)
 
 
+@pytest.mark.parametrize("step", ["encode", "decode", "use_mask_as_output"])
+@pytest.mark.parametrize("act", ["step", "correct", "condition"])
+def test_a_prompt_that_fails_changes_nothing(
+    step: str,
+    act: str,
+    stepped: Session,
+    segmenter: Segmenter,
+    clip: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frame = clip(4)[3]
+    prompts = [Prompt(3, A, points=[(30, 20)], labels=[0]), Prompt(3, B, mask=MASK)]
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(segmenter, step, fail)
+    if act == "step":
+        for prompt in prompts:
+            stepped.add(prompt)
+    with pytest.raises(RuntimeError, match="no memory left"):
+        if act == "step":
+            stepped.step(frame)
+        elif act == "condition":
+            stepped.condition(frame, prompts)
+        else:
+            stepped._state.frames._encoded = None
+            if step == "use_mask_as_output":
+                stepped.correct(object_id=B, mask=MASK)
+            stepped.correct(object_id=A, points=[(30, 20)], labels=[0])
+    monkeypatch.undo()
+    assert (stepped.object_ids, stepped.index) == ((A,), 2)
+    assert list(stepped.waiting) == (prompts if act == "step" else [])
+    later = prompts if act == "step" else []
+    expected = run(Session(segmenter), clip(4), [Prompt(0, A, points=[(12, 14)]), *later])[-1]
+    result = stepped.step(frame)
+    assert result.object_ids == expected.object_ids and result.index == 3
+    assert np.array_equal(result.low_res_logits, expected.low_res_logits)
+
+
 def test_correcting_before_the_first_frame_is_refused(segmenter: Segmenter) -> None:
     with pytest.raises(InputError, match="there is no frame to correct; call step first"):
         Session(segmenter).correct(points=[(1, 1)])
@@ -559,6 +614,19 @@ def test_a_waiting_prompt_that_does_not_fit_is_dropped_when_the_size_is_known(
     assert session.step(frames[0]).object_ids == (A,)
     with pytest.raises(InputError, match="outside the 9 x 9 picture"):
         Session(segmenter, size=(9, 9)).prompt(points=[(12, 3)])
+
+
+def test_waiting_clicks_off_an_object_that_is_not_there_are_dropped(
+    segmenter: Segmenter, clip: Callable
+) -> None:
+    session, frame = Session(segmenter), clip(1)[0]
+    session.prompt(object_id=A, points=[(5, 40)], labels=[0])
+    session.prompt(object_id=B, points=[(5, 40)], labels=[0])
+    session.prompt(object_id=A, points=[(12, 14)])
+    with pytest.raises(InputError, match="object -7 has only clicks off it on frame 0"):
+        session.step(frame)
+    assert [prompt.object_id for prompt in session.waiting] == [A, A]
+    assert session.step(frame).object_ids == (A,)
 
 
 def test_a_removed_object_takes_its_waiting_prompts_along(

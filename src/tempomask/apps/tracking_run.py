@@ -24,7 +24,8 @@ from tempomask.media.journal import open_journal
 from tempomask.media.masks import MAX_ID
 from tempomask.media.result_folder import JOURNAL, check_folder
 from tempomask.media.writers import FORMATS, RESULTS, ResultWriter, check_named
-from tempomask.tracking.propagate import spans
+from tempomask.tracking.propagate import in_order, spans
+from tempomask.types import check_given
 
 if TYPE_CHECKING:
     from tempomask.api import Model
@@ -72,22 +73,12 @@ class Request:
                     f"object id {prompt.object_id} does not fit a mask picture (1 to {MAX_ID});"
                     " take a smaller one, or --save objects with a folder for each"
                 )
-        self._check_given()
+        check_given(in_order(self.prompts, self.direction, self.options.get("lookahead", False)))
         if self.names:
             check_named(video)
         check_folder(self.out, RESULTS, [self.source, *self.prompt_files])
         if self.resume and not video.seekable:
             raise InputError(f"{video.name} cannot be read again, so its run cannot be resumed")
-
-    def _check_given(self) -> None:
-        """InputError for an object of which nothing says where it is."""
-        ids = {prompt.object_id for prompt in self.prompts if not prompt.only_takes_away}
-        for prompt in self.prompts:
-            if prompt.object_id not in ids:
-                raise InputError(
-                    f"object {prompt.object_id} has only clicks off it; add a click on it, a box or"
-                    " a mask"
-                )
 
 
 def follow(

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from os import PathLike
 from typing import Any
-
-import numpy as np
 
 from tempomask.errors import InputError
 from tempomask.media.sources import Frame, IndexedFrames
+from tempomask.types import checked_frame
 
 
 class ArrayFrames:
-    """Frames given as arrays, each RGB, uint8 (H, W, 3). See `sources.Source`.
+    """Frames given as arrays, each RGB, uint8 (H, W, 3), or as PyAV's. See `sources.Source`.
 
     A sequence or a (T, H, W, 3) array can be read in any order; an iterator once, from its start,
     and in the thread of whoever reads the frames: it may hold things that belong to that thread.
@@ -28,6 +28,12 @@ class ArrayFrames:
     def __init__(self, frames: Iterable[Any]) -> None:
         self.seekable = isinstance(frames, Sequence) or hasattr(frames, "__array__")
         self._frames: Any = frames
+        shape = getattr(frames, "shape", ())
+        if len(shape) == 3 and shape[2] in (1, 3, 4):
+            raise InputError(
+                f"the array of shape {tuple(shape)} is one picture, not a video; give a list of"
+                " pictures, also for a single one"
+            )
         if self.seekable:
             self.name = "the array of frames" if hasattr(frames, "ndim") else "the list of frames"
             self.num_frames: int | None = len(self._frames)
@@ -77,31 +83,15 @@ class ArrayFrames:
                 return
 
     def _check(self, index: int, frame: Any, size: tuple[int, int] | None) -> Frame:
-        try:
-            array = np.asarray(frame)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"frame {index} of {self.name} is no array but {type(frame).__name__} ({error});"
-                " give NumPy arrays of shape (H, W, 3), uint8"
-            ) from None
-        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
-            raise InputError(
-                f"frame {index} of {self.name} has shape {array.shape} and type {array.dtype};"
-                f" give (H, W, 3) uint8 in RGB{_remedy(array)}"
-            )
+        if isinstance(frame, str | PathLike):
+            raise InputError(f"frame {index} of {self.name} is a path; give a list of paths alone")
+        if hasattr(frame, "to_ndarray"):
+            # A frame of PyAV.
+            frame = frame.to_ndarray(format="rgb24")
+        array = checked_frame(frame, f"frame {index} of {self.name}")
         if size is not None and array.shape[:2] != size:
             raise InputError(
                 f"frame {index} of {self.name} has {array.shape[1]} x {array.shape[0]} pixels,"
                 f" frame 0 has {size[1]} x {size[0]}; give frames of one size"
             )
         return array
-
-
-def _remedy(array: np.ndarray) -> str:
-    if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
-        return ": move the channels last"
-    if array.ndim == 3 and array.shape[2] == 4:
-        return ": drop the fourth channel"
-    if array.ndim == 2:
-        return ": repeat the grey values three times"
-    return ": scale to 0..255 and convert" if array.dtype.kind == "f" else ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +21,15 @@ VIDEO_SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".gif")
 )
 
+AnyPath = str | PathLike[str]
+
 _ORIENTATION = 0x0112
 
 
 class PictureFolder:
     """Pictures of one size, read in natural order. See `sources.Source`.
+
+    path: a folder, one picture, or a list of pictures, which is taken in the order given.
 
     Raises InputError if there are no pictures, if one has no readable header, if two have different
     sizes, or if one name comes with two suffixes (frames and masks in one folder).
@@ -34,9 +40,16 @@ class PictureFolder:
     live = False
     decodes = True
 
-    def __init__(self, path: str | Path) -> None:
-        self.name = str(path)
-        self.paths = [Path(path)] if Path(path).is_file() else list_pictures(path)
+    def __init__(self, path: AnyPath | Sequence[AnyPath]) -> None:
+        if isinstance(path, str | PathLike):
+            self.name = str(path)
+            self.paths = [Path(path)] if Path(path).is_file() else list_pictures(Path(path))
+        else:
+            self.name = "the list of pictures"
+            self.paths = [Path(each) for each in path]
+            for each in self.paths:
+                if not each.is_file():
+                    raise InputError(f"no such picture: {each}; check the path")
         self.size = picture_size(self.paths[0])
         for other in self.paths[1:]:
             self._check_size(other, picture_size(other))

@@ -43,8 +43,8 @@ _COMPRESSION = 3
 def read_mask(path: str | Path) -> NDArray[np.int32]:
     """A label map from a picture file; one object that is drawn in white has the id 1.
 
-    Palette, grey, black-and-white and 16-bit pictures give their pixel values as ids. A grey
-    picture of nothing but 0 and 255 is a plain mask: 255 becomes 1.
+    Palette, grey, black-and-white and 16-bit pictures give their pixel values as ids. A picture of
+    nothing but black and white, of any mode, is a plain mask: white becomes 1.
 
     Raises InputError for a missing or unreadable file, for colours (ids cannot be told from them),
     and for JPEG and masks with soft edges (their shades of grey would be ids).
@@ -62,10 +62,13 @@ def read_mask(path: str | Path) -> NDArray[np.int32]:
         raise unreadable(path, error) from None
     if kind in ("JPEG", "MPO"):
         raise InputError(f"the mask {path} is a JPEG, which blurs ids; save it as PNG")
+    if mode in ("LA", "RGB", "RGBA"):
+        values = _black_and_white(values, mode)
     if values.ndim != 2 or values.dtype.kind not in "biu":
         raise InputError(
             f"the mask {path} is a picture of kind {mode}; ids cannot be read from colours: save it"
-            " as a palette or grey PNG whose pixel values are the object ids"
+            " in black and white alone, or as a palette or grey PNG whose pixel values are the"
+            " object ids"
         )
     labels = values.astype(np.int32)
     if mode == "L" and labels.max(initial=0) == 255:
@@ -78,6 +81,16 @@ def read_mask(path: str | Path) -> NDArray[np.int32]:
         if not shades:
             labels[labels == 255] = 1
     return labels
+
+
+def _black_and_white(values: NDArray[Any], mode: str) -> NDArray[Any]:
+    """Ones where an opaque picture of black and white alone is white; others as they are."""
+    colours = values if mode == "RGB" else values[..., :-1]
+    grey = colours[..., 0]
+    opaque = mode == "RGB" or (values[..., -1] == 255).all()
+    if opaque and (colours == grey[..., None]).all() and np.isin(grey, (0, 255)).all():
+        return (grey == 255).astype(np.uint8)
+    return values
 
 
 def write_label_png(path: str | Path, labels: NDArray[np.integer[Any]]) -> None:

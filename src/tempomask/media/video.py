@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import closing
+from io import IOBase
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -36,8 +37,9 @@ def open_video(source: Any, *, prefetch: int = 4) -> Video:
     """Open a source of frames.
 
     source: a path to any video file FFmpeg reads; a folder of JPEG, PNG ... with any names, taken
-        in natural order, or one picture; a camera index (0, or "0"); a stream URL (rtsp://,
-        http:// ...); an iterable of RGB arrays, uint8 (H, W, 3); or a `Video`, returned as it is.
+        in natural order, one picture, or a list of pictures' paths; a camera index (0, or "0"); a
+        stream URL (rtsp://, http:// ...); an iterable of RGB arrays, uint8 (H, W, 3), or of PyAV's
+        frames; or a `Video`, returned as it is.
     prefetch: frames decoded ahead by a thread; 0 for none.
 
     Raises InputError for a missing, empty or damaged file, a file without video, a folder without
@@ -189,12 +191,23 @@ def _open_source(source: Any) -> Source:
         return open_camera(int(source))
     if isinstance(source, (str, os.PathLike)):
         return _open_path(os.fspath(source))
+    if isinstance(source, IOBase):
+        raise InputError(
+            f"cannot read frames from an open file ({type(source).__name__}); give its path, or"
+            " write it to a file first"
+        )
+    if isinstance(source, list | tuple) and source and all(map(_is_path, source)):
+        return PictureFolder(source)
     if isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray, dict)):
         return ArrayFrames(source)
     raise InputError(
         f"cannot read frames from {type(source).__name__}; give a video file, a folder of pictures,"
         " a camera index, a stream URL or an iterable of (H, W, 3) uint8 arrays"
     )
+
+
+def _is_path(item: Any) -> bool:
+    return isinstance(item, (str, os.PathLike))
 
 
 def _open_path(text: str | bytes) -> Source:

@@ -6,6 +6,7 @@ Sizes are in pixels or channels. `segmenter_config(name)` is the one way to a na
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from operator import index
 from typing import Literal
 
 from tempomask.errors import InputError, unknown_name
@@ -137,6 +138,12 @@ class SegmenterConfig:
     def with_image_size(self, image_size: int) -> SegmenterConfig:
         """The same segmenter at another resolution; InputError if the strides do not allow it."""
         step = self.size_multiple
+        try:
+            image_size = index(image_size)
+        except TypeError:
+            raise InputError(
+                f"image_size must be one whole number, the side of a square, got {image_size!r}"
+            ) from None
         if image_size < 2 * step or image_size % step:
             below = max(2 * step, image_size // step * step)
             raise InputError(

@@ -5,8 +5,9 @@ S image side, C hidden_dim, h x w the stride-16 grid, L encoder blocks.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -58,6 +59,13 @@ class FrameStore:
         self._encoded: tuple[int, Encoded] | None = None
         # Raw features (C, h, w), only for networks whose memory keys see them.
         self.images: dict[int, Tensor] = {}
+
+    def copy(self) -> Self:
+        """A copy with dictionaries of its own, of the same frames."""
+        other = copy.copy(self)
+        other._pictures, other._blocks = dict(self._pictures), dict(self._blocks)
+        other.images = dict(self.images)
+        return other
 
     def __contains__(self, index: int) -> bool:
         return index in self._pictures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -29,7 +29,10 @@ class Clicks:
 
     @staticmethod
     def of(prompt: Prompt, size: Size, image_size: int) -> Clicks:
-        """The box corners, then the points of a prompt, scaled from (H, W) to the square input."""
+        """The box corners, then the points of a prompt, scaled from (H, W) to the square input.
+
+        What lies outside the picture is moved to its border.
+        """
         points, labels = [], []
         if prompt.box is not None:
             points.append(np.asarray(prompt.box).reshape(2, 2))
@@ -39,7 +42,8 @@ class Clicks:
             labels.append(np.asarray(prompt.labels))
         # Divide, then multiply, in float32: the official order of operations.
         whole = np.array([size[1], size[0]], dtype=np.float32)
-        scaled = np.concatenate(points).astype(np.float32) / whole * np.float32(image_size)
+        inside = np.concatenate(points).astype(np.float32).clip(0, whole)
+        scaled = inside / whole * np.float32(image_size)
         return Clicks(scaled.astype(np.float32), np.concatenate(labels).astype(np.int64))
 
     def after(self, earlier: Clicks | None) -> Clicks:
@@ -105,6 +109,17 @@ class TrackedObject:
     outputs: dict[int, Output] = field(default_factory=dict)
     clicks: dict[int, Clicks] = field(default_factory=dict)
     staged: dict[int, tuple[Memory, bool]] = field(default_factory=dict)
+
+    def copy(self) -> TrackedObject:
+        """A copy with dictionaries of its own, of the same results."""
+        bank = MemoryBank(dict(self.bank.conditioning), dict(self.bank.recent))
+        return replace(
+            self,
+            bank=bank,
+            outputs=dict(self.outputs),
+            clicks=dict(self.clicks),
+            staged=dict(self.staged),
+        )
 
     def merge_staged(self) -> None:
         """Move staged memories into the bank."""

@@ -13,21 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from tempomask.errors import InputError
 from tempomask.ops.normalise import normalise
 from tempomask.ops.transfer import to_device
+from tempomask.types import checked_frame
 
 Resize = Literal["bicubic", "bilinear"]
 
 
 def check_frame(frame: Any) -> NDArray[np.uint8]:
     """The frame as an array; InputError unless it is H x W x 3 uint8."""
-    frame = np.asarray(frame)
-    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
-        raise InputError(
-            f"a frame must be a uint8 RGB array of shape (H, W, 3), got {frame.dtype} {frame.shape}"
-        )
-    return frame
+    return checked_frame(frame)
 
 
 def resize_frame(frame: NDArray[np.uint8], image_size: int, kind: Resize) -> NDArray[np.uint8]:

@@ -19,7 +19,7 @@ from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.session import Session
 from tempomask.tracking.spool import ResultSpool, merged, rows_of
 from tempomask.tracking.upload import prepared_ahead
-from tempomask.types import FrameResult, Prompt, Size
+from tempomask.types import FrameResult, Prompt, Size, check_given, is_whole
 
 Direction = Literal["forward", "backward", "both"]
 IndexedFrames = Iterator[tuple[int, NDArray[np.uint8]]]
@@ -57,6 +57,7 @@ def track(
     direction: Direction = "forward",
     start: int | None = None,
     end: int | None = None,
+    num_frames: int | None = None,
     options: TrackingOptions | None = None,
     dtype: torch.dtype = torch.float32,
     policy: Policy | None = None,
@@ -69,6 +70,8 @@ def track(
     ascending order; each object from a forward pass from its first prompted frame on, and from a
     backward pass before that.
 
+    num_frames: of the video, as of `Session`; None for what the source tells.
+
     With options.lookahead every prompted frame is memorised before tracking starts, as in SAM 2's
     offline predictor; otherwise prompts act when their frame comes, and tracking equals `step`.
 
@@ -76,13 +79,19 @@ def track(
     backward where that is needed.
     """
     options = options or TrackingOptions()
+    for name, value in {"start": start, "end": end, "num_frames": num_frames}.items():
+        if value is not None and not is_whole(value):
+            raise InputError(f"{name} must be a whole number of frames, got {value!r}")
+    if num_frames is not None and num_frames < 1:
+        raise InputError(f"num_frames must be 1 or more, got {num_frames}")
     ordered = _checked_prompts(prompts, source)
     _check_direction(direction, source, options.lookahead)
+    check_given(in_order(ordered, direction, options.lookahead))
     new_session = partial(
         Session,
         segmenter,
         options,
-        num_frames=source.num_frames,
+        num_frames=source.num_frames if num_frames is None else num_frames,
         size=source.size,
         dtype=dtype,
         policy=policy,
@@ -155,6 +164,21 @@ def spans(
     return Spans(range(latest, low - 1, -1) if needed else range(0), (begin, end), ahead)
 
 
+def in_order(
+    prompts: Iterable[Prompt], direction: Direction, lookahead: bool = False
+) -> list[Prompt]:
+    """The prompts as tracking comes to them; those of one frame in the order given.
+
+    Backward without clicks off an object on frames where there is nothing to take away from yet.
+    """
+    ordered = sorted(prompts, key=lambda prompt: prompt.frame)
+    if direction != "backward" or lookahead:
+        return ordered
+    last = {p.object_id: p.frame for p in ordered if not p.only_takes_away}
+    begun = [p for p in ordered if p.frame <= last.get(p.object_id, p.frame)]
+    return sorted(begun, key=lambda prompt: -prompt.frame)
+
+
 def _first_frames(prompts: Iterable[Prompt]) -> dict[int, int]:
     """First prompted frame of each object, in the order in which objects come."""
     first: dict[int, int] = {}
@@ -174,6 +198,8 @@ def _check_direction(direction: str, source: FrameSource, lookahead: bool) -> No
 
 def _checked_prompts(prompts: Prompt | Iterable[Prompt], source: FrameSource) -> list[Prompt]:
     """The prompts by frame, those of one frame in the order given."""
+    if not isinstance(prompts, Iterable | Prompt):
+        raise InputError(f"prompts must be Prompt objects, got {type(prompts).__name__}")
     listed = [prompts] if isinstance(prompts, Prompt) else list(prompts)
     if not listed:
         raise InputError("no prompt given; say where the object is with a point, box or mask")
@@ -233,13 +259,13 @@ class _Passes:
                     f" {last}; change start and end, or allow lookahead"
                 )
 
-    def _run(self, session: Session, frames: IndexedFrames) -> Results:
+    def _run(self, session: Session, frames: IndexedFrames, prompts: Sequence[Prompt]) -> Results:
         """Step through frames in the order given."""
         if self.lookahead:
             for index, group in groupby(self.prompts, key=lambda prompt: prompt.frame):
                 session.condition(self._frame(index), list(group))
         else:
-            for prompt in self.prompts:
+            for prompt in prompts:
                 session.add(prompt)
         if session.sends_ahead and self.source.seekable:
             # Not from a camera, whose newest frame is wanted at once.
@@ -260,11 +286,13 @@ class _Passes:
         raise InputError(f"the source ended before frame {index}, which has a prompt")
 
     def forward(self, start: int, end: int | None) -> Results:
-        return self._run(self.new_session(start=start), self.source.frames(start, end))
+        session = self.new_session(start=start)
+        return self._run(session, self.source.frames(start, end), self.prompts)
 
     def backward(self, start: int, end: int) -> Results:
         session = self.new_session(start=start, reverse=True)
-        return self._run(session, self.source.reversed_frames(start, end))
+        prompts = in_order(self.prompts, "backward")
+        return self._run(session, self.source.reversed_frames(start, end), prompts)
 
     def both(self, start: int, planned: Spans) -> Results:
         """Backward first, kept on disk; then forward, and each object from its proper pass."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,13 +20,15 @@ from tempomask.tracking.samurai import MotionAwareMemories, MotionChooser
 from tempomask.tracking.selection import MemorySelector, RecentMemories
 from tempomask.tracking.state import VideoState
 from tempomask.tracking.upload import PreparedFrame
-from tempomask.types import FrameResult, Prompt, Size
+from tempomask.types import FrameResult, Prompt, Size, check_given
 
 NO_SCORES = np.zeros(0, dtype=np.float32)
 
 
 class Session:
     """Tracks objects through one video or stream: `prompt`, then `step` frame after frame.
+
+    As a context manager it forgets the video at the end.
 
     segmenter: the network; it keeps nothing, so that several sessions can share it.
     num_frames: of the video if known; SAM 2 scales pointer distances by it below 16 frames.
@@ -84,6 +87,17 @@ class Session:
         )
         self._pending: dict[int, list[Prompt]] = {}
         self._index: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.reset()
 
     @property
     def index(self) -> int | None:
@@ -179,7 +193,8 @@ class Session:
                 ' made with keep=N (so many frames more) or keep="all"'
             )
         prompt.check_inside(frames.size)
-        with self._running():
+        check_given([prompt], self.object_ids)
+        with self._running(), self._state.undone_on_failure():
             self._state.focus(prompt.frame)
             self._state.apply(prompt.frame, [prompt])
             return self._state.result(prompt.frame)
@@ -188,6 +203,14 @@ class Session:
         """Forget the points given for an object on a frame; the next prompt there starts anew."""
         if object_id in self._state.objects:
             self._state.objects[object_id].clicks.pop(frame, None)
+
+    def clear_prompts(self, object_id: int, frame: int) -> None:
+        """Forget that an object was prompted on a frame: it is tracked there as on any other."""
+        self._state.forget_prompts(object_id, frame)
+
+    def result(self, frame: int) -> FrameResult:
+        """The result of a frame, of all objects whose result there is kept."""
+        return self._state.result(frame)
 
     def remove(self, object_id: int) -> None:
         """Stop tracking an object; its id can be used again for a new one."""
@@ -238,7 +261,7 @@ class Session:
             )
         prompts = self._due(index, size_of(checked))
         policy = self._state.frames.policy
-        with self._running():
+        with self._running(), self._prompting(index, prompts):
             if isinstance(policy, VideoPolicy):
                 policy.begin_frame()
             self._state.go_on(self._index, index)
@@ -255,11 +278,14 @@ class Session:
                 policy.end_frame(*scores)
             return result
 
-    def condition(self, frame: NDArray[np.uint8], prompts: Sequence[Prompt]) -> FrameResult:
+    def condition(
+        self, frame: NDArray[np.uint8], prompts: Sequence[Prompt], *, afresh: bool = False
+    ) -> FrameResult:
         """Apply prompts to their frame, out of turn: tracking need not have reached it.
 
         The frame's memory conditions all others from the next `step` on, also earlier ones.
-        frame: (H, W, 3), uint8 RGB. prompts: at least one, all of the same frame.
+        frame: (H, W, 3), uint8 RGB. prompts: at least one, all of the same frame. afresh: in place
+        of the points given for their objects on that frame before.
         """
         indices = {prompt.frame for prompt in prompts}
         if len(indices) != 1:
@@ -267,8 +293,12 @@ class Session:
         checked = self._state.frames.check(frame)
         for prompt in prompts:
             prompt.check_inside(size_of(checked))
+        check_given(prompts, self.object_ids)
         index = indices.pop()
-        with self._running():
+        with self._running(), self._state.undone_on_failure():
+            if afresh:
+                for prompt in prompts:
+                    self.clear_points(prompt.object_id, index)
             self._state.focus(index)
             self._state.frames.put(index, checked)
             self._state.apply(index, prompts)
@@ -286,10 +316,28 @@ class Session:
         for prompt in waiting:
             try:
                 prompt.check_inside(size)
+                check_given(
+                    (p for p in waiting if p.object_id == prompt.object_id), self.object_ids
+                )
             except InputError:
                 waiting.remove(prompt)
                 raise
         return self._pending.pop(index, [])
+
+    @contextmanager
+    def _prompting(self, index: int, prompts: list[Prompt]) -> Iterator[None]:
+        """Put the session back as it was, the prompts waiting, if a prompted frame fails."""
+        if not prompts:
+            yield
+            return
+        before = self._index
+        try:
+            with self._state.undone_on_failure():
+                yield
+        except BaseException:
+            self._index = before
+            self._pending[index] = prompts
+            raise
 
     @contextmanager
     def _running(self) -> Iterator[None]:

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -68,6 +69,20 @@ class VideoState:
         if self.frames.policy is None or not shown:
             return None
         return torch.stack(shown).amax(dim=0)[None, None]
+
+    @contextmanager
+    def undone_on_failure(self) -> Iterator[None]:
+        """Put objects and frames back as they were if what is done within fails."""
+        objects = {i: tracked.copy() for i, tracked in self.objects.items()}
+        frames, arrived, unmemorised = self.frames.copy(), self._arrived, self._unmemorised
+        if unmemorised is not None:
+            unmemorised = unmemorised[0], set(unmemorised[1])
+        try:
+            yield
+        except BaseException:
+            self.objects, self.frames = objects, frames
+            self._arrived, self._unmemorised = arrived, unmemorised
+            raise
 
     def focus(self, index: int) -> None:
         """Turn to a frame; memorise results of another one while its features are still at hand."""
@@ -206,6 +221,31 @@ class VideoState:
             return [[math.nan, math.nan]] * len(outputs)
         scores = [torch.stack([o.object_score, o.predicted_iou]) for o in outputs]
         return torch.stack(scores).tolist()
+
+    def forget_prompts(self, object_id: int, index: int) -> None:
+        """Make a prompted frame of an object an ordinary one.
+
+        A mask that tracking has not gone on from is forgotten; another is kept until the frame is
+        tracked again.
+        """
+        tracked = self.objects.get(object_id)
+        if tracked is None:
+            return
+        tracked.clicks.pop(index, None)
+        output = tracked.outputs.get(index)
+        if output is None or not output.prompted:
+            return
+        fresh = tracked.staged.pop(index, None) is not None
+        if self._unmemorised is not None and self._unmemorised[0] == index:
+            fresh |= object_id in self._unmemorised[1]
+            self._unmemorised[1].discard(object_id)
+        if fresh:
+            del tracked.outputs[index]
+        else:
+            tracked.outputs[index] = replace(output, prompted=False, initial=True)
+        memory = tracked.bank.conditioning.pop(index, None)
+        if memory is not None:
+            tracked.bank.recent[index] = memory
 
     def forget(self, index: int | None, following: int) -> None:
         """Drop everything that no later step and no allowed correction can reach.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -10,7 +12,7 @@ from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.session import Session
-from tempomask.types import Size
+from tempomask.types import Size, is_whole
 
 # One with a single memory, one with several.
 FEW_FRAMES = 2
@@ -35,6 +37,8 @@ def warm_up(
 
     frames: how many are tracked after the `prompted` ones, which have prompts for every object.
     """
+    if not isinstance(size, Sequence) or len(size) != 2 or not all(map(is_whole, size)):
+        raise InputError(f"the size of the video must be (H, W), whole numbers, got {size!r}")
     height, width = size
     if min(height, width, objects, prompted) < 1:
         raise InputError(
