@@ -56,8 +56,9 @@ def load(
     checkpoint: a file, a folder or a Hub id; None for the model's own.
     image_size: side of the square the network sees; None for the model's own.
     device: "auto" takes a CUDA GPU, else an Apple GPU, else the CPU.
-    dtype: of the computation. "auto" is bfloat16 on CUDA and on CPUs with bfloat16 matrix units,
-        else float32.
+    dtype: of the computation. "auto" is bfloat16 where there are matrix units for it, else float32:
+        NVIDIA GPUs from Ampere on (compute capability 8.0), AMD GPUs that torch names so, CPUs with
+        AMX (Intel Xeon from Sapphire Rapids on).
     adapter: a folder that `tempomask adapt` wrote, or the name of a bundled one; it is merged into
         the weights of its model, and brings the router that `Model.track` then uses.
     engine: "fast" rearranges the network for speed (docs/performance.md); it then computes in
@@ -123,8 +124,8 @@ def resolve_device(device: str) -> torch.device:
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The torch dtype for a name on a device; InputError for other names."""
     if dtype == "auto":
-        fast = device.type == "cuda" or (device.type == "cpu" and cpu_multiplies_bfloat16())
-        return torch.bfloat16 if fast else torch.float32
+        fast = {"cuda": lambda: gpu_multiplies_bfloat16(device), "cpu": cpu_multiplies_bfloat16}
+        return torch.bfloat16 if device.type in fast and fast[device.type]() else torch.float32
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}; use auto, {', '.join(DTYPES)}")
     if dtype == "float16" and device.type == "cpu":
@@ -132,10 +133,19 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
+def gpu_multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU has bfloat16 matrix units: NVIDIA's from Ampere on; AMD's by torch's word."""
+    if torch.version.hip is not None:
+        return torch.cuda.is_bf16_supported()
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def cpu_multiplies_bfloat16() -> bool:
     """Whether this CPU has bfloat16 matrix units (AMX); else bfloat16 is the slower type."""
-    get_capabilities = getattr(torch.cpu, "get_capabilities", dict)
-    return bool(get_capabilities().get("amx_bf16", False))
+    if hasattr(torch.cpu, "get_capabilities"):
+        return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    # Older versions of torch; every CPU with such tiles multiplies bfloat16.
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
 
 
 @dataclass(frozen=True)
