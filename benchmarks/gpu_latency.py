@@ -44,6 +44,7 @@ from tempomask.models.config import (
 from tempomask.models.encoder import always_on_blocks
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.static import StaticPlan
+from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.preprocess import network_input, resize_frame
 from tempomask.tracking.session import Session
 from tempomask.tracking.warmup import frames_until_full
@@ -106,7 +107,7 @@ class Runs:
         self.dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
         self.plain = Segmenter(TINY).eval() if arguments.tiny else randomised(arguments.model)
         self.cost: FrameCost = frame_cost(self.plain)
-        self.skipped = min(frames_until_full(self.plain) + 1, arguments.frames - 1)
+        self.skipped = min(frames_until_full(self.plain, TrackingOptions()) + 1, arguments.frames - 1)
         self.frames = pictures(arguments.frames)
 
     def model(self, compiled: bool, plan: StaticPlan | None = None) -> Model:

@@ -213,29 +213,38 @@ class Model:
 
         size: (H, W) of the video. objects: how many are tracked at once; several numbers to be
         ready for each. prompted_frames: so many frames with prompts or corrections an object may
-        have. compile: None for on CUDA only. policy, router, options: as of `track`.
+        have. compile: None for only on CUDA with the fast engine. policy, router, options: as of
+        `track`.
 
         Raises InputError for numbers below 1, and for compiling the plain engine.
         """
-        from tempomask.tracking.warmup import FEW_FRAMES, frames_until_full, warm_up
+        from tempomask.tracking.warmup import (
+            FEW_FRAMES,
+            RUNS_TO_RECORD,
+            frames_until_full,
+            warm_up,
+        )
 
         started = time.perf_counter()
         chosen = tracking_options(**options)
         if policy is None:
             policy = self.policy(router)
         counts = [objects] if isinstance(objects, int) else list(objects)
-        compiles = self.device.type == "cuda" if compile is None else compile
+        if compile is None:
+            fast = getattr(self.segmenter.memory_attention, "takes_absent", False)
+            compile = self.device.type == "cuda" and fast
         for count in counts:
             few = FEW_FRAMES, min(prompted_frames, 1)
             warm_up(self.segmenter, chosen, self.dtype, policy, size, count, *few)
-        if compiles:
-            self.segmenter = compiled = self._compiled()
-            frames = frames_until_full(compiled)
+        if compile:
+            compiled = self._compiled()
+            frames = frames_until_full(compiled, chosen)
             # Slots for prompted frames come in powers of two.
             prompted = [2**i for i in range((prompted_frames - 1).bit_length() + 1)]
             with compiled.preparing():
-                for count, prompts in product(counts, prompted):
+                for count, prompts, _ in product(counts, prompted, range(RUNS_TO_RECORD)):
                     warm_up(compiled, chosen, self.dtype, policy, size, count, frames, prompts)
+            self.segmenter = compiled
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - started
