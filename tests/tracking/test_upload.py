@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tempomask.errors import InputError
 from tempomask.models.segmenter import Segmenter
+from tempomask.ops.transfer import waits_for_now
 from tempomask.tracking.frames import FrameStore
 from tempomask.tracking.propagate import FrameSource, track
 from tempomask.tracking.session import Session
@@ -104,7 +105,6 @@ def test_frames_come_in_order(count: int) -> None:
     assert all(frame.picture[0, 0, 0] == index for index, frame in prepared)
 
 
-@pytest.mark.parametrize(("count", "fails", "message"), [(3, True, "damaged"), (9, False, "bad")])
 def test_a_source_may_fill_its_array_again() -> None:
     def frames() -> Iterator[tuple[int, NDArray[np.uint8]]]:
         buffer = np.zeros((4, 4, 3), np.uint8)
@@ -119,6 +119,7 @@ def test_a_source_may_fill_its_array_again() -> None:
     assert all(frame.picture[0, 0, 0] == index for index, frame in prepared_ahead(frames(), slowly))
 
 
+@pytest.mark.parametrize(("count", "fails", "message"), [(3, True, "damaged"), (9, False, "bad")])
 def test_errors_come_in_their_turn(count: int, fails: bool, message: str) -> None:
     seen = []
     with pytest.raises(InputError, match=message):
