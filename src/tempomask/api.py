@@ -124,8 +124,11 @@ def resolve_device(device: str) -> torch.device:
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The torch dtype for a name on a device; InputError for other names."""
     if dtype == "auto":
-        fast = {"cuda": lambda: gpu_multiplies_bfloat16(device), "cpu": cpu_multiplies_bfloat16}
-        return torch.bfloat16 if device.type in fast and fast[device.type]() else torch.float32
+        if device.type == "cuda":
+            fast = gpu_multiplies_bfloat16(device)
+        else:
+            fast = device.type == "cpu" and cpu_multiplies_bfloat16()
+        return torch.bfloat16 if fast else torch.float32
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}; use auto, {', '.join(DTYPES)}")
     if dtype == "float16" and device.type == "cpu":
@@ -173,6 +176,12 @@ class Model:
         dtype: torch.dtype = torch.float32,
         routers: Routers | None = None,
     ) -> None:
+        computes = getattr(segmenter.memory_attention, "dtype", dtype)
+        if computes != dtype:
+            raise InputError(
+                f"the segmenter was accelerated for {computes}, and the model is to compute in"
+                f" {dtype}; accelerate it for that, or give dtype={computes}"
+            )
         self.segmenter = segmenter.eval()
         self.dtype = dtype
         self.routers = routers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -24,6 +25,7 @@ from tempomask.engine.ragged_windows import attend_ragged, is_ragged
 from tempomask.engine.stem import FusedConvolution, can_fuse
 from tempomask.engine.strips import StripBlock
 from tempomask.models.config import (
+from tempomask.errors import InputError
     HieraConfig,
     HybridConfig,
     MemoryAttentionConfig,
@@ -162,6 +164,31 @@ def test_zeros_beyond_the_map_are_counted(size: tuple[int, int], window: int, po
     block = WindowedBlock(12, 24 if pool else 12, 2, window, pool=pool)
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("copied", [deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@pytest.mark.parametrize("name", ["hiera", "nano"])
+def test_copies_and_pickles(
+    name: str, copied: Callable[[Model], Model], dtype: torch.dtype
+) -> None:
+    """Also of a model that has been used."""
+    frames = np.random.default_rng(0).integers(0, 256, (3, 60, 90, 3)).astype(np.uint8)
+    model = Model(accelerate(Segmenter(CONFIGS[name]), dtype), dtype)
+    expected = list(model.track(frames, Prompt(points=[(30, 30)])))
+    got = list(copied(model).track(frames, Prompt(points=[(30, 30)])))
+    for a, b in zip(got, expected, strict=True):
+        assert np.array_equal(a.low_res_logits, b.low_res_logits)
+
+
+def test_accelerating_twice_or_for_another_type_is_refused() -> None:
+    fast = accelerate(Segmenter(CONFIGS["nano"]), torch.bfloat16)
+    with pytest.raises(InputError, match="accelerated already"):
+        accelerate(fast)
+    with pytest.raises(InputError, match="accelerated for torch.bfloat16"):
+        Model(fast, torch.float32)
+    with pytest.raises(InputError, match=r"compute in torch\.bfloat16"):
+        Model(accelerate(Segmenter(CONFIGS["nano"])), torch.bfloat16)
+
+
     x = torch.randn(2, *size, 12)
     with torch.inference_mode():
         expected = block.attend(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from threading import Thread
 from typing import Any
 
@@ -252,6 +253,11 @@ def test_a_plain_engine_is_compiled_only_when_asked(
     model.warmup(SIZE)
     with pytest.raises(InputError, match='engine="fast"'):
         model.warmup(SIZE, compile=True)
+
+
+def test_a_compiled_model_is_not_copied(tiny: MakeTiny) -> None:
+    with pytest.raises(InputError, match="neither copied nor pickled"):
+        deepcopy(compiled(tiny("sam2", **FEW)))
 
 
 def test_the_plain_engine_is_not_compiled(tiny: MakeTiny) -> None:

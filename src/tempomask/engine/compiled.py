@@ -76,6 +76,12 @@ class CompiledSegmenter(Segmenter):
         self._thread = _OfThread()
         self._no_prompts: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        raise InputError(
+            f"a compiled {self.config.name} can be neither copied nor pickled; do it before warmup,"
+            " or load another one"
+        )
+
     @property
     def _known(self) -> set[Hashable]:
         """What this thread may run as a graph."""
