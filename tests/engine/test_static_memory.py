@@ -50,7 +50,12 @@ banks = st.tuples(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_attention_is_the_plain_one(tiny: MakeTiny, name: str) -> None:
+def test_attention_is_the_plain_one(
+    tiny: MakeTiny, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two objects at a time, and a quarter of their tokens.
+    monkeypatch.setattr("tempomask.engine.memory_attention.TOKENS", 2 * (SIDE // 16) ** 2)
+    monkeypatch.setattr("tempomask.engine.memory_attention.MLP_TOKENS", 4)
     plain, fast = tiny(name), accelerate(tiny(name))
     static = ObjectBatcher(fast, TrackingOptions(static_memory=True))
     usual = ObjectBatcher(plain, TrackingOptions())
@@ -162,9 +167,10 @@ def test_frames_before_the_only_prompt(tiny: MakeTiny, name: str) -> None:
     )
     assert len(static) == 5
     for a, b in zip(usual, static, strict=True):
-        assert np.abs(a.low_res_logits - b.low_res_logits).max() <= 1e-4 * np.abs(
-            a.low_res_logits
-        ).max()
+        assert (
+            np.abs(a.low_res_logits - b.low_res_logits).max()
+            <= 1e-4 * np.abs(a.low_res_logits).max()
+        )
 
 
 def test_the_plain_engine_has_no_slots(tiny: MakeTiny) -> None:
