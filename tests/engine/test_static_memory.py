@@ -53,7 +53,7 @@ banks = st.tuples(
 def test_attention_is_the_plain_one(
     tiny: MakeTiny, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Two objects at a time, and a quarter of their tokens.
+    # Two objects at a time, and a quarter of their tokens in the MLP.
     monkeypatch.setattr("tempomask.engine.memory_attention.TOKENS", 2 * (SIDE // 16) ** 2)
     monkeypatch.setattr("tempomask.engine.memory_attention.MLP_TOKENS", 4)
     plain, fast = tiny(name), accelerate(tiny(name))
