@@ -23,6 +23,8 @@ import torch
 from numpy.typing import NDArray
 
 from tempomask import Model, Prompt, load
+from tempomask.api import resolve_dtype
+from tempomask.engine import accelerate
 from tempomask.media.atomic import write_json
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
@@ -36,6 +38,7 @@ class Report:
     """Result of one run. Sizes in MiB; growth: the largest relative change after frame 300."""
 
     model: str
+    dtype: str
     image_size: int
     frames: int
     objects: int
@@ -69,11 +72,13 @@ def corner(t: int, number: int, objects: int) -> tuple[int, int]:
 
 
 def make_model(name: str, image_size: int) -> Model:
-    """A model by name; "random" is nano's network with random weights."""
+    """A model by name, of the fast engine; "random" is nano's network with random weights."""
     if name != "random":
-        return load(name, image_size=image_size)
+        return load(name, image_size=image_size, device="cpu")
     torch.manual_seed(0)
-    return Model(Segmenter(segmenter_config("nano").with_image_size(image_size)))
+    dtype = resolve_dtype("auto", torch.device("cpu"))
+    segmenter = Segmenter(segmenter_config("nano").with_image_size(image_size))
+    return Model(accelerate(segmenter, dtype), dtype)
 
 
 def resident() -> float:
@@ -101,6 +106,7 @@ def run(name: str, image_size: int, frames: int, objects: int) -> Report:
     growth = max(abs(size / after[0] - 1) for size in after)
     return Report(
         model=name,
+        dtype=str(model.dtype).removeprefix("torch."),
         image_size=image_size,
         frames=frames,
         objects=objects,

@@ -8,7 +8,10 @@ on the host; transformers gets its pictures resized and on the device beforehand
 advantage. Percentiles are over frames with full memories. "waits" is how often the host waits for
 the device in such a frame before its masks are asked for, as CUDA itself counts it. Static plans
 keep evenly spaced blocks: their gain in time is put beside their gain in FLOPs, for the encoder
-alone and for the frame.
+alone and for the frame. Two more rows are of the compiled network: with `session.prepare` outside
+the clock, so that pictures are resized and on the device as transformers' are; and through
+`Model.track`, which prepares a frame while the one before is tracked, by the time from one result
+to the next.
 
 `--device cpu` is for trying the script out, with `--tiny` in seconds; it says nothing of GPUs.
 """
@@ -44,9 +47,11 @@ from tempomask.models.config import (
 from tempomask.models.encoder import always_on_blocks
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.static import StaticPlan
+from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.preprocess import network_input, resize_frame
 from tempomask.tracking.session import Session
 from tempomask.tracking.warmup import frames_until_full
+from tempomask.types import Prompt
 
 SIZE = 480, 854
 TINY = SegmenterConfig(
@@ -106,7 +111,9 @@ class Runs:
         self.dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
         self.plain = Segmenter(TINY).eval() if arguments.tiny else randomised(arguments.model)
         self.cost: FrameCost = frame_cost(self.plain)
-        self.skipped = min(frames_until_full(self.plain) + 1, arguments.frames - 1)
+        self.skipped = min(
+            frames_until_full(self.plain, TrackingOptions()) + 1, arguments.frames - 1
+        )
         self.frames = pictures(arguments.frames)
 
     def model(self, compiled: bool, plan: StaticPlan | None = None) -> Model:
@@ -121,14 +128,33 @@ class Runs:
         print(f"warm-up: {took:.1f} s", flush=True)
         return model
 
-    def row(self, name: str, model: Model, plan: StaticPlan | None = None) -> dict[str, Any]:
+    def prompts(self) -> list[Prompt]:
+        return [
+            Prompt(object_id=number, box=(100, 100, 250 + 20 * number, 250))
+            for number in range(1, self.arguments.objects + 1)
+        ]
+
+    def row(
+        self, name: str, model: Model, plan: StaticPlan | None = None, prepared: bool = False
+    ) -> dict[str, Any]:
+        """prepared: pictures are resized and sent before the clock starts."""
         session = model.session(policy=plan)
-        for number in range(1, self.arguments.objects + 1):
-            session.prompt(object_id=number, box=(100, 100, 250 + 20 * number, 250))
-        calls = (lambda frame=f: session.step(frame).low_res_logits for f in self.frames)
+        for prompt in self.prompts():
+            session.prompt(object_id=prompt.object_id, box=prompt.box)
+        frames = map(session.prepare, self.frames) if prepared else iter(self.frames)
+        calls = (lambda frame=f: session.step(frame).low_res_logits for f in frames)
         row = {"name": name, **percentiles(timed(calls, self.skipped, self.device))}
         row["waits"] = self.waits(session)
         return row | {"encode_p50_ms": self.encoder_time(model, plan)}
+
+    def track_row(self, name: str, model: Model) -> dict[str, Any]:
+        """From one result of `Model.track` to the next."""
+        stamps = []
+        for result in model.track(self.frames, self.prompts()):
+            result.low_res_logits  # noqa: B018  (brought to the host)
+            stamps.append(time.perf_counter())
+        seconds = np.diff(stamps[self.skipped - 1 :]).tolist()
+        return {"name": name, **percentiles(seconds), "fps": round(1 / float(np.mean(seconds)), 2)}
 
     def waits(self, session: Session) -> int | None:
         """How often the host waits for a GPU in a frame, by CUDA's own count; None elsewhere."""
@@ -243,7 +269,10 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.transformers:
         add(transformers_row(runs))
     add(runs.row("eager", runs.model(compiled=False)))
-    full = add(runs.row("compiled", runs.model(compiled=True)))
+    compiled = runs.model(compiled=True)
+    full = add(runs.row("compiled", compiled))
+    add(runs.row("compiled, frames prepared before", compiled, prepared=True))
+    add(runs.track_row("compiled, Model.track", compiled))
     for share in arguments.shares:
         plan = runs.plan(share)
         row = runs.row(f"compiled, {share:g} of the blocks", runs.model(True, plan), plan)

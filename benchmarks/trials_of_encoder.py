@@ -14,8 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tempomask.engine.neck import FusedNeck
 from tempomask.engine.packed import fast_linear
 from tempomask.engine.strips import StripBlock
+from tempomask.models.config import MaskDecoderConfig
+from tempomask.models.mask_decoder import MaskDecoder
+from tempomask.models.neck import FeaturePyramidNeck
 from tempomask.models.windowed_block import WindowedBlock, max_pool
 from tempomask.ops.attention import multi_head_attention
 from tempomask.ops.windows import partition
@@ -41,7 +45,7 @@ QUICK = Shapes(side=16, dim=32, heads=2, window=4, objects=2)
 def encoder_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
     """All of them."""
     layers = (head_trials, linear_trials, mlp_trials, gelu_trials, residual_trials)
-    for trials in (*layers, window_trials, block_trials):
+    for trials in (*layers, window_trials, block_trials, neck_trials):
         yield from trials(shapes, dtype)
 
 
@@ -231,4 +235,30 @@ def block_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
         f"{4 * side} x {4 * side} tokens of {dim // 4} channels",
         {name: of_size(tokens) for name, tokens in sizes.items()}
         | {"attention of all strips first": lambda: fine.feed_forward(fine.attend(wide))},
+    )
+
+
+def neck_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
+    """SAM 2.1-T's neck and the decoder's narrowing convolutions, as one product or two."""
+    finest, side = shapes.dim // 6, 4 * shapes.side
+    channels = (finest, 2 * finest, 4 * finest, 8 * finest)
+    neck = FeaturePyramidNeck(channels, 256).eval()
+    decoder = MaskDecoder(MaskDecoderConfig(), 256, True).eval()
+    fused = FusedNeck(neck, decoder, dtype).to(dtype)
+    neck, decoder = neck.to(dtype), decoder.to(dtype)
+    sizes = [side >> level for level in range(4)]
+    # Channels last, as the encoder leaves them.
+    maps = [
+        torch.randn(1, size, size, count, dtype=dtype).permute(0, 3, 1, 2)
+        for size, count in zip(sizes, channels, strict=True)
+    ]
+
+    def apart() -> Tensor:
+        wide = neck(maps)
+        return decoder.project_high_resolution(wide[0], wide[1])[0]
+
+    yield Trial(
+        "neck",
+        f"maps of {', '.join(f'{size} x {size}' for size in sizes)}; the finest of the output",
+        {"fused with the narrowing": lambda: fused(maps)[0], "apart": apart},
     )

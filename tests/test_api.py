@@ -15,7 +15,7 @@ from PIL import Image
 
 import tempomask
 from tempomask import InputError, Model, Prompt, load
-from tempomask.api import resolve_device, resolve_dtype
+from tempomask.api import cpu_multiplies_bfloat16, resolve_device, resolve_dtype
 from tempomask.media.video import Video, open_video
 from tempomask.models.config import (
     HybridConfig,
@@ -111,10 +111,29 @@ def test_devices_and_precisions_are_chosen_by_what_is_there(
     for has_units, expected_dtype in [(True, torch.bfloat16), (False, torch.float32)]:
         monkeypatch.setattr("tempomask.api.cpu_multiplies_bfloat16", lambda there=has_units: there)
         assert resolve_dtype("auto", cpu) == expected_dtype
-        assert resolve_dtype("auto", cuda) == torch.bfloat16
     assert resolve_dtype("auto", torch.device("mps")) == torch.float32
     assert resolve_dtype(torch.bfloat16, cpu) == torch.bfloat16
+    for capability in [(7, 5), (8, 0), (9, 0)]:
+        monkeypatch.setattr("torch.cuda.get_device_capability", lambda _, x=capability: x)
+        fast = torch.float32 if capability < (8, 0) else torch.bfloat16
+        assert resolve_dtype("auto", cuda) == fast
+    # On AMD's GPUs such numbers mean something else.
+    monkeypatch.setattr("torch.version.hip", "6.3")
+    for supported, expected_dtype in [(True, torch.bfloat16), (False, torch.float32)]:
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda there=supported: there)
+        assert resolve_dtype("auto", cuda) == expected_dtype
     assert resolve_dtype("float16", cuda) == torch.float16
+
+
+@pytest.mark.parametrize("has_units", [True, False])
+def test_older_torch_is_asked_for_matrix_units_otherwise(
+    has_units: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("torch.cpu.get_capabilities", raising=False)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: has_units, raising=False)
+    assert cpu_multiplies_bfloat16() == has_units
+    monkeypatch.delattr("torch.cpu._is_amx_tile_supported")
+    assert not cpu_multiplies_bfloat16()
 
 
 def test_every_kind_of_source_gives_the_same_results(

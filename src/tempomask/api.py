@@ -56,8 +56,9 @@ def load(
     checkpoint: a file, a folder or a Hub id; None for the model's own.
     image_size: side of the square the network sees; None for the model's own.
     device: "auto" takes a CUDA GPU, else an Apple GPU, else the CPU; a number is that CUDA GPU.
-    dtype: of the computation, a name or torch's. "auto" is bfloat16 on CUDA and on CPUs with
-        bfloat16 matrix units, else float32.
+    dtype: of the computation, a name or torch's. "auto" is bfloat16 where there are matrix units
+        for it, else float32: NVIDIA GPUs from Ampere on (compute capability 8.0), AMD GPUs that
+        torch names so, CPUs with AMX (Intel Xeon from Sapphire Rapids on).
     adapter: a folder that `tempomask adapt` wrote, or the name of a bundled one; it is merged into
         the weights of its model, and brings the router that `Model.track` then uses.
     engine: "fast" rearranges the network for speed (docs/performance.md); it then computes in
@@ -127,7 +128,10 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     if isinstance(dtype, torch.dtype):
         dtype = str(dtype).removeprefix("torch.")
     if dtype == "auto":
-        fast = device.type == "cuda" or (device.type == "cpu" and cpu_multiplies_bfloat16())
+        if device.type == "cuda":
+            fast = gpu_multiplies_bfloat16(device)
+        else:
+            fast = device.type == "cpu" and cpu_multiplies_bfloat16()
         return torch.bfloat16 if fast else torch.float32
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}; use auto, {', '.join(DTYPES)}")
@@ -136,10 +140,19 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     return DTYPES[dtype]
 
 
+def gpu_multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU has bfloat16 matrix units: NVIDIA's from Ampere on; AMD's by torch's word."""
+    if torch.version.hip is not None:
+        return torch.cuda.is_bf16_supported()
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def cpu_multiplies_bfloat16() -> bool:
     """Whether this CPU has bfloat16 matrix units (AMX); else bfloat16 is the slower type."""
-    get_capabilities = getattr(torch.cpu, "get_capabilities", dict)
-    return bool(get_capabilities().get("amx_bf16", False))
+    if hasattr(torch.cpu, "get_capabilities"):
+        return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    # Older versions of torch; every CPU with such tiles multiplies bfloat16.
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
 
 
 @dataclass(frozen=True)
@@ -166,6 +179,12 @@ class Model:
         dtype: torch.dtype = torch.float32,
         routers: Routers | None = None,
     ) -> None:
+        computes = getattr(segmenter.memory_attention, "dtype", dtype)
+        if computes != dtype:
+            raise InputError(
+                f"the segmenter was accelerated for {computes}, and the model is to compute in"
+                f" {dtype}; accelerate it for that, or give dtype={computes}"
+            )
         self.segmenter = segmenter.eval()
         self.dtype = dtype
         self.routers = routers
@@ -206,29 +225,38 @@ class Model:
 
         size: (H, W) of the video. objects: how many are tracked at once; several numbers to be
         ready for each. prompted_frames: so many frames with prompts or corrections an object may
-        have. compile: None for on CUDA only. policy, router, options: as of `track`.
+        have. compile: None for only on CUDA with the fast engine. policy, router, options: as of
+        `track`.
 
         Raises InputError for numbers below 1, and for compiling the plain engine.
         """
-        from tempomask.tracking.warmup import FEW_FRAMES, frames_until_full, warm_up
+        from tempomask.tracking.warmup import (
+            FEW_FRAMES,
+            RUNS_TO_RECORD,
+            frames_until_full,
+            warm_up,
+        )
 
         started = time.perf_counter()
         chosen = tracking_options(**options)
         if policy is None:
             policy = self.policy(router)
         counts = [objects] if isinstance(objects, int) else list(objects)
-        compiles = self.device.type == "cuda" if compile is None else compile
+        if compile is None:
+            fast = getattr(self.segmenter.memory_attention, "takes_absent", False)
+            compile = self.device.type == "cuda" and fast
         for count in counts:
             few = FEW_FRAMES, min(prompted_frames, 1)
             warm_up(self.segmenter, chosen, self.dtype, policy, size, count, *few)
-        if compiles:
-            self.segmenter = compiled = self._compiled()
-            frames = frames_until_full(compiled)
+        if compile:
+            compiled = self._compiled()
+            frames = frames_until_full(compiled, chosen)
             # Slots for prompted frames come in powers of two.
             prompted = [2**i for i in range((prompted_frames - 1).bit_length() + 1)]
             with compiled.preparing():
-                for count, prompts in product(counts, prompted):
+                for count, prompts, _ in product(counts, prompted, range(RUNS_TO_RECORD)):
                     warm_up(compiled, chosen, self.dtype, policy, size, count, frames, prompts)
+            self.segmenter = compiled
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - started

@@ -26,9 +26,10 @@ def test_every_row_is_there(script: str, monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(sys, "argv", [script, *small.split(), "--out", str(out)])
     runpy.run_path(script, run_name="__main__")
     report = json.loads(out.read_text())
-    eager, compiled, plan = report["rows"]
+    eager, compiled, prepared, tracked, plan = report["rows"]
     assert (eager["name"], compiled["name"]) == ("eager", "compiled")
     assert all(0 < row["p50_ms"] <= row["p99_ms"] for row in report["rows"])
+    assert "prepared" in prepared["name"] and tracked["fps"] > 0
     assert report["watched_waits"] == []
     # Of four blocks the first and the last.
     assert plan["blocks"] == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +20,11 @@ from torch import nn
 
 from tempomask.adaptation.static import static_blocks
 from tempomask.engine.packed import can_pack
+from tempomask.engine.rotated_keys import RotatedKeys
 from tempomask.metrics.flops import frame_cost
-from tempomask.models.config import segmenter_config
+from tempomask.models.config import HieraConfig, segmenter_config
 from tempomask.models.segmenter import Segmenter
+from tempomask.ops.rope import axial_table
 from tempomask.routing.static import StaticPlan
 
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
@@ -53,7 +56,7 @@ ROUNDING = 0.03
 @pytest.mark.parametrize(
     "part, names",
     [
-        ("encoder", {"attention, windows", "MLP", "2x2 max-pooling"}),
+        ("encoder", {"attention, windows", "MLP", "2x2 max-pooling", "neck"}),
         ("nano", {"nano's stem, float32", "attention in training, backward pass"}),
     ],
 )
@@ -64,6 +67,37 @@ def test_ways_that_are_timed_compute_the_same(run: Any, part: str, names: set[st
         assert all(value < ROUNDING for value in trial["difference"].values()), name
         assert trial["used"] not in trial["ratio"]
         assert all(value > 0 for value in trial["milliseconds"].values())
+
+
+def test_engine_steps_take_turns(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = HieraConfig(embed_dim=16, stages=(1, 1, 1, 1), global_attention_blocks=(2,))
+    small = replace(segmenter_config("sam2.1-tiny"), encoder=encoder, image_size=128)
+    monkeypatch.setattr("tempomask.models.config.segmenter_config", lambda name: small)
+    (model,) = run("engine_steps.py", "--models", "small", "--rounds", "2")["models"]
+    assert model["seconds"].keys() == {
+        "plain",
+        "fast",
+        "without packed layers",
+        "without strips",
+        "without the fused neck",
+        "memory keys turned pair by pair",
+    }
+    for parts in model["seconds"].values():
+        for times in parts.values():
+            assert 0 < times["shortest"] <= times["median"] <= times["longest"]
+    assert all(times["ratio"] == 1 for times in model["seconds"]["fast"].values())
+
+
+def test_keys_turned_in_pairs_are_the_engine_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    steps, layer = import_module("engine_steps"), nn.Linear(8, 16)
+    pairs = axial_table(4, 4, 16, 10000.0, torch.device("cpu"))
+    table = tuple(x.repeat_interleave(2, dim=1) for x in pairs)
+    memory, keys = torch.randn(2, 48, 8), torch.empty(2, 2, 48, 16)
+    with torch.no_grad():
+        for kind, out in zip((RotatedKeys, steps._InPairs), keys, strict=True):
+            kind(layer, table, 4, torch.float32)(memory, out)
+    assert torch.allclose(*keys, atol=1e-5)
 
 
 def test_compiled_trials_compute_the_same(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from tempomask.engine.packed import (
 from tempomask.engine.ragged_windows import attend_ragged, is_ragged
 from tempomask.engine.stem import FusedConvolution, can_fuse
 from tempomask.engine.strips import StripBlock
+from tempomask.errors import InputError
 from tempomask.models.config import (
     HieraConfig,
     HybridConfig,
@@ -33,7 +36,7 @@ from tempomask.models.config import (
 )
 from tempomask.models.hiera import Hiera
 from tempomask.models.hybrid import ConvolutionalStem, SameConv2d
-from tempomask.models.segmenter import MemoryInputs, Segmenter
+from tempomask.models.segmenter import Decoded, MemoryInputs, Segmenter
 from tempomask.models.windowed_block import WindowedBlock
 from tempomask.routing.static import StaticPlan
 from tempomask.types import Prompt
@@ -67,7 +70,11 @@ CONFIGS = {
 def plain(request: pytest.FixtureRequest, randomise: Callable[[Segmenter], Segmenter]) -> Segmenter:
     """A tiny segmenter in which every weight matters."""
     torch.manual_seed(0)
-    return randomise(Segmenter(CONFIGS[request.param]).eval())
+    segmenter = randomise(Segmenter(CONFIGS[request.param]).eval())
+    # Objects are present: the masks of absent ones are all alike.
+    with torch.no_grad():
+        segmenter.mask_decoder.object_score_head.layers[-1].bias.fill_(9.0)  # type: ignore[operator]
+    return segmenter
 
 
 def memory(segmenter: Segmenter, objects: int) -> MemoryInputs:
@@ -89,9 +96,28 @@ def assert_near(fast: Tensor, plain: Tensor, tolerance: float) -> None:
     assert float(plain.std()) > 1e-3 * scale
 
 
+def assert_decodes(
+    fast: Segmenter, plain: Segmenter, features: Tensor, maps: tuple[Tensor, ...], tolerance: float
+) -> Decoded:
+    """Every candidate of a single mask and of several; returns the plain network's single one."""
+    for multimask in (True, False):
+        expected = plain.decode(features, maps, multimask=multimask)
+        got = fast.decode(features, maps, multimask=multimask)
+        assert_near(got.all_logits, expected.all_logits, tolerance)
+        assert_near(got.all_pointers, expected.all_pointers, tolerance)
+        error = (got.all_iou.float() - expected.all_iou).abs().max()
+        assert error <= tolerance * expected.all_iou.abs().max()
+    return expected
+
+
 @torch.inference_mode()
-@pytest.mark.parametrize("objects", [1, 3])
-def test_float32_is_the_same(plain: Segmenter, objects: int) -> None:
+@pytest.mark.parametrize(("objects", "tokens"), [(1, 64), (3, 64), (3, 128), (3, 4096)])
+def test_float32_is_the_same(
+    plain: Segmenter, objects: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where objects (64 tokens each) and tokens pass in several parts."""
+    monkeypatch.setattr("tempomask.engine.memory_attention.TOKENS", tokens)
+    monkeypatch.setattr("tempomask.engine.memory_attention.MLP_TOKENS", 16)
     fast = accelerate(deepcopy(plain))
     image = torch.randn(1, 3, SIDE, SIDE)
     expected, got = plain.encode(image), fast.encode(image)
@@ -99,9 +125,11 @@ def test_float32_is_the_same(plain: Segmenter, objects: int) -> None:
     for a, b in zip(got.high_resolution, expected.high_resolution, strict=True):
         assert_near(a, b, 1e-5)
     inputs = memory(plain, objects)
-    assert_near(
-        fast.attend(expected.features, inputs), plain.attend(expected.features, inputs), 1e-5
-    )
+    attended = plain.attend(expected.features, inputs)
+    assert_near(fast.attend(expected.features, inputs), attended, 1e-5)
+    decoded = assert_decodes(fast, plain, attended, expected.high_resolution, 1e-5)
+    memorised = (expected.features, decoded.logits, decoded.object_score)
+    assert_near(fast.memorise(*memorised), plain.memorise(*memorised), 1e-5)
 
 
 @torch.inference_mode()
@@ -114,7 +142,16 @@ def test_bfloat16_stays_near(plain: Segmenter) -> None:
         got = fast.encode(image)
         attended = fast.attend(expected.features, inputs)
     assert_near(got.features, expected.features, 0.05)
-    assert_near(attended, plain.attend(expected.features, inputs), 0.05)
+    conditioned = plain.attend(expected.features, inputs)
+    assert_near(attended, conditioned, 0.05)
+
+    def in_bfloat16(step: Callable[..., Any]) -> Callable[..., Any]:
+        return torch.autocast("cpu", torch.bfloat16)(step)
+
+    fast.decode = in_bfloat16(fast.decode)  # type: ignore[method-assign]
+    decoded = assert_decodes(fast, plain, conditioned, expected.high_resolution, 0.05)
+    memorised = (expected.features, decoded.logits, decoded.object_score)
+    assert_near(in_bfloat16(fast.memorise)(*memorised), plain.memorise(*memorised), 0.05)
 
 
 def test_videos_are_the_same(plain: Segmenter) -> None:
@@ -178,6 +215,31 @@ def test_pictures_that_the_plain_trunk_refuses_are_refused() -> None:
         plain.encoder(picture)
     with pytest.raises(RuntimeError, match="must match"):
         accelerate(plain).encoder(picture)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("copied", [deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@pytest.mark.parametrize("name", ["hiera", "nano"])
+def test_copies_and_pickles(
+    name: str, copied: Callable[[Model], Model], dtype: torch.dtype
+) -> None:
+    """Also of a model that has been used."""
+    frames = np.random.default_rng(0).integers(0, 256, (3, 60, 90, 3)).astype(np.uint8)
+    model = Model(accelerate(Segmenter(CONFIGS[name]), dtype), dtype)
+    expected = list(model.track(frames, Prompt(points=[(30, 30)])))
+    got = list(copied(model).track(frames, Prompt(points=[(30, 30)])))
+    for a, b in zip(got, expected, strict=True):
+        assert np.array_equal(a.low_res_logits, b.low_res_logits)
+
+
+def test_accelerating_twice_or_for_another_type_is_refused() -> None:
+    fast = accelerate(Segmenter(CONFIGS["nano"]), torch.bfloat16)
+    with pytest.raises(InputError, match="accelerated already"):
+        accelerate(fast)
+    with pytest.raises(InputError, match="accelerated for torch.bfloat16"):
+        Model(fast, torch.float32)
+    with pytest.raises(InputError, match=r"compute in torch\.bfloat16"):
+        Model(accelerate(Segmenter(CONFIGS["nano"])), torch.bfloat16)
 
 
 def test_plans_skip_blocks_of_the_fast_trunk() -> None:

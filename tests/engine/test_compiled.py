@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 
 from tempomask.api import Model
 from tempomask.engine import accelerate
-from tempomask.engine.compiled import CompiledSegmenter
+from tempomask.engine.compiled import CompiledSegmenter, _signature
 from tempomask.errors import InputError
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
@@ -152,6 +155,109 @@ def test_graphs_survive_ahead_of_time_autograd(tiny: MakeTiny) -> None:
     model = compiled(tiny("efficienttam", **FEW), "aot_eager")
     model.warmup(SIZE, objects=2, compile=True, **EXACT)
     assert_same(video(model, 4), video(Model(tiny("efficienttam", **FEW)), 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("efficienttam-eq6", {}), ("sam2", {"memory_stride": 3})]
+)
+def test_a_warm_up_runs_every_graph_three_times(
+    tiny: MakeTiny, name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA records the second run; the last ones find every slot taken, one a lone memory."""
+    model = compiled(tiny(name, **FEW))
+    segmenter = model.segmenter
+    assert isinstance(segmenter, CompiledSegmenter)
+    runs: Counter[Any] = Counter()
+    run = segmenter._run
+
+    def counted(step: str, *args: Any) -> Any:
+        runs[step, _signature(args)] += 1
+        return run(step, *args)
+
+    monkeypatch.setattr(segmenter, "_run", counted)
+    # The video that goes before, uncompiled where the network is not compiled yet, is not counted.
+    monkeypatch.setattr("tempomask.tracking.warmup.FEW_FRAMES", 0)
+    model.warmup(SIZE, compile=True, **EXACT, **options)
+    assert set(runs) == segmenter._known
+    assert min(n for (step, _), n in runs.items() if step == "attend") >= 3
+    assert min(runs.values()) >= 3
+    session = model.session(**EXACT, **options)
+    session.prompt(object_id=1, box=(2, 2, 30, 30))
+    for frame in frames(14):
+        session.step(frame)
+    assert set(runs) == segmenter._known
+
+
+def test_graphs_are_of_the_thread_that_made_them(tiny: MakeTiny) -> None:
+    """Not of a later one that happens to have its ident."""
+    segmenter = CompiledSegmenter(accelerate(tiny("sam2", **FEW)), "eager", cuda_graphs=False)
+    segmenter._cuda_graphs = True
+    model, known = Model(segmenter), []
+    model.warmup(SIZE, compile=True, **EXACT)
+
+    def of_thread() -> None:
+        known.append(set(segmenter._known))
+        with segmenter.preparing():
+            video(model, 2)
+        known.append(set(segmenter._known))
+
+    here = set(segmenter._known)
+    for _ in range(2):
+        thread = Thread(target=of_thread)
+        thread.start()
+        thread.join()
+    assert known[0] == known[2] == set() and known[1] and known[3]
+    assert segmenter._known == here
+
+
+def test_one_thread_prepares(tiny: MakeTiny) -> None:
+    """Another one runs uncompiled meanwhile."""
+    model = compiled(tiny("sam2", **FEW))
+    assert isinstance(model.segmenter, CompiledSegmenter)
+    with model.segmenter.preparing():
+        thread = Thread(target=video, args=(model, 2))
+        thread.start()
+        thread.join()
+    assert not model.segmenter._known
+
+
+def test_a_failed_warm_up_leaves_the_model_as_it_was(
+    tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model(accelerate(tiny("sam2", **FEW)))
+    before = model.segmenter
+    parts = [m.in_parts for m in before.modules() if hasattr(m, "in_parts")]
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no compiler")
+
+    compiled_segmenter = CompiledSegmenter(before, "eager")
+    monkeypatch.setattr(model, "_compiled", lambda: compiled_segmenter)
+    monkeypatch.setitem(compiled_segmenter._graphs, "decode", broken)
+    with pytest.raises(RuntimeError, match="no compiler"):
+        model.warmup(SIZE, compile=True)
+    assert model.segmenter is before
+    assert "decode" not in {step for step, _ in compiled_segmenter._known}  # type: ignore[misc]
+    # On a CPU its parts fit the cache: compiling does not take that away.
+    assert [m.in_parts for m in before.modules() if hasattr(m, "in_parts")] == parts
+    assert all(parts)
+
+
+def test_a_plain_engine_is_compiled_only_when_asked(
+    tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Model, "device", torch.device("cuda"))
+    monkeypatch.setattr("torch.cuda.synchronize", lambda device: None)
+    monkeypatch.setattr("tempomask.tracking.warmup.warm_up", lambda *_: None)
+    model = Model(tiny("efficienttam", **FEW))
+    model.warmup(SIZE)
+    with pytest.raises(InputError, match='engine="fast"'):
+        model.warmup(SIZE, compile=True)
+
+
+def test_a_compiled_model_is_not_copied(tiny: MakeTiny) -> None:
+    with pytest.raises(InputError, match="neither copied nor pickled"):
+        deepcopy(compiled(tiny("sam2", **FEW)))
 
 
 def test_the_plain_engine_is_not_compiled(tiny: MakeTiny) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tempomask.api import Model
 from tempomask.engine import accelerate
 from tempomask.errors import InputError
 from tempomask.models.segmenter import Encoded, MemoryInputs, Segmenter
@@ -19,11 +20,12 @@ from tempomask.tracking.memory_bank import Memory, MemoryBank
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.selection import RecentMemories
 from tempomask.tracking.session import Session
+from tempomask.types import Prompt
 
 MakeTiny = Callable[[str], Segmenter]
 Attend = Callable[[Tensor, MemoryInputs | None], Tensor]
 NAMES = ["sam2", "efficienttam", "efficienttam-eq5", "efficienttam-eq6", "nano"]
-SIDE, FRAME = 64, 30
+SIDE, FRAME, END = 64, 30, 40
 
 
 def bank_of(segmenter: Segmenter, conditioning: list[int], recent: list[int]) -> MemoryBank:
@@ -37,21 +39,29 @@ def bank_of(segmenter: Segmenter, conditioning: list[int], recent: list[int]) ->
     return bank
 
 
-# Per object: its conditioning frames, and the frames among the last 20 that it was tracked on.
+# Per object: its conditioning frames, which may lie ahead, and the frames among the last 20 that it
+# was tracked on.
 banks = st.tuples(
-    st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True),
+    st.lists(
+        st.integers(0, 9) | st.integers(FRAME + 1, END - 1), min_size=1, max_size=3, unique=True
+    ),
     st.lists(st.integers(FRAME - 20, FRAME - 1), max_size=20, unique=True),
 )
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_attention_is_the_plain_one(tiny: MakeTiny, name: str) -> None:
+def test_attention_is_the_plain_one(
+    tiny: MakeTiny, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two objects at a time, and a quarter of their tokens in the MLP.
+    monkeypatch.setattr("tempomask.engine.memory_attention.TOKENS", 2 * (SIDE // 16) ** 2)
+    monkeypatch.setattr("tempomask.engine.memory_attention.MLP_TOKENS", 4)
     plain, fast = tiny(name), accelerate(tiny(name))
     static = ObjectBatcher(fast, TrackingOptions(static_memory=True))
     usual = ObjectBatcher(plain, TrackingOptions())
     dim, grid = plain.config.hidden_dim, SIDE // 16
     features = torch.randn(1, dim, grid, grid)
-    images = {t: torch.randn(dim, grid, grid) for t in range(FRAME)}
+    images = {t: torch.randn(dim, grid, grid) for t in range(END)}
     encoded = Encoded(features, (), torch.ones(1))
 
     @torch.inference_mode()
@@ -134,6 +144,33 @@ def test_objects_with_other_histories_attend_together(tiny: MakeTiny) -> None:
     assert calls == {False: 4 + 2 * 3, True: 4 + 3}
     for a, b in zip(logits[False], logits[True], strict=True):
         assert np.abs(a - b).max() <= 1e-4 * np.abs(a).max()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_frames_before_the_only_prompt(tiny: MakeTiny, name: str) -> None:
+    """Looking ahead, they see a memory of the prompted frame and no pointer."""
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 255, (SIDE, SIDE, 3)).astype(np.uint8) for _ in range(5)]
+    prompt = Prompt(frame=3, box=(2, 2, 30, 30))
+    usual, static = (
+        list(
+            Model(accelerate(tiny(name))).track(
+                frames,
+                prompt,
+                lookahead=True,
+                start=0,
+                memory_dtype="float32",
+                static_memory=static_memory,
+            )
+        )
+        for static_memory in (False, True)
+    )
+    assert len(static) == 5
+    for a, b in zip(usual, static, strict=True):
+        assert (
+            np.abs(a.low_res_logits - b.low_res_logits).max()
+            <= 1e-4 * np.abs(a.low_res_logits).max()
+        )
 
 
 def test_the_plain_engine_has_no_slots(tiny: MakeTiny) -> None:

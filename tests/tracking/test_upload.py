@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from threading import current_thread, main_thread
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from tempomask.errors import InputError
 from tempomask.models.segmenter import Segmenter
+from tempomask.ops.transfer import waits_for_now
 from tempomask.tracking.frames import FrameStore
 from tempomask.tracking.propagate import FrameSource, track
 from tempomask.tracking.session import Session
@@ -103,6 +105,20 @@ def test_frames_come_in_order(count: int) -> None:
     assert all(frame.picture[0, 0, 0] == index for index, frame in prepared)
 
 
+def test_a_source_may_fill_its_array_again() -> None:
+    def frames() -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        buffer = np.zeros((4, 4, 3), np.uint8)
+        for index in range(4):
+            buffer[:] = index
+            yield index, buffer
+
+    def slowly(frame: NDArray[np.uint8]) -> PreparedFrame:
+        time.sleep(0.02)
+        return PreparedFrame(frame.copy(), (4, 4))
+
+    assert all(frame.picture[0, 0, 0] == index for index, frame in prepared_ahead(frames(), slowly))
+
+
 @pytest.mark.parametrize(("count", "fails", "message"), [(3, True, "damaged"), (9, False, "bad")])
 def test_errors_come_in_their_turn(count: int, fails: bool, message: str) -> None:
     seen = []
@@ -180,3 +196,49 @@ def test_sizes_are_checked(segmenter: Segmenter, clip: Clip) -> None:
         store.check(store.prepare(frame[:-1]))
     with pytest.raises(InputError, match="uint8 RGB"):
         store.prepare(frame.astype(float))
+    with pytest.raises(InputError, match="of 32 pixels, and this one takes 64;"):
+        store.check(PreparedFrame(np.zeros((32, 32, 3), np.uint8), store.size))
+
+
+def test_a_reader_on_another_stream_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what was enqueued when the result came, on the reader's own stream."""
+    calls = []
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def wait_event(self, event: Event) -> None:
+            calls.append(("wait", self.name, event.of))
+
+    class Event:
+        def record(self, stream: Stream) -> None:
+            self.of = stream.name
+            calls.append(("record", stream.name))
+
+    current = Stream("computing")
+    monkeypatch.setattr("torch.cuda.Event", Event)
+    monkeypatch.setattr("torch.cuda.current_stream", lambda device: current)
+    wait = waits_for_now(torch.device("cuda"))
+    current = Stream("reading")
+    wait()
+    assert calls == [("record", "computing"), ("wait", "reading", "computing")]
+    waits_for_now(torch.device("cpu"))()
+    assert len(calls) == 2
+
+
+def test_results_are_read_after_the_wait(
+    segmenter: Segmenter, clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def waits(device: torch.device) -> Callable[[], None]:
+        calls.append("step")
+        return lambda: calls.append("read")
+
+    monkeypatch.setattr("tempomask.tracking.state.waits_for_now", waits)
+    session = Session(segmenter)
+    session.prompt(box=(5, 8, 21, 22))
+    result = session.step(clip(1)[0])
+    assert calls == ["step"]
+    assert result.low_res_logits.shape[0] == 1 and calls == ["step", "read"]

@@ -17,6 +17,7 @@ from tempomask.engine.packed import fast_token_linear
 from tempomask.engine.rotary_block import FastTransformerBlock
 from tempomask.engine.stem import FastStem, can_fuse
 from tempomask.engine.trunk import FastTrunk
+from tempomask.errors import InputError
 from tempomask.models.hiera import Hiera
 from tempomask.models.hybrid import HybridEncoder, TransformerBlock
 from tempomask.models.memory_encoder import FuserBlock
@@ -31,7 +32,14 @@ def accelerate(segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> Segm
     dtype: of the computation. In bfloat16 or float16 the weights of matrix products are stored so,
     once and for all, instead of being cast at every frame; positions, norms outside the encoder and
     whatever decides a mask stay float32. The result cannot be trained or saved any more.
+
+    Raises InputError for one that is accelerated already.
     """
+    if isinstance(segmenter.memory_attention, FastMemoryAttention):
+        raise InputError(
+            f"this segmenter of {segmenter.config.name} is accelerated already; use it as it is, or"
+            " load another one"
+        )
     segmenter.eval().requires_grad_(False)
     segmenter.dtype = dtype
     keep_freed_memory()

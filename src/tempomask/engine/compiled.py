@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from threading import get_ident
+from threading import local
 from typing import Any
 
 import torch
@@ -25,6 +25,17 @@ from tempomask.ops.position import grid_sine
 
 # Graphs of one function that may be made: encoders have many kinds of blocks.
 MOST_GRAPHS = 256
+
+
+class _OfThread(local):
+    """Whether a thread is preparing graphs, and for what it has recorded them.
+
+    Recordings belong to the thread that made them; idents of threads are given out again.
+    """
+
+    def __init__(self) -> None:
+        self.preparing = False
+        self.recorded: set[Hashable] = set()
 
 
 class CompiledSegmenter(Segmenter):
@@ -44,7 +55,8 @@ class CompiledSegmenter(Segmenter):
         if not getattr(self.memory_attention, "takes_absent", False):
             raise InputError('compiling needs the fast engine; load the model with engine="fast"')
         for module in self.modules():
-            if hasattr(module, "in_parts"):
+            # Shared with the accelerated segmenter, which on a CPU gains from its parts.
+            if hasattr(module, "in_parts") and self.no_memory.device.type != "cpu":
                 module.in_parts = False  # type: ignore[assignment]
         self._cuda_graphs = cuda_graphs
         mode = "reduce-overhead" if cuda_graphs else None
@@ -60,36 +72,45 @@ class CompiledSegmenter(Segmenter):
             for name, step in self._plain.items()
         }
         self._routed = {"segmenter": _with_compiled_blocks(self, backend)}
-        self._known: set[Hashable] = set()
-        self._preparing = False
+        self._compiled: set[Hashable] = set()
+        self._thread = _OfThread()
         self._no_prompts: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise InputError(
+            f"a compiled {self.config.name} can be neither copied nor pickled; do it before warmup,"
+            " or load another one"
+        )
+
+    @property
+    def _known(self) -> set[Hashable]:
+        """What this thread may run as a graph."""
+        return self._thread.recorded if self._cuda_graphs else self._compiled
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
-        """Make a graph of every new set of shapes inside the block."""
+        """Make a graph of every new set of shapes that this thread meets inside the block."""
         import torch._dynamo as dynamo
 
         # Its name before torch 2.7.
         names = ("recompile_limit", "cache_size_limit")
         limit = next(name for name in names if hasattr(dynamo.config, name))
-        self._preparing = True
+        self._thread.preparing = True
         try:
             with dynamo.config.patch({limit: MOST_GRAPHS}):
                 yield
         finally:
-            self._preparing = False
+            self._thread.preparing = False
 
     def _run(self, step: str, *args: Any) -> Any:
         """One step, by its graph if there is one for these shapes."""
         key: tuple[Hashable, ...] = (step, _signature(args))
-        if self._cuda_graphs:
-            # Recordings belong to the thread that made them.
-            key = (*key, get_ident())
-        if key not in self._known:
-            if not self._preparing:
-                return self._plain[step](*args)
-            self._known.add(key)
+        known = self._known
+        if key not in known and not self._thread.preparing:
+            return self._plain[step](*args)
         result = self._graphs[step](*args)
+        # Only now: one that failed would fail again.
+        known.add(key)
         # The next run of the same CUDA graph writes to the same place.
         return _copied(result) if self._cuda_graphs else result
 

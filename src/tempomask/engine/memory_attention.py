@@ -211,7 +211,8 @@ class FastMemoryAttention(nn.Module):
     """The same function as the plain memory attention it is made of, on one grid.
 
     The first layer's self-attention does not see the objects and runs once for all of them.
-    takes_absent: it leaves out the memories that `MemoryTokens.absent` marks.
+    takes_absent: it leaves out the memories that `MemoryTokens.absent` marks. dtype: of the
+    computation.
     """
 
     takes_absent = True
@@ -222,7 +223,7 @@ class FastMemoryAttention(nn.Module):
     def __init__(self, plain: MemoryAttention, side: int, dtype: torch.dtype) -> None:
         super().__init__()
         layers = [layer for layer in plain.layers if isinstance(layer, MemoryAttentionLayer)]
-        self.norm = plain.norm
+        self.norm, self.dtype = plain.norm, dtype
         attention_part: RotaryAttention = layers[0].self_attention
         weight = attention_part.query.weight
         pairs = axial_table(side, side, weight.shape[0], attention_part.theta, weight.device)

@@ -6,7 +6,7 @@ another pass over it; oneDNN does both while the product is still in registers.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +35,17 @@ class PackedLinear(nn.Module):
         weight = layer.weight.detach().to(torch.bfloat16)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.activation = activation
-        # Opaque to torch: no buffer, as it can be neither moved nor saved.
+        # Opaque to torch: no buffer, as it can be neither moved nor saved as it is.
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
         self.bias = None if layer.bias is None else layer.bias.detach().to(torch.bfloat16)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, with the weight as it was before it was packed."""
+        return {**self.__dict__, "packed": self.packed.to_dense()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(self.packed)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in_features): (..., out_features), bfloat16."""

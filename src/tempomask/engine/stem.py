@@ -7,6 +7,8 @@ and a column of zeros before the kernel make that padding even, and the sum is t
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,13 +43,26 @@ class FusedConvolution(nn.Module):
         elif not isinstance(layer, SameConv2d):
             before = 0
         self.geometry = ([before] * 2, [stride] * 2, [1, 1], layer.groups)
-        # Opaque to torch: no buffer, as it can be neither moved nor saved. Weights of 1x1 kernels
-        # stay as they are: packed, they suit maps of one size and make others several times slower.
-        pack = torch.ops.mkldnn._reorder_convolution_weight
-        whole = layer.kernel_size == (1, 1)
-        self.weight = weight.clone() if whole else pack(weight, *self.geometry, None)
+        # Opaque to torch: no buffer, as it can be neither moved nor saved as it is. Those of 1x1
+        # kernels stay plain: packed, they suit maps of one size, and others take several times as
+        # long.
+        self.weight = weight.clone() if layer.kernel_size == (1, 1) else self._packed(weight)
         self.bias = None if layer.bias is None else layer.bias.detach().to(dtype)
         self.activation = ("hardtanh", [0.0, 6.0], "") if clamped else ("none", [], "")
+
+    def _packed(self, weight: Tensor) -> Tensor:
+        return torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, with the weight as it was before it was packed."""
+        weight = self.weight.to_dense() if self.weight.is_mkldnn else self.weight
+        return {**self.__dict__, "weight": weight, "was_packed": self.weight.is_mkldnn}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        was_packed = state.pop("was_packed")
+        super().__setstate__(state)
+        if was_packed:
+            self.weight = self._packed(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, h, w), of the type of the weights."""

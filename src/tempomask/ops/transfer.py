@@ -6,6 +6,8 @@ so holds the host up for everything that was enqueued before. A copy out of pinn
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -27,3 +29,12 @@ def to_device(values: ArrayLike, device: torch.device) -> Tensor:
         # torch's allocator of pinned memory gives a block out again only after its copy is done.
         host = host.pin_memory()
     return host.to(device, non_blocking=True)
+
+
+def waits_for_now(device: torch.device) -> Callable[[], None]:
+    """A function that makes its caller's stream wait for all that this one has enqueued by now."""
+    if device.type != "cuda":
+        return lambda: None
+    done = torch.cuda.Event()
+    done.record(torch.cuda.current_stream(device))
+    return lambda: torch.cuda.current_stream(device).wait_event(done)

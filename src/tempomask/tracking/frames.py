@@ -74,6 +74,11 @@ class FrameStore:
         """The frame as an array; InputError if it is none, or of another size than those before."""
         if not isinstance(frame, PreparedFrame):
             frame = check_frame(frame)
+        elif frame.picture.shape[0] != (side := self.segmenter.config.image_size):
+            raise InputError(
+                f"a frame prepared for a network of {frame.picture.shape[0]} pixels, and this one"
+                f" takes {side}; prepare it by the session that steps it"
+            )
         size = size_of(frame)
         if self.size is not None and size != self.size:
             raise InputError(

@@ -16,6 +16,7 @@ from torch import Tensor
 from tempomask.errors import InputError
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
+from tempomask.ops.transfer import waits_for_now
 from tempomask.tracking.batching import ObjectBatcher, Request
 from tempomask.tracking.frames import FrameStore
 from tempomask.tracking.memory_bank import Memory
@@ -283,8 +284,11 @@ class VideoState:
             logits = torch.stack([o.shown for o in rows.values()])
             both = [torch.stack([o.object_score, o.predicted_iou]) for o in rows.values()]
             scores = torch.stack(both, dim=1)
+        wait = waits_for_now(logits.device)
 
         def deliver() -> DeliveredArrays:
+            # Whoever reads may do so on another stream than the one that computes.
+            wait()
             object_scores, predicted_iou = scores.cpu().numpy()
             return logits.cpu().numpy(), object_scores, predicted_iou
 

@@ -59,7 +59,11 @@ def static_inputs(
         ),
         images=_images(spatial, images, features) if config.memory_attention.image_keys else None,
         temporal_index=to_device(np.array(index), device),
-        pointers=_stacked([[None if m is None else m.pointer for m in row] for row in pointers]),
+        pointers=_stacked(
+            [[None if m is None else m.pointer for m in row] for row in pointers],
+            # Where every memory lies ahead (lookahead), there is no pointer at all.
+            like=selections[0].spatial[0].pointer,
+        ),
         pointer_distance=to_device(distances[0] if len(distances) == 1 else distances, device),
         absent=None if all(map(all, taken)) else to_device(~np.array(taken), device),
     )
@@ -88,10 +92,11 @@ def _padded(memories: Sequence[Memory | None], size: int) -> list[Memory | None]
     return [*memories, *[None] * (size - len(memories))]
 
 
-def _stacked(rows: Sequence[Sequence[Tensor | None]]) -> Tensor:
-    """(N, slots, ...), zeros in the empty ones."""
-    known = next(x for row in rows for x in row if x is not None)
-    empty = torch.zeros_like(known)
+def _stacked(rows: Sequence[Sequence[Tensor | None]], like: Tensor | None = None) -> Tensor:
+    """(N, slots, ...), zeros in the empty ones; like: one of them, needed if all are empty."""
+    if like is None:
+        like = next(x for row in rows for x in row if x is not None)
+    empty = torch.zeros_like(like)
     return torch.stack([torch.stack([empty if x is None else x for x in row]) for row in rows])
 
 

@@ -132,7 +132,8 @@ def prepared_ahead(
 ) -> Generator[tuple[int, PreparedFrame], None, None]:
     """The frames, prepared by a thread while the one before is tracked.
 
-    An error in reading comes after all frames before it, as without this function.
+    An error in reading comes after all frames before it, as without this function. A source may
+    fill the same array again for the next frame.
     """
     waiting: deque[tuple[int, Future[PreparedFrame]]] = deque()
     error: Exception | None = None
@@ -145,7 +146,7 @@ def prepared_ahead(
             except Exception as caught:
                 error = caught
                 break
-            waiting.append((index, worker.submit(prepare, frame)))
+            waiting.append((index, worker.submit(prepare, np.array(frame))))
             if len(waiting) > AHEAD:
                 index, prepared = waiting.popleft()
                 yield index, prepared.result()

@@ -18,9 +18,16 @@ from tempomask.types import Size, is_whole
 FEW_FRAMES = 2
 
 
-def frames_until_full(segmenter: Segmenter) -> int:
+# CUDA runs a step once as it is, records it the second time, and replays it from the third on.
+RUNS_TO_RECORD = 3
+
+
+def frames_until_full(segmenter: Segmenter, options: TrackingOptions) -> int:
     """The tracked frame that is first to find every place for a memory and a pointer taken."""
-    return max(segmenter.config.max_pointers, segmenter.config.memory_frames)
+    config = segmenter.config
+    # All but the nearest memory lie on multiples of the stride, the last on the second one at most.
+    memories = 2 + options.memory_stride * (config.memory_frames - 2)
+    return max(config.max_pointers, memories)
 
 
 def warm_up(
