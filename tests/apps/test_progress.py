@@ -75,7 +75,7 @@ def test_frames_read_ahead_are_not_read_again(video: Path, monkeypatch: pytest.M
                     # The reading has begun: any other is one too many.
                     patch.setattr(opened, "frames", None)
                     assert np.array_equal(watched.frame(index), frames[index])
-                    assert prepared.picture is watched.frame(index)
+                    assert np.array_equal(prepared.picture, watched.frame(index))
 
 
 def prepare(frame: NDArray[np.uint8]) -> PreparedFrame:

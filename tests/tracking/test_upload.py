@@ -194,7 +194,7 @@ def test_sizes_are_checked(segmenter: Segmenter, clip: Clip) -> None:
     assert store.size == frame.shape[:2]
     with pytest.raises(InputError, match="the size may not change"):
         store.check(store.prepare(frame[:-1]))
-    with pytest.raises(InputError, match="uint8 RGB"):
+    with pytest.raises(InputError, match="uint8 in RGB"):
         store.prepare(frame.astype(float))
     with pytest.raises(InputError, match="of 32 pixels, and this one takes 64;"):
         store.check(PreparedFrame(np.zeros((32, 32, 3), np.uint8), store.size))
