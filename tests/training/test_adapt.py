@@ -144,6 +144,36 @@ def test_a_run_with_other_settings_is_not_gone_on_with(
         start(deep_segmenter, clips, tmp_path, measure, seed=2)
 
 
+def test_a_run_with_other_data_or_weights_is_not_gone_on_with(
+    deep_segmenter: Segmenter, davis: Path, clips: Any, tmp_path: Path
+) -> None:
+    base = {name: x.clone() for name, x in deep_segmenter.state_dict().items()}
+    out = tmp_path / "out"
+
+    def resumed(held_out: list[str], factor: float = 1.0) -> Adaptation:
+        segmenter = Segmenter(deep_segmenter.config).eval()
+        segmenter.load_state_dict({name: factor * x for name, x in base.items()})
+        return start_adaptation(segmenter, davis, out, FullModel(CONFIG), recipe, held_out, 0)
+
+    recipe = replace(RECIPE, steps=1)
+    resumed(["disk3"]).run()
+    assert resumed(["disk3"]).step == 1
+    with pytest.raises(InputError, match="begun with other weights of"):
+        resumed(["disk3"], factor=1.5)
+    with pytest.raises(InputError, match="other training sequences: disk3 is new; give the same"):
+        resumed([])
+    write_sequence(davis, "disk4", clips[4])
+    with pytest.raises(InputError, match="other training sequences: disk4 is new"):
+        resumed(["disk3"])
+    with pytest.raises(InputError, match="other held-out sequences: disk4 is new"):
+        resumed(["disk3", "disk4"])
+    for part in ("JPEGImages", "Annotations"):
+        shutil.rmtree(davis / part / "disk0")
+        shutil.rmtree(davis / part / "disk4")
+    with pytest.raises(InputError, match="other training sequences: disk0 is missing"):
+        resumed(["disk3"])
+
+
 @pytest.mark.parametrize("learn_missed", [True, False])
 def test_skipped_blocks_are_computed_for_the_router_alone_or_not_at_all(
     deep_segmenter: Segmenter,

@@ -65,6 +65,14 @@ def base_sample(segmenter: Segmenter) -> Tensor:
     return torch.stack(rows)
 
 
+def same_base(sample: Tensor, other: Tensor) -> bool:
+    """Whether two `base_sample`s are of the same weights."""
+    if sample.shape != other.shape:
+        return False
+    close = torch.isclose(sample, other, rtol=TOLERANCE, atol=1e-4)
+    return close.float().mean().item() >= AGREEING
+
+
 def save_adapter(
     folder: str | Path, method: str, model: str, sample: Tensor, export: Export
 ) -> Path:
@@ -192,12 +200,7 @@ def attach_adapter(segmenter: Segmenter, adapter: Adapter) -> Attached:
     """
     name = segmenter.config.name
     check_model(adapter, name)
-    own = base_sample(segmenter)
-    same = own.shape == adapter.sample.shape
-    if same:
-        close = torch.isclose(own, adapter.sample, rtol=TOLERANCE, atol=1e-4)
-        same = close.float().mean().item() >= AGREEING
-    if not same:
+    if not same_base(base_sample(segmenter), adapter.sample):
         raise InputError(
             f"the adapter {adapter.folder} was made for other weights of {name} than those loaded;"
             " give the checkpoint that it was trained on"
