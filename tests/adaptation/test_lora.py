@@ -95,6 +95,8 @@ def test_the_papers_parameters() -> None:
     blocks = range(nano.encoder.num_blocks // 2)
     rank = suitable_rank(nano.encoder, blocks, total)
     assert 0.02 < lora_parameters(nano.encoder, blocks, rank) / total < 0.06
+    with pytest.raises(InputError, match="adapters need a block to stand on"):
+        suitable_rank(nano.encoder, [], total)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,10 @@ def suitable_rank(encoder: Encoder, blocks: Collection[int], network_parameters:
     """The largest power of two whose adapters hold at most `SHARE` of the network; at least 1.
 
     32 for the 24 blocks of SAM 2's large encoder, as the 7.6 M parameters of the paper imply.
+    InputError without blocks.
     """
+    if not blocks:
+        raise InputError("adapters need a block to stand on, got none; give a larger budget")
     rank = 1
     while lora_parameters(encoder, blocks, 2 * rank) <= SHARE * network_parameters:
         rank *= 2
