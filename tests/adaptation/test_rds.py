@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,28 @@ def test_what_is_trained(segmenter: Segmenter, make_measure: MakeMeasure) -> Non
     wanting = {id(p) for m in modules for p in m.parameters() if p.requires_grad}  # type: ignore[union-attr]
     assert trained == wanting
     assert len(method.adapters.blocks) == 4 and {0, 5} <= set(method.adapters.blocks)
+
+
+def test_the_view_varies_what_is_adapted_and_nothing_else(
+    segmenter: Segmenter, make_measure: MakeMeasure
+) -> None:
+    disagreeing = {
+        "global_drops": [0, 4, 3, 2, 1, 0],
+        "local_changes": [0, 1, 2, 4, 3, 0],
+        "always_on": [0, 5],
+    }
+    starts, adapted = [], set()
+    for view in ("both", "global", "local"):
+        method = RDS(replace(CONFIG, adapters=AdapterConfig(3, view, rank=2)))  # type: ignore[arg-type]
+        method.prepare(deepcopy(segmenter), make_measure(segmenter), {"importance": disagreeing})
+        assert method.router is not None
+        starts.append(method.router.head.bias.tolist())
+        adapted.add(method.adapters.blocks)
+    assert starts[0] == starts[1] == starts[2] and len(adapted) == 2
+    method = RDS(replace(CONFIG, adapters=AdapterConfig(3, "local", rank=2)))
+    measure = make_measure(segmenter)
+    method.prepare(segmenter, measure)
+    assert measure.scored == 5, "both views are measured"
 
 
 def test_resuming_measures_nothing_anew(

@@ -62,12 +62,12 @@ class AdapterConfig:
 class RDSConfig:
     """budget: beta. inputs, mask_frames: as of `RouterConfig`. router_rate: of AdamW.
 
-    importance_start: the router starts with logits from this, for the most important block, down to
-    its negative, for the least: importance is measured for the adapters anyway. 0 starts with equal
-    logits, as the paper seems to. settled_share: of the steps, at the end, in which the blocks are
-    chosen as in use, so that the adapters learn what they will meet; 0 draws to the end, as the
-    paper does. learn_missed: in training compute skipped blocks too, for the router's gradient
-    alone, see `RoutedPlan`; it costs time, and gained nothing on nano.
+    importance_start: the router starts with logits from this, for the most important block by both
+    views, down to its negative, for the least: importance is measured for the adapters anyway. 0
+    starts with equal logits, as the paper seems to. settled_share: of the steps, at the end, in
+    which the blocks are chosen as in use, so that the adapters learn what they will meet; 0 draws
+    to the end, as the paper does. learn_missed: in training compute skipped blocks too, for the
+    router's gradient alone, see `RoutedPlan`; it costs time, and gained nothing on nano.
     """
 
     budget: float = 0.6
@@ -106,7 +106,7 @@ class ImportantAdapters:
             values = {name: tuple(value) for name, value in state["importance"].items()}
             self.importance = Importance(**values)
         else:
-            self.importance = measure_importance(segmenter, measure, config.view, self._progress)
+            self.importance = measure_importance(segmenter, measure, self._progress)
         self.blocks = self.importance.select(count, config.view)
         total = sum(p.numel() for p in segmenter.parameters())
         self.rank = config.rank or suitable_rank(encoder, self.blocks, total)
@@ -196,7 +196,8 @@ class RDS(FullModel):
     def _start_from_importance(self) -> None:
         importance, router = self.adapters.importance, self.router
         assert importance is not None and router is not None
-        order = importance.ordered(self.config.adapters.view)
+        # Whatever the view of the adapters: it varies what is adapted, and nothing else.
+        order = importance.ordered("both")
         start = self.config.importance_start
         with torch.no_grad():
             router.head.bias[order] = torch.linspace(start, -start, len(order))
