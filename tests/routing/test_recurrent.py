@@ -1,4 +1,4 @@
-"""The policy of RDS in use: what may be asked, what is refused, one synchronisation a frame."""
+"""The policy of RDS in use: what may be asked, what is refused, one synchronisation a plan."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class OnDevice(torch.Tensor):
 
 
 @pytest.mark.parametrize("wish", [{"budget": 0.5}, {"budget": 0.5, "adaptive": True}, {"fps": 9}])
-def test_one_synchronisation_a_frame(router: PredictiveRouter, wish: dict[str, Any]) -> None:
+def test_one_synchronisation_a_plan(router: PredictiveRouter, wish: dict[str, Any]) -> None:
     policy = recurrent_policy(router, Routing(**wish), 0.6)
     for seed in range(4):
         OnDevice.transfers = 0
@@ -156,6 +156,22 @@ def test_one_synchronisation_a_frame(router: PredictiveRouter, wish: dict[str, A
         blocks = policy.plan(embedding, masks).blocks
         assert OnDevice.transfers == 1
         assert not isinstance(blocks, OnDevice), "which blocks ran is known on the host"
+
+
+@pytest.mark.parametrize(
+    ("wish", "waits"),
+    [
+        (Routing(0.5), False),
+        (Routing(0.5, adaptive=True), True),
+        (Routing(fps=9), False),
+        (Routing(fps=9, count_waiting=False), True),
+    ],
+    ids=["fixed", "adaptive", "fps of a file", "fps of a camera"],
+)
+def test_some_budgets_wait_for_the_results_as_well(
+    router: PredictiveRouter, wish: Routing, waits: bool
+) -> None:
+    assert recurrent_policy(router, wish, 0.6).reads_results == waits
 
 
 def test_the_policy_is_what_the_router_says(router: PredictiveRouter) -> None:

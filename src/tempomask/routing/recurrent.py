@@ -1,4 +1,7 @@
-"""The recurrent policy of RDS in use: router, budget and rule, with one synchronisation a frame.
+"""The recurrent policy of RDS in use: router, budget and rule.
+
+The host waits for the device once a frame, for the router's probabilities; with an adaptive budget,
+and with fps on a camera, a second time, at the frame's end, for its results.
 
 B batch, L encoder blocks, K the blocks that always run.
 """
@@ -81,7 +84,7 @@ class RecurrentPolicy:
 
     @property
     def reads_results(self) -> bool:
-        """As of `models.encoder.VideoPolicy`: only some budgets look at results."""
+        """As of `models.encoder.VideoPolicy`: of an adaptive budget, and of fps on a camera."""
         return reads_results(self.control)
 
     def __init__(self, router: PredictiveRouter, control: BudgetControl, rule: Rule) -> None:
@@ -105,7 +108,7 @@ class RecurrentPolicy:
             return KeepPlan(everything)
         valid, masks = usable(self._history.push(previous_masks))
         probabilities = self.router(embedding, masks).sigmoid()
-        # The one synchronisation of a frame: everything after it is decided on the host.
+        # The one synchronisation of a plan: everything after it is decided on the host.
         host = torch.cat([probabilities, valid[:, None].to(probabilities.dtype)], dim=1).cpu()
         keep = [self._choose(row[:-1]) if row[-1] > 0 else everything for row in host]
         return KeepPlan(keep[0]) if len(keep) == 1 else RoutedPlan(keep)
