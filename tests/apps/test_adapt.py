@@ -101,6 +101,29 @@ def test_the_same_command_goes_on(
     assert code == 2 and "was made with" in err and err.count("\n") == 1
 
 
+def test_importances_measured_before_a_stop_are_kept(
+    run: Run, deep: Path, davis: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tempomask.training.calibration import SequenceMeasure
+
+    score, calls = SequenceMeasure.score, []
+
+    def counted(self: Any, *given: Any) -> float:
+        if len(calls) == 3:
+            raise InputError("stopped")
+        calls.append(given)
+        return score(self, *given)
+
+    monkeypatch.setattr(SequenceMeasure, "score", counted)
+    command = ("adapt", "--data", davis, "--checkpoint", deep, "--out", tmp_path / "a", *QUICK)
+    code, _, err = run(*command)
+    assert code == 2 and "stopped" in err
+    calls.insert(0, "no more stops")
+    assert run(*command)[0] == 0
+    # The whole network and six single blocks, of which three were measured before the stop.
+    assert len(calls) == 1 + 7
+
+
 @pytest.mark.parametrize(
     ("given", "ran"),
     [

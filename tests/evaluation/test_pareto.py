@@ -417,8 +417,8 @@ def test_frame_times_leave_the_first_frames_out(monkeypatch: pytest.MonkeyPatch)
 class Counted:
     """A measure whose score is the number of blocks."""
 
-    def __init__(self) -> None:
-        self.calls = 0
+    def __init__(self, fingerprint: str = "data") -> None:
+        self.calls, self.fingerprint = 0, fingerprint
 
     def score(self, segmenter: Any, policy: Any = None) -> float:
         self.calls += 1
@@ -454,4 +454,21 @@ def test_the_untrained_network_is_measured_once(tmp_path: Path) -> None:
         calls.append(measure.calls)
         assert method.scores == [4.0, 3.0, 4.0]
     assert calls == [3, 1], "what was measured while training is measured again"
-    assert json.loads((tmp_path / "measured.json").read_text()) == {"1111": 4.0, "1011": 3.0}
+    (scores,) = json.loads((tmp_path / "measured.json").read_text()).values()
+    assert scores == {"1111": 4.0, "1011": 3.0}
+
+
+def test_scores_of_other_data_or_weights_are_not_taken(tmp_path: Path) -> None:
+    def calls(data: str, seed: int) -> int:
+        torch.manual_seed(seed)
+        segmenter: Any = SimpleNamespace(
+            encoder=HybridEncoder(HybridConfig(dim=8, num_heads=1, depth=4))
+        )
+        measure = Counted(data)
+        shared = MeasuredOnce(Measuring(), tmp_path / "measured.json")  # type: ignore[arg-type]
+        shared.prepare(segmenter, measure)
+        return measure.calls
+
+    assert calls("data", 0) == 2 and calls("data", 0) == 0
+    assert calls("other", 0) == 2 and calls("data", 1) == 2
+    assert calls("data", 0) == 0, "what was kept before is still there"

@@ -327,6 +327,17 @@ def test_a_measure_scores_networks_and_restores_their_mode(
     assert images.shape == (3, 3, SIDE, SIDE) and torch.equal(images, measure.images(9)[:3])
 
 
+def test_a_measure_knows_its_data_again(davis: Path, measure: SequenceMeasure) -> None:
+    sequences, cpu = list(Davis(davis, "all")), torch.device("cpu")
+    assert SequenceMeasure(sequences[:2], SIDE, cpu).fingerprint == measure.fingerprint
+    others = [
+        SequenceMeasure(sequences[1:3], SIDE, cpu),
+        SequenceMeasure(sequences[:2], 2 * SIDE, cpu),
+        SequenceMeasure(sequences[:2], SIDE, cpu, stride=1),
+    ]
+    assert len({m.fingerprint for m in (measure, *others)}) == 4
+
+
 def test_a_perfect_tracker_scores_one(
     deep_segmenter: Segmenter, measure: SequenceMeasure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
