@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tempomask.errors import InputError
 from tempomask.media.video import open_video
+from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import ABSENT_LOGIT, Segmenter
 from tempomask.tracking.options import tracking_options
 from tempomask.tracking.propagate import FrameSource
@@ -49,13 +50,18 @@ class VideoPredictor:
 
     segmenter: the network, for instance `load("sam2.1-tiny").segmenter`. preset is "interactive",
     what the official builder turns on, and, as there, corrected frames do not become conditioning
-    frames; dtype and options as of `Session` and `tracking_options`.
+    frames; dtype and options as of `Session` and `tracking_options`. policy: which encoder blocks
+    run, all if None; of a model with an adapter `model.policy()`.
     """
 
     def __init__(
-        self, segmenter: Segmenter, dtype: torch.dtype = torch.float32, **options: Any
+        self,
+        segmenter: Segmenter,
+        dtype: torch.dtype = torch.float32,
+        policy: Policy | None = None,
+        **options: Any,
     ) -> None:
-        self.segmenter, self.dtype = segmenter, dtype
+        self.segmenter, self.dtype, self.policy = segmenter, dtype, policy
         official = {"preset": "interactive", "keep": "all", "corrections_condition": False}
         self.options = tracking_options(**{**official, **options})
 
@@ -83,6 +89,7 @@ class VideoPredictor:
             num_frames=video.num_frames,
             size=video.size,
             dtype=self.dtype,
+            policy=self.policy,
         )
         return InferenceState(video, session, set())
 
