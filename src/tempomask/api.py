@@ -292,6 +292,8 @@ class Model:
         rule: RuleName = "top-k",
         fps: float | None = None,
         adaptive: bool = False,
+        threshold: float | None = None,
+        routing_seed: int | None = None,
         **options: Any,
     ) -> Iterator[FrameResult]:
         """Track the prompted objects through a video, frame by frame.
@@ -303,9 +305,9 @@ class Model:
             "backward" from `start` (default: the last prompted frame) down to `end` (default 0);
             "both": every frame in ascending order, in two passes.
         preset, compatibility, options: as of `tracking_options`, for instance lookahead=True.
-        router, budget, rule, fps, adaptive: which encoder blocks run, see `Model.policy` and
-            `routing.recurrent.Routing`; fps counts reading and writing where frames need not be
-            waited for. policy: in place of them, any policy of your own.
+        router, budget, rule, fps, adaptive, threshold, routing_seed: which encoder blocks run, see
+            `Model.policy` and `routing.recurrent.Routing`; fps counts reading and writing where
+            frames need not be waited for. policy: in place of them, any policy of your own.
 
         Bad input raises InputError at once, before the first frame is asked for.
         """
@@ -314,7 +316,9 @@ class Model:
         try:
             if policy is None:
                 seekable = (source if opened is None else opened).seekable
-                wishes = Routing(budget, rule, fps=fps, adaptive=adaptive, count_waiting=seekable)
+                wishes = Routing(
+                    budget, rule, threshold, routing_seed, adaptive, fps, count_waiting=seekable
+                )
                 policy = self.policy(router, wishes)
             results = track(
                 self.segmenter,
@@ -348,18 +352,22 @@ class Model:
         rule: RuleName = "top-k",
         fps: float | None = None,
         adaptive: bool = False,
+        threshold: float | None = None,
+        routing_seed: int | None = None,
         **options: Any,
     ) -> Session:
         """A live session: `session.prompt(...)`, then `session.step(frame)` for every frame.
 
-        Arguments as of `Session`; router to adaptive as of `track`; options as of
+        Arguments as of `Session`; router to routing_seed as of `track`; options as of
         `tracking_options`, for instance keep=30.
         """
         chosen = tracking_options(preset, compatibility, **options)
         if chosen.lookahead:
             raise InputError("a session cannot look ahead; use track, or session.condition")
         if policy is None:
-            wishes = Routing(budget, rule, fps=fps, adaptive=adaptive, count_waiting=False)
+            wishes = Routing(
+                budget, rule, threshold, routing_seed, adaptive, fps, count_waiting=False
+            )
             policy = self.policy(router, wishes)
         return Session(
             self.segmenter,

@@ -118,17 +118,21 @@ class Propagator:
         rule: RuleName = "top-k",
         fps: float | None = None,
         adaptive: bool = False,
+        threshold: float | None = None,
+        routing_seed: int | None = None,
         **options: Any,
     ) -> PropagationSession:
         """A live session: `session.prompt(mask=...)`, then `session.step(frame)` for every frame.
 
         num_frames is not needed and only taken so that models and propagators can stand in for each
-        other. options: fields of `PropagationConfig`, for instance radius=20. router to adaptive:
-        as of `Model.track`. The other arguments are those of `PropagationSession`.
+        other. options: fields of `PropagationConfig`, for instance radius=20. router to
+        routing_seed: as of `Model.track`. The other arguments are those of `PropagationSession`.
         """
         del num_frames
         if policy is None:
-            wishes = Routing(budget, rule, fps=fps, adaptive=adaptive, count_waiting=False)
+            wishes = Routing(
+                budget, rule, threshold, routing_seed, adaptive, fps, count_waiting=False
+            )
             policy = self.policy(router, wishes)
         return PropagationSession(
             self.encoder,
@@ -156,7 +160,7 @@ class Propagator:
         source: as of `Model.track`. prompts: masks, all on the frame where propagation starts.
         direction: "forward" to before `end` (default: the last frame and all) or "backward" down to
         `end` (default 0). start may be left out. policy, options: as of `session`, with router to
-        adaptive among the options.
+        routing_seed among the options.
 
         Bad input raises InputError at once, before the first frame is asked for.
         """

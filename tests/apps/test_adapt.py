@@ -154,7 +154,16 @@ def test_a_routed_run_keeps_its_budget(
     assert Path(report["files"]["blocks"]).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("given", [("--fps", 1000), ("--adaptive",), ("--rule", "stochastic")])
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--fps", 1000),
+        ("--adaptive",),
+        ("--rule", "stochastic", "--routing-seed", 3),
+        ("--rule", "threshold", "--threshold", 0.3),
+    ],
+    ids=str,
+)
 def test_other_ways_to_route(
     track: Callable[..., dict[str, Any]], adapter: Path, deep: Path, tmp_path: Path, given: Any
 ) -> None:
@@ -164,6 +173,28 @@ def test_other_ways_to_route(
     )  # fmt: skip
     assert 0.25 < report["blocks_run"] <= 1
     assert set(report["files"]) >= {"masks", "overlay", "blocks"}
+
+
+@pytest.mark.parametrize(("fps", "met"), [(10_000, False), (0.01, True)])
+def test_whether_a_target_was_met_is_said(
+    run: Run,
+    track: Callable[..., dict[str, Any]],
+    adapter: Path,
+    deep: Path,
+    video: Path,
+    tmp_path: Path,
+    fps: float,
+    met: bool,
+) -> None:
+    given = (
+        "--checkpoint", deep, "--adapter", adapter, "--point", "8,16", "--out", tmp_path / "out",
+        "--fps", fps, "--save", "masks",
+    )  # fmt: skip
+    target = track(*given)["fps_target"]
+    assert target["wanted"] == fps and target["met"] == met and target["reached"] > 0
+    code, out, _ = run("track", video, *given)
+    word = "met" if met else "missed"
+    assert code == 0 and f"target of {fps:g} FPS {word}: " in out
 
 
 def test_without_its_router_an_adapter_makes_no_picture_of_blocks(
@@ -221,6 +252,9 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "no speed": (("--fps", 0), "--fps 0 must be more than 0"),
     "both": (("--fps", 10, "--budget", 0.5), "fps chooses the budget itself"),
     "rule": (("--rule", "best"), "unknown rule 'best'"),
+    "adaptive": (("--adaptive", "--rule", "threshold"), "does not hold a budget"),
+    "threshold": (("--threshold", 0.4), "--threshold is for --rule threshold; leave it out"),
+    "seed": (("--routing-seed", 0), "--routing-seed is for --rule stochastic; leave it out"),
     "router": (("--router", "dyt"), "the model has an adapter of rds"),
 }
 
@@ -291,8 +325,12 @@ def test_the_model_chooses_policies(adapter: Path, deep: Path, tmp_path: Path) -
     session = routed.session(budget=0.75, fps=None)
     session.add(prompt)
     assert [int(session.step(frame).blocks.sum()) for frame in frames] == [8, 6, 6]
-    results = routed.track(frames, prompt, rule="stochastic", adaptive=True)
-    assert next(int(r.blocks.sum()) for r in results) == 8
+    for rule, wish in (("threshold", "threshold"), ("stochastic", "routing_seed")):
+        ran = [
+            [r.blocks.tolist() for r in routed.track(frames, prompt, rule=rule, **{wish: value})]  # type: ignore[arg-type]
+            for value in (0, 1, 0)
+        ]
+        assert ran[0] == ran[2] != ran[1], wish
 
 
 def test_plans_of_the_paper_need_no_adapter() -> None:

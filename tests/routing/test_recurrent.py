@@ -75,13 +75,14 @@ def test_samples_of_a_batch_are_routed_alone(router: PredictiveRouter) -> None:
 @pytest.mark.parametrize(
     ("routing", "control", "rule"),
     [
+        (Routing(0.5, "threshold"), None, Threshold(0.5)),
         (Routing(0.5, "threshold", threshold=0.7), None, Threshold(0.7)),
         (Routing(0.5, "calibrated"), None, Threshold(0.44)),
         (Routing(0.5, "stochastic", seed=4), None, Stochastic),
         (Routing(0.5, adaptive=True), AdaptiveBudget, TopK()),
         (Routing(fps=25), LatencyBudget, TopK()),
     ],
-    ids=["threshold", "calibrated", "stochastic", "adaptive", "fps"],
+    ids=["threshold", "own threshold", "calibrated", "stochastic", "adaptive", "fps"],
 )
 def test_wishes(router: PredictiveRouter, routing: Routing, control: Any, rule: Any) -> None:
     policy = recurrent_policy(router, routing, 0.6, {budget_key(0.5): 0.44})
@@ -96,11 +97,16 @@ def test_wishes(router: PredictiveRouter, routing: Routing, control: Any, rule: 
         ({"budget": 1.5}, "budget 1.5 is not a share"),
         ({"budget": 0.1}, r"2 of the 10 blocks always run; the smallest budget is 0\.2"),
         ({"rule": "best"}, "unknown rule 'best'; use top-k"),
-        ({"threshold": 1.5}, "threshold must lie"),
+        ({"rule": "threshold", "threshold": 1.5}, "threshold must lie"),
+        ({"rule": "threshold", "threshold": float("nan")}, "threshold must lie"),
+        ({"threshold": 0.4}, "a threshold is for the rule threshold, not for top-k; leave it out"),
+        ({"rule": "threshold", "seed": 0}, "a seed is for the rule stochastic, not for threshold"),
         ({"fps": 25, "budget": 0.5}, "fps chooses the budget itself"),
         ({"fps": 25, "adaptive": True}, "fps chooses the budget itself"),
         ({"fps": 0}, "fps must be"),
         ({"adaptive": True, "rule": "calibrated"}, "holds for one budget"),
+        ({"adaptive": True, "rule": "threshold"}, "the rule threshold does not hold a budget"),
+        ({"adaptive": True, "rule": "stochastic"}, "the rule stochastic does not hold a budget"),
         ({"budget": 0.6, "rule": "calibrated"}, r"budget 0.6 \(calibrated: 0.5\)"),
     ],
 )

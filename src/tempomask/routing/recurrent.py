@@ -46,16 +46,17 @@ class Routing:
     """What a user may ask of a router.
 
     budget: share of the encoder's blocks that may run, the trained one if None. rule: "top-k" holds
-    the budget on every frame, "threshold" keeps w >= threshold, "calibrated" uses the threshold
-    that `tempomask calibrate` found, "stochastic" draws with `seed`. adaptive: hard frames get
-    more, the mean stays at the budget. fps: choose the budget so that frames come this fast.
-    count_waiting: as of `LatencyConfig`.
+    the budget on every frame, "threshold" keeps w >= threshold (the paper's 0.5 if None),
+    "calibrated" uses the threshold that `tempomask calibrate` found, "stochastic" draws with `seed`
+    (0 if None). adaptive: hard frames get more, the mean stays at the budget; with "top-k" only,
+    since the other rules do not hold what a frame is given. fps: choose the budget so that frames
+    come this fast. count_waiting: as of `LatencyConfig`.
     """
 
     budget: float | None = None
     rule: RuleName = "top-k"
-    threshold: float = THRESHOLD
-    seed: int = 0
+    threshold: float | None = None
+    seed: int | None = None
     adaptive: bool = False
     fps: float | None = None
     count_waiting: bool = True
@@ -63,13 +64,26 @@ class Routing:
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise InputError(f"unknown rule {self.rule!r}; use {', '.join(RULES)}")
-        if not 0 <= self.threshold <= 1:
+        for name, value, rule in (
+            ("threshold", self.threshold, "threshold"),
+            ("seed", self.seed, "stochastic"),
+        ):
+            if value is not None and self.rule != rule:
+                raise InputError(
+                    f"a {name} is for the rule {rule}, not for {self.rule}; leave it out, or choose"
+                    " that rule"
+                )
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise InputError(f"threshold must lie between 0 and 1, got {self.threshold:g}")
         if self.fps is not None and (self.budget is not None or self.adaptive):
             raise InputError("fps chooses the budget itself; leave budget and adaptive out")
         if self.rule == "calibrated" and (self.fps is not None or self.adaptive):
             raise InputError(
                 'a calibrated threshold holds for one budget; with fps or adaptive use rule="top-k"'
+            )
+        if self.adaptive and self.rule != "top-k":
+            raise InputError(
+                f'the rule {self.rule} does not hold a budget; with adaptive use rule="top-k"'
             )
 
 
@@ -158,9 +172,9 @@ def _rule(routing: Routing, budget: float, thresholds: Mapping[str, float]) -> R
     if routing.rule == "top-k":
         return TopK()
     if routing.rule == "stochastic":
-        return Stochastic(routing.seed)
+        return Stochastic(routing.seed or 0)
     if routing.rule == "threshold":
-        return Threshold(routing.threshold)
+        return Threshold(THRESHOLD if routing.threshold is None else routing.threshold)
     if budget_key(budget) not in thresholds:
         known = ", ".join(f"{float(key):g}" for key in thresholds) or "none"
         raise InputError(
