@@ -240,6 +240,17 @@ def test_calibrate_keeps_a_threshold_that_track_uses(
     assert all(torch.equal(x, own.tensors[name]) for name, x in copied.tensors.items())
 
 
+def test_a_bad_budget_is_refused_before_the_adapter_is_copied(
+    run: Run, adapter: Path, deep: Path, davis: Path, tmp_path: Path
+) -> None:
+    for budget, message in (("0,0.6", "budget 0 is not a share"), ("0.6,0.1", "smallest budget")):
+        code, _, err = run(
+            "calibrate", "--adapter", adapter, "--data", davis, "--checkpoint", deep,
+            "--budget", budget, "--out", tmp_path / "cal",
+        )  # fmt: skip
+        assert code == 2 and message in err and not (tmp_path / "cal").exists()
+
+
 def test_an_adapter_of_the_package_is_not_changed(run: Run, davis: Path) -> None:
     code, _, err = run("calibrate", "--adapter", "nano-rds", "--data", davis, "--budget", 0.5)
     assert code == 2 and "nano-rds comes with the package and is not changed; give --out" in err

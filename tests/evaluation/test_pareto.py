@@ -306,6 +306,16 @@ class TestResuming:
         with pytest.raises(InputError, match=f"with other {name}; choose another folder"):
             self.compare(folders, **changes)
 
+    @pytest.mark.parametrize("method", ["rds", "pbd", "static-a", "adavit"])
+    def test_a_budget_that_cannot_be_kept_is_refused_before_anything_trains(
+        self, folders: dict[str, Path], method: str
+    ) -> None:
+        with pytest.raises(InputError, match=r"budget 0\.05 is too small: .*the smallest budget"):
+            self.compare(folders, methods=("slim", method), budgets=(0.6, 0.05))
+        assert not folders["out"].exists()
+        # Shares of tokens and of channels may be as small as one likes.
+        self.compare(folders, methods=("slim", "dyt"), budgets=(0.6, 0.05))
+
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
@@ -379,7 +389,7 @@ def test_points_are_trained_loaded_and_scored_as_users_would(
     assert found["rds"].blocks_run == found["pbd"].blocks_run == pytest.approx(0.6)
     assert found["slim"].parameters < base.parameters == found["rds"].parameters
     assert 0 < found["pbd"].trained < found["slim"].trained
-    scores = json.loads((tmp_path / "out" / "measured.json").read_text())
+    (scores,) = json.loads((tmp_path / "out" / "measured.json").read_text()).values()
     assert "11111" in scores and "11011" in scores
     check_times(comparison, monkeypatch)
 

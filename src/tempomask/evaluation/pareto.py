@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tempomask.adaptation.adapter_file import base_sample
 from tempomask.adaptation.method import Method
-from tempomask.adaptation.methods import build_method
+from tempomask.adaptation.methods import build_method, check_method_budget
 from tempomask.adaptation.rds import AdapterConfig, RDSConfig
 from tempomask.api import DTypeName, Engine, Model, load
 from tempomask.data.davis import Davis, DavisSequence
@@ -127,7 +127,8 @@ class Comparison:
     """All points of a configuration, in a folder.
 
     data: to train on, see `training.adaptation_data`. evaluation: a DAVIS root to score on.
-    Raises InputError if the folder holds a comparison of other weights or other settings.
+    Raises InputError if the folder holds a comparison of other weights or other settings, and for a
+    budget that a method cannot keep.
     """
 
     def __init__(
@@ -147,6 +148,8 @@ class Comparison:
         self._progress = progress
         Davis(evaluation, None, sequences)  # refuses what cannot be scored before anything trains
         self.base = self._load_base()
+        for method in config.methods:
+            check_method_budget(method, min(config.budgets), self.base.encoder)
         self.out = make_folder(out)
         self._check_folder()
 
