@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +30,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, recipe: DataclassInstance) -> dict[str, Any]:
-    """Read a checkpoint of the same recipe; InputError names the first setting that differs."""
-    saved = torch.load(path, weights_only=True, map_location="cpu")
+    """Read a checkpoint of the same recipe; InputError names the first setting that differs.
+
+    InputError as well for a file that is damaged.
+    """
+    saved = _read(path)
     wanted = {k: v for k, v in _plain(asdict(recipe)).items() if k not in MAY_CHANGE}
     for name, value in wanted.items():
         if saved["recipe"].get(name) != value:
@@ -38,6 +42,19 @@ def load_checkpoint(path: Path, recipe: DataclassInstance) -> dict[str, Any]:
                 f"{path} was made with {name}={saved['recipe'].get(name)!r}, this run has"
                 f" {value!r}; use the same settings or another output folder"
             )
+    return saved
+
+
+def _read(path: Path) -> dict[str, Any]:
+    saved: Any = None
+    # A file that was cut or is none of ours fails in many ways, as torch unpickles it.
+    with suppress(Exception):
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+    if not (isinstance(saved, dict) and {"recipe", "step"} <= saved.keys()):
+        raise InputError(
+            f"{path} cannot be read as a checkpoint; delete it to begin anew, or choose another"
+            " output folder"
+        )
     return saved
 
 
