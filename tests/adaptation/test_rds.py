@@ -172,6 +172,53 @@ def test_an_unknown_importance_is_refused() -> None:
         AdapterConfig(view="some")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
+def test_learning_rates_that_are_none_are_refused(rate: float) -> None:
+    with pytest.raises(InputError, match="^rate must be a learning rate above 0"):
+        AdapterConfig(rate=rate)
+    with pytest.raises(InputError, match="^router_rate must be a learning rate above 0"):
+        RDSConfig(router_rate=rate)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: AdapterConfig(rank=0), "rank of adapters must be 1 or more"),
+        (lambda: AdapterConfig(decay=-0.1), r"decay must be a number from 0 up, got -0\.1"),
+        (lambda: RDSConfig(settled_share=1.5), "settled_share must lie between 0 and 1"),
+        (lambda: RDSConfig(importance_start=float("nan")), "importance_start must be a number"),
+    ],
+    ids=["rank", "decay", "settled", "start"],
+)
+def test_settings_that_make_no_sense_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_a_rank_wider_than_the_encoder_is_refused_before_anything_is_measured(
+    segmenter: Segmenter, make_measure: MakeMeasure
+) -> None:
+    measure = make_measure(segmenter)
+    with pytest.raises(InputError, match="must be from 1 to 32, the width of the encoder, got 100"):
+        RDS(RDSConfig(0.5, adapters=AdapterConfig(rank=100))).prepare(segmenter, measure)
+    assert measure.scored == 0
+
+
+def test_an_adapter_that_has_diverged_is_neither_written_nor_read(
+    segmenter: Segmenter, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = base_sample(segmenter)
+    export = Export({}, {"lora.blocks.1.qkv.up": torch.tensor([1.0, float("nan")])})
+    with pytest.raises(InputError, match=r"lora\.blocks\.1\.qkv\.up is not finite: its training"):
+        save_adapter(tmp_path / "made", "full", "nano", sample, export)
+    assert not (tmp_path / "made").exists()
+    monkeypatch.setattr("tempomask.adaptation.adapter_file.not_finite", lambda tensors: [])
+    save_adapter(tmp_path / "old", "full", "nano", sample, export)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"qkv\.up is not finite; train the adapter again"):
+        read_adapter(tmp_path / "old")
+
+
 @pytest.fixture
 def folder(segmenter: Segmenter, make_measure: MakeMeasure, tmp_path: Any) -> Any:
     sample = base_sample(segmenter)

@@ -299,6 +299,9 @@ BAD_RUNS: dict[str, tuple[tuple[Any, ...], str]] = {
     "importance": (("--importance", "some"), "importance must be"),
     "inputs": (("--inputs", "words"), "router inputs must be"),
     "blocks": (("--blocks", 40), "cannot adapt 40 blocks: give 2 .* to 8"),
+    "rate": (("--rate", "nan"), "rate must be a learning rate above 0, such as 3e-4, got nan"),
+    "router rate": (("--router-rate", -1), "router_rate must be a learning rate above 0"),
+    "rank": (("--rank", 100000), "rank of adapters must be from 1 to 32"),
     "validation": (("--validation", "middle"), "no sequence 'middle' to hold out"),
 }
 

@@ -78,12 +78,18 @@ def save_adapter(
 ) -> Path:
     """Write an adapter folder; each file appears whole or not at all. InputError if it cannot.
 
+    InputError as well for an adapter whose values are not finite.
     model: name of the base network's configuration. sample: `base_sample` of it, untouched.
     """
     from safetensors.torch import save
 
     folder = Path(folder)
     tensors = {name: x.detach().cpu().contiguous() for name, x in export.tensors.items()}
+    for name in not_finite(tensors):
+        raise InputError(
+            f"the adapter's {name} is not finite: its training has diverged; train it in another"
+            " folder with smaller learning rates"
+        )
     description = {
         "format": FORMAT,
         "method": method,
@@ -97,6 +103,11 @@ def save_adapter(
     _write(folder / TENSORS, save({**tensors, SAMPLE: sample}))
     _write(folder / DESCRIPTION, json.dumps(description, indent=2).encode() + b"\n")
     return folder
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors with values that are not finite."""
+    return [name for name, x in tensors.items() if not x.isfinite().all()]
 
 
 def copy_adapter(name: str | Path, folder: str | Path) -> Path:
@@ -160,6 +171,10 @@ def read_adapter(name: str | Path) -> Adapter:
         raise InputError(
             f"{folder / TENSORS} is missing or damaged; copy the adapter again"
         ) from None
+    for name in not_finite(tensors):
+        raise InputError(
+            f"{folder / TENSORS}: {name} is not finite; train the adapter again, or copy it again"
+        )
     return Adapter(
         folder,
         description["method"],

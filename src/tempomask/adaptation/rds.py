@@ -6,6 +6,7 @@ paper). `FullModel` trains the same adapters without a router, for comparison.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from tempomask.adaptation.importance import Importance, View, measure_importance
 from tempomask.adaptation.lora import (
     add_lora,
+    check_rank,
     export_lora,
     merge_lora,
     suitable_rank,
@@ -56,6 +58,17 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         if self.view not in ("both", "global", "local"):
             raise InputError(f"importance must be both, global or local, got {self.view!r}")
+        if self.rank is not None and self.rank < 1:
+            raise InputError(f"the rank of adapters must be 1 or more, got {self.rank}")
+        check_rate("rate", self.rate)
+        if not (self.decay >= 0 and math.isfinite(self.decay)):
+            raise InputError(f"decay must be a number from 0 up, got {self.decay:g}")
+
+
+def check_rate(name: str, rate: float) -> None:
+    """InputError for a learning rate that is none."""
+    if not (rate > 0 and math.isfinite(rate)):
+        raise InputError(f"{name} must be a learning rate above 0, such as 3e-4, got {rate:g}")
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,13 @@ class RDSConfig:
     learn_missed: bool = False
     adapters: AdapterConfig = AdapterConfig()
 
+    def __post_init__(self) -> None:
+        check_rate("router_rate", self.router_rate)
+        if not math.isfinite(self.importance_start):
+            raise InputError(f"importance_start must be a number, got {self.importance_start:g}")
+        if not 0 <= self.settled_share <= 1:
+            raise InputError(f"settled_share must lie between 0 and 1, got {self.settled_share:g}")
+
 
 class ImportantAdapters:
     """I-LoRA on one network: measured, chosen, inserted, and exported. Any method can use it."""
@@ -99,6 +119,8 @@ class ImportantAdapters:
         state: as of `state` in the run that is resumed.
         """
         config, encoder = self.config, segmenter.encoder
+        if config.rank is not None:
+            check_rank(encoder, config.rank)  # before anything is measured
         count = config.blocks
         if count is None:
             count = max(encoder.num_blocks // 2, len(always_on_blocks(encoder)))

@@ -130,7 +130,7 @@ def fit_threshold(
         if count == 0:
             policy.threshold.fill_(ordered[0])
         elif count == len(ordered):
-            policy.threshold.fill_(-math.inf)
+            policy.threshold.fill_(torch.finfo(torch.float32).min)
         else:
             policy.threshold.copy_((ordered[count - 1] + ordered[count]) / 2)
     assert best is not None
