@@ -99,6 +99,8 @@ def test_the_same_command_goes_on(
     assert code == 0 and "going on from step 2" in err
     code, _, err = run(*command, *QUICK, "--seed", 9)
     assert code == 2 and "was made with" in err and err.count("\n") == 1
+    code, _, err = run(*command, *QUICK, "--steps", 400)
+    assert code == 2 and "was made with steps=2, this run has 400; use" in err
 
 
 def test_importances_measured_before_a_stop_are_kept(

@@ -94,9 +94,27 @@ def start(
     config: RDSConfig = CONFIG,
     **changes: Any,
 ) -> Adaptation:
-    """Settled from the third of four steps on, however many of them this run does."""
+    """Settled from the third of four steps on."""
     recipe, method = replace(RECIPE, **changes), RDS(config, steps=RECIPE.steps)
     return Adaptation(recipe, method, segmenter, clips, out, measure, measure, workers=0)
+
+
+class Stopped(Exception):
+    """A run that was stopped from outside."""
+
+
+def run_until(run: Adaptation, step: int) -> None:
+    """Stop a run before a step."""
+    train = run._train_step
+
+    def stopping(batch: Any) -> dict[str, float]:
+        if run.step == step:
+            raise Stopped
+        return train(batch)
+
+    run._train_step = stopping  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        run.run()
 
 
 def test_interrupted_equals_uninterrupted(
@@ -112,8 +130,8 @@ def test_interrupted_equals_uninterrupted(
     whole = start(fresh(), clips, tmp_path / "whole", measure)
     before = trained(whole)
     scores = whole.run()
-    first = start(fresh(), clips, tmp_path / "parts", measure, steps=2, decay_steps=0)
-    first.run()
+    first = start(fresh(), clips, tmp_path / "parts", measure)
+    run_until(first, 2)
     second = start(fresh(), clips, tmp_path / "parts", measure)
     assert second.step == 2
     second.run()
@@ -139,9 +157,13 @@ def test_interrupted_equals_uninterrupted(
 def test_a_run_with_other_settings_is_not_gone_on_with(
     deep_segmenter: Segmenter, clips: Any, tmp_path: Path, measure: SequenceMeasure
 ) -> None:
-    start(deep_segmenter, clips, tmp_path, measure, steps=2).run()
+    run_until(start(deep_segmenter, clips, tmp_path, measure), 2)
     with pytest.raises(InputError, match="was made with seed=1, this run has 2"):
         start(deep_segmenter, clips, tmp_path, measure, seed=2)
+    for steps in (2, 8):
+        message = f"was made with steps=4, this run has {steps}; use the same settings"
+        with pytest.raises(InputError, match=message):
+            start(deep_segmenter, clips, tmp_path, measure, steps=steps, warmup_steps=steps // 2)
 
 
 def test_a_run_with_other_data_or_weights_is_not_gone_on_with(

@@ -22,7 +22,7 @@ from tempomask.errors import InputError
 from tempomask.media.atomic import make_folder
 from tempomask.training.adaptation_data import adaptation_data
 from tempomask.training.calibration import SequenceMeasure
-from tempomask.training.checkpoint import load_checkpoint
+from tempomask.training.checkpoint import REPORTING, load_checkpoint
 from tempomask.training.loop import ClipBatch, clip_batches
 from tempomask.training.losses import LossWeights
 from tempomask.training.prompts import PromptSampling
@@ -103,8 +103,10 @@ class Adaptation(Run[AdaptRecipe, ClipBatch]):
         self._sequences = {what: list(names) for what, names in (sequences or {}).items()}
         # Names of everything that was trained so far, in whatever phase of the method.
         self._touched: set[str] = set()
-        saved = load_checkpoint(self.checkpoint, recipe) if self.checkpoint.exists() else None
-        if saved is not None:
+        saved = None
+        if self.checkpoint.exists():
+            # Phases of methods lie where the number of steps puts them: it stays.
+            saved = load_checkpoint(self.checkpoint, recipe, REPORTING)
             self._check_origin(saved)
         segmenter = segmenter.to(self.accelerator.device)
         self._take(method.prepare(segmenter, measure, None if saved is None else saved["method"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +16,9 @@ from tempomask.errors import InputError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-# Settings that a resumed run may change: how long it goes on, and how often it reports.
-MAY_CHANGE = {"steps", "decay_steps", "save_every", "validate_every", "track_every"}
+# Settings that a resumed run may change: how often it reports, and how long it goes on.
+REPORTING = frozenset({"save_every", "validate_every", "track_every"})
+MAY_CHANGE = REPORTING | {"steps", "decay_steps"}
 
 
 def save_checkpoint(
@@ -29,13 +31,15 @@ def save_checkpoint(
     os.replace(temporary, path)
 
 
-def load_checkpoint(path: Path, recipe: DataclassInstance) -> dict[str, Any]:
+def load_checkpoint(
+    path: Path, recipe: DataclassInstance, may_change: Collection[str] = MAY_CHANGE
+) -> dict[str, Any]:
     """Read a checkpoint of the same recipe; InputError names the first setting that differs.
 
-    InputError as well for a file that is damaged.
+    may_change: settings that need not be the same. InputError as well for a file that is damaged.
     """
     saved = _read(path)
-    wanted = {k: v for k, v in _plain(asdict(recipe)).items() if k not in MAY_CHANGE}
+    wanted = {k: v for k, v in _plain(asdict(recipe)).items() if k not in may_change}
     for name, value in wanted.items():
         if saved["recipe"].get(name) != value:
             raise InputError(
