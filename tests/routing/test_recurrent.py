@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,19 @@ def test_without_a_previous_mask_everything_runs(router: PredictiveRouter) -> No
     broken[0, 0, 0, 0] = float("inf")
     assert policy.plan(frame()[0], broken).blocks.all()
     assert not policy.plan(*frame()).blocks.all()
+
+
+def test_a_broken_mask_or_picture_costs_one_frame() -> None:
+    torch.manual_seed(0)
+    router = PredictiveRouter(replace(CONFIG, mask_frames=4)).eval().requires_grad_(False)
+    policy = recurrent_policy(router, Routing(0.5, adaptive=True), 0.6)
+    embedding, masks = frame()
+    nothing = torch.full_like(masks, float("nan"))
+    ran = [policy.plan(embedding, mask).blocks.sum().item() for mask in (nothing, masks, masks)]
+    assert ran[0] == 10 and max(ran[1:]) < 10
+    ran = [policy.plan(x, masks).blocks.sum().item() for x in (embedding * float("nan"), embedding)]
+    assert ran[0] == 10 and ran[1] < 10
+    assert policy.control.budget(0.5) < 1
 
 
 def test_samples_of_a_batch_are_routed_alone(router: PredictiveRouter) -> None:

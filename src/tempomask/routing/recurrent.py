@@ -38,7 +38,7 @@ from tempomask.routing.budget import (
     unclipped_weights,
 )
 from tempomask.routing.latency import LatencyBudget, LatencyConfig
-from tempomask.routing.predictive import MaskHistory, PredictiveRouter, RoutedPlan, usable
+from tempomask.routing.predictive import MaskHistory, PredictiveRouter, RoutedPlan
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class Routing:
 class RecurrentPolicy:
     """A router with a rule and a budget, following one video (`models.encoder.VideoPolicy`).
 
-    A frame without previous masks runs all blocks, as does a sample whose mask is not finite. In a
-    batch every sample is routed by itself.
+    A frame without previous masks runs all blocks, as does a sample whose mask or embedding is not
+    finite. In a batch every sample is routed by itself.
     """
 
     recurrent = True
@@ -120,11 +120,14 @@ class RecurrentPolicy:
         if previous_masks is None:
             self._history.clear()
             return KeepPlan(everything)
-        valid, masks = usable(self._history.push(previous_masks))
+        valid, masks = self._history.push(previous_masks)
         probabilities = self.router(embedding, masks).sigmoid()
         # The one synchronisation of a plan: everything after it is decided on the host.
         host = torch.cat([probabilities, valid[:, None].to(probabilities.dtype)], dim=1).cpu()
-        keep = [self._choose(row[:-1]) if row[-1] > 0 else everything for row in host]
+        # NaN is the answer to a picture whose embedding is not finite.
+        usable = (host[:, -1] > 0) & host.isfinite().all(dim=1)
+        rows = zip(host[:, :-1], usable.tolist(), strict=True)
+        keep = [self._choose(row) if used else everything for row, used in rows]
         return KeepPlan(keep[0]) if len(keep) == 1 else RoutedPlan(keep)
 
     def _choose(self, probabilities: Tensor) -> list[bool]:
