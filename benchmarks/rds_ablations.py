@@ -119,7 +119,7 @@ def routing_latency(segmenter: Segmenter) -> dict[str, float]:
 
     def before_every_block() -> None:
         for name, gate in adavit.gates.items():
-            adavit.decide(gate(tokens[int(name)].mean(dim=(1, 2)))).cpu()
+            adavit.decide(gate(tokens[int(name)])).cpu()
 
     def for_every_token() -> None:
         for gate, x in zip(dyt.gates, tokens[1:], strict=True):

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,8 @@ HEIGHT, WIDTH = 480, 854
 BUDGETS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 # Frames before the memories are full are not timed.
 WARM_UP = 8
+# How the profiler names the calls that launch kernels; what follows tells variants apart.
+LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")
 
 
 class InTurn:
@@ -185,12 +187,20 @@ def gpu_calls(candidate: Candidate, sessions: Sessions, frames: list[Any]) -> di
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
         for frame in frames:
             session.step(frame)
-    events = {event.key: event.count for event in profiled.key_averages()}
-    waits = ("cudaStreamSynchronize", "cudaEventSynchronize")
-    return {
-        "launches": events.get("cudaLaunchKernel", 0) / count,
-        "synchronisations": sum(events.get(name, 0) for name in waits) / count,
-    }
+    events = [(event.key, event.count) for event in profiled.key_averages()]
+    return {name: calls / count for name, calls in calls_of(events).items()}
+
+
+def calls_of(events: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Launches and synchronisations among a profile's events, given as (name, count).
+
+    A recorded graph is one launch, however many kernels it holds.
+    """
+    launches = waits = 0
+    for name, count in events:
+        launches += count * name.startswith(LAUNCHES)
+        waits += count * (name.startswith("cu") and "Synchronize" in name)
+    return {"launches": launches, "synchronisations": waits}
 
 
 def row_of(candidate: Candidate, counted: Counted, calls: dict[str, float]) -> dict[str, Any]:

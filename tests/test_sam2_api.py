@@ -16,6 +16,7 @@ from tempomask.media.masks import save_png
 from tempomask.media.video import open_video
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
+from tempomask.routing.static import StaticPlan
 from tempomask.sam2_api import VideoPredictor
 
 FRAMES, HEIGHT, WIDTH = 4, 40, 56
@@ -164,6 +165,15 @@ def test_a_dtype_that_the_weights_are_not_stored_in() -> None:
     assert VideoPredictor(segmenter, torch.bfloat16).dtype == torch.bfloat16
     with pytest.raises(InputError, match='stored as bfloat16; leave .* dtype="float32"'):
         VideoPredictor(segmenter, torch.float32)
+
+
+def test_the_blocks_that_a_policy_wants_run(predictor: VideoPredictor, folder: Path) -> None:
+    for policy, count in ((None, 14), (StaticPlan([0, 5, 13], predictor.segmenter.encoder), 3)):
+        routed = VideoPredictor(predictor.segmenter, policy=policy)
+        state = routed.init_state(folder)
+        routed.add_new_points_or_box(state, 0, 1, points=[[20, 10]], labels=[1])
+        assert len(list(routed.propagate_in_video(state))) == FRAMES
+        assert state.session.correct(points=[(20, 10)]).blocks.sum() == count
 
 
 def test_what_cannot_be_tracked(predictor: VideoPredictor, tmp_path: Path) -> None:

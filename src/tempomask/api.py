@@ -329,6 +329,8 @@ class Model:
         rule: RuleName = "top-k",
         fps: float | None = None,
         adaptive: bool = False,
+        threshold: float | None = None,
+        routing_seed: int | None = None,
         **options: Any,
     ) -> Tracks:
         """Track the prompted objects through a video, frame by frame.
@@ -344,9 +346,9 @@ class Model:
             it in videos of fewer than 16 frames, whose masks therefore differ a little between a
             list of frames and a generator of the same ones, unless this is given.
         preset, compatibility, options: as of `tracking_options`, for instance lookahead=True.
-        router, budget, rule, fps, adaptive: which encoder blocks run, see `Model.policy` and
-            `routing.recurrent.Routing`; fps counts reading and writing where frames need not be
-            waited for. policy: in place of them, any policy of your own.
+        router, budget, rule, fps, adaptive, threshold, routing_seed: which encoder blocks run, see
+            `Model.policy` and `routing.recurrent.Routing`; fps counts reading and writing where
+            frames need not be waited for. policy: in place of them, any policy of your own.
 
         Bad input raises InputError at once, before the first frame is asked for. A video opened
         here is closed after the last result, or by the results' `close`.
@@ -355,7 +357,9 @@ class Model:
 
         def begin(frames: FrameSource) -> Results:
             waits = frames.seekable
-            wishes = Routing(budget, rule, fps=fps, adaptive=adaptive, count_waiting=waits)
+            wishes = Routing(
+                budget, rule, threshold, routing_seed, adaptive, fps, count_waiting=waits
+            )
             return track(
                 self.segmenter,
                 frames,
@@ -386,18 +390,22 @@ class Model:
         rule: RuleName = "top-k",
         fps: float | None = None,
         adaptive: bool = False,
+        threshold: float | None = None,
+        routing_seed: int | None = None,
         **options: Any,
     ) -> Session:
         """A live session: `session.prompt(...)`, then `session.step(frame)` for every frame.
 
-        Arguments as of `Session`; router to adaptive as of `track`; options as of
+        Arguments as of `Session`; router to routing_seed as of `track`; options as of
         `tracking_options`, for instance keep=30.
         """
         chosen = tracking_options(preset, compatibility, **options)
         if chosen.lookahead:
             raise InputError("a session cannot look ahead; use track, or session.condition")
         if policy is None:
-            wishes = Routing(budget, rule, fps=fps, adaptive=adaptive, count_waiting=False)
+            wishes = Routing(
+                budget, rule, threshold, routing_seed, adaptive, fps, count_waiting=False
+            )
             policy = self.policy(router, wishes)
         return Session(
             self.segmenter,

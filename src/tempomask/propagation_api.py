@@ -118,17 +118,21 @@ class Propagator:
         rule: RuleName = "top-k",
         fps: float | None = None,
         adaptive: bool = False,
+        threshold: float | None = None,
+        routing_seed: int | None = None,
         **options: Any,
     ) -> PropagationSession:
         """A live session: `session.prompt(mask=...)`, then `session.step(frame)` for every frame.
 
         num_frames is not needed and only taken so that models and propagators can stand in for each
-        other. options: fields of `PropagationConfig`, for instance radius=20. router to adaptive:
-        as of `Model.session`. The other arguments are those of `PropagationSession`.
+        other. options: fields of `PropagationConfig`, for instance radius=20. router to
+        routing_seed: as of `Model.session`. The other arguments are those of `PropagationSession`.
         """
         del num_frames
         if policy is None:
-            wishes = Routing(budget, rule, fps=fps, adaptive=adaptive, count_waiting=False)
+            wishes = Routing(
+                budget, rule, threshold, routing_seed, adaptive, fps, count_waiting=False
+            )
             policy = self.policy(router, wishes)
         return PropagationSession(
             self.encoder,
@@ -154,14 +158,16 @@ class Propagator:
         rule: RuleName = "top-k",
         fps: float | None = None,
         adaptive: bool = False,
+        threshold: float | None = None,
+        routing_seed: int | None = None,
         **options: Any,
     ) -> Tracks:
         """Propagate the masks of one frame through a video, frame by frame.
 
         source: as of `Model.track`. prompts: masks, all on the frame where propagation starts.
         direction: "forward" to before `end` (default: the last frame and all) or "backward" down to
-        `end` (default 0). start may be left out. policy to adaptive: as of `Model.track`. options:
-        as of `session`.
+        `end` (default 0). start may be left out. policy to routing_seed: as of `Model.track`.
+        options: as of `session`.
 
         Bad input raises InputError at once, before the first frame is asked for. Videos are closed
         as by `Model.track`.
@@ -174,7 +180,9 @@ class Propagator:
             first = listed[0].frame if start is None else start
             _check_range(frames, direction, first, end)
             waits = frames.seekable
-            wishes = Routing(budget, rule, fps=fps, adaptive=adaptive, count_waiting=waits)
+            wishes = Routing(
+                budget, rule, threshold, routing_seed, adaptive, fps, count_waiting=waits
+            )
             session = PropagationSession(
                 self.encoder,
                 self._configured(options),

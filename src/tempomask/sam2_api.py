@@ -104,17 +104,22 @@ class VideoPredictor:
     "interactive", what the official builder turns on; options as of `tracking_options`, for
     instance corrections_condition=False to drop corrections when a video is tracked again, as the
     official predictor does. dtype: of the computation; None for the model's, or the one that the
-    network's weights are stored for.
+    network's weights are stored for. policy: which encoder blocks run, in place of the adapter's.
 
     Raises InputError for another dtype than reduced weights are stored in.
     """
 
     def __init__(
-        self, model: Model | Segmenter, dtype: torch.dtype | None = None, **options: Any
+        self,
+        model: Model | Segmenter,
+        dtype: torch.dtype | None = None,
+        policy: Policy | None = None,
+        **options: Any,
     ) -> None:
-        self._policy: Policy | None = None
+        self.policy = policy
         if isinstance(model, Model):
-            self.segmenter, self._policy = model.segmenter, model.policy()
+            self.segmenter = model.segmenter
+            self.policy = model.policy() if policy is None else policy
             self.dtype = dtype or model.dtype
         elif isinstance(model, Segmenter):
             self.segmenter, self.dtype = model, dtype or model.dtype
@@ -162,7 +167,7 @@ class VideoPredictor:
             num_frames=video.num_frames,
             size=video.size,
             dtype=self.dtype,
-            policy=self._policy,
+            policy=self.policy,
         )
         return InferenceState(video, session)
 

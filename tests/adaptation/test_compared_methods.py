@@ -272,6 +272,11 @@ def test_pbd_measures_between_drops(segmenter: Segmenter) -> None:
     )
 
 
+def test_pbd_refuses_a_budget_without_blocks(segmenter: Segmenter) -> None:
+    with pytest.raises(InputError, match="the smallest budget is 0.334"):
+        PBD(DropConfig(budget=0.05)).prepare(segmenter, ToyMeasure())
+
+
 def test_blocks_that_change_the_shape_are_never_dropped() -> None:
     assert least_harmful(lambda kept: 0.0, [0, 1, 2], [1, 2]) == 0
     with pytest.raises(InputError, match="no block is left to drop"):

@@ -95,6 +95,10 @@ def test_the_papers_parameters() -> None:
     blocks = range(nano.encoder.num_blocks // 2)
     rank = suitable_rank(nano.encoder, blocks, total)
     assert 0.02 < lora_parameters(nano.encoder, blocks, rank) / total < 0.06
+    with pytest.raises(InputError, match="adapters need a block to stand on"):
+        suitable_rank(nano.encoder, [], total)
+    width = nano.encoder.channels[-1]
+    assert width / 2 < suitable_rank(nano.encoder, [0], 10**9) <= width
 
 
 @pytest.mark.parametrize(
@@ -121,5 +125,5 @@ def test_what_does_not_fit_is_refused_and_nothing_merged(
 
 
 def test_a_rank_of_nothing_is_refused(segmenter: Segmenter) -> None:
-    with pytest.raises(InputError, match="rank of adapters must be 1 or more, got 0"):
+    with pytest.raises(InputError, match=r"rank of adapters must be from 1 to 32, .*, got 0"):
         add_lora(segmenter.encoder, (1,), rank=0)

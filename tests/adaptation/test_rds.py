@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,28 @@ def test_what_is_trained(segmenter: Segmenter, make_measure: MakeMeasure) -> Non
     wanting = {id(p) for m in modules for p in m.parameters() if p.requires_grad}  # type: ignore[union-attr]
     assert trained == wanting
     assert len(method.adapters.blocks) == 4 and {0, 5} <= set(method.adapters.blocks)
+
+
+def test_the_view_varies_what_is_adapted_and_nothing_else(
+    segmenter: Segmenter, make_measure: MakeMeasure
+) -> None:
+    disagreeing = {
+        "global_drops": [0, 4, 3, 2, 1, 0],
+        "local_changes": [0, 1, 2, 4, 3, 0],
+        "always_on": [0, 5],
+    }
+    starts, adapted = [], set()
+    for view in ("both", "global", "local"):
+        method = RDS(replace(CONFIG, adapters=AdapterConfig(3, view, rank=2)))  # type: ignore[arg-type]
+        method.prepare(deepcopy(segmenter), make_measure(segmenter), {"importance": disagreeing})
+        assert method.router is not None
+        starts.append(method.router.head.bias.tolist())
+        adapted.add(method.adapters.blocks)
+    assert starts[0] == starts[1] == starts[2] and len(adapted) == 2
+    method = RDS(replace(CONFIG, adapters=AdapterConfig(3, "local", rank=2)))
+    measure = make_measure(segmenter)
+    method.prepare(segmenter, measure)
+    assert measure.scored == 5, "both views are measured"
 
 
 def test_resuming_measures_nothing_anew(
@@ -149,6 +173,53 @@ def test_budgets_that_cannot_be_trained(
 def test_an_unknown_importance_is_refused() -> None:
     with pytest.raises(InputError, match="importance must be both, global or local, got 'some'"):
         AdapterConfig(view="some")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
+def test_learning_rates_that_are_none_are_refused(rate: float) -> None:
+    with pytest.raises(InputError, match="^rate must be a learning rate above 0"):
+        AdapterConfig(rate=rate)
+    with pytest.raises(InputError, match="^router_rate must be a learning rate above 0"):
+        RDSConfig(router_rate=rate)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: AdapterConfig(rank=0), "rank of adapters must be 1 or more"),
+        (lambda: AdapterConfig(decay=-0.1), r"decay must be a number from 0 up, got -0\.1"),
+        (lambda: RDSConfig(settled_share=1.5), "settled_share must lie between 0 and 1"),
+        (lambda: RDSConfig(importance_start=float("nan")), "importance_start must be a number"),
+    ],
+    ids=["rank", "decay", "settled", "start"],
+)
+def test_settings_that_make_no_sense_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_a_rank_wider_than_the_encoder_is_refused_before_anything_is_measured(
+    segmenter: Segmenter, make_measure: MakeMeasure
+) -> None:
+    measure = make_measure(segmenter)
+    with pytest.raises(InputError, match="must be from 1 to 32, the width of the encoder, got 100"):
+        RDS(RDSConfig(0.5, adapters=AdapterConfig(rank=100))).prepare(segmenter, measure)
+    assert measure.scored == 0
+
+
+def test_an_adapter_that_has_diverged_is_neither_written_nor_read(
+    segmenter: Segmenter, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = base_sample(segmenter)
+    export = Export({}, {"lora.blocks.1.qkv.up": torch.tensor([1.0, float("nan")])})
+    with pytest.raises(InputError, match=r"lora\.blocks\.1\.qkv\.up is not finite: its training"):
+        save_adapter(tmp_path / "made", "full", "nano", sample, export)
+    assert not (tmp_path / "made").exists()
+    monkeypatch.setattr("tempomask.adaptation.adapter_file.not_finite", lambda tensors: [])
+    save_adapter(tmp_path / "old", "full", "nano", sample, export)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"qkv\.up is not finite; train the adapter again"):
+        read_adapter(tmp_path / "old")
 
 
 @pytest.fixture

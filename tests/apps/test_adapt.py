@@ -99,6 +99,31 @@ def test_the_same_command_goes_on(
     assert code == 0 and "going on from step 2" in err
     code, _, err = run(*command, *QUICK, "--seed", 9)
     assert code == 2 and "was made with" in err and err.count("\n") == 1
+    code, _, err = run(*command, *QUICK, "--steps", 400)
+    assert code == 2 and "was made with steps=2, this run has 400; use" in err
+
+
+def test_importances_measured_before_a_stop_are_kept(
+    run: Run, deep: Path, davis: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tempomask.training.calibration import SequenceMeasure
+
+    score, calls = SequenceMeasure.score, []
+
+    def counted(self: Any, *given: Any) -> float:
+        if len(calls) == 3:
+            raise InputError("stopped")
+        calls.append(given)
+        return score(self, *given)
+
+    monkeypatch.setattr(SequenceMeasure, "score", counted)
+    command = ("adapt", "--data", davis, "--checkpoint", deep, "--out", tmp_path / "a", *QUICK)
+    code, _, err = run(*command)
+    assert code == 2 and "stopped" in err
+    calls.insert(0, "no more stops")
+    assert run(*command)[0] == 0
+    # The whole network and six single blocks, of which three were measured before the stop.
+    assert len(calls) == 1 + 7
 
 
 @pytest.mark.parametrize(
@@ -131,7 +156,16 @@ def test_a_routed_run_keeps_its_budget(
     assert Path(report["files"]["blocks"]).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("given", [("--fps", 1000), ("--adaptive",), ("--rule", "stochastic")])
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--fps", 1000),
+        ("--adaptive",),
+        ("--rule", "stochastic", "--routing-seed", 3),
+        ("--rule", "threshold", "--threshold", 0.3),
+    ],
+    ids=str,
+)
 def test_other_ways_to_route(
     track: Callable[..., dict[str, Any]], adapter: Path, deep: Path, tmp_path: Path, given: Any
 ) -> None:
@@ -141,6 +175,28 @@ def test_other_ways_to_route(
     )  # fmt: skip
     assert 0.25 < report["blocks_run"] <= 1
     assert set(report["files"]) >= {"masks", "overlay", "blocks"}
+
+
+@pytest.mark.parametrize(("fps", "met"), [(10_000, False), (0.01, True)])
+def test_whether_a_target_was_met_is_said(
+    run: Run,
+    track: Callable[..., dict[str, Any]],
+    adapter: Path,
+    deep: Path,
+    video: Path,
+    tmp_path: Path,
+    fps: float,
+    met: bool,
+) -> None:
+    given = (
+        "--checkpoint", deep, "--adapter", adapter, "--point", "8,16", "--out", tmp_path / "out",
+        "--fps", fps, "--save", "masks",
+    )  # fmt: skip
+    target = track(*given)["fps_target"]
+    assert target["wanted"] == fps and target["met"] == met and target["reached"] > 0
+    code, out, _ = run("track", video, *given)
+    word = "met" if met else "missed"
+    assert code == 0 and f"target of {fps:g} FPS {word}: " in out
 
 
 def test_without_its_router_an_adapter_makes_no_picture_of_blocks(
@@ -186,6 +242,17 @@ def test_calibrate_keeps_a_threshold_that_track_uses(
     assert all(torch.equal(x, own.tensors[name]) for name, x in copied.tensors.items())
 
 
+def test_a_bad_budget_is_refused_before_the_adapter_is_copied(
+    run: Run, adapter: Path, deep: Path, davis: Path, tmp_path: Path
+) -> None:
+    for budget, message in (("0,0.6", "budget 0 is not a share"), ("0.6,0.1", "smallest budget")):
+        code, _, err = run(
+            "calibrate", "--adapter", adapter, "--data", davis, "--checkpoint", deep,
+            "--budget", budget, "--out", tmp_path / "cal",
+        )  # fmt: skip
+        assert code == 2 and message in err and not (tmp_path / "cal").exists()
+
+
 def test_an_adapter_of_the_package_is_not_changed(run: Run, davis: Path) -> None:
     code, _, err = run("calibrate", "--adapter", "nano-rds", "--data", davis, "--budget", 0.5)
     assert code == 2 and "nano-rds comes with the package and is not changed; give --out" in err
@@ -198,6 +265,9 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "no speed": (("--fps", 0), "--fps 0 must be more than 0"),
     "both": (("--fps", 10, "--budget", 0.5), "fps chooses the budget itself"),
     "rule": (("--rule", "best"), "unknown rule 'best'"),
+    "adaptive": (("--adaptive", "--rule", "threshold"), "does not hold a budget"),
+    "threshold": (("--threshold", 0.4), "--threshold is for --rule threshold; leave it out"),
+    "seed": (("--routing-seed", 0), "--routing-seed is for --rule stochastic; leave it out"),
     "router": (("--router", "dyt"), "the model has an adapter of rds"),
 }
 
@@ -231,6 +301,9 @@ BAD_RUNS: dict[str, tuple[tuple[Any, ...], str]] = {
     "importance": (("--importance", "some"), "importance must be"),
     "inputs": (("--inputs", "words"), "router inputs must be"),
     "blocks": (("--blocks", 40), "cannot adapt 40 blocks: give 2 .* to 8"),
+    "rate": (("--rate", "nan"), "rate must be a learning rate above 0, such as 3e-4, got nan"),
+    "router rate": (("--router-rate", -1), "router_rate must be a learning rate above 0"),
+    "rank": (("--rank", 100000), "rank of adapters must be from 1 to 32"),
     "validation": (("--validation", "middle"), "no sequence 'middle' to hold out"),
 }
 
@@ -268,8 +341,12 @@ def test_the_model_chooses_policies(adapter: Path, deep: Path, tmp_path: Path) -
     session = routed.session(budget=0.75, fps=None)
     session.add(prompt)
     assert [int(session.step(frame).blocks.sum()) for frame in frames] == [8, 6, 6]
-    results = routed.track(frames, prompt, rule="stochastic", adaptive=True)
-    assert next(int(r.blocks.sum()) for r in results) == 8
+    for rule, wish in (("threshold", "threshold"), ("stochastic", "routing_seed")):
+        ran = [
+            [r.blocks.tolist() for r in routed.track(frames, prompt, rule=rule, **{wish: value})]  # type: ignore[arg-type]
+            for value in (0, 1, 0)
+        ]
+        assert ran[0] == ran[2] != ran[1], wish
 
 
 def test_plans_of_the_paper_need_no_adapter() -> None:

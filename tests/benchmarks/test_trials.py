@@ -182,6 +182,27 @@ def test_speed_of_routing(run: Any) -> None:
         assert min(speedup["real_of_rounds"]) <= speedup["real"] <= max(speedup["real_of_rounds"])
 
 
+def test_launches_and_waits_are_counted_whatever_their_variant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    events = [
+        ("aten::mm", 7),
+        ("cudaLaunchKernel", 100),
+        ("cudaLaunchKernelExC", 20),
+        ("cuLaunchKernel", 3),
+        ("cuLaunchKernelEx", 2),
+        ("cudaGraphLaunch", 1),
+        ("cudaMemcpyAsync", 5),
+        ("cudaStreamSynchronize", 4),
+        ("cudaEventSynchronize", 3),
+        ("cudaDeviceSynchronize", 1),
+        ("cuStreamSynchronize", 1),
+    ]
+    counted = import_module("rds_speed").calls_of(events)
+    assert counted == {"launches": 126, "synchronisations": 9}
+
+
 def test_moving_budgets(run: Any, tmp_path: Path) -> None:
     root = tmp_path / "DAVIS"
     for t in range(18):

@@ -332,6 +332,16 @@ class TestResuming:
         self.compare(folders)
         assert json.loads(path.read_text()) == whole
 
+    @pytest.mark.parametrize("method", ["rds", "pbd", "static-a", "adavit"])
+    def test_a_budget_that_cannot_be_kept_is_refused_before_anything_trains(
+        self, folders: dict[str, Path], method: str
+    ) -> None:
+        with pytest.raises(InputError, match=r"budget 0\.05 is too small: .*the smallest budget"):
+            self.compare(folders, methods=("slim", method), budgets=(0.6, 0.05))
+        assert not folders["out"].exists()
+        # Shares of tokens and of channels may be as small as one likes.
+        self.compare(folders, methods=("slim", "dyt"), budgets=(0.6, 0.05))
+
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
@@ -405,7 +415,7 @@ def test_points_are_trained_loaded_and_scored_as_users_would(
     assert found["rds"].blocks_run == found["pbd"].blocks_run == pytest.approx(0.6)
     assert found["slim"].parameters < base.parameters == found["rds"].parameters
     assert 0 < found["pbd"].trained < found["slim"].trained
-    scores = json.loads((tmp_path / "out" / "measured.json").read_text())
+    (scores,) = json.loads((tmp_path / "out" / "measured.json").read_text()).values()
     assert "11111" in scores and "11011" in scores
     check_times(comparison, monkeypatch)
 
@@ -443,8 +453,8 @@ def test_frame_times_leave_the_first_frames_out(monkeypatch: pytest.MonkeyPatch)
 class Counted:
     """A measure whose score is the number of blocks."""
 
-    def __init__(self) -> None:
-        self.calls = 0
+    def __init__(self, fingerprint: str = "data") -> None:
+        self.calls, self.fingerprint = 0, fingerprint
 
     def score(self, segmenter: Any, policy: Any = None) -> float:
         self.calls += 1
@@ -480,4 +490,21 @@ def test_the_untrained_network_is_measured_once(tmp_path: Path) -> None:
         calls.append(measure.calls)
         assert method.scores == [4.0, 3.0, 4.0]
     assert calls == [3, 1], "what was measured while training is measured again"
-    assert json.loads((tmp_path / "measured.json").read_text()) == {"1111": 4.0, "1011": 3.0}
+    (scores,) = json.loads((tmp_path / "measured.json").read_text()).values()
+    assert scores == {"1111": 4.0, "1011": 3.0}
+
+
+def test_scores_of_other_data_or_weights_are_not_taken(tmp_path: Path) -> None:
+    def calls(data: str, seed: int) -> int:
+        torch.manual_seed(seed)
+        segmenter: Any = SimpleNamespace(
+            encoder=HybridEncoder(HybridConfig(dim=8, num_heads=1, depth=4))
+        )
+        measure = Counted(data)
+        shared = MeasuredOnce(Measuring(), tmp_path / "measured.json")  # type: ignore[arg-type]
+        shared.prepare(segmenter, measure)
+        return measure.calls
+
+    assert calls("data", 0) == 2 and calls("data", 0) == 0
+    assert calls("other", 0) == 2 and calls("data", 1) == 2
+    assert calls("data", 0) == 0, "what was kept before is still there"

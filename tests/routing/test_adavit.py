@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tempomask.models.encoder import Encoder
 from tempomask.routing.adavit import AdaViT
+from tempomask.routing.gates import Gate
 from tempomask.routing.static import StaticPlan
 
 
@@ -28,6 +29,22 @@ def test_gates_stand_before_every_block_that_may_go(encoder: Encoder) -> None:
         0,
         *encoder.required_blocks,
     }
+
+
+def test_a_gate_takes_the_mean_of_the_tokens_itself(encoder: Encoder, images: Tensor) -> None:
+    """So that its time and cost hold all of the routing."""
+    policy = AdaViT(encoder).eval()
+    seen: list[tuple[Tensor, Tensor]] = []
+    for gate in policy.gates.values():
+        gate.register_forward_hook(lambda _, inputs, logits: seen.append((inputs[0], logits)))
+    with torch.no_grad():
+        encoder(images, policy)
+    assert len(seen) == len(policy.gates)
+    assert all(tokens.ndim == 4 and logits.shape == (3,) for tokens, logits in seen)
+    gate = next(iter(policy.gates.values()))
+    alone = Gate(gate.score.in_features, 0.5)
+    alone.load_state_dict(gate.state_dict())
+    assert torch.equal(alone(seen[0][0].mean(dim=(1, 2))), seen[0][1])
 
 
 @pytest.mark.parametrize("budget", [0.5, 0.8, 1.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,10 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tempomask.errors import InputError
-from tempomask.models.encoder import Encoder
+from tempomask.models.config import HybridConfig
+from tempomask.models.encoder import Encoder, KeepPlan, Plan
+from tempomask.models.hybrid import HybridEncoder
 from tempomask.routing.adavit import AdaViT
 from tempomask.routing.dyt import DyT
-from tempomask.routing.gates import Gate, fit_threshold, gumbel_sigmoid
+from tempomask.routing.gates import Gate, GatedPolicy, fit_threshold, gumbel_sigmoid
 
 
 @given(st.floats(-4, 4))
@@ -61,7 +64,8 @@ def test_thresholds_reach_the_share(
     with policy.observing() as seen, torch.no_grad():
         for image in images:
             encoder(image[None], policy)
-    again = (torch.cat(seen) > policy.threshold).float().mean().item()
+    # Every block counts alike, however many tokens it has.
+    again = np.mean([(logits > policy.threshold).float().mean().item() for logits in seen])
     assert again == pytest.approx(reached)
 
 
@@ -70,6 +74,24 @@ def test_a_fit_that_fails_leaves_the_mode(encoder: Encoder, images: Tensor) -> N
     with pytest.raises(RuntimeError):
         fit_threshold(policy, encoder, images[:, :1], 0.5)
     assert policy.training
+
+
+def test_blocks_of_few_tokens_count_as_much_as_those_of_many() -> None:
+    """Ninety tokens that want less than all ten of another block."""
+
+    class Scripted(GatedPolicy):
+        def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
+            self.decide(torch.linspace(-2, -1, 90))
+            self.decide(torch.linspace(1, 2, 10))
+            return KeepPlan([True] * 6)
+
+    policy = Scripted()
+    encoder = HybridEncoder(HybridConfig(dim=16, num_heads=2, depth=6))
+    for share, yes in ((0.5, [0, 10]), (0.25, [0, 5]), (0.75, [45, 10])):
+        assert fit_threshold(policy, encoder, torch.zeros(1, 3, 32, 32), share) == share
+        with policy.observing() as seen:
+            policy.plan(torch.zeros(1), None)
+        assert [int((logits > policy.threshold).sum()) for logits in seen] == yes
 
 
 def test_a_share_beyond_one_is_refused(encoder: Encoder, images: Tensor) -> None:

@@ -94,6 +94,24 @@ def test_it_follows_a_machine_that_changes() -> None:
     assert mean(shares[200:]) < mean(shares[100:150]) - 0.15
 
 
+HICCUPS = {
+    "one second": lambda frame, seconds: 1.0 if frame == 50 else seconds,
+    "ten frames of four": lambda frame, seconds: (4 if 50 <= frame < 60 else 1) * seconds,
+    "a slow start": lambda frame, seconds: (3 if frame < 3 else 1) * seconds,
+}
+
+
+@pytest.mark.parametrize("hiccup", HICCUPS.values(), ids=HICCUPS)
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+def test_after_a_hiccup_as_many_blocks_run_as_before(
+    machine: Callable[[int, float], float], hiccup: Callable[[int, float], float]
+) -> None:
+    wanted = machine(0, 8.5 / BLOCKS)
+    times, shares = run(1 / wanted, lambda i, share: hiccup(i, machine(i, share)))
+    assert shares[150:] == [8 / BLOCKS] * 50
+    assert mean(times[150:]) < wanted
+
+
 def test_targets_out_of_reach_end_at_the_bounds() -> None:
     _, shares = run(1000, lambda _, share: 0.02 + 0.02 * share)
     assert set(shares[60:]) == {2 / BLOCKS}

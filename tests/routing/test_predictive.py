@@ -117,10 +117,43 @@ def test_bad_configurations_are_refused(change: dict[str, object], message: str)
 
 def test_the_history_holds_the_last_masks_newest_first() -> None:
     history = MaskHistory(3)
-    seen = [history.push(torch.full((1, 1, 2, 2), float(t)))[0, :, 0, 0].tolist() for t in range(5)]
+    seen = [
+        history.push(torch.full((1, 1, 2, 2), float(t)))[1][0, :, 0, 0].tolist() for t in range(5)
+    ]
     assert seen == [[0, 0, 0], [1, 0, 0], [2, 1, 0], [3, 2, 1], [4, 3, 2]]
     history.clear()
-    assert history.push(torch.full((1, 1, 2, 2), 7.0))[0, :, 0, 0].tolist() == [7, 7, 7]
+    assert history.push(torch.full((1, 1, 2, 2), 7.0))[1][0, :, 0, 0].tolist() == [7, 7, 7]
+
+
+def test_the_history_leaves_out_masks_that_are_not_finite() -> None:
+    """Two samples; nan stands for a mask of which one value is not finite."""
+    nan = float("nan")
+    history = MaskHistory(3)
+    valid, seen = [], []
+    for values in ((nan, 1.0), (2.0, nan), (3.0, nan), (nan, 4.0), (5.0, 5.0)):
+        masks = torch.ones(2, 1, 2, 2) * torch.tensor(values).nan_to_num(9.0).view(2, 1, 1, 1)
+        masks[torch.tensor(values).isnan(), 0, 0, 0] = nan
+        used, last = history.push(masks)
+        valid.append(used.tolist())
+        seen.append(last[:, :, 1, 1].tolist())
+        assert last.isfinite().all()
+    assert valid == [[False, True], [True, False], [True, False], [False, True], [True, True]]
+    assert [first for first, _ in seen] == [
+        [-1, -1, -1], [2, 2, 2], [3, 2, 2], [3, 2, 2], [5, 3, 2],
+    ]  # fmt: skip
+    assert [second for _, second in seen] == [
+        [1, 1, 1], [1, 1, 1], [1, 1, 1], [4, 1, 1], [5, 4, 1],
+    ]  # fmt: skip
+
+
+def test_a_sample_whose_embedding_is_not_finite_runs_everything() -> None:
+    encoder = HybridEncoder(HybridConfig(dim=16, num_heads=2, depth=6)).requires_grad_(False)
+    policy = SamplingPolicy(make_router(RouterConfig.for_encoder(encoder)), 0.4)
+    x = torch.randn(2, 4, 4, encoder.patch_channels)
+    x[0, 0, 0, 0] = float("nan")
+    for mode in (True, False):
+        ran = policy.train(mode).plan(x, torch.randn(2, 1, 16, 16)).blocks
+        assert ran[0].all() and not ran[1].all()
 
 
 def test_four_masks_are_told_apart() -> None:

@@ -1,7 +1,8 @@
-"""The policy of RDS in use: what may be asked, what is refused, one synchronisation a frame."""
+"""The policy of RDS in use: what may be asked, what is refused, one synchronisation a plan."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,19 @@ def test_without_a_previous_mask_everything_runs(router: PredictiveRouter) -> No
     assert not policy.plan(*frame()).blocks.all()
 
 
+def test_a_broken_mask_or_picture_costs_one_frame() -> None:
+    torch.manual_seed(0)
+    router = PredictiveRouter(replace(CONFIG, mask_frames=4)).eval().requires_grad_(False)
+    policy = recurrent_policy(router, Routing(0.5, adaptive=True), 0.6)
+    embedding, masks = frame()
+    nothing = torch.full_like(masks, float("nan"))
+    ran = [policy.plan(embedding, mask).blocks.sum().item() for mask in (nothing, masks, masks)]
+    assert ran[0] == 10 and max(ran[1:]) < 10
+    ran = [policy.plan(x, masks).blocks.sum().item() for x in (embedding * float("nan"), embedding)]
+    assert ran[0] == 10 and ran[1] < 10
+    assert policy.control.budget(0.5) < 1
+
+
 def test_samples_of_a_batch_are_routed_alone(router: PredictiveRouter) -> None:
     policy = recurrent_policy(router, Routing(0.5), 0.6)
     embedding, masks = frame(3, batch=4)
@@ -75,13 +89,14 @@ def test_samples_of_a_batch_are_routed_alone(router: PredictiveRouter) -> None:
 @pytest.mark.parametrize(
     ("routing", "control", "rule"),
     [
+        (Routing(0.5, "threshold"), None, Threshold(0.5)),
         (Routing(0.5, "threshold", threshold=0.7), None, Threshold(0.7)),
         (Routing(0.5, "calibrated"), None, Threshold(0.44)),
         (Routing(0.5, "stochastic", seed=4), None, Stochastic),
         (Routing(0.5, adaptive=True), AdaptiveBudget, TopK()),
         (Routing(fps=25), LatencyBudget, TopK()),
     ],
-    ids=["threshold", "calibrated", "stochastic", "adaptive", "fps"],
+    ids=["threshold", "own threshold", "calibrated", "stochastic", "adaptive", "fps"],
 )
 def test_wishes(router: PredictiveRouter, routing: Routing, control: Any, rule: Any) -> None:
     policy = recurrent_policy(router, routing, 0.6, {budget_key(0.5): 0.44})
@@ -124,11 +139,16 @@ def test_a_policy_in_words(router: PredictiveRouter, routing: Routing, words: st
         ({"budget": 1.5}, "budget 1.5 is not a share"),
         ({"budget": 0.1}, r"2 of the 10 blocks always run; the smallest budget is 0\.2"),
         ({"rule": "best"}, "unknown rule 'best'; use top-k"),
-        ({"threshold": 1.5}, "threshold must lie"),
+        ({"rule": "threshold", "threshold": 1.5}, "threshold must lie"),
+        ({"rule": "threshold", "threshold": float("nan")}, "threshold must lie"),
+        ({"threshold": 0.4}, "a threshold is for the rule threshold, not for top-k; leave it out"),
+        ({"rule": "threshold", "seed": 0}, "a seed is for the rule stochastic, not for threshold"),
         ({"fps": 25, "budget": 0.5}, "fps chooses the budget itself"),
         ({"fps": 25, "adaptive": True}, "fps chooses the budget itself"),
         ({"fps": 0}, "fps must be"),
         ({"adaptive": True, "rule": "calibrated"}, "holds for one budget"),
+        ({"adaptive": True, "rule": "threshold"}, "the rule threshold does not hold a budget"),
+        ({"adaptive": True, "rule": "stochastic"}, "the rule stochastic does not hold a budget"),
         ({"budget": 0.6, "rule": "calibrated"}, r"budget 0.6 \(calibrated: 0.5\)"),
     ],
 )
@@ -176,7 +196,7 @@ class OnDevice(torch.Tensor):
 
 
 @pytest.mark.parametrize("wish", [{"budget": 0.5}, {"budget": 0.5, "adaptive": True}, {"fps": 9}])
-def test_one_synchronisation_a_frame(router: PredictiveRouter, wish: dict[str, Any]) -> None:
+def test_one_synchronisation_a_plan(router: PredictiveRouter, wish: dict[str, Any]) -> None:
     policy = recurrent_policy(router, Routing(**wish), 0.6)
     for seed in range(4):
         OnDevice.transfers = 0
@@ -184,6 +204,22 @@ def test_one_synchronisation_a_frame(router: PredictiveRouter, wish: dict[str, A
         blocks = policy.plan(embedding, masks).blocks
         assert OnDevice.transfers == 1
         assert not isinstance(blocks, OnDevice), "which blocks ran is known on the host"
+
+
+@pytest.mark.parametrize(
+    ("wish", "waits"),
+    [
+        (Routing(0.5), False),
+        (Routing(0.5, adaptive=True), True),
+        (Routing(fps=9), False),
+        (Routing(fps=9, count_waiting=False), True),
+    ],
+    ids=["fixed", "adaptive", "fps of a file", "fps of a camera"],
+)
+def test_some_budgets_wait_for_the_results_as_well(
+    router: PredictiveRouter, wish: Routing, waits: bool
+) -> None:
+    assert recurrent_policy(router, wish, 0.6).reads_results == waits
 
 
 def test_the_policy_is_what_the_router_says(router: PredictiveRouter) -> None:

@@ -142,6 +142,41 @@ def test_backward_the_frame_after_is_the_previous_one(segmenter: Segmenter, clip
         assert mask is not None and np.array_equal(mask[0, 0].numpy(), union(result))
 
 
+@pytest.mark.parametrize(("reverse", "before"), [(False, 2), (True, 4)])
+def test_a_frame_tracked_again_sees_the_masks_of_the_frame_before_it(
+    segmenter: Segmenter, clip: Clip, reverse: bool, before: int
+) -> None:
+    log: list[Any] = []
+    session = Session(segmenter, TrackingOptions(keep="all"), policy=Watcher(log))
+    session.prompt(mask=half(True))
+    frames = clip(8)
+    results = [session.step(frame) for frame in frames]
+    session.turn(reverse)
+    session.step(frames[3], index=3)
+    mask = masks_in(log)[-1]
+    assert mask is not None and np.array_equal(mask[0, 0].numpy(), union(results[before]))
+    assert not np.array_equal(union(results[7]), union(results[before]))
+
+
+def test_where_no_mask_lies_before_a_frame_there_is_none(segmenter: Segmenter, clip: Clip) -> None:
+    log: list[Any] = []
+    session = Session(segmenter, TrackingOptions(keep=2), policy=Watcher(log))
+    session.prompt(mask=half(True))
+    frames = clip(6)
+    for frame in frames[:4]:
+        last = session.step(frame)
+    # Frame 4 was lost, and the one before it was not; nothing is left of frame 0.
+    session.step(frames[5], index=5)
+    mask = masks_in(log)[-1]
+    assert mask is not None and np.array_equal(mask[0, 0].numpy(), union(last))
+    session = Session(segmenter, TrackingOptions(keep=2), policy=Watcher(log))
+    session.prompt(mask=half(True))
+    for frame in frames[:4]:
+        session.step(frame)
+    session.step(frames[1], index=1)
+    assert masks_in(log)[-1] is None
+
+
 def test_every_video_gets_a_fresh_policy_and_every_frame_is_told(
     segmenter: Segmenter, clip: Clip
 ) -> None:

@@ -94,9 +94,27 @@ def start(
     config: RDSConfig = CONFIG,
     **changes: Any,
 ) -> Adaptation:
-    """Settled from the third of four steps on, however many of them this run does."""
+    """Settled from the third of four steps on."""
     recipe, method = replace(RECIPE, **changes), RDS(config, steps=RECIPE.steps)
     return Adaptation(recipe, method, segmenter, clips, out, measure, measure, workers=0)
+
+
+class Stopped(Exception):
+    """A run that was stopped from outside."""
+
+
+def run_until(run: Adaptation, step: int) -> None:
+    """Stop a run before a step."""
+    train = run._train_step
+
+    def stopping(batch: Any) -> dict[str, float]:
+        if run.step == step:
+            raise Stopped
+        return train(batch)
+
+    run._train_step = stopping  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        run.run()
 
 
 def test_interrupted_equals_uninterrupted(
@@ -112,8 +130,8 @@ def test_interrupted_equals_uninterrupted(
     whole = start(fresh(), clips, tmp_path / "whole", measure)
     before = trained(whole)
     scores = whole.run()
-    first = start(fresh(), clips, tmp_path / "parts", measure, steps=2, decay_steps=0)
-    first.run()
+    first = start(fresh(), clips, tmp_path / "parts", measure)
+    run_until(first, 2)
     second = start(fresh(), clips, tmp_path / "parts", measure)
     assert second.step == 2
     second.run()
@@ -139,9 +157,43 @@ def test_interrupted_equals_uninterrupted(
 def test_a_run_with_other_settings_is_not_gone_on_with(
     deep_segmenter: Segmenter, clips: Any, tmp_path: Path, measure: SequenceMeasure
 ) -> None:
-    start(deep_segmenter, clips, tmp_path, measure, steps=2).run()
+    run_until(start(deep_segmenter, clips, tmp_path, measure), 2)
     with pytest.raises(InputError, match="was made with seed=1, this run has 2"):
         start(deep_segmenter, clips, tmp_path, measure, seed=2)
+    for steps in (2, 8):
+        message = f"was made with steps=4, this run has {steps}; use the same settings"
+        with pytest.raises(InputError, match=message):
+            start(deep_segmenter, clips, tmp_path, measure, steps=steps, warmup_steps=steps // 2)
+
+
+def test_a_run_with_other_data_or_weights_is_not_gone_on_with(
+    deep_segmenter: Segmenter, davis: Path, clips: Any, tmp_path: Path
+) -> None:
+    base = {name: x.clone() for name, x in deep_segmenter.state_dict().items()}
+    out = tmp_path / "out"
+
+    def resumed(held_out: list[str], factor: float = 1.0) -> Adaptation:
+        segmenter = Segmenter(deep_segmenter.config).eval()
+        segmenter.load_state_dict({name: factor * x for name, x in base.items()})
+        return start_adaptation(segmenter, davis, out, FullModel(CONFIG), recipe, held_out, 0)
+
+    recipe = replace(RECIPE, steps=1)
+    resumed(["disk3"]).run()
+    assert resumed(["disk3"]).step == 1
+    with pytest.raises(InputError, match="begun with other weights of"):
+        resumed(["disk3"], factor=1.5)
+    with pytest.raises(InputError, match="other training sequences: disk3 is new; give the same"):
+        resumed([])
+    write_sequence(davis, "disk4", clips[4])
+    with pytest.raises(InputError, match="other training sequences: disk4 is new"):
+        resumed(["disk3"])
+    with pytest.raises(InputError, match="other held-out sequences: disk4 is new"):
+        resumed(["disk3", "disk4"])
+    for part in ("JPEGImages", "Annotations"):
+        shutil.rmtree(davis / part / "disk0")
+        shutil.rmtree(davis / part / "disk4")
+    with pytest.raises(InputError, match="other training sequences: disk0 is missing"):
+        resumed(["disk3"])
 
 
 @pytest.mark.parametrize("learn_missed", [True, False])
@@ -295,6 +347,17 @@ def test_a_measure_scores_networks_and_restores_their_mode(
     assert measure.score(deep_segmenter, few) != whole
     images = measure.images(3)
     assert images.shape == (3, 3, SIDE, SIDE) and torch.equal(images, measure.images(9)[:3])
+
+
+def test_a_measure_knows_its_data_again(davis: Path, measure: SequenceMeasure) -> None:
+    sequences, cpu = list(Davis(davis, "all")), torch.device("cpu")
+    assert SequenceMeasure(sequences[:2], SIDE, cpu).fingerprint == measure.fingerprint
+    others = [
+        SequenceMeasure(sequences[1:3], SIDE, cpu),
+        SequenceMeasure(sequences[:2], 2 * SIDE, cpu),
+        SequenceMeasure(sequences[:2], SIDE, cpu, stride=1),
+    ]
+    assert len({m.fingerprint for m in (measure, *others)}) == 4
 
 
 def test_a_perfect_tracker_scores_one(

@@ -97,6 +97,19 @@ def test_a_refused_recipe_leaves_the_other_in_its_folder(
     assert (tmp_path / "recipe.json").read_text() == "the first"
 
 
+@pytest.mark.parametrize("harm", ["cut", "text", "empty", "other"])
+def test_a_damaged_checkpoint_is_named(recipe: Recipe, tmp_path: Path, harm: str) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, recipe, 3, {"model": {"weight": torch.zeros(100)}})
+    whole = path.read_bytes()
+    if harm == "other":
+        torch.save({"weight": torch.zeros(3)}, path)
+    else:
+        path.write_bytes({"cut": whole[: len(whole) // 2], "text": b"no", "empty": b""}[harm])
+    with pytest.raises(InputError, match=r"last\.pt cannot be read as a checkpoint; delete it"):
+        load_checkpoint(path, recipe)
+
+
 def test_overrides(recipe: Recipe) -> None:
     assert recipe.with_overrides(steps=9, seed=None).steps == 9
     with pytest.raises(InputError, match="no setting 'stepz'"):

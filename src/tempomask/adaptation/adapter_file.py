@@ -65,17 +65,31 @@ def base_sample(segmenter: Segmenter) -> Tensor:
     return torch.stack(rows)
 
 
+def same_base(sample: Tensor, other: Tensor) -> bool:
+    """Whether two `base_sample`s are of the same weights."""
+    if sample.shape != other.shape:
+        return False
+    close = torch.isclose(sample, other, rtol=TOLERANCE, atol=1e-4)
+    return close.float().mean().item() >= AGREEING
+
+
 def save_adapter(
     folder: str | Path, method: str, model: str, sample: Tensor, export: Export
 ) -> Path:
     """Write an adapter folder; each file appears whole or not at all. InputError if it cannot.
 
+    InputError as well for an adapter whose values are not finite.
     model: name of the base network's configuration. sample: `base_sample` of it, untouched.
     """
     from safetensors.torch import save
 
     folder = Path(folder)
     tensors = {name: x.detach().cpu().contiguous() for name, x in export.tensors.items()}
+    for name in not_finite(tensors):
+        raise InputError(
+            f"the adapter's {name} is not finite: its training has diverged; train it in another"
+            " folder with smaller learning rates"
+        )
     description = {
         "format": FORMAT,
         "method": method,
@@ -89,6 +103,11 @@ def save_adapter(
     _write(folder / TENSORS, save({**tensors, SAMPLE: sample}))
     _write(folder / DESCRIPTION, json.dumps(description, indent=2).encode() + b"\n")
     return folder
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors with values that are not finite."""
+    return [name for name, x in tensors.items() if not x.isfinite().all()]
 
 
 def copy_adapter(name: str | Path, folder: str | Path) -> Path:
@@ -152,6 +171,10 @@ def read_adapter(name: str | Path) -> Adapter:
         raise InputError(
             f"{folder / TENSORS} is missing or damaged; copy the adapter again"
         ) from None
+    for name in not_finite(tensors):
+        raise InputError(
+            f"{folder / TENSORS}: {name} is not finite; train the adapter again, or copy it again"
+        )
     return Adapter(
         folder,
         description["method"],
@@ -192,12 +215,7 @@ def attach_adapter(segmenter: Segmenter, adapter: Adapter) -> Attached:
     """
     name = segmenter.config.name
     check_model(adapter, name)
-    own = base_sample(segmenter)
-    same = own.shape == adapter.sample.shape
-    if same:
-        close = torch.isclose(own, adapter.sample, rtol=TOLERANCE, atol=1e-4)
-        same = close.float().mean().item() >= AGREEING
-    if not same:
+    if not same_base(base_sample(segmenter), adapter.sample):
         raise InputError(
             f"the adapter {adapter.folder} was made for other weights of {name} than those loaded;"
             " give the checkpoint that it was trained on"

@@ -24,7 +24,7 @@ from tempomask.adaptation.lora import export_lora, merge_lora
 from tempomask.adaptation.method import Attached, ClipOutputs, Export, Measure, Prepared, Replay
 from tempomask.adaptation.rds import AdapterConfig, insert_adapters
 from tempomask.errors import InputError
-from tempomask.models.encoder import Encoder, KeepPlan, Plan, Policy
+from tempomask.models.encoder import Encoder, KeepPlan, Plan, Policy, always_on_blocks
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.budget import block_count, check_budget
 from tempomask.routing.recurrent import Routing
@@ -98,7 +98,7 @@ class PBD:
         self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
     ) -> Prepared:
         encoder, config = segmenter.encoder, self.config
-        check_budget(config.budget, encoder.num_blocks, sorted(encoder.required_blocks))
+        check_budget(config.budget, encoder.num_blocks, always_on_blocks(encoder))
         self._segmenter, self._measure = segmenter, measure
         self._teacher = deepcopy(segmenter).eval().requires_grad_(False)
         self._target = block_count(config.budget, encoder.num_blocks)

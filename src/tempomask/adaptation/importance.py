@@ -76,20 +76,15 @@ def _ranks(blocks: Sequence[int], values: Sequence[float]) -> dict[int, int]:
 def measure_importance(
     segmenter: Segmenter,
     measure: Measure,
-    view: View = "both",
     progress: Callable[[int, int], None] | None = None,
 ) -> Importance:
-    """Both importances on calibration data; with a single view, only that one is measured.
+    """Both importances on calibration data.
 
     progress: called with the number of blocks removed so far, and of all that will be.
     """
     encoder = segmenter.encoder
-    zeros = [0.0] * encoder.num_blocks
-    drops, changes = zeros, zeros
-    if view != "local":
-        drops = global_drops(encoder, lambda p: measure.score(segmenter, p), progress)
-    if view != "global":
-        changes = local_changes(encoder, measure.images(IMAGES))
+    drops = global_drops(encoder, lambda p: measure.score(segmenter, p), progress)
+    changes = local_changes(encoder, measure.images(IMAGES))
     return Importance(tuple(drops), tuple(changes), always_on_blocks(encoder))
 
 

@@ -31,11 +31,29 @@ def suitable_rank(encoder: Encoder, blocks: Collection[int], network_parameters:
     """The largest power of two whose adapters hold at most `SHARE` of the network; at least 1.
 
     32 for the 24 blocks of SAM 2's large encoder, as the 7.6 M parameters of the paper imply.
+    Never above `largest_rank`. InputError without blocks.
     """
-    rank = 1
-    while lora_parameters(encoder, blocks, 2 * rank) <= SHARE * network_parameters:
+    if not blocks:
+        raise InputError("adapters need a block to stand on, got none; give a larger budget")
+    rank, most, allowed = 1, largest_rank(encoder), SHARE * network_parameters
+    while 2 * rank <= most and lora_parameters(encoder, blocks, 2 * rank) <= allowed:
         rank *= 2
     return rank
+
+
+def largest_rank(encoder: Encoder) -> int:
+    """The rank of the widest weight that adapters are added to."""
+    layers = [getattr(block, name) for block in encoder.blocks for name in LAYERS]
+    return max(min(layer.in_features, layer.out_features) for layer in layers)
+
+
+def check_rank(encoder: Encoder, rank: int) -> None:
+    """InputError for a rank below 1, or above that of every weight it could be added to."""
+    most = largest_rank(encoder)
+    if not 1 <= rank <= most:
+        raise InputError(
+            f"the rank of adapters must be from 1 to {most}, the width of the encoder, got {rank}"
+        )
 
 
 def add_lora(
@@ -50,8 +68,7 @@ def add_lora(
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise InputError("adapters need peft: pip install 'tempomask[adapt]'") from error
-    if rank < 1:
-        raise InputError(f"the rank of adapters must be 1 or more, got {rank}")
+    check_rank(encoder, rank)
     names = [f"blocks.{index}.{layer}" for index in sorted(blocks) for layer in LAYERS]
     config = LoraConfig(r=rank, lora_alpha=scale * rank, target_modules=names, lora_dropout=0.0)
     encoder.requires_grad_(False)

@@ -61,6 +61,11 @@ class Measure(Protocol):
         """
         ...
 
+    @property
+    def fingerprint(self) -> str:
+        """By which the calibration data are known again: other data, another text."""
+        ...
+
 
 @dataclass(frozen=True)
 class Prepared:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from tempomask.adaptation.drop import PBD, DropConfig
 from tempomask.adaptation.gated import AdaViTMethod, DyTMethod, GatedConfig
@@ -11,6 +11,8 @@ from tempomask.adaptation.rds import RDS, FullModel, RDSConfig
 from tempomask.adaptation.slim import SlimConfig, SlimSAM
 from tempomask.adaptation.static import Static, StaticConfig
 from tempomask.errors import InputError
+from tempomask.models.encoder import Encoder, always_on_blocks
+from tempomask.routing.budget import check_budget
 
 # Called with the number of blocks measured so far, and of all that will be.
 Progress = Callable[[int, int], None]
@@ -21,6 +23,14 @@ Maker = Callable[[RDSConfig, Progress | None, int], Method]
 def _gated(config: RDSConfig) -> GatedConfig:
     return GatedConfig(config.budget, adapters=config.adapters)
 
+
+# Blocks that a method always runs, where these are not `always_on_blocks`; DyT and SlimSAM choose
+# tokens and channels.
+_CORES: dict[str, Callable[[Encoder], Collection[int]]] = {
+    "adavit": lambda encoder: {0, *encoder.required_blocks},
+    "dyt": lambda encoder: (),
+    "slim": lambda encoder: (),
+}
 
 # A new method is added here, and to `adapter_file.ATTACH`.
 METHODS: dict[str, Maker] = {
@@ -41,6 +51,12 @@ METHODS: dict[str, Maker] = {
         SlimConfig(config.budget, steps=steps, seed=config.adapters.seed)
     ),
 }
+
+
+def check_method_budget(name: str, budget: float, encoder: Encoder) -> None:
+    """InputError for a budget that the method of a name cannot keep on an encoder."""
+    core = _CORES.get(name, always_on_blocks)(encoder)
+    check_budget(budget, encoder.num_blocks, sorted(core))
 
 
 def build_method(

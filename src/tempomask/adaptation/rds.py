@@ -6,6 +6,7 @@ paper). `FullModel` trains the same adapters without a router, for comparison.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from tempomask.adaptation.importance import Importance, View, measure_importance
 from tempomask.adaptation.lora import (
     add_lora,
+    check_rank,
     export_lora,
     merge_lora,
     suitable_rank,
@@ -56,18 +58,29 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         if self.view not in ("both", "global", "local"):
             raise InputError(f"importance must be both, global or local, got {self.view!r}")
+        if self.rank is not None and self.rank < 1:
+            raise InputError(f"the rank of adapters must be 1 or more, got {self.rank}")
+        check_rate("rate", self.rate)
+        if not (self.decay >= 0 and math.isfinite(self.decay)):
+            raise InputError(f"decay must be a number from 0 up, got {self.decay:g}")
+
+
+def check_rate(name: str, rate: float) -> None:
+    """InputError for a learning rate that is none."""
+    if not (rate > 0 and math.isfinite(rate)):
+        raise InputError(f"{name} must be a learning rate above 0, such as 3e-4, got {rate:g}")
 
 
 @dataclass(frozen=True)
 class RDSConfig:
     """budget: beta. inputs, mask_frames: as of `RouterConfig`. router_rate: of AdamW.
 
-    importance_start: the router starts with logits from this, for the most important block, down to
-    its negative, for the least: importance is measured for the adapters anyway. 0 starts with equal
-    logits, as the paper seems to. settled_share: of the steps, at the end, in which the blocks are
-    chosen as in use, so that the adapters learn what they will meet; 0 draws to the end, as the
-    paper does. learn_missed: in training compute skipped blocks too, for the router's gradient
-    alone, see `RoutedPlan`; it costs time, and gained nothing on nano.
+    importance_start: the router starts with logits from this, for the most important block by both
+    views, down to its negative, for the least: importance is measured for the adapters anyway. 0
+    starts with equal logits, as the paper seems to. settled_share: of the steps, at the end, in
+    which the blocks are chosen as in use, so that the adapters learn what they will meet; 0 draws
+    to the end, as the paper does. learn_missed: in training compute skipped blocks too, for the
+    router's gradient alone, see `RoutedPlan`; it costs time, and gained nothing on nano.
     """
 
     budget: float = 0.6
@@ -78,6 +91,13 @@ class RDSConfig:
     settled_share: float = 0.3
     learn_missed: bool = False
     adapters: AdapterConfig = AdapterConfig()
+
+    def __post_init__(self) -> None:
+        check_rate("router_rate", self.router_rate)
+        if not math.isfinite(self.importance_start):
+            raise InputError(f"importance_start must be a number, got {self.importance_start:g}")
+        if not 0 <= self.settled_share <= 1:
+            raise InputError(f"settled_share must lie between 0 and 1, got {self.settled_share:g}")
 
 
 def insert_adapters(
@@ -114,6 +134,8 @@ class ImportantAdapters:
         state: as of `state` in the run that is resumed.
         """
         config, encoder = self.config, segmenter.encoder
+        if config.rank is not None:
+            check_rank(encoder, config.rank)  # before anything is measured
         count = config.blocks
         if count is None:
             count = max(encoder.num_blocks // 2, len(always_on_blocks(encoder)))
@@ -121,7 +143,7 @@ class ImportantAdapters:
             values = {name: tuple(value) for name, value in state["importance"].items()}
             self.importance = Importance(**values)
         else:
-            self.importance = measure_importance(segmenter, measure, config.view, self._progress)
+            self.importance = measure_importance(segmenter, measure, self._progress)
         self.blocks = self.importance.select(count, config.view)
         group, self.rank = insert_adapters(segmenter, self.blocks, config)
         return group
@@ -208,7 +230,8 @@ class RDS(FullModel):
     def _start_from_importance(self) -> None:
         importance, router = self.adapters.importance, self.router
         assert importance is not None and router is not None
-        order = importance.ordered(self.config.adapters.view)
+        # Whatever the view of the adapters: it varies what is adapted, and nothing else.
+        order = importance.ordered("both")
         start = self.config.importance_start
         with torch.no_grad():
             router.head.bias[order] = torch.linspace(start, -start, len(order))

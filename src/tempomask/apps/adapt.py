@@ -115,6 +115,7 @@ def adapt(
     with console.waiting("starting") as status:
         from tempomask.adaptation.methods import build_method
         from tempomask.adaptation.rds import AdapterConfig, RDSConfig
+        from tempomask.evaluation.measured_once import MeasuredOnce
         from tempomask.training.adapt import AdaptRecipe, phases, start_adaptation
         from tempomask.weights import load_segmenter
 
@@ -128,7 +129,10 @@ def adapt(
         def measured(done: int, total: int) -> None:
             status.update(f"measuring the importance of blocks: {done} of {total}")
 
-        chosen = build_method(method, config, measured, steps)
+        # Importances take minutes; what is measured of them outlives a stop.
+        chosen = MeasuredOnce(
+            build_method(method, config, measured, steps), out / "training" / "measured.json"
+        )
         status.update("loading the model")
         segmenter = load_segmenter(model, checkpoint, image_size)
         warmup, decay = phases(steps)

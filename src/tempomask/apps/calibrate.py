@@ -57,7 +57,7 @@ def calibrate(
         from tempomask.adaptation.adapter_file import BUNDLED, copy_adapter, find_adapter
         from tempomask.data.davis import Davis
         from tempomask.evaluation.calibration import calibrate as run
-        from tempomask.evaluation.calibration import store
+        from tempomask.evaluation.calibration import calibrated_policy, store
 
         dataset = Davis(data, split, run_choices.listed("sequences", sequences))
     if out is None and find_adapter(adapter).parent == BUNDLED:
@@ -66,6 +66,8 @@ def calibrate(
             " for a copy of it with the thresholds"
         )
     loaded = choices.load_model(model, checkpoint, image_size, device, dtype, adapter)
+    for share in budgets:
+        calibrated_policy(loaded, share)  # refuses a budget before anything is copied or tracked
     folder = adapter if out is None else copy_adapter(adapter, out)
     found = []
     with console.waiting("tracking") as status:

@@ -168,6 +168,22 @@ RuleOption = Annotated[
         rich_help_panel=_ROUTING,
     ),
 ]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        help="Of --rule threshold: blocks whose weight reaches it run. Default: 0.5.",
+        rich_help_panel=_ROUTING,
+        show_default=False,
+    ),
+]
+RoutingSeed = Annotated[
+    int | None,
+    typer.Option(
+        help="Of the draws of --rule stochastic. Default: 0.",
+        rich_help_panel=_ROUTING,
+        show_default=False,
+    ),
+]
 FramesPerSecond = Annotated[
     float | None,
     typer.Option(
@@ -188,14 +204,37 @@ Adaptive = Annotated[
 
 
 def routing_options(
-    router: str, budget: float | None, rule: str, fps: float | None, adaptive: bool
+    router: str,
+    budget: float | None,
+    rule: str,
+    fps: float | None = None,
+    adaptive: bool = False,
+    threshold: float | None = None,
+    seed: int | None = None,
 ) -> dict[str, Any]:
-    """Those that were given, for `Model.track`. InputError for a budget or fps that is none."""
+    """Those that were given, for `Model.track`.
+
+    InputError for a budget or fps that is none, and for a threshold or seed of another rule.
+    """
     if budget is not None:
         check_share("--budget", budget)
     if fps is not None and not fps > 0:
         raise InputError(f"--fps {fps:g} must be more than 0")
-    return unusual(router=router, budget=budget, rule=rule, fps=fps, adaptive=adaptive)
+    for name, value, needed in (
+        ("threshold", threshold, "threshold"),
+        ("routing-seed", seed, "stochastic"),
+    ):
+        if value is not None and rule != needed:
+            raise InputError(f"--{name} is for --rule {needed}; leave it out, or give that rule")
+    return unusual(
+        router=router,
+        budget=budget,
+        rule=rule,
+        fps=fps,
+        adaptive=adaptive,
+        threshold=threshold,
+        routing_seed=seed,
+    )
 
 
 def adapter_for(

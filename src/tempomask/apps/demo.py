@@ -39,7 +39,7 @@ def demo(
     with nano, tracks the same object beside the full model: how much faster, how like its masks.
     """
     given = first_prompt(prompt)
-    routing = choices.routing_options("rds", budget, "top-k", None, False)
+    routing = choices.routing_options("rds", budget, "top-k")
     with console.waiting("starting"):
         from tempomask.apps import demo_runs
         from tempomask.apps.demo_sheet import draw_sheet

@@ -93,6 +93,8 @@ def davis(
     router: choices.Router = "auto",
     budget: choices.Budget = None,
     rule: choices.RuleOption = "top-k",
+    threshold: choices.Threshold = None,
+    routing_seed: choices.RoutingSeed = None,
     adaptive: choices.Adaptive = False,
     as_json: run_choices.Json = False,
 ) -> None:
@@ -103,7 +105,7 @@ def davis(
     with console.waiting("starting"):
         from tempomask.evaluation.davis import evaluate, evaluate_masks
 
-    routing = choices.routing_options(router, budget, rule, None, adaptive)
+    routing = choices.routing_options(router, budget, rule, None, adaptive, threshold, routing_seed)
     wanted: dict[str, Any] = {
         "split": split,
         "sequences": run_choices.listed("sequences", sequences),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,17 +36,22 @@ class ObjectTally:
 
 @dataclass
 class Tally:
-    """What a run did. blocks: which encoder blocks ran, one row per frame in `indices`."""
+    """What a run did. blocks: which encoder blocks ran, one row per frame in `indices`.
+
+    times: when each of these frames was done, in seconds.
+    """
 
     indices: list[int] = field(default_factory=list)
     blocks: list[NDArray[np.bool_]] = field(default_factory=list)
     objects: dict[int, ObjectTally] = field(default_factory=dict)
+    times: list[float] = field(default_factory=list)
     seconds: float = 0.0
     interrupted: bool = False
 
     def add(self, result: FrameResult) -> None:
         self.indices.append(result.index)
         self.blocks.append(result.blocks)
+        self.times.append(time.perf_counter())
         # Masks at the video's size are left to the thread that writes them, where that will do.
         masks = result.masks if result.non_overlapping else result.low_res_logits > 0
         for place, object_id in enumerate(result.object_ids):
@@ -54,6 +60,11 @@ class Tally:
             if masks[place].any():
                 tally.visible += 1
                 tally.predicted_iou += float(result.predicted_iou[place])
+
+    def settled_speed(self) -> float | None:
+        """Frames a second over the second half of the run; None for fewer than three frames."""
+        half = self.times[len(self.times) // 2 :]
+        return (len(half) - 1) / (half[-1] - half[0]) if len(half) > 1 else None
 
     def report(self) -> dict[str, Any]:
         """Numbers for `--json`: frames, FPS with decoding and writing, and what each object did."""

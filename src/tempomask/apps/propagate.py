@@ -86,6 +86,8 @@ def propagate(
     router: choices.Router = "auto",
     budget: choices.Budget = None,
     rule: choices.RuleOption = "top-k",
+    threshold: choices.Threshold = None,
+    routing_seed: choices.RoutingSeed = None,
     frame: Annotated[int, typer.Option(help="Frame of the masks.")] = 0,
     end: Annotated[
         int | None,
@@ -114,7 +116,7 @@ def propagate(
     options = choices.chosen(
         context_frames=context_frames, radius=radius, top_k=top_k, temperature=temperature
     )
-    routing = choices.routing_options(router, budget, rule, None, False)
+    routing = choices.routing_options(router, budget, rule, threshold=threshold, seed=routing_seed)
     with console.waiting("starting"):
         from tempomask.apps.tracking_run import Request, follow, print_report
         from tempomask.media.video import open_video

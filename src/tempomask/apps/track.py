@@ -84,6 +84,8 @@ def track(
     router: choices.Router = "auto",
     budget: choices.Budget = None,
     rule: choices.RuleOption = "top-k",
+    threshold: choices.Threshold = None,
+    routing_seed: choices.RoutingSeed = None,
     fps: choices.FramesPerSecond = None,
     adaptive: choices.Adaptive = False,
     direction: Annotated[
@@ -162,7 +164,7 @@ def track(
         memory_stride=memory_stride,
         objects_per_batch=objects_per_batch,
     )
-    routing = choices.routing_options(router, budget, rule, fps, adaptive)
+    routing = choices.routing_options(router, budget, rule, fps, adaptive, threshold, routing_seed)
     with console.waiting("starting"):
         from tempomask.apps.tracking_run import Request, follow, print_report
         from tempomask.media.video import open_video

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 CHART, BLOCKS = "chart", "blocks"
 SAVED = (*FORMATS, CHART, BLOCKS)
+# The share of a speed that counts as that speed.
+MET = 0.95
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ def follow(
         "resumed_at": resumed_at,
         "out": str(request.out),
     }
+    if "fps" in request.options:
+        report["fps_target"] = _target(request.options["fps"], tally.settled_speed())
     return report, files
 
 
@@ -127,6 +131,12 @@ def _frames_to_read(
     lookahead = request.options.get("lookahead", False)
     planned = spans(prompts, request.direction, start, request.end, lookahead)
     return planned.frames_to_read(video.num_frames)
+
+
+def _target(wanted: float, reached: float | None) -> dict[str, Any]:
+    """Whether frames came as fast as wanted, once the budget had settled."""
+    met = None if reached is None else reached >= MET * wanted
+    return {"wanted": wanted, "reached": reached and round(reached, 3), "met": met}
 
 
 def _settings(request: Request, model: Model | Propagator) -> dict[str, Any]:
@@ -269,6 +279,11 @@ def print_report(report: Mapping[str, Any], remedy: str = "--resume goes on") ->
     blocks = "" if share in (None, 1) else f", {share:.0%} of the encoder's blocks"
     speed, stopped = console.speed_of(report), console.stop_of(report, remedy)
     console.out.print(f"{report['frames']} frames{speed}{blocks}{stopped}")
+    target = report.get("fps_target", {})
+    if target.get("reached") is not None:
+        met, reached = "met" if target["met"] else "missed", target["reached"]
+        text = f"target of {target['wanted']:g} FPS {met}: {reached:.1f} FPS in the second half"
+        console.out.print(text)
     if not report["objects"]:
         return
     table = console.table("object", ">frames", ">visible", ">predicted IoU")

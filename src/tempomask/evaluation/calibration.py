@@ -68,9 +68,7 @@ def calibrate(
     Raises InputError without a recurrent router, for a budget that is none or too small, and for a
     sequence without objects on its first frame.
     """
-    policy = model.policy("auto", Routing(budget))
-    if not isinstance(policy, RecurrentPolicy):
-        raise InputError("only a router of RDS can be calibrated; load the model with its adapter")
+    policy = calibrated_policy(model, budget)
     always_on = policy.router.config.always_on
     rule: Rule = TopK()
     best: Calibration | None = None
@@ -93,6 +91,14 @@ def calibrate(
         rule = Threshold(calibrate_threshold(torch.stack(recorded.weights), always_on, budget))
     assert best is not None, "the second round has a threshold"
     return best
+
+
+def calibrated_policy(model: Model, budget: float) -> RecurrentPolicy:
+    """The policy whose threshold is sought; InputError as of `calibrate`."""
+    policy = model.policy("auto", Routing(budget))
+    if not isinstance(policy, RecurrentPolicy):
+        raise InputError("only a router of RDS can be calibrated; load the model with its adapter")
+    return policy
 
 
 def _track(

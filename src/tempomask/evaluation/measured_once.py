@@ -1,16 +1,22 @@
-"""What methods measure on the untrained network, measured once for all points of a comparison."""
+"""What methods measure on the untrained network, measured once for all points of a comparison.
+
+A single adaptation keeps its scores so too, for a run that is stopped while it measures.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tempomask.adaptation.adapter_file import base_sample
 from tempomask.adaptation.method import ClipOutputs, Export, Measure, Method, Prepared, Replay
-from tempomask.media.atomic import write_json
+from tempomask.media.atomic import make_folder, write_json
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.static import StaticPlan
@@ -19,8 +25,8 @@ from tempomask.routing.static import StaticPlan
 class MeasuredOnce:
     """A method that shares what is measured on the untrained network with all others.
 
-    Scores are kept in a file by the blocks that ran, one after the other, so that a stopped
-    measurement goes on too.
+    Scores are kept in a file by weights, data and the blocks that ran, one after the other, so that
+    a stopped measurement goes on too.
     """
 
     def __init__(self, method: Method, path: Path) -> None:
@@ -54,6 +60,8 @@ class KeptScores:
 
     def __init__(self, measure: Measure, path: Path) -> None:
         self._measure, self._path, self.trained = measure, path, False
+        # Processes that train together measure alike; one of them writes.
+        self._writes = os.environ.get("RANK", "0") == "0"
 
     def score(self, segmenter: Segmenter, policy: Policy | None = None) -> float:
         """As of `adaptation.method.Measure`."""
@@ -61,11 +69,24 @@ class KeptScores:
             return self._measure.score(segmenter, policy)
         keep = [True] * segmenter.encoder.num_blocks if policy is None else policy.keep
         key = "".join("1" if kept else "0" for kept in keep)
-        scores = json.loads(self._path.read_text()) if self._path.exists() else {}
+        kept = json.loads(self._path.read_text()) if self._path.exists() else {}
+        scores = kept.setdefault(self._origin(segmenter), {})
         if key not in scores:
             scores[key] = self._measure.score(segmenter, policy)
-            write_json(self._path, scores)
+            if self._writes:
+                make_folder(self._path.parent)
+                write_json(self._path, kept)
         return scores[key]
+
+    def _origin(self, segmenter: Segmenter) -> str:
+        """Of which weights and data a score is."""
+        weights = base_sample(segmenter).numpy().tobytes()
+        return hashlib.sha256(weights + self._measure.fingerprint.encode()).hexdigest()[:16]
+
+    @property
+    def fingerprint(self) -> str:
+        """As of `adaptation.method.Measure`."""
+        return self._measure.fingerprint
 
     def images(self, count: int) -> torch.Tensor:
         """As of `adaptation.method.Measure`."""

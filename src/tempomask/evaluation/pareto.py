@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from tempomask.adaptation.adapter_file import base_sample
 from tempomask.adaptation.method import Method
-from tempomask.adaptation.methods import build_method
+from tempomask.adaptation.methods import build_method, check_method_budget
 from tempomask.adaptation.rds import AdapterConfig, RDSConfig
 from tempomask.api import DTypeName, Engine, Model, load
 from tempomask.data.davis import Davis, DavisSequence
@@ -128,8 +128,8 @@ class Comparison:
     """All points of a configuration, in a folder.
 
     data: to train on, see `training.adaptation_data`. evaluation: a DAVIS root to score on.
-    Raises InputError for data that cannot be used, and if the folder holds a comparison of other
-    weights, other data or other settings.
+    Raises InputError for data that cannot be used, for a budget that a method cannot keep, and if
+    the folder holds a comparison of other weights, other data or other settings.
     """
 
     def __init__(
@@ -153,6 +153,8 @@ class Comparison:
             "evaluation": data_digest(Davis(evaluation, None, sequences)),
         }
         self.base = self._load_base()
+        for method in config.methods:
+            check_method_budget(method, min(config.budgets), self.base.encoder)
         self.out = make_folder(out)
         self._check_folder()
 

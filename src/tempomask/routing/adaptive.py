@@ -25,7 +25,8 @@ class AdaptiveConfig:
 
     swing: how far a frame of unusual difficulty departs from the target. reserve: blocks, as a
     share of the encoder's, that may be saved up or overdrawn in all, so that after T frames the
-    mean lies within reserve / T of the target (but for the rounding of a frame's block count).
+    mean lies within reserve / T of the target (but for the rounding of a frame's block count). Only
+    frames that the router chooses for are booked, not those that run all blocks without it.
     """
 
     target: float

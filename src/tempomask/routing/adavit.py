@@ -15,6 +15,13 @@ from tempomask.models.encoder import Encoder, RoutedBlock
 from tempomask.routing.gates import Gate, GatedPolicy, token_widths
 
 
+class PooledGate(Gate):
+    """A gate of the mean of the tokens: (B, h, w, C) to (B,)."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return super().forward(tokens.mean(dim=(1, 2)))
+
+
 class AdaViT(GatedPolicy):
     """Gates for every block but the first (AdaViT keeps it) and those that change the shape.
 
@@ -32,7 +39,7 @@ class AdaViT(GatedPolicy):
         # What a block takes in is what the one before it puts out.
         self.gates = nn.ModuleDict(
             {
-                str(index): Gate(width, self.share_of_gates(budget))
+                str(index): PooledGate(width, self.share_of_gates(budget))
                 for index, width in enumerate(token_widths(encoder)[:-1])
                 if index not in self.always
             }
@@ -62,7 +69,7 @@ class AdaViTPlan:
         if index in self.policy.always:
             self.decisions.append(x.new_ones(x.shape[0], dtype=torch.bool))
             return block(x)
-        decision = self.policy.decide(self.policy.gates[str(index)](x.mean(dim=(1, 2))))
+        decision = self.policy.decide(self.policy.gates[str(index)](x))
         chosen = decision.detach() > 0.5
         self.decisions.append(chosen)
         if self.policy.training:

@@ -6,7 +6,7 @@ As AdaViT (arXiv 2111.15668, section 3.2) and DyT (arXiv 2403.11808, section 3.2
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -109,6 +109,7 @@ def fit_threshold(
 ) -> float:
     """Set the threshold so that a share of all gates says yes on images (N, 3, S, S).
 
+    Every block counts alike, however many tokens it decides for, as in the methods' losses.
     What a gate sees depends on the answers before it, so that the fit is repeated. Returns the
     share that was reached. Raises InputError for a share outside [0, 1].
     """
@@ -120,20 +121,30 @@ def fit_threshold(
             with policy.observing() as observed:
                 for image in images:
                     encoder(image[None], policy)
-            logits = torch.cat(observed).float()
-            reached = (logits > policy.threshold).float().mean().item()
-            tried.append((reached, policy.threshold.clone()))
-            ordered = logits.sort(descending=True).values
-            count = round(share * len(ordered))
-            if count == 0:
-                policy.threshold.fill_(ordered[0])
-            elif count == len(ordered):
-                policy.threshold.fill_(-math.inf)
-            else:
-                policy.threshold.copy_((ordered[count - 1] + ordered[count]) / 2)
+            tried.append((share_of_yes(observed, policy.threshold), policy.threshold.clone()))
+            policy.threshold.fill_(_threshold_for(observed, share))
     reached, threshold = min(tried, key=lambda found: abs(found[0] - share))
     policy.threshold.copy_(threshold)
     return reached
+
+
+def share_of_yes(observed: Sequence[Tensor], threshold: Tensor) -> float:
+    """The mean over blocks of the share of their logits that say yes."""
+    return torch.stack([(x.float() > threshold).double().mean() for x in observed]).mean().item()
+
+
+def _threshold_for(observed: Sequence[Tensor], share: float) -> float:
+    """The threshold at which `share_of_yes` comes nearest to a share."""
+    logits = torch.cat(list(observed)).float()
+    weights = torch.cat([torch.full_like(x, 1 / len(x), dtype=torch.double) for x in observed])
+    ordered, order = logits.sort(descending=True)
+    yes = torch.cat([weights.new_zeros(1), weights[order].cumsum(0) / len(observed)])
+    count = int((yes - share).abs().argmin())
+    if count == 0:
+        return ordered[0].item()
+    if count == len(ordered):
+        return torch.finfo(torch.float32).min
+    return ((ordered[count - 1] + ordered[count]) / 2).item()
 
 
 def token_widths(encoder: Encoder) -> list[int]:

@@ -113,8 +113,9 @@ class LatencyBudget:
         """How much longer a frame takes with all blocks than with none.
 
         By regression of time on share where the share has varied; it is held between a fifth of a
-        frame's time and all of it, as one that is too small would make the controller overshoot.
+        frame's time and all of it. One that is too small would make the controller overshoot; with
+        one that is too large the aim stays within a block of the share there is, and nothing moves.
         """
-        whole = self._mean_time / max(self._mean_share, 1e-3)
+        whole = self._mean_time
         slope = self._covariance / self._variance if self._variance > 1e-5 else whole
         return max(min(slope, whole), 0.2 * whole, 1e-9)

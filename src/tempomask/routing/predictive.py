@@ -108,20 +108,42 @@ class PredictiveRouter(nn.Module):
 
 
 class MaskHistory:
-    """The last masks of a video or clip, newest first; the oldest stands in for missing ones."""
+    """The last usable masks of a video or clip, newest first; the oldest stands in for missing.
+
+    A sample's mask is usable if all of it is finite.
+    """
 
     def __init__(self, frames: int) -> None:
         self._frames = frames
-        self._masks: list[Tensor] = []
+        self._masks: Tensor | None = None
 
-    def push(self, masks: Tensor) -> Tensor:
-        """Take in (B, 1, h, w) and give out (B, frames, h, w)."""
-        self._masks = [masks, *self._masks][: self._frames]
-        missing = self._frames - len(self._masks)
-        return torch.cat([*self._masks, *[self._masks[-1]] * missing], dim=1)
+    def push(self, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Take in (B, 1, h, w): which samples (B,) are usable; the last masks (B, frames, h, w).
+
+        Samples that had no usable mask yet have empty ones. Another B begins anew.
+        """
+        valid = _finite(masks)
+        repeated = masks.expand(-1, self._frames, -1, -1)
+        if self._frames == 1 or self._masks is None or len(self._masks) != len(masks):
+            self._masks = repeated
+        else:
+            pushed = torch.cat([masks, self._masks[:, :-1]], dim=1)
+            pushed = _where(_finite(self._masks), pushed, repeated)
+            self._masks = _where(valid, pushed, self._masks)
+        return valid, _where(_finite(self._masks), self._masks, torch.full_like(repeated, -1.0))
 
     def clear(self) -> None:
-        self._masks = []
+        self._masks = None
+
+
+def _finite(masks: Tensor) -> Tensor:
+    """bool (B,): which samples of (B, F, h, w) are finite throughout."""
+    return masks.isfinite().flatten(1).all(dim=1)
+
+
+def _where(samples: Tensor, masks: Tensor, others: Tensor) -> Tensor:
+    """masks (B, F, h, w) for the samples marked in (B,), others elsewhere."""
+    return torch.where(samples[:, None, None, None], masks, others)
 
 
 class RoutedPlan:
@@ -186,7 +208,7 @@ class SamplingPolicy(nn.Module):
     settled: choose as in use instead, the blocks of largest w. missed: as of `RoutedPlan`. Draws
     come from a generator of its own, see `reseed`, on the CPU, so that they are the same on every
     machine. A pass without previous masks runs all blocks and begins a new clip; a sample whose
-    mask is not finite runs all blocks. In evaluation mode the budget is held by `TopK`.
+    mask or embedding is not finite runs all blocks. In evaluation mode `TopK` holds the budget.
     """
 
     recurrent = True
@@ -207,8 +229,9 @@ class SamplingPolicy(nn.Module):
         if previous_masks is None:
             self._history.clear()
             return KeepPlan([True] * config.num_blocks)
-        valid, masks = usable(self._history.push(previous_masks.detach()))
+        valid, masks = self._history.push(previous_masks.detach())
         wanted = unclipped_weights(self.router(embedding, masks).sigmoid(), self.budget)
+        valid = valid & wanted.detach().isfinite().all(dim=1)
         # The one transfer of this pass.
         known = torch.where(valid[:, None], wanted.detach(), torch.inf).cpu()
         kept = self._drawn(known) if self.training and not self.settled else self._ranked(known)
@@ -227,13 +250,7 @@ class SamplingPolicy(nn.Module):
         return kept.tolist()
 
     def _ranked(self, weights: Tensor) -> list[list[bool]]:
-        # An unusable mask has made every weight infinite, and then nothing is ranked.
+        # An unusable sample has infinite weights, and then nothing is ranked.
         rule, core = TopK(), self.router.config.always_on
         rows = zip(weights, weights.isfinite().all(dim=1), strict=True)
         return [rule.keep(w, core, self.budget if ranked else 1.0) for w, ranked in rows]
-
-
-def usable(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Which samples (B,) have finite masks (B, F, h, w), and the masks with the others emptied."""
-    valid = masks.isfinite().flatten(1).all(dim=1)
-    return valid, torch.where(valid[:, None, None, None], masks, -1.0)

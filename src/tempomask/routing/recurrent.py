@@ -1,4 +1,7 @@
-"""The recurrent policy of RDS in use: router, budget and rule, with one synchronisation a frame.
+"""The recurrent policy of RDS in use: router, budget and rule.
+
+The host waits for the device once a frame, for the router's probabilities; with an adaptive budget,
+and with fps on a camera, a second time, at the frame's end, for its results.
 
 B batch, L encoder blocks, K the blocks that always run.
 """
@@ -35,7 +38,7 @@ from tempomask.routing.budget import (
     unclipped_weights,
 )
 from tempomask.routing.latency import LatencyBudget, LatencyConfig
-from tempomask.routing.predictive import MaskHistory, PredictiveRouter, RoutedPlan, usable
+from tempomask.routing.predictive import MaskHistory, PredictiveRouter, RoutedPlan
 
 
 @dataclass(frozen=True)
@@ -43,16 +46,17 @@ class Routing:
     """What a user may ask of a router.
 
     budget: share of the encoder's blocks that may run, the trained one if None. rule: "top-k" holds
-    the budget on every frame, "threshold" keeps w >= threshold, "calibrated" uses the threshold
-    that `tempomask calibrate` found, "stochastic" draws with `seed`. adaptive: hard frames get
-    more, the mean stays at the budget. fps: choose the budget so that frames come this fast.
-    count_waiting: as of `LatencyConfig`.
+    the budget on every frame, "threshold" keeps w >= threshold (the paper's 0.5 if None),
+    "calibrated" uses the threshold that `tempomask calibrate` found, "stochastic" draws with `seed`
+    (0 if None). adaptive: hard frames get more, the mean stays at the budget; with "top-k" only,
+    since the other rules do not hold what a frame is given. fps: choose the budget so that frames
+    come this fast. count_waiting: as of `LatencyConfig`.
     """
 
     budget: float | None = None
     rule: RuleName = "top-k"
-    threshold: float = THRESHOLD
-    seed: int = 0
+    threshold: float | None = None
+    seed: int | None = None
     adaptive: bool = False
     fps: float | None = None
     count_waiting: bool = True
@@ -60,7 +64,16 @@ class Routing:
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise InputError(f"unknown rule {self.rule!r}; use {', '.join(RULES)}")
-        if not 0 <= self.threshold <= 1:
+        for name, value, rule in (
+            ("threshold", self.threshold, "threshold"),
+            ("seed", self.seed, "stochastic"),
+        ):
+            if value is not None and self.rule != rule:
+                raise InputError(
+                    f"a {name} is for the rule {rule}, not for {self.rule}; leave it out, or choose"
+                    " that rule"
+                )
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise InputError(f"threshold must lie between 0 and 1, got {self.threshold:g}")
         if self.fps is not None and (self.budget is not None or self.adaptive):
             raise InputError("fps chooses the budget itself; leave budget and adaptive out")
@@ -68,20 +81,24 @@ class Routing:
             raise InputError(
                 'a calibrated threshold holds for one budget; with fps or adaptive use rule="top-k"'
             )
+        if self.adaptive and self.rule != "top-k":
+            raise InputError(
+                f'the rule {self.rule} does not hold a budget; with adaptive use rule="top-k"'
+            )
 
 
 class RecurrentPolicy:
     """A router with a rule and a budget, following one video (`models.encoder.VideoPolicy`).
 
-    A frame without previous masks runs all blocks, as does a sample whose mask is not finite. In a
-    batch every sample is routed by itself.
+    A frame without previous masks runs all blocks, as does a sample whose mask or embedding is not
+    finite. In a batch every sample is routed by itself.
     """
 
     recurrent = True
 
     @property
     def reads_results(self) -> bool:
-        """As of `models.encoder.VideoPolicy`: only some budgets look at results."""
+        """As of `models.encoder.VideoPolicy`: of an adaptive budget, and of fps on a camera."""
         return reads_results(self.control)
 
     def __init__(self, router: PredictiveRouter, control: BudgetControl, rule: Rule) -> None:
@@ -106,11 +123,14 @@ class RecurrentPolicy:
         if previous_masks is None:
             self._history.clear()
             return KeepPlan(everything)
-        valid, masks = usable(self._history.push(previous_masks))
+        valid, masks = self._history.push(previous_masks)
         probabilities = self.router(embedding, masks).sigmoid()
-        # The one synchronisation of a frame: everything after it is decided on the host.
+        # The one synchronisation of a plan: everything after it is decided on the host.
         host = torch.cat([probabilities, valid[:, None].to(probabilities.dtype)], dim=1).cpu()
-        keep = [self._choose(row[:-1]) if row[-1] > 0 else everything for row in host]
+        # NaN is the answer to a picture whose embedding is not finite.
+        usable = (host[:, -1] > 0) & host.isfinite().all(dim=1)
+        rows = zip(host[:, :-1], usable.tolist(), strict=True)
+        keep = [self._choose(row) if used else everything for row, used in rows]
         return KeepPlan(keep[0]) if len(keep) == 1 else RoutedPlan(keep)
 
     def _choose(self, probabilities: Tensor) -> list[bool]:
@@ -158,9 +178,9 @@ def _rule(routing: Routing, budget: float, thresholds: Mapping[str, float]) -> R
     if routing.rule == "top-k":
         return TopK()
     if routing.rule == "stochastic":
-        return Stochastic(routing.seed)
+        return Stochastic(routing.seed or 0)
     if routing.rule == "threshold":
-        return Threshold(routing.threshold)
+        return Threshold(THRESHOLD if routing.threshold is None else routing.threshold)
     if budget_key(budget) not in thresholds:
         known = ", ".join(f"{float(key):g}" for key in thresholds) or "none"
         raise InputError(

@@ -52,17 +52,28 @@ class VideoState:
         # Results whose memory is still to be encoded: object ids on one frame.
         self._unmemorised: tuple[int, set[int]] | None = None
         # For the policy: the frame that tracking has come to, and the union (1, 1, h, w) of all
-        # objects' masks on the frame before it.
+        # objects' masks on the frame before it, see `_before`.
         self._arrived: tuple[int, Tensor | None] | None = None
 
     def go_on(self, index: int | None, following: int) -> None:
         """From frame `index` to the next: its results become memories, its prompts are history."""
         self._memorise()
-        self._arrived = (following, self._union(index))
+        self._arrived = (following, self._union(self._before(index, following)))
         for tracked in self.objects.values():
             tracked.merge_staged()
             if index in tracked.outputs:
                 tracked.outputs[index] = replace(tracked.outputs[index], initial=False)
+
+    def _before(self, index: int | None, following: int) -> int | None:
+        """The frame before `following` in the direction of tracking that has results, if any.
+
+        It need not be `index`, the one last stepped, where tracking went back or turned.
+        """
+        sign = -1 if self.reverse else 1
+        neighbour = following - sign
+        if any(neighbour in tracked.outputs for tracked in self.objects.values()):
+            return neighbour
+        return index if index is not None and sign * index < sign * following else None
 
     def _union(self, index: int | None) -> Tensor | None:
         """The greatest logit of all objects on a frame (1, 1, h, w); None without a mask."""

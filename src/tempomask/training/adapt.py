@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from tempomask.adaptation.adapter_file import base_sample, save_adapter
+from tempomask.adaptation.adapter_file import base_sample, same_base, save_adapter
 from tempomask.adaptation.method import Method, Prepared
 from tempomask.errors import InputError
 from tempomask.media.atomic import make_folder
 from tempomask.training.adaptation_data import adaptation_data
 from tempomask.training.calibration import SequenceMeasure
-from tempomask.training.checkpoint import load_checkpoint
+from tempomask.training.checkpoint import REPORTING, load_checkpoint
 from tempomask.training.loop import ClipBatch, clip_batches
 from tempomask.training.losses import LossWeights
 from tempomask.training.prompts import PromptSampling
@@ -78,7 +78,8 @@ class Adaptation(Run[AdaptRecipe, ClipBatch]):
 
     segmenter: the base, with its weights; it is changed. clips: item i is a Clip that depends on i
     alone. measure: calibration data for the method, from sequences that it may train on.
-    validation: of sequences held out, None for no validation.
+    validation: of sequences held out, None for no validation. sequences: names by what they are
+    for; a run is only resumed with the same, and with the same weights.
     """
 
     def __init__(
@@ -91,15 +92,21 @@ class Adaptation(Run[AdaptRecipe, ClipBatch]):
         measure: SequenceMeasure,
         validation: SequenceMeasure | None = None,
         workers: int = 1,
+        sequences: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         # Apart from the adapter, which is small.
         super().__init__(recipe, folder / "training", unused_parameters=True)
         self.method, self.clips, self.folder = method, clips, folder
         self.validation, self.workers = validation, workers
         self._name, self._sample = segmenter.config.name, base_sample(segmenter)
+        self._sequences = {what: list(names) for what, names in (sequences or {}).items()}
         # Names of everything that was trained so far, in whatever phase of the method.
         self._touched: set[str] = set()
-        saved = load_checkpoint(self.checkpoint, recipe) if self.checkpoint.exists() else None
+        saved = None
+        if self.checkpoint.exists():
+            # Phases of methods lie where the number of steps puts them: it stays.
+            saved = load_checkpoint(self.checkpoint, recipe, REPORTING)
+            self._check_origin(saved)
         segmenter = segmenter.to(self.accelerator.device)
         self._take(method.prepare(segmenter, measure, None if saved is None else saved["method"]))
         if saved is not None:
@@ -133,6 +140,25 @@ class Adaptation(Run[AdaptRecipe, ClipBatch]):
         """
         parameters = self.clip_model.named_parameters()
         return {name: p for name, p in parameters if p.requires_grad or name in names}
+
+    def _check_origin(self, saved: dict[str, Any]) -> None:
+        """InputError for a run that was begun with other weights or sequences.
+
+        Checkpoints of earlier versions do not say.
+        """
+        if not same_base(self._sample, saved.get("base", self._sample)):
+            raise InputError(
+                f"{self.checkpoint} was begun with other weights of {self._name}; give the same, or"
+                " another output folder"
+            )
+        for what, names in self._sequences.items():
+            before = set(saved.get("sequences", {}).get(what, names))
+            for name in sorted(before ^ set(names)):
+                raise InputError(
+                    f"{self.checkpoint} was begun with other {what} sequences: {name} is"
+                    f" {'missing' if name in before else 'new'}; give the same, or another output"
+                    " folder"
+                )
 
     def _restore(self, saved: dict[str, Any]) -> None:
         values = saved["trained"]
@@ -179,6 +205,8 @@ class Adaptation(Run[AdaptRecipe, ClipBatch]):
             "policy": policy.state_dict() if isinstance(policy, nn.Module) else {},
             "method": self.method.state(),
             "optimizer": self.optimizer.state_dict(),
+            "base": self._sample,
+            "sequences": self._sequences,
         }
 
     def _validate(self) -> dict[str, float]:
@@ -206,7 +234,8 @@ def start_adaptation(
     """Everything up to the first step: data read, blocks measured, the last checkpoint loaded.
 
     root, held_out: as of `adaptation_data`. Then call `run` and `export`. Raises InputError for
-    data that cannot be used, and for a folder `out` that holds a run with other settings.
+    data that cannot be used, and for a folder `out` that holds a run with other settings, weights
+    or sequences.
     """
     data = adaptation_data(root, recipe.image_size, recipe.num_frames, recipe.seed, held_out)
     out = make_folder(out)
@@ -217,4 +246,7 @@ def start_adaptation(
     validation = None
     if data.held_out:
         validation = SequenceMeasure(data.held_out, side, device, dtype=precision)
-    return Adaptation(recipe, method, segmenter, data.clips, out, measure, validation, workers)
+    sequences = {"training": data.training, "held-out": [s.name for s in data.held_out]}
+    return Adaptation(
+        recipe, method, segmenter, data.clips, out, measure, validation, workers, sequences
+    )

@@ -28,10 +28,11 @@ HELD_OUT_SHARE, MOST_HELD_OUT = 8, 4
 class AdaptationData:
     """clips: endless, of the sequences trained on. measured: some of these, for importances.
 
-    held_out: sequences for validation, which no clip shows.
+    training: names of all of these. held_out: sequences for validation, which no clip shows.
     """
 
     clips: Dataset[Any]
+    training: tuple[str, ...]
     measured: tuple[DavisSequence, ...]
     held_out: tuple[DavisSequence, ...]
 
@@ -71,6 +72,7 @@ def adaptation_data(
         clips = DavisClips(training, image_size, num_frames, seed)
     return AdaptationData(
         clips,
+        tuple(sequence.name for sequence in training),
         tuple(_spread(training, min(measured, len(training)))),
         tuple(sequence for sequence in every if sequence.name in held_out),
     )

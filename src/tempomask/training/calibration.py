@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -50,6 +51,11 @@ class SequenceMeasure:
         self._names = [sequence.name for sequence in sequences]
         indices = range(0, frames * stride, stride)
         self._loaded = [_load(sequence, image_size, indices) for sequence in sequences]
+        digest = hashlib.sha256(f"{self._names} {dtype}".encode())
+        for loaded in self._loaded:
+            digest.update(loaded.frames.numpy().tobytes() + loaded.masks.numpy().tobytes())
+        # See `adaptation.method.Measure`; of frames and masks as they are scored.
+        self.fingerprint = digest.hexdigest()
 
     @torch.no_grad()
     def score(self, segmenter: Segmenter, policy: Policy | None = None) -> float:

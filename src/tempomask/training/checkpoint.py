@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +16,9 @@ from tempomask.media.atomic import replacing
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-# Settings that a resumed run may change: how long it goes on, and how often it reports.
-MAY_CHANGE = {"steps", "decay_steps", "save_every", "validate_every", "track_every"}
+# Settings that a resumed run may change: how often it reports, and how long it goes on.
+REPORTING = frozenset({"save_every", "validate_every", "track_every"})
+MAY_CHANGE = REPORTING | {"steps", "decay_steps"}
 
 
 def save_checkpoint(
@@ -27,16 +30,34 @@ def save_checkpoint(
         torch.save({"step": step, "recipe": _plain(asdict(recipe)), **state}, part)
 
 
-def load_checkpoint(path: Path, recipe: DataclassInstance) -> dict[str, Any]:
-    """Read a checkpoint of the same recipe; InputError names the first setting that differs."""
-    saved = torch.load(path, weights_only=True, map_location="cpu")
-    wanted = {k: v for k, v in _plain(asdict(recipe)).items() if k not in MAY_CHANGE}
+def load_checkpoint(
+    path: Path, recipe: DataclassInstance, may_change: Collection[str] = MAY_CHANGE
+) -> dict[str, Any]:
+    """Read a checkpoint of the same recipe; InputError names the first setting that differs.
+
+    may_change: settings that need not be the same. InputError as well for a file that is damaged.
+    """
+    saved = _read(path)
+    wanted = {k: v for k, v in _plain(asdict(recipe)).items() if k not in may_change}
     for name, value in wanted.items():
         if saved["recipe"].get(name) != value:
             raise InputError(
                 f"{path} was made with {name}={saved['recipe'].get(name)!r}, this run has"
                 f" {value!r}; use the same settings or another output folder"
             )
+    return saved
+
+
+def _read(path: Path) -> dict[str, Any]:
+    saved: Any = None
+    # A file that was cut or is none of ours fails in many ways, as torch unpickles it.
+    with suppress(Exception):
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+    if not (isinstance(saved, dict) and {"recipe", "step"} <= saved.keys()):
+        raise InputError(
+            f"{path} cannot be read as a checkpoint; delete it to begin anew, or choose another"
+            " output folder"
+        )
     return saved
 
 
