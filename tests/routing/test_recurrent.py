@@ -114,9 +114,13 @@ def test_wishes(router: PredictiveRouter, routing: Routing, control: Any, rule: 
             "RecurrentPolicy(FixedBudget(share=0.6), Stochastic(seed=4))",
         ),
         (
-            Routing(0.5, "threshold", threshold=0.7, adaptive=True),
+            Routing(0.5, adaptive=True),
             "RecurrentPolicy(AdaptiveBudget(AdaptiveConfig(target=0.5, least=0.2, swing=0.2,"
-            " reserve=1.5)), Threshold(tau=0.7))",
+            " reserve=1.5)), TopK())",
+        ),
+        (
+            Routing(0.5, "threshold", threshold=0.7),
+            "RecurrentPolicy(FixedBudget(share=0.5), Threshold(tau=0.7))",
         ),
         (
             Routing(fps=25),
@@ -124,7 +128,7 @@ def test_wishes(router: PredictiveRouter, routing: Routing, control: Any, rule: 
             " gain=0.35, memory=0.15)), TopK())",
         ),
     ],
-    ids=["fixed", "stochastic", "adaptive", "fps"],
+    ids=["fixed", "stochastic", "adaptive", "threshold", "fps"],
 )
 def test_a_policy_in_words(router: PredictiveRouter, routing: Routing, words: str) -> None:
     policy = recurrent_policy(router, routing, 0.6)
@@ -136,7 +140,7 @@ def test_a_policy_in_words(router: PredictiveRouter, routing: Routing, words: st
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        ({"budget": 1.5}, "budget 1.5 is not a share"),
+        ({"budget": 1.5}, "budget 1.5 must be more than 0 and at most 1"),
         ({"budget": 0.1}, r"2 of the 10 blocks always run; the smallest budget is 0\.2"),
         ({"rule": "best"}, "unknown rule 'best'; use top-k"),
         ({"rule": "threshold", "threshold": 1.5}, "threshold must lie"),
