@@ -69,6 +69,14 @@ def adapt(
         int,
         typer.Option(min=1, help="Previous masks the router sees.", rich_help_panel=_METHOD),
     ] = 1,
+    learn_missed: Annotated[
+        bool,
+        typer.Option(
+            "--learn-missed",
+            help="Compute skipped blocks too in training, for the gradient of the router of rds.",
+            rich_help_panel=_METHOD,
+        ),
+    ] = False,
     rate: Annotated[
         float, typer.Option(help="Learning rate of the adapters.", rich_help_panel=_TRAINING)
     ] = 3e-4,
@@ -123,7 +131,12 @@ def adapt(
             blocks=blocks, view=cast("View", importance), rank=rank, rate=rate, seed=seed
         )
         config = RDSConfig(
-            budget, cast("RouterInputs", inputs), mask_frames, router_rate, adapters=adapters
+            budget,
+            cast("RouterInputs", inputs),
+            mask_frames,
+            router_rate,
+            learn_missed=learn_missed,
+            adapters=adapters,
         )
 
         def measured(done: int, total: int) -> None:
