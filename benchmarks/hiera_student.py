@@ -44,12 +44,12 @@ class StudentRecipe:
     """Distillation of nano's features from single pictures."""
 
     image_size: int = 256
-    steps: int = 5000
+    steps: int = 1600
     batch_size: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     warmup_steps: int = 200
-    decay_steps: int = 2000
+    decay_steps: int = 600
     clip_norm: float = 1.0
     average_decay: float = 0.998
     seed: int = 1

@@ -245,7 +245,7 @@ def test_calibrate_keeps_a_threshold_that_track_uses(
 def test_a_bad_budget_is_refused_before_the_adapter_is_copied(
     run: Run, adapter: Path, deep: Path, davis: Path, tmp_path: Path
 ) -> None:
-    for budget, message in (("0,0.6", "budget 0 must be more than 0"), ("0.6,0.1", "smallest budget")):
+    for budget, message in (("0,0.6", "budget 0 must be"), ("0.6,0.1", "smallest budget")):
         code, _, err = run(
             "calibrate", "--adapter", adapter, "--data", davis, "--checkpoint", deep,
             "--budget", budget, "--out", tmp_path / "cal",
