@@ -29,7 +29,7 @@ def test_ratios_of_the_trials_are_those_measured() -> None:
     quoted = set(re.findall(r"\d+\.\d\dx", steps))
     ratios = [
         ratio
-        for name in ("performance/engine_trials", "nano_trials")
+        for name in ("performance/engine_trials", "performance/compiled", "nano_trials")
         for trial in result(name)["trials"].values()
         for ratio in trial["ratio"].values()
     ]
