@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from tempomask.errors import InputError
-from tempomask.media.video import Video, open_video
+from tempomask.media.tracks import Tracks
 from tempomask.models.config import SegmenterConfig
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
@@ -27,7 +27,7 @@ from tempomask.routing.static import PLAN_A, PLAN_B, PLAN_BLOCKS, StaticPlan
 from tempomask.tracking.options import Compatibility, Preset, tracking_options
 from tempomask.tracking.propagate import Direction, FrameSource, Results, track
 from tempomask.tracking.session import Session
-from tempomask.types import FrameResult, Prompt, Size
+from tempomask.types import Prompt, Size
 from tempomask.weights import load_segmenter
 
 if TYPE_CHECKING:
@@ -417,45 +417,3 @@ class Model:
             dtype=self.dtype,
             policy=policy,
         )
-
-
-class Tracks(Iterator[FrameResult]):
-    """The results of a video, frame by frame, in order.
-
-    A video that was opened for them is closed after the last, by an error, and by `close`.
-    """
-
-    _opened: Video | None = None
-
-    def __init__(self, source: Any, begin: Callable[[FrameSource], Results]) -> None:
-        """source: as of `Model.track`. begin: gives the results of its frames."""
-        if not isinstance(source, FrameSource):
-            source = self._opened = open_video(source)
-        try:
-            self._results = begin(source)
-        except BaseException:
-            self._close_video()
-            raise
-
-    def __next__(self) -> FrameResult:
-        try:
-            return next(self._results)
-        except BaseException:
-            self._close_video()
-            raise
-
-    def close(self) -> None:
-        """Stop early and let go of the video."""
-        try:
-            self._results.close()
-        finally:
-            self._close_video()
-
-    def _close_video(self) -> None:
-        video, self._opened = self._opened, None
-        if video is not None:
-            video.close()
-
-    def __del__(self) -> None:
-        # A generator that was never started would not close anything.
-        self._close_video()

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from tempomask.api import DTypeName, Model, Routers, Tracks, load, resolve_device, resolve_dtype
+from tempomask.api import DTypeName, Model, Routers, load, resolve_device, resolve_dtype
 from tempomask.errors import InputError, unknown_name
+from tempomask.media.tracks import Tracks
 from tempomask.models.config import SEGMENTERS
 from tempomask.models.encoder import Encoder, Policy
 from tempomask.routing.budget import RuleName
