@@ -6,7 +6,7 @@
 
 Weights are random (the released ones give the same times), drawn once and copied through the
 converter. Each side runs in a process of its own, so that its peak memory can be told. A frame's
-time is taken up to its low-resolution masks, with all memories full: ours from the picture at video
+time is taken up to its low-resolution masks, with all memories full: ours from the image at video
 size, transformers' from the resized one. `pipeline_share.py` measures decoding and writing.
 """
 
@@ -79,7 +79,7 @@ def randomised(model: str) -> Segmenter:
     return segmenter
 
 
-def pictures(task: Task) -> Iterator[NDArray[np.uint8]]:
+def images(task: Task) -> Iterator[NDArray[np.uint8]]:
     """The first frames of the sequence, RGB at their own size."""
     folder = task.data / "JPEGImages" / "480p" / task.sequence
     for path in sorted(folder.glob("*.jpg"))[: task.frames]:
@@ -104,9 +104,9 @@ def run_ours(task: Task) -> tuple[list[float], list[Tensor]]:
     for number, mask in enumerate(first_masks(task), start=1):
         session.prompt(object_id=number, mask=mask)
     times, logits = [], []
-    for picture in pictures(task):
+    for image in images(task):
         started = time.perf_counter()
-        result = session.step(picture)
+        result = session.step(image)
         times.append(time.perf_counter() - started)
         logits.append(torch.from_numpy(result.low_res_logits).float())
     return times, logits
@@ -154,7 +154,7 @@ def run_transformers(task: Task) -> tuple[list[float], list[Tensor]]:
 
     model = their_model(task)
     dtype = next(model.parameters()).dtype
-    frames = list(pictures(task))
+    frames = list(images(task))
     session = modeling.Sam2VideoInferenceSession(
         video=torch.stack(
             [

@@ -30,10 +30,10 @@ VARIANTS: dict[str, tuple[Engine, DTypeName]] = {
 
 def tracked(model: Model, root: Path, sequence: str, frames: int) -> NDArray[np.bool_]:
     """Masks (T, H, W) of the annotated object."""
-    pictures = sorted((root / "JPEGImages" / "480p" / sequence).glob("*.jpg"))[:frames]
-    label = root / "Annotations" / "480p" / sequence / f"{pictures[0].stem}.png"
+    images = sorted((root / "JPEGImages" / "480p" / sequence).glob("*.jpg"))[:frames]
+    label = root / "Annotations" / "480p" / sequence / f"{images[0].stem}.png"
     first = np.asarray(Image.open(label)) > 0
-    video = (np.array(Image.open(path).convert("RGB")) for path in pictures)
+    video = (np.array(Image.open(path).convert("RGB")) for path in images)
     return np.stack([r.masks[0] for r in model.track(video, [Prompt(mask=first)])])
 
 

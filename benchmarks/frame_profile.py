@@ -195,7 +195,7 @@ def part_seconds(segmenter: Segmenter, image: Tensor) -> dict[str, float]:
         "encode": lambda: segmenter.encode(image),
         "attend": lambda: segmenter.attend(encoded.features, memory),
         "decode": lambda: segmenter.decode(features, encoded.high_resolution),
-        "memorise": lambda: segmenter.memorise(
+        "encode_memory": lambda: segmenter.encode_memory(
             encoded.features, decoded.logits, decoded.object_score
         ),
     }

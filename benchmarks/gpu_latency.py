@@ -3,13 +3,13 @@
     python benchmarks/gpu_latency.py --model sam2.1-large --out gpu_latency.json
 
 Every row tracks the same frames with the same random weights in bfloat16 (the released ones give
-the same times). A frame's latency lasts from the picture at video size to its low-resolution masks
-on the host; transformers gets its pictures resized and on the device beforehand, which is to its
+the same times). A frame's latency lasts from the image at video size to its low-resolution masks
+on the host; transformers gets its images resized and on the device beforehand, which is to its
 advantage. Percentiles are over frames with full memories. "waits" is how often the host waits for
 the device in such a frame before its masks are asked for, as CUDA itself counts it. Static plans
 keep evenly spaced blocks: their gain in time is put beside their gain in FLOPs, for the encoder
 alone and for the frame. Two more rows are of the compiled network: with `session.prepare` outside
-the clock, so that pictures are resized and on the device as transformers' are; and through
+the clock, so that images are resized and on the device as transformers' are; and through
 `Model.track`, which prepares a frame while the one before is tracked, by the time from one result
 to the next.
 
@@ -68,7 +68,7 @@ TINY = SegmenterConfig(
 Frames = list[NDArray[np.uint8]]
 
 
-def pictures(count: int) -> Frames:
+def images(count: int) -> Frames:
     """Noise in which a bright square moves."""
     rng = np.random.default_rng(0)
     background = rng.integers(0, 120, (*SIZE, 3)).astype(np.uint8)
@@ -114,7 +114,7 @@ class Runs:
         self.skipped = min(
             frames_until_full(self.plain, TrackingOptions()) + 1, arguments.frames - 1
         )
-        self.frames = pictures(arguments.frames)
+        self.frames = images(arguments.frames)
 
     def model(self, compiled: bool, plan: StaticPlan | None = None) -> Model:
         """The fast engine on the device, warmed up for these frames."""
@@ -137,7 +137,7 @@ class Runs:
     def row(
         self, name: str, model: Model, plan: StaticPlan | None = None, prepared: bool = False
     ) -> dict[str, Any]:
-        """prepared: pictures are resized and sent before the clock starts."""
+        """prepared: images are resized and sent before the clock starts."""
         session = model.session(policy=plan)
         for prompt in self.prompts():
             session.prompt(object_id=prompt.object_id, box=prompt.box)
@@ -182,8 +182,8 @@ class Runs:
     def encoder_time(self, model: Model, plan: StaticPlan | None) -> float:
         """Median milliseconds of the encoder alone."""
         side = model.config.image_size
-        picture = resize_frame(self.frames[0], side, "bilinear")
-        image, autocasts = network_input(picture, self.device), self.dtype != torch.float32
+        resized = resize_frame(self.frames[0], side, "bilinear")
+        image, autocasts = network_input(resized, self.device), self.dtype != torch.float32
 
         def encode() -> None:
             model.segmenter.encode(image, plan)

@@ -41,7 +41,7 @@ LEARNED = ("encoder.", "neck.")
 
 @dataclass(frozen=True)
 class StudentRecipe:
-    """Distillation of nano's features from single pictures."""
+    """Distillation of nano's features from single images."""
 
     image_size: int = 256
     steps: int = 1600
@@ -74,7 +74,7 @@ def student_of(teacher: Segmenter) -> Segmenter:
 
 
 def levels(segmenter: Segmenter, images: Tensor) -> tuple[Tensor, ...]:
-    """What memory and decoder see of pictures: maps of strides 16, 4 and 8."""
+    """What memory and decoder see of images: maps of strides 16, 4 and 8."""
     encoded = segmenter.encode(images)
     return (encoded.features, *encoded.high_resolution)
 

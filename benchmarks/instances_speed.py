@@ -204,7 +204,7 @@ def row_of(candidate: Candidate, whole: Candidate) -> dict[str, Any]:
         "name": candidate.name,
         "frame_ms": round(frame, 2),
         **{f"{part}_ms": round(value, 2) for part, value in parts.items()},
-        # Resizing of pictures and masks, and the results.
+        # Resizing of images and masks, and the results.
         "rest_ms": round(frame - sum(inside), 2),
         "network_share": {part: round(v / sum(inside), 4) for part, v in parts.items()},
         "frame_to_whole": round(float(medians[0] / reference[0]), 4),

@@ -4,7 +4,7 @@
     python benchmarks/nano_prompts.py --data DATA --checkpoint run/model.safetensors
 
 DATA holds `davis16-train-256`, as for `tempomask train nano`. On the four sequences that training
-holds out: the IoU of one click and of one box on composed pictures with several objects, by the
+holds out: the IoU of one click and of one box on composed images with several objects, by the
 function that training validates with; J of tracking from a mask, a box and a click; what attention
 scores say about the place that is clicked; and how well the frozen features alone would find it.
 """
@@ -38,7 +38,7 @@ from tempomask.weights import load_segmenter
 
 KINDS: tuple[PromptKind, ...] = ("mask", "box", "click")
 BATCH = 8
-# What a place loses for its distance to the click, at one side of the picture, in cosines.
+# What a place loses for its distance to the click, at one side of the image, in cosines.
 DISTANCE_WEIGHT = 1.0
 THRESHOLDS = 64
 
@@ -49,11 +49,11 @@ def tracking(model: Model, root: Path, names: tuple[str, ...], frames: int) -> d
     for kind in KINDS:
         rows = {}
         for name in names:
-            pictures = sorted((root / "JPEGImages" / name).glob("*.jpg"))[:frames]
-            labels = [root / "Annotations" / name / f"{path.stem}.png" for path in pictures]
+            images = sorted((root / "JPEGImages" / name).glob("*.jpg"))[:frames]
+            labels = [root / "Annotations" / name / f"{path.stem}.png" for path in images]
             masks = [np.asarray(Image.open(path)) > 0 for path in labels]
             prompts = first_frame_prompts(masks[0].astype(np.uint8), (1,), kind, 0)
-            video = (np.array(Image.open(path).convert("RGB")) for path in pictures)
+            video = (np.array(Image.open(path).convert("RGB")) for path in images)
             found = [result.masks[0] for result in model.track(video, prompts)]
             pairs = list(zip(found, masks, strict=True))[1:]
             ious = [(a & b).sum() / max(1, (a | b).sum()) for a, b in pairs]
@@ -138,7 +138,7 @@ def _best_iou(score: Tensor, wanted: Tensor) -> Tensor:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     recipe = PromptRecipe()
     names = recipe.validation
-    scenes = validation_scenes(arguments.data, names, recipe.image_size, arguments.pictures)
+    scenes = validation_scenes(arguments.data, names, recipe.image_size, arguments.images)
     batches = [
         collate_scenes(scenes[first : first + BATCH]) for first in range(0, len(scenes), BATCH)
     ]
@@ -150,7 +150,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     segmenter.eval()
     report: dict[str, Any] = {
         "checkpoint": arguments.checkpoint.name if arguments.checkpoint else "bundled",
-        "pictures": len(scenes),
+        "images": len(scenes),
         "objects": sum(len(batch.masks) for batch in batches),
         "iou": chosen,
         "position_scores": position_scores(segmenter),
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, help="other weights than the bundled ones")
     parser.add_argument("--image-size", type=int, default=384, help="of tracking")
-    parser.add_argument("--pictures", type=int, default=40)
+    parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--out", type=Path)

@@ -3,7 +3,7 @@
     python benchmarks/objects.py --model sam2.1-tiny --counts 1,2,5,10,20 --out objects.json
 
 Weights are random for models that are not on this machine; times do not depend on them. Memories
-are full; a frame is timed from the picture at video size to its low-resolution masks.
+are full; a frame is timed from the image at video size to its low-resolution masks.
 """
 
 from __future__ import annotations

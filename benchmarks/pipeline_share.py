@@ -27,7 +27,7 @@ from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
 from tempomask.types import Prompt
 
-STEPS = ("encode", "attend", "propose", "memorise")
+STEPS = ("encode", "attend", "propose", "encode_memory")
 
 
 class Clock:

@@ -64,14 +64,14 @@ def speed(
     policies = {"full": None, f"RDS {BUDGET}": recurrent_policy(router, Routing(BUDGET), BUDGET)}
     settings = PropagationConfig(short_side=short_side)
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    image = rng.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
     mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
     mask[120:360, 200:600] = True
     sessions = {}
     for name, policy in policies.items():
         session = sessions[name] = PropagationSession(encoder, settings, policy=policy)
         session.prompt(mask=mask)
-        session.step(picture)
+        session.step(image)
         fill_context(session)
     times: dict[str, list[float]] = {name: [] for name in policies}
     work: dict[str, list[float]] = {name: [] for name in policies}
@@ -79,7 +79,7 @@ def speed(
     for _ in range(frames):
         for name, session in sessions.items():
             started, worked = time.perf_counter(), time.process_time()
-            result = session.step(picture)
+            result = session.step(image)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             times[name].append(time.perf_counter() - started)

@@ -36,7 +36,7 @@ from tempomask.routing.budget import RecordedRule
 from tempomask.routing.recurrent import RecurrentPolicy, Routing
 from tempomask.types import Prompt
 
-# Pictures in a strip.
+# Images in a strip.
 SHOWN = 6
 
 
@@ -161,12 +161,12 @@ def draw_sequence(
             np.stack(run.blocks[-len(run.weights) :]),
         )
     shown = np.unique(np.linspace(0, len(sequence) - 1, SHOWN).astype(int)).tolist()
-    pictures = [frame for index, frame in enumerate(sequence.frames()) if index in shown]
+    images = [frame for index, frame in enumerate(sequence.frames()) if index in shown]
     rows = {other: [tracked.masks[i] for i in shown] for other, tracked in beside.items()}
     save_frame_strip(
         out / f"{name}-strip.png",
         shown,
-        pictures,
+        images,
         [run.masks[i] for i in shown],
         [run.blocks[i] for i in shown],
         rows,

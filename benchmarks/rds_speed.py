@@ -167,7 +167,7 @@ class Counted:
 
 
 def count(candidate: Candidate, image: Tensor) -> Counted:
-    """Count one pass over a picture (1, 3, S, S), on the plain network."""
+    """Count one pass over a image (1, 3, S, S), on the plain network."""
     encoder, side = candidate.segmenter.encoder, image.shape[-1]
     meter, cost = EncoderMeter(encoder), frame_cost(candidate.segmenter)
     masks = torch.randn(1, 1, side // 4, side // 4, device=image.device)
@@ -310,8 +310,8 @@ def measure(
     frames = [
         rng.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8) for _ in range(WARM_UP + timed)
     ]
-    picture = resize_frame(frames[WARM_UP], side, "bicubic")
-    image = network_input(picture, device)
+    resized = resize_frame(frames[WARM_UP], side, "bicubic")
+    image = network_input(resized, device)
     built = [build(m, b, base, image) for m in methods for b in sorted(budgets, reverse=True)]
     candidates = [Candidate("full", 1.0, base, None), *(c for c in built if c is not None)]
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

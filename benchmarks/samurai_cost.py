@@ -3,7 +3,7 @@
     python benchmarks/samurai_cost.py --model sam2.1-large --out samurai_cost.json
 
 Weights are random, which costs the same as trained ones. The frame is encode, attend (seven
-memories, sixteen pointers), decode and memorise; SAMURAI's own steps are the boxes of three masks
+memories, sixteen pointers), decode, remember; SAMURAI's own steps are the boxes of three masks
 at network resolution with the filter and the choice, and what its selection takes longer than
 SAM 2's. The fast engine runs the network. Medians; on a GPU with synchronisation after each step.
 """
@@ -86,7 +86,9 @@ class Frame:
             "decode": lambda: segmenter.decode(
                 self.features, encoded.high_resolution, multimask=True
             ),
-            "memorise": lambda: segmenter.memorise(encoded.features, self.decoded.logits, score),
+            "encode_memory": lambda: segmenter.encode_memory(
+                encoded.features, self.decoded.logits, score
+            ),
         }
 
     def choosing(self) -> Callable[[], Any]:

@@ -3,7 +3,7 @@
     python benchmarks/samurai_transfer.py ROOT --adapter nano-rds --out samurai_transfer
 
 ROOT is a DAVIS folder. OUT gets a folder of masks and scores for each setting, transfer.json, and
-pictures of the sequences that motion helps and hurts most (all blocks run): frames with the masks
+images of the sequences that motion helps and hurts most (all blocks run): frames with the masks
 of the plain memory above those of SAMURAI's. Without --adapter nothing is routed.
 """
 
@@ -21,7 +21,7 @@ from tempomask import load
 from tempomask.data.davis import Davis, DavisSequence
 from tempomask.evaluation.davis import evaluate
 from tempomask.media.atomic import make_folder, write_json
-from tempomask.media.folder import read_picture
+from tempomask.media.folder import read_image
 from tempomask.media.masks import read_mask, save_png
 from tempomask.media.overlay import (
     DrawnMasks,
@@ -75,18 +75,18 @@ def draw(out: Path, sequence: DavisSequence, memories: Sequence[str], path: Path
     cells, captions = [], []
     for memory in memories:
         for place in places:
-            picture = sequence.pictures[place]
-            labels = read_mask(out / memory / "masks" / sequence.name / f"{picture.stem}.png")
+            image = sequence.images[place]
+            labels = read_mask(out / memory / "masks" / sequence.name / f"{image.stem}.png")
             ids = [int(i) for i in np.unique(labels) if i]
             masks = np.stack([labels == i for i in ids]) if ids else np.zeros((0, *labels.shape))
             drawn = DrawnMasks(sequence.size, ids, masks.astype(bool))
-            cells.append(draw_overlay(read_picture(picture), drawn, tags=False))
+            cells.append(draw_overlay(read_image(image), drawn, tags=False))
             captions.append(f"{TITLES[memory]}, frame {place}")
     save_png(path, contact_sheet(cells, captions, columns=CELLS))
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All rows, and the pictures."""
+    """All rows, and the images."""
     out = make_folder(arguments.out)
     budgets = [None] if arguments.adapter is None else [None, arguments.budget]
     rows = [score(arguments, memory, budget) for budget in budgets for memory in MEMORIES]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from frame_profile import memory_of
 from tempomask.engine import accelerate
-from tempomask.engine.kept_memory import keep_freed_memory
+from tempomask.engine.malloc_tuning import keep_freed_memory
 from tempomask.engine.memory_attention import FastMemoryAttentionLayer, _shared
 from tempomask.engine.packed import can_pack, fast_linear, fast_token_linear, stacked, turned
 from tempomask.engine.rotated_keys import RotatedKeys

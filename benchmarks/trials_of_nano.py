@@ -34,7 +34,7 @@ def nano_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
 
         yield Trial(
             f"nano's stem, {str(kind).removeprefix('torch.')}",
-            f"a picture of {side} x {side}",
+            f"a resized of {side} x {side}",
             {
                 "channels last": lambda features=features: features(last),
                 "channels first": lambda features=features: features(image),
@@ -50,16 +50,16 @@ def nano_trials(shapes: Shapes, dtype: torch.dtype) -> Iterator[Trial]:
 def fused_trial(stem: ConvolutionalStem, image: Tensor, kind: torch.dtype) -> Trial:
     """The stem with its activations inside packed convolutions, or apart, as the weights lie."""
     fused, plain = FastStem(stem, kind), deepcopy(stem).to(kind)
-    picture, side = image.to(kind, memory_format=torch.channels_last), image.shape[-1]
+    resized, side = image.to(kind, memory_format=torch.channels_last), image.shape[-1]
     ways = {
-        "inside packed convolutions": lambda: fused(picture)[-1],
-        "apart": lambda: plain(picture)[-1],
+        "inside packed convolutions": lambda: fused(resized)[-1],
+        "apart": lambda: plain(resized)[-1],
     }
     packed = all_packed(stem, kind)
-    ways["inside, 1x1 kernels packed too"] = lambda: packed(picture)[-1]
+    ways["inside, 1x1 kernels packed too"] = lambda: packed(resized)[-1]
     return Trial(
         f"activations of nano's stem at {side}, {str(kind).removeprefix('torch.')}",
-        f"a picture of {side} x {side}",
+        f"a resized of {side} x {side}",
         ways,
     )
 

@@ -1,4 +1,4 @@
-"""The bundled model on the bundled clip: real pictures, exact masks, the public calls."""
+"""The bundled model on the bundled clip: real images, exact masks, the public calls."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_the_floor_is_that_measured() -> None:
         floor = sum(report["encoder_floor_seconds"].values())
         share = f"{report['encoder_share_of_floor']:.1%}"
         cells = [f"{floor:.3f} s", f"{report['encoder_seconds']:.3f} s", share]
-        cells += [f"{times[part]:.3f} s" for part in ("attend", "decode", "memorise")]
+        cells += [f"{times[part]:.3f} s" for part in ("attend", "decode", "encode_memory")]
         assert f"| sam2.1-{size} | {' | '.join(cells)} |" in text
     turns = reports["large"]["encoder_share_of_floor_by_turn"]
     assert f"({100 * min(turns):.0f} to {max(turns):.0%})" in text

@@ -90,10 +90,10 @@ def test_an_encoder_alone_has_no_router(encoder: HybridEncoder, wish: dict[str, 
 
 @pytest.mark.parametrize("encoder_config", [HIERA, VIT], ids=["hiera", "vit"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_loaded_models_take_pictures_of_any_aspect(
+def test_loaded_models_take_images_of_any_aspect(
     encoder_config: HieraConfig | ViTConfig, dtype: DTypeName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the fast engine, whose usual pictures are squares of another size."""
+    """In the fast engine, whose usual images are squares of another size."""
     torch.manual_seed(0)
     config = replace(segmenter_config("sam2.1-tiny"), encoder=encoder_config, image_size=128)
     monkeypatch.setattr("tempomask.api.load_segmenter", lambda *_: Segmenter(config).eval())

@@ -33,8 +33,8 @@ def predictor() -> VideoPredictor:
 def folder(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     for index in range(FRAMES):
-        picture = rng.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
-        save_png(tmp_path / f"{index:05d}.png", picture)
+        image = rng.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+        save_png(tmp_path / f"{index:05d}.png", image)
     return tmp_path
 
 
@@ -135,7 +135,7 @@ def test_a_prompt_that_is_refused_leaves_no_object(
     predictor: VideoPredictor, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = predictor.init_state(folder)
-    with pytest.raises(InputError, match="outside the 56 x 40 picture"):
+    with pytest.raises(InputError, match="outside the 56 x 40 image"):
         predictor.add_new_points(state, 0, 1, points=[[500, 10]], labels=[1])
     with monkeypatch.context() as patched:
         patched.setattr(predictor.segmenter, "decode", None)
@@ -177,7 +177,7 @@ def test_the_blocks_that_a_policy_wants_run(predictor: VideoPredictor, folder: P
 
 
 def test_what_cannot_be_tracked(predictor: VideoPredictor, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no pictures"):
+    with pytest.raises(InputError, match="no images"):
         predictor.init_state(tmp_path)
     frames = iter([np.zeros((HEIGHT, WIDTH, 3), np.uint8)])
     with pytest.raises(InputError, match="read in any order"):

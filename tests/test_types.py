@@ -57,17 +57,17 @@ def test_bad_prompts_are_refused_in_one_line(parts: dict[str, Any], message: str
     [
         ({"points": [(79.9, 47.9), (0, 0)]}, None),
         ({"points": [(80, 48), (-1, 49)]}, None),
-        ({"points": [(81.5, 10)]}, r"point \(81.5, 10\) outside the 80 x 48 picture"),
+        ({"points": [(81.5, 10)]}, r"point \(81.5, 10\) outside the 80 x 48 image"),
         ({"points": [(3, 3), (-1.5, 10)]}, r"point \(-1.5, 10\) outside"),
         ({"box": (0, 0, 80, 48)}, None),
         ({"box": (-3, 0, 80.4, 48)}, None),
-        ({"box": (80, 0, 90, 48)}, r"box \(80, 0, 90, 48\) outside the 80 x 48 picture"),
+        ({"box": (80, 0, 90, 48)}, r"box \(80, 0, 90, 48\) outside the 80 x 48 image"),
         ({"box": (-9, 0, 0, 48)}, r"box \(-9, 0, 0, 48\) outside"),
         ({"mask": np.ones((48, 80), bool)}, None),
-        ({"mask": np.ones((80, 48), bool)}, "mask of 48 x 80 pixels; .* 80 x 48 picture"),
+        ({"mask": np.ones((80, 48), bool)}, "mask of 48 x 80 pixels; .* 80 x 48 image"),
     ],
 )
-def test_prompts_must_lie_inside_the_picture(parts: dict[str, Any], message: str | None) -> None:
+def test_prompts_must_lie_inside_the_image(parts: dict[str, Any], message: str | None) -> None:
     prompt = Prompt(frame=4, object_id=2, **parts)
     if message is None:
         prompt.check_inside((48, 80))

@@ -31,7 +31,7 @@ from tempomask.types import Prompt, Size
 from tempomask.weights import load_segmenter
 
 if TYPE_CHECKING:
-    from tempomask.adaptation.method import Attached
+    from tempomask.adaptation.method import LoadedAdapter
     from tempomask.engine.compiled import CompiledSegmenter
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
@@ -160,7 +160,7 @@ class Routers:
     """What an adapter brought. method: its name, as in `router="rds"`. attached: how it is used."""
 
     method: str
-    attached: Attached
+    attached: LoadedAdapter
 
 
 # Fixed choices of blocks that need no adapter, for encoders of `PLAN_BLOCKS` blocks.
@@ -335,7 +335,7 @@ class Model:
     ) -> Tracks:
         """Track the prompted objects through a video, frame by frame.
 
-        source: a path to a video or a folder of pictures, a list of pictures' paths, a camera
+        source: a path to a video or a folder of images, a list of images' paths, a camera
             index, a stream URL, an iterable of (H, W, 3) uint8 RGB arrays or of PyAV's frames, an
             open `Video`, or your own `FrameSource`.
         prompts: of any objects on any frames; several on one frame act one after the other.

@@ -24,8 +24,8 @@ from tempomask.routing.recurrent import Routing
 from tempomask.tracking.label_propagation import PropagationConfig, PropagationSession
 from tempomask.tracking.propagate import Direction, FrameSource, Results, check_end
 from tempomask.types import Prompt, Size
+from tempomask.weights.aliases import no_model
 from tempomask.weights.dinov3 import DINOV3_MODELS, load_dinov3
-from tempomask.weights.foreign_names import no_model
 
 
 def load_propagator(
@@ -41,7 +41,7 @@ def load_propagator(
     name: "dinov3-vits16" and its larger kin, which need the extra `dinov3` and weights behind a
         licence; or any model of `load`, of which the image encoder serves.
     checkpoint, device, dtype: as of `load`.
-    short_side: of the pictures the encoder sees; None for 960, as published.
+    short_side: of the images the encoder sees; None for 960, as published.
     adapter: as of `load`, for the models that `load` knows; its router then chooses the blocks.
 
     Raises InputError as `load` does.

@@ -150,7 +150,7 @@ class VideoPredictor:
         offload_state_to_cpu: bool = False,
         async_loading_frames: bool = True,
     ) -> InferenceState:
-        """Start on a video file, a folder of pictures, or a video that is open.
+        """Start on a video file, a folder of images, or a video that is open.
 
         The other parameters are taken so that scripts run as they are. Whatever they say, frames
         are read ahead by a thread and never all held; results are all kept, for later corrections.
@@ -258,10 +258,10 @@ class VideoPredictor:
             frames = state.video.reversed_frames(start, max(start - length, 0))
         else:
             frames = state.video.frames(start, min(start + length, last) + 1)
-        state.session.turn(reverse)
+        state.session.set_reverse(reverse)
         for index, frame in frames:
             result = state.session.step(frame, index)
-            state.session.drop_pictures()
+            state.session.release_frames()
             yield state.answer(result)
 
     def clear_all_prompts_in_frame(

@@ -67,7 +67,7 @@ class Prompt:
     points: (P, 2), or (2,) for one: (x, y) in pixels of the video, from 0 to W and H, or at most
         one pixel outside.
     labels: (P,), or one for all: 1 on the object and 0 off it; all 1 when left out.
-    box: (x0, y0, x1, y1) edges in pixels, x0 < x1; what lies outside the picture is cut off.
+    box: (x0, y0, x1, y1) edges in pixels, x0 < x1; what lies outside the image is cut off.
     mask: (H, W) bool, integers where non-zero is the object, or floats 0 and 1; excludes points
         and box.
 
@@ -192,7 +192,7 @@ class Prompt:
         )
 
     @property
-    def only_takes_away(self) -> bool:
+    def is_negative_only(self) -> bool:
         """Whether it is made of clicks off the object alone."""
         labels = self.labels
         return self.box is None and labels is not None and not np.asarray(labels).any()
@@ -203,7 +203,7 @@ class Prompt:
         Clicks just outside the border are moved to it, and boxes cut, where they are used.
         """
         height, width = size
-        video = f"the {width} x {height} picture"
+        video = f"the {width} x {height} image"
         if self.points is not None:
             points = np.asarray(self.points)
             outside = ((points < -1) | (points > (width + 1, height + 1))).any(axis=1)
@@ -228,7 +228,7 @@ def check_given(prompts: Iterable[Prompt], known: Collection[int] = ()) -> None:
     given = set(known)
     for prompt in prompts:
         frame = first.setdefault(prompt.object_id, prompt.frame)
-        if frame == prompt.frame and not prompt.only_takes_away:
+        if frame == prompt.frame and not prompt.is_negative_only:
             given.add(prompt.object_id)
     for object_id, frame in first.items():
         if object_id not in given:

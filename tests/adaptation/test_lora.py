@@ -34,12 +34,12 @@ def trained(segmenter: Segmenter, blocks: tuple[int, ...] = (1, 4)) -> list[torc
     return parameters
 
 
-def picture() -> Tensor:
+def image() -> Tensor:
     return torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
 
 
 def test_only_the_chosen_layers_are_adapted(segmenter: Segmenter) -> None:
-    before = segmenter.encode(picture()).features
+    before = segmenter.encode(image()).features
     expected = lora_parameters(segmenter.encoder, (1, 4), 3)
     parameters = add_lora(segmenter.encoder, (1, 4), rank=3)
     names = {n for n, p in segmenter.encoder.named_parameters() if p.requires_grad}
@@ -48,28 +48,28 @@ def test_only_the_chosen_layers_are_adapted(segmenter: Segmenter) -> None:
     assert all("lora_" in name for name in names)
     assert sum(p.numel() for p in parameters) == expected
     # An adapter starts as nothing.
-    assert torch.allclose(segmenter.encode(picture()).features, before, atol=1e-6)
+    assert torch.allclose(segmenter.encode(image()).features, before, atol=1e-6)
 
 
 def test_merged_equals_unmerged(segmenter: Segmenter) -> None:
     plain = Segmenter(segmenter.config).eval()
     plain.load_state_dict(segmenter.state_dict())
-    untouched = plain.encode(picture()).features
+    untouched = plain.encode(image()).features
     trained(segmenter)
     with torch.no_grad():
-        unmerged = segmenter.encode(picture()).features
+        unmerged = segmenter.encode(image()).features
     tensors = export_lora(segmenter.encoder)
     assert len(tensors) == 2 * 2 * len(LAYERS)
     merge_lora(plain.encoder, {**tensors, "router.head.bias": torch.zeros(3)})
     with torch.no_grad():
-        merged = plain.encode(picture()).features
+        merged = plain.encode(image()).features
     assert torch.allclose(merged, unmerged, atol=1e-5)
     assert not torch.allclose(merged, untouched, atol=1e-3)
 
 
 def test_gradients_reach_the_adapters_and_nothing_else(segmenter: Segmenter) -> None:
     parameters = trained(segmenter)
-    segmenter.encode(picture()).features.square().sum().backward()
+    segmenter.encode(image()).features.square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in parameters)
     frozen = [p for p in segmenter.encoder.parameters() if not p.requires_grad]
     assert frozen and all(p.grad is None for p in frozen)

@@ -1,4 +1,4 @@
-"""A tiny model on disk, a small video as a folder of pictures, and the command line to call."""
+"""A tiny model on disk, a small video as a folder of images, and the command line to call."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def test_whether_a_target_was_met_is_said(
     assert code == 0 and f"target of {fps:g} FPS {word}: " in out
 
 
-def test_without_its_router_an_adapter_makes_no_picture_of_blocks(
+def test_without_its_router_an_adapter_makes_no_image_of_blocks(
     track: Callable[..., dict[str, Any]], adapter: Path, deep: Path, tmp_path: Path
 ) -> None:
     report = track(

@@ -122,16 +122,16 @@ def davis(tmp_path: Path) -> Path:
     """Two sequences of five frames in the DAVIS layout."""
     root = tmp_path / "davis"
     for number, name in enumerate(("dog", "cat")):
-        pictures = root / "JPEGImages" / "480p" / name
+        images = root / "JPEGImages" / "480p" / name
         truths = root / "Annotations" / "480p" / name
-        pictures.mkdir(parents=True)
+        images.mkdir(parents=True)
         truths.mkdir(parents=True)
         for index in range(5):
             labels = np.zeros((32, 48), dtype=np.int32)
             labels[8:20, 4 + index : 16 + index] = 1
             labels[22:30, 30:40] = 2 * number
             frame = np.repeat((labels * 90).astype(np.uint8)[..., None], 3, axis=2)
-            Image.fromarray(frame).save(pictures / f"{index:05d}.jpg")
+            Image.fromarray(frame).save(images / f"{index:05d}.jpg")
             write_label_png(truths / f"{index:05d}.png", labels)
     return root
 

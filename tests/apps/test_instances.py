@@ -78,8 +78,8 @@ def test_the_json_is_youtube_vis(follow: Follow, tmp_path: Path) -> None:
     path = tmp_path / "out/instances.json"
     dataset = YouTubeVIS(path)
     assert dataset.classes == ("cat", "dog", "fox") and len(dataset.videos[0]) == FRAMES
-    # Only the pictures are missing: they are in the video.
-    assert all("pictures" in line for line in check(path))
+    # Only the images are missing: they are in the video.
+    assert all("images" in line for line in check(path))
     annotations = dataset.annotations(1)
     assert [a.id for a in annotations] == [track["id"] for track in report["tracks"]]
     for record in open_instance_journal(tmp_path / "out/frames.jsonl").records():
@@ -260,7 +260,7 @@ def test_eval_youtube_vis(run: Run, weights: Path, video_set: Any, tmp_path: Pat
     ("change", "words"),
     [
         (lambda c: c["videos"][1].update(width=40), "says 40 x 32"),
-        (lambda c: c["videos"][1]["file_names"].__setitem__(3, "gone.png"), "no picture"),
+        (lambda c: c["videos"][1]["file_names"].__setitem__(3, "gone.png"), "no image"),
         (lambda c: c["categories"].append({"id": 9, "name": "horse"}), "does not know (horse)"),
         (
             lambda c: c["annotations"][3]["segmentations"].__setitem__(4, [[1, 2]]),
@@ -286,11 +286,11 @@ def test_data_check(run: Run, video_set: Any) -> None:
     assert run("data", "check", path)[:2] == (0, "nothing wrong\n")
     (path.parent / "JPEGImages/video1/00001.png").unlink()
     code, out, err = run("data", "check", path, "--decode")
-    assert code == 1 and len(out.splitlines()) == 1 and "video 1: no picture" in out
+    assert code == 1 and len(out.splitlines()) == 1 and "video 1: no image" in out
     assert "1 problem" in err
 
 
 def test_data_synthetic_needs_stills(run: Run, tmp_path: Path) -> None:
     code, _, err = run("data", "synthetic", tmp_path / "set", "--stills", tmp_path)
-    assert code == 2 and "no labelled pictures" in err
+    assert code == 2 and "no labelled images" in err
     assert not (tmp_path / "set").exists()

@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from tempomask import Prompt, load
-from tempomask.apps.progress import FrameBar, Tally
+from tempomask.apps.progress import FrameBar, RunStats
 from tempomask.apps.resume import Direction
-from tempomask.apps.watched import WatchedVideo
+from tempomask.apps.watched import ReplayBuffer
 from tempomask.media.video import open_video
-from tempomask.tracking.propagate import spans
+from tempomask.tracking.propagate import plan_passes
 from tempomask.tracking.upload import PreparedFrame, prepared_ahead
 from tempomask.types import FrameResult
 
@@ -56,11 +56,11 @@ def test_the_bar_ends_full_and_every_result_has_its_frame(
 
     with open_video(video) as opened:
         frames = dict(opened.frames())
-        watched = WatchedVideo(opened, count)
+        watched = ReplayBuffer(opened, count)
         span = {"direction": direction, "start": start, "end": end, "lookahead": lookahead}
         for result in model.track(watched, prompts, **span):  # type: ignore[arg-type]
             assert np.array_equal(watched.frame(result.index), frames[result.index])
-        planned = spans(iter(prompts), direction, start, end, lookahead)
+        planned = plan_passes(iter(prompts), direction, start, end, lookahead)
         assert read == planned.frames_to_read(FRAMES)
 
 
@@ -68,14 +68,14 @@ def test_frames_read_ahead_are_not_read_again(video: Path, monkeypatch: pytest.M
     """As on a GPU, where a frame is read before the result of the one before it comes."""
     with open_video(video) as opened:
         frames = dict(opened.frames())
-        watched = WatchedVideo(opened, lambda: None)
+        watched = ReplayBuffer(opened, lambda: None)
         for direction in (watched.frames(), watched.reversed_frames(FRAMES - 1)):
             with monkeypatch.context() as patch:
                 for index, prepared in prepared_ahead(direction, prepare):
                     # The reading has begun: any other is one too many.
                     patch.setattr(opened, "frames", None)
                     assert np.array_equal(watched.frame(index), frames[index])
-                    assert np.array_equal(prepared.picture, watched.frame(index))
+                    assert np.array_equal(prepared.image, watched.frame(index))
 
 
 def prepare(frame: NDArray[np.uint8]) -> PreparedFrame:
@@ -84,14 +84,14 @@ def prepare(frame: NDArray[np.uint8]) -> PreparedFrame:
 
 def test_a_live_source_has_no_total() -> None:
     prompt = Prompt(points=[(1, 1)])
-    assert spans([prompt], "forward").frames_to_read(None) is None
-    assert spans([prompt], "both").frames_to_read(None) is None
+    assert plan_passes([prompt], "forward").frames_to_read(None) is None
+    assert plan_passes([prompt], "both").frames_to_read(None) is None
     bar = FrameBar(None)
     assert bar.bar.tasks[0].fields["known"] == "?"
 
 
 def test_the_tally_tells_seen_from_tracked() -> None:
-    tally = Tally(seconds=2.0)
+    tally = RunStats(seconds=2.0)
     assert tally.report()["fps"] is None
     for index, logit in enumerate((3.0, -3.0, 3.0, -3.0)):
         logits = np.stack([np.full((2, 2), logit), np.full((2, 2), -1.0)]).astype(np.float32)
@@ -99,7 +99,7 @@ def test_the_tally_tells_seen_from_tracked() -> None:
         score = np.array([0.5, 0.9], dtype=np.float32)
         tally.add(FrameResult(index, (4, 4), (3, 1), logits, score, score, blocks))
     taken = np.stack([np.full((2, 2), 2.0), np.full((2, 2), 1.0)]).astype(np.float32)
-    hidden = Tally(seconds=2.0)
+    hidden = RunStats(seconds=2.0)
     hidden.add(FrameResult(0, (4, 4), (3, 1), taken, score, score, blocks, non_overlapping=True))
     assert [seen["visible_frames"] for seen in hidden.report()["objects"]] == [0, 1]
     report = tally.report()

@@ -1,4 +1,4 @@
-"""Prompts from options in order, from mask pictures and from JSON."""
+"""Prompts from options in order, from mask images and from JSON."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_prompts_come_from_json_too(tmp_path: Path) -> None:
         ('[{"point": [1, 2]}]', "prompt 0: unknown key 'point'"),
         ('[{"box": [0, 0, 1, 1]}, {"points": [[1, 2]], "labels": [2]}]', "prompt 1: "),
         ('[{"mask": "a.png", "points": [[1, 2]]}]', "a mask excludes points"),
-        ('[{"mask": 3}]', "mask must be the path of a picture, got 3"),
+        ('[{"mask": 3}]', "mask must be the path of a image, got 3"),
         ('[{"frame": "x", "box": [0, 0, 1, 1]}]', "frame must be a whole number"),
     ],
 )

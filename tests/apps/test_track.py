@@ -226,12 +226,12 @@ def test_resume_refuses_another_run(track: Track, run: Run, video: Path, checkpo
     "arguments, message",
     [
         ([], "no prompt given; say where the object is with --point, --box, --mask or --prompts"),
-        (["--point", "99,5"], "point (99, 5) outside the 48 x 32 picture"),
+        (["--point", "99,5"], "point (99, 5) outside the 48 x 32 image"),
         (["--negative", "9,5"], "object 1 has only clicks off it on frame 0, its first; add a"),
-        (["--box", "60,0,70,9"], "box (60, 0, 70, 9) outside the 48 x 32 picture"),
+        (["--box", "60,0,70,9"], "box (60, 0, 70, 9) outside the 48 x 32 image"),
         (["--object", 0, "--point", "1,2"], "object id 0: ids begin at 1, 0 is background"),
         (["--object", -1, "--point", "1,2"], "object id -1: ids begin at 1, 0 is background"),
-        (["--object", 70000, "--point", "1,2"], "object id 70000 does not fit a mask picture"),
+        (["--object", 70000, "--point", "1,2"], "object id 70000 does not fit a mask image"),
         (["--point", "1,2", "--frame", 70], "prompt on frame 70, but the video has 7 frames"),
         (["--point", "1,2", "--save", "masks,gif"], "--save gif: unknown; choose from masks"),
         (["--point", "1,2", "--save", ""], "--save is empty; leave it out, or give names"),
@@ -280,7 +280,7 @@ def test_bad_masks_and_places(run: Run, video: Path, checkpoint: Path, tmp_path:
     (tmp_path / "file").write_text("")
     base = ("track", video, "--checkpoint", checkpoint)
     code, _, err = run(*base, "--mask", tmp_path / "small.png", "--out", tmp_path / "out")
-    assert code == 2 and "mask of 6 x 5 pixels; it must be as large as the 48 x 32 picture" in err
+    assert code == 2 and "mask of 6 x 5 pixels; it must be as large as the 48 x 32 image" in err
     code, _, err = run(*base, "--point", "1,2", "--out", tmp_path / "file")
     assert code == 2 and "is a file; choose another folder" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "small.png"]
@@ -398,4 +398,4 @@ def test_masks_are_called_after_the_frames(
     assert list(masks_of(tmp_path / "out")) == [f"{index}.png" for index in range(FRAMES)]
     given = ("--checkpoint", checkpoint, "--point", "1,2", "--names", "--out", tmp_path / "new")
     code, _, err = run("track", tmp_path / "out" / "overlay.mp4", *given)
-    assert code == 2 and "leave names out, or give a folder of pictures" in err
+    assert code == 2 and "leave names out, or give a folder of images" in err

@@ -23,7 +23,7 @@ def run(monkeypatch: pytest.MonkeyPatch, out: Path, script: str, *arguments: str
 
 def test_samurai_cost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     report = run(monkeypatch, tmp_path / "cost.json", "samurai_cost.py", "--quick")
-    assert set(report["network_ms"]) == {"encode", "attend", "decode", "memorise"}
+    assert set(report["network_ms"]) == {"encode", "attend", "decode", "encode_memory"}
     assert report["frame_ms"] == pytest.approx(sum(report["network_ms"].values()), abs=0.01)
     assert 0 < report["share_percent"] < 100
 
@@ -39,7 +39,7 @@ def test_propagation_speed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 
 def test_samurai_transfer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Two short sequences: a row for each memory, and pictures of the most and the least helped."""
+    """Two short sequences: a row for each memory, and images of the most and the least helped."""
     for name, speed in (("slow", 1), ("fast", 4)):
         for part in ("JPEGImages", "Annotations"):
             (tmp_path / "DAVIS" / part / name).mkdir(parents=True)
@@ -57,5 +57,5 @@ def test_samurai_transfer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert [row["name"] for row in report["rows"]] == ["recent", "samurai", "samurai-three-masks"]
     assert set(report["gain_of_motion"]) == {"samurai", "samurai-three-masks"}
     assert all(set(gains) == {"slow", "fast"} for gains in report["gain_of_motion"].values())
-    pictures = [path.name.split("_")[1] for path in sorted((tmp_path / "out").glob("*.png"))]
-    assert pictures == ["helps", "hurts"]
+    images = [path.name.split("_")[1] for path in sorted((tmp_path / "out").glob("*.png"))]
+    assert images == ["helps", "hurts"]

@@ -150,13 +150,13 @@ def test_nano_prompts(run: Any, tmp_path: Path) -> None:
             labels = np.zeros((256, 320), np.uint8)
             labels[60:200, 60 + 9 * number + 2 * t : 180 + 9 * number + 2 * t] = 1
             save_pair(root, ("JPEGImages", "Annotations"), f"{name}/{t:05d}", labels)
-    # The library of cut-outs lists them; none is drawn for the pictures that validate.
+    # The library of cut-outs lists them; none is drawn for the images that validate.
     for name in ("person-ccp", "person-290", "horse-weizmann", "nuclei-dsb2018", "regions-bsds500"):
         folder = root.parent / "stills-256" / name
         save_pair(folder, ("images", "labels"), "0", np.eye(64, dtype=np.uint8))
-    arguments = ("--frames", "2", "--pictures", "2", "--image-size", "256")
+    arguments = ("--frames", "2", "--images", "2", "--image-size", "256")
     report = run("nano_prompts.py", "--data", str(root.parent), *arguments)
-    assert report["pictures"] == 2 and report["objects"] >= 4
+    assert report["images"] == 2 and report["objects"] >= 4
     assert set(report["iou"]) == {"click", "box"}
     assert report["tracking"]["mask"]["J"] > 70
     scores = report["position_scores"]
@@ -223,7 +223,7 @@ def test_moving_budgets(run: Any, tmp_path: Path) -> None:
 
 
 def save_pair(root: Path, folders: tuple[str, str], name: str, labels: NDArray[np.uint8]) -> None:
-    """A picture of what the labels (H, W) mark, and the labels."""
+    """A image of what the labels (H, W) mark, and the labels."""
     frame = np.stack([30 + 200 * labels, 90 - 60 * labels, 60 + 30 * labels], axis=2)
     for folder, values, ending in zip(folders, (frame, labels), (".jpg", ".png"), strict=True):
         path = root / folder / f"{name}{ending}"

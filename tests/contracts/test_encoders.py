@@ -69,7 +69,7 @@ def policy(request: pytest.FixtureRequest, encoder: Encoder) -> Policy:
     return POLICIES[request.param](encoder)
 
 
-def picture(side: int = 64, batch: int = 1) -> Tensor:
+def random_image(side: int = 64, batch: int = 1) -> Tensor:
     return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(side))
 
 
@@ -118,7 +118,7 @@ class OneSample:
 def test_maps_have_the_declared_strides_and_channels(
     encoder: Encoder, side: int, batch: int
 ) -> None:
-    output = encoder(picture(side, batch))
+    output = encoder(random_image(side, batch))
     assert len(output.features) == len(encoder.strides) == len(encoder.channels)
     assert list(encoder.strides) == sorted(encoder.strides)
     for features, stride, channels in zip(
@@ -132,7 +132,7 @@ def test_maps_have_the_declared_strides_and_channels(
 
 def test_the_policy_sees_the_embedding_and_every_block_once(encoder: Encoder) -> None:
     recorder, masks = Recorder(), torch.randn(2, 1, 16, 16)
-    image = picture(batch=2)
+    image = random_image(batch=2)
     routed = encoder(image, recorder, masks)
     batch, height, width, channels = recorder.embedding.shape
     assert (batch, channels) == (2, encoder.patch_channels)
@@ -145,14 +145,14 @@ def test_the_policy_sees_the_embedding_and_every_block_once(encoder: Encoder) ->
 
 
 def test_samples_of_a_batch_do_not_mix(encoder: Encoder) -> None:
-    both = picture(batch=2)
+    both = random_image(batch=2)
     for together, alone in zip(encoder(both).features, encoder(both[1:]).features, strict=True):
         assert torch.allclose(together[1:], alone, atol=1e-4)
 
 
 def test_a_skipped_block_is_the_identity(encoder: Encoder) -> None:
     """Skipping a block equals adding nothing in it; every block that may go is tried."""
-    image = picture()
+    image = random_image()
     full = encoder(image).features
     for index in set(range(encoder.num_blocks)) - encoder.required_blocks:
         keep = [i for i in range(encoder.num_blocks) if i != index]
@@ -184,7 +184,7 @@ def test_required_blocks_change_the_shape_and_no_others_do(encoder: Encoder) -> 
                 shapes.append(x.shape)
             return x
 
-    encoder(picture(), Shapes())
+    encoder(random_image(), Shapes())
     changing = {i for i in range(encoder.num_blocks) if shapes[i] != shapes[i + 1]}
     assert changing == encoder.required_blocks
 
@@ -198,7 +198,7 @@ def test_required_blocks_cannot_be_dropped(encoder: Encoder) -> None:
 
 def test_samples_may_be_routed_differently(encoder: Encoder) -> None:
     index = max(set(range(encoder.num_blocks)) - encoder.required_blocks)
-    image = picture(batch=2)
+    image = random_image(batch=2)
     output = encoder(image, OneSample(index, encoder.num_blocks))
     assert output.blocks.tolist()[0][index] is False and output.blocks[1].all()
     keep = set(range(encoder.num_blocks)) - {index}
@@ -210,7 +210,7 @@ def test_samples_may_be_routed_differently(encoder: Encoder) -> None:
 
 def test_gradients_reach_every_parameter(encoder: Encoder) -> None:
     encoder.train()
-    image = picture().requires_grad_()
+    image = random_image().requires_grad_()
     features = encoder(image).features
     torch.stack([(x * torch.randn_like(x)).sum() for x in features]).sum().backward()
     assert image.grad is not None and image.grad.abs().max() > 0
@@ -220,20 +220,20 @@ def test_gradients_reach_every_parameter(encoder: Encoder) -> None:
 
 def test_inference_leaves_nothing_that_breaks_training(encoder: Encoder) -> None:
     with torch.inference_mode():
-        before = encoder(picture()).features[-1].clone()
-    features = encoder(picture()).features[-1]
+        before = encoder(random_image()).features[-1].clone()
+    features = encoder(random_image()).features[-1]
     # With gradients attention may take another path, which rounds differently.
     assert torch.allclose(features, before, atol=1e-4)
     features.sum().backward()
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.mul_(0.5)
-    assert not torch.allclose(encoder(picture()).features[-1], before)
+    assert not torch.allclose(encoder(random_image()).features[-1], before)
 
 
 def test_policies_keep_the_contract(encoder: Encoder, policy: Policy) -> None:
     for masks in (None, torch.randn(1, 1, 16, 16)):
-        output = encoder(picture(), policy, masks)
+        output = encoder(random_image(), policy, masks)
         assert output.blocks.shape[-1] == encoder.num_blocks and output.blocks.dtype == torch.bool
         assert all(output.blocks[..., index].all() for index in encoder.required_blocks)
         for features, stride in zip(output.features, encoder.strides, strict=True):
@@ -241,9 +241,9 @@ def test_policies_keep_the_contract(encoder: Encoder, policy: Policy) -> None:
 
 
 def test_policies_have_no_memory_of_earlier_frames(encoder: Encoder, policy: Policy) -> None:
-    first = encoder(picture(), policy)
-    encoder(picture(96), policy)
-    again = encoder(picture(), policy)
+    first = encoder(random_image(), policy)
+    encoder(random_image(96), policy)
+    again = encoder(random_image(), policy)
     assert torch.equal(first.blocks, again.blocks)
     assert all(torch.equal(a, b) for a, b in zip(first.features, again.features, strict=True))
 

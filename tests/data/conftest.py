@@ -1,4 +1,4 @@
-"""A training folder in miniature: bright objects on dark, noisy pictures."""
+"""A training folder in miniature: bright objects on dark, noisy images."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def save(path: Path, array: np.ndarray) -> None:
 
 
 def write_training_folder(folder: Path, object_value: int = 1, num_frames: int = 12) -> Path:
-    """Two pictures a set and two sequences; object_value 0 leaves every label without an object."""
+    """Two images a set and two sequences; object_value 0 leaves every label without an object."""
     rng = np.random.default_rng(0)
 
-    def picture(mask: np.ndarray) -> np.ndarray:
+    def image(mask: np.ndarray) -> np.ndarray:
         noise = rng.integers(0, DARK, (*mask.shape, 3)).astype(np.uint8)
         noise[mask > 0] = BRIGHT
         return noise
@@ -33,14 +33,14 @@ def write_training_folder(folder: Path, object_value: int = 1, num_frames: int =
             if name.startswith("regions"):
                 label += np.uint8(2)
             target = label == (3 if name.startswith("regions") else object_value)
-            save(folder / f"stills-256/{name}/images/{index}.png", picture(target))
+            save(folder / f"stills-256/{name}/images/{index}.png", image(target))
             save(folder / f"stills-256/{name}/labels/{index}.png", label)
     for name in ("cow", "dog"):
         for index in range(num_frames):
             mask = np.zeros((140, 180), np.uint8)
             mask[40:90, 30 + 3 * index : 90 + 3 * index] = object_value
             davis = folder / "davis16-train-256"
-            save(davis / f"JPEGImages/{name}/{index:05d}.jpg", picture(mask))
+            save(davis / f"JPEGImages/{name}/{index:05d}.jpg", image(mask))
             save(davis / f"Annotations/{name}/{index:05d}.png", mask)
     return folder
 

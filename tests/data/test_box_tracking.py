@@ -12,7 +12,7 @@ from tempomask.data.box_tracking import BoxTrackingData, read_boxes
 from tempomask.errors import InputError
 
 
-def pictures(folder: Path, count: int, first: int = 1, digits: int = 8) -> None:
+def images(folder: Path, count: int, first: int = 1, digits: int = 8) -> None:
     folder.mkdir(parents=True)
     for number in range(first, first + count):
         frame = np.full((20, 30, 3), number % 256, np.uint8)
@@ -27,7 +27,7 @@ def boxes(count: int) -> str:
 def lasot(tmp_path: Path) -> Path:
     for name, count in (("bird-2", 4), ("bird-10", 3), ("bus-5", 5)):
         folder = tmp_path / name.split("-")[0] / name
-        pictures(folder / "img", count)
+        images(folder / "img", count)
         (folder / "groundtruth.txt").write_text(boxes(count))
         (folder / "full_occlusion.txt").write_text(",".join("01000"[:count]) + "\n")
         (folder / "out_of_view.txt").write_text(",".join("00100"[:count]) + "\n")
@@ -63,7 +63,7 @@ def test_one_class_or_sequence_folders_alone_will_do(lasot: Path) -> None:
 
 def test_got10k(tmp_path: Path) -> None:
     for split, name in (("val", "GOT-10k_Val_000001"), ("train", "GOT-10k_Train_000007")):
-        pictures(tmp_path / split / name, 3)
+        images(tmp_path / split / name, 3)
         (tmp_path / split / name / "groundtruth.txt").write_text(boxes(3))
         (tmp_path / split / name / "absence.label").write_text("0\n0\n1\n")
         (tmp_path / split / name / "cover.label").write_text("8\n0\n8\n")
@@ -77,20 +77,20 @@ def test_got10k(tmp_path: Path) -> None:
 
 
 def test_the_test_set_of_got10k_cannot_be_scored(tmp_path: Path) -> None:
-    pictures(tmp_path / "test" / "GOT-10k_Test_000001", 3)
+    images(tmp_path / "test" / "GOT-10k_Test_000001", 3)
     (tmp_path / "test" / "GOT-10k_Test_000001" / "groundtruth.txt").write_text(boxes(1))
     with pytest.raises(InputError, match="first frame only"):
         BoxTrackingData(tmp_path, "got10k")
 
 
 def test_otb_with_ranges_several_objects_and_every_separator(tmp_path: Path) -> None:
-    pictures(tmp_path / "Football1" / "img", 76, digits=4)
+    images(tmp_path / "Football1" / "img", 76, digits=4)
     (tmp_path / "Football1" / "groundtruth_rect.txt").write_text(boxes(74).replace(",", "\t"))
-    pictures(tmp_path / "Jogging" / "img", 2, digits=4)
+    images(tmp_path / "Jogging" / "img", 2, digits=4)
     for number in (1, 2):
         text = boxes(2).replace(",", " ").replace("2 10", f"{number} 10")
         (tmp_path / "Jogging" / f"groundtruth_rect.{number}.txt").write_text(text)
-    pictures(tmp_path / "Human4" / "img", 2, digits=4)
+    images(tmp_path / "Human4" / "img", 2, digits=4)
     (tmp_path / "Human4" / "groundtruth_rect.1.txt").write_text("")
     (tmp_path / "Human4" / "groundtruth_rect.2.txt").write_text(boxes(2))
     data = BoxTrackingData(tmp_path, "otb")
@@ -104,8 +104,8 @@ def test_otb_with_ranges_several_objects_and_every_separator(tmp_path: Path) -> 
     [
         ("1,2,3\n", "line 1: expected x,y,w,h, got '1,2,3'"),
         ("1,2,3,4\nbox\n", "line 2: expected"),
-        ("1,2,3,4\n1,2,3,4\n", "4 pictures but 2 boxes"),
-        ("40,2,10,8\n" * 4, "outside the 30 x 20 picture"),
+        ("1,2,3,4\n1,2,3,4\n", "4 images but 2 boxes"),
+        ("40,2,10,8\n" * 4, "outside the 30 x 20 image"),
     ],
 )
 def test_files_that_do_not_fit(lasot: Path, text: str, message: str) -> None:

@@ -65,7 +65,7 @@ def test_resolution_can_be_chosen(tmp_path: Path) -> None:
 def test_frames_come_in_natural_order(tmp_path: Path) -> None:
     write_sequence(tmp_path, "cow", [mask_of(k + 1) for k in range(12)], stem="frame{}")
     (sequence,) = Davis(tmp_path)
-    assert [path.stem for path in sequence.pictures] == [f"frame{k}" for k in range(12)]
+    assert [path.stem for path in sequence.images] == [f"frame{k}" for k in range(12)]
     assert [int(sequence.label_map(k).max()) for k in range(12)] == list(range(1, 13))
 
 
@@ -196,7 +196,7 @@ def test_a_list_must_be_complete(tmp_path: Path) -> None:
 
 def test_frames_and_annotations_pair(tmp_path: Path) -> None:
     write_sequence(tmp_path, "cow", [mask_of(1)] * 3)
-    pictures = tmp_path / "JPEGImages" / "480p" / "cow"
+    images = tmp_path / "JPEGImages" / "480p" / "cow"
     annotations = tmp_path / "Annotations" / "480p" / "cow"
     (annotations / "00001.png").unlink()
     message = r"cow: frame 00001.jpg has no annotation \(3 frames, 2 annotations\)$"
@@ -207,11 +207,11 @@ def test_frames_and_annotations_pair(tmp_path: Path) -> None:
         Davis(tmp_path)
     Image.fromarray(mask_of(1)).save(annotations / "00003.png")
     for index in (1, 2):
-        (pictures / f"0000{index}.jpg").unlink()
+        (images / f"0000{index}.jpg").unlink()
     with pytest.raises(InputError, match=r"cow: annotation 00003.png has no frame"):
         Davis(tmp_path)
-    (pictures / "00000.jpg").unlink()
-    with pytest.raises(InputError, match=r"no pictures"):
+    (images / "00000.jpg").unlink()
+    with pytest.raises(InputError, match=r"no images"):
         Davis(tmp_path)
     annotations.rename(tmp_path / "gone")
     with pytest.raises(InputError, match=r"cow has frames but no annotations"):
@@ -226,6 +226,6 @@ def test_bad_annotations(tmp_path: Path) -> None:
     Image.fromarray(np.ones((8, 11), np.uint8)).save(sequence.annotations[1])
     with pytest.raises(InputError, match=r"00001.png has 11 x 8 pixels, the frames .* 12 x 8"):
         sequence.label_map(1)
-    sequence.annotations[2].write_bytes(b"no picture")
+    sequence.annotations[2].write_bytes(b"no image")
     with pytest.raises(InputError, match=r"00002.png"):
         sequence.label_map(2)

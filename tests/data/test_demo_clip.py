@@ -49,7 +49,7 @@ def test_the_saucer_is_red_then_partly_hidden_then_larger() -> None:
 
 def test_cutouts_are_cut_within_their_photographs() -> None:
     for cutout, least in ((demo_clip.saucer(), 0.6), (demo_clip.astronaut(), 0.4)):
-        assert cutout.mask.shape == cutout.picture.shape[:2]
+        assert cutout.mask.shape == cutout.image.shape[:2]
         assert least < cutout.mask.mean() < 0.95
 
 

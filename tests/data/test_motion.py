@@ -49,7 +49,7 @@ def test_paths_pass_through_their_placement(seed: int, frame: int) -> None:
 
 @settings(deadline=None)
 @given(seed=seeds, aspect=st.floats(0.5, 2.0), strength=st.floats(0, 2))
-def test_cameras_stay_inside_the_picture(seed: int, aspect: float, strength: float) -> None:
+def test_cameras_stay_inside_the_image(seed: int, aspect: float, strength: float) -> None:
     height, width = 60, 90
     stage = Stage.squeezed(48, aspect)
     place = Placement((40, 30), (stage.width / 2, stage.height / 2), 0.5, mirrored=False)

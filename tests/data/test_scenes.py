@@ -115,16 +115,16 @@ def test_validation_shows_two_objects_of_held_out_sequences(training_folder: Pat
 def test_validation_reads_nothing_but_held_out_sequences(
     training_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tempomask.data.stills import PictureLibrary
+    from tempomask.data.stills import ImageLibrary
 
     seen: set[str] = set()
-    read = PictureLibrary.picture
+    read = ImageLibrary.image
 
-    def watched(self: PictureLibrary, path: Path) -> np.ndarray:
+    def watched(self: ImageLibrary, path: Path) -> np.ndarray:
         seen.add(path.parent.name)
         return read(self, path)
 
-    monkeypatch.setattr(PictureLibrary, "picture", watched)
+    monkeypatch.setattr(ImageLibrary, "image", watched)
     validation_scenes(training_folder, ("dog",), 64, count=4)
     assert seen == {"dog"}
     seen.clear()

@@ -1,4 +1,4 @@
-"""Synthetic video, shapes and colours: the picture itself tells that every mask is exact."""
+"""Synthetic video, shapes and colours: the image itself tells that every mask is exact."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tempomask.data.colour import ColourJitter, vary_colour
 from tempomask.data.motion import Stage
 from tempomask.data.shapes import drawn_shape
 from tempomask.data.stills import Cutout
-from tempomask.data.synthetic import Motion, compose, moving_picture, paste, velocities
+from tempomask.data.synthetic import Motion, compose, moving_image, paste, velocities
 from tempomask.errors import InputError
 
 seeds = st.integers(0, 2**32 - 1)
@@ -22,9 +22,9 @@ STILL = Motion(background=(0, 0), objects=(0, 0), deforming=0, crossing=0, outsi
 
 def primary(channel: int, mask: np.ndarray) -> Cutout:
     """A cut-out of one primary colour, at full brightness."""
-    picture = np.zeros((*mask.shape, 3), np.uint8)
-    picture[..., channel] = 255
-    return Cutout(picture, mask, f"primary {channel}")
+    image = np.zeros((*mask.shape, 3), np.uint8)
+    image[..., channel] = 255
+    return Cutout(image, mask, f"primary {channel}")
 
 
 @settings(max_examples=40, deadline=None)
@@ -32,7 +32,7 @@ def primary(channel: int, mask: np.ndarray) -> Cutout:
 def test_masks_are_exact(seed: int, squeezed: bool, count: int) -> None:
     """Red, green and blue shapes on black: a channel is the share of its object in a pixel.
 
-    So the coverage a_i of each layer can be worked out from the picture, and from it the mask.
+    So the coverage a_i of each layer can be worked out from the image, and from it the mask.
     """
     rng = np.random.default_rng(seed)
     shapes = [primary(c, drawn_shape(rng, BLACK).mask) for c in range(count)]
@@ -118,9 +118,9 @@ def test_paste_draws_over_the_frames_it_is_given() -> None:
     assert len(away) and (away == 9).all()
 
 
-def test_a_camera_at_rest_shows_the_same_picture() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (50, 60, 3)).astype(np.uint8)
-    frames = moving_picture(np.random.default_rng(1), picture, 3, Stage.plain(40, 30), STILL)
+def test_a_camera_at_rest_shows_the_same_image() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (50, 60, 3)).astype(np.uint8)
+    frames = moving_image(np.random.default_rng(1), image, 3, Stage.plain(40, 30), STILL)
     assert frames.shape == (3, 30, 40, 3)
     assert (frames == frames[:1]).all()
 
@@ -160,7 +160,7 @@ def test_velocity_of_a_single_frame_is_zero() -> None:
 @given(seed=seeds)
 def test_drawn_shapes_have_area(seed: int) -> None:
     cutout = drawn_shape(np.random.default_rng(seed), np.full((100, 150, 3), 50, np.uint8))
-    assert cutout.picture.shape == (128, 128, 3) and cutout.picture.dtype == np.uint8
+    assert cutout.image.shape == (128, 128, 3) and cutout.image.dtype == np.uint8
     assert set(np.unique(cutout.mask)) == {0, 1}
     assert 0.01 < cutout.mask.mean() < 0.8
 
@@ -171,7 +171,7 @@ def test_drawn_shapes_vary_in_filling_and_holes() -> None:
     shapes = [drawn_shape(np.random.default_rng(s), BLACK) for s in range(80)]
     with_hole = [len(cv2.findContours(s.mask, cv2.RETR_LIST, 2)[0]) > 1 for s in shapes]
     assert 0.05 < np.mean(with_hole) < 0.5
-    plain = [np.ptp(s.picture) == 0 for s in shapes]
+    plain = [np.ptp(s.image) == 0 for s in shapes]
     assert 0.3 < np.mean(plain) < 0.8, "half are filled from the texture, which is black here"
 
 

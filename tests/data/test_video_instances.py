@@ -17,7 +17,7 @@ from tempomask.data.video_instance_set import VideoSetConfig, write_video_set
 from tempomask.data.video_instances import (
     CLASSES,
     LEAST_PIXELS,
-    InstancePictures,
+    InstanceImages,
     SceneConfig,
     compose_scene,
     seen_ids,
@@ -33,7 +33,7 @@ SMALL = VideoSetConfig(train=3, validation=2, length=(3, 5), size=(48, 64))
 
 @pytest.fixture(scope="module")
 def stills(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight pictures a source, each of a grey of its own: bright on a dark ground."""
+    """Eight images a source, each of a grey of its own: bright on a dark ground."""
     root = tmp_path_factory.mktemp("stills")
     for place, name in enumerate(SETS):
         for number in range(PER_SET):
@@ -41,21 +41,21 @@ def stills(tmp_path_factory: pytest.TempPathFactory) -> Path:
             label[20:60, 30:70] = 1
             if name.startswith("nuclei"):
                 label[5:15, 5:15] = 2
-            picture = np.full((80, 100, 3), 10 + number, np.uint8)
-            picture[label > 0] = 120 + 20 * place
-            for part, array in (("images", picture), ("labels", label)):
+            image = np.full((80, 100, 3), 10 + number, np.uint8)
+            image[label > 0] = 120 + 20 * place
+            for part, array in (("images", image), ("labels", label)):
                 folder = root / "stills-256" / name / part
                 folder.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(folder / f"{number}.png")
     return root
 
 
-def test_splits_share_no_picture(stills: Path) -> None:
-    train, validation = (InstancePictures(stills, split) for split in ("train", "validation"))
+def test_splits_share_no_image(stills: Path) -> None:
+    train, validation = (InstanceImages(stills, split) for split in ("train", "validation"))
 
-    def names(pictures: InstancePictures) -> set[Path]:
-        listed = [still for part in pictures.things.values() for still in part]
-        return {still.picture for still in [*listed, *pictures.scenery]}
+    def names(images: InstanceImages) -> set[Path]:
+        listed = [still for part in images.things.values() for still in part]
+        return {still.image for still in [*listed, *images.scenery]}
 
     assert not names(train) & names(validation)
     assert len(names(train)) + len(names(validation)) == PER_SET * len(SETS)
@@ -64,26 +64,26 @@ def test_splits_share_no_picture(stills: Path) -> None:
 
 def test_people_are_no_scenery(stills: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempomask.data.video_instances.PEOPLE_AND_HORSES", frozenset({"0", "1"}))
-    names = {still.picture.stem for still in InstancePictures(stills, "train").scenery}
+    names = {still.image.stem for still in InstanceImages(stills, "train").scenery}
     assert names == {"2", "4", "5", "6"}
 
 
 @pytest.mark.parametrize("category", CLASSES)
 def test_cutouts_are_of_one_thing(stills: Path, category: str) -> None:
-    pictures = InstancePictures(stills, "train")
+    images = InstanceImages(stills, "train")
     rng = np.random.default_rng(0)
     for _ in range(5):
-        cutout = pictures.cutout(rng, category)
+        cutout = images.cutout(rng, category)
         assert cutout is not None and cutout.category == category
         if category != "shape":
             assert int(cutout.mask.sum()) in (1600, 100) and cutout.mask.max() == 1
 
 
 def test_scenes_are_seeded(stills: Path) -> None:
-    pictures = InstancePictures(stills, "train")
+    images = InstanceImages(stills, "train")
     stage = Stage.plain(64, 48)
     one, again, other = (
-        compose_scene(np.random.default_rng(seed), pictures, 4, stage) for seed in (1, 1, 2)
+        compose_scene(np.random.default_rng(seed), images, 4, stage) for seed in (1, 1, 2)
     )
     assert one.frames.shape == (4, 48, 64, 3)
     assert np.array_equal(one.frames, again.frames) and np.array_equal(one.ids, again.ids)
@@ -91,10 +91,10 @@ def test_scenes_are_seeded(stills: Path) -> None:
 
 
 def test_twins_look_alike(stills: Path) -> None:
-    pictures = InstancePictures(stills, "train")
+    images = InstanceImages(stills, "train")
     config = SceneConfig(instances=(1, 1), twins=1.0)
     for seed in range(4):
-        video = compose_scene(np.random.default_rng(seed), pictures, 2, Stage.plain(64, 48), config)
+        video = compose_scene(np.random.default_rng(seed), images, 2, Stage.plain(64, 48), config)
         assert len(video.categories) == 2 and len(set(video.categories)) == 1
 
 
@@ -171,20 +171,20 @@ def test_sets_that_cannot_be_made(values: dict[str, Any], words: str) -> None:
 
 
 def test_bad_sources(stills: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no labelled pictures"):
-        InstancePictures(tmp_path, "train")
+    with pytest.raises(InputError, match="no labelled images"):
+        InstanceImages(tmp_path, "train")
     with pytest.raises(InputError, match="unknown split 'test'"):
-        InstancePictures(stills, "test")  # type: ignore[arg-type]
+        InstanceImages(stills, "test")  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Path:
-    """Two pictures: a car as polygon and a crowd of people; a dog as RLE."""
-    (tmp_path / "pictures").mkdir()
+    """Two images: a car as polygon and a crowd of people; a dog as RLE."""
+    (tmp_path / "images").mkdir()
     for name, box in (("a.png", (20, 30, 60, 90)), ("b.png", (10, 10, 50, 50))):
-        picture = np.full((100, 120, 3), 30, np.uint8)
-        picture[box[0] : box[2], box[1] : box[3]] = 200
-        Image.fromarray(picture).save(tmp_path / "pictures" / name)
+        image = np.full((100, 120, 3), 30, np.uint8)
+        image[box[0] : box[2], box[1] : box[3]] = 200
+        Image.fromarray(image).save(tmp_path / "images" / name)
     polygon = [[30.0, 20.0, 90.0, 20.0, 90.0, 60.0, 30.0, 60.0]]
     counts = [10 * 100 + 10, *[40, 60] * 39, 40, 70 * 100 + 50]
     content = {
@@ -212,9 +212,9 @@ def coco(tmp_path: Path) -> Path:
     return path
 
 
-def test_coco_pictures_move_with_their_instances(coco: Path) -> None:
+def test_coco_images_move_with_their_instances(coco: Path) -> None:
     clips = CocoPseudoVideos(
-        coco, coco.parent / "pictures", classes=("dog", "sedan"), image_size=64, num_frames=3
+        coco, coco.parent / "images", classes=("dog", "sedan"), image_size=64, num_frames=3
     )
     assert len(clips) == 2
     labels = set()
@@ -243,15 +243,15 @@ def test_coco_names_in_other_words() -> None:
 
 
 def test_coco_input_errors(coco: Path, tmp_path: Path) -> None:
-    pictures = coco.parent / "pictures"
-    with pytest.raises(InputError, match="no picture of .* has an instance of cat"):
-        CocoPseudoVideos(coco, pictures, classes=("cat",))
+    images = coco.parent / "images"
+    with pytest.raises(InputError, match="no image of .* has an instance of cat"):
+        CocoPseudoVideos(coco, images, classes=("cat",))
     with pytest.raises(InputError, match="no such folder"):
         CocoPseudoVideos(coco, tmp_path / "none")
-    missing = CocoPseudoVideos(coco, pictures, classes=("x",))
-    with pytest.raises(InputError, match=r"no picture .*none.png of image 3"):
+    missing = CocoPseudoVideos(coco, images, classes=("x",))
+    with pytest.raises(InputError, match=r"no image .*none.png of image 3"):
         missing[0]
     other = tmp_path / "videos.json"
     other.write_text('{"videos": []}')
     with pytest.raises(InputError, match="no list of images"):
-        CocoPseudoVideos(other, pictures)
+        CocoPseudoVideos(other, images)

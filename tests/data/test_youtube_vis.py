@@ -40,13 +40,13 @@ def test_reads_videos_classes_and_masks(video_set: MakeVideoSet) -> None:
 
 
 @pytest.mark.parametrize("place", ["JPEGImages", "instances/JPEGImages", "instances", "."])
-def test_finds_the_pictures(video_set: MakeVideoSet, place: str) -> None:
+def test_finds_the_images(video_set: MakeVideoSet, place: str) -> None:
     path = video_set()
-    pictures = path.parent / "pictures"
-    (path.parent / "JPEGImages").rename(pictures)
+    images = path.parent / "images"
+    (path.parent / "JPEGImages").rename(images)
     target = path.parent / place
     target.mkdir(parents=True, exist_ok=True)
-    for folder in pictures.iterdir():
+    for folder in images.iterdir():
         folder.rename(target / folder.name)
     dataset = YouTubeVIS(path)
     assert dataset.frame(dataset.videos[1], 4).shape == (32, 48, 3)
@@ -82,7 +82,7 @@ def test_nothing_is_an_empty_mask() -> None:
     [
         ("abc", "must be null"),
         ({"size": [4, 4]}, "must be null"),
-        ({"size": [4, 5], "counts": "0"}, r"mask of \[H, W\] = \[4, 5\] in a picture"),
+        ({"size": [4, 5], "counts": "0"}, r"mask of \[H, W\] = \[4, 5\] in a image"),
         ({"size": [4, 4], "counts": 3}, "not text or a list"),
         ({"size": [4, 4], "counts": [3]}, "add up to 3, not to 16"),
         ([[1, 2, 3, 4]], "3 or more points"),
@@ -150,7 +150,7 @@ def test_what_does_not_fit_together(video_set: MakeVideoSet, change: Any, words:
             "annotation 1 of video 1 is not seen on any frame",
         ),
         (first("videos", width=40), "video 1, frame 0: "),
-        (first("videos", file_names=["a.png"] * 5), "none of its 5 pictures"),
+        (first("videos", file_names=["a.png"] * 5), "none of its 5 images"),
         (lambda content: content["annotations"].__delitem__(slice(2)), "video 1 (video1) has no"),
     ],
 )
@@ -165,20 +165,20 @@ def test_the_check_finds_nothing_wrong(video_set: MakeVideoSet) -> None:
     assert calls == [(1, 2), (2, 2)]
 
 
-def test_the_check_looks_at_pictures(video_set: MakeVideoSet) -> None:
+def test_the_check_looks_at_images(video_set: MakeVideoSet) -> None:
     path = video_set()
-    pictures = path.parent / "JPEGImages"
-    (pictures / "video1/00001.png").unlink()
-    Image.new("RGB", (20, 10)).save(pictures / "video2/00003.png")
-    cut = pictures / "video2/00004.png"
+    images = path.parent / "JPEGImages"
+    (images / "video1/00001.png").unlink()
+    Image.new("RGB", (20, 10)).save(images / "video2/00003.png")
+    cut = images / "video2/00004.png"
     cut.write_bytes(cut.read_bytes()[:-500])
     lines = list(check(path, decode=True))
     assert len(lines) == 3
-    assert "video 1: no picture" in lines[0] and "00001.png" in lines[0]
+    assert "video 1: no image" in lines[0] and "00001.png" in lines[0]
     assert "video 2, frame 3" in lines[1] and "20 x 10 pixels" in lines[1]
-    assert "video 2, frame 4: cannot read the picture" in lines[2]
+    assert "video 2, frame 4: cannot read the image" in lines[2]
     dataset = YouTubeVIS(path)
-    for video, frame, words in ((0, 1, "no picture"), (1, 3, "20 x 10 pixels")):
+    for video, frame, words in ((0, 1, "no image"), (1, 3, "20 x 10 pixels")):
         with pytest.raises(InputError, match=words):
             dataset.frame(dataset.videos[video], frame)
 
@@ -203,7 +203,7 @@ def test_other_files(tmp_path: Path, text: str, words: str) -> None:
 def test_missing_places(video_set: MakeVideoSet, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read annotations"):
         YouTubeVIS(tmp_path / "none.json")
-    with pytest.raises(InputError, match="no such folder of pictures"):
+    with pytest.raises(InputError, match="no such folder of images"):
         YouTubeVIS(video_set(), tmp_path / "none")
     with pytest.raises(InputError, match="no video 5"):
         YouTubeVIS(video_set()).video(5)
@@ -223,7 +223,7 @@ def test_whole_frames_as_clips(video_set: MakeVideoSet) -> None:
     clip = clips[0]
     assert clip.frames.shape == (5, 96, 96, 3) and clip.labels.tolist() == [0, 1]
     assert clip.present.tolist() == [[True, t >= 2] for t in range(5)]
-    # Twice the size, at the top left; black below the picture.
+    # Twice the size, at the top left; black below the image.
     assert clip.masks[1, 0, 8:28, 14:38].all() and clip.masks[1, 0].sum() == 480
     assert not clip.frames[:, 64:].any() and clip.frames[0, :64].any()
 

@@ -129,7 +129,7 @@ def test_float32_is_the_same(
     assert_near(fast.attend(expected.features, inputs), attended, 1e-5)
     decoded = assert_decodes(fast, plain, attended, expected.high_resolution, 1e-5)
     memorised = (expected.features, decoded.logits, decoded.object_score)
-    assert_near(fast.memorise(*memorised), plain.memorise(*memorised), 1e-5)
+    assert_near(fast.encode_memory(*memorised), plain.encode_memory(*memorised), 1e-5)
 
 
 @torch.inference_mode()
@@ -151,7 +151,7 @@ def test_bfloat16_stays_near(plain: Segmenter) -> None:
     fast.decode = in_bfloat16(fast.decode)  # type: ignore[method-assign]
     decoded = assert_decodes(fast, plain, conditioned, expected.high_resolution, 0.05)
     memorised = (expected.features, decoded.logits, decoded.object_score)
-    assert_near(in_bfloat16(fast.memorise)(*memorised), plain.memorise(*memorised), 0.05)
+    assert_near(in_bfloat16(fast.encode_memory)(*memorised), plain.encode_memory(*memorised), 0.05)
 
 
 def test_videos_are_the_same(plain: Segmenter) -> None:
@@ -171,16 +171,16 @@ def test_videos_are_the_same(plain: Segmenter) -> None:
     [(name, size) for name in ("hiera", "vit") for size in ((96, 160), (160, 96), (128, 32))]
     + [("vit", (48, 80))],
 )
-def test_pictures_of_other_sizes_and_the_usual_ones_again(
+def test_images_of_other_sizes_and_the_usual_ones_again(
     name: str, size: tuple[int, int], randomise: Callable[[Segmenter], Segmenter]
 ) -> None:
     plain = randomise(Segmenter(CONFIGS[name]).eval())
     usual, other = torch.randn(1, 3, SIDE, SIDE), torch.randn(2, 3, *size)
-    pictures = [usual, other, other, usual, other.transpose(2, 3)]
-    expected = [plain.encoder(picture).features for picture in pictures]
+    images = [usual, other, other, usual, other.transpose(2, 3)]
+    expected = [plain.encoder(image).features for image in images]
     fast = accelerate(plain).encoder
-    for picture, maps in zip(pictures, expected, strict=True):
-        for got, wanted in zip(fast(picture).features, maps, strict=True):
+    for image, maps in zip(images, expected, strict=True):
+        for got, wanted in zip(fast(image).features, maps, strict=True):
             assert_near(got, wanted, 1e-5)
 
 
@@ -208,13 +208,13 @@ def test_positions_are_made_in_float32_once_for_each_size(
 
 
 @torch.inference_mode()
-def test_pictures_that_the_plain_trunk_refuses_are_refused() -> None:
+def test_images_that_the_plain_trunk_refuses_are_refused() -> None:
     plain = Segmenter(CONFIGS["hiera"]).eval()
-    picture = torch.randn(1, 3, 72, SIDE)
+    image = torch.randn(1, 3, 72, SIDE)
     with pytest.raises(RuntimeError, match="must match"):
-        plain.encoder(picture)
+        plain.encoder(image)
     with pytest.raises(RuntimeError, match="must match"):
-        accelerate(plain).encoder(picture)
+        accelerate(plain).encoder(image)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

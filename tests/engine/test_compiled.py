@@ -75,7 +75,7 @@ def test_thirty_frames_need_no_other_graph(
     segmenter = model.segmenter
     assert isinstance(segmenter, CompiledSegmenter)
     graphs = dynamo.utils.counters["stats"]["unique_graphs"]
-    # Encode, attend with and without empty places, decode and memorise; pooled: a lone memory.
+    # Encode, attend with and without empty places, decode and encode_memory; pooled: a lone memory.
     assert graphs == (6 if "eq" in name else 5)
     runs: list[str] = []
 
@@ -100,7 +100,7 @@ def test_thirty_frames_need_no_other_graph(
         "encode": 30,
         "attend": 29,
         "decode": 29,
-        "memorise": 29,
+        "encode_memory": 29,
     }
     assert_same(got, video(Model(tiny(name)), 30))
 

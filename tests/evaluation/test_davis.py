@@ -243,8 +243,8 @@ def test_plain_masks_and_merged_objects_on_disk(davis: Make, clip: Make, tmp_pat
     for name, values in (("white", (0, 255, 255)), ("labels", (0, 1, 2))):
         (tmp_path / name / "cow").mkdir(parents=True)
         for index in (1, 2):
-            picture = np.array(values, np.uint8)[truth[index]]
-            Image.fromarray(picture).save(tmp_path / name / "cow" / f"{index:05d}.png")
+            image = np.array(values, np.uint8)[truth[index]]
+            Image.fromarray(image).save(tmp_path / name / "cow" / f"{index:05d}.png")
         assert evaluate_masks(root, tmp_path / name, single_object=True).mean == 100
     assert evaluate_masks(root, tmp_path / "labels").mean == 100
     assert evaluate_masks(root, tmp_path / "white").mean < 60

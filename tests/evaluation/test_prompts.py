@@ -37,7 +37,7 @@ EMPTY = np.zeros((40, 60), bool)
         # Missed on the left by 9 columns, false on the right by 3.
         (rectangle(5, 10, 30, 30), rectangle(5, 19, 30, 33), ((14, 9), 1)),
         (rectangle(5, 19, 30, 30), rectangle(5, 10, 30, 33), ((14, 9), 0)),
-        # The border counts as outside: the middle of a filled picture, not a corner.
+        # The border counts as outside: the middle of a filled image, not a corner.
         (~EMPTY, EMPTY, ((19, 19), 1)),
         # Equal depths: the false region, as in SAM 2.
         (rectangle(0, 0, 5, 5), rectangle(20, 20, 25, 25), ((22, 22), 0)),

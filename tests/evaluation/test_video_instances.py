@@ -144,12 +144,12 @@ def test_a_model_and_its_results_file_score_alike(
         assert scores == sorted(scores, reverse=True) and len(scores) == 6
 
 
-def test_a_missing_picture_leaves_no_results(
+def test_a_missing_image_leaves_no_results(
     video_set: MakeVideoSet, model: InstanceModel, tmp_path: Path
 ) -> None:
     path = video_set()
     (path.parent / "JPEGImages/video2/00004.png").unlink()
-    with pytest.raises(InputError, match="no picture"):
+    with pytest.raises(InputError, match="no image"):
         evaluate_instances(model, path, out=tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 

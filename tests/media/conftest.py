@@ -19,7 +19,7 @@ CELL = 16
 
 
 def _numbered_frame(index: int, width: int = BITS * CELL, height: int = 48) -> NDArray[np.uint8]:
-    """Grey noise-free picture whose top row of cells is `index` in binary, lowest bit first."""
+    """Grey noise-free image whose top row of cells is `index` in binary, lowest bit first."""
     frame = np.full((height, width, 3), 96, dtype=np.uint8)
     frame[CELL:, :, 1] = (index * 5) % 200
     for bit in range(BITS):
@@ -70,8 +70,8 @@ def encode(tmp_path: Path) -> Callable[..., Path]:
             stream.codec_context.time_base = Fraction(1, 25)
             if prepare:
                 prepare(stream)
-            for index, picture in enumerate(frames):
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            for index, image in enumerate(frames):
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
                 frame.pts = times[index] if times else index
                 frame.time_base = Fraction(1, 25)
                 file.mux(stream.encode(frame))

@@ -1,4 +1,4 @@
-"""Folders of pictures: natural order, sizes, orientation, and files that do not belong."""
+"""Folders of images: natural order, sizes, orientation, and files that do not belong."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tempomask.errors import InputError
-from tempomask.media.folder import natural_key, read_picture
+from tempomask.media.folder import natural_key, read_image
 from tempomask.media.video import open_video
 
 
@@ -52,26 +52,26 @@ def test_any_names_can_be_sorted(names):
 
 
 def test_orientation_and_pixel_types(tmp_path):
-    picture = np.zeros((4, 6, 3), np.uint8)
-    picture[:, :2] = 250
+    image = np.zeros((4, 6, 3), np.uint8)
+    image[:, :2] = 250
     exif = Image.Exif()
     exif[0x0112] = 6  # turn clockwise to see it upright
-    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
     Image.fromarray(np.full((4, 6), 51200, np.uint16)).save(tmp_path / "deep.png")
     Image.fromarray(np.full((4, 6), 77, np.uint8)).save(tmp_path / "grey.png")
     save(tmp_path / "clear.png", 9, mode="RGBA")
     save(tmp_path / "palette.png", 51, mode="P")
-    turned = read_picture(tmp_path / "a.png")
-    np.testing.assert_array_equal(turned, np.rot90(picture, -1))
+    turned = read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(turned, np.rot90(image, -1))
     with open_video(tmp_path / "a.png") as video:
         assert (video.size, video.num_frames) == ((6, 4), 1)
     for name, value in (("deep", 200), ("grey", 77), ("clear", 9), ("palette", 51)):
-        frame = read_picture(tmp_path / f"{name}.png")
+        frame = read_image(tmp_path / f"{name}.png")
         assert frame.dtype == np.uint8
         np.testing.assert_array_equal(frame, np.full((4, 6, 3), value))
 
 
-def test_different_sizes_name_both_pictures(tmp_path):
+def test_different_sizes_name_both_images(tmp_path):
     save(tmp_path / "1.png")
     save(tmp_path / "2.png", size=(4, 6))
     with pytest.raises(InputError, match=r"1\.png has 6 x 4 pixels, 2\.png has 4 x 6"):
@@ -85,7 +85,7 @@ def test_frames_and_masks_in_one_folder(tmp_path):
         open_video(tmp_path)
 
 
-def test_folders_without_pictures(tmp_path):
+def test_folders_without_images(tmp_path):
     table = {"nothing": "it is empty", "text": "other files", "videos": "give one of them: a.mp4"}
     for name, message in table.items():
         (tmp_path / name).mkdir()
@@ -93,7 +93,7 @@ def test_folders_without_pictures(tmp_path):
             (tmp_path / name / "a.txt").touch()
         if name == "videos":
             (tmp_path / name / "a.mp4").touch()
-        with pytest.raises(InputError, match=f"no pictures .*{message}"):
+        with pytest.raises(InputError, match=f"no images .*{message}"):
             open_video(tmp_path / name)
     (tmp_path / "deep" / "480p").mkdir(parents=True)
     save(tmp_path / "deep" / "480p" / "0.png")
@@ -104,14 +104,14 @@ def test_folders_without_pictures(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"), [(b"", "it is empty"), (b"hello", "unknown format or damaged")]
 )
-def test_unreadable_pictures_are_named(tmp_path, content, message):
+def test_unreadable_images_are_named(tmp_path, content, message):
     save(tmp_path / "0.png")
     (tmp_path / "1.png").write_bytes(content)
     with pytest.raises(InputError, match=rf"1\.png: {message}"):
         open_video(tmp_path)
 
 
-def test_a_cut_picture_is_named_when_it_is_reached(tmp_path):
+def test_a_cut_image_is_named_when_it_is_reached(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     for index in range(3):
         Image.fromarray(noise).save(tmp_path / f"{index}.jpg")
@@ -119,5 +119,5 @@ def test_a_cut_picture_is_named_when_it_is_reached(tmp_path):
     (tmp_path / "1.jpg").write_bytes(data[: len(data) * 2 // 3])
     reading = open_video(tmp_path).frames()
     assert next(reading)[0] == 0
-    with pytest.raises(InputError, match=r"cannot read the picture .*1\.jpg: .*truncated"):
+    with pytest.raises(InputError, match=r"cannot read the image .*1\.jpg: .*truncated"):
         next(reading)

@@ -1,4 +1,4 @@
-"""Label maps as PNG: DAVIS's palette, 16 bits, plain masks, and pictures that are no masks."""
+"""Label maps as PNG: DAVIS's palette, 16 bits, plain masks, and images that are no masks."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ def test_the_palette_is_that_of_davis(tmp_path):
     assert len(np.unique(davis_palette(), axis=0)) == 256
 
 
-def picture(values, mode=None):
+def label_image(values, mode=None):
     return Image.fromarray(np.array(values, dtype=np.uint8)).convert(mode)
 
 
 @pytest.mark.parametrize(
     ("image", "expected"),
     [
-        (picture([[0, 255]], "L"), [[0, 1]]),
-        (picture([[255, 255]], "L"), [[1, 1]]),
-        (picture([[0, 3]], "L"), [[0, 3]]),
-        (picture([[0, 0]], "L"), [[0, 0]]),
-        (picture([[1, 255]], "L"), [[1, 255]]),
-        (picture([[0, 255]], "1"), [[0, 1]]),
-        (picture([[0, 255]], "RGB"), [[0, 1]]),
-        (picture([[0, 255]], "RGBA"), [[0, 1]]),
-        (picture([[255, 255]], "LA"), [[1, 1]]),
+        (label_image([[0, 255]], "L"), [[0, 1]]),
+        (label_image([[255, 255]], "L"), [[1, 1]]),
+        (label_image([[0, 3]], "L"), [[0, 3]]),
+        (label_image([[0, 0]], "L"), [[0, 0]]),
+        (label_image([[1, 255]], "L"), [[1, 255]]),
+        (label_image([[0, 255]], "1"), [[0, 1]]),
+        (label_image([[0, 255]], "RGB"), [[0, 1]]),
+        (label_image([[0, 255]], "RGBA"), [[0, 1]]),
+        (label_image([[255, 255]], "LA"), [[1, 1]]),
         (Image.fromarray(np.array([[0, 300]], np.uint16)), [[0, 300]]),
         (Image.fromarray(np.array([[0, 70000]], np.int32)).convert("I"), None),
     ],
@@ -73,20 +73,20 @@ def test_a_mask_drawn_in_white(tmp_path):
 
 def test_a_mask_with_soft_edges_is_no_map_of_objects(tmp_path):
     shades = np.tile(np.arange(256, dtype=np.uint8), (4, 1))
-    picture(shades, "L").save(tmp_path / "soft.png")
+    label_image(shades, "L").save(tmp_path / "soft.png")
     with pytest.raises(InputError, match=r"soft\.png has soft edges \(254 shades .* black"):
         read_mask(tmp_path / "soft.png")
     # Many ids without white, and a few beside it, are a label map.
     for labels in (np.minimum(shades, 254), np.where(shades > 20, np.uint8(255), shades)):
-        picture(labels, "L").save(tmp_path / "ids.png")
+        label_image(labels, "L").save(tmp_path / "ids.png")
         np.testing.assert_array_equal(read_mask(tmp_path / "ids.png"), labels)
 
 
-def test_pictures_that_are_no_masks(tmp_path):
+def test_images_that_are_no_masks(tmp_path):
     paths = {name: tmp_path / name for name in ("rgb.png", "alpha.png", "blur.jpg", "no.png")}
-    picture(np.full((4, 4, 3), 9)).save(paths["rgb.png"])
-    picture(np.full((4, 4, 3), 9), "LA").save(paths["alpha.png"])
-    picture(np.zeros((4, 4)), "L").save(paths["blur.jpg"])
+    label_image(np.full((4, 4, 3), 9)).save(paths["rgb.png"])
+    label_image(np.full((4, 4, 3), 9), "LA").save(paths["alpha.png"])
+    label_image(np.zeros((4, 4)), "L").save(paths["blur.jpg"])
     paths["no.png"].write_text("hello")
     table = {"rgb.png": "palette or grey", "alpha.png": "kind LA", "blur.jpg": "save it as PNG"}
     for name, message in {**table, "no.png": "cannot read", "missing.png": "no such mask"}.items():

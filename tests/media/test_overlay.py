@@ -46,13 +46,13 @@ def test_contour_width_and_opacity(frame, make_result):
         assert changed.sum() == pytest.approx(100**2 - (100 - 2 * width) ** 2, abs=3)
 
 
-def test_masks_at_the_edge_of_the_picture(frame, make_result):
+def test_masks_at_the_edge_of_the_image(frame, make_result):
     drawn = draw_overlay(frame, make_result(0, {1: np.ones((400, 480), bool)}, (400, 480)))
     assert (drawn[0] == object_color(1)).all()
     assert (drawn[:, -1] == object_color(1)).all()
 
 
-def test_tags_stay_in_the_picture_and_name_objects(frame, make_result):
+def test_tags_stay_in_the_image_and_name_objects(frame, make_result):
     places = {1: disc(200, 240, 40), 2: disc(2, 2, 20), 300: disc(395, 478, 30)}
     result = make_result(0, places, (400, 480))
     plain = draw_overlay(frame, result, tags=False)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tempomask.errors import InputError
 from tempomask.media.camera import Stream, camera_address
-from tempomask.media.prefetch import RunAhead
+from tempomask.media.prefetch import Prefetcher
 from tempomask.media.video import Video, open_video
 
 
@@ -111,7 +111,7 @@ def test_a_waiting_consumer_wakes_when_closed():
         gate.wait(5)
         yield 1
 
-    ahead = RunAhead(stuck(), 2)
+    ahead = Prefetcher(stuck(), 2)
     threading.Timer(0.05, gate.set).start()
     assert next(ahead) == 1
     assert next(ahead, None) is None
@@ -131,7 +131,7 @@ def test_live_sources_lose_old_frames_and_count_what_is_given():
 
 
 def test_live_stream_from_ffmpeg():
-    stream = Stream("testsrc=size=64x48:rate=200", "test picture", form="lavfi")
+    stream = Stream("testsrc=size=64x48:rate=200", "test image", form="lavfi")
     with Video(stream) as video:
         assert (video.size, video.fps, video.num_frames) == ((48, 64), 200, None)
         assert video.live and not video.seekable
@@ -219,8 +219,8 @@ def test_iterators_are_read_once_in_the_callers_thread():
         ([np.zeros((4, 6, 3), np.float32)], r"float32.* scale to 0\.\.255"),
         ([np.zeros((4, 6, 1), np.uint8)], "repeat the grey"),
         ([np.zeros((4, 6, 3), np.int64)], r"int64.* convert with astype\(np.uint8\)"),
-        (np.zeros((4, 6, 3), np.uint8), r"shape \(4, 6, 3\) is one picture, not a video"),
-        (["no array"], "no such picture: no array"),
+        (np.zeros((4, 6, 3), np.uint8), r"shape \(4, 6, 3\) is one image, not a video"),
+        (["no array"], "no such image: no array"),
         (iter(["a.png"]), "frame 0 of the iterator of frames is a path; give a list of paths"),
         (BytesIO(b"film"), r"open file \(BytesIO\); give its path, or write it"),
         (None, "cannot read frames from NoneType"),
@@ -234,7 +234,7 @@ def test_arrays_that_are_no_frames(source, message):
         open_video(source)
 
 
-def test_a_list_of_pictures_and_frames_of_pyav(tmp_path):
+def test_a_list_of_images_and_frames_of_pyav(tmp_path):
     paths = [tmp_path / name for name in ("b.png", "a.png")]
     for value, path in enumerate(paths):
         Image.fromarray(np.full((4, 6, 3), value, np.uint8)).save(path)

@@ -32,7 +32,7 @@ KINDS = {
     "vp8": ("a.webm", "libvpx", {"g": "12", "deadline": "realtime"}),
     "avi with B-frames": ("a.avi", "mpeg4", {"g": "12", "bf": "2"}),
     "avi with h264": ("a.avi", "libx264", SHORT_GOP),
-    "avi of pictures": ("a.avi", "mjpeg", {}),
+    "avi of images": ("a.avi", "mjpeg", {}),
     "raw stream": ("a.h264", "libx264", SHORT_GOP),
 }
 
@@ -145,16 +145,16 @@ def test_grey_and_deep_pixels_become_eight_bit_rgb(encode, numbers):
     list(product((0, 90, 180, -90), (False, True), (False,))) + [(0, False, True)],
 )
 def test_rotation_and_mirroring(encode, degrees, mirrored, flipped):
-    picture = np.zeros((48, 64, 3), dtype=np.uint8)
-    picture[:24, :32], picture[:24, 32:] = 255, 128
-    upright = np.rot90(picture, degrees // 90)
+    image = np.zeros((48, 64, 3), dtype=np.uint8)
+    image[:24, :32], image[:24, 32:] = 255, 128
+    upright = np.rot90(image, degrees // 90)
     upright = upright[:, ::-1] if mirrored else upright
     upright = upright[::-1] if flipped else upright
 
     def turn(stream):
         stream.set_display_rotation(degrees, mirrored, flipped)
 
-    with open_video(encode("turned.mp4", [picture] * 2, prepare=turn)) as video:
+    with open_video(encode("turned.mp4", [image] * 2, prepare=turn)) as video:
         _, frame = next(video.frames())
     assert video.size == upright.shape[:2]
     assert frame.flags["C_CONTIGUOUS"]
@@ -188,7 +188,7 @@ def cut(path: Path, part: float) -> Path:
 
 @pytest.fixture
 def noisy(numbered_frame) -> list[np.ndarray]:
-    """Frames that take many bytes each, so that a cut falls into the pictures."""
+    """Frames that take many bytes each, so that a cut falls into the images."""
     random = np.random.default_rng(0)
     frames = [numbered_frame(index) for index in range(50)]
     for frame in frames:

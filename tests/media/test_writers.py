@@ -425,7 +425,7 @@ def test_files_that_no_run_recorded_are_not_overwritten(tmp_path, name):
     assert path.read_bytes() == b"mine" and names(tmp_path) == [name]
 
 
-def test_pictures_called_after_those_of_the_source(frames, moving, tmp_path):
+def test_images_called_after_those_of_the_source(frames, moving, tmp_path):
     folder = tmp_path / "source"
     folder.mkdir()
     for index in range(4):

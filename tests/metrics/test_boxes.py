@@ -63,7 +63,7 @@ def test_lost_and_absent_frames() -> None:
     assert (got10k.average_overlap, got10k.success_rate(0.5)) == (0.5, 0.5)
 
 
-def test_clipping_at_the_edge_of_the_picture() -> None:
+def test_clipping_at_the_edge_of_the_image() -> None:
     truth = [[0, 0, 10, 10], [0, 0, 10, 10]]
     predicted = [[0, 0, 10, 10], [-10, 0, 20, 10]]
     clipping = BoxProtocol(clip=True)

@@ -21,7 +21,7 @@ from tempomask.metrics.region_boundary import (
 
 
 def blobs(rng: np.random.Generator, height: int, width: int, objects: int) -> np.ndarray:
-    """A random label map whose blobs may touch every side of the picture."""
+    """A random label map whose blobs may touch every side of the image."""
     smooth = rng.uniform(1, 6)
     stacked = np.stack(
         [gaussian_filter(rng.normal(size=(height, width)), smooth) for _ in range(objects)]

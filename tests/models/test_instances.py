@@ -189,10 +189,10 @@ def test_videos_side_by_side_equal_videos_alone(instance_config: MakeConfig, tra
     segmenter = build(instance_config(tracker=tracker))
     state, alone = None, [None, None]
     for t in range(2):
-        pictures = image(t, batch=2)
-        both, state = segmenter.step(pictures, state)
+        images = image(t, batch=2)
+        both, state = segmenter.step(images, state)
         for video in range(2):
-            one, alone[video] = segmenter.step(pictures[video : video + 1], alone[video])  # type: ignore[call-overload]
+            one, alone[video] = segmenter.step(images[video : video + 1], alone[video])  # type: ignore[call-overload]
             for ours, theirs in zip(both.predictions, one.predictions, strict=True):
                 torch.testing.assert_close(ours[video], theirs[0], atol=1e-4, rtol=1e-3)
 

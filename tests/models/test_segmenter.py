@@ -91,7 +91,7 @@ def test_shapes_of_the_four_steps(name: str, image_size: int) -> None:
             assert decoded.all_pointers.shape == (N, candidates, 32)
             assert decoded.object_pointer.shape == (N, 32)
             assert decoded.predicted_iou.shape == decoded.object_score.shape == (N,)
-        memory = segmenter.memorise(encoded.features, decoded.logits, decoded.object_score)
+        memory = segmenter.encode_memory(encoded.features, decoded.logits, decoded.object_score)
         assert memory.shape == (N, 16, side, side)
 
 
@@ -104,7 +104,7 @@ def test_objects_of_a_batch_do_not_mix(name: str) -> None:
         features = segmenter.attend(encoded.features, memory)
         points, labels = torch.rand(N, 2, 2) * 64, torch.tensor([[1, 0], [2, 3], [1, -1]])
         together = segmenter.decode(features, encoded.high_resolution, points, labels)
-        kept = segmenter.memorise(encoded.features, together.logits, together.object_score)
+        kept = segmenter.encode_memory(encoded.features, together.logits, together.object_score)
         for i in range(N):
             one = memory._replace(
                 spatial=memory.spatial[i : i + 1], pointers=memory.pointers[i : i + 1]
@@ -115,7 +115,9 @@ def test_objects_of_a_batch_do_not_mix(name: str) -> None:
                 alone, encoded.high_resolution, points[i : i + 1], labels[i : i + 1]
             )
             assert torch.allclose(decoded.logits[0], together.logits[i], atol=1e-3)
-            memorised = segmenter.memorise(encoded.features, decoded.logits, decoded.object_score)
+            memorised = segmenter.encode_memory(
+                encoded.features, decoded.logits, decoded.object_score
+            )
             assert torch.allclose(memorised[0], kept[i], atol=1e-3)
 
 
@@ -161,8 +163,8 @@ def test_memories_of_absent_objects_are_marked_since_2_1() -> None:
         segmenter = make(name)
         features, logits = torch.randn(1, 32, 4, 4), torch.randn(2, 1, 16, 16)
         with torch.no_grad():
-            seen = segmenter.memorise(features, logits, torch.tensor([1.0, 1.0]))
-            mixed = segmenter.memorise(features, logits, torch.tensor([1.0, 0.0]))
+            seen = segmenter.encode_memory(features, logits, torch.tensor([1.0, 1.0]))
+            mixed = segmenter.encode_memory(features, logits, torch.tensor([1.0, 0.0]))
         difference = mixed - seen
         assert not difference[0].any()
         if marked:
@@ -227,7 +229,9 @@ def test_gradients_reach_every_parameter(name: str) -> None:
     mask = (torch.rand(N, 1, 64, 64) > 0.5).float()
     outputs = [
         segmenter.attend(encoded.features, None),
-        segmenter.memorise(encoded.features, torch.randn(N, 1, 16, 16), torch.tensor([1, -1, 1])),
+        segmenter.encode_memory(
+            encoded.features, torch.randn(N, 1, 16, 16), torch.tensor([1, -1, 1])
+        ),
         segmenter.use_mask_as_output(encoded, mask).object_pointer,
         segmenter.no_object_pointer,
     ]

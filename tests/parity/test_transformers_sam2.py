@@ -173,7 +173,7 @@ def test_memory_encoder(pair: Pair) -> None:
     features = torch.randn(2, 256, SIDE // 16, SIDE // 16, generator=generator)
     mask = torch.randn(2, 1, SIDE, SIDE, generator=generator)
     theirs, _ = pair.theirs.memory_encoder(features, mask.sigmoid() * 20 - 10)
-    ours = pair.ours.memorise(features, mask, object_score=torch.ones(2))
+    ours = pair.ours.encode_memory(features, mask, object_score=torch.ones(2))
     assert_close(ours, theirs)
 
 

@@ -19,8 +19,8 @@ from tempomask.reports.layer_figures import (
 
 
 def colors(path: Path) -> int:
-    with Image.open(path) as picture:
-        return len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0))
+    with Image.open(path) as image:
+        return len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0))
 
 
 @pytest.mark.parametrize("least", [0.0, 1.0])

@@ -39,9 +39,9 @@ FIGURES: dict[str, Callable[[Path], None]] = {
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_are_drawn_whole(tmp_path: Path, name: str) -> None:
     FIGURES[name](tmp_path / "figure.png")
-    with Image.open(tmp_path / "figure.png") as picture:
-        assert picture.format == "PNG" and min(picture.size) > 60
-        assert len(picture.convert("RGB").getcolors(10**7) or ()) > 10
+    with Image.open(tmp_path / "figure.png") as image:
+        assert image.format == "PNG" and min(image.size) > 60
+        assert len(image.convert("RGB").getcolors(10**7) or ()) > 10
     assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
 
 
@@ -76,7 +76,7 @@ def test_a_tint_keeps_the_background_and_mixes_the_object() -> None:
         (lambda p: save_frame_strip(p, [], [], [], np.zeros((0, 7))), "as many frames"),
         (
             lambda p: save_frame_strip(p, range(5), FRAMES, [m[:5] for m in MASKS], BLOCKS),
-            "does not fit a picture",
+            "does not fit a image",
         ),
     ],
 )

@@ -156,7 +156,7 @@ def test_the_bipartite_synchroniser_restores_the_order() -> None:
     torch.testing.assert_close(router.synchroniser(shuffled * 1.1, before), before * 1.1)
 
 
-def test_pictures_of_a_batch_decide_for_themselves() -> None:
+def test_images_of_a_batch_decide_for_themselves() -> None:
     router = make_router(synchroniser="none")
     module = router.routers[0]
     with torch.no_grad():

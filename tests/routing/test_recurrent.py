@@ -63,7 +63,7 @@ def test_without_a_previous_mask_everything_runs(router: PredictiveRouter) -> No
     assert not policy.plan(*frame()).blocks.all()
 
 
-def test_a_broken_mask_or_picture_costs_one_frame() -> None:
+def test_a_broken_mask_or_image_costs_one_frame() -> None:
     torch.manual_seed(0)
     router = PredictiveRouter(replace(CONFIG, mask_frames=4)).eval().requires_grad_(False)
     policy = recurrent_policy(router, Routing(0.5, adaptive=True), 0.6)

@@ -110,9 +110,9 @@ def test_logits_fed_back_are_held_within_32(
 def test_memories_of_a_batch(state: VideoState) -> None:
     outputs = segment(state, tracking_requests(state))
     features = state.frames.encoded(23).features
-    together = state._batcher.memorise(features, outputs)
+    together = state._batcher.encode_memory(features, outputs)
     for memory, output in zip(together, outputs, strict=True):
-        (alone,) = state._batcher.memorise(features, [output])
+        (alone,) = state._batcher.encode_memory(features, [output])
         torch.testing.assert_close(memory, alone, atol=1e-4, rtol=1e-4)
         # What is remembered of one object does not keep the others' share of the batch alive.
         for kept in (memory, output.pointer):

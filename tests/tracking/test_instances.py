@@ -67,13 +67,13 @@ class ToldSegmenter(InstanceSegmenter):
         return TrackedFrame(Predictions(classes, masks), ran), carried
 
 
-def picture() -> NDArray[np.uint8]:
+def image() -> NDArray[np.uint8]:
     return np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
 
 
 def run(frames: list[list[Told]], count: int | None = None, **options: float) -> tuple:
     session = InstanceSession(ToldSegmenter(frames), options=InstanceOptions(**options))  # type: ignore[arg-type]
-    results = [session.step(picture()) for _ in range(count or len(frames))]
+    results = [session.step(image()) for _ in range(count or len(frames))]
     return results, session.summary()
 
 
@@ -135,7 +135,7 @@ def test_the_summary_averages_shown_frames_and_ranks_all_frames() -> None:
 def test_predictions_rank_pairs_of_track_and_class() -> None:
     frames = [[cat(0, LEFT, 3.0), dog(1, RIGHT, 5.0)]]
     session = InstanceSession(ToldSegmenter(frames), options=PROTOCOL)
-    result = session.step(picture())
+    result = session.step(image())
     assert result.track_ids.tolist() == [1, 2, 3, 4]
     rows = session.summary().predictions(3)
     assert [row.label for row in rows[:2]] == [1, 0]
@@ -162,7 +162,7 @@ def test_overlaps_are_counted_exactly_in_every_type(dtype: torch.dtype) -> None:
         options = InstanceOptions(max_overlap=limit)
         session = InstanceSession(ToldSegmenter([[larger, smaller]]), options=options, dtype=dtype)
         for _ in range(2):
-            assert len(session.step(picture())) == shown
+            assert len(session.step(image())) == shown
 
 
 def test_a_video_without_detections_is_a_valid_empty_result() -> None:
@@ -202,9 +202,9 @@ def test_queries_are_carried_to_the_next_frame_and_reset_between_videos() -> Non
     segmenter = ToldSegmenter([[cat(0, LEFT)], [dog(1, RIGHT)]])
     session = InstanceSession(segmenter)
     for _ in range(3):
-        session.step(picture())
+        session.step(image())
     session.reset()
-    assert session.step(picture()).track_ids.tolist() == [1]
+    assert session.step(image()).track_ids.tolist() == [1]
     assert session.summary().num_frames == 1
     assert segmenter.carried == [None, 0, 1, None]
 
@@ -219,7 +219,7 @@ def test_memory_does_not_grow_with_the_video() -> None:
 
     sizes = []
     for frame in range(40):
-        session.step(picture())
+        session.step(image())
         if frame >= 10:
             sizes.append(held())
     assert len(set(sizes)) == 1
@@ -227,7 +227,7 @@ def test_memory_does_not_grow_with_the_video() -> None:
 
 def test_frames_of_another_size_are_refused() -> None:
     session = InstanceSession(ToldSegmenter([[]]))
-    session.step(picture())
+    session.step(image())
     with pytest.raises(InputError, match="32 x 64 pixels in a video of 96 x 64"):
         session.step(np.zeros((64, 32, 3), dtype=np.uint8))
     with pytest.raises(InputError, match="uint8 in RGB"):
@@ -251,7 +251,7 @@ def test_the_network_sees_the_aspect_within_bounds(height: int, width: int) -> N
     assert small == CONFIG.short_side or large == CONFIG.long_side or min(height, width) == 1
 
 
-def test_the_picture_is_padded_with_zeros_below_and_right() -> None:
+def test_the_image_is_padded_with_zeros_below_and_right() -> None:
     frame = np.full((50, 70, 3), 255, dtype=np.uint8)
     image = network_image(frame, (50, 70), torch.device("cpu"))
     assert image.shape == (1, 3, 64, 96)
@@ -260,7 +260,7 @@ def test_the_picture_is_padded_with_zeros_below_and_right() -> None:
     assert (image[:, :, :, 70:] == 0).all()
 
 
-def test_masks_are_cut_to_the_picture_before_they_are_resized() -> None:
+def test_masks_are_cut_to_the_image_before_they_are_resized() -> None:
     logits = torch.full((1, 16, 16), -1.0)
     logits[0, :, :12] = 1.0
     masks = upsampled(logits, (64, 48), (128, 96)) > 0

@@ -94,7 +94,7 @@ def test_every_patch_takes_the_labels_the_published_step_gives_it(
 
 
 def test_memory_is_bounded_by_the_neighbourhood() -> None:
-    """No tensor of similarities grows with the picture: 4 times as wide, as large as before."""
+    """No tensor of similarities grows with the image: 4 times as wide, as large as before."""
     largest = []
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -331,7 +331,7 @@ ENCODERS: dict[str, Callable[[], Encoder]] = {
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_any_encoder_will_do(name: str) -> None:
-    """Pictures that are no squares; the map of stride 16."""
+    """Images that are no squares; the map of stride 16."""
     torch.manual_seed(0)
     frames, labels = scene(3)
     propagator = Propagator(ENCODERS[name](), name, SHORT)

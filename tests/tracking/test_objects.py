@@ -24,7 +24,7 @@ def test_points_and_boxes_are_scaled_each_axis_on_its_own() -> None:
     np.testing.assert_allclose(both.points, expected, rtol=1e-6)
 
 
-def test_what_lies_outside_the_picture_is_moved_to_its_border() -> None:
+def test_what_lies_outside_the_image_is_moved_to_its_border() -> None:
     over = clicks(box=(-3, 5, 100.4, 80), points=[(101, 50), (99.75, -1)])
     inside = clicks(box=(0, 5, 100, 50), points=[(100, 50), (99.75, 0)])
     assert np.array_equal(over.points, inside.points)

@@ -133,7 +133,7 @@ class NaiveTracker:
     def propagate(self, start: int, stop: int, reverse: bool = False) -> dict[int, Tensor]:
         """Logits by frame from start to stop, both included."""
         for t, out in self.staged.items():
-            memory = self.segmenter.memorise(self.encode(t).features, out.logits, out.score)
+            memory = self.segmenter.encode_memory(self.encode(t).features, out.logits, out.score)
             out.memory = memory[0]
             self.conditioning[t] = out
             self.others.pop(t, None)
@@ -144,7 +144,7 @@ class NaiveTracker:
                 encoded = self.encode(t)
                 features = self.attended(t, encoded, reverse)
                 d = self.segmenter.decode(features, encoded.high_resolution, multimask=True)
-                memory = self.segmenter.memorise(encoded.features, d.logits, d.object_score)
+                memory = self.segmenter.encode_memory(encoded.features, d.logits, d.object_score)
                 self.others[t] = Out(d.logits, d.object_score, d.object_pointer[0], memory[0])
             self.tracked[t] = reverse
             results[t] = self.conditioning.get(t, self.others.get(t)).logits[0, 0]

@@ -151,7 +151,7 @@ def test_a_frame_tracked_again_sees_the_masks_of_the_frame_before_it(
     session.prompt(mask=half(True))
     frames = clip(8)
     results = [session.step(frame) for frame in frames]
-    session.turn(reverse)
+    session.set_reverse(reverse)
     session.step(frames[3], index=3)
     mask = masks_in(log)[-1]
     assert mask is not None and np.array_equal(mask[0, 0].numpy(), union(results[before]))

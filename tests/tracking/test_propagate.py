@@ -185,7 +185,7 @@ def test_lookahead_gives_every_object_from_the_start(
         ([], {}, "no prompt given"),
         ([(1, 2)], {}, "must be Prompt objects, got tuple"),
         (Prompt(8, A, points=[(1, 1)]), {}, r"frame 8, but the video has 8 frames \(0 to 7\)"),
-        (Prompt(0, A, points=[(82, 1)]), {}, "outside the 80 x 48 picture"),
+        (Prompt(0, A, points=[(82, 1)]), {}, "outside the 80 x 48 image"),
         (PROMPTS[1], {"direction": "sideways"}, "got 'sideways'"),
         (PROMPTS[1], {"start": 3}, "frame 2 lies outside the tracked frames 3 to the end"),
         (PROMPTS[1], {"end": 2}, "end 2 stops before the prompt on frame 2;.* take 3 or more"),

@@ -96,7 +96,7 @@ def test_an_object_that_leaves_and_returns(
             assert output.motion is not None
     # Frame 40 would attend to what was seen since the return, and to what was seen before that.
     with torch.inference_mode():
-        session._state.go_on(39, 40)
+        session._state.advance(39, 40)
     remembered = session._selector.select(tracked.bank, 40, reverse=False)
     assert [m.frame for m in remembered.spatial] == [0, 17, 18, 36, 37, 38, 39]
 

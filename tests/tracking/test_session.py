@@ -43,7 +43,7 @@ class Calls:
 
     def __init__(self, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
-        for name in ("encode", "attend", "decode", "memorise", "use_mask_as_output"):
+        for name in ("encode", "attend", "decode", "encode_memory", "use_mask_as_output"):
             monkeypatch.setattr(segmenter, name, self._spy(name, getattr(segmenter, name)))
 
     def _spy(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -118,10 +118,10 @@ def test_objects_of_one_layout_share_every_call(
         session.prompt(object_id=object_id, points=[(x, 14)])
     frames = clip(6)
     session.step(frames[0])
-    assert calls.counts("encode", "attend", "decode", "memorise") == [1, 1, 1, 0]
+    assert calls.counts("encode", "attend", "decode", "encode_memory") == [1, 1, 1, 0]
     for frame in frames[1:]:
         session.step(frame)
-    assert calls.counts("encode", "attend", "decode", "memorise") == [6, 6, 6, 5]
+    assert calls.counts("encode", "attend", "decode", "encode_memory") == [6, 6, 6, 5]
     assert all(args[1] is None or len(args[1].spatial) == 3 for args, _ in calls.of("attend"))
 
 
@@ -134,7 +134,7 @@ def test_objects_per_batch_bounds_the_batch(
         session.prompt(object_id=object_id, mask=MASK)
     for frame in clip(2):
         session.step(frame)
-    assert calls.counts("attend", "use_mask_as_output", "memorise") == [expected] * 3
+    assert calls.counts("attend", "use_mask_as_output", "encode_memory") == [expected] * 3
 
 
 def test_a_session_forgets_its_video_at_the_end(segmenter: Segmenter, clip: Callable) -> None:
@@ -185,11 +185,11 @@ def test_without_objects_the_encoder_does_not_run(
 
 @pytest.mark.parametrize("side", [64, 40])
 def test_a_camera_may_use_its_buffer_again(side: int, segmenter: Segmenter) -> None:
-    picture = np.random.default_rng(3).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    buffer, kept = picture.copy(), Session(segmenter)
+    image = np.random.default_rng(3).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    buffer, kept = image.copy(), Session(segmenter)
     kept.step(buffer)
     buffer[:] = 0
-    expected = run(Session(segmenter), [picture], [Prompt(0, A, points=[(12, 14)])])[0]
+    expected = run(Session(segmenter), [image], [Prompt(0, A, points=[(12, 14)])])[0]
     result = kept.correct(object_id=A, points=[(12, 14)])
     assert np.array_equal(result.low_res_logits, expected.low_res_logits)
 
@@ -272,7 +272,7 @@ def test_nothing_grows_with_the_length_of_the_video(
     for frame in clip(60):
         session.step(frame)
         state = session._state
-        stores = [state.frames._pictures, state.frames._blocks, state.frames.images]
+        stores = [state.frames._pixels, state.frames._blocks, state.frames.images]
         for tracked in state.objects.values():
             stores += [tracked.bank.recent, tracked.outputs, tracked.clicks, tracked.staged]
         sizes.append((session.memory_bytes(), *map(len, stores)))
@@ -326,7 +326,7 @@ def test_prompted_masks_can_be_binarised(
         session.prompt(object_id=B, points=[(30, 20)], frame=2)
         for frame in frames:
             session.step(frame)
-        made = [kwargs["binarise"] for _, kwargs in calls.of("memorise")]
+        made = [kwargs["binarise"] for _, kwargs in calls.of("encode_memory")]
         assert sorted(made) == sorted(flags)
 
 
@@ -335,11 +335,11 @@ def test_memory_of_a_mask_prompt_comes_from_low_resolution_logits_or_the_full_ma
 ) -> None:
     frames = clip(2)
     for full, side in ((False, 16), (True, 64)):
-        session = Session(segmenter, TrackingOptions(memorise_full_mask=full))
+        session = Session(segmenter, TrackingOptions(memory_from_full_mask=full))
         session.prompt(mask=MASK)
         for frame in frames:
             session.step(frame)
-        logits = calls.of("memorise")[-1][0][1]
+        logits = calls.of("encode_memory")[-1][0][1]
         assert logits.shape == (1, 1, side, side)
         assert logits.min() == -10 and logits.max() == 10
 
@@ -349,11 +349,11 @@ def test_holes_are_filled_in_what_is_shown_not_in_what_tracking_remembers(
 ) -> None:
     frames, prompts = clip(3), [Prompt(0, A, mask=MASK)]
     plain = run(Session(segmenter, EXACT), frames, prompts)
-    remembered = [args[1] for args, _ in calls.of("memorise")]
+    remembered = [args[1] for args, _ in calls.of("encode_memory")]
     calls.made.clear()
     options = TrackingOptions(memory_dtype="float32", fill_holes=30)
     filled = run(Session(segmenter, options), frames, prompts)
-    assert torch.equal(calls.of("memorise")[-1][0][1], remembered[-1])
+    assert torch.equal(calls.of("encode_memory")[-1][0][1], remembered[-1])
     before, after = plain[-1].low_res_logits, filled[-1].low_res_logits
     changed = before != after
     assert changed.any() and (before[changed] <= 0).all()
@@ -371,7 +371,7 @@ def test_a_prompted_mask_is_remembered_as_it_was_shown(
         session = Session(segmenter, TrackingOptions(fill_holes=area))
         session.prompt(mask=with_hole)
         shown, _ = (session.step(frame).low_res_logits for frame in clip(2))
-        assert np.array_equal(calls.of("memorise")[0][0][1][0].numpy(), shown)
+        assert np.array_equal(calls.of("encode_memory")[0][0][1][0].numpy(), shown)
         assert (shown == np.float32(0.1)).any() == (area > 0)
 
 
@@ -382,12 +382,12 @@ def test_masks_without_overlap_where_asked_for(
     prompts = [Prompt(0, A, mask=MASK), Prompt(0, B, mask=wide)]
     overlapping = run(Session(segmenter), frames, prompts)
     assert (overlapping[0].masks.sum(axis=0) == 2).any()
-    assert calls.of("memorise")[0][0][1].shape[-1] == 16
+    assert calls.of("encode_memory")[0][0][1].shape[-1] == 16
     calls.made.clear()
     options = TrackingOptions(non_overlapping=True, non_overlapping_memory=True)
     apart = run(Session(segmenter, options), frames, prompts)
     assert all((r.masks.sum(axis=0) <= 1).all() for r in apart)
-    remembered = calls.of("memorise")[0][0][1]
+    remembered = calls.of("encode_memory")[0][0][1]
     assert remembered.shape == (2, 1, 64, 64)
     assert ((remembered > 0).sum(dim=0) <= 1).all()
 
@@ -519,8 +519,8 @@ BLACK = np.zeros((48, 80, 3), np.uint8)
     [
         (lambda s: s.step(BLACK[:, :70]), "frame of 70 x 48 pixels in a video of 80 x 48"),
         (lambda s: s.step(BLACK.astype(float)), "float64; give .* scale to 0..255"),
-        (lambda s: s.prompt(points=[(82, 3)]), r"point \(82, 3\) outside the 80 x 48 picture"),
-        (lambda s: s.prompt(box=(90, 0, 99, 9), frame=9), r"9\) outside the 80 x 48 picture"),
+        (lambda s: s.prompt(points=[(82, 3)]), r"point \(82, 3\) outside the 80 x 48 image"),
+        (lambda s: s.prompt(box=(90, 0, 99, 9), frame=9), r"9\) outside the 80 x 48 image"),
         (lambda s: s.correct(mask=np.ones((4, 4), bool)), "mask of 4 x 4 pixels"),
         (lambda s: s.correct(points=[(1, 1)], frame=3), "frame 3 has not been stepped"),
         (lambda s: s.correct(points=[(1, 1)], frame=1), "frame 1 is not kept"),
@@ -612,7 +612,7 @@ def test_a_waiting_prompt_that_does_not_fit_is_dropped_when_the_size_is_known(
         session.step(frames[0])
     assert session.index is None
     assert session.step(frames[0]).object_ids == (A,)
-    with pytest.raises(InputError, match="outside the 9 x 9 picture"):
+    with pytest.raises(InputError, match="outside the 9 x 9 image"):
         Session(segmenter, size=(9, 9)).prompt(points=[(12, 3)])
 
 

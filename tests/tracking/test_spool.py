@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tempomask.tracking.spool import ResultSpool, merged, rows_of
+from tempomask.tracking.spool import ResultSpool, merged, select_objects
 from tempomask.types import FrameResult
 
 
@@ -49,8 +49,8 @@ def test_rows_can_be_picked_and_merged() -> None:
     first, second = result((1, 2)), result((3,), seed=1)
     both = merged(first, second)
     assert both.object_ids == (1, 2, 3)
-    turned = rows_of(both, [3, 1])
+    turned = select_objects(both, [3, 1])
     assert turned.object_ids == (3, 1)
     assert np.array_equal(turned.low_res_logits[0], second.low_res_logits[0])
     assert np.array_equal(turned.predicted_iou[1], first.predicted_iou[0])
-    assert rows_of(both, []).low_res_logits.shape == (0, 4, 4)
+    assert select_objects(both, []).low_res_logits.shape == (0, 4, 4)

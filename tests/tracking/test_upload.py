@@ -54,17 +54,17 @@ class LateTransport:
         return self.arrivals[-1]
 
 
-def pictures(count: int, side: int = 4) -> list[NDArray[np.uint8]]:
+def images(count: int, side: int = 4) -> list[NDArray[np.uint8]]:
     return [np.full((side, side, 3), t, np.uint8) for t in range(count)]
 
 
 def test_a_buffer_is_filled_again_only_after_its_copy() -> None:
     transport = LateTransport()
     ring = PinnedRing(transport, buffers=3)
-    for picture in pictures(8):
-        ring.send(picture)
+    for image in images(8):
+        ring.send(image)
         # It has been taken over: what becomes of it does not matter.
-        picture[:] = 255
+        image[:] = 255
     assert transport.buffers == 3
     assert [arrival.waits for arrival in transport.arrivals] == [1] * 5 + [0] * 3
     values = [int(arrival.take()[0, 0, 0]) for arrival in transport.arrivals]
@@ -74,8 +74,8 @@ def test_a_buffer_is_filled_again_only_after_its_copy() -> None:
 def test_another_size_gets_other_buffers() -> None:
     transport = LateTransport()
     ring = PinnedRing(transport, buffers=2)
-    for picture in (*pictures(3), *pictures(3, side=6)):
-        ring.send(picture)
+    for image in (*images(3), *images(3, side=6)):
+        ring.send(image)
     assert transport.buffers == 4
     assert [a.take().shape[0] for a in transport.arrivals] == [4, 4, 4, 6, 6, 6]
 
@@ -86,7 +86,7 @@ def test_a_cpu_needs_no_ring(segmenter: Segmenter) -> None:
 
 
 def numbered(count: int, fails: bool = False) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    yield from enumerate(pictures(count))
+    yield from enumerate(images(count))
     if fails:
         raise InputError("the file is damaged")
 
@@ -102,7 +102,7 @@ def prepare(frame: NDArray[np.uint8]) -> PreparedFrame:
 def test_frames_come_in_order(count: int) -> None:
     prepared = list(prepared_ahead(numbered(count), prepare))
     assert [index for index, _ in prepared] == list(range(count))
-    assert all(frame.picture[0, 0, 0] == index for index, frame in prepared)
+    assert all(frame.pixels[0, 0, 0] == index for index, frame in prepared)
 
 
 def test_a_source_may_fill_its_array_again() -> None:
@@ -116,7 +116,7 @@ def test_a_source_may_fill_its_array_again() -> None:
         time.sleep(0.02)
         return PreparedFrame(frame.copy(), (4, 4))
 
-    assert all(frame.picture[0, 0, 0] == index for index, frame in prepared_ahead(frames(), slowly))
+    assert all(frame.pixels[0, 0, 0] == index for index, frame in prepared_ahead(frames(), slowly))
 
 
 @pytest.mark.parametrize(("count", "fails", "message"), [(3, True, "damaged"), (9, False, "bad")])
@@ -132,7 +132,7 @@ def test_only_one_frame_is_read_ahead() -> None:
     read = []
 
     def frames() -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        for index, frame in enumerate(pictures(6)):
+        for index, frame in enumerate(images(6)):
             read.append(index)
             yield index, frame
 
@@ -174,8 +174,8 @@ def test_prepared_frames_are_tracked_alike(
     assert_same(live, expected_live)
 
 
-def test_a_correction_sees_the_picture_again(segmenter: Segmenter, clip: Clip) -> None:
-    """The tensor that was sent is given up once it is used; the picture stays."""
+def test_a_correction_sees_the_image_again(segmenter: Segmenter, clip: Clip) -> None:
+    """The tensor that was sent is given up once it is used; the image stays."""
     results = []
     for ahead in (False, True):
         session = Session(segmenter)

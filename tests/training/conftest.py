@@ -95,9 +95,9 @@ def data_root(tmp_path: Path) -> Path:
     for part in ("JPEGImages", "Annotations"):
         (davis / part / "disk").mkdir(parents=True)
     for index in range(3):
-        picture = Image.fromarray(clip.frames[index])
-        picture.save(davis / "JPEGImages" / "disk" / f"{2 * index:05d}.jpg")
-        picture.save(davis / "JPEGImages" / "disk" / f"{2 * index + 1:05d}.jpg")
+        image = Image.fromarray(clip.frames[index])
+        image.save(davis / "JPEGImages" / "disk" / f"{2 * index:05d}.jpg")
+        image.save(davis / "JPEGImages" / "disk" / f"{2 * index + 1:05d}.jpg")
         for number in (2 * index, 2 * index + 1):
             mask = Image.fromarray(clip.masks[index])
             mask.save(davis / "Annotations" / "disk" / f"{number:05d}.png")

@@ -40,13 +40,13 @@ from tempomask.training.instances.matching import (
     MatchCosts,
     match_clip,
     match_costs,
-    match_pictures,
+    match_images,
     sample_points,
 )
 from tempomask.training.instances.mixture import ClipMixture
 from tempomask.training.instances.noise import WeightedAverageNoise, mixture
 from tempomask.training.instances.recipe import RECIPES, InstanceRecipe, instance_recipe
-from tempomask.training.instances.targets import ClipTargets, PictureTargets, collate
+from tempomask.training.instances.targets import ClipTargets, FrameTargets, collate
 from tempomask.weights.instances import load_instance_segmenter
 
 pytest.importorskip("accelerate")
@@ -64,7 +64,7 @@ def squares(*places: tuple[int, int]) -> Tensor:
     return masks
 
 
-def perfect(target: PictureTargets, queries: list[int], number: int = 4) -> Predictions:
+def perfect(target: FrameTargets, queries: list[int], number: int = 4) -> Predictions:
     """Predictions that answer for instance i by queries[i], and for nothing by the others."""
     classes = torch.zeros(1, number, 4)
     classes[..., 3] = 20.0
@@ -76,12 +76,12 @@ def perfect(target: PictureTargets, queries: list[int], number: int = 4) -> Pred
     return Predictions(classes, masks)
 
 
-TARGET = PictureTargets(torch.tensor([2, 0]), squares((0, 0), (16, 16)))
+TARGET = FrameTargets(torch.tensor([2, 0]), squares((0, 0), (16, 16)))
 
 
 @pytest.mark.parametrize("queries", [[0, 1], [3, 1], [2, 0]])
 def test_matching_finds_the_queries_that_answer(queries: list[int]) -> None:
-    ((match,), _) = match_pictures([perfect(TARGET, queries)] * 2, [TARGET], COSTS)
+    ((match,), _) = match_images([perfect(TARGET, queries)] * 2, [TARGET], COSTS)
     assert dict(zip(match.instances.tolist(), match.queries.tolist(), strict=True)) == dict(
         enumerate(queries)
     )
@@ -114,8 +114,8 @@ def test_a_perfect_answer_costs_nothing_and_a_worse_one_more() -> None:
     assert set_loss([worse], [TARGET], WEIGHTS).total > 5 * loss.total
 
 
-def test_a_picture_without_instances_trains_the_no_object_class() -> None:
-    nothing = PictureTargets(torch.zeros(0, dtype=torch.int64), torch.zeros(0, SIDE, SIDE))
+def test_a_image_without_instances_trains_the_no_object_class() -> None:
+    nothing = FrameTargets(torch.zeros(0, dtype=torch.int64), torch.zeros(0, SIDE, SIDE))
     predictions = Predictions(torch.zeros(1, 4, 4, requires_grad=True), torch.zeros(1, 4, 8, 8))
     loss = set_loss([predictions], [nothing], WEIGHTS)
     assert loss.classes.item() == pytest.approx(np.log(4), rel=1e-5)
@@ -126,7 +126,7 @@ def test_a_picture_without_instances_trains_the_no_object_class() -> None:
 def test_levels_add_up() -> None:
     torch.manual_seed(0)
     levels = [Predictions(torch.randn(1, 4, 4), torch.randn(1, 4, 8, 8)) for _ in range(3)]
-    matches = match_pictures(levels, [TARGET], COSTS)
+    matches = match_images(levels, [TARGET], COSTS)
     alone = [
         set_loss([level], [TARGET], WEIGHTS, [match]).classes
         for level, match in zip(levels, matches, strict=True)
@@ -150,7 +150,7 @@ def test_a_clip_is_matched_where_instances_first_appear() -> None:
     masks[0, 1] = 0
     target = ClipTargets(TARGET.labels, masks, torch.tensor([[True, False], [True, True]]))
     # On frame 1 the query of instance 0 seems to answer for instance 1 as well: it is taken.
-    frames = [perfect(target.picture(0), [3]), perfect(target.picture(1), [0, 3])]
+    frames = [perfect(target.image(0), [3]), perfect(target.image(1), [0, 3])]
     match = match_clip(frames, target, COSTS)
     found = dict(zip(match.instances.tolist(), match.queries.tolist(), strict=True))
     assert found[0] == 3
@@ -211,16 +211,16 @@ class Squares(Dataset[InstanceClip]):
 
     def __getitem__(self, index: int) -> InstanceClip:
         random = np.random.default_rng(index)
-        pictures = np.zeros((self.frames, 64, 64, 3), dtype=np.uint8)
+        images = np.zeros((self.frames, 64, 64, 3), dtype=np.uint8)
         masks = np.zeros((self.frames, 2, 64, 64), dtype=bool)
         for instance in range(2):
             row, column = random.integers(0, 40, 2)
             for t in range(self.frames):
                 masks[t, instance, row : row + 16, column + t : column + t + 16] = True
-                pictures[t][masks[t, instance]] = (255, 0, 0) if instance else (0, 255, 0)
+                images[t][masks[t, instance]] = (255, 0, 0) if instance else (0, 255, 0)
         masks[0, 0] = False
         present = masks.any(axis=(2, 3))
-        return InstanceClip(pictures, masks, np.array([0, 2]), present)
+        return InstanceClip(images, masks, np.array([0, 2]), present)
 
 
 def tiny_recipe(stage: str, **values: object) -> InstanceRecipe:

@@ -323,12 +323,12 @@ def whole_folder(data_root: Path) -> Path:
         (davis / f"JPEGImages/cow/{t:05d}.jpg", davis / f"Annotations/cow/{t:05d}.png")
         for t in range(6)
     ]
-    for picture, mask in pairs:
-        for path in (picture, mask):
+    for image, mask in pairs:
+        for path in (image, mask):
             path.parent.mkdir(parents=True, exist_ok=True)
         noise = rng.integers(0, 60, (80, 90, 3)).astype(np.uint8)
         noise[label > 0] = 230
-        Image.fromarray(noise).save(picture)
+        Image.fromarray(noise).save(image)
         Image.fromarray(label).save(mask)
     return data_root
 
@@ -376,6 +376,6 @@ def test_bad_starts(
         train_prompts(data_root, out, path, prompt_recipe)
     segmenter.config = replace(segmenter.config, name="nano")
     save_segmenter(segmenter, path)
-    with pytest.raises(InputError, match="no labelled pictures"):
+    with pytest.raises(InputError, match="no labelled images"):
         train_prompts(data_root, out, path, prompt_recipe)
     assert not out.exists()

@@ -41,7 +41,7 @@ def test_box_without_jitter_is_tight() -> None:
 
 
 @given(seed=st.integers(0, 10_000))
-def test_jittered_box_stays_in_the_picture(seed: int) -> None:
+def test_jittered_box_stays_in_the_image(seed: int) -> None:
     points, _ = box_prompt(square(0, 0, 32, 31), 0.5, torch.Generator().manual_seed(seed))
     assert points.min() >= 0 and points.max() <= 32
 

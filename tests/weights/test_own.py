@@ -31,7 +31,7 @@ def test_configurations_survive_json(name: str) -> None:
     "damage",
     [
         lambda text: text[:-1],
-        lambda text: text.replace("memory_frames", "memory_pictures"),
+        lambda text: text.replace("memory_frames", "memory_images"),
         lambda text: text.replace('"hiera"', '"swin"'),
         lambda text: json.dumps({**json.loads(text), "mask_decoder": 3}),
         lambda text: json.dumps({**json.loads(text), "encoder": None}),

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tempomask.adaptation import drop, gated, rds, slim
-from tempomask.adaptation.method import Attach, Attached, Export
+from tempomask.adaptation.method import Attach, Export, LoadedAdapter
 from tempomask.errors import InputError
 from tempomask.models.segmenter import Segmenter
 
@@ -208,7 +208,7 @@ def check_model(adapter: Adapter, name: str) -> None:
         )
 
 
-def attach_adapter(segmenter: Segmenter, adapter: Adapter) -> Attached:
+def attach_adapter(segmenter: Segmenter, adapter: Adapter) -> LoadedAdapter:
     """Put an adapter on its base network, which may be changed in place.
 
     Raises InputError for an adapter of another model, or of other weights of the same.

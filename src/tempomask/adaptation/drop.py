@@ -21,7 +21,14 @@ from torch import Tensor
 
 from tempomask.adaptation.alignment import feature_error, prediction_alignment
 from tempomask.adaptation.lora import export_lora, merge_lora
-from tempomask.adaptation.method import Attached, ClipOutputs, Export, Measure, Prepared, Replay
+from tempomask.adaptation.method import (
+    ClipOutputs,
+    Export,
+    LoadedAdapter,
+    Measure,
+    Prepared,
+    Replay,
+)
 from tempomask.adaptation.rds import AdapterConfig, insert_adapters
 from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, KeepPlan, Plan, Policy, always_on_blocks
@@ -154,13 +161,13 @@ class PBD:
         return Export(settings, export_lora(self._segmenter.encoder))
 
 
-def attach(segmenter: Segmenter, export: Export) -> Attached:
+def attach(segmenter: Segmenter, export: Export) -> LoadedAdapter:
     """Merge the adapters; the policy runs the blocks that remain."""
     kept = export.setting("kept_blocks", lambda saved: [int(index) for index in saved])
     budget = export.setting("budget", float)
     policy = StaticPlan(kept, segmenter.encoder)
     merge_lora(segmenter.encoder, export.tensors)
-    return Attached(segmenter, lambda routing: fixed(policy, routing, budget))
+    return LoadedAdapter(segmenter, lambda routing: fixed(policy, routing, budget))
 
 
 def fixed(policy: Policy, routing: Routing, budget: float) -> Policy:

@@ -22,7 +22,14 @@ from torch import Tensor
 from tempomask.adaptation.alignment import prediction_alignment
 from tempomask.adaptation.drop import fixed
 from tempomask.adaptation.lora import export_lora, merge_lora
-from tempomask.adaptation.method import Attached, ClipOutputs, Export, Measure, Prepared, Replay
+from tempomask.adaptation.method import (
+    ClipOutputs,
+    Export,
+    LoadedAdapter,
+    Measure,
+    Prepared,
+    Replay,
+)
 from tempomask.adaptation.rds import AdapterConfig, ImportantAdapters
 from tempomask.errors import InputError, check_share
 from tempomask.models.encoder import Encoder
@@ -164,19 +171,21 @@ class DyTMethod(GatedMethod):
         return sparsity + self.config.alignment * aligned
 
 
-def attach_adavit(segmenter: Segmenter, export: Export) -> Attached:
+def attach_adavit(segmenter: Segmenter, export: Export) -> LoadedAdapter:
     """Merge the adapters and rebuild the routers."""
     budget = export.setting("budget", float)
     return _attach(segmenter, export, AdaViT(segmenter.encoder, budget), budget)
 
 
-def attach_dyt(segmenter: Segmenter, export: Export) -> Attached:
+def attach_dyt(segmenter: Segmenter, export: Export) -> LoadedAdapter:
     """Merge the adapters and rebuild the token gates."""
     budget = export.setting("budget", float)
     return _attach(segmenter, export, DyT(segmenter.encoder, budget), budget)
 
 
-def _attach(segmenter: Segmenter, export: Export, policy: GatedPolicy, budget: float) -> Attached:
+def _attach(
+    segmenter: Segmenter, export: Export, policy: GatedPolicy, budget: float
+) -> LoadedAdapter:
     state = {k.removeprefix(POLICY): x for k, x in export.tensors.items() if k.startswith(POLICY)}
     try:
         policy.load_state_dict(state)
@@ -184,4 +193,4 @@ def _attach(segmenter: Segmenter, export: Export, policy: GatedPolicy, budget: f
         raise InputError("the adapter's gates do not fit this encoder; take its own") from None
     merge_lora(segmenter.encoder, export.tensors)
     policy = policy.to(segmenter.no_memory.device).requires_grad_(False).eval()
-    return Attached(segmenter, lambda routing: fixed(policy, routing, budget))
+    return LoadedAdapter(segmenter, lambda routing: fixed(policy, routing, budget))

@@ -29,7 +29,7 @@ from tempomask.models.segmenter import Segmenter
 from tempomask.routing.static import StaticPlan
 
 View = Literal["both", "global", "local"]
-# Pictures that local importance is averaged over, and how many pass the encoder at once.
+# Images that local importance is averaged over, and how many pass the encoder at once.
 IMAGES, BATCH = 16, 4
 
 

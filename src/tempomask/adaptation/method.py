@@ -104,7 +104,7 @@ class Export:
             ) from None
 
 
-class Attached(NamedTuple):
+class LoadedAdapter(NamedTuple):
     """An adapter on its network, ready to track.
 
     segmenter: with adapters merged where the maths allows it. make_policy: the policy for what a
@@ -117,7 +117,7 @@ class Attached(NamedTuple):
 
 
 # Puts an export back on the untouched base network, which it may change in place.
-Attach = Callable[[Segmenter, Export], Attached]
+Attach = Callable[[Segmenter, Export], LoadedAdapter]
 
 
 class Method(Protocol):

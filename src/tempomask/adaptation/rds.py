@@ -22,7 +22,14 @@ from tempomask.adaptation.lora import (
     merge_lora,
     suitable_rank,
 )
-from tempomask.adaptation.method import Attached, ClipOutputs, Export, Measure, Prepared, Replay
+from tempomask.adaptation.method import (
+    ClipOutputs,
+    Export,
+    LoadedAdapter,
+    Measure,
+    Prepared,
+    Replay,
+)
 from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, Policy, always_on_blocks
 from tempomask.models.segmenter import Segmenter
@@ -256,13 +263,13 @@ class RDS(FullModel):
         return Export(settings, {**base.tensors, **router})
 
 
-def attach_without_router(segmenter: Segmenter, export: Export) -> Attached:
+def attach_without_router(segmenter: Segmenter, export: Export) -> LoadedAdapter:
     """Merge the adapters; all blocks run."""
     merge_lora(segmenter.encoder, export.tensors)
-    return Attached(segmenter, None)
+    return LoadedAdapter(segmenter, None)
 
 
-def attach(segmenter: Segmenter, export: Export) -> Attached:
+def attach(segmenter: Segmenter, export: Export) -> LoadedAdapter:
     """Merge the adapters, and rebuild the router on the network's device."""
     budget, thresholds = export.setting("budget", float), export.setting("thresholds", _thresholds)
     router = read_router(segmenter.encoder, export)
@@ -272,7 +279,7 @@ def attach(segmenter: Segmenter, export: Export) -> Attached:
     def make_policy(routing: Routing) -> Policy:
         return recurrent_policy(router, routing, budget, thresholds)
 
-    return Attached(segmenter, make_policy)
+    return LoadedAdapter(segmenter, make_policy)
 
 
 def _thresholds(saved: Mapping[str, Any]) -> dict[str, float]:

@@ -24,7 +24,14 @@ import torch
 from torch import Tensor, nn
 
 from tempomask.adaptation.alignment import feature_error
-from tempomask.adaptation.method import Attached, ClipOutputs, Export, Measure, Prepared, Replay
+from tempomask.adaptation.method import (
+    ClipOutputs,
+    Export,
+    LoadedAdapter,
+    Measure,
+    Prepared,
+    Replay,
+)
 from tempomask.adaptation.pruning import (
     Bottleneck,
     Importances,
@@ -206,7 +213,7 @@ class _Hidden:
         return seen
 
 
-def attach(segmenter: Segmenter, export: Export) -> Attached:
+def attach(segmenter: Segmenter, export: Export) -> LoadedAdapter:
     """The pruned network, on the device of the one that it replaces; no router."""
     try:
         config = config_from_json(export.settings["config"])
@@ -217,4 +224,4 @@ def attach(segmenter: Segmenter, export: Export) -> Attached:
         slim.load_state_dict(state, assign=True)
     except (KeyError, RuntimeError):
         raise InputError("the pruned network is incomplete; train or copy it again") from None
-    return Attached(slim.to(segmenter.no_memory.device).eval(), None)
+    return LoadedAdapter(slim.to(segmenter.no_memory.device).eval(), None)

@@ -36,7 +36,7 @@ def synthetic(
 ) -> None:
     """Compose videos of people, horses, nuclei and shapes, in YouTube-VIS format.
 
-    Training and validation videos share no picture. Needs the extra `train`.
+    Training and validation videos share no image. Needs the extra `train`.
     """
     with console.waiting("starting"):
         from tempomask.data.video_instance_set import VideoSetConfig, write_video_set
@@ -58,7 +58,7 @@ def check(
         typer.Argument(metavar="JSON", help="A file in YouTube-VIS format.", show_default=False),
     ],
     *,
-    pictures: Annotated[
+    images: Annotated[
         Path | None,
         typer.Option(
             help="Folder that file names start from. Default: looked for beside JSON.",
@@ -66,14 +66,14 @@ def check(
         ),
     ] = None,
     decode: Annotated[
-        bool, typer.Option("--decode", help="Read every picture to the end; slower.")
+        bool, typer.Option("--decode", help="Read every image to the end; slower.")
     ] = False,
 ) -> None:
     """Say what is wrong with a data set, one line for each problem; exit code 1 if there is any."""
     with console.waiting("reading"):
         from tempomask.data.youtube_vis_check import check as problems
 
-        found = problems(annotations, pictures, decode=decode, progress=None)
+        found = problems(annotations, images, decode=decode, progress=None)
         first = next(found, None)
     count = 0
     while first is not None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.apps import console
-from tempomask.apps.tracking_run import Request, follow
+from tempomask.apps.tracking_run import Request, run_tracking
 from tempomask.evaluation.frame_times import median_seconds, paired_times
 from tempomask.media.journal import FrameRecord, open_journal
 from tempomask.media.result_folder import JOURNAL
@@ -56,7 +56,7 @@ def track_clip(
         resume=False,
     )
     with open_video(VIDEO) as video:
-        report, files = follow(request, video, model)
+        report, files = run_tracking(request, video, model)
     journal = open_journal(out / JOURNAL)
     records = list(journal.records())
     journal.close()

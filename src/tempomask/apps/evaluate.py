@@ -54,7 +54,7 @@ def davis(
     ] = False,
     resolution: Annotated[
         str | None,
-        typer.Option(help="Folder of the pictures, such as 480p.", show_default=False),
+        typer.Option(help="Folder of the images, such as 480p.", show_default=False),
     ] = None,
     max_frames: Annotated[
         int | None,

@@ -27,7 +27,7 @@ def youtube_vis(
         Path | None,
         typer.Option(help="Score this results file instead of a model.", show_default=False),
     ] = None,
-    pictures: Annotated[
+    images: Annotated[
         Path | None,
         typer.Option(
             help="Folder that file names start from. Default: looked for beside JSON.",
@@ -64,7 +64,7 @@ def youtube_vis(
     if predictions is not None:
         choices.refuse(
             "--predictions scores a file without a model",
-            pictures=pictures,
+            images=images,
             model=model,
             checkpoint=checkpoint,
             router=router,
@@ -83,7 +83,7 @@ def youtube_vis(
             found = evaluate_instances(
                 loaded,
                 annotations,
-                pictures,
+                images,
                 videos=names,
                 out=out,
                 limit=limit,

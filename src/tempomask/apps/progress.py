@@ -35,7 +35,7 @@ class ObjectTally:
 
 
 @dataclass
-class Tally:
+class RunStats:
     """What a run did. blocks: which encoder blocks ran, one row per frame in `indices`.
 
     times: when each of these frames was done, in seconds.

@@ -164,7 +164,7 @@ def _standing_first(options: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def mask_prompts(path: Path, frame: int, object_id: int, named: bool = False) -> list[Prompt]:
-    """A mask picture as prompts: one object, or with several ids one object for each id.
+    """A mask image as prompts: one object, or with several ids one object for each id.
 
     object_id: of the one object. named: it was asked for, so several are an InputError.
     """
@@ -188,7 +188,7 @@ def mask_prompts(path: Path, frame: int, object_id: int, named: bool = False) ->
 def read_prompts(path: Path, frame: int = 0) -> list[Prompt]:
     """Prompts from a JSON list of {frame, object, points, labels, box, mask}.
 
-    A mask is the path of a picture, relative to the JSON file. object is 1 and frame as given
+    A mask is the path of a image, relative to the JSON file. object is 1 and frame as given
     here if left out. InputError, with the file and the entry, for everything else.
     """
     try:
@@ -235,7 +235,7 @@ def _read_entry(entry: Any, folder: Path, default_frame: int) -> list[Prompt]:
     if entry.get("points") is not None or entry.get("box") is not None:
         raise InputError("a mask excludes points and a box; correct it with a prompt after it")
     if not isinstance(entry["mask"], str):
-        raise InputError(f"mask must be the path of a picture, got {entry['mask']!r}")
+        raise InputError(f"mask must be the path of a image, got {entry['mask']!r}")
     return mask_prompts(folder / entry["mask"], frame, object_id, "object" in entry)
 
 

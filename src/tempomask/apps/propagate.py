@@ -26,7 +26,7 @@ def propagate(
         list[Path] | None,
         typer.Option(
             metavar="PNG",
-            help="Mask on the first frame: a picture with several ids starts one object for each,"
+            help="Mask on the first frame: a image with several ids starts one object for each,"
             " plain masks are objects 1, 2 ... in the order given.",
             show_default=False,
         ),
@@ -45,7 +45,7 @@ def propagate(
     short_side: Annotated[
         int | None,
         typer.Option(
-            help="Of the pictures the encoder sees, in pixels. Default: 960.",
+            help="Of the images the encoder sees, in pixels. Default: 960.",
             rich_help_panel=_PROPAGATION,
             show_default=False,
         ),
@@ -118,7 +118,7 @@ def propagate(
     )
     routing = choices.routing_options(router, budget, rule, threshold=threshold, seed=routing_seed)
     with console.waiting("starting"):
-        from tempomask.apps.tracking_run import Request, follow, print_report
+        from tempomask.apps.tracking_run import Request, print_report, run_tracking
         from tempomask.media.video import open_video
         from tempomask.propagation_api import load_propagator
 
@@ -143,19 +143,17 @@ def propagate(
         with console.waiting("loading the model"):
             precision = cast("DTypeName", dtype)
             loaded = load_propagator(model, checkpoint, short_side, device, precision, adapter)
-        report, files = follow(request, video, loaded)
+        report, files = run_tracking(request, video, loaded)
     console.conclude(report, files, as_json, print_report)
 
 
 def masks_at(frame: int, paths: list[Path]) -> list[Prompt]:
-    """The objects of mask pictures as prompts on a frame; InputError if two have the same id."""
+    """The objects of mask images as prompts on a frame; InputError if two have the same id."""
     if not paths:
         raise InputError("no mask given; say where the objects are on the first frame with --mask")
     prompts = [prompt for n, path in enumerate(paths, 1) for prompt in mask_prompts(path, frame, n)]
     ids = [prompt.object_id for prompt in prompts]
     for object_id in ids:
         if ids.count(object_id) > 1:
-            raise InputError(
-                f"object {object_id} has two masks; use pictures with ids of their own"
-            )
+            raise InputError(f"object {object_id} has two masks; use images with ids of their own")
     return prompts

@@ -20,7 +20,7 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="Video file, folder of pictures, stream URL, or a number for a camera.",
+        help="Video file, folder of images, stream URL, or a number for a camera.",
         show_default=False,
     ),
 ]
@@ -36,7 +36,7 @@ Names = Annotated[
     bool,
     typer.Option(
         "--names",
-        help="Call masks after the source's pictures, as YouTube-VOS and MOSE do, not by number.",
+        help="Call masks after the source's images, as YouTube-VOS and MOSE do, not by number.",
         rich_help_panel=_OUTPUT,
     ),
 ]

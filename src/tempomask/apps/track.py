@@ -44,7 +44,7 @@ def track(
         Words,
         typer.Option(
             metavar="PNG",
-            help="The object's mask; a picture with several ids starts one object for each.",
+            help="The object's mask; a image with several ids starts one object for each.",
             rich_help_panel=_PROMPTS,
         ),
     ] = None,
@@ -166,7 +166,7 @@ def track(
     )
     routing = choices.routing_options(router, budget, rule, fps, adaptive, threshold, routing_seed)
     with console.waiting("starting"):
-        from tempomask.apps.tracking_run import Request, follow, print_report
+        from tempomask.apps.tracking_run import Request, print_report, run_tracking
         from tempomask.media.video import open_video
 
     adapter = choices.adapter_for(adapter, model, checkpoint, routing)
@@ -192,5 +192,5 @@ def track(
         loaded = choices.load_model(
             model, checkpoint, image_size, device, dtype, adapter, pooled_memory
         )
-        report, files = follow(request, video, loaded)
+        report, files = run_tracking(request, video, loaded)
     console.conclude(report, files, as_json, print_report)

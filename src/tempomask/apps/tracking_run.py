@@ -16,15 +16,15 @@ import numpy as np
 
 from tempomask.apps import console
 from tempomask.apps.interrupts import stop_wish
-from tempomask.apps.progress import FrameBar, Tally
+from tempomask.apps.progress import FrameBar, RunStats
 from tempomask.apps.resume import Direction, plan
-from tempomask.apps.watched import WatchedVideo
+from tempomask.apps.watched import ReplayBuffer
 from tempomask.errors import InputError
 from tempomask.media.journal import open_journal
 from tempomask.media.masks import MAX_ID
 from tempomask.media.result_folder import JOURNAL, check_folder
 from tempomask.media.writers import FORMATS, RESULTS, ResultWriter, check_named
-from tempomask.tracking.propagate import in_order, spans
+from tempomask.tracking.propagate import in_order, plan_passes
 from tempomask.types import check_given
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Request:
 
     checkpoint, adapter: as they were named; None for the model's own, and for none.
     prompt_files: that the prompts were read from, not to be overwritten. names: whether masks are
-    called after the pictures of the source.
+    called after the images of the source.
     """
 
     source: str
@@ -72,7 +72,7 @@ class Request:
                 raise InputError(f"object id {prompt.object_id}: ids begin at 1, 0 is background")
             if prompt.object_id > MAX_ID and "masks" in self.save:
                 raise InputError(
-                    f"object id {prompt.object_id} does not fit a mask picture (1 to {MAX_ID});"
+                    f"object id {prompt.object_id} does not fit a mask image (1 to {MAX_ID});"
                     " take a smaller one, or --save objects with a folder for each"
                 )
         check_given(in_order(self.prompts, self.direction, self.options.get("lookahead", False)))
@@ -83,12 +83,12 @@ class Request:
             raise InputError(f"{video.name} cannot be read again, so its run cannot be resumed")
 
 
-def follow(
+def run_tracking(
     request: Request, video: Video, model: Model | Propagator
 ) -> tuple[dict[str, Any], dict[str, Path]]:
     """Track and write as asked for; the report, and the files by format."""
     bar = FrameBar(_frames_to_read(request, video, request.prompts, request.start))
-    watched = WatchedVideo(video, bar.read)
+    watched = ReplayBuffer(video, bar.read)
     track = partial(model.track, watched, direction=request.direction, **request.options)
     # Bad input is refused here, before anything of an earlier run is replaced.
     results = track(request.prompts, start=request.start, end=request.end)
@@ -129,7 +129,7 @@ def _frames_to_read(
     request: Request, video: Video, prompts: Sequence[Prompt], start: int | None
 ) -> int | None:
     lookahead = request.options.get("lookahead", False)
-    planned = spans(prompts, request.direction, start, request.end, lookahead)
+    planned = plan_passes(prompts, request.direction, start, request.end, lookahead)
     return planned.frames_to_read(video.num_frames)
 
 
@@ -215,16 +215,16 @@ def _backward_part(request: Request) -> int:
 
 def _write(
     results: Iterable[FrameResult],
-    video: WatchedVideo,
+    video: ReplayBuffer,
     writer: ResultWriter,
     bar: FrameBar,
     backward_part: int = 0,
-) -> Tally:
+) -> RunStats:
     """Write every result that is not there yet, until the end or Ctrl-C.
 
     Results before frame `backward_part` are written even after Ctrl-C: they were ready by then.
     """
-    tally = Tally()
+    tally = RunStats()
     drawn = "overlay" in writer.formats
     with stop_wish() as wish, bar.bar:
         if backward_part:

@@ -36,8 +36,8 @@ def train_instances(
         Path,
         typer.Option(help="Folder for checkpoints, logs and weights.", show_default=False),
     ],
-    pictures: Annotated[
-        Path | None, typer.Option(help="Folder of its pictures; looked for beside it if left out.")
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of its images; looked for beside it if left out.")
     ] = None,
     start: Annotated[
         str | None,
@@ -55,7 +55,7 @@ def train_instances(
     coco: Annotated[
         Path | None, typer.Option(help="COCO instances file: half the clips are pseudo-videos.")
     ] = None,
-    coco_pictures: Annotated[Path | None, typer.Option(help="Folder of COCO's pictures.")] = None,
+    coco_images: Annotated[Path | None, typer.Option(help="Folder of COCO's images.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps in all.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Clips a step.")] = None,
     image_size: Annotated[int | None, typer.Option(min=64, help="Side of the clips.")] = None,
@@ -98,8 +98,8 @@ def train_instances(
         learning_rate=learning_rate,
         seed=seed,
     )
-    dataset = YouTubeVIS(annotations, pictures)
-    clips = _clips(dataset, chosen, coco, coco_pictures)
+    dataset = YouTubeVIS(annotations, images)
+    clips = _clips(dataset, chosen, coco, coco_images)
     watched = [] if held_out is None else _held_out(held_out, chosen)
     initial = Start(start, start_model) if start or start_model else None
     weights = run(chosen, clips, dataset.classes, out, initial, watched, workers, half)
@@ -127,7 +127,7 @@ def _recipe(
 
 
 def _clips(
-    dataset: Any, recipe: InstanceRecipe, coco: Path | None, coco_pictures: Path | None
+    dataset: Any, recipe: InstanceRecipe, coco: Path | None, coco_images: Path | None
 ) -> Clips:
     from tempomask.data.youtube_vis_clips import VideoInstanceClips
     from tempomask.errors import InputError
@@ -137,14 +137,14 @@ def _clips(
     )
     if coco is None:
         return videos
-    if coco_pictures is None:
-        raise InputError("--coco needs --coco-pictures, the folder of its pictures")
+    if coco_images is None:
+        raise InputError("--coco needs --coco-images, the folder of its images")
     from tempomask.data.coco_pseudo_video import CocoPseudoVideos
     from tempomask.training.instances.mixture import ClipMixture
 
     pseudo = CocoPseudoVideos(
         coco,
-        coco_pictures,
+        coco_images,
         classes=dataset.classes,
         image_size=recipe.image_size,
         num_frames=recipe.num_frames,

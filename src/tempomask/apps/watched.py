@@ -14,7 +14,7 @@ from tempomask.types import Size
 IndexedFrames = Iterator[tuple[int, Frame]]
 
 
-class WatchedVideo:
+class ReplayBuffer:
     """The frames of a video, each reported as it is read. A `FrameSource` for `Model.track`.
 
     on_read: called for every frame that the tracker reads. stop: once set, the frames end.

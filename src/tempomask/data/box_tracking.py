@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.errors import InputError, unknown_name
-from tempomask.media.folder import list_pictures, natural_key, picture_size, read_picture
+from tempomask.media.folder import image_size, list_images, natural_key, read_image
 from tempomask.types import Size
 
 Layout = Literal["lasot", "got10k", "otb"]
 LAYOUTS: tuple[Layout, ...] = ("lasot", "got10k", "otb")
 
-# OTB sequences of which only some pictures are annotated: first and last, counted from 1.
+# OTB sequences of which only some images are annotated: first and last, counted from 1.
 OTB_RANGES = {
     "david": (300, 770),
     "football1": (1, 74),
@@ -37,24 +37,24 @@ GOT10K_SPLITS = ("val", "train", "test")
 
 @dataclass(frozen=True, eq=False)
 class BoxSequence:
-    """One sequence: T pictures, boxes float64 (T, 4) as x, y, w, h, visible bool (T,)."""
+    """One sequence: T images, boxes float64 (T, 4) as x, y, w, h, visible bool (T,)."""
 
     name: str
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
     boxes: NDArray[np.float64]
     visible: NDArray[np.bool_]
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     @cached_property
     def size(self) -> Size:
         """(H, W) of the frames."""
-        return picture_size(self.pictures[0])
+        return image_size(self.images[0])
 
     @property
     def first_box(self) -> tuple[float, float, float, float]:
-        """The first box as a prompt: x0, y0, x1, y1, cut at the edge of the picture.
+        """The first box as a prompt: x0, y0, x1, y1, cut at the edge of the image.
 
         Raises InputError if nothing of it lies inside.
         """
@@ -64,14 +64,14 @@ class BoxSequence:
         if box[0] >= box[2] or box[1] >= box[3]:
             raise InputError(
                 f"sequence {self.name}: the first box {x:g},{y:g},{w:g},{h:g} lies outside the"
-                f" {width} x {height} picture, so that there is nothing to track"
+                f" {width} x {height} image, so that there is nothing to track"
             )
         return box
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
         """Frames (H, W, 3), uint8 RGB, one after the other."""
-        for path in self.pictures:
-            yield read_picture(path)
+        for path in self.images:
+            yield read_image(path)
 
 
 class BoxTrackingData:
@@ -103,7 +103,7 @@ class BoxTrackingData:
         found = _FINDERS[layout](self.root, split)
         if not found:
             raise InputError(
-                f"no sequences of layout {layout} under {root}; they are folders of pictures with"
+                f"no sequences of layout {layout} under {root}; they are folders of images with"
                 f" {_TRUTH[layout]}"
             )
         if sequences is not None:
@@ -209,20 +209,20 @@ def _find_otb(root: Path, split: str | None) -> dict[str, Path]:
 
 def _sequence(
     name: str,
-    pictures: Sequence[Path],
+    images: Sequence[Path],
     boxes: NDArray[np.float64],
     visible: NDArray[np.bool_] | None = None,
 ) -> BoxSequence:
-    if len(boxes) == 1 < len(pictures):
+    if len(boxes) == 1 < len(images):
         raise InputError(
             f"sequence {name} has a box on its first frame only, so that it cannot be scored; use"
             " `tempomask track --box ... --save boxes` for results to hand in"
         )
-    if len(boxes) != len(pictures):
-        raise InputError(f"sequence {name} has {len(pictures)} pictures but {len(boxes)} boxes")
+    if len(boxes) != len(images):
+        raise InputError(f"sequence {name} has {len(images)} images but {len(boxes)} boxes")
     if visible is None:
         visible = np.ones(len(boxes), dtype=bool)
-    return BoxSequence(name, tuple(pictures), boxes, visible)
+    return BoxSequence(name, tuple(images), boxes, visible)
 
 
 def _read_lasot(name: str, folder: Path) -> BoxSequence:
@@ -232,14 +232,14 @@ def _read_lasot(name: str, folder: Path) -> BoxSequence:
         flags = _read_flags(folder / file, len(boxes))
         if flags is not None:
             visible &= flags == 0
-    pictures = list_pictures(folder / "img")
-    # Some sequences have one picture more than boxes.
-    extra = len(pictures) == len(boxes) + 1 > 2
-    return _sequence(name, pictures[:-1] if extra else pictures, boxes, visible)
+    images = list_images(folder / "img")
+    # Some sequences have one image more than boxes.
+    extra = len(images) == len(boxes) + 1 > 2
+    return _sequence(name, images[:-1] if extra else images, boxes, visible)
 
 
 def _read_got10k(name: str, folder: Path) -> BoxSequence:
-    pictures = list_pictures(folder)
+    images = list_images(folder)
     boxes = read_boxes(folder / _TRUTH["got10k"])
     visible = np.ones(len(boxes), dtype=bool)
     absent = _read_flags(folder / "absence.label", len(boxes)) if len(boxes) > 1 else None
@@ -248,16 +248,16 @@ def _read_got10k(name: str, folder: Path) -> BoxSequence:
     cover = _read_flags(folder / "cover.label", len(boxes)) if len(boxes) > 1 else None
     if cover is not None:
         visible &= cover > 0
-    return _sequence(name, pictures, boxes, visible)
+    return _sequence(name, images, boxes, visible)
 
 
 def _read_otb(name: str, truth: Path) -> BoxSequence:
-    pictures = list_pictures(truth.parent / "img")
+    images = list_images(truth.parent / "img")
     boxes = read_boxes(truth)
-    first, last = OTB_RANGES.get(truth.parent.name.lower(), (1, len(pictures)))
-    if len(pictures) != len(boxes):
-        pictures = pictures[first - 1 : last]
-    return _sequence(name, pictures, boxes)
+    first, last = OTB_RANGES.get(truth.parent.name.lower(), (1, len(images)))
+    if len(images) != len(boxes):
+        images = images[first - 1 : last]
+    return _sequence(name, images, boxes)
 
 
 _TRUTH = {

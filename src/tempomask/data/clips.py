@@ -28,7 +28,7 @@ from tempomask.data.motion import (
     warp,
 )
 from tempomask.data.shapes import drawn_shape
-from tempomask.data.stills import Cutout, PictureLibrary
+from tempomask.data.stills import Cutout, ImageLibrary
 from tempomask.data.synthetic import Motion, blur_along, compose, paste
 from tempomask.errors import InputError
 
@@ -59,7 +59,7 @@ class Mixture:
     """Shares of the sources, each in proportion to their sum; 0 leaves a source out.
 
     davis: real video; stills: a still under a moving camera; paste: objects pasted over a moving
-    picture or a real video; regions: a region of a BSDS picture, moved or pasted; drawn: shapes.
+    image or a real video; regions: a region of a BSDS image, moved or pasted; drawn: shapes.
     """
 
     davis: float = 0.40
@@ -83,8 +83,8 @@ def collate(clips: list[Clip]) -> tuple[Tensor, Tensor]:
 class ClipMixture(Dataset[Clip]):
     """Clips of T frames of one object that is visible in the first frame.
 
-    root: as of `PictureLibrary`; held_out: DAVIS sequences to leave out. length is what len() says,
-    one epoch of a plain loader; larger indices give further clips. Pictures are decoded once and
+    root: as of `ImageLibrary`; held_out: DAVIS sequences to leave out. length is what len() says,
+    one epoch of a plain loader; larger indices give further clips. Images are decoded once and
     kept, about 1.2 GB when all have been seen.
     """
 
@@ -100,7 +100,7 @@ class ClipMixture(Dataset[Clip]):
     ) -> None:
         if image_size < 16 or num_frames < 1:
             raise InputError(f"clips need 16 pixels and a frame: {image_size=}, {num_frames=}")
-        self.library = PictureLibrary(Path(root), held_out)
+        self.library = ImageLibrary(Path(root), held_out)
         self.side, self.num_frames, self.seed, self.length = image_size, num_frames, seed, length
         makers = (self.davis, self.stills, self.paste, self.regions, self.drawn)
         self.makers: tuple[Callable[[np.random.Generator], Clip | None], ...] = makers
@@ -136,11 +136,11 @@ class ClipMixture(Dataset[Clip]):
         return self._finished(rng, *self._moved(rng, cutout, (0.3, 1.3), 0.03), "stills")
 
     def paste(self, rng: np.random.Generator) -> Clip | None:
-        """One to four objects over a moving picture; or over real video, whose object may count."""
+        """One to four objects over a moving image; or over real video, whose object may count."""
         count = int(rng.integers(1, 5))
         cutouts = [self.library.object(rng) for _ in range(count)]
         if rng.random() < 0.1:
-            cutouts[0] = drawn_shape(rng, self.library.any_picture(rng))
+            cutouts[0] = drawn_shape(rng, self.library.any_image(rng))
         if rng.random() < 0.3:
             cutouts = [cutouts[0]] * count
         present = [cutout for cutout in cutouts if cutout is not None]
@@ -148,10 +148,10 @@ class ClipMixture(Dataset[Clip]):
             return None
         if rng.random() < 0.35:
             return self._over_real_video(rng, present)
-        return self._composed(rng, self.library.any_picture(rng), present, "paste")
+        return self._composed(rng, self.library.any_image(rng), present, "paste")
 
     def regions(self, rng: np.random.Generator) -> Clip | None:
-        """A region of a picture, moved with the picture, or cut out and pasted on another one."""
+        """A region of a image, moved with the image, or cut out and pasted on another one."""
         region = self.library.region(rng)
         if region is None:
             return None
@@ -159,24 +159,24 @@ class ClipMixture(Dataset[Clip]):
             return self._finished(rng, *self._moved(rng, region, (0.5, 1.8), 0.05), "regions")
         others = [self.library.region(rng) for _ in range(rng.integers(3))]
         present = [region, *(other for other in others if other is not None)]
-        return self._composed(rng, self.library.any_picture(rng), present, "regions")
+        return self._composed(rng, self.library.any_image(rng), present, "regions")
 
     def drawn(self, rng: np.random.Generator) -> Clip | None:
-        """One to four drawn shapes over a moving picture."""
+        """One to four drawn shapes over a moving image."""
         count = int(rng.integers(1, 5))
-        shapes = [drawn_shape(rng, self.library.any_picture(rng)) for _ in range(count)]
-        return self._composed(rng, self.library.any_picture(rng), shapes, "drawn")
+        shapes = [drawn_shape(rng, self.library.any_image(rng)) for _ in range(count)]
+        return self._composed(rng, self.library.any_image(rng), shapes, "drawn")
 
     def _finished(
         self, rng: np.random.Generator, frames: ImageArray, masks: ImageArray, source: str
     ) -> Clip:
         return Clip(vary_colour(rng, frames), masks, source)
 
-    def _stage(self, rng: np.random.Generator, picture: ImageArray | None = None) -> Stage:
-        """A random aspect; if a picture is given, nearer to its own, to show more of it."""
+    def _stage(self, rng: np.random.Generator, image: ImageArray | None = None) -> Stage:
+        """A random aspect; if a image is given, nearer to its own, to show more of it."""
         aspect = np.log(ASPECTS[rng.integers(len(ASPECTS))]) + rng.normal() * 0.1
-        if picture is not None:
-            own = np.log(picture.shape[1] / picture.shape[0])
+        if image is not None:
+            own = np.log(image.shape[1] / image.shape[0])
             aspect += (own - aspect) * rng.uniform(0.2, 1.0)
         return Stage.squeezed(self.side, float(np.exp(aspect)))
 
@@ -210,8 +210,8 @@ class ClipMixture(Dataset[Clip]):
         strength: tuple[float, float],
         amplitude: float,
     ) -> tuple[ImageArray, ImageArray]:
-        """frames and masks of a camera that moves over the cut-out's whole picture."""
-        stage, size = self._stage(rng, cutout.picture), (self.side, self.side)
+        """frames and masks of a camera that moves over the cut-out's whole image."""
+        stage, size = self._stage(rng, cutout.image), (self.side, self.side)
         height, width = cutout.mask.shape
         x, y, columns, rows = cv2.boundingRect(cutout.mask)
         cover = max(stage.width / width, stage.height / height)
@@ -230,8 +230,8 @@ class ClipMixture(Dataset[Clip]):
         if rng.random() < 0.7:
             fields = deformation(rng, self.num_frames, size, rng.uniform(0, amplitude))
         steps = [(stage.show(m), f) for m, f in zip(path, fields, strict=True)]
-        frames = np.stack([warp(cutout.picture, m, size, f) for m, f in steps])
-        # Where the picture is continued by its mirror image, the object is too.
+        frames = np.stack([warp(cutout.image, m, size, f) for m, f in steps])
+        # Where the image is continued by its mirror image, the object is too.
         full = cutout.mask * np.uint8(255)
         masks = np.stack([warp(full, m, size, f) for m, f in steps])
         if rng.random() < 0.2:
@@ -243,13 +243,13 @@ class ClipMixture(Dataset[Clip]):
 
     def _real_video(self, rng: np.random.Generator) -> tuple[ImageArray, ImageArray] | None:
         """frames and masks of a cropped and shaken DAVIS sequence; None without an object."""
-        pictures = self.library.sequences[self.library.names[rng.integers(len(self.library.names))]]
-        if len(pictures) < self.num_frames:
+        images = self.library.sequences[self.library.names[rng.integers(len(self.library.names))]]
+        if len(images) < self.num_frames:
             return None
         gaps = max(1, self.num_frames - 1)
-        stride = min(int(rng.integers(1, LONGEST_STRIDE + 1)), max(1, (len(pictures) - 1) // gaps))
-        start = int(rng.integers(len(pictures) - stride * (self.num_frames - 1)))
-        chosen = pictures[start:][::stride][: self.num_frames]
+        stride = min(int(rng.integers(1, LONGEST_STRIDE + 1)), max(1, (len(images) - 1) // gaps))
+        start = int(rng.integers(len(images) - stride * (self.num_frames - 1)))
+        chosen = images[start:][::stride][: self.num_frames]
         if rng.random() < 0.5:
             chosen = chosen[::-1]
         masks = [self.library.davis_mask(path) for path in chosen]
@@ -261,7 +261,7 @@ class ClipMixture(Dataset[Clip]):
         frames, shown = [], []
         for path, mask in zip(chosen, masks, strict=True):
             matrix = shaken(rng, self.side, shake, mirrored)
-            frames.append(view(self.library.picture(path), crop, matrix, self.side))
+            frames.append(view(self.library.image(path), crop, matrix, self.side))
             shown.append(view(mask * np.uint8(255), crop, matrix, self.side) > 127)
         return np.stack(frames), np.stack(shown).astype(np.uint8)
 

@@ -1,7 +1,7 @@
-"""COCO's instances as pseudo-video: one picture under a moving camera, as T frames.
+"""COCO's instances as pseudo-video: one image under a moving camera, as T frames.
 
-Used to train video instance segmentation with more pictures than videos have (VITA, DVIS++): each
-frame is another affine view of the same picture, and its instances keep their identity.
+Used to train video instance segmentation with more images than videos have (VITA, DVIS++): each
+frame is another affine view of the same image, and its instances keep their identity.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tempomask.data.motion import Matrix, Placement, Stage, affine_path, keep_in
 from tempomask.data.segmentations import mask_of
 from tempomask.data.youtube_vis_clips import instances_in_view
 from tempomask.errors import InputError
-from tempomask.media.folder import read_picture
+from tempomask.media.folder import read_image
 from tempomask.types import Size
 
 ATTEMPTS = 10
@@ -39,8 +39,8 @@ OTHER_NAMES = {
 
 
 @dataclass(frozen=True)
-class CocoPicture:
-    """One picture with what is annotated in it: segmentations and labels, equally many."""
+class CocoImage:
+    """One image with what is annotated in it: segmentations and labels, equally many."""
 
     id: int
     file_name: str
@@ -52,19 +52,19 @@ class CocoPicture:
 class CocoPseudoVideos(Dataset[InstanceClip]):
     """Clips of T frames from a COCO instances file; clip i depends on the seed and i alone.
 
-    annotations: instances_train2017.json or alike. pictures: the folder of its pictures.
+    annotations: instances_train2017.json or alike. images: the folder of its images.
     classes: names that labels point to, such as those of YouTube-VIS: instances of other classes
-        are left out, and pictures without any; None takes COCO's own.
+        are left out, and images without any; None takes COCO's own.
     image_size: side S. num_frames: T. motion: strength of the camera's motion between frames.
-    length: what len() says, None for one clip a picture; larger indices give further clips.
+    length: what len() says, None for one clip a image; larger indices give further clips.
 
-    Raises InputError for a file in another format, and if no picture has an instance of a class.
+    Raises InputError for a file in another format, and if no image has an instance of a class.
     """
 
     def __init__(
         self,
         annotations: str | Path,
-        pictures: str | Path,
+        images: str | Path,
         *,
         classes: Sequence[str] | None = None,
         image_size: int = 480,
@@ -77,16 +77,16 @@ class CocoPseudoVideos(Dataset[InstanceClip]):
         names = {category["id"]: str(category["name"]) for category in content["categories"]}
         self.classes = tuple(classes) if classes is not None else tuple(names.values())
         self.labels = labels_of(names, self.classes)
-        self.folder = Path(pictures)
+        self.folder = Path(images)
         if not self.folder.is_dir():
-            raise InputError(f"no such folder of pictures: {pictures}")
-        self.pictures = _pictures(content, self.labels)
-        if not self.pictures:
+            raise InputError(f"no such folder of images: {images}")
+        self.images = _images(content, self.labels)
+        if not self.images:
             raise InputError(
-                f"no picture of {annotations} has an instance of {', '.join(self.classes[:5])} ..."
+                f"no image of {annotations} has an instance of {', '.join(self.classes[:5])} ..."
             )
         self.side, self.num_frames, self.motion = image_size, num_frames, motion
-        self.seed, self.length = seed, length or len(self.pictures)
+        self.seed, self.length = seed, length or len(self.images)
 
     def __len__(self) -> int:
         return self.length
@@ -94,28 +94,28 @@ class CocoPseudoVideos(Dataset[InstanceClip]):
     def __getitem__(self, index: int) -> InstanceClip:
         cv2.setNumThreads(0)
         rng = np.random.default_rng((self.seed, index))
-        entry = self.pictures[int(rng.integers(len(self.pictures)))]
-        picture = self._picture(entry)
+        entry = self.images[int(rng.integers(len(self.images)))]
+        image = self._image(entry)
         masks = [self._mask(entry, segmentation) for segmentation in entry.segmentations]
-        clip = self._clip(rng, picture, masks, entry.labels)
+        clip = self._clip(rng, image, masks, entry.labels)
         for _ in range(ATTEMPTS - 1):
             if clip.present.any():
                 break
-            clip = self._clip(rng, picture, masks, entry.labels)
+            clip = self._clip(rng, image, masks, entry.labels)
         return clip
 
     def _clip(
         self,
         rng: np.random.Generator,
-        picture: NDArray[np.uint8],
+        image: NDArray[np.uint8],
         masks: Sequence[NDArray[np.bool_]],
         labels: Sequence[int],
     ) -> InstanceClip:
-        path = self._camera(rng, (picture.shape[0], picture.shape[1]))
+        path = self._camera(rng, (image.shape[0], image.shape[1]))
         size = (self.side, self.side)
-        frames = np.stack([warp(picture, matrix, size) for matrix in path])
+        frames = np.stack([warp(image, matrix, size) for matrix in path])
         frames = vary_colour(rng, frames, ColourJitter(drift=0.01, flicker=0.01))
-        # Beyond the picture it is continued by its mirror image, in which instances do not count.
+        # Beyond the image it is continued by its mirror image, in which instances do not count.
         full = [mask.astype(np.uint8) * np.uint8(255) for mask in masks]
         shown = np.stack(
             [
@@ -126,7 +126,7 @@ class CocoPseudoVideos(Dataset[InstanceClip]):
         return instances_in_view(frames, shown, labels)
 
     def _camera(self, rng: np.random.Generator, size: Size) -> list[Matrix]:
-        """T views of a picture (H, W) that stay inside it."""
+        """T views of a image (H, W) that stay inside it."""
         height, width = size
         stage = Stage.plain(self.side, self.side)
         place = Placement(
@@ -138,19 +138,19 @@ class CocoPseudoVideos(Dataset[InstanceClip]):
         path = affine_path(rng, self.num_frames, stage, place, rng.uniform(0, self.motion))
         return keep_inside(path, size, stage)
 
-    def _picture(self, entry: CocoPicture) -> NDArray[np.uint8]:
+    def _image(self, entry: CocoImage) -> NDArray[np.uint8]:
         path = self.folder / entry.file_name
         if not path.is_file():
-            raise InputError(f"no picture {path} of image {entry.id}; add it")
-        picture = read_picture(path)
-        if picture.shape[:2] != entry.size:
+            raise InputError(f"no image {path} of image {entry.id}; add it")
+        image = read_image(path)
+        if image.shape[:2] != entry.size:
             raise InputError(
-                f"{path} has {picture.shape[1]} x {picture.shape[0]} pixels, image {entry.id} says"
-                f" {entry.size[1]} x {entry.size[0]}; take the pictures that belong to the file"
+                f"{path} has {image.shape[1]} x {image.shape[0]} pixels, image {entry.id} says"
+                f" {entry.size[1]} x {entry.size[0]}; take the images that belong to the file"
             )
-        return picture
+        return image
 
-    def _mask(self, entry: CocoPicture, segmentation: Any) -> NDArray[np.bool_]:
+    def _mask(self, entry: CocoImage, segmentation: Any) -> NDArray[np.bool_]:
         try:
             return mask_of(segmentation, entry.size)
         except InputError as error:
@@ -186,8 +186,8 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _pictures(content: dict[str, Any], labels: Mapping[int, int]) -> list[CocoPicture]:
-    """The pictures that have an instance of a class, crowds left out."""
+def _images(content: dict[str, Any], labels: Mapping[int, int]) -> list[CocoImage]:
+    """The images that have an instance of a class, crowds left out."""
     segmentations: dict[int, list[Any]] = {}
     found: dict[int, list[int]] = {}
     try:
@@ -196,7 +196,7 @@ def _pictures(content: dict[str, Any], labels: Mapping[int, int]) -> list[CocoPi
                 segmentations.setdefault(entry["image_id"], []).append(entry["segmentation"])
                 found.setdefault(entry["image_id"], []).append(labels[entry["category_id"]])
         return [
-            CocoPicture(
+            CocoImage(
                 id=image["id"],
                 file_name=image["file_name"],
                 size=(image["height"], image["width"]),

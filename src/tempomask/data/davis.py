@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from tempomask.errors import InputError, unknown_name
 from tempomask.media.folder import (
     PICTURE_SUFFIXES,
-    list_pictures,
+    image_size,
+    list_images,
     natural_key,
-    picture_size,
-    read_picture,
+    read_image,
     unreadable,
 )
 from tempomask.media.masks import read_mask
@@ -36,28 +36,28 @@ _COLOUR_MODES = ("RGB", "RGBA", "LA")
 
 @dataclass(frozen=True)
 class DavisSequence:
-    """One sequence: pictures and annotations in order, equally many.
+    """One sequence: images and annotations in order, equally many.
 
     single_object: every annotated pixel belongs to object 1 (the DAVIS 2016 protocol).
     """
 
     name: str
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
     annotations: tuple[Path, ...]
     single_object: bool = False
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def first(self, count: int | None) -> DavisSequence:
         """The sequence as if it ended after so many frames; None for all."""
-        pictures, annotations = self.pictures[:count], self.annotations[:count]
-        return replace(self, pictures=pictures, annotations=annotations)
+        images, annotations = self.images[:count], self.annotations[:count]
+        return replace(self, images=images, annotations=annotations)
 
     @cached_property
     def size(self) -> Size:
         """(H, W) of the frames."""
-        return picture_size(self.pictures[0])
+        return image_size(self.images[0])
 
     @cached_property
     def object_ids(self) -> tuple[int, ...]:
@@ -75,13 +75,13 @@ class DavisSequence:
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
         """Frames (H, W, 3), uint8 RGB, one after the other."""
-        for path in self.pictures:
-            yield read_picture(path)
+        for path in self.images:
+            yield read_image(path)
 
     def label_map(self, index: int) -> NDArray[np.int32]:
         """Ground truth of a frame, int32 (H, W): 0 for background, else the object's id.
 
-        A grey or colour picture of nothing but 0 and 255 is one object with id 1.
+        A grey or colour image of nothing but 0 and 255 is one object with id 1.
         Raises InputError for other colours, and for an annotation of another size than the frames.
         """
         path = self.annotations[index]
@@ -121,10 +121,10 @@ class Davis:
         self.root = Path(root)
         self.max_frames = max_frames
         _check_root(self.root)
-        pictures, annotations = _folders(self.root, resolution)
-        present = sorted((p.name for p in pictures.iterdir() if p.is_dir()), key=natural_key)
+        images, annotations = _folders(self.root, resolution)
+        present = sorted((p.name for p in images.iterdir() if p.is_dir()), key=natural_key)
         if not present:
-            raise InputError(f"no sequences under {pictures}; it needs a folder of frames for each")
+            raise InputError(f"no sequences under {images}; it needs a folder of frames for each")
         self.split = _existing_split(self.root, split)
         if sequences is not None:
             names = _known(sequences, present, self.root)
@@ -135,7 +135,7 @@ class Davis:
         year = None if self.split is None else self.split.split("/")[0]
         single_object = single_object or year in SINGLE_OBJECT_YEARS
         self.sequences = [
-            _pair(name, pictures / name, annotations / name, single_object).first(max_frames)
+            _pair(name, images / name, annotations / name, single_object).first(max_frames)
             for name in names
         ]
 
@@ -163,16 +163,16 @@ def _check_root(root: Path) -> None:
 
 def _folders(root: Path, resolution: str | None) -> tuple[Path, Path]:
     """The folders that hold the sequences' frames and annotations."""
-    pictures, annotations = root / "JPEGImages", root / "Annotations"
+    images, annotations = root / "JPEGImages", root / "Annotations"
     wanted = RESOLUTIONS if resolution is None else (resolution,)
     for name in wanted:
-        if (pictures / name).is_dir() and (annotations / name).is_dir():
-            return pictures / name, annotations / name
+        if (images / name).is_dir() and (annotations / name).is_dir():
+            return images / name, annotations / name
     for name in wanted:
-        if resolution or (pictures / name).is_dir() or (annotations / name).is_dir():
-            lacking = annotations if (pictures / name).is_dir() else pictures
+        if resolution or (images / name).is_dir() or (annotations / name).is_dir():
+            lacking = annotations if (images / name).is_dir() else images
             raise InputError(f"{lacking / name} is missing; frames and annotations must pair")
-    return pictures, annotations
+    return images, annotations
 
 
 def _existing_split(root: Path, split: str | None) -> str | None:
@@ -227,11 +227,11 @@ def _known(wanted: Sequence[str], present: Sequence[str], root: Path) -> list[st
     return list(dict.fromkeys(wanted))
 
 
-def _pair(name: str, pictures: Path, annotations: Path, single_object: bool) -> DavisSequence:
+def _pair(name: str, images: Path, annotations: Path, single_object: bool) -> DavisSequence:
     """A sequence whose frames and annotations have the same names."""
     if not annotations.is_dir():
         raise InputError(f"sequence {name} has frames but no annotations at {annotations}")
-    frames = list_pictures(pictures)
+    frames = list_images(images)
     labels = {
         path.stem: path
         for path in annotations.iterdir()
@@ -256,7 +256,7 @@ def _pair(name: str, pictures: Path, annotations: Path, single_object: bool) -> 
 
 
 def _read_annotation(path: Path) -> NDArray[np.int32]:
-    """A label map; also from a colour picture of nothing but black and white."""
+    """A label map; also from a colour image of nothing but black and white."""
     from PIL import Image
 
     try:

@@ -25,7 +25,7 @@ from tempomask.data.colour import vary_colour
 from tempomask.data.davis import DavisSequence
 from tempomask.data.motion import ImageArray
 from tempomask.errors import InputError
-from tempomask.media.folder import read_picture
+from tempomask.media.folder import read_image
 
 # Decoded frames that are kept in memory, about 0.7 GB of 480p video.
 KEPT_FRAMES = 512
@@ -89,17 +89,17 @@ class DavisClips(Dataset[Clip]):
         frames, shown = [], []
         for index, mask in zip(chosen, masks, strict=True):
             matrix = shaken(rng, self.side, shake, mirrored)
-            picture = self._picture(sequence.pictures[index])
-            frames.append(view(picture, crop, matrix, self.side))
+            image = self._image(sequence.images[index])
+            frames.append(view(image, crop, matrix, self.side))
             shown.append(view(mask * np.uint8(255), crop, matrix, self.side) > 127)
         return Clip(vary_colour(rng, np.stack(frames)), np.stack(shown).astype(np.uint8), "davis")
 
-    def _picture(self, path: Path) -> ImageArray:
+    def _image(self, path: Path) -> ImageArray:
         """A frame (H, W, 3), kept for a while: decoding is what clips wait for."""
         if path in self._kept:
             self._kept.move_to_end(path)
         else:
-            self._kept[path] = read_picture(path)
+            self._kept[path] = read_image(path)
             if len(self._kept) > KEPT_FRAMES:
                 self._kept.popitem(last=False)
         return self._kept[path]

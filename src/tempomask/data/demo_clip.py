@@ -1,7 +1,7 @@
 """The bundled demo clip: a flying saucer of coffee passes behind an astronaut at a launch pad.
 
 Composed from three photographs that scikit-image ships and that anyone may use (see the card in
-`assets/clip/CLIP.md`); every mask is exact, because we drew the picture from it. Run again with
+`assets/clip/CLIP.md`); every mask is exact, because we drew the image from it. Run again with
 `python -m tempomask.data.demo_clip OUT`; needs the `train` extra.
 """
 
@@ -59,27 +59,27 @@ def saucer() -> Cutout:
     """The cup, saucer and spoon of scikit-image's `coffee`."""
     from skimage import data
 
-    picture = data.coffee()
-    mask = np.zeros(picture.shape[:2], np.uint8)
+    image = data.coffee()
+    mask = np.zeros(image.shape[:2], np.uint8)
     for ellipse in ELLIPSES:
         cv2.ellipse(mask, ellipse, 1, -1)
     cv2.fillPoly(mask, [np.array(SPOON, np.int32)], 1)
-    return _inner(picture, mask).cropped()
+    return _inner(image, mask).cropped()
 
 
 def astronaut() -> Cutout:
     """Eileen Collins of scikit-image's `astronaut`."""
     from skimage import data
 
-    picture = data.astronaut()
-    mask = np.zeros(picture.shape[:2], np.uint8)
+    image = data.astronaut()
+    mask = np.zeros(image.shape[:2], np.uint8)
     cv2.fillPoly(mask, [np.array(ASTRONAUT, np.int32)], 1)
-    return _inner(picture, mask)
+    return _inner(image, mask)
 
 
-def _inner(picture: ImageArray, mask: ImageArray) -> Cutout:
+def _inner(image: ImageArray, mask: ImageArray) -> Cutout:
     """A pixel less at the outline, so that nothing of the old background shows."""
-    return Cutout(picture, cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=1))  # type: ignore
+    return Cutout(image, cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=1))  # type: ignore
 
 
 def place(
@@ -117,7 +117,7 @@ def compose() -> tuple[ImageArray, ImageArray]:
             coverage = warp(cutout.mask * np.uint8(255), matrix, SIZE, empty_border=True)
             coverage = cv2.GaussianBlur(coverage, (3, 3), 0)
             share = (coverage / np.float32(255))[..., None]
-            frame += (warp(cutout.picture, matrix, SIZE) - frame) * share
+            frame += (warp(cutout.image, matrix, SIZE) - frame) * share
             label[coverage > 127] = number
         frames.append(np.clip(frame + 0.5, 0, 255).astype(np.uint8))
         labels.append(label)

@@ -60,7 +60,7 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a picture lands: its `anchor` goes to `target` on the stage, scaled, maybe mirrored.
+    """Where a image lands: its `anchor` goes to `target` on the stage, scaled, maybe mirrored.
 
     frame: the frame at which it is there.
     """
@@ -90,7 +90,7 @@ def trajectory(rng: np.random.Generator, length: int, strength: float) -> NDArra
 def affine_path(
     rng: np.random.Generator, length: int, stage: Stage, place: Placement, strength: float
 ) -> list[Matrix]:
-    """T maps (2, 3) from picture pixels to the stage, moving smoothly through the placement."""
+    """T maps (2, 3) from image pixels to the stage, moving smoothly through the placement."""
     parameters = trajectory(rng, length, strength) * STEP
     parameters[:, 4:] -= parameters[place.frame, 4:]
     matrices = []
@@ -106,13 +106,13 @@ def affine_path(
 
 
 def keep_inside(
-    path: Sequence[Matrix], picture: tuple[int, ...], stage: Stage, slack: float = 0.03
+    path: Sequence[Matrix], image: tuple[int, ...], stage: Stage, slack: float = 0.03
 ) -> list[Matrix]:
-    """The path of a camera over a picture (h, w, ..), magnified and shifted to show no outside.
+    """The path of a camera over a image (h, w, ..), magnified and shifted to show no outside.
 
     slack: share of the stage that may still lie outside, so that motion is less constrained.
     """
-    limits = np.array([picture[1], picture[0]])
+    limits = np.array([image[1], image[0]])
     middle = np.array([stage.width, stage.height]) / 2
     reach = middle * (1 - slack)
     inverses = [np.linalg.inv(matrix[:, :2]) for matrix in path]
@@ -154,10 +154,10 @@ def warp(
     empty_border: bool = False,
     origin: tuple[int, int] = (0, 0),
 ) -> ImageArray:
-    """A picture (h, w) or (h, w, 3) under an affine map and a displacement, bilinearly.
+    """A image (h, w) or (h, w, 3) under an affine map and a displacement, bilinearly.
 
-    Beyond its edge the picture is mirrored, or 0 with empty_border.
-    matrix: from the picture to the output; origin: the output's pixel that comes out at (0, 0).
+    Beyond its edge the image is mirrored, or 0 with empty_border.
+    matrix: from the image to the output; origin: the output's pixel that comes out at (0, 0).
     displacement (H, W, 2): output pixel p shows what the affine map alone puts at p + displacement.
     """
     height, width = size

@@ -1,4 +1,4 @@
-"""Pictures of BSDS500 that show people, statues of people, or horses.
+"""Images of BSDS500 that show people, statues of people, or horses.
 
 As backgrounds they would put instances of a known class into a video without a label.
 """

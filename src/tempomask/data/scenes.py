@@ -141,7 +141,7 @@ class _HeldOutFrames(_WholeFrames):
         mask = self.library.davis_mask(path)
         if mask.mean() <= VALIDATION_LEAST_AREA:
             return None
-        return Cutout(self.library.picture(path), mask)
+        return Cutout(self.library.image(path), mask)
 
 
 def validation_scenes(

@@ -1,4 +1,4 @@
-"""Pictures with masks for training: stills by category, and the frames of DAVIS 2016 train.
+"""Images with masks for training: stills by category, and the frames of DAVIS 2016 train.
 
 Expects a folder with `stills-256/SET/{images,labels}` and
 `davis16-train-256/{JPEGImages,Annotations}/SEQUENCE`.
@@ -23,20 +23,20 @@ else:
 
 ImageArray = NDArray[np.uint8]
 
-# What the labels hold: 1 for the object; an id per nucleus; an id per region of the whole picture.
+# What the labels hold: 1 for the object; an id per nucleus; an id per region of the whole image.
 OBJECTS = {"person-ccp": "person", "person-290": "person", "horse-weizmann": "horse"}
 NUCLEI = "nuclei-dsb2018"
 REGIONS = "regions-bsds500"
-# Shares of the picture that a region must have to count as an object.
+# Shares of the image that a region must have to count as an object.
 REGION_AREA = (0.01, 0.35)
 # Shares at which a nucleus or a DAVIS object is too small to be cut out.
 LEAST_AREA = 0.0005
 
 
 class Cutout(NamedTuple):
-    """A picture (h, w, 3) uint8 RGB and the mask (h, w) of zeros and ones of one object in it."""
+    """A image (h, w, 3) uint8 RGB and the mask (h, w) of zeros and ones of one object in it."""
 
-    picture: ImageArray
+    image: ImageArray
     mask: ImageArray
     category: str = "object"
 
@@ -44,29 +44,29 @@ class Cutout(NamedTuple):
         """The cut-out within the mask's bounding box."""
         x, y, width, height = cv2.boundingRect(self.mask)
         rows, columns = slice(y, y + height), slice(x, x + width)
-        return Cutout(self.picture[rows, columns], self.mask[rows, columns], self.category)
+        return Cutout(self.image[rows, columns], self.mask[rows, columns], self.category)
 
     def reduced(self, scale: float) -> tuple[Cutout, float]:
         """Halved until shown at `scale` without aliasing, and the scale that is left."""
-        picture, mask = self.picture, self.mask * np.uint8(255)
+        image, mask = self.image, self.mask * np.uint8(255)
         while scale < 0.5 and min(mask.shape) >= 4:
             half = (mask.shape[1] // 2, mask.shape[0] // 2)
-            picture = cv2.resize(picture, half, interpolation=cv2.INTER_AREA)
+            image = cv2.resize(image, half, interpolation=cv2.INTER_AREA)
             mask = cv2.resize(mask, half, interpolation=cv2.INTER_AREA)
             scale *= 2
-        return Cutout(picture, (mask > 127).astype(np.uint8), self.category), scale  # type: ignore
+        return Cutout(image, (mask > 127).astype(np.uint8), self.category), scale  # type: ignore
 
 
 class Still(NamedTuple):
-    """One labelled picture on disk."""
+    """One labelled image on disk."""
 
-    picture: Path
+    image: Path
     label: Path
     category: str
 
 
-class PictureLibrary:
-    """Lists the labelled pictures under a root, reads each once, and draws objects from them.
+class ImageLibrary:
+    """Lists the labelled images under a root, reads each once, and draws objects from them.
 
     held_out: names of DAVIS sequences to leave out. InputError when a part is missing.
     """
@@ -81,7 +81,7 @@ class PictureLibrary:
         self.names = list(self.sequences)
         self._read: dict[Path, ImageArray] = {}
 
-    def picture(self, path: Path) -> ImageArray:
+    def image(self, path: Path) -> ImageArray:
         """(H, W, 3) uint8 RGB."""
         if path not in self._read:
             with Image.open(path) as image:
@@ -95,36 +95,36 @@ class PictureLibrary:
                 self._read[path] = np.asarray(image)
         return self._read[path]
 
-    def davis_mask(self, picture: Path) -> ImageArray:
+    def davis_mask(self, image: Path) -> ImageArray:
         """(H, W) of zeros and ones for a frame of `sequences`."""
-        path = self._annotations / picture.parent.name / f"{picture.stem}.png"
+        path = self._annotations / image.parent.name / f"{image.stem}.png"
         return (self.label(path) > 0).astype(np.uint8)
 
     def davis_frame(self, rng: np.random.Generator) -> Path:
         """A frame of a sequence, each sequence as likely as any other."""
-        pictures = self.sequences[self.names[rng.integers(len(self.names))]]
-        return pictures[rng.integers(len(pictures))]
+        images = self.sequences[self.names[rng.integers(len(self.names))]]
+        return images[rng.integers(len(images))]
 
-    def any_picture(self, rng: np.random.Generator) -> ImageArray:
-        """A picture to move things over: BSDS most often, a DAVIS frame or another still."""
+    def any_image(self, rng: np.random.Generator) -> ImageArray:
+        """A image to move things over: BSDS most often, a DAVIS frame or another still."""
         choice = rng.random()
         if choice < 0.35:
-            return self.picture(self.davis_frame(rng))
+            return self.image(self.davis_frame(rng))
         stills = self.regions if choice < 0.85 else self.objects
-        return self.picture(stills[rng.integers(len(stills))].picture)
+        return self.image(stills[rng.integers(len(stills))].image)
 
     def object(self, rng: np.random.Generator) -> Cutout | None:
         """A person, a horse, nuclei or the object of a DAVIS frame; None if it is too small."""
         choice = rng.random()
         if choice < 0.3:
             path = self.davis_frame(rng)
-            cutout = Cutout(self.picture(path), self.davis_mask(path))
+            cutout = Cutout(self.image(path), self.davis_mask(path))
         elif choice < 0.4:
             return self.nucleus(rng)
         else:
             still = self.objects[rng.integers(len(self.objects))]
             mask = (self.label(still.label) > 0).astype(np.uint8)
-            cutout = Cutout(self.picture(still.picture), mask, still.category)
+            cutout = Cutout(self.image(still.image), mask, still.category)
         return cutout if cutout.mask.mean() > LEAST_AREA else None
 
     def nucleus(self, rng: np.random.Generator) -> Cutout | None:
@@ -141,10 +141,10 @@ class PictureLibrary:
             reach = int(min(label.shape) * rng.uniform(0.03, 0.1)) * 2 + 1
             near = cv2.dilate(mask.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
             mask = np.isin(label, np.setdiff1d(label[near], [0]))
-        return Cutout(self.picture(still.picture), mask.astype(np.uint8), still.category)
+        return Cutout(self.image(still.image), mask.astype(np.uint8), still.category)
 
     def region(self, rng: np.random.Generator) -> Cutout | None:
-        """A connected region of a BSDS picture, of `REGION_AREA`."""
+        """A connected region of a BSDS image, of `REGION_AREA`."""
         still = self.regions[rng.integers(len(self.regions))]
         label = self.label(still.label)
         share = np.bincount(label.ravel()) / label.size
@@ -154,7 +154,7 @@ class PictureLibrary:
         mask = largest_part((label == ids[rng.integers(len(ids))]).astype(np.uint8))
         if mask.mean() < REGION_AREA[0]:
             return None
-        return Cutout(self.picture(still.picture), mask, still.category)
+        return Cutout(self.image(still.image), mask, still.category)
 
 
 def largest_part(mask: ImageArray) -> ImageArray:
@@ -164,7 +164,7 @@ def largest_part(mask: ImageArray) -> ImageArray:
 
 
 def list_stills(root: Path, name: str, category: str) -> list[Still]:
-    """The labelled pictures of `stills-256/NAME`, by name; InputError if there are none."""
+    """The labelled images of `stills-256/NAME`, by name; InputError if there are none."""
     folder = root / "stills-256" / name
     labels = {path.stem: path for path in (folder / "labels").glob("*.png")}
     stills = [
@@ -173,15 +173,15 @@ def list_stills(root: Path, name: str, category: str) -> list[Still]:
         if path.stem in labels
     ]
     if not stills:
-        raise InputError(f"no labelled pictures at {folder}; it needs images/ and labels/")
+        raise InputError(f"no labelled images at {folder}; it needs images/ and labels/")
     return stills
 
 
-def _list_sequences(pictures: Path, held_out: Collection[str]) -> dict[str, list[Path]]:
-    if not pictures.is_dir():
-        raise InputError(f"no DAVIS frames at {pictures}; give the folder that holds them")
-    folders = [folder for folder in sorted(pictures.iterdir()) if folder.is_dir()]
+def _list_sequences(images: Path, held_out: Collection[str]) -> dict[str, list[Path]]:
+    if not images.is_dir():
+        raise InputError(f"no DAVIS frames at {images}; give the folder that holds them")
+    folders = [folder for folder in sorted(images.iterdir()) if folder.is_dir()]
     unknown = sorted(set(held_out) - {folder.name for folder in folders})
     if unknown:
-        raise InputError(f"no sequence {unknown[0]!r} at {pictures} to hold out")
+        raise InputError(f"no sequence {unknown[0]!r} at {images} to hold out")
     return {f.name: sorted(f.glob("*.jpg")) for f in folders if f.name not in held_out}

@@ -1,7 +1,7 @@
 """Synthetic video: cut-outs that move, deform and occlude each other, with exact masks.
 
 T frames of H x W pixels. A pixel belongs to the frontmost object that covers more than half of it,
-where coverage has the soft edge and the motion blur of the picture itself.
+where coverage has the soft edge and the motion blur of the image itself.
 """
 
 from __future__ import annotations
@@ -87,15 +87,15 @@ def compose(
     InputError for more than 255 cut-outs, or one whose mask is empty.
     """
     motion = motion or Motion()
-    frames = moving_picture(rng, background, length, stage, motion)
+    frames = moving_image(rng, background, length, stage, motion)
     return paste(rng, frames, cutouts, stage, motion)
 
 
-def moving_picture(
-    rng: np.random.Generator, picture: ImageArray, length: int, stage: Stage, motion: Motion
+def moving_image(
+    rng: np.random.Generator, image: ImageArray, length: int, stage: Stage, motion: Motion
 ) -> ImageArray:
-    """Frames (T, H, W, 3) of a camera that moves over a picture (h, w, 3) and stays inside it."""
-    height, width = picture.shape[:2]
+    """Frames (T, H, W, 3) of a camera that moves over a image (h, w, 3) and stays inside it."""
+    height, width = image.shape[:2]
     place = Placement(
         anchor=(width * rng.uniform(0.3, 0.7), height * rng.uniform(0.3, 0.7)),
         target=(stage.width / 2, stage.height / 2),
@@ -103,8 +103,8 @@ def moving_picture(
         mirrored=bool(rng.random() < 0.5),
     )
     path = affine_path(rng, length, stage, place, rng.uniform(*motion.background))
-    path = keep_inside(path, picture.shape, stage)
-    frames = np.stack([warp(picture, stage.show(m), (stage.rows, stage.columns)) for m in path])
+    path = keep_inside(path, image.shape, stage)
+    frames = np.stack([warp(image, stage.show(m), (stage.rows, stage.columns)) for m in path])
     if rng.random() < motion.blur:
         middle = np.array([width / 2, height / 2, 1.0])
         blur_along(frames, [stage.show(matrix) @ middle for matrix in path])
@@ -164,9 +164,9 @@ class _Actor:
         extent = side * np.exp(rng.uniform(*np.log(motion.size)))
         reduced, scale = whole.reduced(min(LARGEST_SCALE, extent / max(whole.mask.shape)))
         gain = float(np.exp(rng.normal() * motion.lighting))
-        lit = cv2.convertScaleAbs(reduced.picture, alpha=gain)
-        # An empty border of a pixel, so that the outline is as soft where the picture ends.
-        self.picture: ImageArray = cv2.copyMakeBorder(  # type: ignore[assignment]
+        lit = cv2.convertScaleAbs(reduced.image, alpha=gain)
+        # An empty border of a pixel, so that the outline is as soft where the image ends.
+        self.image: ImageArray = cv2.copyMakeBorder(  # type: ignore[assignment]
             lit, 1, 1, 1, 1, cv2.BORDER_REPLICATE
         )
         self.coverage = np.pad(reduced.mask * np.uint8(255), 1)
@@ -217,15 +217,15 @@ class _Actor:
         size = (y1 - y0, x1 - x0)
         if field is not None:
             field = field[y0:y1, x0:x1]
-        picture = warp(self.picture, matrix, size, field, origin=(x0, y0))
+        image = warp(self.image, matrix, size, field, origin=(x0, y0))
         coverage = warp(self.coverage, matrix, size, field, empty_border=True, origin=(x0, y0))
         if kernel is not None:
-            picture = cv2.filter2D(picture, -1, kernel)
+            image = cv2.filter2D(image, -1, kernel)
             coverage = cv2.filter2D(coverage, -1, kernel)
         coverage = cv2.GaussianBlur(coverage, (3, 3), 0)
         alpha = coverage.astype(np.float32) / np.float32(255)
         part = frame[y0:y1, x0:x1]
-        part[:] = cv2.blendLinear(picture, part, alpha, 1 - alpha)
+        part[:] = cv2.blendLinear(image, part, alpha, 1 - alpha)
         ids[y0:y1, x0:x1][coverage > 127] = number
 
     def _box(

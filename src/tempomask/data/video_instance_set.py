@@ -24,7 +24,7 @@ from tempomask.data.synthetic import SyntheticVideo
 from tempomask.data.video_instances import (
     CLASSES,
     SPLITS,
-    InstancePictures,
+    InstanceImages,
     SceneConfig,
     Split,
     compose_scene,
@@ -70,14 +70,14 @@ def write_video_set(
     scene: SceneConfig | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Make the set from the stills under `root`, see `InstancePictures`; its annotation files.
+    """Make the set from the stills under `root`, see `InstanceImages`; its annotation files.
 
     Raises InputError for missing stills, and if `out` holds such a set already or is not writable.
     """
     config, scene = config or VideoSetConfig(), scene or SceneConfig()
     sizes = {"train": config.train, "validation": config.validation}
     wanted: list[Split] = [split for split in SPLITS if sizes[split]]
-    libraries = {split: InstancePictures(root, split) for split in wanted}
+    libraries = {split: InstanceImages(root, split) for split in wanted}
     folder = make_folder(out)
     for split in wanted:
         for there in (folder / split, folder / f"{split}.json"):
@@ -95,7 +95,7 @@ def write_video_set(
 def _write_split(
     folder: Path,
     split: Split,
-    pictures: InstancePictures,
+    images: InstanceImages,
     count: int,
     config: VideoSetConfig,
     scene: SceneConfig,
@@ -110,7 +110,7 @@ def _write_split(
         for number in range(1, count + 1):
             rng = np.random.default_rng((config.seed, SPLITS.index(split), number))
             length = int(rng.integers(config.length[0], config.length[1] + 1))
-            video = compose_scene(rng, pictures, length, Stage.plain(width, height), scene)
+            video = compose_scene(rng, images, length, Stage.plain(width, height), scene)
             names = [f"{number:04d}/{index:05d}.jpg" for index in range(length)]
             with write_errors(folder):
                 _write_frames(part / "JPEGImages", names, video.frames)

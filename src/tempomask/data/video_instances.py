@@ -1,6 +1,6 @@
 """Synthetic video of several instances of known classes, from stills with masks.
 
-People, horses, nuclei and drawn shapes are cut out of pictures and move over scenery without any of
+People, horses, nuclei and drawn shapes are cut out of images and move over scenery without any of
 them: they deform, occlude each other, come in and leave. T frames of H x W pixels, N instances.
 """
 
@@ -34,7 +34,7 @@ from tempomask.errors import InputError
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 CLASSES = ("person", "horse", "nucleus", "shape")
-# Every fourth picture of each source is kept for validation.
+# Every fourth image of each source is kept for validation.
 VALIDATION_EVERY = 4
 # An instance counts as seen on a frame from so many pixels on, at least.
 LEAST_PIXELS = 16
@@ -69,8 +69,8 @@ class SceneConfig:
         return Motion(**values)
 
 
-class InstancePictures:
-    """The stills of one split; no picture is in both splits. Each is read once and kept.
+class InstanceImages:
+    """The stills of one split; no image is in both splits. Each is read once and kept.
 
     root: a folder with `stills-256/SET/{images,labels}`, see `stills`.
     Raises InputError when a part is missing, or is too small to be split.
@@ -84,12 +84,12 @@ class InstancePictures:
         for name, category in OBJECTS.items():
             self.things.setdefault(category, []).extend(_part(root, name, category, split))
         scenery = _part(root, REGIONS, "region", split)
-        self.scenery = [still for still in scenery if still.picture.stem not in PEOPLE_AND_HORSES]
+        self.scenery = [still for still in scenery if still.image.stem not in PEOPLE_AND_HORSES]
         self._read: dict[Path, ImageArray] = {}
 
     def background(self, rng: np.random.Generator) -> ImageArray:
-        """A picture (h, w, 3) without people and horses."""
-        return self._image(self.scenery[rng.integers(len(self.scenery))].picture)
+        """A image (h, w, 3) without people and horses."""
+        return self._image(self.scenery[rng.integers(len(self.scenery))].image)
 
     def cutout(self, rng: np.random.Generator, category: str) -> Cutout | None:
         """One instance of a class; None if the one that was drawn is too small."""
@@ -105,13 +105,13 @@ class InstancePictures:
             return None
         chosen = label == ids[rng.integers(len(ids))] if category == "nucleus" else label > 0
         # What another object cuts off would make two things of one.
-        return Cutout(self._image(still.picture), largest_part(chosen.astype(np.uint8)), category)
+        return Cutout(self._image(still.image), largest_part(chosen.astype(np.uint8)), category)
 
     def _image(self, path: Path) -> ImageArray:
         if path not in self._read:
             with Image.open(path) as image:
-                picture = image.convert("RGB") if path.parent.name == "images" else image
-                pixels = np.asarray(picture)
+                chosen = image.convert("RGB") if path.parent.name == "images" else image
+                pixels = np.asarray(chosen)
             nuclei = path.parent.parent.name == NUCLEI and pixels.ndim == 3
             self._read[path] = _stretched(pixels) if nuclei else pixels
         return self._read[path]
@@ -119,7 +119,7 @@ class InstancePictures:
 
 def compose_scene(
     rng: np.random.Generator,
-    pictures: InstancePictures,
+    images: InstanceImages,
     length: int,
     stage: Stage,
     config: SceneConfig | None = None,
@@ -129,13 +129,13 @@ def compose_scene(
     shares = np.array(config.shares) / sum(config.shares)
     for _ in range(ATTEMPTS):
         count = int(rng.integers(config.instances[0], config.instances[1] + 1))
-        drawn = [pictures.cutout(rng, str(name)) for name in rng.choice(CLASSES, count, p=shares)]
+        drawn = [images.cutout(rng, str(name)) for name in rng.choice(CLASSES, count, p=shares)]
         cutouts = [cutout for cutout in drawn if cutout is not None]
         if cutouts and rng.random() < config.twins:
             cutouts.insert(int(rng.integers(len(cutouts) + 1)), cutouts[0])
         if not cutouts:
             continue
-        background = pictures.background(rng)
+        background = images.background(rng)
         video = compose(rng, background, cutouts, length, stage, config.motion_of(length))
         if seen_ids(video.ids).any():
             return video._replace(frames=vary_colour(rng, video.frames, config.colour))
@@ -149,14 +149,14 @@ def seen_ids(ids: ImageArray) -> NDArray[np.bool_]:
     return counts >= LEAST_PIXELS
 
 
-def _stretched(picture: ImageArray) -> ImageArray:
-    """The whole range of brightness: some fluorescence pictures are too dim to see a thing."""
-    low, high = np.percentile(picture, (1, 99.5))
-    return (np.clip((picture - low) / max(1.0, high - low), 0, 1) * 255).astype(np.uint8)
+def _stretched(image: ImageArray) -> ImageArray:
+    """The whole range of brightness: some fluorescence images are too dim to see a thing."""
+    low, high = np.percentile(image, (1, 99.5))
+    return (np.clip((image - low) / max(1.0, high - low), 0, 1) * 255).astype(np.uint8)
 
 
 def _part(root: Path, name: str, category: str, split: Split) -> list[Still]:
-    """The pictures of a source that belong to a split."""
+    """The images of a source that belong to a split."""
     stills = list_stills(root, name, category)
     held_out = split == "validation"
     kept = [
@@ -166,7 +166,7 @@ def _part(root: Path, name: str, category: str, split: Split) -> list[Still]:
     ]
     if not kept:
         raise InputError(
-            f"{len(stills)} pictures in {root / 'stills-256' / name} are too few to be split;"
+            f"{len(stills)} images in {root / 'stills-256' / name} are too few to be split;"
             f" {VALIDATION_EVERY} or more are needed"
         )
     return kept

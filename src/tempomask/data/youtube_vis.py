@@ -3,7 +3,7 @@
 One JSON file: `videos` {id, width, height, length, file_names}, `categories` {id, name} and
 `annotations` {id, video_id, category_id, segmentations, areas, bboxes, iscrowd}, where each list
 has one entry for every frame, null where the instance is not seen. Validation files of the
-benchmarks come without annotations. Pictures lie in a folder beside it.
+benchmarks come without annotations. Images lie in a folder beside it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tempomask.data.segmentations import as_rle, mask_of
 from tempomask.errors import InputError
-from tempomask.media.folder import read_picture
+from tempomask.media.folder import read_image
 from tempomask.media.rle import RLE
 from tempomask.types import Size
 
@@ -35,7 +35,7 @@ REQUIRED = {
 
 @dataclass(frozen=True)
 class VideoEntry:
-    """One video: its id, size (H, W), and the pictures' names below the picture folder."""
+    """One video: its id, size (H, W), and the images' names below the image folder."""
 
     id: int
     size: Size
@@ -46,7 +46,7 @@ class VideoEntry:
 
     @property
     def name(self) -> str:
-        """The folder of its pictures, or its number."""
+        """The folder of its images, or its number."""
         folder = Path(self.file_names[0]).parent.name if self.file_names else ""
         return folder or str(self.id)
 
@@ -93,17 +93,17 @@ class InstanceAnnotation:
 class YouTubeVIS:
     """The videos of one annotation file.
 
-    annotations: the JSON file. pictures: the folder that `file_names` start from; None looks for it
+    annotations: the JSON file. images: the folder that `file_names` start from; None looks for it
         beside the file: JPEGImages/, NAME/JPEGImages/ or NAME/ for annotations called NAME.json.
 
     videos: by ascending id. categories: name by id, ascending. annotated: the file has annotations.
     classes: names in that order, to which labels 0, 1, ... point.
 
-    Raises InputError for a missing or damaged file and entries that do not fit together; pictures
+    Raises InputError for a missing or damaged file and entries that do not fit together; images
     and masks are read only when asked for. `youtube_vis_check.check` lists everything wrong.
     """
 
-    def __init__(self, annotations: str | Path, pictures: str | Path | None = None) -> None:
+    def __init__(self, annotations: str | Path, images: str | Path | None = None) -> None:
         self.path = Path(annotations)
         content = read_content(self.path)
         problem = next(structure_problems(content), None)
@@ -123,7 +123,7 @@ class YouTubeVIS:
         for entry in content.get("annotations") or ():
             annotation = _annotation(entry, self._by_id[entry["video_id"]])
             self._tracks.setdefault(entry["video_id"], []).append(annotation)
-        self.pictures = picture_folder(self.path, self.videos, pictures)
+        self.images = image_folder(self.path, self.videos, images)
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -149,20 +149,20 @@ class YouTubeVIS:
 
     def frame_path(self, video: VideoEntry, frame: int) -> Path:
         """Where a frame lies."""
-        return self.pictures / video.file_names[frame]
+        return self.images / video.file_names[frame]
 
     def frame(self, video: VideoEntry, frame: int) -> NDArray[np.uint8]:
         """Frame (H, W, 3), uint8 RGB; InputError if it is missing or has another size."""
         path = self.frame_path(video, frame)
         if not path.is_file():
-            raise InputError(f"no picture {path}, frame {frame} of video {video.id}; add it")
-        picture = read_picture(path)
-        if picture.shape[:2] != video.size:
+            raise InputError(f"no image {path}, frame {frame} of video {video.id}; add it")
+        image = read_image(path)
+        if image.shape[:2] != video.size:
             raise InputError(
-                f"{path} has {picture.shape[1]} x {picture.shape[0]} pixels, but video {video.id}"
+                f"{path} has {image.shape[1]} x {image.shape[0]} pixels, but video {video.id}"
                 f" says {video.size[1]} x {video.size[0]}; take those that belong to the file"
             )
-        return picture
+        return image
 
     def frames(self, video: VideoEntry) -> Iterator[NDArray[np.uint8]]:
         """All frames of a video in order, as of `frame`."""
@@ -205,16 +205,14 @@ def structure_problems(content: Part) -> Iterator[str]:
         yield from _annotation_problems(entry, videos, categories)
 
 
-def picture_folder(
-    path: Path, videos: Sequence[VideoEntry], given: str | Path | None = None
-) -> Path:
+def image_folder(path: Path, videos: Sequence[VideoEntry], given: str | Path | None = None) -> Path:
     """The folder that the videos' file names start from; the first candidate if none holds them.
 
     Raises InputError for a given folder that is not there.
     """
     if given is not None:
         if not Path(given).is_dir():
-            raise InputError(f"no such folder of pictures: {given}")
+            raise InputError(f"no such folder of images: {given}")
         return Path(given)
     # OVIS calls its files annotations_train.json, YouTube-VIS train.json or instances.json.
     stem = path.stem.removeprefix("annotations_").removesuffix("_annotations")

@@ -15,7 +15,7 @@ from tempomask.data.youtube_vis import (
     structure_problems,
 )
 from tempomask.errors import InputError
-from tempomask.media.folder import picture_size, read_picture
+from tempomask.media.folder import image_size, read_image
 
 # Areas in the file may differ from the masks' by this share: polygons are measured in other ways.
 AREA_SLACK = 0.05
@@ -25,16 +25,16 @@ Progress = Callable[[int, int], None]
 
 def check(
     annotations: str | Path,
-    pictures: str | Path | None = None,
+    images: str | Path | None = None,
     *,
     decode: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[str]:
     """Every problem as one line that names the video, the annotation or the file; none if all fits.
 
-    annotations, pictures: as of `YouTubeVIS`. Looked at: the entries and how they refer to each
-    other; every mask (kind, size, run lengths, empty ones, areas); every picture (there, and of the
-    video's size). decode: read all pictures to the end, which finds those that are cut off.
+    annotations, images: as of `YouTubeVIS`. Looked at: the entries and how they refer to each
+    other; every mask (kind, size, run lengths, empty ones, areas); every image (there, and of the
+    video's size). decode: read all images to the end, which finds those that are cut off.
 
     Raises InputError only if the file itself cannot be read.
     """
@@ -42,12 +42,12 @@ def check(
     problems = list(structure_problems(read_content(path)))
     if problems:
         yield from problems
-        yield "masks and pictures were not looked at; put the lines above right first"
+        yield "masks and images were not looked at; put the lines above right first"
         return
-    dataset = YouTubeVIS(path, pictures)
+    dataset = YouTubeVIS(path, images)
     yield from _unused(dataset)
     for number, video in enumerate(dataset.videos, 1):
-        yield from _picture_problems(dataset, video, decode)
+        yield from _image_problems(dataset, video, decode)
         for annotation in dataset.annotations(video.id):
             yield from _mask_problems(annotation)
         if progress is not None:
@@ -62,27 +62,27 @@ def _unused(dataset: YouTubeVIS) -> Iterator[str]:
             yield f"video {video.id} ({video.name}) has no annotation"
 
 
-def _picture_problems(dataset: YouTubeVIS, video: VideoEntry, decode: bool) -> Iterator[str]:
-    missing = [name for name in video.file_names if not (dataset.pictures / name).is_file()]
+def _image_problems(dataset: YouTubeVIS, video: VideoEntry, decode: bool) -> Iterator[str]:
+    missing = [name for name in video.file_names if not (dataset.images / name).is_file()]
     if len(missing) == len(video):
-        yield f"video {video.id}: none of its {len(video)} pictures is in {dataset.pictures}"
+        yield f"video {video.id}: none of its {len(video)} images is in {dataset.images}"
         return
     for name in missing:
-        yield f"video {video.id}: no picture {dataset.pictures / name}"
+        yield f"video {video.id}: no image {dataset.images / name}"
     if len(set(video.file_names)) < len(video):
-        yield f"video {video.id} names a picture more than once"
+        yield f"video {video.id} names a image more than once"
     for index, name in enumerate(video.file_names):
         if name in missing:
             continue
         try:
-            size = picture_size(dataset.pictures / name)
+            size = image_size(dataset.images / name)
             if size != video.size:
                 yield (
-                    f"video {video.id}, frame {index}: {dataset.pictures / name} has {size[1]} x"
+                    f"video {video.id}, frame {index}: {dataset.images / name} has {size[1]} x"
                     f" {size[0]} pixels, the video says {video.size[1]} x {video.size[0]}"
                 )
             if decode:
-                read_picture(dataset.pictures / name)
+                read_image(dataset.images / name)
         except InputError as error:
             yield f"video {video.id}, frame {index}: {error}"
 

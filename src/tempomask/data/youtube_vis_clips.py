@@ -25,7 +25,7 @@ ATTEMPTS = 10
 
 
 class View(NamedTuple):
-    """A part of a picture (x, y, width, height) shown at the top left of a square at `scale`."""
+    """A part of a image (x, y, width, height) shown at the top left of a square at `scale`."""
 
     part: tuple[int, int, int, int]
     scale: float
@@ -36,7 +36,7 @@ class VideoInstanceClips(Dataset[InstanceClip]):
     """Clips of T frames from annotated videos; clip i depends on the seed and i alone.
 
     dataset: with annotations; groups (crowds) are left out. image_size: side S of the square
-    frames; what a picture does not fill stays black, below or right of it, as at inference.
+    frames; what a image does not fill stays black, below or right of it, as at inference.
     num_frames: of a clip. window: they lie among so many consecutive frames; None for adjacent
     ones. length: what len() says, None for one clip a video; larger indices give further clips.
     augment: random crops, mirroring and colours; else the whole frame as it is.
@@ -132,12 +132,12 @@ def instances_in_view(
 
 
 def whole_view(size: Size, side: int) -> View:
-    """All of a picture (H, W), its longer side as long as the square's."""
+    """All of a image (H, W), its longer side as long as the square's."""
     return View((0, 0, size[1], size[0]), side / max(size), mirrored=False)
 
 
 def random_view(rng: np.random.Generator, size: Size, side: int) -> View:
-    """The whole picture, or a square part of it, maybe mirrored."""
+    """The whole image, or a square part of it, maybe mirrored."""
     height, width = size
     mirrored = bool(rng.random() < 0.5)
     if rng.random() < WHOLE_FRAMES:
@@ -147,10 +147,10 @@ def random_view(rng: np.random.Generator, size: Size, side: int) -> View:
     return View((x, y, crop, crop), side / crop, mirrored)
 
 
-def show(picture: NDArray[np.uint8], view: View, side: int) -> NDArray[np.uint8]:
-    """A picture (H, W, 3) in a view, (S, S, 3); black where the view ends."""
+def show(image: NDArray[np.uint8], view: View, side: int) -> NDArray[np.uint8]:
+    """A image (H, W, 3) in a view, (S, S, 3); black where the view ends."""
     shown = np.zeros((side, side, 3), dtype=np.uint8)
-    resized = _resized(picture, view, side)
+    resized = _resized(image, view, side)
     shown[: resized.shape[0], : resized.shape[1]] = resized
     return shown
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tempomask.engine.fuser import FastFuserBlock
-from tempomask.engine.kept_memory import keep_freed_memory
+from tempomask.engine.malloc_tuning import keep_freed_memory
 from tempomask.engine.memory_attention import FastMemoryAttention
 from tempomask.engine.neck import FusedNeck
 from tempomask.engine.packed import fast_token_linear

@@ -65,7 +65,7 @@ class CompiledSegmenter(Segmenter):
             "encode": self._encode,
             "attend": self.memory_attention.forward,
             "decode": self._decode,
-            "memorise": super().memorise,
+            "encode_memory": super().encode_memory,
         }
         self._graphs = {
             name: torch.compile(step, fullgraph=True, dynamic=False, backend=backend, mode=mode)
@@ -176,13 +176,13 @@ class CompiledSegmenter(Segmenter):
         proposals = self.mask_decoder(features + dense, position, sparse, high_resolution)
         return tuple(self.select(proposals, *choice))
 
-    def memorise(
+    def encode_memory(
         self, features: Tensor, logits: Tensor, object_score: Tensor, binarise: bool = False
     ) -> Tensor:
         """As of `Segmenter`."""
         if binarise or logits.shape[-1] == self.config.image_size:
-            return super().memorise(features, logits, object_score, binarise)
-        return self._run("memorise", features, logits, object_score)
+            return super().encode_memory(features, logits, object_score, binarise)
+        return self._run("encode_memory", features, logits, object_score)
 
 
 class _Fixed(KeepPlan):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tempomask.engine.kept_memory import keep_freed_memory
+from tempomask.engine.malloc_tuning import keep_freed_memory
 from tempomask.engine.packed import fast_linear
 from tempomask.models.instances.attention import MultiheadAttention
 from tempomask.models.instances.resnet import ConvolutionNorm

@@ -120,7 +120,7 @@ class FastMemoryAttentionLayer(nn.Module):
         keys[:, spatial:] = pointers
         self.spatial_key(place[:, :spatial], keys[:, :spatial])
         if self.image_key is not None and memory.image_keys is not None:
-            # Of one picture for all objects, or of each object's own.
+            # Of one image for all objects, or of each object's own.
             images = self.image_norm(memory.image_keys).to(keys.dtype)
             of_images = keys.new_empty(*images.shape[:2], keys.shape[2])
             self.image_key(images, of_images)

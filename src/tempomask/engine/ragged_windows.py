@@ -1,6 +1,6 @@
 """Windowed attention in which the zeros beyond the map are counted instead of computed.
 
-Windows of 14 on a map of 32 reach to 42: they hold 1,764 tokens, of which 1,024 are the picture's.
+Windows of 14 on a map of 32 reach to 42: they hold 1,764 tokens, of which 1,024 are the image's.
 The others are zeros when they reach the projection, so all have the same key and value, its biases;
 n such keys weigh as much as one whose logit is larger by log n. Their queries are never read.
 """

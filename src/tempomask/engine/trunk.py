@@ -17,7 +17,7 @@ from tempomask.models.windowed_block import WindowedBlock
 class FastTrunk(Encoder):
     """The same function as the plain encoder it is made of.
 
-    image_size: side of the usual pictures, whose positions are always at hand; those of others are
+    image_size: side of the usual images, whose positions are always at hand; those of others are
     made when the size first comes, and kept until another one does.
     dtype: of weights and activations throughout; bfloat16 also halves what the residual stream
     moves. Norms and softmax compute in float32 inside, whatever the type.

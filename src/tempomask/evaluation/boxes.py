@@ -79,7 +79,7 @@ def evaluate_boxes(
     blocks run. options: of `Model.session`, for instance memory="samurai".
 
     FPS leaves decoding and writing out. Raises InputError for data that `BoxTrackingData` refuses,
-    unknown options, a first box outside the picture, and a folder that cannot be written.
+    unknown options, a first box outside the image, and a folder that cannot be written.
     """
     data = BoxTrackingData(root, layout, split, sequences)
     prompts = [Prompt(box=sequence.first_box) for sequence in data]

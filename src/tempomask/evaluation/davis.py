@@ -188,7 +188,7 @@ class _SequenceRun:
             if 0 < index < length - 1:
                 self.metric.update(labels, self.sequence.label_map(index))
             if masks is not None:
-                path = masks / f"{self.sequence.pictures[index].stem}.png"
+                path = masks / f"{self.sequence.images[index].stem}.png"
                 with write_errors(path):
                     write_label_png(path, labels)
             if progress is not None:
@@ -273,7 +273,7 @@ def _predictions(folder: Path, dataset: Davis) -> list[list[Path]]:
         )
     predicted = []
     for sequence in dataset:
-        stems = [path.stem for path in sequence.pictures[1:-1]]
+        stems = [path.stem for path in sequence.images[1:-1]]
         paths = [folder / sequence.name / f"{stem}.png" for stem in stems]
         missing = [path for path in paths if not path.is_file()]
         if missing:

@@ -36,7 +36,7 @@ def error_click(truth: Mask, prediction: Mask) -> tuple[tuple[int, int], int] | 
     """The next click (x, y) and its label (1 missed, 0 false); None if the prediction is right.
 
     The deepest point of the missed or of the false region, whichever is deeper (the false one if
-    both are); the border of the picture counts as outside. As SAM 2's evaluation clicks.
+    both are); the border of the image counts as outside. As SAM 2's evaluation clicks.
     """
     depths = [_depth(region) for region in (truth & ~prediction, prediction & ~truth)]
     missed, false = (float(depth.max()) for depth in depths)

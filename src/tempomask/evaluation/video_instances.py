@@ -125,7 +125,7 @@ def evaluate_predictions(
 def evaluate_instances(
     model: InstanceModel,
     annotations: str | Path,
-    pictures: str | Path | None = None,
+    images: str | Path | None = None,
     *,
     videos: Sequence[str] | None = None,
     out: str | Path | None = None,
@@ -134,14 +134,14 @@ def evaluate_instances(
 ) -> InstanceEvaluation:
     """Run a model on every video, score it if there are annotations, and write the results.
 
-    pictures: as of `YouTubeVIS`. videos: only these, by name or id. limit: predictions a video.
+    images: as of `YouTubeVIS`. videos: only these, by name or id. limit: predictions a video.
     out: folder for results.json (as the servers take it), summary.json and classes.csv; None writes
     nothing.
 
     Raises InputError if the model does not know a class of the data (give `load_instances` the
-    names it should use), and for missing or damaged pictures.
+    names it should use), and for missing or damaged images.
     """
-    dataset = YouTubeVIS(annotations, pictures)
+    dataset = YouTubeVIS(annotations, images)
     if not dataset.annotated and out is None:
         raise InputError(
             f"{dataset.path} has no annotations to score against; name an output folder for the"

@@ -1,1 +1,1 @@
-"""Pictures in and out: videos, folders, cameras and arrays; masks, overlays and result files."""
+"""Images in and out: videos, folders, cameras and arrays; masks, overlays and result files."""

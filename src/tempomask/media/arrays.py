@@ -31,8 +31,8 @@ class ArrayFrames:
         shape = getattr(frames, "shape", ())
         if len(shape) == 3 and shape[2] in (1, 3, 4):
             raise InputError(
-                f"the array of shape {tuple(shape)} is one picture, not a video; give a list of"
-                " pictures, also for a single one"
+                f"the array of shape {tuple(shape)} is one image, not a video; give a list of"
+                " images, also for a single one"
             )
         if self.seekable:
             self.name = "the array of frames" if hasattr(frames, "ndim") else "the list of frames"

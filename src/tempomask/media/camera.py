@@ -33,7 +33,7 @@ class Stream:
     live: a source without an end; frames that nobody takes in time are lost, so that what is read
     is what the camera sees now. Files read over http have an end, and lose nothing.
 
-    Raises InputError if it cannot be opened, sends no pictures, or changes their size.
+    Raises InputError if it cannot be opened, sends no images, or changes their size.
     """
 
     num_frames = None
@@ -55,7 +55,7 @@ class Stream:
             self._frames = self._decode()
             first = self._next(0)
             if first is None:
-                raise InputError(f"{name} sends no pictures; check that it is running")
+                raise InputError(f"{name} sends no images; check that it is running")
         except InputError:
             self._container.close()
             raise
@@ -73,10 +73,10 @@ class Stream:
         index, frame = 0, first
         while frame is not None and (end is None or index < end):
             if index >= start:
-                picture = upright(frame)
-                if picture.shape[:2] != self.size:
-                    raise size_changed(self.name, index, self.size, picture)
-                yield index, picture
+                image = upright(frame)
+                if image.shape[:2] != self.size:
+                    raise size_changed(self.name, index, self.size, image)
+                yield index, image
             index += 1
             if end is None or index < end:
                 frame = self._next(index)
@@ -102,7 +102,7 @@ class Stream:
             except TryAgain:
                 time.sleep(_RETRY_SECONDS)
                 waited += _RETRY_SECONDS
-        raise InputError(f"{self.name} has sent no picture for {_RETRY_LIMIT:g} seconds")
+        raise InputError(f"{self.name} has sent no image for {_RETRY_LIMIT:g} seconds")
 
     def _next(self, index: int) -> VideoFrame | None:
         try:
@@ -123,7 +123,7 @@ def open_camera(index: int) -> Stream:
 
 
 def open_device(path: Path) -> Stream:
-    """The camera at a device file such as /dev/video0; InputError if it sends no pictures."""
+    """The camera at a device file such as /dev/video0; InputError if it sends no images."""
     return Stream(str(path), str(path), form="v4l2")
 
 

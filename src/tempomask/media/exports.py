@@ -58,7 +58,7 @@ def write_boxes(path: Path, journal: Journal) -> None:
     """CSV, one row per frame and object; and of each object ID, `boxes/ID.txt` beside it.
 
     In the CSV x1 and y1 lie past the last pixel, the box is left blank where the mask is empty,
-    score is the object score's logit, > 0 present, and name that of the source's picture. ID.txt
+    score is the object score's logit, > 0 present, and name that of the source's image. ID.txt
     has one line per frame of the video, as box tracking benchmarks want it: x,y,w,h, zeros where
     the object was not found or not tracked.
     """

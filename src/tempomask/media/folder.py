@@ -1,4 +1,4 @@
-"""A folder of pictures (or one picture) as a video: any names, in natural order."""
+"""A folder of images (or one image) as a video: any names, in natural order."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ AnyPath = str | PathLike[str]
 _ORIENTATION = 0x0112
 
 
-class PictureFolder:
-    """Pictures of one size, read in natural order. See `sources.Source`.
+class ImageFolder:
+    """Images of one size, read in natural order. See `sources.Source`.
 
-    path: a folder, one picture, or a list of pictures, which is taken in the order given.
+    path: a folder, one image, or a list of images, which is taken in the order given.
 
-    Raises InputError if there are no pictures, if one has no readable header, if two have different
+    Raises InputError if there are no images, if one has no readable header, if two have different
     sizes, or if one name comes with two suffixes (frames and masks in one folder).
     """
 
@@ -43,23 +43,23 @@ class PictureFolder:
     def __init__(self, path: AnyPath | Sequence[AnyPath]) -> None:
         if isinstance(path, str | PathLike):
             self.name = str(path)
-            self.paths = [Path(path)] if Path(path).is_file() else list_pictures(Path(path))
+            self.paths = [Path(path)] if Path(path).is_file() else list_images(Path(path))
         else:
-            self.name = "the list of pictures"
+            self.name = "the list of images"
             self.paths = [Path(each) for each in path]
             for each in self.paths:
                 if not each.is_file():
-                    raise InputError(f"no such picture: {each}; check the path")
-        self.size = picture_size(self.paths[0])
+                    raise InputError(f"no such image: {each}; check the path")
+        self.size = image_size(self.paths[0])
         for other in self.paths[1:]:
-            self._check_size(other, picture_size(other))
+            self._check_size(other, image_size(other))
 
     @property
     def num_frames(self) -> int:
         return len(self.paths)
 
     def read(self, start: int, end: int | None) -> IndexedFrames:
-        """Frames from `start` to before `end`; InputError for a picture that cannot be decoded."""
+        """Frames from `start` to before `end`; InputError for a image that cannot be decoded."""
         for index in range(start, len(self.paths) if end is None else min(end, len(self.paths))):
             yield index, self._read(index)
 
@@ -72,9 +72,9 @@ class PictureFolder:
         """Nothing to do: no file stays open."""
 
     def _read(self, index: int) -> Frame:
-        picture = read_picture(self.paths[index])
-        self._check_size(self.paths[index], (picture.shape[0], picture.shape[1]))
-        return picture
+        image = read_image(self.paths[index])
+        self._check_size(self.paths[index], (image.shape[0], image.shape[1]))
+        return image
 
     def _check_size(self, path: Path, size: Size) -> None:
         if size != self.size:
@@ -85,22 +85,22 @@ class PictureFolder:
             )
 
 
-def list_pictures(folder: str | Path) -> list[Path]:
-    """The pictures of a folder in natural order; InputError if there are none."""
+def list_images(folder: str | Path) -> list[Path]:
+    """The images of a folder in natural order; InputError if there are none."""
     entries = sorted(Path(folder).iterdir(), key=lambda path: natural_key(path.name))
     visible = [path for path in entries if not path.name.startswith(".")]
-    pictures = [p for p in visible if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file()]
-    if not pictures:
-        raise InputError(f"no pictures (JPEG, PNG ...) in the folder {folder}{_hint(visible)}")
+    images = [p for p in visible if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file()]
+    if not images:
+        raise InputError(f"no images (JPEG, PNG ...) in the folder {folder}{_hint(visible)}")
     by_stem: dict[str, Path] = {}
-    for path in pictures:
+    for path in images:
         other = by_stem.setdefault(path.stem, path)
         if other is not path:
             raise InputError(
                 f"{folder} holds both {other.name} and {path.name}; which one is the frame is not"
                 " clear: keep frames in a folder of their own"
             )
-    return pictures
+    return images
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
@@ -109,22 +109,22 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     return [int(part) if part.isdecimal() else part for part in parts], name
 
 
-def picture_size(path: Path) -> Size:
-    """(H, W) of a picture as it is shown, from its header alone."""
+def image_size(path: Path) -> Size:
+    """(H, W) of a image as it is shown, from its header alone."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             width, height = image.size
-            # Reading EXIF data that comes after the pixels would decode the whole picture.
+            # Reading EXIF data that comes after the pixels would decode the whole image.
             turned = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) > 4
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise unreadable(path, error) from None
     return (width, height) if turned else (height, width)
 
 
-def read_picture(path: str | Path) -> Frame:
-    """A picture as RGB, uint8 (H, W, 3), turned as its EXIF data says; transparency is dropped."""
+def read_image(path: str | Path) -> Frame:
+    """A image as RGB, uint8 (H, W, 3), turned as its EXIF data says; transparency is dropped."""
     from PIL import Image, ImageOps
 
     try:
@@ -139,11 +139,11 @@ def read_picture(path: str | Path) -> Frame:
 
 
 def unreadable(path: str | Path, error: BaseException) -> InputError:
-    """The error for a picture that PIL cannot read."""
+    """The error for a image that PIL cannot read."""
     reason = "it is empty" if Path(path).stat().st_size == 0 else str(error).split("\n")[0]
     if "cannot identify" in reason:
         reason = "unknown format or damaged header"
-    return InputError(f"cannot read the picture {path}: {reason}; replace or remove the file")
+    return InputError(f"cannot read the image {path}: {reason}; replace or remove the file")
 
 
 def _from_16_bit(grey: np.ndarray) -> Frame:

@@ -12,10 +12,10 @@ from typing import Generic, Self, TypeVar
 
 from tempomask.errors import InputError
 from tempomask.media.atomic import write_errors
-from tempomask.media.background import Background
 from tempomask.media.journal import JournalFile
 from tempomask.media.result_folder import JOURNAL
 from tempomask.media.video_writer import VideoWriter
+from tempomask.media.writer_thread import WriterThread
 from tempomask.types import Size
 
 JournalT = TypeVar("JournalT", bound=JournalFile)
@@ -41,7 +41,7 @@ class FolderWriter(Generic[JournalT]):
     _new_folder: bool
     _journal: JournalT
     _overlay: VideoWriter
-    _background: Background
+    _background: WriterThread
     _paths: dict[str, Path] | None = None
 
     def finish(self) -> dict[str, Path]:

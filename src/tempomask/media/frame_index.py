@@ -47,7 +47,7 @@ class FrameIndex:
         """Entry points for `frame`: the nearest at or before it, then ever earlier ones.
 
         Earlier ones serve where decoding cannot start at the nearest, as in streams that refresh
-        the picture gradually.
+        the image gradually.
         """
         nearest = int(np.searchsorted(self.keys, frame, side="right")) - 1
         step = 1

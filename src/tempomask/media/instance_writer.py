@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from tempomask.errors import InputError
 from tempomask.media.atomic import make_folder, part_path, replacing, write_errors
-from tempomask.media.background import Background
 from tempomask.media.folder_writer import FolderWriter, check_formats
 from tempomask.media.instance_exports import write_instance_boxes, write_tracks, write_youtube_vis
 from tempomask.media.instance_journal import TASK, InstanceJournal, open_instance_journal
@@ -22,6 +21,7 @@ from tempomask.media.result_folder import JOURNAL, check_folder, place_of
 from tempomask.media.sources import Frame
 from tempomask.media.video import Video
 from tempomask.media.video_writer import VideoWriter
+from tempomask.media.writer_thread import WriterThread
 from tempomask.tracking.instance_results import InstanceResult, InstanceSummary
 from tempomask.tracking.instance_state import State, load_state, save_state
 
@@ -103,7 +103,7 @@ class InstanceWriter(FolderWriter[InstanceJournal]):
                 " again; leave out the overlay, or give a file"
             )
         self._overlay = VideoWriter(self._path("overlay"), info.size, info.fps)
-        self._background = Background(self._write, queue)
+        self._background = WriterThread(self._write, queue)
 
     @property
     def finished(self) -> frozenset[int]:

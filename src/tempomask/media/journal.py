@@ -45,7 +45,7 @@ class VideoInfo:
 class FrameRecord:
     """One finished frame, as read back: index, size (H, W), ids (N), and per object the mask's
     encoding, box, score (logit), predicted IoU and area in pixels; blocks bool (L,). name: of the
-    source's picture, None where frames have no names.
+    source's image, None where frames have no names.
     """
 
     index: int
@@ -176,7 +176,7 @@ class Journal(JournalFile):
     """The journal of a tracking run: prompted objects, frame by frame."""
 
     def add(self, result: FrameResult, name: str | None = None) -> None:
-        """Write the line of one frame, whole or not at all. name: of the source's picture."""
+        """Write the line of one frame, whole or not at all. name: of the source's image."""
         named = {} if name is None else {"name": name}
         self.add_line(result.index, {**_frame_line(result), **named})
 

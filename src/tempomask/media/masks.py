@@ -32,8 +32,8 @@ __all__ = [
 MAX_PALETTE_ID = 255
 MAX_ID = 65535
 
-# White among the ids of a grey picture is usual for pixels that count for nothing; with more shades
-# than this beside it, the picture is one mask with soft edges.
+# White among the ids of a grey image is usual for pixels that count for nothing; with more shades
+# than this beside it, the image is one mask with soft edges.
 _MOST_IDS_WITH_WHITE = 32
 
 # Fast to write, and within a few percent of the smallest file: label maps have long runs.
@@ -41,9 +41,9 @@ _COMPRESSION = 3
 
 
 def read_mask(path: str | Path) -> NDArray[np.int32]:
-    """A label map from a picture file; one object that is drawn in white has the id 1.
+    """A label map from a image file; one object that is drawn in white has the id 1.
 
-    Palette, grey, black-and-white and 16-bit pictures give their pixel values as ids. A picture of
+    Palette, grey, black-and-white and 16-bit images give their pixel values as ids. A image of
     nothing but black and white, of any mode, is a plain mask: white becomes 1.
 
     Raises InputError for a missing or unreadable file, for colours (ids cannot be told from them),
@@ -66,7 +66,7 @@ def read_mask(path: str | Path) -> NDArray[np.int32]:
         values = _black_and_white(values, mode)
     if values.ndim != 2 or values.dtype.kind not in "biu":
         raise InputError(
-            f"the mask {path} is a picture of kind {mode}; ids cannot be read from colours: save it"
+            f"the mask {path} is a image of kind {mode}; ids cannot be read from colours: save it"
             " in black and white alone, or as a palette or grey PNG whose pixel values are the"
             " object ids"
         )
@@ -84,7 +84,7 @@ def read_mask(path: str | Path) -> NDArray[np.int32]:
 
 
 def _black_and_white(values: NDArray[Any], mode: str) -> NDArray[Any]:
-    """Ones where an opaque picture of black and white alone is white; others as they are."""
+    """Ones where an opaque image of black and white alone is white; others as they are."""
     colours = values if mode == "RGB" else values[..., :-1]
     grey = colours[..., 0]
     opaque = mode == "RGB" or (values[..., -1] == 255).all()
@@ -108,7 +108,7 @@ def write_label_png(path: str | Path, labels: NDArray[np.integer[Any]]) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high > MAX_ID:
         raise InputError(
-            f"object id {low if low < 0 else high} does not fit a mask picture (0 to {MAX_ID});"
+            f"object id {low if low < 0 else high} does not fit a mask image (0 to {MAX_ID});"
             ' use ids in that range, or the format "objects" with one folder per object'
         )
     if high > MAX_PALETTE_ID:

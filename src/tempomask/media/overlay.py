@@ -82,20 +82,20 @@ def draw_overlay(
         )
     if contour is None:
         contour = 1 if min(height, width) < 360 else 2
-    picture = Image.fromarray(frame)
+    image = Image.fromarray(frame)
     tagged = []
     for object_id, mask in zip(result.object_ids, result.masks, strict=True):
         box = _box(mask)
         if box is None:
             continue
-        _draw_mask(picture, mask, box, object_color(object_id), opacity, contour)
+        _draw_mask(image, mask, box, object_color(object_id), opacity, contour)
         if tags:
             tagged.append((object_id, _box_of_largest_part(mask, box)))
     taken: list[Box] = []
     for object_id, box in tagged:
         text = (names or {}).get(object_id, str(object_id))
-        taken.append(_draw_tag(picture, box, text, object_color(object_id), taken))
-    return np.asarray(picture).copy()
+        taken.append(_draw_tag(image, box, text, object_color(object_id), taken))
+    return np.asarray(image).copy()
 
 
 def contact_sheet(
@@ -107,7 +107,7 @@ def contact_sheet(
 ) -> Frame:
     """Frames in a grid with a caption under each: uint8 (H, W, 3), read row by row.
 
-    columns: default, a grid about as wide as a page. cell_width: width of each picture in pixels.
+    columns: default, a grid about as wide as a page. cell_width: width of each image in pixels.
 
     Raises InputError without frames, or unless there is one caption for each.
     """
@@ -186,7 +186,7 @@ def _box_of_largest_part(mask: NDArray[np.bool_], box: Box) -> Box:
 
 
 def _draw_mask(
-    picture: Image,
+    image: Image,
     mask: NDArray[np.bool_],
     box: Box,
     color: Color,
@@ -200,7 +200,7 @@ def _draw_mask(
     alpha = inside.view(np.uint8) * np.uint8(round(255 * opacity))
     if contour:
         alpha[inside & ~_eroded(inside, contour)] = 255
-    picture.paste(color, box, Image.fromarray(alpha))
+    image.paste(color, box, Image.fromarray(alpha))
 
 
 def _eroded(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
@@ -216,19 +216,19 @@ def _eroded(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
     return inner
 
 
-def _draw_tag(picture: Image, box: Box, text: str, color: Color, taken: Sequence[Box]) -> Box:
+def _draw_tag(image: Image, box: Box, text: str, color: Color, taken: Sequence[Box]) -> Box:
     """The text on a patch of the object's colour, just above its box, or inside at the top edge.
 
     taken: where tags are already. Returns where this one is.
     """
-    tag, cutout = _tag(text, color, max(11, min(picture.size) // 32))
+    tag, cutout = _tag(text, color, max(11, min(image.size) // 32))
     left = (box[0] + box[2] - tag.width) // 2
-    left = min(max(left, 0), max(0, picture.width - tag.width))
+    left = min(max(left, 0), max(0, image.width - tag.width))
     top = box[1] - tag.height - 3
     if top < 0:
         top = box[1] + 3
-    top = _free_top(left, top, tag.size, picture.height, taken)
-    picture.paste(tag, (left, top), cutout)
+    top = _free_top(left, top, tag.size, image.height, taken)
+    image.paste(tag, (left, top), cutout)
     return left, top, left + tag.width, top + tag.height
 
 

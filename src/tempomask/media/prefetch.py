@@ -16,7 +16,7 @@ _WAKE = 0.2
 _JOIN = 5.0
 
 
-class RunAhead(Generic[Item]):
+class Prefetcher(Generic[Item]):
     """Iterate over `items`, which a thread reads up to `depth` ahead.
 
     An exception raised by `items` is raised here after the items before it. `close` stops the

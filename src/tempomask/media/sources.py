@@ -1,4 +1,4 @@
-"""What every source of frames offers: video files, folders of pictures, cameras, arrays."""
+"""What every source of frames offers: video files, folders of images, cameras, arrays."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ import numpy as np
 from tempomask.errors import InputError
 from tempomask.media.arrays import ArrayFrames
 from tempomask.media.camera import open_camera, open_device, open_stream
-from tempomask.media.folder import PICTURE_SUFFIXES, PictureFolder
-from tempomask.media.prefetch import RunAhead
+from tempomask.media.folder import PICTURE_SUFFIXES, ImageFolder
+from tempomask.media.prefetch import Prefetcher
 from tempomask.media.sources import Frame, IndexedFrames, Source
 from tempomask.media.video_file import VideoFile
 from tempomask.types import Size
@@ -37,13 +37,13 @@ def open_video(source: Any, *, prefetch: int = 4) -> Video:
     """Open a source of frames.
 
     source: a path to any video file FFmpeg reads; a folder of JPEG, PNG ... with any names, taken
-        in natural order, one picture, or a list of pictures' paths; a camera index (0, or "0"); a
+        in natural order, one image, or a list of images' paths; a camera index (0, or "0"); a
         stream URL (rtsp://, http:// ...); an iterable of RGB arrays, uint8 (H, W, 3), or of PyAV's
         frames; or a `Video`, returned as it is.
     prefetch: frames decoded ahead by a thread; 0 for none.
 
     Raises InputError for a missing, empty or damaged file, a file without video, a folder without
-    pictures or with pictures of different sizes, a camera that is not there, and other arrays.
+    images or with images of different sizes, a camera that is not there, and other arrays.
     """
     if isinstance(source, Video):
         return source
@@ -64,7 +64,7 @@ class Video:
         self._source = source
         self._prefetch = prefetch
         self._closed = False
-        self._running: WeakSet[RunAhead[tuple[int, Frame]]] = WeakSet()
+        self._running: WeakSet[Prefetcher[tuple[int, Frame]]] = WeakSet()
         self.dropped = 0
 
     @property
@@ -85,9 +85,9 @@ class Video:
 
     @property
     def frame_names(self) -> list[str] | None:
-        """What the pictures of a folder are called, without suffix; no name comes twice."""
+        """What the images of a folder are called, without suffix; no name comes twice."""
         source = self._source
-        return [path.stem for path in source.paths] if isinstance(source, PictureFolder) else None
+        return [path.stem for path in source.paths] if isinstance(source, ImageFolder) else None
 
     @property
     def seekable(self) -> bool:
@@ -160,7 +160,7 @@ class Video:
         if not self._source.decodes or self._prefetch < 1:
             yield from items
             return
-        ahead = RunAhead(items, self._prefetch, drop=self.live)
+        ahead = Prefetcher(items, self._prefetch, drop=self.live)
         self._running.add(ahead)
         try:
             yield from ahead
@@ -197,11 +197,11 @@ def _open_source(source: Any) -> Source:
             " write it to a file first"
         )
     if isinstance(source, list | tuple) and source and all(map(_is_path, source)):
-        return PictureFolder(source)
+        return ImageFolder(source)
     if isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray, dict)):
         return ArrayFrames(source)
     raise InputError(
-        f"cannot read frames from {type(source).__name__}; give a video file, a folder of pictures,"
+        f"cannot read frames from {type(source).__name__}; give a video file, a folder of images,"
         " a camera index, a stream URL or an iterable of (H, W, 3) uint8 arrays"
     )
 
@@ -220,14 +220,14 @@ def _open_path(text: str | bytes) -> Source:
     if not path.exists():
         if _PATTERN.search(path.name):
             raise InputError(
-                f"no such file or folder: {text}; for pictures give their folder, {path.parent},"
+                f"no such file or folder: {text}; for images give their folder, {path.parent},"
                 " instead of a pattern"
             )
         raise InputError(f"no such file or folder: {text}; check the path")
     if path.is_char_device():
         return open_device(path)
     if path.is_dir():
-        return PictureFolder(path)
+        return ImageFolder(path)
     if path.suffix.lower() in PICTURE_SUFFIXES:
-        return PictureFolder(path)
+        return ImageFolder(path)
     return VideoFile(path)

@@ -36,7 +36,7 @@ _ONE_THREAD_PIXELS = 1920 * 1088
 # Where times cannot be relied on, frames faster than this are taken for a mistake of theirs.
 _MOST_FPS = 120
 
-# FFmpeg draws text files as pictures; to a person they are no videos.
+# FFmpeg draws text files as images; to a person they are no videos.
 _NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf"}
 
 
@@ -56,8 +56,8 @@ class VideoFile:
         if self.path.stat().st_size == 0:
             raise InputError(f"{self.name} is empty (0 bytes); give a video file")
         with self._opened() as (container, stream):
-            picture = upright(self._first_frame(container, stream))
-            self.size = (picture.shape[0], picture.shape[1])
+            image = upright(self._first_frame(container, stream))
+            self.size = (image.shape[0], image.shape[1])
             self.fps = frame_rate(stream)
             announced = stream.frames or None
         with self._opened() as (container, stream):
@@ -95,7 +95,7 @@ class VideoFile:
                         raise
                     what = f"cannot be decoded ({error_text(error)})"
                     raise self._damaged(position, what) from None
-                yield position, self._picture(position, frame)
+                yield position, self._image(position, frame)
                 position += 1
         if end is not None and position >= end:
             return
@@ -168,11 +168,11 @@ class VideoFile:
                 raise self._damaged(position, "is not where the file's index says")
             yield frame
 
-    def _picture(self, position: int, frame: VideoFrame) -> Frame:
-        picture = upright(frame)
-        if picture.shape[:2] != self.size:
-            raise size_changed(self.name, position, self.size, picture)
-        return picture
+    def _image(self, position: int, frame: VideoFrame) -> Frame:
+        image = upright(frame)
+        if image.shape[:2] != self.size:
+            raise size_changed(self.name, position, self.size, image)
+        return image
 
     def _damage(self) -> str | None:
         return self._missing or (self._index.damage if self._index else None)
@@ -194,7 +194,7 @@ def open_container(
     import av
 
     try:
-        # Bytes that are no text in a title must not stop the reading of the pictures.
+        # Bytes that are no text in a title must not stop the reading of the images.
         return av.open(
             address,
             format=form,
@@ -214,7 +214,7 @@ def open_container(
 
 
 def video_stream(container: InputContainer, name: str) -> VideoStream:
-    """The best video stream; InputError if there is none. Cover pictures of music do not count."""
+    """The best video stream; InputError if there is none. Cover images of music do not count."""
     from av.stream import Disposition
 
     streams = [
@@ -238,17 +238,17 @@ def frame_rate(stream: VideoStream) -> float | None:
 
 def upright(frame: VideoFrame) -> Frame:
     """The decoded frame as RGB, uint8 (H, W, 3), turned and mirrored as its metadata says."""
-    picture = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+    image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
     matrix = _display_matrix(frame)
     if matrix is None:
-        return picture
+        return image
     (a, b), (c, d) = matrix
     # A pixel at (x, y) is shown at (a x + c y, b x + d y), y downwards.
     if abs(b) > abs(a):
-        picture = picture.transpose(1, 0, 2)
+        image = image.transpose(1, 0, 2)
         a, d = c, b
-    picture = picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-    return np.ascontiguousarray(picture)
+    image = image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return np.ascontiguousarray(image)
 
 
 def _display_matrix(frame: VideoFrame) -> NDArray[np.float64] | None:
@@ -264,9 +264,9 @@ def _display_matrix(frame: VideoFrame) -> NDArray[np.float64] | None:
     return matrix if matrix.any() else None
 
 
-def size_changed(name: str, position: int, size: tuple[int, int], picture: Frame) -> InputError:
+def size_changed(name: str, position: int, size: tuple[int, int], image: Frame) -> InputError:
     """The error for a frame that is not as large as the first."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     return InputError(
         f"{name}: frame {position} has {width} x {height} pixels, the first has {size[1]} x"
         f" {size[0]}; bring all frames to one size, for instance with `ffmpeg -i FILE -vf"

@@ -58,11 +58,11 @@ class VideoWriter:
         height, width = self.size
         if height % 2 or width % 2:
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        # Players take pictures without a note on colour as BT.709.
-        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709")
-        picture.pts, picture.time_base = self.num_frames, 1 / self._fps
-        container.mux(stream.encode(picture))
+        image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        # Players take images without a note on colour as BT.709.
+        image = image.reformat(format="yuv420p", dst_colorspace="ITU709")
+        image.pts, image.time_base = self.num_frames, 1 / self._fps
+        container.mux(stream.encode(image))
         self.num_frames += 1
 
     def close(self) -> None:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from tempomask.errors import InputError
 from tempomask.media.atomic import make_folder, part_path, write_errors
-from tempomask.media.background import Background
 from tempomask.media.exports import box_lines_folder, write_boxes, write_npz, write_rle
 from tempomask.media.folder_writer import FolderWriter, check_formats
 from tempomask.media.journal import Journal, VideoInfo, open_journal
@@ -26,6 +25,7 @@ from tempomask.media.result_folder import JOURNAL, check_folder, place_of
 from tempomask.media.sources import Frame
 from tempomask.media.video import Video
 from tempomask.media.video_writer import VideoWriter
+from tempomask.media.writer_thread import WriterThread
 from tempomask.types import FrameResult, Size
 
 # What each format is called on disk.
@@ -70,7 +70,7 @@ class ResultWriter(FolderWriter[Journal]):
     names: of objects by id, for tags and rle. settings: of the run (model, prompts ...); resuming
         with others is refused. resume: keep what is there and go on; else the first frame takes
         the place of an earlier run in the folder, so that nothing is lost to a run without frames.
-    named: masks and objects are called after the pictures of the video, a folder, not by number.
+    named: masks and objects are called after the images of the video, a folder, not by number.
     queue: frames that may wait to be written.
 
     As a context manager it finishes on the way out, also after an error or Ctrl-C.
@@ -115,7 +115,7 @@ class ResultWriter(FolderWriter[Journal]):
         self._redraw = bool(self._finished)
         if "overlay" in self.formats and self._finished:
             self._check_redraw("resuming with an overlay")
-        self._background = Background(self._write, queue)
+        self._background = WriterThread(self._write, queue)
 
     @property
     def finished(self) -> frozenset[int]:
@@ -155,7 +155,7 @@ class ResultWriter(FolderWriter[Journal]):
         return None if self._frame_names is None else self._frame_names[index]
 
     def _stem(self, index: int) -> str:
-        """What the pictures of a frame are called."""
+        """What the images of a frame are called."""
         return _stem(index, self._name_of(index) if self._named else None)
 
     def _mask_path(self, stem: str) -> Path:
@@ -168,7 +168,7 @@ class ResultWriter(FolderWriter[Journal]):
         return box_lines_folder(self._path("boxes")) / f"{object_id}.txt"
 
     def _files_there(self, index: int) -> bool:
-        """Whether the pictures of a frame in the journal are still on disk."""
+        """Whether the images of a frame in the journal are still on disk."""
         stem = self._stem(index)
         if "masks" in self.formats and not self._mask_path(stem).exists():
             return False
@@ -262,8 +262,8 @@ def check_named(video: Video | None) -> None:
     if video is None or video.frame_names is None:
         what = "results without a video" if video is None else video.name
         raise InputError(
-            f"{what} cannot be called after the source's pictures, there are none; leave names"
-            " out, or give a folder of pictures"
+            f"{what} cannot be called after the source's images, there are none; leave names"
+            " out, or give a folder of images"
         )
 
 

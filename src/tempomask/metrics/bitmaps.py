@@ -29,7 +29,7 @@ def boundaries(masks: Bitmaps, width: int) -> Bitmaps:
     """Boundaries 1 pixel wide, on the upper left side of each edge (David Martin's seg2bmap).
 
     A pixel is on the boundary if its right, lower or lower right neighbour differs from it; beyond
-    the picture, whose width in pixels is given, the last column and the last row go on.
+    the image, whose width in pixels is given, the last column and the last row go on.
     """
     east = masks >> np.uint64(1)
     east[..., :-1] |= masks[..., 1:] << np.uint64(_WORD - 1)
@@ -41,7 +41,7 @@ def boundaries(masks: Bitmaps, width: int) -> Bitmaps:
 
 
 def dilate(masks: Bitmaps, radius: int) -> Bitmaps:
-    """Every pixel at a Euclidean distance of at most `radius` from a mask pixel of its picture.
+    """Every pixel at a Euclidean distance of at most `radius` from a mask pixel of its image.
 
     The masks need `radius` padding bits: what spills over the side of a row lands there.
     """

@@ -34,7 +34,7 @@ class BoxProtocol:
     first_frame: it counts, as correct (it was given).
     absent: frames without the object count as misses in the curves; else they are left out.
     hold_lost: where a prediction is lost, the last box before it stands.
-    clip: boxes are cut at the edge of the picture.
+    clip: boxes are cut at the edge of the image.
     pooled: the mean is over the frames of all sequences, not over the sequences.
     """
 

@@ -189,7 +189,7 @@ def frame_cost(
         with counting() as decoded:
             result = shadow.decode(features, encoded.high_resolution)
         with counting() as memorised:
-            shadow.memorise(encoded.features, result.logits, result.object_score)
+            shadow.encode_memory(encoded.features, result.logits, result.object_score)
     return FrameCost(
         embedding=encoder.macs - total(cost.macs for cost in blocks.costs),
         blocks=tuple(blocks.costs),

@@ -22,7 +22,7 @@ Mask = NDArray[np.bool_]
 Maps = NDArray[np.integer[Any]] | NDArray[np.bool_]
 Scores = NDArray[np.float64]
 
-# Boundary pixels match within this share of the picture's diagonal, rounded up to whole pixels.
+# Boundary pixels match within this share of the image's diagonal, rounded up to whole pixels.
 BOUND_SHARE = 0.008
 # Recall counts frames above this score; decay compares the first and the last of so many parts.
 RECALL_THRESHOLD = 0.5
@@ -270,7 +270,7 @@ def _window(pair: _Pair) -> _Window | None:
 def _cut(pairs: Sequence[_Pair], windows: Sequence[_Window]) -> Mask:
     """Masks bool (2, M, h, w), predicted and true, cut out at the windows grown to one size.
 
-    Windows stay inside the picture, so that their last row and column are those of the picture or
+    Windows stay inside the image, so that their last row and column are those of the image or
     hold no object.
     """
     rows, columns = pairs[0].truth.shape
@@ -299,7 +299,7 @@ def _score_masks(masks: Mask, radius: int) -> tuple[Scores, Scores]:
     precision, recall = (matched / np.maximum(lengths, 1)).reshape(2, number)
     total = precision + recall
     boundary = np.where(total > 0, 2 * precision * recall / np.where(total > 0, total, 1), 0.0)
-    # A mask that fills the picture has no boundary; two without one agree.
+    # A mask that fills the image has no boundary; two without one agree.
     boundary[(lengths[:number] == 0) & (lengths[number:] == 0)] = 1.0
     return region, boundary
 

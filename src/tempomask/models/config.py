@@ -101,7 +101,7 @@ class SegmenterConfig:
     high_resolution: stride-4 and stride-8 features reach the mask decoder (SAM 2 and nano).
     occlusion_embedding: memories of absent objects get a learned offset (2.1).
     pointer_temporal_encoding: object pointers carry their signed distance in time (2.1).
-    prompt_maps: clicks and boxes also become maps of the picture (nano).
+    prompt_maps: clicks and boxes also become maps of the image (nano).
     multimask_min_points, multimask_max_points: number of points for which three masks compete.
     """
 

@@ -96,11 +96,11 @@ class RotaryPosition(nn.Module):
         if self._last is None or self._last[0] != key:
             # Tables must stay usable in training even if first made under inference mode.
             with torch.inference_mode(False), torch.no_grad():
-                # Only the shape of this picture is read; it takes no memory.
-                picture = torch.zeros((), device=device).expand(
+                # Only the shape of this image is read; it takes no memory.
+                image = torch.zeros((), device=device).expand(
                     1, 1, height * self.patch_size, width * self.patch_size
                 )
-                self._last = key, self.rope(picture)
+                self._last = key, self.rope(image)
         return self._last[1]
 
 

@@ -1,6 +1,6 @@
 """The encoder contract: one routed stack of blocks, and the policy that decides which of them run.
 
-Every image encoder (`hiera.py`, `vit.py`, `hybrid.py`) embeds the picture, asks a `Policy` once for
+Every image encoder (`hiera.py`, `vit.py`, `hybrid.py`) embeds the image, asks a `Policy` once for
 a `Plan`, and runs its blocks through that plan. A routing method (a static plan, the
 prediction-aware router of RDS, AdaViT, DyT) therefore needs no subclass of a network.
 
@@ -70,7 +70,7 @@ class Policy(Protocol):
     def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
         """Make the plan of one pass.
 
-        embedding: (B, h, w, C), the picture after the patch embedding.
+        embedding: (B, h, w, C), the image after the patch embedding.
         previous_masks: (B, 1, h', w') logits of the last frame's masks (the union of all objects),
             or None when there are none.
         """
@@ -108,7 +108,7 @@ def is_recurrent(policy: Policy | None) -> bool:
 
 
 def fixed_keep(policy: Policy | None, encoder: Encoder) -> tuple[bool, ...] | None:
-    """Which blocks run whatever the picture; None if the policy decides that for each picture."""
+    """Which blocks run whatever the image; None if the policy decides that for each image."""
     if policy is None:
         return (True,) * encoder.num_blocks
     return getattr(policy, "keep", None)
@@ -138,7 +138,7 @@ class Encoder(nn.Module):
 
     strides, channels: of the returned feature maps, finest first.
     patch_channels, patch_stride: channels C of the patch embedding that policies see, and the
-        pixels of the picture between its tokens.
+        pixels of the image between its tokens.
     required_blocks: blocks that change the shape and therefore can never be skipped.
     feature_blocks: blocks after which a feature map is emitted, whether or not they ran.
     """
@@ -164,7 +164,7 @@ class Encoder(nn.Module):
     ) -> tuple[list[Tensor], Tensor]:
         """Run the stack on the embedding x (B, h, w, C).
 
-        embedding: what the policy sees of x, where x holds further tokens besides the picture's.
+        embedding: what the policy sees of x, where x holds further tokens besides the image's.
         Returns the channels-last maps emitted after `feature_blocks`, and which blocks ran.
         """
         everything = KeepPlan([True] * self.num_blocks)

@@ -35,7 +35,7 @@ class Hiera(Encoder):
         self.required_blocks = frozenset(end + 1 for end in ends[:-1])
         self.feature_blocks = tuple(ends)
         self.patch_embedding = nn.Conv2d(3, dim, 7, stride=4, padding=3)
-        # A coarse background, stretched over the picture, and a fine part, the same in all windows.
+        # A coarse background, stretched over the image, and a fine part, the same in all windows.
         self.position = nn.Parameter(torch.zeros(dim, *config.position_size))
         window = config.window_sizes[0]
         self.window_position = nn.Parameter(torch.zeros(dim, window, window))

@@ -1,6 +1,6 @@
-"""Maps of what clicks and boxes say about every place of the picture (nano's own; not in SAM 2).
+"""Maps of what clicks and boxes say about every place of the image (nano's own; not in SAM 2).
 
-A small network hardly learns from few pictures to meet a click's token with the place that was
+A small network hardly learns from few images to meet a click's token with the place that was
 clicked. These maps say it outright: how near and how alike each place is to the clicks, and how it
 lies to the box. They join the dense prompt, beside the tokens.
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from tempomask.models.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, POSITIVE
 
-# Reach of "near", in shares of the picture.
+# Reach of "near", in shares of the image.
 NEAR, NEARBY = 0.04, 0.15
 # Per kind of click: alike, near, nearby. Of the box: inside, centre, alike inside, alike around it.
 CLICK_MAPS, BOX_MAPS = 3, 4
@@ -66,7 +66,7 @@ def _click_maps(features: Tensor, grid: Tensor, position: Tensor, chosen: Tensor
         features, 2 * position[:, :, None] - 1, padding_mode="border", align_corners=False
     )[..., 0].transpose(1, 2)
     alike = _similarity(features, sampled)
-    # (N, P, h, w) squared distances, in shares of the picture
+    # (N, P, h, w) squared distances, in shares of the image
     distance = (grid - position[:, :, None, None]).square().sum(dim=-1)
     near = [(-distance / (2 * reach * reach)).exp() for reach in (NEAR, NEARBY)]
     maps = torch.stack([alike, *near], dim=2)

@@ -1,4 +1,4 @@
-"""The assembled segmenter in four steps: encode, attend, decode, memorise.
+"""The assembled segmenter in four steps: encode, attend, decode, encode_memory.
 
 The segmenter keeps nothing of a video; `tempomask.tracking` owns all state.
 
@@ -300,7 +300,7 @@ class Segmenter(nn.Module):
             raw_logits=logits,
         )
 
-    def memorise(
+    def encode_memory(
         self, features: Tensor, logits: Tensor, object_score: Tensor, binarise: bool = False
     ) -> Tensor:
         """Memories (N, memory_dim, h, w) of N masks on a frame.

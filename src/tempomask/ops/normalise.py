@@ -1,4 +1,4 @@
-"""Picture values to network input: ImageNet mean and standard deviation, as SAM 2 uses."""
+"""Image values to network input: ImageNet mean and standard deviation, as SAM 2 uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sine position encodings of SAM 2: on the picture grid and along time."""
+"""Sine position encodings of SAM 2: on the image grid and along time."""
 
 from __future__ import annotations
 

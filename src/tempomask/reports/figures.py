@@ -91,10 +91,10 @@ def _draw_blocks(axes: Axes, indices: NDArray[np.integer[Any]], ran: NDArray[np.
 
     first, last = int(indices.min()), int(indices.max())
     count = ran.shape[1]
-    picture = np.full((count, last - first + 1), np.nan)
-    picture[:, indices - first] = ran.T
+    image = np.full((count, last - first + 1), np.nan)
+    image[:, indices - first] = ran.T
     axes.imshow(
-        picture,
+        image,
         cmap=ListedColormap([SKIPPED, RAN]),
         vmin=0,
         vmax=1,
@@ -132,7 +132,7 @@ def _finish_lines(scores: Axes, areas: Axes) -> None:
     scores.set_ylabel("probability")
     style(scores, "Object is present")
     areas.set_ylim(bottom=0)
-    areas.set_ylabel("% of picture")
+    areas.set_ylabel("% of image")
     areas.set_xlabel("frame")
     style(areas, "Area of the mask")
     handles, labels = scores.get_legend_handles_labels()

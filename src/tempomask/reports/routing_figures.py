@@ -1,4 +1,4 @@
-"""Figures of routing: which blocks run when, how often, on which pictures, and how sure of it.
+"""Figures of routing: which blocks run when, how often, on which images, and how sure of it.
 
 As the supplement of RDS shows it: per-budget rates (Figure 10), frames with the blocks that ran
 (Figure 13), rates over a video (Figure 14).
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 # Blocks that always run are drawn darker than those that a router chose.
 ALWAYS = "#17406d"
-# Weight of the mask's colour over the picture.
+# Weight of the mask's colour over the image.
 TINT = 0.55
-STRIP_WIDTH = 1.6  # inches a picture
+STRIP_WIDTH = 1.6  # inches a image
 
 
 def save_activation_profiles(
@@ -121,7 +121,7 @@ def save_frame_strip(
     methods: Mapping[str, Sequence[ArrayLike]] | None = None,
     name: str = "",
 ) -> None:
-    """Pictures with their masks, and under each the blocks that ran for it.
+    """Images with their masks, and under each the blocks that ran for it.
 
     frames: (H, W, 3) uint8 RGB. masks: label maps (H, W), 0 for background. blocks: bool (T, L).
     name: of the method whose masks they are. methods: masks of others on the same frames, drawn as
@@ -163,10 +163,10 @@ def save_frame_strip(
 
 
 def tinted(frame: NDArray[np.uint8], labels: ArrayLike) -> NDArray[np.uint8]:
-    """The picture with every object in its colour. InputError for a mask of another size."""
+    """The image with every object in its colour. InputError for a mask of another size."""
     ids = np.asarray(labels)
     if ids.shape != frame.shape[:2]:
-        raise InputError(f"a mask {ids.shape} does not fit a picture {frame.shape[:2]}")
+        raise InputError(f"a mask {ids.shape} does not fit a image {frame.shape[:2]}")
     shown = frame.astype(np.float64)
     for object_id in np.unique(ids[ids > 0]):
         inside = ids == object_id

@@ -1,6 +1,6 @@
 """TAR: temporal-aware query routing of decoder layers (paper sections 3.2, equations 2 to 10).
 
-B pictures, Q queries, C hidden_dim, M decoder layers, of which the first W are the warm-up.
+B images, Q queries, C hidden_dim, M decoder layers, of which the first W are the warm-up.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class TemporalQueryRouter(nn.Module):
         """As of `QueryRouter`. The first frame of a video runs every layer.
 
         In training every layer is computed and Eq. 10 mixes it with its input; else a layer runs
-        only if a picture of the batch needs it.
+        only if a image of the batch needs it.
         """
         warmup = self.config.warmup_layers
         if previous is None or index < warmup:

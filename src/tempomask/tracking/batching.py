@@ -263,14 +263,14 @@ class ObjectBatcher:
                 object_score=decoded.object_score[row].float(),
                 predicted_iou=decoded.predicted_iou[row].float(),
                 pointer=decoded.object_pointer[row].clone(),
-                full_mask=request.mask if self.options.memorise_full_mask else None,
+                full_mask=request.mask if self.options.memory_from_full_mask else None,
                 prompted=prompted,
                 initial=request.initial,
                 motion=None if choice is None else choice.motion,
                 motion_score=None if choice is None else choice.score,
             )
 
-    def memorise(self, features: Tensor, outputs: Sequence[Output]) -> list[Tensor]:
+    def encode_memory(self, features: Tensor, outputs: Sequence[Output]) -> list[Tensor]:
         """Memories (memory_dim, h, w) of the outputs on a frame of raw features (1, C, h, w)."""
         memories: dict[int, Tensor] = {}
         dtype = getattr(torch, self.options.memory_dtype)
@@ -284,7 +284,7 @@ class ObjectBatcher:
             for logit, p in zip(logits, prompted, strict=True)
         ]
         for group in self._groups(layouts, lambda layout: layout):
-            memory = self.segmenter.memorise(
+            memory = self.segmenter.encode_memory(
                 features,
                 torch.stack([logits[i] for i in group])[:, None],
                 torch.stack([outputs[i].object_score for i in group]),

@@ -1,4 +1,4 @@
-"""The frames of a session that are still of use: pictures that can be corrected, features in use.
+"""The frames of a session that are still of use: images that can be corrected, features in use.
 
 S image side, C hidden_dim, h x w the stride-16 grid, L encoder blocks.
 """
@@ -33,7 +33,7 @@ def size_of(frame: AnyFrame) -> Size:
 
 
 class FrameStore:
-    """Pictures by frame, the encoder's output for one of them, and features that memories need.
+    """Pixels by frame, the encoder's output for one of them, and features that memories need.
 
     size: (H, W) of the video, None until it is known.
     """
@@ -52,8 +52,8 @@ class FrameStore:
     def clear(self) -> None:
         """Forget every frame, and the size of the video."""
         self.size = None
-        self._pictures: dict[int, NDArray[np.uint8]] = {}
-        # The newest picture, on its way to the device.
+        self._pixels: dict[int, NDArray[np.uint8]] = {}
+        # The newest pixels, on its way to the device.
         self._arriving: tuple[int, Arrival] | None = None
         self._blocks: dict[int, NDArray[np.bool_]] = {}
         self._encoded: tuple[int, Encoded] | None = None
@@ -63,20 +63,20 @@ class FrameStore:
     def copy(self) -> Self:
         """A copy with dictionaries of its own, of the same frames."""
         other = copy.copy(self)
-        other._pictures, other._blocks = dict(self._pictures), dict(self._blocks)
+        other._pixels, other._blocks = dict(self._pixels), dict(self._blocks)
         other.images = dict(self.images)
         return other
 
     def __contains__(self, index: int) -> bool:
-        return index in self._pictures
+        return index in self._pixels
 
     def check(self, frame: Any) -> AnyFrame:
         """The frame as an array; InputError if it is none, or of another size than those before."""
         if not isinstance(frame, PreparedFrame):
             frame = check_frame(frame)
-        elif frame.picture.shape[0] != (side := self.segmenter.config.image_size):
+        elif frame.pixels.shape[0] != (side := self.segmenter.config.image_size):
             raise InputError(
-                f"a frame prepared for a network of {frame.picture.shape[0]} pixels, and this one"
+                f"a frame prepared for a network of {frame.pixels.shape[0]} pixels, and this one"
                 f" takes {side}; prepare it by the session that steps it"
             )
         size = size_of(frame)
@@ -97,19 +97,19 @@ class FrameStore:
         frame = check_frame(frame)
         side = self.segmenter.config.image_size
         fits = frame.shape[:2] == (side, side)
-        picture = np.array(frame) if fits else resize_frame(frame, side, self.resize)
-        arrival = None if self._ring is None else self._ring.send(picture)
-        return PreparedFrame(picture, (frame.shape[0], frame.shape[1]), arrival)
+        pixels = np.array(frame) if fits else resize_frame(frame, side, self.resize)
+        arrival = None if self._ring is None else self._ring.send(pixels)
+        return PreparedFrame(pixels, (frame.shape[0], frame.shape[1]), arrival)
 
     def put(self, index: int, frame: AnyFrame) -> None:
         """Take in a checked frame. It is copied, and resized only when it is encoded."""
         self.size, self._arriving = size_of(frame), None
         if isinstance(frame, PreparedFrame):
-            self._pictures[index] = frame.picture
+            self._pixels[index] = frame.pixels
             if frame.arrival is not None:
                 self._arriving = index, frame.arrival
         else:
-            self._pictures[index] = np.array(frame)
+            self._pixels[index] = np.array(frame)
         if self._encoded is not None and self._encoded[0] == index:
             self._encoded = None
 
@@ -130,10 +130,10 @@ class FrameStore:
             arrival, self._arriving = self._arriving[1], None
             return normalise(arrival.take()[None])
         side = self.segmenter.config.image_size
-        picture = self._pictures[index]
-        if picture.shape[:2] != (side, side):
-            picture = self._pictures[index] = resize_frame(picture, side, self.resize)
-        return network_input(picture, self.segmenter.no_memory.device)
+        pixels = self._pixels[index]
+        if pixels.shape[:2] != (side, side):
+            pixels = self._pixels[index] = resize_frame(pixels, side, self.resize)
+        return network_input(pixels, self.segmenter.no_memory.device)
 
     def blocks(self, index: int | None) -> NDArray[np.bool_]:
         """bool (L,): the encoder blocks that ran for a frame; all False if it was not encoded."""
@@ -142,13 +142,13 @@ class FrameStore:
         return np.zeros(self.segmenter.encoder.num_blocks, dtype=bool)
 
     def retain(
-        self, pictures: Collection[int], blocks: Collection[int], images: Collection[int]
+        self, pixels: Collection[int], blocks: Collection[int], images: Collection[int]
     ) -> None:
-        """Drop the pictures, block records and image features of all other frames."""
-        self.retain_pictures(pictures)
+        """Drop the pixels, block records and image features of all other frames."""
+        self.retain_frames(pixels)
         self._blocks = {t: record for t, record in self._blocks.items() if t in blocks}
         self.images = {t: image for t, image in self.images.items() if t in images}
 
-    def retain_pictures(self, frames: Collection[int | None]) -> None:
-        """Drop the pictures of all other frames."""
-        self._pictures = {t: picture for t, picture in self._pictures.items() if t in frames}
+    def retain_frames(self, frames: Collection[int | None]) -> None:
+        """Drop the pixels of all other frames."""
+        self._pixels = {t: pixels for t, pixels in self._pixels.items() if t in frames}

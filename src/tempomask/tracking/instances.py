@@ -249,7 +249,7 @@ def class_probabilities(logits: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def network_size(size: Size, config: InstanceConfig) -> Size:
-    """(h, w) of a picture (H, W) as the network sees it, before padding: the aspect is kept."""
+    """(h, w) of a image (H, W) as the network sees it, before padding: the aspect is kept."""
     scale = config.short_side / min(size)
     scale = min(scale, config.long_side / max(size))
     height, width = (max(1, int(side * scale + 0.5)) for side in size)
@@ -269,7 +269,7 @@ def network_image(frame: NDArray[np.uint8], size: Size, device: torch.device) ->
 
 
 def upsampled(logits: Tensor, inner: Size, size: Size) -> Tensor:
-    """Mask logits (N, h'/4, w'/4) to (N, H, W): to the padded picture, cut to inner, resized."""
+    """Mask logits (N, h'/4, w'/4) to (N, H, W): to the padded image, cut to inner, resized."""
     if not len(logits):
         return logits.new_zeros((0, *size))
     height, width = inner

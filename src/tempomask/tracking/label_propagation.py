@@ -36,7 +36,7 @@ LEAST_MARGIN = 1e-6
 class PropagationConfig:
     """The published settings.
 
-    short_side: of the pictures the encoder sees, in pixels, rounded up to what it can take; the
+    short_side: of the images the encoder sees, in pixels, rounded up to what it can take; the
         aspect is kept. context_frames: last frames compared with, besides the first.
     radius: of the neighbourhood, a circle, in patches. top_k: patches that labels are taken from.
     temperature: of the softmax over their cosine similarities.
@@ -64,7 +64,7 @@ class PropagationConfig:
 
 
 def resized_shape(size: Size, short_side: int, multiple: int) -> Size:
-    """(H, W) of the encoder's picture: both sides rounded up, the aspect kept as far as that goes.
+    """(H, W) of the encoder's image: both sides rounded up, the aspect kept as far as that goes.
 
     >>> resized_shape((480, 854), 960, 16)
     (960, 1712)
@@ -158,7 +158,7 @@ class PatchFeatures:
 
     @property
     def multiple(self) -> int:
-        """Both sides of the encoder's picture are multiples of this."""
+        """Both sides of the encoder's image are multiples of this."""
         # Only encoders of a single plain stack do without a stride-32 map.
         plain = len(self.encoder.strides) == 1
         return self.encoder.strides[0] if plain else 32
@@ -172,8 +172,8 @@ class PatchFeatures:
         height, width = resized_shape(
             (frame.shape[0], frame.shape[1]), self.short_side, self.multiple
         )
-        picture = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
-        image = network_input(np.asarray(picture), self.device)
+        resized = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
+        image = network_input(np.asarray(resized), self.device)
         reduced = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype, enabled=reduced):
             output = self.encoder(image, self.policy, previous_masks)
@@ -330,7 +330,7 @@ class PropagationSession:
 def share_out(labels: Tensor, size: Size) -> tuple[Tensor, Tensor]:
     """Label probabilities (h, w, M) to margins (M - 1, H, W) of the objects, > 0 where they are.
 
-    Each label is stretched to 0 .. 1 over the picture (all 0 if it is the same everywhere), then
+    Each label is stretched to 0 .. 1 over the image (all 0 if it is the same everywhere), then
     the largest has the pixel, the first of equal ones. Also bool (M - 1, h, w): the patches of each
     object.
     """

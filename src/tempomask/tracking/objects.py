@@ -31,7 +31,7 @@ class Clicks:
     def of(prompt: Prompt, size: Size, image_size: int) -> Clicks:
         """The box corners, then the points of a prompt, scaled from (H, W) to the square input.
 
-        What lies outside the picture is moved to its border.
+        What lies outside the image is moved to its border.
         """
         points, labels = [], []
         if prompt.box is not None:

@@ -51,7 +51,7 @@ class TrackingOptions:
     binarise_prompted_masks: memories of prompted frames come from hard masks
         [binarize_mask_from_pts_for_mem_enc]; "frame" hardens the masks of every object on a frame
         where any object is prompted (transformers).
-    memorise_full_mask: the memory of a mask prompt comes from the mask at network resolution
+    memory_from_full_mask: the memory of a mask prompt comes from the mask at network resolution
         (transformers) instead of its low-resolution logits.
     multimask_mask_pointer: the object pointer of a mask prompt is the best of three (transformers).
 
@@ -77,7 +77,7 @@ class TrackingOptions:
     non_overlapping_memory: bool = False
     dynamic_multimask: bool = False
     binarise_prompted_masks: bool | Literal["frame"] = False
-    memorise_full_mask: bool = False
+    memory_from_full_mask: bool = False
     multimask_mask_pointer: bool = False
     resize: Literal["bicubic", "bilinear"] = "bicubic"
     objects_per_batch: int | None = None
@@ -136,7 +136,7 @@ TRANSFORMERS = {
     "fill_holes": 0,
     "dynamic_multimask": True,
     "binarise_prompted_masks": "frame",
-    "memorise_full_mask": True,
+    "memory_from_full_mask": True,
     "multimask_mask_pointer": True,
     "feed_previous_logits": False,
     "corrections_condition": False,

@@ -17,7 +17,7 @@ from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.session import Session
-from tempomask.tracking.spool import ResultSpool, merged, rows_of
+from tempomask.tracking.spool import ResultSpool, merged, select_objects
 from tempomask.tracking.upload import prepared_ahead
 from tempomask.types import FrameResult, Prompt, Size, check_given, is_whole
 
@@ -99,7 +99,7 @@ def track(
     passes = _Passes(source, ordered, new_session, options.lookahead)
     if start is None and not (direction == "both" and options.lookahead):
         check_end(direction, ordered[-1 if direction == "backward" else 0].frame, end)
-    planned = spans(ordered, direction, start, end, options.lookahead)
+    planned = plan_passes(ordered, direction, start, end, options.lookahead)
     if direction == "forward":
         passes.check_range(*planned.forward)
         return passes.forward(*planned.forward)
@@ -111,7 +111,7 @@ def track(
     return passes.both(start or 0, planned)
 
 
-class Spans(NamedTuple):
+class TrackingPasses(NamedTuple):
     """Which frames `track` goes through: first those of a backward pass, then of a forward one.
 
     backward: in descending order, none without that pass. forward: from the first number up to but
@@ -138,22 +138,22 @@ class Spans(NamedTuple):
         return reads + max(num_frames if end is None else min(end, num_frames), first) - first
 
 
-def spans(
+def plan_passes(
     prompts: Iterable[Prompt],
     direction: Direction,
     start: int | None = None,
     end: int | None = None,
     lookahead: bool = False,
-) -> Spans:
+) -> TrackingPasses:
     """The frames of the passes; arguments as of `track`, whose checks come after."""
     listed = list(prompts)
     frames = {prompt.frame for prompt in listed}
     ahead = len(frames) if lookahead else 0
     if direction == "forward":
-        return Spans(range(0), (min(frames) if start is None else start, end), ahead)
+        return TrackingPasses(range(0), (min(frames) if start is None else start, end), ahead)
     if direction == "backward":
         first = max(frames) if start is None else start
-        return Spans(range(first, (end or 0) - 1, -1), (0, 0), ahead)
+        return TrackingPasses(range(first, (end or 0) - 1, -1), (0, 0), ahead)
     firsts = _first_frames(listed).values()
     low = start or 0
     begin = max(min(firsts), low)
@@ -161,7 +161,7 @@ def spans(
     if end is not None:
         begin, latest = min(begin, end), min(latest, end - 1)
     needed = max(firsts) > low
-    return Spans(range(latest, low - 1, -1) if needed else range(0), (begin, end), ahead)
+    return TrackingPasses(range(latest, low - 1, -1) if needed else range(0), (begin, end), ahead)
 
 
 def in_order(
@@ -174,7 +174,7 @@ def in_order(
     ordered = sorted(prompts, key=lambda prompt: prompt.frame)
     if direction != "backward" or lookahead:
         return ordered
-    last = {p.object_id: p.frame for p in ordered if not p.only_takes_away}
+    last = {p.object_id: p.frame for p in ordered if not p.is_negative_only}
     begun = [p for p in ordered if p.frame <= last.get(p.object_id, p.frame)]
     return sorted(begun, key=lambda prompt: -prompt.frame)
 
@@ -294,7 +294,7 @@ class _Passes:
         prompts = in_order(self.prompts, "backward")
         return self._run(session, self.source.reversed_frames(start, end), prompts)
 
-    def both(self, start: int, planned: Spans) -> Results:
+    def both(self, start: int, planned: TrackingPasses) -> Results:
         """Backward first, kept on disk; then forward, and each object from its proper pass."""
         begin, end = planned.forward
         with ResultSpool() as spool:
@@ -311,9 +311,9 @@ class _Passes:
             # With lookahead all prompts may lie beyond the end.
             for result in self.forward(begin, end) if begin != end else ():
                 later = [i for i in result.object_ids if result.index >= self.first[i]]
-                result, earlier = rows_of(result, later), spool.take(result.index)
+                result, earlier = select_objects(result, later), spool.take(result.index)
                 yield self._in_order(result if earlier is None else merged(earlier, result))
 
     def _in_order(self, result: FrameResult) -> FrameResult:
         """All objects in the same order on every frame."""
-        return rows_of(result, [i for i in self.first if i in result.object_ids])
+        return select_objects(result, [i for i in self.first if i in result.object_ids])

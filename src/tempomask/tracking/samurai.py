@@ -7,7 +7,7 @@ three scores are remembered. Nothing is trained, so that it works on every model
 Differences from the released code, which `official_quirks` takes back:
 - Each object has a filter of its own, which ends with a prompt, a gap in the frames or a turn.
 - The motion score is known as soon as there is a prediction, not only once motion is trusted.
-- A mask without area says "lost": it does not pull the filter to the corner of the picture, and its
+- A mask without area says "lost": it does not pull the filter to the corner of the image, and its
   frame has motion score 0, so that it is not remembered.
 - The first tracked frame can be remembered like any other.
 M masks that compete, boxes as in `ops.boxes`.

@@ -130,7 +130,7 @@ class Session:
         """Bytes held by all objects' memory banks."""
         return sum(tracked.bank.num_bytes() for tracked in self._state.objects.values())
 
-    def turn(self, reverse: bool) -> None:
+    def set_reverse(self, reverse: bool) -> None:
         """Go on in the other direction: forward, or in reverse."""
         self._state.reverse = reverse
 
@@ -222,12 +222,12 @@ class Session:
         for index, prompts in self._pending.items():
             self._pending[index] = [p for p in prompts if p.object_id != object_id]
 
-    def drop_pictures(self) -> None:
-        """Let go of all pictures but the last, which only keep="all" piles up.
+    def release_frames(self) -> None:
+        """Let go of all images but the last, which only keep="all" piles up.
 
-        A correction of an earlier frame then has to bring its picture: see `condition`.
+        A correction of an earlier frame then has to bring its image: see `condition`.
         """
-        self._state.frames.retain_pictures({self._index})
+        self._state.frames.retain_frames({self._index})
 
     @property
     def sends_ahead(self) -> bool:
@@ -264,7 +264,7 @@ class Session:
         with self._running(), self._prompting(index, prompts):
             if isinstance(policy, VideoPolicy):
                 policy.begin_frame()
-            self._state.go_on(self._index, index)
+            self._state.advance(self._index, index)
             self._state.frames.put(index, checked)
             self._index = index
             prompted = self._state.apply(index, prompts)

@@ -13,7 +13,7 @@ import numpy as np
 from tempomask.types import FrameResult
 
 
-def rows_of(result: FrameResult, object_ids: Sequence[int]) -> FrameResult:
+def select_objects(result: FrameResult, object_ids: Sequence[int]) -> FrameResult:
     """The result with only these of its objects, in this order."""
     rows = [result.object_ids.index(object_id) for object_id in object_ids]
     return replace(
@@ -61,7 +61,7 @@ class ResultSpool:
 
     def put(self, result: FrameResult, object_ids: Collection[int]) -> None:
         """Keep the rows of these objects."""
-        kept = rows_of(result, [i for i in result.object_ids if i in object_ids])
+        kept = select_objects(result, [i for i in result.object_ids if i in object_ids])
         np.savez_compressed(
             self._path(result.index),
             size=np.array(kept.size),

@@ -1,4 +1,4 @@
-"""What a session knows of its video, and what happens on one frame: prompt, track, memorise.
+"""What a session knows of its video, and what happens on one frame: prompt, track, remember.
 
 `session.py` decides which frame and which prompts come when; this file carries it out.
 """
@@ -55,7 +55,7 @@ class VideoState:
         # objects' masks on the frame before it, see `_before`.
         self._arrived: tuple[int, Tensor | None] | None = None
 
-    def go_on(self, index: int | None, following: int) -> None:
+    def advance(self, index: int | None, following: int) -> None:
         """From frame `index` to the next: its results become memories, its prompts are history."""
         self._memorise()
         self._arrived = (following, self._union(self._before(index, following)))
@@ -97,7 +97,7 @@ class VideoState:
             raise
 
     def focus(self, index: int) -> None:
-        """Turn to a frame; memorise results of another one while its features are still at hand."""
+        """Turn to a frame; first remember another one while its features are at hand."""
         if self._unmemorised is not None and self._unmemorised[0] != index:
             self._memorise()
 
@@ -135,7 +135,9 @@ class VideoState:
             [
                 tracked
                 for prompt, tracked in zip(prompts, objects, strict=True)
-                if prompt.only_takes_away and index not in tracked.outputs and tracked.bank.frames()
+                if prompt.is_negative_only
+                and index not in tracked.outputs
+                and tracked.bank.frames()
             ],
         )
 
@@ -213,7 +215,7 @@ class VideoState:
         if not objects:
             return
         outputs = [tracked.outputs[index] for tracked in objects]
-        memories = self._batcher.memorise(self.frames.encoded(index).features, outputs)
+        memories = self._batcher.encode_memory(self.frames.encoded(index).features, outputs)
         rows = zip(objects, outputs, memories, self._scores(outputs), strict=True)
         for tracked, output, features, (object_score, predicted_iou) in rows:
             memory = Memory(

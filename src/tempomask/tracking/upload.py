@@ -1,6 +1,6 @@
 """Frames on their way to a GPU: resized by a thread, copied out of pinned memory, not waited for.
 
-Resizing a picture to 1024 x 1024 takes a CPU as long as a GPU needs for all the rest of a frame.
+Resizing a image to 1024 x 1024 takes a CPU as long as a GPU needs for all the rest of a frame.
 S image side.
 """
 
@@ -53,11 +53,11 @@ class Transport(Protocol):
 class PreparedFrame:
     """A frame as the network takes it.
 
-    picture: (S, S, 3) uint8. size: (H, W) of the frame. arrival: the picture on its way to the
+    pixels: (S, S, 3) uint8. size: (H, W) of the frame. arrival: the image on its way to the
     device; None where it is copied when it is needed.
     """
 
-    picture: NDArray[np.uint8]
+    pixels: NDArray[np.uint8]
     size: Size
     arrival: Arrival | None = None
 
@@ -70,10 +70,10 @@ class PinnedRing:
         self._slots: deque[tuple[Tensor, Arrival]] = deque()
         self._buffers = buffers
 
-    def send(self, picture: NDArray[np.uint8]) -> Arrival:
-        """Begin to copy a picture; it may be changed at once."""
-        buffer = self._free(picture.shape)
-        np.copyto(buffer.numpy(), picture)
+    def send(self, image: NDArray[np.uint8]) -> Arrival:
+        """Begin to copy a image; it may be changed at once."""
+        buffer = self._free(image.shape)
+        np.copyto(buffer.numpy(), image)
         arrival = self._transport.send(buffer)
         self._slots.append((buffer, arrival))
         return arrival

@@ -96,11 +96,11 @@ def _load(sequence: DavisSequence, side: int, indices: range) -> _Loaded:
     wanted = [i for i in indices if i < len(sequence)]
     wanted = wanted if len(wanted) > 1 else [0, len(sequence) - 1]
     frames, masks = [], []
-    for index, picture in enumerate(sequence.frames()):
+    for index, image in enumerate(sequence.frames()):
         if index > wanted[-1]:
             break
         if index in wanted:
-            frames.append(resize_frame(picture, side, "bicubic"))
+            frames.append(resize_frame(image, side, "bicubic"))
             masks.append(_square(sequence.label_map(index) > 0, side))
     if not masks[0].any():
         raise InputError(

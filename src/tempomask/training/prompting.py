@@ -1,7 +1,7 @@
 """The second stage of nano's training: what clicks and boxes mean.
 
 After the first stage a small network tracks masks, but it hardly meets a click with the place that
-was clicked. Two phases mend that, on pictures with several objects (`data/scenes.py`):
+was clicked. Two phases mend that, on images with several objects (`data/scenes.py`):
 
 1. The prompt encoder, the prompt maps and the mask decoder alone. The attention between tokens and
    image starts as a match of positions (`prompt_start.py`).

@@ -259,15 +259,15 @@ class ClipModel(nn.Module):
             visible = truth.flatten(1).any(dim=1).float()
             logits = truth[:, None] * MASK_PROMPT_SCALE + MASK_PROMPT_BIAS
             score = visible * MASK_PROMPT_SCALE + MASK_PROMPT_BIAS
-        memory.spatial.append(self.segmenter.memorise(frame.features, logits, score))
+        memory.spatial.append(self.segmenter.encode_memory(frame.features, logits, score))
         memory.images.append(frame.features)
         memory.pointers.append(decoded.object_pointer)
 
 
-def encoded_per_object(encoded: Encoded, picture: Tensor) -> Encoded:
-    """Features of N objects from those of B pictures; picture (N,) long says whose they are."""
-    fine = tuple(x[picture] for x in encoded.high_resolution)
-    return Encoded(encoded.features[picture], fine, encoded.blocks)
+def encoded_per_object(encoded: Encoded, image: Tensor) -> Encoded:
+    """Features of N objects from those of B images; image (N,) long says whose they are."""
+    fine = tuple(x[image] for x in encoded.high_resolution)
+    return Encoded(encoded.features[image], fine, encoded.blocks)
 
 
 def _full_size(logits: Tensor, target: Tensor) -> Tensor:

@@ -31,15 +31,15 @@ def load_sequence(
     root: Path, name: str, image_size: int
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Frames (T, S, S, 3) uint8 and masks (T, S, S) of one sequence; None if it is not there."""
-    pictures = sorted((root / "JPEGImages" / name).glob("*.jpg"))[:FRAMES:STRIDE]
-    if not pictures:
+    images = sorted((root / "JPEGImages" / name).glob("*.jpg"))[:FRAMES:STRIDE]
+    if not images:
         return None
     size = (image_size, image_size)
     frames = [
         np.asarray(Image.open(p).convert("RGB").resize(size, Image.Resampling.BICUBIC))
-        for p in pictures
+        for p in images
     ]
-    labels = [root / "Annotations" / name / f"{p.stem}.png" for p in pictures]
+    labels = [root / "Annotations" / name / f"{p.stem}.png" for p in images]
     masks = [np.asarray(Image.open(p).resize(size, Image.Resampling.NEAREST)) > 0 for p in labels]
     return torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(masks)).float()
 
@@ -66,7 +66,7 @@ def track_sequence(
             masks.append(full[0, 0] > 0)
         previous = decoded.logits
         memory.spatial.append(
-            segmenter.memorise(frame.features, decoded.logits, decoded.object_score)
+            segmenter.encode_memory(frame.features, decoded.logits, decoded.object_score)
         )
         memory.images.append(frame.features)
         memory.pointers.append(decoded.object_pointer)

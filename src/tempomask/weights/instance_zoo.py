@@ -25,7 +25,7 @@ DVIS_LICENCE = "see the repository"
 MASK2FORMER_LICENCE = "MIT (code); see the repository"
 HUB = "https://huggingface.co"
 DATASETS = {"ytvis19": YTVIS_2019, "ytvis21": YTVIS_2021, "ovis": OVIS}
-# DVIS++ is evaluated at 480 pixels, MinVIS at 360, Mask2Former's pictures at 800.
+# DVIS++ is evaluated at 480 pixels, MinVIS at 360, Mask2Former's images at 800.
 DVIS_SIDE, MINVIS_SIDE, COCO_SIDE = 480, 360, 800
 
 

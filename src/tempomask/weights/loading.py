@@ -81,7 +81,7 @@ def _refuse_instances(file: Checkpoint) -> None:
 def _check_name(name: str) -> None:
     """InputError for a name that is no segmenter's."""
     if name not in SEGMENTERS:
-        from tempomask.weights.foreign_names import no_model
+        from tempomask.weights.aliases import no_model
 
         raise no_model(name, SEGMENTERS)
 

@@ -266,7 +266,7 @@ def detectron2_layout(config: InstanceConfig) -> Layout:
 
 
 def transformers_layout(config: InstanceConfig) -> Layout:
-    """transformers' Mask2Former, of pictures or of video."""
+    """transformers' Mask2Former, of images or of video."""
     swin = config.backbone if isinstance(config.backbone, SwinConfig) else None
     return Layout(
         title="transformers",

@@ -7,7 +7,7 @@ from typing import Literal
 
 from tempomask.errors import InputError
 
-# Sides of a padded picture are multiples of this many pixels: the coarsest stride.
+# Sides of a padded image are multiples of this many pixels: the coarsest stride.
 SIZE_MULTIPLE = 32
 TrackerKind = Literal["minvis", "dvis"]
 
@@ -76,7 +76,7 @@ class InstanceConfig:
     """One instance segmenter.
 
     classes: names of the classes, in the order of the class head; no-object comes after them.
-    short_side: pixels of the picture's shorter side as the network sees it; long_side: at most.
+    short_side: pixels of the image's shorter side as the network sees it; long_side: at most.
     referring_tracker: DVIS++'s, or None for MinVIS, which matches queries and learns nothing.
     """
 

@@ -1,6 +1,6 @@
 """Multi-scale deformable attention in pure PyTorch (Deformable DETR, arXiv 2010.04159, Eq. 3).
 
-B pictures, C hidden_dim, L levels from coarse to fine, K points a level, N cells of all levels.
+B images, C hidden_dim, L levels from coarse to fine, K points a level, N cells of all levels.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ def sample_grids(
     result = values.new_zeros(())
     start = 0
     for level, (rows, columns) in enumerate(sizes):
-        picture = values[:, start : start + rows * columns].permute(0, 2, 3, 1).flatten(0, 1)
+        image = values[:, start : start + rows * columns].permute(0, 2, 3, 1).flatten(0, 1)
         start += rows * columns
         scale = offsets.new_tensor([columns, rows])
         grid = 2 * (places[:, None, None] + offsets[:, :, :, level] / scale) - 1
         grid = grid.transpose(1, 2).flatten(0, 1)
         # (B * heads, C / heads, N, K)
-        sampled = F.grid_sample(picture.unflatten(2, (rows, columns)), grid, align_corners=False)
+        sampled = F.grid_sample(image.unflatten(2, (rows, columns)), grid, align_corners=False)
         share = weights[:, :, :, level].transpose(1, 2).flatten(0, 1)[:, None]
         result = result + (sampled * share).sum(-1)
     return result.view(batch, heads, width, number).permute(0, 3, 1, 2)
@@ -106,9 +106,9 @@ def sample_rows(
     y -= above
     # The first of the four rows of a point, and how far the others lie from it.
     start = offsets.new_tensor([sum(h * w for h, w in sizes[:level]) for level in range(LEVELS)])
-    picture = torch.arange(batch, device=x.device)[:, None, None, None, None] * table.shape[1]
+    image = torch.arange(batch, device=x.device)[:, None, None, None, None] * table.shape[1]
     head = torch.arange(heads, device=x.device)[:, None, None]
-    first = (above * wide + left + start[:, None]).int() * heads + (picture * heads + head).int()
+    first = (above * wide + left + start[:, None]).int() * heads + (image * heads + head).int()
     across, down = torch.full_like(wide, heads), wide * heads
     near = torch.stack([torch.zeros_like(wide), across, down, down + across], -1).int()
     below = weights * y

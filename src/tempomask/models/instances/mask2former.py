@@ -34,7 +34,7 @@ def build_backbone(config: BackboneConfig) -> ResNet | Swin | Stem:
 
 
 class Mask2Former(nn.Module):
-    """Finds, classifies and segments the instances of single pictures."""
+    """Finds, classifies and segments the instances of single images."""
 
     def __init__(self, config: InstanceConfig) -> None:
         super().__init__()

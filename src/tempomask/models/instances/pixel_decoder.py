@@ -1,6 +1,6 @@
 """Mask2Former's pixel decoder: deformable attention over three levels, a fourth for the masks.
 
-TAR Eq. 1. B pictures, C hidden_dim, N cells of all levels.
+TAR Eq. 1. B images, C hidden_dim, N cells of all levels.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Mask2Former's decoder, layer by layer, so that a router can leave layers out (TAR Fig. 3).
 
-B pictures, Q queries, C hidden_dim, M decoder layers, N cells of a level, K classes.
+B images, Q queries, C hidden_dim, M decoder layers, N cells of a level, K classes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Predictions(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What the decoder makes of a picture.
+    """What the decoder makes of a image.
 
     queries: (B, Q, C), as the last layer left them. embeddings: the same after the decoder's norm.
     predictions: from the embeddings. intermediate: the queries before the first layer and after

@@ -1,6 +1,6 @@
 """Mask2Former's set loss on all layers at once, and the contrastive loss of re-identification.
 
-L prediction levels (layers), B pictures, Q queries, N instances, P points, K classes.
+L prediction levels (layers), B images, Q queries, N instances, P points, K classes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tempomask.models.instances.query_decoder import Predictions
-from tempomask.training.instances.matching import Match, MatchCosts, match_pictures, sample_points
-from tempomask.training.instances.targets import PictureTargets
+from tempomask.training.instances.matching import Match, MatchCosts, match_images, sample_points
+from tempomask.training.instances.targets import FrameTargets
 from tempomask.training.losses import dice_loss
 
 
@@ -56,24 +56,24 @@ class SetLoss(NamedTuple):
 
 def set_loss(
     predictions: Sequence[Predictions],
-    targets: Sequence[PictureTargets],
+    targets: Sequence[FrameTargets],
     weights: SetLossWeights,
     matches: Sequence[Sequence[Match]] | None = None,
 ) -> SetLoss:
-    """Loss of L levels of predictions (B, Q, ..) for B pictures.
+    """Loss of L levels of predictions (B, Q, ..) for B images.
 
-    matches: for each level and picture; None matches every level anew, as Mask2Former does.
+    matches: for each level and image; None matches every level anew, as Mask2Former does.
     """
     if matches is None:
-        matches = match_pictures(predictions, targets, weights.costs)
+        matches = match_images(predictions, targets, weights.costs)
     classes = predictions[0].class_logits.new_zeros((), dtype=torch.float32)
     logits: list[Tensor] = []
     wanted: list[Tensor] = []
     for level, level_matches in zip(predictions, matches, strict=True):
         classes = classes + class_loss(level.class_logits, targets, level_matches, weights)
-        for picture, match in enumerate(level_matches):
-            logits.append(level.mask_logits[picture, match.queries])
-            wanted.append(targets[picture].masks[match.instances])
+        for image, match in enumerate(level_matches):
+            logits.append(level.mask_logits[image, match.queries])
+            wanted.append(targets[image].masks[match.instances])
     number = max(1, sum(len(target.labels) for target in targets))
     mask, dice = mask_losses(torch.cat(logits).float(), torch.cat(wanted), weights)
     mask, dice = mask / number, dice / number
@@ -83,15 +83,15 @@ def set_loss(
 
 def class_loss(
     logits: Tensor,
-    targets: Sequence[PictureTargets],
+    targets: Sequence[FrameTargets],
     matches: Sequence[Match],
     weights: SetLossWeights,
 ) -> Tensor:
     """Weighted cross-entropy of one level's class logits (B, Q, K + 1)."""
     nothing = logits.shape[-1] - 1
     wanted = torch.full(logits.shape[:2], nothing, device=logits.device)
-    for picture, match in enumerate(matches):
-        wanted[picture, match.queries] = targets[picture].labels[match.instances]
+    for image, match in enumerate(matches):
+        wanted[image, match.queries] = targets[image].labels[match.instances]
     balance = torch.ones(nothing + 1, device=logits.device)
     balance[nothing] = weights.no_object
     return F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), balance)
@@ -105,7 +105,7 @@ def mask_losses(logits: Tensor, wanted: Tensor, weights: SetLossWeights) -> tupl
     target = sample_points(wanted[:, None], points)[:, 0]
     predicted = sample_points(logits[:, None], points)[:, 0]
     cross_entropy = F.binary_cross_entropy_with_logits(predicted, target, reduction="none")
-    # Points as a picture of one row.
+    # Points as a image of one row.
     dice = dice_loss(predicted[:, None], target[:, None])
     return cross_entropy.mean(-1).sum(), dice.sum()
 

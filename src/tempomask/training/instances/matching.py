@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tempomask.models.instances.query_decoder import Predictions
-from tempomask.training.instances.targets import ClipTargets, PictureTargets
+from tempomask.training.instances.targets import ClipTargets, FrameTargets
 
 # The cost of a query that already stands for another instance.
 TAKEN = 1e6
@@ -41,10 +41,10 @@ def sample_points(masks: Tensor, points: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def match_costs(predictions: Predictions, target: PictureTargets, costs: MatchCosts) -> Tensor:
+def match_costs(predictions: Predictions, target: FrameTargets, costs: MatchCosts) -> Tensor:
     """(L, Q, N): what it costs that a query answers for an instance.
 
-    predictions: of one picture, L levels as the batch: (L, Q, K + 1) and (L, Q, h, w).
+    predictions: of one image, L levels as the batch: (L, Q, K + 1) and (L, Q, h, w).
     """
     classes, masks = predictions
     levels, queries = classes.shape[:2]
@@ -61,14 +61,14 @@ def match_costs(predictions: Predictions, target: PictureTargets, costs: MatchCo
     return shape.view(levels, queries, -1) - costs.classes * likelihood
 
 
-def match_pictures(
-    predictions: Sequence[Predictions], targets: Sequence[PictureTargets], costs: MatchCosts
+def match_images(
+    predictions: Sequence[Predictions], targets: Sequence[FrameTargets], costs: MatchCosts
 ) -> list[list[Match]]:
-    """For every level and picture its match; predictions: L of (B, Q, ..)."""
+    """For every level and image its match; predictions: L of (B, Q, ..)."""
     matches: list[list[Match]] = [[] for _ in predictions]
-    for picture, target in enumerate(targets):
-        classes = torch.stack([level.class_logits[picture] for level in predictions])
-        masks = torch.stack([level.mask_logits[picture] for level in predictions])
+    for image, target in enumerate(targets):
+        classes = torch.stack([level.class_logits[image] for level in predictions])
+        masks = torch.stack([level.mask_logits[image] for level in predictions])
         cost = match_costs(Predictions(classes, masks), target, costs)
         for level, matrix in enumerate(cost):
             matches[level].append(assign(matrix))
@@ -88,8 +88,8 @@ def match_clip(predictions: Sequence[Predictions], target: ClipTargets, costs: M
         seen |= target.present[frame]
         if not len(new):
             continue
-        picture = PictureTargets(target.labels[new], target.masks[frame, new])
-        cost = match_costs(prediction, picture, costs)[0]
+        image = FrameTargets(target.labels[new], target.masks[frame, new])
+        cost = match_costs(prediction, image, costs)[0]
         if queries:
             cost[torch.cat(queries)] = TAKEN
         match = assign(cost)

@@ -19,7 +19,7 @@ DROP = 10.0
 class InstanceRecipe:
     """One stage of training.
 
-    stage: "minvis" trains the segmenter on single pictures; "dvis" the tracker, with the segmenter
+    stage: "minvis" trains the segmenter on single images; "dvis" the tracker, with the segmenter
         frozen; "tar" the router and the decoder on pairs of frames, with the encoder frozen;
         "tar-dvis" the router and the tracker on clips, with the segmenter frozen.
     model: of `weights.instance_zoo`. steps: optimiser steps; batch_size: clips a step and process;

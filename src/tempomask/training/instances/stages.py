@@ -22,7 +22,7 @@ from tempomask.training.instances.losses import SetLoss, contrastive_loss, set_l
 from tempomask.training.instances.matching import Match, assign, match_clip, match_costs
 from tempomask.training.instances.noise import WeightedAverageNoise
 from tempomask.training.instances.recipe import InstanceRecipe
-from tempomask.training.instances.targets import ClipBatch, ClipTargets, PictureTargets
+from tempomask.training.instances.targets import ClipBatch, ClipTargets, FrameTargets
 
 
 class StageLoss(NamedTuple):
@@ -53,17 +53,17 @@ class StageModel(nn.Module):
     def forward(self, batch: ClipBatch, progress: float) -> StageLoss:
         """progress: share of the steps that are done, in [0, 1]."""
         if self.recipe.stage == "minvis":
-            return self._pictures(batch)
+            return self._images(batch)
         if self.recipe.stage == "tar":
             return self._routed_frames(batch)
         return self._tracked_clips(batch, guided=progress < self.recipe.guided_share)
 
-    def _pictures(self, batch: ClipBatch) -> StageLoss:
+    def _images(self, batch: ClipBatch) -> StageLoss:
         """Every frame by itself (MinVIS)."""
         features = self._encode(batch, frozen=False)
         decoded = self.segmenter.network.decode(features)
         times = batch.frames.shape[1]
-        targets = [target.picture(t) for target in batch.targets for t in range(times)]
+        targets = [target.image(t) for target in batch.targets for t in range(times)]
         loss = set_loss(self._levels(decoded, features), targets, self.recipe.losses)
         return StageLoss(loss.total, named(loss))
 
@@ -75,7 +75,7 @@ class StageModel(nn.Module):
         for frame in range(times):
             own = of_frame(features, frame, times)
             decoded = self.segmenter.network.decode(own, self.router, previous)
-            targets = [target.picture(frame) for target in batch.targets]
+            targets = [target.image(frame) for target in batch.targets]
             losses.append(set_loss(self._levels(decoded, own), targets, self.recipe.losses))
             if previous is not None:
                 shares.append(decoded.ran.mean())
@@ -139,17 +139,15 @@ class StageModel(nn.Module):
         """The set loss with one match for all frames of a clip and all layers."""
         times = len(levels[0])
         # Frame after frame, all clips of each: an instance that is absent has an empty mask.
-        pictures = [
-            PictureTargets(target.labels, target.masks[t])
-            for t in range(times)
-            for target in targets
+        images = [
+            FrameTargets(target.labels, target.masks[t]) for t in range(times) for target in targets
         ]
         stacked = [
             Predictions(*(torch.cat(parts) for parts in zip(*level, strict=True)))
             for level in levels
         ]
         spread = [match for _ in range(times) for match in matches]
-        return set_loss(stacked, pictures, self.recipe.losses, [spread] * len(levels))
+        return set_loss(stacked, images, self.recipe.losses, [spread] * len(levels))
 
     def _reid(
         self,
@@ -183,7 +181,7 @@ class StageModel(nn.Module):
         for frame, decoded in enumerate(frames):
             predictions = Predictions(*(x[clip : clip + 1] for x in decoded.predictions))
             match = assign(
-                match_costs(predictions, target.picture(frame), self.recipe.losses.costs)[0]
+                match_costs(predictions, target.image(frame), self.recipe.losses.costs)[0]
             )
             there = target.present[frame].nonzero()[:, 0]
             queries[frame, there[match.instances]] = match.queries

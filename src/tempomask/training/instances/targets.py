@@ -21,13 +21,13 @@ class ClipTargets(NamedTuple):
     masks: Tensor
     present: Tensor
 
-    def picture(self, frame: int) -> PictureTargets:
+    def image(self, frame: int) -> FrameTargets:
         """What is to be found on one frame."""
         present = self.present[frame]
-        return PictureTargets(self.labels[present], self.masks[frame, present])
+        return FrameTargets(self.labels[present], self.masks[frame, present])
 
 
-class PictureTargets(NamedTuple):
+class FrameTargets(NamedTuple):
     """labels (N,), masks (N, S, S) float 0 or 1."""
 
     labels: Tensor

@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 _WAKE = 0.2
 
 
-class Background(Generic[Item]):
+class WriterThread(Generic[Item]):
     """Call `work` with each submitted item, in a thread, one after the other.
 
     At most `depth` items wait; `submit` waits for room. Once `work` has raised, nothing more is

@@ -10,7 +10,7 @@ import pytest
 # Faults of a round in which blocks of 12 MiB are written and freed, after some rounds.
 SCRIPT = """
 import resource, torch
-from tempomask.engine.kept_memory import keep_freed_memory
+from tempomask.engine.malloc_tuning import keep_freed_memory
 keep_freed_memory()
 for _ in range(5):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
