@@ -29,9 +29,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from tempomask.api import DTypeName, Model, resolve_dtype
+from tempomask.devices import DTypeName, resolve_dtype
 from tempomask.engine import accelerate
-from tempomask.media.atomic import write_json
+from tempomask.files import write_json
+from tempomask.model import Model
 from tempomask.models.config import HieraConfig, segmenter_config
 from tempomask.models.segmenter import Segmenter
 from tempomask.tracking.preprocess import network_input, resize_frame

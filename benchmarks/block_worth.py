@@ -15,7 +15,7 @@ from typing import Any
 from tempomask import load
 from tempomask.adaptation.static import static_blocks
 from tempomask.evaluation.davis import evaluate
-from tempomask.media.atomic import write_json
+from tempomask.files import write_json
 from tempomask.models.encoder import always_on_blocks
 from tempomask.routing.static import StaticPlan
 

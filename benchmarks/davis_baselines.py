@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.data.davis import Davis, DavisSequence
-from tempomask.media.atomic import write_json
+from tempomask.files import write_json
 from tempomask.metrics.region_boundary import RegionBoundary
 
 Labels = NDArray[np.integer]

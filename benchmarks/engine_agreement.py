@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tempomask import Model, Prompt, load
-from tempomask.api import DTypeName, Engine
-from tempomask.media.atomic import write_json
+from tempomask.devices import DTypeName
+from tempomask.files import write_json
+from tempomask.model import Engine
 
 VARIANTS: dict[str, tuple[Engine, DTypeName]] = {
     "plain float32": ("plain", "float32"),

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from frame_profile import memory_of
-from tempomask.api import resolve_dtype
+from tempomask.devices import resolve_dtype
 from tempomask.engine import accelerate
 from tempomask.engine.packed import fast_linear
-from tempomask.media.atomic import write_json
+from tempomask.files import write_json
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.rope import rotate

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from tempomask.api import resolve_dtype
-from tempomask.media.atomic import write_json
+from tempomask.devices import resolve_dtype
+from tempomask.files import write_json
 from trials import Clock, run
 from trials_of_compiling import compiled_trials
 from trials_of_encoder import QUICK, Shapes, encoder_trials

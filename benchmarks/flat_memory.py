@@ -23,9 +23,9 @@ import torch
 from numpy.typing import NDArray
 
 from tempomask import Model, Prompt, load
-from tempomask.api import resolve_dtype
+from tempomask.devices import resolve_dtype
 from tempomask.engine import accelerate
-from tempomask.media.atomic import write_json
+from tempomask.files import write_json
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
 

@@ -26,9 +26,9 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from tempomask.api import resolve_dtype
+from tempomask.devices import resolve_dtype
 from tempomask.engine import accelerate
-from tempomask.media.atomic import write_json
+from tempomask.files import write_json
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import MemoryInputs, Segmenter
 

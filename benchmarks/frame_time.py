@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from tempomask import load
-from tempomask.api import DTypeName, Engine
-from tempomask.media.atomic import write_json
+from tempomask.devices import DTypeName
+from tempomask.files import write_json
+from tempomask.model import Engine
 
 HEIGHT, WIDTH = 480, 854
 # Seven memories are full after this many frames; so many more are timed.

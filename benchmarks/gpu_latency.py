@@ -32,12 +32,12 @@ import torch
 from numpy.typing import NDArray
 
 from against_transformers import Task, randomised, their_model
-from tempomask.api import Model
 from tempomask.engine import accelerate
 from tempomask.engine.compiled import CompiledSegmenter
-from tempomask.media.atomic import write_json
+from tempomask.files import write_json
 from tempomask.metrics.flops import FrameCost, frame_cost
 from tempomask.metrics.synchronisations import Synchronisations
+from tempomask.model import Model
 from tempomask.models.config import (
     HybridConfig,
     MaskDecoderConfig,
@@ -46,12 +46,12 @@ from tempomask.models.config import (
 )
 from tempomask.models.encoder import always_on_blocks
 from tempomask.models.segmenter import Segmenter
+from tempomask.prompts import Prompt
 from tempomask.routing.static import StaticPlan
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.preprocess import network_input, resize_frame
 from tempomask.tracking.session import Session
 from tempomask.tracking.warmup import frames_until_full
-from tempomask.types import Prompt
 
 SIZE = 480, 854
 TINY = SegmenterConfig(

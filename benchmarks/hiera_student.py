@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from tempomask import load
 from tempomask.data.clips import ClipMixture, collate
-from tempomask.media.atomic import make_folder, write_json
+from tempomask.files import make_folder, write_json
 from tempomask.models.config import HieraConfig
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.normalise import normalise

@@ -29,19 +29,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rds_speed import Clock, timed_calls
-from tempomask.api import DTypeName, resolve_device, resolve_dtype
-from tempomask.engine.instances import accelerate_instances
-from tempomask.instances_api import InstanceModel
-from tempomask.media.atomic import make_folder, replacing
+from tempomask.devices import DTypeName, resolve_device, resolve_dtype
+from tempomask.files import make_folder, replacing
+from tempomask.instances.fast import accelerate_instances
+from tempomask.instances.model import InstanceModel
+from tempomask.instances.query_routing import (
+    RUN,
+    FixedLayers,
+    QueryRouterConfig,
+    TemporalQueryRouter,
+)
+from tempomask.instances.session import PROTOCOL, InstanceOptions, InstanceSession
 from tempomask.models.instances.config import InstanceConfig
 from tempomask.models.instances.deformable_attention import sample_grids
 from tempomask.models.instances.pixel_decoder import PixelFeatures
 from tempomask.models.instances.query_decoder import Level, QueryDecoder, QueryRouter
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.ops.position import grid_sine
-from tempomask.routing.query import RUN, FixedLayers, QueryRouterConfig, TemporalQueryRouter
-from tempomask.tracking.instances import PROTOCOL, InstanceOptions, InstanceSession
-from tempomask.weights.instance_zoo import instance_model
+from tempomask.weights.instances.zoo import instance_model
 
 HEIGHT, WIDTH, SHORT_SIDE = 480, 854, 480
 MODELS = ("minvis-r50-ytvis19", "minvis-swin-large-ytvis19", "dvis-plus-r50-ytvis19")

@@ -31,7 +31,7 @@ from engine_agreement import overlap, tracked
 from tempomask import load
 from tempomask.engine import accelerate
 from tempomask.engine.packed import Activation, PackedLinear, can_pack
-from tempomask.media.atomic import write_json
+from tempomask.files import write_json
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
 from trials import Trial, Way, difference, milliseconds, run

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tempomask.media.atomic import write_json
+from tempomask.files import write_json
 from tempomask.metrics.flops import Macs, frame_cost
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter

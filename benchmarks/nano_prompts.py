@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from tempomask import Model, load
 from tempomask.data.scenes import SceneBatch, collate_scenes, validation_scenes
 from tempomask.evaluation.prompts import PromptKind, first_frame_prompts
-from tempomask.media.atomic import write_json
+from tempomask.files import write_json
 from tempomask.models.prompt_encoder import POSITIVE
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.normalise import normalise

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from tempomask.api import Model, resolve_dtype
+from tempomask.devices import resolve_dtype
 from tempomask.engine import accelerate
-from tempomask.media.atomic import write_json
+from tempomask.files import write_json
 from tempomask.metrics.flops import frame_cost
+from tempomask.model import Model
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
 

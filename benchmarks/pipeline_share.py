@@ -18,14 +18,15 @@ from typing import Any
 
 import torch
 
-from tempomask.api import Model, resolve_dtype
-from tempomask.apps.tracking_run import Request, follow
+from tempomask.cli.tracking_run import Request, follow
+from tempomask.devices import resolve_dtype
 from tempomask.engine import accelerate
-from tempomask.media.atomic import write_json
-from tempomask.media.video import open_video
+from tempomask.files import write_json
+from tempomask.io.video import open_video
+from tempomask.model import Model
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
-from tempomask.types import Prompt
+from tempomask.prompts import Prompt
 
 STEPS = ("encode", "attend", "propose", "encode_memory")
 

@@ -23,11 +23,11 @@ import torch
 
 from tempomask import load_propagator
 from tempomask.evaluation.davis import evaluate
-from tempomask.media.atomic import write_json
+from tempomask.files import write_json
 from tempomask.models.dinov3 import DINOV3_SIZES, DINOv3, DINOv3Config
+from tempomask.propagation.session import PropagationConfig, PropagationSession
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
 from tempomask.routing.recurrent import Routing, recurrent_policy
-from tempomask.tracking.label_propagation import PropagationConfig, PropagationSession
 
 HEIGHT, WIDTH = 480, 854
 BUDGET = 0.6

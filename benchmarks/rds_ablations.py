@@ -27,7 +27,7 @@ from tempomask.adaptation.method import Method
 from tempomask.adaptation.rds import RDS, RDSConfig
 from tempomask.evaluation.pareto import Comparison, ComparisonConfig, Point
 from tempomask.evaluation.pareto_summary import Row, differences, rows_of
-from tempomask.media.atomic import make_folder, write_json
+from tempomask.files import make_folder, write_json
 from tempomask.models.encoder import always_on_blocks
 from tempomask.models.segmenter import Segmenter
 from tempomask.reports.canvas import INK, figure_of, save, style

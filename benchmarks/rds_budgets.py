@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tempomask.api import Model, load
 from tempomask.data.davis import Davis, DavisSequence
 from tempomask.evaluation.davis import evaluate
 from tempomask.evaluation.prompts import first_frame_prompts
-from tempomask.media.atomic import make_folder, write_json
+from tempomask.files import make_folder, write_json
+from tempomask.model import Model, load
 from tempomask.models.encoder import always_on_blocks
 from tempomask.reports.canvas import INK, RAN, figure_of, save, style
 from tempomask.routing.budget import smallest_budget

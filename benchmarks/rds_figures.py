@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tempomask.api import Model, load
 from tempomask.data.davis import Davis, DavisSequence
-from tempomask.media.atomic import make_folder, write_json
+from tempomask.files import make_folder, write_json
+from tempomask.model import Model, load
 from tempomask.models.encoder import Policy, always_on_blocks
+from tempomask.prompts import Prompt
 from tempomask.reports.figures import save_block_chart
 from tempomask.reports.routing_figures import (
     save_activation_profiles,
@@ -34,7 +35,6 @@ from tempomask.reports.routing_figures import (
 )
 from tempomask.routing.budget import RecordedRule
 from tempomask.routing.recurrent import RecurrentPolicy, Routing
-from tempomask.types import Prompt
 
 # Images in a strip.
 SHOWN = 6

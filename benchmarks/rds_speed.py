@@ -28,10 +28,11 @@ import torch
 from torch import Tensor, nn
 
 from speed_candidates import METHODS, Candidate, build
-from tempomask.api import DTypeName, Model, resolve_device, resolve_dtype
+from tempomask.devices import DTypeName, resolve_device, resolve_dtype
 from tempomask.engine import accelerate
-from tempomask.media.atomic import make_folder, write_json
+from tempomask.files import make_folder, write_json
 from tempomask.metrics.flops import EncoderMeter, FrameCost, Macs, frame_cost, total
+from tempomask.model import Model
 from tempomask.models.config import segmenter_config
 from tempomask.models.encoder import KeepPlan, Plan, Policy
 from tempomask.models.segmenter import Segmenter
@@ -167,7 +168,7 @@ class Counted:
 
 
 def count(candidate: Candidate, image: Tensor) -> Counted:
-    """Count one pass over a image (1, 3, S, S), on the plain network."""
+    """Count one pass over an image (1, 3, S, S), on the plain network."""
     encoder, side = candidate.segmenter.encoder, image.shape[-1]
     meter, cost = EncoderMeter(encoder), frame_cost(candidate.segmenter)
     masks = torch.randn(1, 1, side // 4, side // 4, device=image.device)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from vos_benchmark.evaluator import Evaluator
 
 from tempomask.data.davis import Davis
-from tempomask.media.atomic import write_json
+from tempomask.files import write_json
 from tempomask.metrics.region_boundary import RegionBoundary
 
 HEIGHT, WIDTH, FRAMES, DELAY, TURNS = 480, 854, 40, 3, 3

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempomask.api import resolve_device, resolve_dtype
+from tempomask.devices import resolve_device, resolve_dtype
 from tempomask.engine import accelerate
-from tempomask.media.atomic import write_json
+from tempomask.files import write_json
 from tempomask.models.config import HIERA_SIZES, segmenter_config
 from tempomask.models.segmenter import Encoded, MemoryInputs, Segmenter
 from tempomask.tracking.batching import ObjectBatcher, Request

@@ -20,10 +20,10 @@ import numpy as np
 from tempomask import load
 from tempomask.data.davis import Davis, DavisSequence
 from tempomask.evaluation.davis import evaluate
-from tempomask.media.atomic import make_folder, write_json
-from tempomask.media.folder import read_image
-from tempomask.media.masks import read_mask, save_png
-from tempomask.media.overlay import (
+from tempomask.files import make_folder, write_json
+from tempomask.io.folder import read_image
+from tempomask.io.masks import read_mask, save_png
+from tempomask.io.overlay import (
     DrawnMasks,
     contact_sheet,
     draw_overlay,

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tempomask.media.atomic import write_json
+from tempomask.files import write_json
 
 LIMIT = 60.0
 

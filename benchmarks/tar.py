@@ -30,21 +30,21 @@ from numpy.typing import NDArray
 from rds_speed import Clock, timed_calls
 from tar_table import markdown
 from tar_variants import VARIANTS, find_weights, train
-from tempomask.api import DTypeName
 from tempomask.data.youtube_vis import VideoEntry, YouTubeVIS
+from tempomask.devices import DTypeName
 from tempomask.evaluation.ap_intervals import Intervals, ap_intervals
 from tempomask.evaluation.layer_changes import FrameChange, layer_changes, rank_correlation
 from tempomask.evaluation.video_instances import InstanceRun
-from tempomask.instances_api import InstanceModel, load_instances
-from tempomask.media.atomic import make_folder, replacing
+from tempomask.files import make_folder, replacing
+from tempomask.instances.model import InstanceModel, load_instances
+from tempomask.instances.query_routing import FixedLayers
 from tempomask.metrics.video_ap import VideoAPResult
 from tempomask.reports.layer_figures import (
     TradeOff,
     save_layer_trade_off,
     save_layers_against_change,
 )
-from tempomask.routing.query import FixedLayers
-from tempomask.tracking.instance_results import InstanceResult
+from tempomask.results import InstanceResult
 
 FIXED = (1, 2, 3, 6)
 BASELINE = "baseline"

@@ -47,7 +47,7 @@ def encoder_trial(shapes: Shapes, dtype: torch.dtype) -> Trial:
 
     return Trial(
         "compiled encoder",
-        f"SAM 2.1-T's encoder, a image of {side} pixels",
+        f"SAM 2.1-T's encoder, an image of {side} pixels",
         {
             "the engine": with_autocast(fast),
             "the plain network": with_autocast(plain),

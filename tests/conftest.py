@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tempomask.media.rle import encode_rle
 from tempomask.models.instances.config import (
     InstanceConfig,
     PixelDecoderConfig,
@@ -20,6 +19,7 @@ from tempomask.models.instances.config import (
     ResNetConfig,
     SwinConfig,
 )
+from tempomask.rle import encode_rle
 
 MakeInstanceConfig = Callable[..., InstanceConfig]
 

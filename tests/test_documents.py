@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from tempomask.apps.cli import app
+from tempomask.cli.main import app
 from tempomask.weights.zoo import MODELS
 
 ROOT = Path(__file__).parent.parent

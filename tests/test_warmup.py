@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tempomask import load
-from tempomask.api import Model
 from tempomask.engine.rotary_block import FastTransformerBlock
 from tempomask.errors import InputError
+from tempomask.model import Model
 from tempomask.models.prompt_encoder import PromptEncoder
 from tempomask.ops import normalise
 from tempomask.ops.position import grid_sine

@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tempomask.api import Model, load
     from tempomask.errors import InputError
-    from tempomask.instances_api import InstanceModel, load_instances
-    from tempomask.propagation_api import Propagator, load_propagator
-    from tempomask.tracking.instance_results import InstanceResult, InstanceSummary
-    from tempomask.types import FrameResult, Prompt
+    from tempomask.instances.model import InstanceModel, load_instances
+    from tempomask.model import Model, load
+    from tempomask.prompts import Prompt
+    from tempomask.propagation.model import Propagator, load_propagator
+    from tempomask.results import FrameResult, InstanceResult, InstanceSummary
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,17 +31,17 @@ __all__ = [
 
 # torch is imported when the first of these is used, not by `import tempomask`.
 _HOMES = {
-    "load": "tempomask.api",
-    "Model": "tempomask.api",
-    "Prompt": "tempomask.types",
-    "FrameResult": "tempomask.types",
+    "load": "tempomask.model",
+    "Model": "tempomask.model",
+    "Prompt": "tempomask.prompts",
+    "FrameResult": "tempomask.results",
     "InputError": "tempomask.errors",
-    "load_instances": "tempomask.instances_api",
-    "InstanceModel": "tempomask.instances_api",
-    "load_propagator": "tempomask.propagation_api",
-    "Propagator": "tempomask.propagation_api",
-    "InstanceResult": "tempomask.tracking.instance_results",
-    "InstanceSummary": "tempomask.tracking.instance_results",
+    "load_instances": "tempomask.instances.model",
+    "InstanceModel": "tempomask.instances.model",
+    "load_propagator": "tempomask.propagation.model",
+    "Propagator": "tempomask.propagation.model",
+    "InstanceResult": "tempomask.results",
+    "InstanceSummary": "tempomask.results",
 }
 
 

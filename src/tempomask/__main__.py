@@ -1,6 +1,6 @@
 """`python -m tempomask`: the command line."""
 
-from tempomask.apps.cli import main
+from tempomask.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

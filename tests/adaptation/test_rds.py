@@ -21,8 +21,8 @@ from tempomask.adaptation.adapter_file import (
 )
 from tempomask.adaptation.method import Export
 from tempomask.adaptation.rds import RDS, AdapterConfig, FullModel, RDSConfig, attach
-from tempomask.api import Model, Routers
 from tempomask.errors import InputError
+from tempomask.model import Model, Routers
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.recurrent import RecurrentPolicy, Routing
 from tempomask.tracking.session import Session

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from tempomask.errors import InputError
+from tempomask.instances.query_routing import QueryRouterConfig, TemporalQueryRouter
 from tempomask.models.instances.segmenter import InstanceSegmenter
-from tempomask.routing.query import QueryRouterConfig, TemporalQueryRouter
-from tempomask.weights.own_instances import RouterWeights, save_instance_segmenter
+from tempomask.weights.instances.own import RouterWeights, save_instance_segmenter
 
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 

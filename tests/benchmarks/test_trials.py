@@ -223,7 +223,7 @@ def test_moving_budgets(run: Any, tmp_path: Path) -> None:
 
 
 def save_pair(root: Path, folders: tuple[str, str], name: str, labels: NDArray[np.uint8]) -> None:
-    """A image of what the labels (H, W) mark, and the labels."""
+    """An image of what the labels (H, W) mark, and the labels."""
     frame = np.stack([30 + 200 * labels, 90 - 60 * labels, 60 + 30 * labels], axis=2)
     for folder, values, ending in zip(folders, (frame, labels), (".jpg", ".png"), strict=True):
         path = root / folder / f"{name}{ending}"

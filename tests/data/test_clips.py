@@ -84,7 +84,7 @@ def test_masks_lie_on_their_bright_objects(training_folder: Path, source: str) -
                 continue
             bright = frame > (frame[mask > 0].mean() + frame[mask == 0].mean()) / 2
             overlap = (bright & (mask > 0)).sum() / (bright | (mask > 0)).sum()
-            # A image's other bright things (its edge mirrored) may come into view.
+            # An image's other bright things (its edge mirrored) may come into view.
             assert overlap > 0.93
             checked += 1
     assert checked > 15

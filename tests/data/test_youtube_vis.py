@@ -16,7 +16,7 @@ from tempomask.data.youtube_vis import YouTubeVIS
 from tempomask.data.youtube_vis_check import check
 from tempomask.data.youtube_vis_clips import VideoInstanceClips
 from tempomask.errors import InputError
-from tempomask.media.rle import encode_rle
+from tempomask.rle import encode_rle
 
 MakeVideoSet = Callable[..., Path]
 Content = dict[str, Any]
@@ -82,7 +82,7 @@ def test_nothing_is_an_empty_mask() -> None:
     [
         ("abc", "must be null"),
         ({"size": [4, 4]}, "must be null"),
-        ({"size": [4, 5], "counts": "0"}, r"mask of \[H, W\] = \[4, 5\] in a image"),
+        ({"size": [4, 5], "counts": "0"}, r"mask of \[H, W\] = \[4, 5\] in an image"),
         ({"size": [4, 4], "counts": 3}, "not text or a list"),
         ({"size": [4, 4], "counts": [3]}, "add up to 3, not to 16"),
         ([[1, 2, 3, 4]], "3 or more points"),

@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tempomask.api import Model
 from tempomask.engine import accelerate
 from tempomask.engine.packed import (
     Activation,
@@ -26,6 +25,7 @@ from tempomask.engine.ragged_windows import attend_ragged, is_ragged
 from tempomask.engine.stem import FusedConvolution, can_fuse
 from tempomask.engine.strips import StripBlock
 from tempomask.errors import InputError
+from tempomask.model import Model
 from tempomask.models.config import (
     HieraConfig,
     HybridConfig,
@@ -38,8 +38,8 @@ from tempomask.models.hiera import Hiera
 from tempomask.models.hybrid import ConvolutionalStem, SameConv2d
 from tempomask.models.segmenter import Decoded, MemoryInputs, Segmenter
 from tempomask.models.windowed_block import WindowedBlock
+from tempomask.prompts import Prompt
 from tempomask.routing.static import StaticPlan
-from tempomask.types import Prompt
 
 SIDE = 128
 HIERA = HieraConfig(

@@ -14,17 +14,17 @@ import torch
 import torch._dynamo as dynamo
 from numpy.typing import NDArray
 
-from tempomask.api import Model
 from tempomask.engine import accelerate
 from tempomask.engine.compiled import CompiledSegmenter, _signature
 from tempomask.errors import InputError
+from tempomask.model import Model
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
+from tempomask.results import FrameResult
 from tempomask.routing.budget import FixedBudget, TopK
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
 from tempomask.routing.recurrent import RecurrentPolicy
 from tempomask.routing.static import StaticPlan
-from tempomask.types import FrameResult
 
 MakeTiny = Callable[..., Segmenter]
 NAMES = ["sam2", "efficienttam-eq6", "nano"]

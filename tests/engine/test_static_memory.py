@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tempomask.api import Model
 from tempomask.engine import accelerate
 from tempomask.errors import InputError
+from tempomask.model import Model
 from tempomask.models.segmenter import Encoded, MemoryInputs, Segmenter
+from tempomask.prompts import Prompt
 from tempomask.tracking.batching import ObjectBatcher, Request
 from tempomask.tracking.memory_bank import Memory, MemoryBank
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.selection import RecentMemories
 from tempomask.tracking.session import Session
-from tempomask.types import Prompt
 
 MakeTiny = Callable[[str], Segmenter]
 Attend = Callable[[Tensor, MemoryInputs | None], Tensor]

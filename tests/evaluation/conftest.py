@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from tempomask.types import FrameResult, Prompt
+from tempomask.prompts import Prompt
+from tempomask.results import FrameResult
 
 HEIGHT, WIDTH = 24, 32
 # Grey value of object k in the frames is k times this.

@@ -7,8 +7,8 @@ import pytest
 
 from tempomask.errors import InputError
 from tempomask.evaluation.ap_intervals import ap_intervals
-from tempomask.media.rle import encode_rle
 from tempomask.metrics.video_ap import PredictedTrack, TrueTrack, VideoAP
+from tempomask.rle import encode_rle
 
 
 def metric(found: list[bool]) -> VideoAP:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tempomask.apps import cli
+from tempomask.cli import main as cli
 from tempomask.errors import InputError
 from tempomask.evaluation.boxes import evaluate_box_files, evaluate_boxes
 

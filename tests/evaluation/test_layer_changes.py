@@ -18,9 +18,9 @@ from tempomask.evaluation.layer_changes import (
     layer_changes,
     rank_correlation,
 )
-from tempomask.instances_api import InstanceModel
+from tempomask.instances.model import InstanceModel
+from tempomask.instances.query_routing import QueryRouterConfig, TemporalQueryRouter
 from tempomask.models.instances.segmenter import InstanceSegmenter
-from tempomask.routing.query import QueryRouterConfig, TemporalQueryRouter
 
 
 def test_change_is_the_mean_squared_difference() -> None:

@@ -15,7 +15,7 @@ from tempomask.evaluation.prompts import (
     error_click,
     first_frame_prompts,
 )
-from tempomask.types import FrameResult
+from tempomask.results import FrameResult
 
 
 def rectangle(y0: int, x0: int, y1: int, x1: int) -> np.ndarray:

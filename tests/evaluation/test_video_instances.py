@@ -19,9 +19,9 @@ from tempomask.evaluation.video_instances import (
     evaluate_instances,
     evaluate_predictions,
 )
-from tempomask.instances_api import InstanceModel
-from tempomask.media.rle import encode_rle
+from tempomask.instances.model import InstanceModel
 from tempomask.models.instances.segmenter import InstanceSegmenter
+from tempomask.rle import encode_rle
 
 MakeVideoSet = Callable[..., Path]
 MakeInstanceConfig = Callable[..., Any]

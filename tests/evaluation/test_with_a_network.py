@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from tempomask.api import Model
 from tempomask.errors import InputError
 from tempomask.evaluation.davis import evaluate, evaluate_masks
-from tempomask.media.masks import read_mask
+from tempomask.io.masks import read_mask
+from tempomask.model import Model
 from tempomask.models.config import (
     HybridConfig,
     MaskDecoderConfig,
@@ -21,8 +21,8 @@ from tempomask.models.config import (
     SegmenterConfig,
 )
 from tempomask.models.segmenter import Segmenter
+from tempomask.prompts import Prompt
 from tempomask.routing.static import StaticPlan
-from tempomask.types import Prompt
 
 CONFIG = SegmenterConfig(
     name="toy",

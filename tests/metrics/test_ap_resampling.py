@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tempomask.errors import InputError
-from tempomask.media.rle import encode_rle
 from tempomask.metrics.ap_resampling import Resampler
 from tempomask.metrics.video_ap import PredictedTrack, TrueTrack, VideoAP
+from tempomask.rle import encode_rle
 
 Video = tuple[list[TrueTrack], list[PredictedTrack]]
 CLASSES = (1, 2, 3)

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tempomask.errors import InputError
-from tempomask.media.rle import decode_rle, encode_rle
 from tempomask.metrics.tube_overlap import tube_areas, tube_overlaps
 from tempomask.metrics.video_ap import (
     AREA_RANGES,
@@ -23,6 +22,7 @@ from tempomask.metrics.video_ap import (
     TrueTrack,
     VideoAP,
 )
+from tempomask.rle import decode_rle, encode_rle
 
 Videos = list[tuple[list[TrueTrack], list[PredictedTrack]]]
 

@@ -15,8 +15,12 @@ from torch import Tensor
 
 from tempomask.models.instances.config import InstanceConfig
 from tempomask.models.instances.segmenter import InstanceSegmenter
-from tempomask.weights.instances import load_instance_segmenter
-from tempomask.weights.mask2former import detectron2_layout, published, transformers_layout
+from tempomask.weights.instances.loading import load_instance_segmenter
+from tempomask.weights.instances.mask2former import (
+    detectron2_layout,
+    published,
+    transformers_layout,
+)
 
 transformers = pytest.importorskip("transformers")
 

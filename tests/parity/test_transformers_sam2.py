@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tempomask.api import Model
+from tempomask.model import Model
 from tempomask.models.segmenter import ABSENT_LOGIT, MemoryInputs, Segmenter
 from tempomask.ops.position import grid_sine
+from tempomask.prompts import Prompt
 from tempomask.tracking.preprocess import network_input, resize_frame
-from tempomask.types import Prompt
 from tempomask.weights import load_segmenter, to_transformers
 
 transformers = pytest.importorskip("transformers")

@@ -76,7 +76,7 @@ def test_a_tint_keeps_the_background_and_mixes_the_object() -> None:
         (lambda p: save_frame_strip(p, [], [], [], np.zeros((0, 7))), "as many frames"),
         (
             lambda p: save_frame_strip(p, range(5), FRAMES, [m[:5] for m in MASKS], BLOCKS),
-            "does not fit a image",
+            "does not fit an image",
         ),
     ],
 )

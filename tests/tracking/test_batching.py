@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from tempomask.prompts import Prompt
 from tempomask.tracking.batching import Request
 from tempomask.tracking.objects import Clicks
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.session import Session
 from tempomask.tracking.state import VideoState
-from tempomask.types import Prompt
 
 NETWORKS = ["segmenter", "segmenter_with_image_keys", "segmenter_without_pointer_time"]
 FIRST = {1: 0, 2: 3, 3: 5}

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tempomask.prompts import Prompt
 from tempomask.tracking.objects import Clicks, network_mask
-from tempomask.types import Prompt
 
 SIZE, SIDE = (50, 100), 64
 

@@ -16,13 +16,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from tempomask.compat.sam2 import VideoPredictor
 from tempomask.models.segmenter import Encoded, MemoryInputs, Segmenter
 from tempomask.ops.normalise import normalise
-from tempomask.sam2_api import VideoPredictor
+from tempomask.prompts import Prompt
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.propagate import track
 from tempomask.tracking.session import Session
-from tempomask.types import Prompt
 
 
 @dataclass

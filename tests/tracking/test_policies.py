@@ -13,13 +13,14 @@ from torch import Tensor
 
 from tempomask.models.encoder import KeepPlan, Plan
 from tempomask.models.segmenter import Segmenter
+from tempomask.prompts import Prompt
+from tempomask.results import FrameResult
 from tempomask.routing.budget import FixedBudget, TopK
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
 from tempomask.routing.recurrent import RecurrentPolicy
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.propagate import track
 from tempomask.tracking.session import Session
-from tempomask.types import FrameResult, Prompt
 
 Clip = Callable[..., list[NDArray[np.uint8]]]
 HEIGHT, WIDTH = 48, 80

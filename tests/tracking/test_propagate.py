@@ -12,10 +12,10 @@ import pytest
 
 from tempomask.errors import InputError
 from tempomask.models.segmenter import Segmenter
+from tempomask.prompts import Prompt
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.propagate import Direction, track
 from tempomask.tracking.session import Session
-from tempomask.types import Prompt
 
 MASK = np.zeros((48, 80), dtype=bool)
 MASK[8:22, 5:21] = True

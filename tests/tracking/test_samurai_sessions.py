@@ -15,6 +15,7 @@ from tempomask.errors import InputError
 from tempomask.models.config import HieraConfig, Pooling, SegmenterConfig, ViTConfig
 from tempomask.models.encoder import KeepPlan
 from tempomask.models.segmenter import Segmenter
+from tempomask.prompts import Prompt
 from tempomask.tracking.kalman import Box
 from tempomask.tracking.options import TrackingOptions, tracking_options
 from tempomask.tracking.propagate import track
@@ -22,7 +23,6 @@ from tempomask.tracking.samurai import (
     SamuraiConfig,
 )
 from tempomask.tracking.session import Session
-from tempomask.types import Prompt
 
 Frames = Callable[..., list[NDArray[np.uint8]]]
 SAMURAI = TrackingOptions(memory="samurai")

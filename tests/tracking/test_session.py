@@ -11,9 +11,10 @@ import torch
 
 from tempomask.errors import InputError
 from tempomask.models.segmenter import Segmenter
+from tempomask.prompts import Prompt
+from tempomask.results import FrameResult
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.session import Session
-from tempomask.types import FrameResult, Prompt
 
 MASK = np.zeros((48, 80), dtype=bool)
 MASK[8:22, 5:21] = True

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tempomask.results import FrameResult
 from tempomask.tracking.spool import ResultSpool, merged, select_objects
-from tempomask.types import FrameResult
 
 
 def result(ids: tuple[int, ...], seed: int = 0) -> FrameResult:

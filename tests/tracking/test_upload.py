@@ -15,11 +15,12 @@ from torch import Tensor
 from tempomask.errors import InputError
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.transfer import waits_for_now
+from tempomask.prompts import Prompt
+from tempomask.results import FrameResult
 from tempomask.tracking.frames import FrameStore
 from tempomask.tracking.propagate import FrameSource, track
 from tempomask.tracking.session import Session
 from tempomask.tracking.upload import PinnedRing, PreparedFrame, pinned_ring, prepared_ahead
-from tempomask.types import FrameResult, Prompt
 
 Clip = Callable[..., list[NDArray[np.uint8]]]
 

@@ -18,10 +18,10 @@ from torch.utils.data import Dataset
 
 from tempomask.data.instance_clip import InstanceClip
 from tempomask.errors import InputError
+from tempomask.instances.query_routing import QueryRouterConfig
 from tempomask.models.instances.config import InstanceConfig
 from tempomask.models.instances.query_decoder import Predictions
 from tempomask.models.instances.segmenter import InstanceSegmenter
-from tempomask.routing.query import QueryRouterConfig
 from tempomask.training.checkpoint import save_checkpoint
 from tempomask.training.instances import loop
 from tempomask.training.instances.loop import (
@@ -47,7 +47,7 @@ from tempomask.training.instances.mixture import ClipMixture
 from tempomask.training.instances.noise import WeightedAverageNoise, mixture
 from tempomask.training.instances.recipe import RECIPES, InstanceRecipe, instance_recipe
 from tempomask.training.instances.targets import ClipTargets, FrameTargets, collate
-from tempomask.weights.instances import load_instance_segmenter
+from tempomask.weights.instances.loading import load_instance_segmenter
 
 pytest.importorskip("accelerate")
 MakeConfig = Callable[..., InstanceConfig]

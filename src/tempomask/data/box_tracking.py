@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.errors import InputError, unknown_name
-from tempomask.media.folder import image_size, list_images, natural_key, read_image
-from tempomask.types import Size
+from tempomask.frames import Size
+from tempomask.io.folder import image_size, list_images, natural_key, read_image
 
 Layout = Literal["lasot", "got10k", "otb"]
 LAYOUTS: tuple[Layout, ...] = ("lasot", "got10k", "otb")

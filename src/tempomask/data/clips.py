@@ -151,7 +151,7 @@ class ClipMixture(Dataset[Clip]):
         return self._composed(rng, self.library.any_image(rng), present, "paste")
 
     def regions(self, rng: np.random.Generator) -> Clip | None:
-        """A region of a image, moved with the image, or cut out and pasted on another one."""
+        """A region of an image, moved with the image, or cut out and pasted on another one."""
         region = self.library.region(rng)
         if region is None:
             return None
@@ -173,7 +173,7 @@ class ClipMixture(Dataset[Clip]):
         return Clip(vary_colour(rng, frames), masks, source)
 
     def _stage(self, rng: np.random.Generator, image: ImageArray | None = None) -> Stage:
-        """A random aspect; if a image is given, nearer to its own, to show more of it."""
+        """A random aspect; if an image is given, nearer to its own, to show more of it."""
         aspect = np.log(ASPECTS[rng.integers(len(ASPECTS))]) + rng.normal() * 0.1
         if image is not None:
             own = np.log(image.shape[1] / image.shape[0])

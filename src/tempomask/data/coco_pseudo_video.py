@@ -23,8 +23,8 @@ from tempomask.data.motion import Matrix, Placement, Stage, affine_path, keep_in
 from tempomask.data.segmentations import mask_of
 from tempomask.data.youtube_vis_clips import instances_in_view
 from tempomask.errors import InputError
-from tempomask.media.folder import read_image
-from tempomask.types import Size
+from tempomask.frames import Size
+from tempomask.io.folder import read_image
 
 ATTEMPTS = 10
 
@@ -56,7 +56,7 @@ class CocoPseudoVideos(Dataset[InstanceClip]):
     classes: names that labels point to, such as those of YouTube-VIS: instances of other classes
         are left out, and images without any; None takes COCO's own.
     image_size: side S. num_frames: T. motion: strength of the camera's motion between frames.
-    length: what len() says, None for one clip a image; larger indices give further clips.
+    length: what len() says, None for one clip an image; larger indices give further clips.
 
     Raises InputError for a file in another format, and if no image has an instance of a class.
     """
@@ -126,7 +126,7 @@ class CocoPseudoVideos(Dataset[InstanceClip]):
         return instances_in_view(frames, shown, labels)
 
     def _camera(self, rng: np.random.Generator, size: Size) -> list[Matrix]:
-        """T views of a image (H, W) that stay inside it."""
+        """T views of an image (H, W) that stay inside it."""
         height, width = size
         stage = Stage.plain(self.side, self.side)
         place = Placement(

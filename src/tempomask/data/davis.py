@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.errors import InputError, unknown_name
-from tempomask.media.folder import (
+from tempomask.frames import Size
+from tempomask.io.folder import (
     PICTURE_SUFFIXES,
     image_size,
     list_images,
@@ -24,8 +25,7 @@ from tempomask.media.folder import (
     read_image,
     unreadable,
 )
-from tempomask.media.masks import read_mask
-from tempomask.types import Size
+from tempomask.io.masks import read_mask
 
 RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
 # Looked for in this order when no split is named. DAVIS 2016 came with its lists in 480p/.

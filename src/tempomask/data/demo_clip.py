@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tempomask.data.motion import ImageArray, warp
 from tempomask.data.stills import Cutout
-from tempomask.media.atomic import make_folder, replacing
+from tempomask.files import make_folder, replacing
 
 if TYPE_CHECKING:
     import cv2

@@ -60,7 +60,7 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a image lands: its `anchor` goes to `target` on the stage, scaled, maybe mirrored.
+    """Where an image lands: its `anchor` goes to `target` on the stage, scaled, maybe mirrored.
 
     frame: the frame at which it is there.
     """
@@ -108,7 +108,7 @@ def affine_path(
 def keep_inside(
     path: Sequence[Matrix], image: tuple[int, ...], stage: Stage, slack: float = 0.03
 ) -> list[Matrix]:
-    """The path of a camera over a image (h, w, ..), magnified and shifted to show no outside.
+    """The path of a camera over an image (h, w, ..), magnified and shifted to show no outside.
 
     slack: share of the stage that may still lie outside, so that motion is less constrained.
     """
@@ -154,7 +154,7 @@ def warp(
     empty_border: bool = False,
     origin: tuple[int, int] = (0, 0),
 ) -> ImageArray:
-    """A image (h, w) or (h, w, 3) under an affine map and a displacement, bilinearly.
+    """An image (h, w) or (h, w, 3) under an affine map and a displacement, bilinearly.
 
     Beyond its edge the image is mirrored, or 0 with empty_border.
     matrix: from the image to the output; origin: the output's pixel that comes out at (0, 0).

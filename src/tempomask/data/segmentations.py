@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.errors import InputError
-from tempomask.media.rle import RLE, decode_rle
-from tempomask.types import Size
+from tempomask.frames import Size
+from tempomask.rle import RLE, decode_rle
 
 
 def mask_of(segmentation: Any, size: Size) -> NDArray[np.bool_]:
@@ -20,7 +20,7 @@ def mask_of(segmentation: Any, size: Size) -> NDArray[np.bool_]:
 
 
 def as_rle(segmentation: Any, size: Size) -> RLE | None:
-    """The run-length encoding of a segmentation in a image of size (H, W); None stays None.
+    """The run-length encoding of a segmentation in an image of size (H, W); None stays None.
 
     segmentation: {size, counts} with counts as text or as a list; polygons, a list of lists of
         x, y, x, y ...; or None (also an empty list) where the object is not seen.
@@ -43,7 +43,7 @@ def as_rle(segmentation: Any, size: Size) -> RLE | None:
         )
     if not isinstance(found, (list, tuple)) or tuple(found) != tuple(size):
         raise InputError(
-            f"a mask of [H, W] = {_short(found)} in a image of [H, W] = {list(size)};"
+            f"a mask of [H, W] = {_short(found)} in an image of [H, W] = {list(size)};"
             " masks must have the image's size"
         )
     return cast(RLE, segmentation)

@@ -34,7 +34,7 @@ LEAST_AREA = 0.0005
 
 
 class Cutout(NamedTuple):
-    """A image (h, w, 3) uint8 RGB and the mask (h, w) of zeros and ones of one object in it."""
+    """An image (h, w, 3) uint8 RGB and the mask (h, w) of zeros and ones of one object in it."""
 
     image: ImageArray
     mask: ImageArray
@@ -106,7 +106,7 @@ class ImageLibrary:
         return images[rng.integers(len(images))]
 
     def any_image(self, rng: np.random.Generator) -> ImageArray:
-        """A image to move things over: BSDS most often, a DAVIS frame or another still."""
+        """An image to move things over: BSDS most often, a DAVIS frame or another still."""
         choice = rng.random()
         if choice < 0.35:
             return self.image(self.davis_frame(rng))

@@ -94,7 +94,7 @@ def compose(
 def moving_image(
     rng: np.random.Generator, image: ImageArray, length: int, stage: Stage, motion: Motion
 ) -> ImageArray:
-    """Frames (T, H, W, 3) of a camera that moves over a image (h, w, 3) and stays inside it."""
+    """Frames (T, H, W, 3) of a camera that moves over an image (h, w, 3) and stays inside it."""
     height, width = image.shape[:2]
     place = Placement(
         anchor=(width * rng.uniform(0.3, 0.7), height * rng.uniform(0.3, 0.7)),

@@ -31,9 +31,9 @@ from tempomask.data.video_instances import (
     seen_ids,
 )
 from tempomask.errors import InputError
-from tempomask.media.atomic import make_folder, part_path, replacing, write_errors
-from tempomask.media.rle import encode_rle
-from tempomask.types import Size
+from tempomask.files import make_folder, part_path, replacing, write_errors
+from tempomask.frames import Size
+from tempomask.rle import encode_rle
 
 # Called with the number of videos made, and the number of all.
 Progress = Callable[[int, int], None]

@@ -88,7 +88,7 @@ class InstanceImages:
         self._read: dict[Path, ImageArray] = {}
 
     def background(self, rng: np.random.Generator) -> ImageArray:
-        """A image (h, w, 3) without people and horses."""
+        """An image (h, w, 3) without people and horses."""
         return self._image(self.scenery[rng.integers(len(self.scenery))].image)
 
     def cutout(self, rng: np.random.Generator, category: str) -> Cutout | None:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from tempomask.data.segmentations import as_rle, mask_of
 from tempomask.errors import InputError
-from tempomask.media.folder import read_image
-from tempomask.media.rle import RLE
-from tempomask.types import Size
+from tempomask.frames import Size
+from tempomask.io.folder import read_image
+from tempomask.rle import RLE
 
 Part = dict[str, Any]
 # Keys that every entry of a part of the file must have.

@@ -15,7 +15,7 @@ from tempomask.data.youtube_vis import (
     structure_problems,
 )
 from tempomask.errors import InputError
-from tempomask.media.folder import image_size, read_image
+from tempomask.io.folder import image_size, read_image
 
 # Areas in the file may differ from the masks' by this share: polygons are measured in other ways.
 AREA_SLACK = 0.05
@@ -70,7 +70,7 @@ def _image_problems(dataset: YouTubeVIS, video: VideoEntry, decode: bool) -> Ite
     for name in missing:
         yield f"video {video.id}: no image {dataset.images / name}"
     if len(set(video.file_names)) < len(video):
-        yield f"video {video.id} names a image more than once"
+        yield f"video {video.id} names an image more than once"
     for index, name in enumerate(video.file_names):
         if name in missing:
             continue

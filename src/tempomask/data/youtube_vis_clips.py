@@ -14,7 +14,7 @@ from tempomask.data.colour import ColourJitter, vary_colour
 from tempomask.data.instance_clip import InstanceClip
 from tempomask.data.youtube_vis import VideoEntry, YouTubeVIS
 from tempomask.errors import InputError
-from tempomask.types import Size
+from tempomask.frames import Size
 
 # Share of clips that show the whole frame; the others are cropped to a square of this share, at
 # least, of its shorter side.
@@ -25,7 +25,7 @@ ATTEMPTS = 10
 
 
 class View(NamedTuple):
-    """A part of a image (x, y, width, height) shown at the top left of a square at `scale`."""
+    """A part of an image (x, y, width, height) shown at the top left of a square at `scale`."""
 
     part: tuple[int, int, int, int]
     scale: float
@@ -36,7 +36,7 @@ class VideoInstanceClips(Dataset[InstanceClip]):
     """Clips of T frames from annotated videos; clip i depends on the seed and i alone.
 
     dataset: with annotations; groups (crowds) are left out. image_size: side S of the square
-    frames; what a image does not fill stays black, below or right of it, as at inference.
+    frames; what an image does not fill stays black, below or right of it, as at inference.
     num_frames: of a clip. window: they lie among so many consecutive frames; None for adjacent
     ones. length: what len() says, None for one clip a video; larger indices give further clips.
     augment: random crops, mirroring and colours; else the whole frame as it is.
@@ -132,7 +132,7 @@ def instances_in_view(
 
 
 def whole_view(size: Size, side: int) -> View:
-    """All of a image (H, W), its longer side as long as the square's."""
+    """All of an image (H, W), its longer side as long as the square's."""
     return View((0, 0, size[1], size[0]), side / max(size), mirrored=False)
 
 
@@ -148,7 +148,7 @@ def random_view(rng: np.random.Generator, size: Size, side: int) -> View:
 
 
 def show(image: NDArray[np.uint8], view: View, side: int) -> NDArray[np.uint8]:
-    """A image (H, W, 3) in a view, (S, S, 3); black where the view ends."""
+    """An image (H, W, 3) in a view, (S, S, 3); black where the view ends."""
     shown = np.zeros((side, side, 3), dtype=np.uint8)
     resized = _resized(image, view, side)
     shown[: resized.shape[0], : resized.shape[1]] = resized

@@ -1,6 +1,6 @@
 """Runs a windowed block strip by strip, so that what lies between its layers stays in the cache.
 
-At stride 4 a image of 1024 pixels has 65,536 tokens: its queries, keys and values fill 40 MB,
+At stride 4 an image of 1024 pixels has 65,536 tokens: its queries, keys and values fill 40 MB,
 the hidden layer of its MLP 50 MB, and all of it would go to memory and back between any two layers.
 Windows do not see each other and the MLP sees one token at a time, so only the order changes.
 """

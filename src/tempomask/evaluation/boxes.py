@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tempomask.api import Model
 from tempomask.data.box_tracking import BoxSequence, BoxTrackingData, Layout, read_boxes
 from tempomask.errors import InputError
 from tempomask.evaluation.settings import model_settings
-from tempomask.media.atomic import make_folder, replacing, write_errors, write_json
-from tempomask.media.exports import box_line
+from tempomask.files import make_folder, replacing, write_errors, write_json
+from tempomask.io.exports import box_line
 from tempomask.metrics.boxes import PROTOCOLS, BoxMetric, BoxResult
+from tempomask.model import Model
 from tempomask.models.encoder import Policy
-from tempomask.types import Prompt
+from tempomask.prompts import Prompt
 
 # Called with the sequence, the number of its frames that are done, and the number of all of them.
 Progress = Callable[[str, int, int], None]

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from tempomask.adaptation.adapter_file import change_settings, read_adapter
-from tempomask.api import Model
 from tempomask.data.davis import Davis, DavisSequence
 from tempomask.errors import InputError
 from tempomask.evaluation.prompts import first_frame_prompts
+from tempomask.model import Model
 from tempomask.routing.budget import (
     FixedBudget,
     RecordedRule,

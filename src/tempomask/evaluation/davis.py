@@ -13,7 +13,6 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tempomask.api import Model
 from tempomask.data.davis import Davis, DavisSequence
 from tempomask.errors import InputError
 from tempomask.evaluation.prompts import (
@@ -31,13 +30,14 @@ from tempomask.evaluation.summary import (
     write_results,
     write_summary,
 )
-from tempomask.media.atomic import make_folder, write_errors
-from tempomask.media.masks import read_mask, write_label_png
+from tempomask.files import make_folder, write_errors
+from tempomask.io.masks import read_mask, write_label_png
 from tempomask.metrics.region_boundary import RegionBoundary
+from tempomask.model import Model
 from tempomask.models.encoder import Policy
-from tempomask.propagation_api import Propagator
+from tempomask.propagation.model import Propagator
+from tempomask.results import FrameResult
 from tempomask.tracking.session import Session
-from tempomask.types import FrameResult
 
 __all__ = ["EvaluationSummary", "Progress", "SequenceScore", "evaluate", "evaluate_masks"]
 

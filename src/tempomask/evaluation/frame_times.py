@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tempomask.api import Model
+from tempomask.model import Model
+from tempomask.prompts import Prompt
 from tempomask.routing.recurrent import Routing
-from tempomask.types import Prompt
 
 # Frames that warm up, until the memories are full.
 WARM_UP = 9

@@ -15,7 +15,7 @@ from typing import Any
 from tempomask.data.segmentations import as_rle
 from tempomask.data.youtube_vis import VideoEntry, YouTubeVIS
 from tempomask.errors import InputError
-from tempomask.media.atomic import replacing, write_errors
+from tempomask.files import replacing, write_errors
 from tempomask.metrics.video_ap import PredictedTrack
 
 Row = dict[str, Any]

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from tempomask.data.youtube_vis import VideoEntry, YouTubeVIS
 from tempomask.errors import InputError
 from tempomask.evaluation.bootstrap import interval
-from tempomask.instances_api import InstanceModel
+from tempomask.instances.model import InstanceModel
 
 ROUNDS = 2000
 

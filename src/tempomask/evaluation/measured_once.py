@@ -16,7 +16,7 @@ import torch
 
 from tempomask.adaptation.adapter_file import base_sample
 from tempomask.adaptation.method import ClipOutputs, Export, Measure, Method, Prepared, Replay
-from tempomask.media.atomic import make_folder, write_json
+from tempomask.files import make_folder, write_json
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.static import StaticPlan

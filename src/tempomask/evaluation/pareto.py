@@ -25,18 +25,19 @@ from tempomask.adaptation.adapter_file import base_sample
 from tempomask.adaptation.method import Method
 from tempomask.adaptation.methods import build_method, check_method_budget
 from tempomask.adaptation.rds import AdapterConfig, RDSConfig
-from tempomask.api import DTypeName, Engine, Model, load
 from tempomask.data.davis import Davis, DavisSequence
+from tempomask.devices import DTypeName
 from tempomask.errors import InputError, check_share
 from tempomask.evaluation.davis import evaluate
 from tempomask.evaluation.frame_times import WARM_UP, frame_seconds, median_seconds
 from tempomask.evaluation.measured_once import MeasuredOnce
-from tempomask.media.atomic import make_folder, write_json
+from tempomask.files import make_folder, write_json
 from tempomask.metrics.flops import EncoderMeter, Macs, frame_cost
+from tempomask.model import Engine, Model, load
 from tempomask.models.segmenter import Segmenter
+from tempomask.prompts import Prompt
 from tempomask.training.adapt import AdaptRecipe, phases, start_adaptation
 from tempomask.training.adaptation_data import training_sequences
-from tempomask.types import Prompt
 from tempomask.weights import load_segmenter
 
 # As in the paper's Table 9; SlimSAM's ratios there are ninths, ours are the same as for the others.

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from tempomask.api import Model
 from tempomask.errors import InputError
 from tempomask.evaluation.frame_times import ROUNDS, PairedTimes, median_seconds, paired_times
 from tempomask.evaluation.pareto import Comparison, Progress, first_object, timed_frames
-from tempomask.media.atomic import write_json
+from tempomask.files import write_json
+from tempomask.model import Model
 
 FILE = "times.json"
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tempomask.errors import InputError
+from tempomask.prompts import Prompt
+from tempomask.results import FrameResult
 from tempomask.tracking.session import Session
-from tempomask.types import FrameResult, Prompt
 
 PromptKind = Literal["mask", "box", "click", "3clicks", "5clicks"]
 CLICKS = {"click": 1, "3clicks": 3, "5clicks": 5}

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from tempomask.api import Model
-from tempomask.propagation_api import Propagator
+from tempomask.model import Model
+from tempomask.propagation.model import Propagator
 
 
 def model_settings(model: Model | Propagator) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tempomask.errors import InputError
-from tempomask.media.atomic import replacing, write_errors, write_json
+from tempomask.files import replacing, write_errors, write_json
 from tempomask.metrics.region_boundary import ObjectScore, RegionBoundaryResult
 
 

@@ -25,11 +25,11 @@ from tempomask.evaluation.instance_predictions import (
     write_predictions,
 )
 from tempomask.evaluation.settings import computation
-from tempomask.instances_api import InstanceModel
-from tempomask.media.atomic import make_folder, replacing, write_errors, write_json
-from tempomask.media.rle import RLE, encode_rle
+from tempomask.files import make_folder, replacing, write_errors, write_json
+from tempomask.instances.model import InstanceModel
 from tempomask.metrics.video_ap import PredictedTrack, TrueTrack, VideoAP, VideoAPResult
-from tempomask.tracking.instance_results import InstanceResult
+from tempomask.results import InstanceResult
+from tempomask.rle import RLE, encode_rle
 
 # Called with the video, the number of its frames that are done, and the number of all of them.
 Progress = Callable[[str, int, int], None]

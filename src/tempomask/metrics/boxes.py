@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tempomask.errors import InputError
-from tempomask.types import Size
+from tempomask.frames import Size
 
 Floats = NDArray[np.float64]
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.errors import InputError
-from tempomask.media.rle import RLE, run_lengths
+from tempomask.rle import RLE, run_lengths
 
 Tube = Sequence[RLE | None]
 Floats = NDArray[np.float64]

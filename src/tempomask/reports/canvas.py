@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tempomask.media.atomic import replacing, write_errors
+from tempomask.files import replacing, write_errors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tempomask.errors import InputError
-from tempomask.media.journal import FrameRecord
-from tempomask.media.overlay import object_color
+from tempomask.io.journal import FrameRecord
+from tempomask.io.overlay import object_color
 from tempomask.reports.canvas import INK, RAN, SKIPPED, block_ticks, figure_of, save, style
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def save_run_chart(
 ) -> None:
     """A PNG with three charts over the frames: blocks that ran, object scores, object areas.
 
-    records: as from `media.journal.Journal.records`. names: of objects by id, for the legend.
+    records: as from `io.journal.Journal.records`. names: of objects by id, for the legend.
     Raises InputError without frames, or if the file cannot be written.
     """
     listed = list(records)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tempomask.errors import InputError
-from tempomask.media.overlay import object_color
+from tempomask.io.overlay import object_color
 from tempomask.reports.canvas import INK, RAN, SKIPPED, block_ticks, figure_of, save, scale, style
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ALWAYS = "#17406d"
 # Weight of the mask's colour over the image.
 TINT = 0.55
-STRIP_WIDTH = 1.6  # inches a image
+STRIP_WIDTH = 1.6  # inches an image
 
 
 def save_activation_profiles(
@@ -166,7 +166,7 @@ def tinted(frame: NDArray[np.uint8], labels: ArrayLike) -> NDArray[np.uint8]:
     """The image with every object in its colour. InputError for a mask of another size."""
     ids = np.asarray(labels)
     if ids.shape != frame.shape[:2]:
-        raise InputError(f"a mask {ids.shape} does not fit a image {frame.shape[:2]}")
+        raise InputError(f"a mask {ids.shape} does not fit an image {frame.shape[:2]}")
     shown = frame.astype(np.float64)
     for object_id in np.unique(ids[ids > 0]):
         inside = ids == object_id

@@ -127,7 +127,7 @@ class RecurrentPolicy:
         probabilities = self.router(embedding, masks).sigmoid()
         # The one synchronisation of a plan: everything after it is decided on the host.
         host = torch.cat([probabilities, valid[:, None].to(probabilities.dtype)], dim=1).cpu()
-        # NaN is the answer to a image whose embedding is not finite.
+        # NaN is the answer to an image whose embedding is not finite.
         usable = (host[:, -1] > 0) & host.isfinite().all(dim=1)
         rows = zip(host[:, :-1], usable.tolist(), strict=True)
         keep = [self._choose(row) if used else everything for row, used in rows]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempomask.types import OVERLAP_LOGIT
+from tempomask.results import OVERLAP_LOGIT
 
 # The logit that a filled hole gets.
 FILLED_LOGIT = 0.1

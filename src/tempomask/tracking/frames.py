@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tempomask.errors import InputError
+from tempomask.frames import Size
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Encoded, Segmenter
 from tempomask.ops.normalise import normalise
 from tempomask.tracking.preprocess import Resize, check_frame, network_input, resize_frame
 from tempomask.tracking.upload import Arrival, PreparedFrame, pinned_ring
-from tempomask.types import Size
 
 AnyFrame = NDArray[np.uint8] | PreparedFrame
 

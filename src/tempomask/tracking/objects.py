@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from tempomask.frames import Size
 from tempomask.ops.transfer import to_device
+from tempomask.prompts import Prompt
 from tempomask.tracking.memory_bank import Memory, MemoryBank
 from tempomask.tracking.samurai import Motion
-from tempomask.types import Prompt, Size
 
 # Labels of the two leading points that stand for a box.
 BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 2, 3

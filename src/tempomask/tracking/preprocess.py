@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from tempomask.frames import checked_frame
 from tempomask.ops.normalise import normalise
 from tempomask.ops.transfer import to_device
-from tempomask.types import checked_frame
 
 Resize = Literal["bicubic", "bilinear"]
 

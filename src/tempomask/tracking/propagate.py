@@ -13,13 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from tempomask.errors import InputError
+from tempomask.frames import Size, is_whole
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
+from tempomask.prompts import Prompt, check_given
+from tempomask.results import FrameResult
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.session import Session
 from tempomask.tracking.spool import ResultSpool, merged, select_objects
 from tempomask.tracking.upload import prepared_ahead
-from tempomask.types import FrameResult, Prompt, Size, check_given, is_whole
 
 Direction = Literal["forward", "backward", "both"]
 IndexedFrames = Iterator[tuple[int, NDArray[np.uint8]]]
@@ -28,7 +30,7 @@ Results = Generator[FrameResult, None, None]
 
 @runtime_checkable
 class FrameSource(Protocol):
-    """What tracking needs of a video; `tempomask.media.video.Video` is one.
+    """What tracking needs of a video; `tempomask.io.video.Video` is one.
 
     size: (H, W). num_frames: None when unknown. seekable: whether frames can be read in any order.
     """

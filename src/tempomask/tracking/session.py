@@ -12,15 +12,17 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from tempomask.errors import InputError
+from tempomask.frames import Size
 from tempomask.models.encoder import Policy, VideoPolicy, reads_results
 from tempomask.models.segmenter import Segmenter
+from tempomask.prompts import Prompt, check_given
+from tempomask.results import FrameResult
 from tempomask.tracking.frames import size_of
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.samurai import MotionAwareMemories, MotionChooser
 from tempomask.tracking.selection import MemorySelector, RecentMemories
 from tempomask.tracking.state import VideoState
 from tempomask.tracking.upload import PreparedFrame
-from tempomask.types import FrameResult, Prompt, Size, check_given
 
 NO_SCORES = np.zeros(0, dtype=np.float32)
 

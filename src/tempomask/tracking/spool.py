@@ -10,7 +10,7 @@ from types import TracebackType
 
 import numpy as np
 
-from tempomask.types import FrameResult
+from tempomask.results import FrameResult
 
 
 def select_objects(result: FrameResult, object_ids: Sequence[int]) -> FrameResult:

@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 
 from tempomask.errors import InputError
+from tempomask.frames import Size
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.transfer import waits_for_now
+from tempomask.prompts import Prompt
+from tempomask.results import DeliveredArrays, FrameResult
 from tempomask.tracking.batching import ObjectBatcher, Request
 from tempomask.tracking.frames import FrameStore
 from tempomask.tracking.memory_bank import Memory
@@ -24,7 +27,6 @@ from tempomask.tracking.objects import Clicks, Output, TrackedObject, network_ma
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.samurai import Motion, MotionChooser
 from tempomask.tracking.selection import MemorySelector, reads_scores
-from tempomask.types import DeliveredArrays, FrameResult, Prompt, Size
 
 
 class VideoState:

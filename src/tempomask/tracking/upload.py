@@ -1,6 +1,6 @@
 """Frames on their way to a GPU: resized by a thread, copied out of pinned memory, not waited for.
 
-Resizing a image to 1024 x 1024 takes a CPU as long as a GPU needs for all the rest of a frame.
+Resizing an image to 1024 x 1024 takes a CPU as long as a GPU needs for all the rest of a frame.
 S image side.
 """
 
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tempomask.types import Size
+from tempomask.frames import Size
 
 # Pinned buffers: one being filled, one being copied, one being waited for.
 BUFFERS = 3
@@ -71,7 +71,7 @@ class PinnedRing:
         self._buffers = buffers
 
     def send(self, image: NDArray[np.uint8]) -> Arrival:
-        """Begin to copy a image; it may be changed at once."""
+        """Begin to copy an image; it may be changed at once."""
         buffer = self._free(image.shape)
         np.copyto(buffer.numpy(), image)
         arrival = self._transport.send(buffer)

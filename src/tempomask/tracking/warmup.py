@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from tempomask.errors import InputError
+from tempomask.frames import Size, is_whole
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.session import Session
-from tempomask.types import Size, is_whole
 
 # One with a single memory, one with several.
 FEW_FRAMES = 2

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from tempomask.adaptation.adapter_file import base_sample, same_base, save_adapter
 from tempomask.adaptation.method import Method, Prepared
 from tempomask.errors import InputError
-from tempomask.media.atomic import make_folder
+from tempomask.files import make_folder
 from tempomask.training.adaptation_data import adaptation_data
 from tempomask.training.calibration import SequenceMeasure
 from tempomask.training.checkpoint import REPORTING, load_checkpoint

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tempomask.errors import InputError
-from tempomask.media.atomic import replacing
+from tempomask.files import replacing
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

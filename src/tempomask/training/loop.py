@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tempomask.media.atomic import write_json
+from tempomask.files import write_json
 from tempomask.models.segmenter import Segmenter
 from tempomask.training.recipe import Recipe, build_segmenter, parameter_groups
 from tempomask.training.run import AveragedRun, batches

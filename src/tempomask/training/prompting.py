@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from tempomask.data.clips import Clip, ClipMixture, collate
 from tempomask.data.scenes import Scene, SceneBatch, SceneMixture, collate_scenes, validation_scenes
 from tempomask.errors import InputError
-from tempomask.media.atomic import write_json
+from tempomask.files import write_json
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.normalise import normalise
 from tempomask.training.loop import ClipBatch, davis_folder

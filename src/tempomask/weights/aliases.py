@@ -9,7 +9,7 @@ from pathlib import Path
 from tempomask.errors import InputError, unknown_name
 from tempomask.weights.dinov3 import DINOV3_MODELS
 from tempomask.weights.files import SUFFIXES
-from tempomask.weights.instance_zoo import INSTANCE_MODELS
+from tempomask.weights.instances.zoo import INSTANCE_MODELS
 from tempomask.weights.zoo import ASSETS
 
 # As SAM 2's files, configurations and repositories are called.

@@ -69,7 +69,7 @@ def load_segmenter(
 
 def _refuse_instances(file: Checkpoint) -> None:
     """InputError for a checkpoint that `load_instances` takes."""
-    from tempomask.weights.instances import is_instances
+    from tempomask.weights.instances.loading import is_instances
 
     if is_instances(file):
         raise InputError(

@@ -48,7 +48,7 @@ class Predictions(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What the decoder makes of a image.
+    """What the decoder makes of an image.
 
     queries: (B, Q, C), as the last layer left them. embeddings: the same after the decoder's norm.
     predictions: from the embeddings. intermediate: the queries before the first layer and after

@@ -13,18 +13,18 @@ from torch.utils.data import Dataset
 
 from tempomask.data.instance_clip import InstanceClip
 from tempomask.errors import InputError
-from tempomask.media.atomic import write_json
+from tempomask.files import write_json
+from tempomask.instances.query_routing import TemporalQueryRouter
 from tempomask.models.instances.mask2former import Stem
 from tempomask.models.instances.segmenter import InstanceSegmenter
-from tempomask.routing.query import TemporalQueryRouter
 from tempomask.training.instances.recipe import InstanceRecipe
 from tempomask.training.instances.stages import StageModel
 from tempomask.training.instances.targets import ClipBatch, collate
 from tempomask.training.recipe import load_imagenet_stem
 from tempomask.training.run import AveragedRun, batches
-from tempomask.weights.instance_zoo import instance_model
-from tempomask.weights.instances import load_instance_segmenter
-from tempomask.weights.own_instances import RouterWeights, save_instance_segmenter
+from tempomask.weights.instances.loading import load_instance_segmenter
+from tempomask.weights.instances.own import RouterWeights, save_instance_segmenter
+from tempomask.weights.instances.zoo import instance_model
 
 Clips = Dataset[InstanceClip]
 WEIGHTS = "model.safetensors"

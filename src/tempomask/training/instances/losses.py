@@ -105,7 +105,7 @@ def mask_losses(logits: Tensor, wanted: Tensor, weights: SetLossWeights) -> tupl
     target = sample_points(wanted[:, None], points)[:, 0]
     predicted = sample_points(logits[:, None], points)[:, 0]
     cross_entropy = F.binary_cross_entropy_with_logits(predicted, target, reduction="none")
-    # Points as a image of one row.
+    # Points as an image of one row.
     dice = dice_loss(predicted[:, None], target[:, None])
     return cross_entropy.mean(-1).sum(), dice.sum()
 

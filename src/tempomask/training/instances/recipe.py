@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tempomask.errors import InputError, unknown_name
-from tempomask.routing.query import QueryRouterConfig
+from tempomask.instances.query_routing import QueryRouterConfig
 from tempomask.training.instances.losses import SetLossWeights
 from tempomask.training.recipe import overridden
 

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tempomask.instances.query_routing import TemporalQueryRouter
 from tempomask.models.instances.dvis import Referred, ReferringState, ReferringTracker
 from tempomask.models.instances.minvis import in_order
 from tempomask.models.instances.pixel_decoder import PixelFeatures
 from tempomask.models.instances.query_decoder import Decoded, Predictions
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.ops.normalise import normalise
-from tempomask.routing.query import TemporalQueryRouter
 from tempomask.training.instances.losses import SetLoss, contrastive_loss, set_loss
 from tempomask.training.instances.matching import Match, assign, match_clip, match_costs
 from tempomask.training.instances.noise import WeightedAverageNoise

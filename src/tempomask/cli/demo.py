@@ -1,0 +1,86 @@
+"""`tempomask demo`: one prompt on the bundled clip, tracked by a model and its routed submodel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tempomask.cli import choices, console, run_choices
+from tempomask.errors import InputError
+
+if TYPE_CHECKING:
+    from tempomask.prompts import Prompt
+
+# On and around the saucer, in the first frame of the clip.
+CLICK = (104.0, 92.0)
+BOX = (53.0, 42.0, 158.0, 139.0)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
+    *,
+    prompt: Annotated[
+        str, typer.Option(help="What is given on the first frame: click, box or mask.")
+    ] = "click",
+    model: choices.ModelName = None,
+    checkpoint: choices.Checkpoint = None,
+    image_size: choices.ImageSize = None,
+    device: choices.Device = "auto",
+    adapter: choices.Adapter = None,
+    budget: choices.Budget = None,
+    as_json: run_choices.Json = False,
+) -> None:
+    """Track a flying saucer through the bundled clip from its mask, a box or a click.
+
+    Writes an overlay video, masks, a contact sheet and a chart of which encoder blocks ran, and
+    compares the masks with the exact ones that come with the clip. The routed submodel, which comes
+    with nano, tracks the same object beside the full model: how much faster, how like its masks.
+    """
+    given = first_prompt(prompt)
+    routing = choices.routing_options("rds", budget, "top-k")
+    with console.waiting("starting"):
+        from tempomask.cli import demo_runs
+        from tempomask.cli.demo_sheet import draw_sheet
+        from tempomask.cli.tracking_run import BLOCKS, CHART, print_report
+
+    full = choices.load_model(model, checkpoint, image_size, device)
+    runs = {"full model": demo_runs.track_clip(out, given, full, {"masks", "overlay", CHART})}
+    report, files = dict(runs["full model"].report), dict(runs["full model"].files)
+    adapter = choices.adapter_for(adapter, model, checkpoint, routing)
+    if adapter is not None and not report["interrupted"]:
+        name, folder = Path(adapter).name, out / "submodel"
+        routed = choices.load_model(model, checkpoint, image_size, device, adapter=adapter)
+        saved = {"masks", "overlay", BLOCKS}
+        runs[name] = demo_runs.track_clip(folder, given, routed, saved, budget)
+        report["interrupted"] = runs[name].report["interrupted"]
+        files |= {f"submodel {kind}": path for kind, path in runs[name].files.items()}
+        if not report["interrupted"]:
+            with console.waiting("measuring the speed of both"):
+                times = demo_runs.measure(routed, full, given, budget)
+            report["submodel"] = {"adapter": name, **demo_runs.compare(*runs.values()), **times}
+    files["sheet"] = draw_sheet(out / "contact_sheet.png", runs)
+
+    def show(_: Any) -> None:
+        print_report(report, remedy="run it again")
+        console.out.print(f"mean IoU with the exact masks: {report['iou']:.3f}")
+        if "submodel" in report:
+            demo_runs.print_comparison(report, report["submodel"])
+
+    console.conclude(report, files, as_json, show)
+
+
+def first_prompt(kind: str) -> Prompt:
+    """The click, box or mask on the first frame; InputError for another word."""
+    from tempomask.cli.demo_runs import CLIP
+    from tempomask.io.masks import read_mask
+    from tempomask.prompts import Prompt
+
+    if kind == "click":
+        return Prompt(points=[CLICK])
+    if kind == "box":
+        return Prompt(box=BOX)
+    if kind == "mask":
+        return Prompt(mask=read_mask(CLIP / "first_mask.png"))
+    raise InputError(f"--prompt must be click, box or mask, got {kind!r}")

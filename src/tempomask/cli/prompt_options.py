@@ -1,0 +1,258 @@
+"""Prompts on the command line: options that act in the order in which they are given.
+
+As in ffmpeg, `--object` and `--frame` say for which object and on which frame the prompts after
+them are meant: `--point 10,20 --object 2 --frame 5 --box 0,0,9,9` clicks object 1 on frame 0, then
+boxes object 2 on frame 5. An `--object` or `--frame` given once, after all prompts, is for all of
+them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from typer import Context
+from typer.core import TyperCommand
+
+from tempomask.errors import InputError
+
+if TYPE_CHECKING:
+    from tempomask.prompts import Prompt
+
+_ORDER = "tempomask.order"
+_PROMPTING = {"point", "negative", "box", "mask"}
+_STANDING = {"object_id": "--object", "frame": "--frame"}
+_KEYS = {"frame", "object", "points", "labels", "box", "mask"}
+
+
+class OrderedCommand(TyperCommand):
+    """A command that remembers in which order its options were given, across all options."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        values, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        waiting = {
+            name: list(value) if isinstance(value, (list, tuple)) else [value]
+            for name, value in values.items()
+        }
+        ctx.meta[_ORDER] = [
+            (parameter.name, waiting[parameter.name].pop(0))
+            for parameter in order
+            if parameter.name and waiting.get(parameter.name)
+        ]
+        return super().parse_args(ctx, args)
+
+
+def given_options(ctx: Context) -> list[tuple[str, str]]:
+    """(name, text) of every option, in the order given."""
+    return ctx.meta[_ORDER]
+
+
+@dataclass
+class _Parts:
+    """What was said so far about one object on one frame."""
+
+    frame: int
+    object_id: int
+    points: list[tuple[float, ...]] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    box: tuple[float, ...] | None = None
+
+    def prompt(self) -> Prompt:
+        from tempomask.prompts import Prompt
+
+        return Prompt(
+            frame=self.frame,
+            object_id=self.object_id,
+            points=self.points or None,
+            labels=self.labels or None,
+            box=self.box,
+        )
+
+
+class _Collector:
+    """Gathers prompts: clicks and a box of one object on one frame are one prompt."""
+
+    def __init__(self, frame: int) -> None:
+        self.frame, self.object_id = frame, 1
+        # Whether --object has named it.
+        self.named = False
+        self.listed: list[_Parts | Prompt] = []
+        self.open: dict[tuple[int, int], _Parts] = {}
+
+    def parts(self) -> _Parts:
+        key = (self.frame, self.object_id)
+        if key not in self.open:
+            self.open[key] = _Parts(*key)
+            self.listed.append(self.open[key])
+        return self.open[key]
+
+    def point(self, text: str, option: str, label: int) -> None:
+        parts = self.parts()
+        parts.points.append(coordinates(text, 2, option, "x,y"))
+        parts.labels.append(label)
+
+    def box(self, text: str) -> None:
+        parts = self.parts()
+        if parts.box is not None:
+            raise InputError(
+                f"--box {text}: object {self.object_id} has a box on frame {self.frame} already;"
+                " put --object N before the box of another object"
+            )
+        parts.box = coordinates(text, 4, "--box", "x0,y0,x1,y1")
+
+    def mask(self, path: Path) -> None:
+        # Clicks that follow a mask correct it, so they make a prompt of their own.
+        self.open.pop((self.frame, self.object_id), None)
+        self.listed.extend(mask_prompts(path, self.frame, self.object_id, self.named))
+
+    def prompts(self) -> list[Prompt]:
+        return [item.prompt() if isinstance(item, _Parts) else item for item in self.listed]
+
+
+def prompts_from_options(options: Iterable[tuple[str, str]], frame: int = 0) -> list[Prompt]:
+    """The prompts that a row of options stands for. InputError for an option that acts on none.
+
+    frame: of prompts that name none.
+    """
+    collector = _Collector(frame)
+    for name, text in _standing_first(list(options)):
+        if name == "object_id":
+            collector.object_id, collector.named = whole(text, "--object"), True
+        elif name == "frame":
+            collector.frame = whole(text, "--frame")
+        elif name in ("point", "negative"):
+            collector.point(text, f"--{name}", int(name == "point"))
+        elif name == "box":
+            collector.box(text)
+        elif name == "mask":
+            collector.mask(Path(text))
+        elif name == "prompts":
+            collector.listed.extend(read_prompts(Path(text), frame))
+    return collector.prompts()
+
+
+def prompt_files(options: Iterable[tuple[str, str]]) -> tuple[Path, ...]:
+    """The files that the options name, and the masks that JSON files among them name."""
+    files: list[Path] = []
+    for name, text in options:
+        if name in ("mask", "prompts"):
+            files.append(Path(text))
+        if name == "prompts":
+            entries = json.loads(Path(text).read_text(encoding="utf-8"))
+            masks = [entry["mask"] for entry in entries if entry.get("mask") is not None]
+            files += [Path(text).parent / mask for mask in masks]
+    return tuple(files)
+
+
+def _standing_first(options: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The options, with an --object or --frame that stands once, behind all prompts, put first."""
+    prompted = [k for k, (name, _) in enumerate(options) if name in _PROMPTING]
+    last = prompted[-1] if prompted else -1
+    for name, option in _STANDING.items():
+        places = [k for k, (given, _) in enumerate(options) if given == name]
+        if not places or places[-1] < last:
+            continue
+        if len(places) > 1 or not prompted:
+            value = options[places[-1]][1]
+            raise InputError(f"{option} {value} acts on the prompts after it; there are none")
+        options = [options[places[0]], *options[: places[0]], *options[places[0] + 1 :]]
+        last += 1
+    return options
+
+
+def mask_prompts(path: Path, frame: int, object_id: int, named: bool = False) -> list[Prompt]:
+    """A mask image as prompts: one object, or with several ids one object for each id.
+
+    object_id: of the one object. named: it was asked for, so several are an InputError.
+    """
+    from tempomask.io.masks import read_mask
+    from tempomask.prompts import Prompt
+
+    labels = read_mask(path)
+    ids = sorted({int(i) for i in set(labels.ravel().tolist())} - {0})
+    if not ids:
+        raise InputError(f"the mask {path} is empty; mark at least one pixel")
+    if len(ids) == 1:
+        return [Prompt(frame=frame, object_id=object_id, mask=labels != 0)]
+    if named:
+        raise InputError(
+            f"the mask {path} holds {len(ids)} objects, with ids {ids[0]} to {ids[-1]}, and cannot"
+            f" be object {object_id}; leave the object out, or give a mask of it alone"
+        )
+    return [Prompt(frame=frame, object_id=i, mask=labels == i) for i in ids]
+
+
+def read_prompts(path: Path, frame: int = 0) -> list[Prompt]:
+    """Prompts from a JSON list of {frame, object, points, labels, box, mask}.
+
+    A mask is the path of an image, relative to the JSON file. object is 1 and frame as given
+    here if left out. InputError, with the file and the entry, for everything else.
+    """
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read --prompts {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"--prompts {path} is not JSON: {error}") from None
+    if entries == []:
+        raise InputError(
+            f"--prompts {path} is an empty list; add a prompt, such as"
+            ' {"object": 1, "points": [[410, 260]]}'
+        )
+    if not isinstance(entries, list):
+        raise InputError(f"--prompts {path} must hold a list of prompts: [{{...}}, ...]")
+    listed: list[Prompt] = []
+    for position, entry in enumerate(entries):
+        try:
+            listed.extend(_read_entry(entry, path.parent, frame))
+        except InputError as error:
+            raise InputError(f"{path}, prompt {position}: {error}") from None
+    return listed
+
+
+def _read_entry(entry: Any, folder: Path, default_frame: int) -> list[Prompt]:
+    from tempomask.prompts import Prompt
+
+    if not isinstance(entry, dict):
+        raise InputError(f"expected an object with {', '.join(sorted(_KEYS))}, got {entry!r}")
+    unknown = sorted(set(entry) - _KEYS)
+    if unknown:
+        raise InputError(f"unknown key {unknown[0]!r}; use {', '.join(sorted(_KEYS))}")
+    frame, object_id = entry.get("frame", default_frame), entry.get("object", 1)
+    if entry.get("mask") is None:
+        return [
+            Prompt(
+                frame=frame,
+                object_id=object_id,
+                points=entry.get("points"),
+                labels=entry.get("labels"),
+                box=entry.get("box"),
+            )
+        ]
+    if entry.get("points") is not None or entry.get("box") is not None:
+        raise InputError("a mask excludes points and a box; correct it with a prompt after it")
+    if not isinstance(entry["mask"], str):
+        raise InputError(f"mask must be the path of an image, got {entry['mask']!r}")
+    return mask_prompts(folder / entry["mask"], frame, object_id, "object" in entry)
+
+
+def whole(text: str, option: str) -> int:
+    """A whole number; InputError that names the option otherwise."""
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{option} needs a whole number, got {text!r}") from None
+
+
+def coordinates(text: str, count: int, option: str, form: str) -> tuple[float, ...]:
+    """`count` numbers with commas between; InputError that names the option otherwise."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != count:
+        raise InputError(f"{option} needs {form} in pixels, got {text!r}")
+    return values

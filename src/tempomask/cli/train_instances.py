@@ -1,0 +1,167 @@
+"""`tempomask train-instances`: train an instance segmenter, its tracker or its router."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tempomask.cli import console
+
+if TYPE_CHECKING:
+    from tempomask.data.instance_clip import InstanceClip
+    from tempomask.training.instances.loop import Clips
+    from tempomask.training.instances.recipe import InstanceRecipe
+
+# Clips of which the loss is watched.
+HELD_OUT = 32
+# Share of pseudo-videos beside videos; DVIS++ does not state it in its paper.
+COCO_SHARE = 0.5
+
+
+def train_instances(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="minvis, dvis, tar, tar-dvis (the papers'), or nano-vis, nano-vis-tar,"
+            " nano-vis-dvis, nano-vis-tar-dvis."
+        ),
+    ] = "nano-vis",
+    *,
+    annotations: Annotated[
+        Path, typer.Option(help="Training file in YouTube-VIS format.", show_default=False)
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for checkpoints, logs and weights.", show_default=False),
+    ],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of its images; looked for beside it if left out.")
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights to start from: a file, folder or Hub id; needed but for minvis."
+        ),
+    ] = None,
+    start_model: Annotated[
+        str | None, typer.Option(help="Name of the model they hold, if the file does not say it.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Another model than the recipe's.")] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="Validation file in YouTube-VIS format, to watch the loss.")
+    ] = None,
+    coco: Annotated[
+        Path | None, typer.Option(help="COCO instances file: half the clips are pseudo-videos.")
+    ] = None,
+    coco_images: Annotated[Path | None, typer.Option(help="Folder of COCO's images.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps in all.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Clips a step.")] = None,
+    image_size: Annotated[int | None, typer.Option(min=64, help="Side of the clips.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of all but the backbone.")] = None,
+    warmup_layers: Annotated[
+        int | None, typer.Option(min=0, help="TAR: layers that always run.")
+    ] = None,
+    synchroniser: Annotated[
+        str | None, typer.Option(help="TAR: attention, bipartite or none.")
+    ] = None,
+    layer_weight: Annotated[
+        float | None, typer.Option(help="TAR: loss for each share of layers run; the paper has 0.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of data and initial weights.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that prepare clips.")] = 1,
+    half: Annotated[bool, typer.Option("--half", help="Write the matrices as bfloat16.")] = False,
+) -> None:
+    """Train by RECIPE; run the same command again to go on after a stop.
+
+    Options left out are as in the recipe. Writes checkpoints, TensorBoard logs, validation.jsonl
+    and, at the end, model.safetensors, which `tempomask instances --checkpoint` takes.
+    Several GPUs: accelerate launch -m tempomask train-instances ...
+    """
+    from tempomask.errors import InputError
+
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; choose another folder")
+    from tempomask.data.youtube_vis import YouTubeVIS
+    from tempomask.training.instances.loop import Start
+    from tempomask.training.instances.loop import train_instances as run
+
+    chosen = _recipe(
+        recipe,
+        {"warmup_layers": warmup_layers, "synchroniser": synchroniser},
+        layer_weight,
+        model=model,
+        steps=steps,
+        batch_size=batch_size,
+        image_size=image_size,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    dataset = YouTubeVIS(annotations, images)
+    clips = _clips(dataset, chosen, coco, coco_images)
+    watched = [] if held_out is None else _held_out(held_out, chosen)
+    initial = Start(start, start_model) if start or start_model else None
+    weights = run(chosen, clips, dataset.classes, out, initial, watched, workers, half)
+    console.note(f"weights: {weights}")
+
+
+def _recipe(
+    name: str, router: dict[str, Any], layer_weight: float | None, **values: Any
+) -> InstanceRecipe:
+    """The named recipe with what was given on the command line."""
+    from dataclasses import replace
+
+    from tempomask.errors import InputError
+    from tempomask.training.instances.recipe import instance_recipe
+
+    recipe = instance_recipe(name)
+    given = {key: value for key, value in router.items() if value is not None}
+    if recipe.router is not None:
+        recipe = replace(recipe, router=replace(recipe.router, **given))
+    elif given or layer_weight is not None:
+        raise InputError(f"recipe {name} trains no router; choose tar, tar-dvis or a nano one")
+    if layer_weight is not None:
+        recipe = replace(recipe, losses=replace(recipe.losses, layers=layer_weight))
+    return recipe.with_overrides(**values)
+
+
+def _clips(
+    dataset: Any, recipe: InstanceRecipe, coco: Path | None, coco_images: Path | None
+) -> Clips:
+    from tempomask.data.youtube_vis_clips import VideoInstanceClips
+    from tempomask.errors import InputError
+
+    videos = VideoInstanceClips(
+        dataset, image_size=recipe.image_size, num_frames=recipe.num_frames, seed=recipe.seed
+    )
+    if coco is None:
+        return videos
+    if coco_images is None:
+        raise InputError("--coco needs --coco-images, the folder of its images")
+    from tempomask.data.coco_pseudo_video import CocoPseudoVideos
+    from tempomask.training.instances.mixture import ClipMixture
+
+    pseudo = CocoPseudoVideos(
+        coco,
+        coco_images,
+        classes=dataset.classes,
+        image_size=recipe.image_size,
+        num_frames=recipe.num_frames,
+        seed=recipe.seed,
+    )
+    return ClipMixture([videos, pseudo], [1 - COCO_SHARE, COCO_SHARE], recipe.seed)
+
+
+def _held_out(path: Path, recipe: InstanceRecipe) -> list[InstanceClip]:
+    from tempomask.data.youtube_vis import YouTubeVIS
+    from tempomask.data.youtube_vis_clips import VideoInstanceClips
+
+    clips = VideoInstanceClips(
+        YouTubeVIS(path),
+        image_size=recipe.image_size,
+        num_frames=recipe.num_frames,
+        seed=recipe.seed,
+        augment=False,
+    )
+    return [clips[index] for index in range(min(HELD_OUT, len(clips)))]

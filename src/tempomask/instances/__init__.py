@@ -1,0 +1,1 @@
+"""Video instance segmentation: networks, weights, session, model."""

@@ -1,0 +1,245 @@
+"""The front door of instance segmentation: `load_instances`, then `track` a video.
+
+>>> model = load_instances("nano-vis")  # doctest: +SKIP
+>>> tracks = model.track("street.mp4")  # doctest: +SKIP
+>>> for result in tracks:  # doctest: +SKIP
+...     result.track_ids, result.names, result.masks
+>>> tracks.summary().tracks  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tempomask.devices import DTypeName, resolve_device, resolve_dtype
+from tempomask.errors import InputError
+from tempomask.instances.fast import accelerate_instances
+from tempomask.instances.query_routing import FixedLayers, QueryRouterConfig, TemporalQueryRouter
+from tempomask.instances.session import InstanceOptions, InstanceSession
+from tempomask.io.sources import IndexedFrames
+from tempomask.io.video import Video, open_video
+from tempomask.model import Engine
+from tempomask.models.instances.config import InstanceConfig
+from tempomask.models.instances.query_decoder import QueryRouter
+from tempomask.models.instances.segmenter import InstanceSegmenter
+from tempomask.results import InstanceResult, InstanceSummary
+from tempomask.weights.instances.loading import load_instance_segmenter
+from tempomask.weights.instances.own import RouterWeights
+
+RouterName = Literal["auto", "tar", "none"]
+
+
+def load_instances(
+    name: str | None = None,
+    checkpoint: str | Path | None = None,
+    router: RouterName | int = "auto",
+    classes: str | Path | Sequence[str] | None = None,
+    image_size: int | None = None,
+    device: str = "auto",
+    dtype: DTypeName = "auto",
+    engine: Engine = "fast",
+) -> InstanceModel:
+    """Load an instance segmenter by name.
+
+    name: "nano-vis" (bundled), "minvis-r50-ytvis19", "dvis-plus-r50-ovis" ...; None is what the
+        checkpoint holds, or nano-vis without one.
+    checkpoint: a file, a folder or a Hub id; None for the model's own.
+    router: "tar" routes decoder layers by the model's TAR weights, "none" runs all of them, "auto"
+        takes TAR where the file has it; a number runs so many layers on every frame.
+    classes: other names for the classes: a list, a text file with one name a line, or a JSON file
+        with a list or with YouTube-VIS categories. As many as the model has.
+    image_size: pixels of the shorter side as the network sees it; None for the model's own.
+    device, dtype, engine: as of `tempomask.load`.
+
+    Raises InputError for an unknown name, a checkpoint that does not fit or is of another stage,
+    a router that is not there, and classes that do not match the head.
+    """
+    if isinstance(router, str) and router not in ("auto", "tar", "none"):
+        raise InputError(f"unknown router {router!r}; use auto, tar, none or a number of layers")
+    if engine not in ("fast", "plain"):
+        raise InputError(f'engine must be "fast" or "plain", got {engine!r}')
+    place = resolve_device(device)
+    precision = resolve_dtype(dtype, place)
+    loaded = load_instance_segmenter(name, checkpoint, with_router=router == "tar")
+    segmenter = loaded.segmenter
+    config = segmenter.config
+    if image_size is not None:
+        config = config.with_short_side(image_size)
+    if classes is not None:
+        config = replace(config, classes=class_names(classes, config))
+    segmenter.config = config
+    routing = _build_router(router, loaded.router, config)
+    if isinstance(routing, TemporalQueryRouter):
+        routing = routing.to(place)
+    segmenter = segmenter.to(place)
+    if engine == "fast":
+        segmenter = accelerate_instances(segmenter, precision)
+    return InstanceModel(segmenter, routing, precision)
+
+
+def _build_router(
+    router: RouterName | int, weights: RouterWeights | None, config: InstanceConfig
+) -> QueryRouter | None:
+    if isinstance(router, int):
+        return FixedLayers(router, config.query_decoder.layers)
+    if router == "tar" and weights is None:
+        raise InputError(
+            f"this checkpoint of {config.name} has no TAR weights; use router none, or train them"
+        )
+    if router == "none" or weights is None:
+        return None
+    return restore_router(weights)
+
+
+def restore_router(weights: RouterWeights) -> TemporalQueryRouter:
+    """TAR's router from its stored form; InputError if the tensors do not fit."""
+    module = TemporalQueryRouter(QueryRouterConfig.from_json(weights.config))
+    expected = module.state_dict()
+    shapes = {name: tensor.shape for name, tensor in weights.state.items()}
+    if shapes != {name: tensor.shape for name, tensor in expected.items()}:
+        raise InputError("the checkpoint's router does not fit its configuration; train it again")
+    module.load_state_dict(weights.state)
+    return module.eval()
+
+
+def class_names(classes: str | Path | Sequence[str], config: InstanceConfig) -> tuple[str, ...]:
+    """Names from a list or a file; InputError unless there is one for each class of the head."""
+    where = "classes"
+    if isinstance(classes, (str, Path)):
+        where = str(classes)
+        names = _read_classes(Path(classes))
+    else:
+        names = tuple(classes)
+    if len(names) != config.num_classes:
+        raise InputError(
+            f"{where} has {len(names)} names, but {config.name} knows {config.num_classes} classes"
+            f" ({', '.join(config.classes[:4])} ...); give one name for each"
+        )
+    return names
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the classes file {path}: {error}") from None
+    if path.suffix != ".json":
+        return tuple(line.strip() for line in text.splitlines() if line.strip())
+    try:
+        values = json.loads(text)
+        if isinstance(values, dict):
+            rows = sorted(values["categories"], key=lambda row: row["id"])
+            values = [row["name"] for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is neither a JSON list of names nor has it categories ({error!r})"
+        ) from None
+    if not isinstance(values, list) or not all(isinstance(name, str) for name in values):
+        raise InputError(f"{path} is not a JSON list of names")
+    return tuple(values)
+
+
+class InstanceModel:
+    """A segmenter on a device, and its router. It keeps nothing of a video: share it freely."""
+
+    def __init__(
+        self,
+        segmenter: InstanceSegmenter,
+        router: QueryRouter | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.segmenter, self.router, self.dtype = segmenter.eval(), router, dtype
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def config(self) -> InstanceConfig:
+        return self.segmenter.config
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of `InstanceResult.labels`."""
+        return self.config.classes
+
+    @property
+    def device(self) -> torch.device:
+        return self.segmenter.network.query_decoder.query_features.device
+
+    def __repr__(self) -> str:
+        router = "none" if self.router is None else type(self.router).__name__
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"InstanceModel({self.name!r}, {len(self.classes)} classes, router={router},"
+            f" device='{self.device}', dtype={dtype})"
+        )
+
+    def session(self, *, start: int = 0, **options: Any) -> InstanceSession:
+        """A live session: `session.step(frame)` for every frame.
+
+        start: index of the first frame. options: of `InstanceOptions`, for instance min_score=0.5.
+        """
+        chosen = instance_options(options)
+        return InstanceSession(self.segmenter, self.router, chosen, start=start, dtype=self.dtype)
+
+    def track(
+        self, source: Any, *, start: int = 0, end: int | None = None, **options: Any
+    ) -> InstanceTracks:
+        """Find and follow all instances of a video, frame by frame.
+
+        source: as of `tempomask.Model.track`. start, end: first frame, and the one after the last.
+        options: of `InstanceOptions`, for instance min_score=0.5.
+
+        Bad input raises InputError at once, before the first frame is asked for.
+        """
+        session = self.session(start=start, **options)
+        return InstanceTracks(session, open_video(source), end)
+
+
+def instance_options(options: dict[str, Any]) -> InstanceOptions:
+    """InputError for an option that there is not."""
+    unknown = sorted(set(options) - set(InstanceOptions.__dataclass_fields__))
+    if unknown:
+        known = ", ".join(InstanceOptions.__dataclass_fields__)
+        raise InputError(f"unknown option {unknown[0]!r}; there are {known}")
+    return InstanceOptions(**options)
+
+
+class InstanceTracks(Iterator[InstanceResult]):
+    """The results of a video, one a frame, in order; `summary` tells the tracks so far.
+
+    video: the open source, for its size, frame rate and number of frames.
+    """
+
+    def __init__(self, session: InstanceSession, video: Video, end: int | None = None) -> None:
+        self.session, self.video = session, video
+        try:
+            frames = video.frames(session.start, end)
+        except BaseException:
+            video.close()
+            raise
+        self._results = self._run(frames)
+
+    def _run(self, frames: IndexedFrames) -> Generator[InstanceResult, None, None]:
+        with self.video:
+            for _, frame in frames:
+                yield self.session.step(frame)
+
+    def __next__(self) -> InstanceResult:
+        return next(self._results)
+
+    def summary(self) -> InstanceSummary:
+        """The tracks of all frames taken so far."""
+        return self.session.summary()
+
+    def close(self) -> None:
+        """Stop early and let go of the video."""
+        self._results.close()
+        self.video.close()

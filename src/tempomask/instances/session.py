@@ -1,0 +1,278 @@
+"""Instance segmentation of one video or stream, frame by frame, with bounded memory.
+
+H x W the video's size, Q queries and tracks, K classes, M decoder layers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from tempomask.errors import InputError
+from tempomask.frames import Size
+from tempomask.models.instances.config import SIZE_MULTIPLE, InstanceConfig
+from tempomask.models.instances.query_decoder import QueryRouter
+from tempomask.models.instances.segmenter import CarriedState, InstanceSegmenter
+from tempomask.ops.normalise import normalise
+from tempomask.results import InstanceResult, InstanceSummary, InstanceTrack
+from tempomask.tracking.preprocess import check_frame
+
+
+@dataclass(frozen=True)
+class InstanceOptions:
+    """Which tracks a frame shows.
+
+    min_score: a track is shown while its score is at least this; 0 shows all tracks, also empty
+        ones. score_frames: over how many of the last frames a score is averaged.
+    max_overlap: of two tracks of one class whose masks have a larger IoU on a frame, only one is
+        shown: the one that was shown before, else the better one. 1 shows both.
+    """
+
+    min_score: float = 0.3
+    score_frames: int = 10
+    max_overlap: float = 0.8
+
+    def __post_init__(self) -> None:
+        for name in ("min_score", "max_overlap"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        if self.score_frames < 1:
+            raise InputError(f"score_frames must be 1 or more, got {self.score_frames}")
+
+
+# Everything that the YouTube-VIS protocol ranks.
+PROTOCOL = InstanceOptions(min_score=0.0, max_overlap=1.0)
+
+
+class InstanceSession:
+    """Follows the instances of one video: `step` frame after frame, then `summary`.
+
+    segmenter, router: they keep nothing of a video, so that several sessions can share them.
+    start: index of the first frame. dtype: of the computation (autocast), float32 for none.
+    """
+
+    def __init__(
+        self,
+        segmenter: InstanceSegmenter,
+        router: QueryRouter | None = None,
+        options: InstanceOptions | None = None,
+        *,
+        start: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.segmenter, self.router, self.dtype = segmenter, router, dtype
+        self.start = start
+        self.options = options or InstanceOptions()
+        self.reset()
+
+    @property
+    def config(self) -> InstanceConfig:
+        return self.segmenter.config
+
+    def reset(self) -> None:
+        """Forget the video: tracks, carried queries, frame numbers and the frame size."""
+        self.size: Size | None = None
+        self._carried: CarriedState | None = None
+        self._tracks = TrackTable(self.config, self.options.score_frames, self.start)
+        self._layers_run = 0
+
+    def step(self, frame: NDArray[np.uint8]) -> InstanceResult:
+        """Take in the next frame (H, W, 3), uint8 RGB, and give the instances on it.
+
+        InputError if it is no such array, or of another size than the frames before.
+        """
+        frame = check_frame(frame)
+        size = (frame.shape[0], frame.shape[1])
+        if self.size not in (None, size):
+            raise InputError(
+                f"a frame of {size[1]} x {size[0]} pixels in a video of {self.size[1]} x"  # type: ignore[index]
+                f" {self.size[0]}; the size may not change, call reset first"  # type: ignore[index]
+            )
+        self.size = size
+        inner = network_size(size, self.config)
+        with self._running():
+            image = network_image(frame, inner, self._device)
+            tracked, self._carried = self.segmenter.step(image, self._carried, self.router)
+            logits, masks = (x[0].float() for x in tracked.predictions)
+            self._tracks.add(logits.cpu().numpy())
+            shown = self._shown(masks)
+            pixels = upsampled(masks[torch.from_numpy(shown).to(masks.device)], inner, size) > 0
+        return self._result(shown, pixels.cpu().numpy(), tracked.ran[0].bool().cpu().numpy())
+
+    def summary(self) -> InstanceSummary:
+        """The tracks so far; the session can go on after it."""
+        frames = self._tracks.frames
+        return InstanceSummary(
+            num_frames=frames,
+            size=self.size,
+            classes=self.config.classes,
+            tracks=self._tracks.shown_tracks(),
+            layers_run=self._layers_run / max(1, frames),
+        )
+
+    @property
+    def _device(self) -> torch.device:
+        return self.segmenter.network.query_decoder.query_features.device
+
+    def _shown(self, masks: Tensor) -> NDArray[np.int64]:
+        """The slots that this frame shows, best first; masks (Q, h, w) are logits."""
+        table, options = self._tracks, self.options
+        wanted = (table.scores >= options.min_score).nonzero()[0].tolist()
+        # Tracks that were shown before first, then by score.
+        order = sorted(wanted, key=lambda slot: (slot not in table.ids, -table.scores[slot]))
+        if options.max_overlap == 1:
+            return np.array(order, dtype=np.int64)
+        # In NumPy, as autocast would round the counts of a product to eight bits.
+        areas = (masks[order] > 0).flatten(1).cpu().numpy().astype(np.float32)
+        overlaps = areas @ areas.T
+        sizes = overlaps.diagonal()
+        iou = overlaps / np.maximum(sizes[:, None] + sizes[None] - overlaps, 1)
+        places: list[int] = []
+        for place, slot in enumerate(order):
+            rivals = [other for other in places if table.labels[order[other]] == table.labels[slot]]
+            if not (iou[place, rivals] > options.max_overlap).any():
+                places.append(place)
+        return np.array([order[place] for place in places], dtype=np.int64)
+
+    def _result(
+        self, shown: NDArray[np.int64], masks: NDArray[np.bool_], layers: NDArray[np.bool_]
+    ) -> InstanceResult:
+        assert self.size is not None
+        areas = masks.sum(axis=(1, 2))
+        if self.options.min_score > 0:
+            shown, masks, areas = shown[areas > 0], masks[areas > 0], areas[areas > 0]
+        ids = self._tracks.show(shown, areas)
+        order = np.argsort(ids)
+        shown = shown[order]
+        self._layers_run += int(layers.sum())
+        return InstanceResult(
+            index=self._tracks.index,
+            size=self.size,
+            track_ids=ids[order],
+            labels=self._tracks.labels[shown],
+            scores=self._tracks.scores[shown],
+            masks=masks[order],
+            layers=layers,
+            classes=self.config.classes,
+        )
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        reduced = self.dtype != torch.float32
+        with (
+            torch.inference_mode(),
+            torch.autocast(self._device.type, self.dtype, enabled=reduced),
+        ):
+            yield
+
+
+class TrackTable:
+    """Class logits and appearances of each track (slot), summed up: the size does not grow.
+
+    frames: seen so far. scores (Q,), labels (Q,): best class by the last frames' mean logits.
+    ids: track id by slot, for slots that were shown.
+    """
+
+    def __init__(self, config: InstanceConfig, score_frames: int, start: int) -> None:
+        queries, width = config.query_decoder.num_queries, config.num_classes + 1
+        self.start, self.frames = start, 0
+        self.ids: dict[int, int] = {}
+        self.scores = np.zeros(queries, dtype=np.float32)
+        self.labels = np.zeros(queries, dtype=np.int64)
+        self._recent: deque[NDArray[np.float32]] = deque(maxlen=score_frames)
+        self._total = np.zeros((queries, width))
+        self._shown_total = np.zeros((queries, width))
+        self._shown = np.zeros(queries, dtype=np.int64)
+        self._area = np.zeros(queries)
+        self._first = np.zeros(queries, dtype=np.int64)
+        self._last = np.zeros(queries, dtype=np.int64)
+
+    @property
+    def index(self) -> int:
+        """Of the last frame."""
+        return self.start + self.frames - 1
+
+    def add(self, logits: NDArray[np.float32]) -> None:
+        """Take in the class logits (Q, K + 1) of the next frame, by track."""
+        self.frames += 1
+        self._total += logits
+        self._recent.append(logits)
+        probabilities = class_probabilities(np.mean(self._recent, axis=0))
+        self.labels = probabilities.argmax(1)
+        self.scores = probabilities.max(1).astype(np.float32)
+
+    def show(self, slots: NDArray[np.int64], areas: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Note that the last frame shows these slots with these areas; gives their ids."""
+        for slot in slots.tolist():
+            if slot not in self.ids:
+                self.ids[slot] = len(self.ids) + 1
+                self._first[slot] = self.index
+        self._last[slots] = self.index
+        self._shown[slots] += 1
+        self._area[slots] += areas
+        self._shown_total[slots] += self._recent[-1][slots]
+        return np.array([self.ids[slot] for slot in slots.tolist()], dtype=np.int64)
+
+    def shown_tracks(self) -> tuple[InstanceTrack, ...]:
+        """Every track that was shown, by id."""
+        return tuple(self._track(slot, track_id) for slot, track_id in self.ids.items())
+
+    def _track(self, slot: int, track_id: int) -> InstanceTrack:
+        shown = int(self._shown[slot])
+        scores = class_probabilities(self._shown_total[slot : slot + 1] / shown)[0]
+        return InstanceTrack(
+            track_id=track_id,
+            label=int(scores.argmax()),
+            score=float(scores.max()),
+            first_frame=int(self._first[slot]),
+            last_frame=int(self._last[slot]),
+            num_frames=shown,
+            mean_area=float(self._area[slot] / shown),
+            class_scores=class_probabilities(self._total[slot : slot + 1] / self.frames)[0].astype(
+                np.float32
+            ),
+        )
+
+
+def class_probabilities(logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Softmax of (Q, K + 1) logits, without the no-object column: (Q, K)."""
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (exponents / exponents.sum(axis=1, keepdims=True))[:, :-1]
+
+
+def network_size(size: Size, config: InstanceConfig) -> Size:
+    """(h, w) of an image (H, W) as the network sees it, before padding: the aspect is kept."""
+    scale = config.short_side / min(size)
+    scale = min(scale, config.long_side / max(size))
+    height, width = (max(1, int(side * scale + 0.5)) for side in size)
+    return height, width
+
+
+def network_image(frame: NDArray[np.uint8], size: Size, device: torch.device) -> Tensor:
+    """(1, 3, h', w'): the frame resized to (h, w), normalised, zeros below and right of it."""
+    from PIL import Image
+
+    height, width = size
+    if frame.shape[:2] != size:
+        resized = Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR)
+        frame = np.asarray(resized)
+    image = normalise(torch.from_numpy(np.array(frame)).to(device)[None])
+    return F.pad(image, (0, -width % SIZE_MULTIPLE, 0, -height % SIZE_MULTIPLE))
+
+
+def upsampled(logits: Tensor, inner: Size, size: Size) -> Tensor:
+    """Mask logits (N, h'/4, w'/4) to (N, H, W): to the padded image, cut to inner, resized."""
+    if not len(logits):
+        return logits.new_zeros((0, *size))
+    height, width = inner
+    padded = (height + -height % SIZE_MULTIPLE, width + -width % SIZE_MULTIPLE)
+    full = F.interpolate(logits[None], padded, mode="bilinear")[:, :, :height, :width]
+    return F.interpolate(full, size, mode="bilinear")[0]

@@ -1,0 +1,1 @@
+"""Label propagation over an encoder's features."""

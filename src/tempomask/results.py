@@ -1,0 +1,262 @@
+"""What tracking and instance segmentation give: one result a frame, a summary of tracks at the end.
+
+Shape legend: H x W the video's size, N objects or tracks, h x w low resolution (image_size / 4),
+L encoder blocks, C classes, M decoder layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tempomask.errors import InputError
+from tempomask.frames import Size
+
+if TYPE_CHECKING:
+    import supervision
+
+# Where objects may not overlap, the logits of all but the strongest are held at or below this.
+OVERLAP_LOGIT = -10.0
+# What a deferred result delivers, in this order.
+DELIVERED = ("low_res_logits", "object_scores", "predicted_iou")
+DeliveredArrays = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class FrameResult:
+    """The masks of all objects on one frame.
+
+    index: of the frame. size: (H, W). object_ids: N ids, in the order in which they came.
+    low_res_logits: float32 (N, h, w), threshold 0.
+    object_scores: float32 (N,) logits, > 0 = present.
+    predicted_iou: float32 (N,) in [0, 1], the network's own guess of its mask's quality.
+    blocks: bool (L,), which encoder blocks ran; all False where no object had to be found.
+    non_overlapping: give each pixel to the strongest object only.
+
+    Everything at the video's size is computed when first asked for, then kept. The arrays of a
+    tracked frame are copied from an accelerator when first asked for, see `deferred`.
+    """
+
+    index: int
+    size: Size
+    object_ids: tuple[int, ...]
+    low_res_logits: NDArray[np.float32]
+    object_scores: NDArray[np.float32]
+    predicted_iou: NDArray[np.float32]
+    blocks: NDArray[np.bool_]
+    non_overlapping: bool = False
+
+    @staticmethod
+    def deferred(deliver: Callable[[], DeliveredArrays], **known: Any) -> FrameResult:
+        """A result whose arrays are still being computed elsewhere.
+
+        deliver: waits for low_res_logits, object_scores and predicted_iou; called when one of them
+        is first asked for, and not before. known: all other fields, non_overlapping among them.
+        """
+        result = object.__new__(FrameResult)
+        result.__dict__.update(known, _deliver=deliver, _delivering=Lock())
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        """Only asked for what is not there yet: the arrays of a deferred result."""
+        known = self.__dict__
+        if "_delivering" not in known or name not in DELIVERED:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        # A result is read by whoever tracks and by the thread that writes.
+        with known["_delivering"]:
+            if name not in known:
+                known.update(zip(DELIVERED, known["_deliver"](), strict=True))
+                del known["_deliver"]
+        return known[name]
+
+    def __repr__(self) -> str:
+        areas = tuple(self.masks.sum(axis=(1, 2)).tolist())
+        return (
+            f"FrameResult(index={self.index}, size={self.size}, object_ids={self.object_ids},"
+            f" areas={areas})"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled or copied: the arrays, not the way to them."""
+        for name in DELIVERED:
+            getattr(self, name)
+        return {name: value for name, value in self.__dict__.items() if name != "_delivering"}
+
+    @cached_property
+    def logits(self) -> NDArray[np.float32]:
+        """float32 (N, H, W): the low-resolution logits brought to the video's size bilinearly."""
+        import torch
+        from torch.nn import functional as F
+
+        if not self.object_ids:
+            return np.zeros((0, *self.size), dtype=np.float32)
+        low = torch.from_numpy(self.low_res_logits)[:, None]
+        logits = F.interpolate(low, size=self.size, mode="bilinear", align_corners=False)
+        logits = logits[:, 0].numpy()
+        if self.non_overlapping and len(logits) > 1:
+            strongest = logits.argmax(axis=0)
+            others = strongest[None] != np.arange(len(logits))[:, None, None]
+            logits = np.where(others, np.minimum(logits, OVERLAP_LOGIT), logits)
+        return logits
+
+    @cached_property
+    def masks(self) -> NDArray[np.bool_]:
+        """bool (N, H, W): logits above 0."""
+        return self.logits > 0
+
+    @cached_property
+    def boxes(self) -> NDArray[np.float32]:
+        """float32 (N, 4): x0, y0, x1, y1 edges of the masks in pixels (x1, y1 past the last pixel).
+
+        Zeros for an empty mask. A box can be given back as a prompt.
+        """
+        boxes = np.zeros((len(self.object_ids), 4), dtype=np.float32)
+        for box, mask in zip(boxes, self.masks, strict=True):
+            rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+            if len(rows):
+                box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        return boxes
+
+    @property
+    def lost(self) -> NDArray[np.bool_]:
+        """bool (N,): nothing was found: the object score is not above 0, or `masks` is empty, which
+        with non_overlapping it also is where stronger objects have all of it."""
+        return ~self.masks.any(axis=(1, 2)) | (self.object_scores <= 0)
+
+    def label_map(self) -> NDArray[np.int32]:
+        """int32 (H, W): the object id of each pixel, 0 for none; overlaps go to the highest logit.
+
+        Raises InputError if an object has the id 0, which means background here.
+        """
+        if 0 in self.object_ids:
+            raise InputError("object id 0 is the background of a label map; use another id")
+        labels = np.zeros(self.size, dtype=np.int32)
+        if self.object_ids:
+            ids = np.asarray(self.object_ids, dtype=np.int32)
+            labels = np.where(self.masks.any(axis=0), ids[self.logits.argmax(axis=0)], labels)
+        return labels
+
+    def to_supervision(self) -> supervision.Detections:
+        """The visible objects as `supervision.Detections`; needs the package supervision.
+
+        confidence is predicted_iou, tracker_id the object id.
+        """
+        try:
+            import supervision
+        except ImportError:
+            raise ImportError("to_supervision needs `pip install supervision`") from None
+        visible = self.masks.any(axis=(1, 2))
+        ids = np.asarray(self.object_ids, dtype=int)[visible]
+        return supervision.Detections(
+            xyxy=self.boxes[visible],
+            mask=self.masks[visible],
+            confidence=self.predicted_iou[visible],
+            class_id=np.zeros(len(ids), dtype=int),
+            tracker_id=ids,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class InstanceResult:
+    """The instances on one frame; N may be 0.
+
+    index: of the frame. size: (H, W).
+    track_ids: int64 (N,), ascending. An id stands for one track, from 1 in the order in which
+        tracks were first shown, and stays with it to the end of the video, through gaps as well.
+    labels: int64 (N,), index in `classes` of the track's best class up to this frame.
+    scores: float32 (N,) in [0, 1], probability of that class: softmax of the track's class logits
+        averaged over its last frames (`InstanceOptions.score_frames`), never over frames to come.
+    masks: bool (N, H, W); they may overlap. None of them is empty, unless the session was asked
+        for all tracks (`min_score=0`).
+    layers: bool (M,), which decoder layers ran on this frame.
+    classes: the C names that labels point to.
+    """
+
+    index: int
+    size: Size
+    track_ids: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    masks: NDArray[np.bool_]
+    layers: NDArray[np.bool_]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.track_ids)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The class name of each instance."""
+        return tuple(self.classes[label] for label in self.labels)
+
+    @cached_property
+    def boxes(self) -> NDArray[np.float32]:
+        """float32 (N, 4): x0, y0, x1, y1 edges in pixels (x1, y1 past the last pixel)."""
+        boxes = np.zeros((len(self), 4), dtype=np.float32)
+        for box, mask in zip(boxes, self.masks, strict=True):
+            rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+            if len(rows):
+                box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        return boxes
+
+
+@dataclass(frozen=True, eq=False)
+class InstanceTrack:
+    """One track of a video.
+
+    track_id: as in `InstanceResult`. label, score: best class and its probability from the class
+    logits averaged over the frames that show the track. first_frame, last_frame: that show it.
+    num_frames: how many show it. mean_area: of its masks on them, in pixels.
+    class_scores: float32 (C,), softmax of the class logits averaged over *all* frames of the
+    video, no-object left out: what MinVIS and DVIS++ rank for the YouTube-VIS protocol.
+    """
+
+    track_id: int
+    label: int
+    score: float
+    first_frame: int
+    last_frame: int
+    num_frames: int
+    mean_area: float
+    class_scores: NDArray[np.float32]
+
+
+class Prediction(NamedTuple):
+    """A track with one of its classes, as a row of a YouTube-VIS results file."""
+
+    track_id: int
+    label: int
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class InstanceSummary:
+    """The tracks of a video, by ascending id. num_frames: of the video. layers_run: a frame's mean.
+
+    classes: the names that labels point to. A video without any detection has no tracks.
+    """
+
+    num_frames: int
+    size: Size | None
+    classes: tuple[str, ...]
+    tracks: tuple[InstanceTrack, ...]
+    layers_run: float
+
+    def predictions(self, limit: int = 10) -> list[Prediction]:
+        """The best pairs of track and class, highest score first, as MinVIS reports them.
+
+        One track can appear with several classes. For the protocol, run with min_score=0, so that
+        every track is there. limit: how many pairs; the papers take 10.
+        """
+        rows = [
+            Prediction(track.track_id, label, float(score))
+            for track in self.tracks
+            for label, score in enumerate(track.class_scores)
+        ]
+        return sorted(rows, key=lambda row: -row.score)[:limit]

@@ -1,0 +1,126 @@
+"""Label maps as PNG: DAVIS's palette, 16 bits, plain masks, and images that are no masks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tempomask.errors import InputError
+from tempomask.io.masks import davis_palette, read_mask, write_label_png, write_mask_png
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(seed=st.integers(0, 2**32), highest=st.sampled_from([0, 1, 2, 254, 255, 256, 65535]))
+def test_what_is_written_is_read(tmp_path, seed, highest):
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, highest + 1, (7, 9)).astype(np.int32)
+    labels[3, 4] = highest
+    path = tmp_path / "00000.png"
+    write_label_png(path, labels)
+    read = read_mask(path)
+    assert read.dtype == np.int32
+    np.testing.assert_array_equal(read, labels)
+    with Image.open(path) as image:
+        assert image.mode == ("P" if highest < 256 else "I;16")
+    assert [p.name for p in tmp_path.iterdir()] == ["00000.png"]
+
+
+def test_the_palette_is_that_of_davis(tmp_path):
+    write_label_png(tmp_path / "a.png", np.array([[0, 1, 2, 3, 255]]))
+    with Image.open(tmp_path / "a.png") as image:
+        colors = np.array(image.convert("RGB"))[0].tolist()
+    assert colors[:4] == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]
+    assert colors[4] == [224, 224, 192]
+    assert len(np.unique(davis_palette(), axis=0)) == 256
+
+
+def label_image(values, mode=None):
+    return Image.fromarray(np.array(values, dtype=np.uint8)).convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (label_image([[0, 255]], "L"), [[0, 1]]),
+        (label_image([[255, 255]], "L"), [[1, 1]]),
+        (label_image([[0, 3]], "L"), [[0, 3]]),
+        (label_image([[0, 0]], "L"), [[0, 0]]),
+        (label_image([[1, 255]], "L"), [[1, 255]]),
+        (label_image([[0, 255]], "1"), [[0, 1]]),
+        (label_image([[0, 255]], "RGB"), [[0, 1]]),
+        (label_image([[0, 255]], "RGBA"), [[0, 1]]),
+        (label_image([[255, 255]], "LA"), [[1, 1]]),
+        (Image.fromarray(np.array([[0, 300]], np.uint16)), [[0, 300]]),
+        (Image.fromarray(np.array([[0, 70000]], np.int32)).convert("I"), None),
+    ],
+)
+def test_pixel_types(tmp_path, image, expected):
+    path = tmp_path / ("a.png" if expected else "a.tif")
+    image.save(path)
+    assert read_mask(path).tolist() == (expected or [[0, 70000]])
+
+
+def test_a_mask_drawn_in_white(tmp_path):
+    mask = np.eye(5, dtype=bool)
+    write_mask_png(tmp_path / "a.png", mask)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), mask)
+
+
+def test_a_mask_with_soft_edges_is_no_map_of_objects(tmp_path):
+    shades = np.tile(np.arange(256, dtype=np.uint8), (4, 1))
+    label_image(shades, "L").save(tmp_path / "soft.png")
+    with pytest.raises(InputError, match=r"soft\.png has soft edges \(254 shades .* black"):
+        read_mask(tmp_path / "soft.png")
+    # Many ids without white, and a few beside it, are a label map.
+    for labels in (np.minimum(shades, 254), np.where(shades > 20, np.uint8(255), shades)):
+        label_image(labels, "L").save(tmp_path / "ids.png")
+        np.testing.assert_array_equal(read_mask(tmp_path / "ids.png"), labels)
+
+
+def test_images_that_are_no_masks(tmp_path):
+    paths = {name: tmp_path / name for name in ("rgb.png", "alpha.png", "blur.jpg", "no.png")}
+    label_image(np.full((4, 4, 3), 9)).save(paths["rgb.png"])
+    label_image(np.full((4, 4, 3), 9), "LA").save(paths["alpha.png"])
+    label_image(np.zeros((4, 4)), "L").save(paths["blur.jpg"])
+    paths["no.png"].write_text("hello")
+    table = {"rgb.png": "palette or grey", "alpha.png": "kind LA", "blur.jpg": "save it as PNG"}
+    for name, message in {**table, "no.png": "cannot read", "missing.png": "no such mask"}.items():
+        with pytest.raises(InputError, match=message) as caught:
+            read_mask(tmp_path / name)
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.full((2, 2), 65536), "object id 65536 does not fit"),
+        (np.full((2, 2), -1), "object id -1 does not fit"),
+        (np.zeros((2, 2)), "float64"),
+        (np.zeros((2, 2, 3), int), r"\(2, 2, 3\)"),
+        (np.zeros((0, 2), int), r"\(0, 2\)"),
+    ],
+)
+def test_label_maps_that_cannot_be_written(tmp_path, labels, message):
+    with pytest.raises(InputError, match=message):
+        write_label_png(tmp_path / "a.png", labels)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    write_label_png(path, np.ones((2, 2), int))
+
+    def fail(self, file, **_):
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError):
+        write_label_png(path, np.zeros((2, 2), int))
+    assert read_mask(path).tolist() == [[1, 1], [1, 1]]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
