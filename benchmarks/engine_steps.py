@@ -19,9 +19,9 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from frame_profile import memory_of
 from torch import Tensor, nn
 
-from frame_profile import memory_of
 from tempomask.devices import resolve_dtype
 from tempomask.engine import accelerate
 from tempomask.engine.packed import fast_linear

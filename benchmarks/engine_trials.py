@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from tempomask.devices import resolve_dtype
-from tempomask.files import write_json
 from trials import Clock, run
 from trials_of_compiling import compiled_trials
 from trials_of_encoder import QUICK, Shapes, encoder_trials
 from trials_of_memory import CALLS, alone, kept_memory, memory_trials
 from trials_of_nano import nano_trials
+
+from tempomask.devices import resolve_dtype
+from tempomask.files import write_json
 
 KEPT_MEMORY = "freed memory"
 PARTS = {

@@ -29,9 +29,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from against_transformers import Task, randomised, their_model
 from numpy.typing import NDArray
 
-from against_transformers import Task, randomised, their_model
 from tempomask.engine import accelerate
 from tempomask.engine.compiled import CompiledSegmenter
 from tempomask.files import write_json

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rds_speed import Clock, timed_calls
+from studies.rds.speed import Clock, timed_calls
 from tempomask.devices import DTypeName, resolve_device, resolve_dtype
 from tempomask.files import make_folder, replacing
 from tempomask.instances.fast import accelerate_instances

@@ -24,18 +24,18 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from engine_agreement import overlap, tracked
 from torch import Tensor, nn
 from torch.nn import functional as F
+from trials import Trial, Way, difference, milliseconds, run
+from trials_of_encoder import QUICK, Shapes
 
-from engine_agreement import overlap, tracked
 from tempomask import load
 from tempomask.engine import accelerate
 from tempomask.engine.packed import Activation, PackedLinear, can_pack
 from tempomask.files import write_json
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
-from trials import Trial, Way, difference, milliseconds, run
-from trials_of_encoder import QUICK, Shapes
 
 # Tokens that are turned into int8 at once, which then lie in the cache.
 SLAB = 1024

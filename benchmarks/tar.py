@@ -26,10 +26,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-
-from rds_speed import Clock, timed_calls
 from tar_table import markdown
 from tar_variants import VARIANTS, find_weights, train
+
+from studies.rds.speed import Clock, timed_calls
 from tempomask.data.youtube_vis import VideoEntry, YouTubeVIS
 from tempomask.devices import DTypeName
 from tempomask.evaluation.ap_intervals import Intervals, ap_intervals

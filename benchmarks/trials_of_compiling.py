@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from trials import Trial
+from trials_of_encoder import QUICK, Shapes
 
 from tempomask.engine.trunk import FastTrunk
 from tempomask.models.config import HieraConfig
 from tempomask.models.hiera import Hiera
-from trials import Trial
-from trials_of_encoder import QUICK, Shapes
 
 TINY = HieraConfig()
 AUTOTUNED = {"max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}

@@ -13,6 +13,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from trials import Trial
 
 from tempomask.engine.neck import FusedNeck
 from tempomask.engine.packed import fast_linear
@@ -23,7 +24,6 @@ from tempomask.models.neck import FeaturePyramidNeck
 from tempomask.models.windowed_block import WindowedBlock, max_pool
 from tempomask.ops.attention import multi_head_attention
 from tempomask.ops.windows import partition
-from trials import Trial
 
 WHOLE = 1 << 30
 

@@ -11,9 +11,11 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
-
 from frame_profile import memory_of
+from torch import Tensor, nn
+from trials import Trial, Way
+from trials_of_encoder import WHOLE, Shapes
+
 from tempomask.engine import accelerate
 from tempomask.engine.malloc_tuning import keep_freed_memory
 from tempomask.engine.memory_attention import FastMemoryAttentionLayer, _shared
@@ -23,8 +25,6 @@ from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.attention import attention
 from tempomask.ops.rope import axial_table, rotate
-from trials import Trial, Way
-from trials_of_encoder import WHOLE, Shapes
 
 # Parts that are timed in processes of their own, and how often.
 TINY, SMALL = "SAM 2.1-T, encode and attend", "EfficientTAM-Ti at 512, attend"

@@ -8,13 +8,13 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from trials import Trial, Way
+from trials_of_encoder import QUICK, Shapes
 
 from tempomask.engine.stem import FastStem, FusedConvolution, can_fuse
 from tempomask.models.hybrid import ConvolutionalStem
 from tempomask.ops.attention import multi_head_attention
 from tempomask.weights import load_segmenter
-from trials import Trial, Way
-from trials_of_encoder import QUICK, Shapes
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 

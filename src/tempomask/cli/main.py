@@ -20,7 +20,6 @@ from tempomask.cli.evaluate_boxes import boxes
 from tempomask.cli.evaluate_instances import youtube_vis
 from tempomask.cli.instances import instances
 from tempomask.cli.models import models
-from tempomask.cli.pareto import pareto
 from tempomask.cli.prompt_options import OrderedCommand
 from tempomask.cli.propagate import propagate
 from tempomask.cli.track import track
@@ -50,7 +49,6 @@ app.command()(train)
 app.command()(train_instances)
 app.command()(adapt)
 app.command()(calibrate)
-app.command()(pareto)
 
 
 def _show_version(wanted: bool) -> None:

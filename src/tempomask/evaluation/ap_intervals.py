@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from studies.bootstrap import Estimate, interval
 from tempomask.errors import InputError
-from tempomask.evaluation.bootstrap import Estimate, interval
 from tempomask.metrics.ap_resampling import ResampledScores, Resampler
 from tempomask.metrics.video_ap import VideoAP
 

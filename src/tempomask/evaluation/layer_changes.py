@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from studies.bootstrap import interval
 from tempomask.data.youtube_vis import VideoEntry, YouTubeVIS
 from tempomask.errors import InputError
-from tempomask.evaluation.bootstrap import interval
 from tempomask.instances.model import InstanceModel
 
 ROUNDS = 2000

@@ -13,18 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from tempomask.errors import InputError
-from tempomask.evaluation import frame_times, pareto_times
-from tempomask.evaluation.bootstrap import bootstrap_difference, bootstrap_mean
-from tempomask.evaluation.frame_times import PairedTimes
-from tempomask.evaluation.measured_once import MeasuredOnce
-from tempomask.evaluation.pareto import (
+from studies.bootstrap import bootstrap_difference, bootstrap_mean
+from studies.rds import times as comparison_times
+from studies.rds.chart import interval_beside, save_pareto_chart
+from studies.rds.comparison import (
     Comparison,
     ComparisonConfig,
     Point,
     PointResult,
 )
-from tempomask.evaluation.pareto_summary import (
+from studies.rds.summary import (
     PARTLY,
     TIMED,
     UNTIMED,
@@ -35,11 +33,14 @@ from tempomask.evaluation.pareto_summary import (
     scores_at_cost,
     summarise_comparison,
 )
-from tempomask.evaluation.pareto_times import FILE, kept_times, measure_times
+from studies.rds.times import FILE, kept_times, measure_times
+from tempomask.errors import InputError
+from tempomask.evaluation import frame_times
+from tempomask.evaluation.frame_times import PairedTimes
+from tempomask.evaluation.measured_once import MeasuredOnce
 from tempomask.models.config import HybridConfig, MaskDecoderConfig, segmenter_config
 from tempomask.models.hybrid import HybridEncoder
 from tempomask.models.segmenter import Segmenter
-from tempomask.reports.pareto_figures import interval_beside, save_pareto_chart
 from tempomask.routing.static import StaticPlan
 from tempomask.weights import save_segmenter
 
@@ -428,7 +429,7 @@ def check_times(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> None
         turns.append(model.routers and model.routers.method)
         return 0.05 if model.routers is not None and model.routers.method == "slim" else 0.1
 
-    monkeypatch.setattr(pareto_times, "median_seconds", seconds)
+    monkeypatch.setattr(comparison_times, "median_seconds", seconds)
     said: list[str] = []
     times = measure_times(comparison, 3, lambda point, *_: said.append(point.method))
     assert said == ["base", "full", "pbd", "rds", "slim"]

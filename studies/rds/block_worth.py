@@ -1,6 +1,6 @@
 """What a model's blocks are worth untrained: J&F with evenly spread blocks left out, on all frames.
 
-    python benchmarks/block_worth.py DAVIS --image-size 256 --out docs/results/block_worth.json
+    python -m studies.rds.block_worth DAVIS --image-size 256 --out studies/rds/block_worth.json
 
 The static plan A at each number of blocks, from all of them down to those that always run, nothing
 adapted. It says how much there is for a router or an adapter to win back.

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from studies.rds.ablations import Ablation
+from studies.rds.comparison import ComparisonConfig
 from tempomask.errors import InputError
-from tempomask.evaluation.pareto import ComparisonConfig
-
-SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "rds_ablations.py"
 
 
 def test_the_folder_remembers_what_the_variants_vary_from(tmp_path: Path) -> None:
-    ablation: Any = runpy.run_path(str(SCRIPT))["Ablation"]
     data = tmp_path / "data"
     for part in ("JPEGImages", "Annotations"):
         (data / part / "one").mkdir(parents=True)
         Image.fromarray(np.ones((32, 32), np.uint8)).save(data / part / "one" / "00000.png")
     config = ComparisonConfig(methods=(), budgets=(0.6,))
     folders = (config, data, data, tmp_path / "out")
-    names = [point.method for point in ablation(0.6, True, ["rds"], *folders).points]
+    names = [point.method for point in Ablation(0.6, True, ["rds"], *folders).points]
     assert names == ["rds"]
     with pytest.raises(InputError, match="with other learn_missed; choose another folder"):
-        ablation(0.6, False, ["rds"], *folders)
+        Ablation(0.6, False, ["rds"], *folders)

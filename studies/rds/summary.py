@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tempomask.evaluation.bootstrap import Estimate, bootstrap_difference, bootstrap_mean
-from tempomask.evaluation.pareto import REFERENCES, PointResult
+from studies.bootstrap import Estimate, bootstrap_difference, bootstrap_mean
+from studies.rds.comparison import REFERENCES, PointResult
 
 if TYPE_CHECKING:
     from tempomask.evaluation.frame_times import PairedTimes
@@ -84,7 +84,7 @@ def rows_of(
 ) -> list[Row]:
     """Points of the same method and budget as one row; methods as they come, budgets down.
 
-    times: of points by name, as `pareto_times.kept_times` has them.
+    times: of points by name, as `times.kept_times` has them.
     """
     times = times or {}
     # One full model for all: what its frames took in all turns.
@@ -222,7 +222,7 @@ def claims(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def summarise_comparison(
     results: Sequence[PointResult], times: Mapping[str, PairedTimes] | None = None
 ) -> dict[str, Any]:
-    """Everything for pareto.json; times: as of `rows_of`."""
+    """Everything for pareto.json; times: same as for `rows_of`."""
     rows = rows_of(results, times)
     return {
         "speed": speed_note(rows),

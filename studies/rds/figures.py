@@ -1,8 +1,9 @@
 """Figures of routing on real videos: blocks over frames, rates per budget, strips, router heat.
 
-    python benchmarks/rds_figures.py --root DAVIS --sequences dog,parkour \
-        --out docs/results/routing --adapter pareto/points/rds-0.6-seed1 \
-        --beside pareto/points/pbd-0.6-seed1 --budget-adapters pareto/points/rds-{0.8,0.6,0.4}-seed1
+    python -m studies.rds.figures --root DAVIS --sequences dog,parkour \
+        --out studies/rds/routing --adapter comparison/points/rds-0.6-seed1 \
+        --beside comparison/points/pbd-0.6-seed1 \
+        --budget-adapters comparison/points/rds-{0.8,0.6,0.4}-seed1
 
 Writes, for every sequence: SEQ-blocks.png (which blocks ran when), SEQ-strip.png (frames, masks,
 blocks; a row for each method given with --beside) and SEQ-heat.png (activation weights). For all
@@ -21,18 +22,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from studies.rds.routing_figures import (
+    save_activation_profiles,
+    save_budget_rates,
+    save_frame_strip,
+    save_router_heat,
+)
 from tempomask.data.davis import Davis, DavisSequence
 from tempomask.files import make_folder, write_json
 from tempomask.model import Model, load
 from tempomask.models.encoder import Policy, always_on_blocks
 from tempomask.prompts import Prompt
 from tempomask.reports.figures import save_block_chart
-from tempomask.reports.routing_figures import (
-    save_activation_profiles,
-    save_budget_rates,
-    save_frame_strip,
-    save_router_heat,
-)
 from tempomask.routing.budget import RecordedRule
 from tempomask.routing.recurrent import RecurrentPolicy, Routing
 

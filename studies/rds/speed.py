@@ -1,6 +1,6 @@
 """What skipping is worth in time: RDS and the others, on random weights (RDS, Tables 1, 4 and 9).
 
-    python benchmarks/rds_speed.py --model sam2.1-large --out docs/results/rds_speed_large.json
+    python -m studies.rds.speed --model sam2.1-large --out studies/rds/speed_large.json
 
 Every method runs the same frames at every ratio: encoder multiply-adds, milliseconds a frame and in
 the encoder, frames a second, the share of the frame spent on routing, and how much of the speed-up
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from speed_candidates import METHODS, Candidate, build
+from studies.rds.speed_candidates import METHODS, Candidate, build
 from tempomask.devices import DTypeName, resolve_device, resolve_dtype
 from tempomask.engine import accelerate
 from tempomask.files import make_folder, write_json
@@ -265,8 +265,8 @@ def rows_of(
 
 def draw(path: Path, rows: list[dict[str, Any]]) -> None:
     """Real against promised speed-up of the encoder, and frames a second against cost."""
+    from studies.rds.chart import COLORS
     from tempomask.reports.canvas import INK, figure_of, save, style
-    from tempomask.reports.pareto_figures import COLORS
 
     figure = figure_of(4.2)
     left, right = figure.subplots(1, 2)

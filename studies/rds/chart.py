@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from studies.bootstrap import bootstrap_difference
+from studies.rds.summary import Row
 from tempomask.errors import InputError
-from tempomask.evaluation.bootstrap import bootstrap_difference
-from tempomask.evaluation.pareto_summary import Row
 from tempomask.reports.canvas import INK, figure_of, save, style
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from studies.rds.comparison import Comparison, Progress, first_object, timed_frames
 from tempomask.errors import InputError
 from tempomask.evaluation.frame_times import ROUNDS, PairedTimes, median_seconds, paired_times
-from tempomask.evaluation.pareto import Comparison, Progress, first_object, timed_frames
 from tempomask.files import write_json
 from tempomask.model import Model
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tempomask.errors import InputError
-from tempomask.reports.routing_figures import (
+from studies.rds.routing_figures import (
     TINT,
     save_activation_profiles,
     save_budget_rates,
@@ -19,6 +18,7 @@ from tempomask.reports.routing_figures import (
     save_router_heat,
     tinted,
 )
+from tempomask.errors import InputError
 
 RNG = np.random.default_rng(0)
 BLOCKS = RNG.random((5, 7)) < 0.6

@@ -1,12 +1,12 @@
 """A small model whose encoder is SAM 2's: the comparison's second network, whose blocks matter.
 
-    python benchmarks/hiera_student.py --data DATA --out FOLDER
+    python -m studies.rds.student --data DATA --out FOLDER
 
 nano's stem does most of its encoder's work, so that little is lost with its blocks. Here a Hiera of
 14 blocks, from random weights and without a stem, learns to give nano's features; memory and
 decoder are nano's own, untouched. FOLDER/model.safetensors is then a model like any other, for
-`tempomask pareto --checkpoint` and `benchmarks/block_worth.py --checkpoint`. The command goes on
-where it was stopped.
+`python -m studies.rds --checkpoint` and `python -m studies.rds.block_worth --checkpoint`. The
+command goes on where it was stopped.
 """
 
 from __future__ import annotations

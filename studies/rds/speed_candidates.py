@@ -1,4 +1,4 @@
-"""The methods that `rds_speed.py` times, at a ratio, on random weights."""
+"""The methods that `speed.py` times, at a ratio, on random weights."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def build(method: str, budget: float, base: Segmenter, image: Tensor) -> Candida
     encoder, device = base.encoder, image.device
     try:
         if method.startswith("static-"):  # PBD and the plans: no routing at all
-            plan = StaticPlan(static_blocks(encoder, method[-1], budget), encoder)
+            plan = StaticPlan(
+                static_blocks(encoder, "a" if method == "static-a" else "b", budget), encoder
+            )
             return Candidate(method, budget, base, plan)
         if method == "rds":
             router = PredictiveRouter(RouterConfig.for_encoder(encoder)).to(device).eval()

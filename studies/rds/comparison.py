@@ -329,7 +329,7 @@ def frames_per_second(
 ) -> float:
     """Frames a second of the longest sequence, its first object from its mask; the best round.
 
-    It is measured on whatever else the machine does; `pareto_times` measures what can be compared.
+    It is measured on whatever else the machine does; `times` measures what can be compared.
     """
     sequence, frames = timed_frames(root, sequences)
     prompt = first_object(sequence)

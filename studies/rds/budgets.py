@@ -1,7 +1,7 @@
 """Budgets that move, on real video: more for hard frames, a threshold, a target of frames a second.
 
-    python benchmarks/rds_budgets.py --root DAVIS --adapter nano-rds --sequence parkour \
-        --out docs/results/routing/moving_budgets.json
+    python -m studies.rds.budgets --root DAVIS --adapter nano-rds --sequence parkour \
+        --out studies/rds/routing/moving_budgets.json
 
 What each kind of budget scores and runs over all sequences of the root, and for one of them, frame
 by frame, the share of the blocks and the milliseconds. Targets of frames a second lie a third and

@@ -1,13 +1,13 @@
 """Ablations of RDS at one budget: what the router sees, what is adapted, one router or many.
 
-    python benchmarks/rds_ablations.py --data DATA --evaluation DAVIS --out ablations \
-        --seeds 1,2,3 --report docs/results/rds_ablations.json
+    python -m studies.rds.ablations --data DATA --evaluation DAVIS --out ablations \
+        --seeds 1,2,3 --report studies/rds/ablations.json
 
 Router inputs (both, mask only, image only), one previous mask or four, importance (both, global,
 local), the number of adapted blocks K_sel at the same rank, what we changed in the training, and
 the latency of a single router against dense ones (the paper's Table 4). Each variant is trained and
-scored like a point of `tempomask pareto`, in the same kind of folder: a stopped run goes on, and
-what is measured on the untrained network is shared. A figure is drawn beside the report.
+scored like a point of `python -m studies.rds`, in the same kind of folder: a stopped run goes on,
+and what is measured on the untrained network is shared. A figure is drawn beside the report.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from studies.rds.comparison import Comparison, ComparisonConfig, Point
+from studies.rds.summary import Row, differences, rows_of
 from tempomask.adaptation.method import Method
 from tempomask.adaptation.rds import RDS, RDSConfig
-from tempomask.evaluation.pareto import Comparison, ComparisonConfig, Point
-from tempomask.evaluation.pareto_summary import Row, differences, rows_of
 from tempomask.files import make_folder, write_json
 from tempomask.models.encoder import always_on_blocks
 from tempomask.models.segmenter import Segmenter

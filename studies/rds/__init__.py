@@ -1,0 +1,1 @@
+"""RDS (recurrent dynamic sparsity): methods side by side, ablations, speed, routing figures."""
