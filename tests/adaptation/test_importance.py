@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tempomask.adaptation.importance import Importance, View, local_changes, measure_importance
 from tempomask.errors import InputError
 from tempomask.models.config import HieraConfig
+from tempomask.models.dinov3 import DINOv3, DINOv3Config
 from tempomask.models.encoder import always_on_blocks
 from tempomask.models.hiera import Hiera
 from tempomask.models.segmenter import Segmenter
@@ -119,3 +120,16 @@ def test_selection_grows_and_holds_what_always_runs(
     fewer, more = importance.select(count), importance.select(count + 1)
     assert len(fewer) == count and set(fewer) < set(more)
     assert {0, len(values) - 1} <= set(fewer)
+
+
+def test_only_patches_count_where_a_map_holds_other_tokens() -> None:
+    """DINOv3's prefix lies in the map, padded with zeros, whose cosine would be none."""
+    pytest.importorskip("transformers")
+    encoder = DINOv3(DINOv3Config("tiny", 16, 2, 3, 32)).eval()
+    with torch.no_grad():
+        for layer in encoder.linear_layers(1).values():
+            layer.weight.zero_()
+            if layer.bias is not None:
+                layer.bias.zero_()
+    changes = local_changes(encoder, torch.randn(2, 3, 48, 64))
+    assert changes == pytest.approx([0, 0, 0], abs=1e-6)

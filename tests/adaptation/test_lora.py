@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tempomask.adaptation.lora import (
-    LAYERS,
+    adapted_layers,
     add_lora,
     export_lora,
     lora_parameters,
@@ -43,8 +43,9 @@ def test_only_the_chosen_layers_are_adapted(segmenter: Segmenter) -> None:
     expected = lora_parameters(segmenter.encoder, (1, 4), 3)
     parameters = add_lora(segmenter.encoder, (1, 4), rank=3)
     names = {n for n, p in segmenter.encoder.named_parameters() if p.requires_grad}
-    wrapped = {".".join(name.split(".")[:3]) for name in names}
-    assert wrapped == {f"blocks.{i}.{layer}" for i in (1, 4) for layer in LAYERS}
+    wrapped = {name.split(".lora_")[0] for name in names}
+    layers = "qkv", "output", "expand", "contract"
+    assert wrapped == {f"blocks.{i}.{layer}" for i in (1, 4) for layer in layers}
     assert all("lora_" in name for name in names)
     assert sum(p.numel() for p in parameters) == expected
     # An adapter starts as nothing.
@@ -59,7 +60,7 @@ def test_merged_equals_unmerged(segmenter: Segmenter) -> None:
     with torch.no_grad():
         unmerged = segmenter.encode(image()).features
     tensors = export_lora(segmenter.encoder)
-    assert len(tensors) == 2 * 2 * len(LAYERS)
+    assert len(tensors) == 2 * len(adapted_layers(segmenter.encoder, (1, 4)))
     merge_lora(plain.encoder, {**tensors, "router.head.bias": torch.zeros(3)})
     with torch.no_grad():
         merged = plain.encode(image()).features

@@ -162,7 +162,8 @@ def test_a_skipped_block_is_the_identity(encoder: Encoder) -> None:
         block = encoder.blocks[index]
         saved = {name: p.detach().clone() for name, p in block.named_parameters()}
         with torch.no_grad():
-            for layer in (block.output, block.contract):
+            for name in (block.attention_layers[-1], block.feed_forward_layers[-1]):
+                layer = block.get_submodule(name)
                 layer.weight.zero_()
                 layer.bias.zero_()
             silenced = encoder(image).features
@@ -250,3 +251,25 @@ def test_policies_have_no_memory_of_earlier_frames(encoder: Encoder, policy: Pol
 
 def test_keep_plan_reports_what_it_was_given() -> None:
     assert KeepPlan([True, False, True]).blocks.tolist() == [True, False, True]
+
+
+def test_linear_layers_are_declared_and_image_tokens_found(encoder: Encoder) -> None:
+    """What adapters go to, by names that the encoder knows; patches without prefix or padding."""
+    for index, block in enumerate(encoder.blocks):
+        layers = encoder.linear_layers(index)
+        assert all(encoder.get_submodule(name) is layer for name, layer in layers.items())
+        declared = {id(layer) for layer in layers.values()}
+        others = [m for m in block.modules() if isinstance(m, torch.nn.Linear)]
+        left = [m for m in others if id(m) not in declared]
+        assert len(left) <= (index in encoder.required_blocks), "only shortcuts are left out"
+
+    class Tokens(Recorder):
+        def apply(self, index: int, block: RoutedBlock, x: Tensor) -> Tensor:
+            if index == 0:
+                seen.append(block.image_tokens(x))
+            return super().apply(index, block, x)
+
+    seen: list[Tensor] = []
+    recorder = Tokens()
+    encoder(random_image(96), recorder)
+    assert torch.equal(seen[0], recorder.embedding.flatten(1, 2))

@@ -59,8 +59,9 @@ class Adapter:
 def base_sample(segmenter: Segmenter) -> Tensor:
     """A few weights of every encoder block, by which the base network is known again."""
     rows = []
-    for block in segmenter.encoder.blocks:
-        values = block.qkv.weight.detach().flatten().float().cpu()  # type: ignore[union-attr]
+    for index in range(segmenter.encoder.num_blocks):
+        first = next(iter(segmenter.encoder.linear_layers(index).values()))
+        values = first.weight.detach().flatten().float().cpu()
         rows.append(values[torch.linspace(0, len(values) - 1, SAMPLED).long()])
     return torch.stack(rows)
 

@@ -108,7 +108,7 @@ def global_drops(
 
 @torch.no_grad()
 def local_changes(encoder: Encoder, images: Tensor) -> list[float]:
-    """I_L of every block over images (N, 3, S, S); the mean over tokens and images, 0 for K."""
+    """I_L of every block over images (N, 3, S, S); the mean over patches and images, 0 for K."""
     observer = _CosineObserver(encoder.num_blocks)
     for batch in images.split(BATCH):
         encoder(batch, observer)
@@ -131,8 +131,9 @@ class _CosineObserver:
     def apply(self, index: int, block: RoutedBlock, x: Tensor) -> Tensor:
         y = block(x)
         if x.shape == y.shape:
-            cosine = F.cosine_similarity(x.float(), y.float(), dim=-1)
-            self.total[index] += cosine.flatten(1).mean(dim=1).sum().double().cpu()
+            before, after = block.image_tokens(x).float(), block.image_tokens(y).float()
+            cosine = F.cosine_similarity(before, after, dim=-1)
+            self.total[index] += cosine.mean(dim=1).sum().double().cpu()
         return y
 
     @property

@@ -1,12 +1,12 @@
 """Low-rank adapters (arXiv 2106.09685) on the blocks that matter, by `peft`; merged for inference.
 
-W_Q, W_K and W_V are one fused layer here (`qkv`), so that one adapter serves the three; with W_O
-and the two MLP weights a block has four.
+They go to the linear layers that a block declares (`Encoder.linear_layers`). In most encoders
+W_Q, W_K and W_V are one fused layer, so that one adapter serves the three.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,19 @@ from torch import Tensor, nn
 from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder
 
-# The adapted layers of a block: Q, K and V; O; up and down of the MLP.
-LAYERS = ("qkv", "output", "expand", "contract")
 PREFIX = "lora."
 # A rank is chosen so that the adapters hold at most this share of the network's parameters.
 SHARE = 0.04
 
 
+def adapted_layers(encoder: Encoder, blocks: Iterable[int]) -> dict[str, nn.Linear]:
+    """The layers of these blocks that adapters go to, by name."""
+    return {n: layer for i in sorted(blocks) for n, layer in encoder.linear_layers(i).items()}
+
+
 def lora_parameters(encoder: Encoder, blocks: Collection[int], rank: int) -> int:
     """How many parameters adapters of this rank have on these blocks."""
-    layers = [getattr(encoder.blocks[i], name) for i in blocks for name in LAYERS]
+    layers = adapted_layers(encoder, blocks).values()
     return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
@@ -43,7 +46,7 @@ def suitable_rank(encoder: Encoder, blocks: Collection[int], network_parameters:
 
 def largest_rank(encoder: Encoder) -> int:
     """The rank of the widest weight that adapters are added to."""
-    layers = [getattr(block, name) for block in encoder.blocks for name in LAYERS]
+    layers = adapted_layers(encoder, range(encoder.num_blocks)).values()
     return max(min(layer.in_features, layer.out_features) for layer in layers)
 
 
@@ -69,7 +72,7 @@ def add_lora(
     except ImportError as error:
         raise InputError("adapters need peft: pip install 'tempomask[adapt]'") from error
     check_rank(encoder, rank)
-    names = [f"blocks.{index}.{layer}" for index in sorted(blocks) for layer in LAYERS]
+    names = list(adapted_layers(encoder, blocks))
     config = LoraConfig(r=rank, lora_alpha=scale * rank, target_modules=names, lora_dropout=0.0)
     encoder.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):

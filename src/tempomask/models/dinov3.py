@@ -37,6 +37,11 @@ class DINOv3Config:
     patch_size: int = 16
     rope_theta: float = 100.0
 
+    @property
+    def prefix(self) -> int:
+        """Tokens before those of the image: the class token and the registers."""
+        return 1 + self.registers
+
 
 # fmt: off
 _SIZES = [
@@ -111,22 +116,16 @@ class DINOv3Block(RoutedBlock):
     them are padding, which is never attended to.
     """
 
-    def __init__(self, layer: Any, prefix: int, position: RotaryPosition) -> None:
+    attention_layers = tuple(f"layer.attention.{name}_proj" for name in "qkvo")
+
+    def __init__(self, layer: Any, config: DINOv3Config, position: RotaryPosition) -> None:
         super().__init__()
         self.layer = layer
-        self.prefix = prefix
+        self.prefix = config.prefix
         # In a tuple, so that the one module is not registered once more for each block.
         self._position = (position,)
-
-    @property
-    def output(self) -> nn.Linear:
-        """The last matrix of the attention."""
-        return self.layer.attention.o_proj
-
-    @property
-    def contract(self) -> nn.Linear:
-        """The last matrix of the feed-forward."""
-        return self.layer.mlp.down_proj
+        names = ("gate", "up", "down") if config.gated else ("up", "down")
+        self.feed_forward_layers = tuple(f"layer.mlp.{name}_proj" for name in names)
 
     def attend(self, x: Tensor) -> Tensor:
         rows = prefix_rows(self.prefix, x.shape[2])
@@ -138,6 +137,10 @@ class DINOv3Block(RoutedBlock):
     def feed_forward(self, x: Tensor) -> Tensor:
         normed = self.layer.norm2(self._tokens(x))
         return self._added(x, self.layer.layer_scale2(self.layer.mlp(normed)))
+
+    def image_tokens(self, x: Tensor) -> Tensor:
+        """The patches, without the prefix."""
+        return x[:, prefix_rows(self.prefix, x.shape[2]) :].flatten(1, 2)
 
     def _tokens(self, x: Tensor) -> Tensor:
         """(B, P + h w, C)"""
@@ -182,9 +185,7 @@ class DINOv3(Encoder):
         self.position = RotaryPosition(rope.eval(), config.patch_size)
         # transformers 5 nests the layers one deeper than 4.
         layers: Any = getattr(network, "model", network).layer
-        self.blocks = nn.ModuleList(
-            DINOv3Block(layer, 1 + config.registers, self.position) for layer in layers
-        )
+        self.blocks = nn.ModuleList(DINOv3Block(layer, config, self.position) for layer in layers)
         self.norm = network.norm
 
     def forward(

@@ -10,7 +10,7 @@ Shapes: B batch, S image side, L number of blocks, h x w token grid, C channels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from numpy.typing import NDArray
@@ -34,7 +34,15 @@ class RoutedBlock(nn.Module):
     """A residual block in two halves, so that a plan may skip all of it or one half.
 
     A subclass implements `attend` and `feed_forward`, both residual, on maps (B, h, w, C).
+
+    Attributes:
+        attention_layers: Names, within the block, of the linear layers of its attention, the last
+            of which gives what is added. Adapters go to these and the next.
+        feed_forward_layers: The same of its feed-forward.
     """
+
+    attention_layers: tuple[str, ...] = ("qkv", "output")
+    feed_forward_layers: tuple[str, ...] = ("expand", "contract")
 
     def attend(self, x: Tensor) -> Tensor:
         raise TypeError(f"{type(self).__name__} must implement attend")
@@ -44,6 +52,10 @@ class RoutedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.feed_forward(self.attend(x))
+
+    def image_tokens(self, x: Tensor) -> Tensor:
+        """The tokens (B, N, C) of the image on a map; a map may hold others beside them."""
+        return x.flatten(1, 2)
 
 
 class Plan(Protocol):
@@ -154,6 +166,12 @@ class Encoder(nn.Module):
     @property
     def num_blocks(self) -> int:
         return len(self.blocks)
+
+    def linear_layers(self, index: int) -> dict[str, nn.Linear]:
+        """The linear layers of a block in the order in which they act, by name in the encoder."""
+        block = cast("RoutedBlock", self.blocks[index])
+        names = (*block.attention_layers, *block.feed_forward_layers)
+        return {f"blocks.{index}.{n}": cast("nn.Linear", block.get_submodule(n)) for n in names}
 
     def run_blocks(
         self,
