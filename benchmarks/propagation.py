@@ -25,7 +25,9 @@ from tempomask import load_propagator
 from tempomask.evaluation.davis import evaluate
 from tempomask.files import write_json
 from tempomask.models.dinov3 import DINOV3_SIZES, DINOv3, DINOv3Config
-from tempomask.propagation.session import PropagationConfig, PropagationSession
+from tempomask.propagation.labels import PropagationOptions
+from tempomask.propagation.network import PatchEncoder
+from tempomask.propagation.session import PropagationSession
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
 from tempomask.routing.recurrent import Routing, recurrent_policy
 
@@ -62,14 +64,16 @@ def speed(
     encoder = DINOv3(config).eval().to(device)
     router = PredictiveRouter(RouterConfig.for_encoder(encoder)).eval().to(device)
     policies = {"full": None, f"RDS {BUDGET}": recurrent_policy(router, Routing(BUDGET), BUDGET)}
-    settings = PropagationConfig(short_side=short_side)
+    settings = PropagationOptions(short_side=short_side)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
     mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
     mask[120:360, 200:600] = True
     sessions = {}
     for name, policy in policies.items():
-        session = sessions[name] = PropagationSession(encoder, settings, policy=policy)
+        session = sessions[name] = PropagationSession(
+            PatchEncoder(encoder), settings, policy=policy
+        )
         session.prompt(mask=mask)
         session.step(image)
         fill_context(session)
@@ -103,9 +107,9 @@ def speed(
 
 def fill_context(session: PropagationSession) -> None:
     """Stand in for the frames that would fill the context: copies of the first one."""
-    first = session._first
-    if first is not None:
-        session._recent.extend([first] * session.config.context_frames)
+    context = session.context
+    if context.first is not None:
+        context.recent.extend([context.first] * context.options.context_frames)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:

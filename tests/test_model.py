@@ -24,8 +24,8 @@ from tempomask.models.config import (
     SegmenterConfig,
 )
 from tempomask.models.segmenter import Segmenter
+from tempomask.propagation.labels import PropagationOptions
 from tempomask.propagation.model import Propagator
-from tempomask.propagation.session import PropagationConfig
 from tempomask.weights import save_segmenter
 
 PROMPT = Prompt(1, 3, points=[(20, 10)])
@@ -184,7 +184,7 @@ def tracked(request: pytest.FixtureRequest, model: Model) -> tuple[Any, Prompt]:
     """A `track` method and a prompt for it."""
     if request.param == "model":
         return model.track, PROMPT
-    propagator = Propagator(model.segmenter.encoder, config=PropagationConfig(short_side=32))
+    propagator = Propagator(model.segmenter.encoder, config=PropagationOptions(short_side=32))
     return propagator.track, Prompt(mask=np.ones((24, 40), bool))
 
 

@@ -20,15 +20,15 @@ from tempomask.models.encoder import Policy
 from tempomask.models.hybrid import HybridEncoder
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt
+from tempomask.propagation.labels import PropagationOptions
 from tempomask.propagation.model import Propagator, load_propagator
-from tempomask.propagation.session import PropagationConfig
 from tempomask.routing.recurrent import Routing
 from tempomask.routing.static import StaticPlan
 
 FRAMES = list(np.random.default_rng(0).integers(0, 255, (3, 64, 96, 3), dtype=np.uint8))
 TALL = [frame.swapaxes(0, 1) for frame in FRAMES]
 PROMPT = Prompt(mask=np.eye(64, 96, dtype=bool))
-SMALL = PropagationConfig(short_side=64)
+SMALL = PropagationOptions(short_side=64)
 HIERA = HieraConfig(8, 1, (1, 1, 2, 1), (3,), window_sizes=(8, 4, 6, 3), position_size=(5, 5))
 VIT = ViTConfig(16, 2, 2, global_attention_blocks=(1,), window_size=3, position_size=5)
 
@@ -113,4 +113,4 @@ def test_names_and_adapters(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no checkpoint"):
         load_propagator("nano", checkpoint=tmp_path / "nothing.safetensors")
     loaded = load_propagator(device="cpu", dtype="float32")
-    assert loaded.config == PropagationConfig() and loaded.routers is None
+    assert loaded.config == PropagationOptions() and loaded.routers is None

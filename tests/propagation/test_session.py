@@ -21,16 +21,11 @@ from tempomask.models.hiera import Hiera
 from tempomask.models.hybrid import HybridEncoder
 from tempomask.models.vit import ViT
 from tempomask.prompts import Prompt
-from tempomask.propagation import session as label_propagation
+from tempomask.propagation import labels as label_propagation
+from tempomask.propagation.labels import PropagationOptions, propagate, share_out
 from tempomask.propagation.model import Propagator, load_propagator
-from tempomask.propagation.session import (
-    PatchFeatures,
-    PropagationConfig,
-    PropagationSession,
-    propagate,
-    resized_shape,
-    share_out,
-)
+from tempomask.propagation.network import PatchEncoder
+from tempomask.propagation.session import PropagationSession, resized_shape
 from tempomask.routing.static import StaticPlan
 
 Frames = Callable[..., list[NDArray[np.uint8]]]
@@ -85,7 +80,7 @@ def test_every_patch_takes_the_labels_the_published_step_gives_it(
         features = features.sign()
     features = F.normalize(features, dim=-1)
     labels = torch.rand(frames, height, width, 3, generator=generator).softmax(dim=-1)
-    config = PropagationConfig(radius=radius, top_k=k)
+    config = PropagationOptions(radius=radius, top_k=k)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(label_propagation, "TILE", tile)
         found = propagate(features[0], list(features[1:]), list(labels), config)
@@ -109,7 +104,7 @@ def test_memory_is_bounded_by_the_neighbourhood() -> None:
         labels = torch.rand(48, width, 2)
         largest.append(0)
         with Watch():
-            propagate(features, [features] * 3, [labels] * 3, PropagationConfig(radius=5))
+            propagate(features, [features] * 3, [labels] * 3, PropagationOptions(radius=5))
     assert largest[1] == largest[0]
 
 
@@ -172,7 +167,7 @@ class Colours(Encoder):
         return EncoderOutput([emitted[0].permute(0, 3, 1, 2)], blocks)
 
 
-SHORT = PropagationConfig(short_side=96)
+SHORT = PropagationOptions(short_side=96)
 RED, GREEN = (220, 30, 30), (30, 220, 30)
 
 
@@ -200,7 +195,7 @@ def prompted(session: PropagationSession, labels: NDArray[np.int_]) -> Propagati
 
 def test_objects_are_followed_by_their_looks() -> None:
     frames, labels = scene(6)
-    session = prompted(PropagationSession(Colours(), SHORT), labels)
+    session = prompted(PropagationSession(PatchEncoder(Colours()), SHORT), labels)
     for t, frame in enumerate(frames):
         result = session.step(frame)
         assert result.object_ids == (5, 2) and result.index == t
@@ -211,7 +206,7 @@ def test_objects_are_followed_by_their_looks() -> None:
 
 def test_an_object_that_leaves_and_returns_within_the_context() -> None:
     frames, labels = scene(6, hidden=range(2, 4))
-    session = prompted(PropagationSession(Colours(), SHORT), labels)
+    session = prompted(PropagationSession(PatchEncoder(Colours()), SHORT), labels)
     lost = []
     for t, frame in enumerate(frames):
         result = session.step(frame)
@@ -224,7 +219,7 @@ def test_an_object_that_leaves_and_returns_within_the_context() -> None:
 
 def test_an_object_smaller_than_a_patch_is_lost_without_a_word_of_protest() -> None:
     frames, _ = scene(3)
-    session = PropagationSession(Colours(), SHORT)
+    session = PropagationSession(PatchEncoder(Colours()), SHORT)
     mask = np.zeros((96, 160), bool)
     mask[3, 3] = True
     session.prompt(object_id=9, mask=mask)
@@ -236,7 +231,7 @@ def test_an_object_smaller_than_a_patch_is_lost_without_a_word_of_protest() -> N
 
 def test_a_refused_first_frame_fixes_no_size() -> None:
     frames, labels = scene(1)
-    session = PropagationSession(Colours(), SHORT)
+    session = PropagationSession(PatchEncoder(Colours()), SHORT)
     with pytest.raises(InputError, match="no mask given"):
         session.step(frames[0][:64])
     prompted(session, labels)
@@ -248,7 +243,7 @@ def test_a_refused_first_frame_fixes_no_size() -> None:
 
 def test_overlapping_masks_go_to_the_last() -> None:
     frames, labels = scene(2)
-    session = PropagationSession(Colours(), SHORT)
+    session = PropagationSession(PatchEncoder(Colours()), SHORT)
     session.prompt(object_id=1, mask=labels[0] > 0)
     session.prompt(object_id=2, mask=labels[0] == 5)
     result = session.step(frames[0])
@@ -265,8 +260,8 @@ def test_context_is_the_first_and_the_last_frames(monkeypatch: pytest.MonkeyPatc
         return propagate(features, context, *rest)
 
     monkeypatch.setattr(label_propagation, "propagate", counting)
-    config = PropagationConfig(short_side=96, context_frames=3)
-    session = prompted(PropagationSession(Colours(), config), labels)
+    config = PropagationOptions(short_side=96, context_frames=3)
+    session = prompted(PropagationSession(PatchEncoder(Colours()), config), labels)
     for frame in frames:
         session.step(frame)
     assert sizes == [1, 2, 3, 4, 4, 4, 4]
@@ -277,7 +272,7 @@ def test_a_policy_sees_the_objects_of_the_frame_before() -> None:
     frames, labels = scene(4)
     encoder = Colours()
     policy = StaticPlan([1], encoder)
-    session = prompted(PropagationSession(encoder, SHORT, policy=policy), labels)
+    session = prompted(PropagationSession(PatchEncoder(encoder), SHORT, policy=policy), labels)
     results = [session.step(frame) for frame in frames]
     assert encoder.seen[0] is None
     for t, masks in enumerate(encoder.seen[1:]):
@@ -310,10 +305,10 @@ class Video:
 def test_a_policy_that_follows_the_video() -> None:
     frames, labels = scene(3)
     given = Video()
-    session = prompted(PropagationSession(Colours(), SHORT, policy=given), labels)
+    session = prompted(PropagationSession(PatchEncoder(Colours()), SHORT, policy=given), labels)
     for frame in frames:
         session.step(frame)
-    policy = session._features.policy
+    policy = session.policy
     assert given.told == [] and isinstance(policy, Video)
     assert policy.told == ["begin", "plan", "end"] * 3
 
@@ -339,7 +334,7 @@ def test_any_encoder_will_do(name: str) -> None:
     for frame in frames:
         result = session.step(frame)
     with torch.inference_mode():
-        features, _ = PatchFeatures(propagator.encoder, 96, torch.float32, None)(frames[0], None)
+        features = propagator.network.encode(torch.randn(1, 3, 96, 160)).features[0]
     assert features.shape[:2] == (6, 10) and result.label_map().shape == (96, 160)
     torch.testing.assert_close(features.norm(dim=-1), torch.ones(6, 10))
 
@@ -398,7 +393,7 @@ def test_bad_input(call: Callable[[Propagator], object], message: str) -> None:
 
 def test_frames_of_another_size() -> None:
     frames, labels = scene(2)
-    session = prompted(PropagationSession(Colours(), SHORT), labels)
+    session = prompted(PropagationSession(PatchEncoder(Colours()), SHORT), labels)
     session.step(frames[0])
     with pytest.raises(InputError, match="a frame of 160 x 90 pixels in a video of 160 x 96"):
         session.step(frames[1][:90])

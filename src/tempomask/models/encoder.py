@@ -202,6 +202,25 @@ class Encoder(nn.Module):
         raise TypeError(f"{type(self).__name__} must implement forward")
 
 
+class RoutedNetwork(nn.Module):
+    """A network around an image encoder whose blocks a policy chooses; adaptation works on it.
+
+    Attributes:
+        encoder: The routed stack.
+    """
+
+    encoder: Encoder
+
+    @property
+    def name(self) -> str:
+        """Of its configuration; adapters know their network by it."""
+        raise TypeError(f"{type(self).__name__} must implement name")
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.encoder.parameters()).device
+
+
 def always_on_blocks(encoder: Encoder) -> tuple[int, ...]:
     """The set K of blocks that no router skips: first, last, and those that change the shape."""
     return tuple(sorted({0, encoder.num_blocks - 1, *encoder.required_blocks}))

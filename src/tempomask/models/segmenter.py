@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tempomask.models.config import HieraConfig, SegmenterConfig, ViTConfig
-from tempomask.models.encoder import Encoder, Policy
+from tempomask.models.encoder import Encoder, Policy, RoutedNetwork
 from tempomask.models.hiera import Hiera
 from tempomask.models.hybrid import HybridEncoder
 from tempomask.models.mask_decoder import MaskDecoder, MaskProposals
@@ -94,7 +94,7 @@ def _build_neck(config: SegmenterConfig, encoder: Encoder) -> nn.Module:
     return SingleLevelNeck(encoder.channels[-1], config.hidden_dim)
 
 
-class Segmenter(nn.Module):
+class Segmenter(RoutedNetwork):
     """SAM 2's network; EfficientTAM and nano are configurations of it.
 
     dtype: of the computation that its weights are stored for; only the fast engine sets another.
@@ -124,6 +124,10 @@ class Segmenter(nn.Module):
             self.occlusion_embedding = learned(memory_dim)
         if config.pointer_temporal_encoding:
             self.pointer_time_projection = nn.Linear(dim, memory_dim)
+
+    @property
+    def name(self) -> str:
+        return self.config.name
 
     def encode(
         self, image: Tensor, policy: Policy | None = None, previous_masks: Tensor | None = None

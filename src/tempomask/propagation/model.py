@@ -22,7 +22,9 @@ from tempomask.model import Model, Routers, load
 from tempomask.models.config import SEGMENTERS
 from tempomask.models.encoder import Encoder, Policy
 from tempomask.prompts import Prompt
-from tempomask.propagation.session import PropagationConfig, PropagationSession
+from tempomask.propagation.labels import PropagationOptions
+from tempomask.propagation.network import PatchEncoder
+from tempomask.propagation.session import PropagationSession
 from tempomask.routing.budget import RuleName
 from tempomask.routing.recurrent import Routing
 from tempomask.tracking.propagate import Direction, FrameSource, Results, check_end
@@ -48,7 +50,7 @@ def load_propagator(
 
     Raises InputError as `load` does.
     """
-    config = PropagationConfig()
+    config = PropagationOptions()
     if short_side is not None:
         config = replace(config, short_side=short_side)
     if name in SEGMENTERS:
@@ -75,17 +77,21 @@ class Propagator:
         self,
         encoder: Encoder,
         name: str = "encoder",
-        config: PropagationConfig | None = None,
+        config: PropagationOptions | None = None,
         dtype: torch.dtype = torch.float32,
         model: Model | None = None,
     ) -> None:
-        self.encoder = encoder.eval()
+        self.network = PatchEncoder(encoder, name).eval()
         self.name, self.dtype, self._model = name, dtype, model
-        self.config = config or PropagationConfig()
+        self.config = config or PropagationOptions()
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.network.encoder
 
     @property
     def device(self) -> torch.device:
-        return next(self.encoder.parameters()).device
+        return self.network.device
 
     @property
     def routers(self) -> Routers | None:
@@ -128,7 +134,7 @@ class Propagator:
         """A live session: `session.prompt(mask=...)`, then `session.step(frame)` for every frame.
 
         num_frames is not needed and only taken so that models and propagators can stand in for each
-        other. options: fields of `PropagationConfig`, for instance radius=20. router to
+        other. options: fields of `PropagationOptions`, for instance radius=20. router to
         routing_seed: as of `Model.session`. The other arguments are those of `PropagationSession`.
         """
         del num_frames
@@ -138,7 +144,7 @@ class Propagator:
             )
             policy = self.policy(router, wishes)
         return PropagationSession(
-            self.encoder,
+            self.network,
             self._configured(options),
             start=start,
             reverse=reverse,
@@ -187,7 +193,7 @@ class Propagator:
                 budget, rule, threshold, routing_seed, adaptive, fps, count_waiting=waits
             )
             session = PropagationSession(
-                self.encoder,
+                self.network,
                 self._configured(options),
                 start=first,
                 reverse=direction == "backward",
@@ -197,12 +203,12 @@ class Propagator:
             )
             for prompt in listed:
                 session.add(prompt)
-            return _results(session, frames, first, end)
+            return _results(session, frames, first, end, direction == "backward")
 
         return Tracks(source, begin)
 
-    def _configured(self, options: dict[str, Any]) -> PropagationConfig:
-        names = [field.name for field in fields(PropagationConfig)]
+    def _configured(self, options: dict[str, Any]) -> PropagationOptions:
+        names = [field.name for field in fields(PropagationOptions)]
         for name in options:
             if name not in names:
                 raise unknown_name(f"label propagation has no option {name!r}", name, names)
@@ -229,9 +235,8 @@ def _check_range(frames: FrameSource, direction: str, first: int, end: int | Non
 
 
 def _results(
-    session: PropagationSession, source: FrameSource, first: int, end: int | None
+    session: PropagationSession, source: FrameSource, first: int, end: int | None, backward: bool
 ) -> Results:
-    backward = session.reverse
     frames = source.reversed_frames(first, end or 0) if backward else source.frames(first, end)
     for index, frame in frames:
         yield session.step(frame, index)
