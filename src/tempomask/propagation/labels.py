@@ -88,10 +88,14 @@ class LabelContext:
         return labels
 
     @property
+    def labels(self) -> Tensor:
+        """(h, w, M), of the last frame."""
+        return self._frames()[-1][1]
+
+    @property
     def masks(self) -> Tensor:
         """(1, 1, h, w): how far objects are above background in the last frame, for routers."""
-        labels = self._frames()[-1][1]
-        return (labels[..., 1:].amax(dim=-1) - labels[..., 0])[None, None]
+        return (self.labels[..., 1:].amax(dim=-1) - self.labels[..., 0])[None, None]
 
     def _frames(self) -> list[tuple[Tensor, Tensor]]:
         if self.first is None:
