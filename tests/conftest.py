@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from tempomask.models.instances.config import (
@@ -21,6 +25,7 @@ from tempomask.models.instances.config import (
 )
 from tempomask.rle import encode_rle
 
+ROOT = Path(__file__).parent.parent
 MakeInstanceConfig = Callable[..., InstanceConfig]
 
 
@@ -97,3 +102,39 @@ def video_set(tmp_path: Path) -> MakeVideoSet:
         return path
 
     return make
+
+
+@pytest.fixture
+def run_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+    """Runs a file of the repository as from the command line; returns the JSON at its --out."""
+
+    def call(script: str, *arguments: str | Path) -> Any:
+        out = tmp_path / "report.json"
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments), "--out", str(out)])
+        threads = torch.get_num_threads()
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        finally:
+            torch.set_num_threads(threads)
+        return json.loads(out.read_text())
+
+    return call
+
+
+@pytest.fixture
+def save_pair() -> Callable[..., None]:
+    """Saves an image of what labels (H, W) mark, and the labels: by default in DAVIS's layout."""
+
+    def save(
+        root: Path,
+        name: str,
+        labels: NDArray[np.uint8],
+        folders: tuple[str, str] = ("JPEGImages", "Annotations"),
+    ) -> None:
+        frame = np.stack([30 + 200 * labels, 90 - 60 * labels, 60 + 30 * labels], axis=2)
+        for folder, values, ending in zip(folders, (frame, labels), (".jpg", ".png"), strict=True):
+            path = root / folder / f"{name}{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values.astype(np.uint8)).save(path)
+
+    return save

@@ -14,23 +14,20 @@ a frame are counted as well. A figure is drawn beside the JSON.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.common import FULL_FROM, Clock, autocast, finish, noise, parser, timed_calls, wait
 from studies.rds.speed_candidates import METHODS, Candidate, build
 from tempomask.devices import DTypeName, resolve_device, resolve_dtype
 from tempomask.engine import accelerate
-from tempomask.files import make_folder, write_json
 from tempomask.metrics.flops import EncoderMeter, FrameCost, Macs, frame_cost, total
 from tempomask.model import Model
 from tempomask.models.config import segmenter_config
@@ -39,10 +36,7 @@ from tempomask.models.segmenter import Segmenter
 from tempomask.tracking.preprocess import network_input, resize_frame
 from tempomask.tracking.session import Session
 
-HEIGHT, WIDTH = 480, 854
 BUDGETS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-# Frames before the memories are full are not timed.
-WARM_UP = 8
 # How the profiler names the calls that launch kernels; what follows tells variants apart.
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")
 
@@ -84,50 +78,6 @@ class Sessions:
         return session
 
 
-class Clock:
-    """Seconds between two places: of the processor, or of the GPU without waiting for it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.spans: list[tuple[Any, Any]] = []
-
-    def now(self) -> Any:
-        if self.device.type != "cuda":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    @contextmanager
-    def span(self) -> Iterator[None]:
-        started = self.now()
-        yield
-        self.spans.append((started, self.now()))
-
-    def seconds(self) -> float:
-        """The sum of all spans so far, which are then forgotten."""
-        spans, self.spans = self.spans, []
-        if self.device.type != "cuda":
-            return sum(end - start for start, end in spans)
-        torch.cuda.synchronize()
-        return sum(start.elapsed_time(end) for start, end in spans) / 1000
-
-
-@contextmanager
-def timed_calls(clock: Clock, modules: list[nn.Module]) -> Iterator[None]:
-    """Time every call of the modules."""
-    starts: list[Any] = []
-    handles = []
-    for module in modules:
-        handles.append(module.register_forward_pre_hook(lambda *_: starts.append(clock.now())))
-        handles.append(
-            module.register_forward_hook(lambda *_: clock.spans.append((starts.pop(), clock.now())))
-        )
-    yield
-    for handle in handles:
-        handle.remove()
-
-
 def run_frames(candidate: Candidate, sessions: Sessions, frames: list[Any]) -> None:
     """Track the frames and note the medians."""
     times = []
@@ -137,13 +87,11 @@ def run_frames(candidate: Candidate, sessions: Sessions, frames: list[Any]) -> N
     for frame in frames:
         encoder = timed_calls(encoder_clock, [candidate.segmenter.encoder])
         with encoder, timed_calls(routing_clock, candidate.routers):
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            wait(device)
             started = time.perf_counter()
             result = session.step(frame)
             result.masks  # noqa: B018  (computed when asked for)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            wait(device)
             seconds = time.perf_counter() - started
         candidate.ran.append(result.blocks.tolist())
         times.append((seconds, encoder_clock.seconds(), routing_clock.seconds()))
@@ -307,21 +255,18 @@ def measure(
     base.requires_grad_(False)
     cost = frame_cost(base)
     side = base.config.image_size
-    rng = np.random.default_rng(0)
-    frames = [
-        rng.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8) for _ in range(WARM_UP + timed)
-    ]
-    resized = resize_frame(frames[WARM_UP], side, "bicubic")
+    frames = noise(FULL_FROM + timed)
+    resized = resize_frame(frames[FULL_FROM], side, "bicubic")
     image = network_input(resized, device)
     built = [build(m, b, base, image) for m in methods for b in sorted(budgets, reverse=True)]
     candidates = [Candidate("full", 1.0, base, None), *(c for c in built if c is not None)]
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    with autocast(device, dtype):
         counted = [count(candidate, image) for candidate in candidates]
     # Counted on the plain networks, timed on the fast ones; all but SlimSAM share one.
     for network in {id(c.segmenter): c.segmenter for c in candidates}.values():
         accelerate(network, dtype)
     others = round((cost.frame() - cost.encoder()).total / 1e9, 3)
-    sessions, frames = Sessions(dtype, frames[:WARM_UP]), frames[WARM_UP:]
+    sessions, frames = Sessions(dtype, frames[:FULL_FROM]), frames[FULL_FROM:]
     for turn in range(rounds):
         for candidate in candidates:
             say(f"round {turn + 1} of {rounds}: {candidate.method} {candidate.budget:g}")
@@ -343,19 +288,16 @@ def measure(
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="sam2.1-large")
-    parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
-    parser.add_argument("--image-size", type=int, default=None)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--timed", type=int, default=6, help="frames a method and round")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=None)
-    arguments = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("--model", default="sam2.1-large")
+    command.add_argument("--methods", default=",".join(METHODS))
+    command.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
+    command.add_argument("--image-size", type=int, default=None)
+    command.add_argument("--device", default="auto")
+    command.add_argument("--dtype", default="auto")
+    command.add_argument("--timed", type=int, default=6, help="frames a method and round")
+    command.add_argument("--rounds", type=int, default=2)
+    arguments = command.parse_args()
     place = resolve_device(arguments.device)
     report = measure(
         arguments.model,
@@ -368,8 +310,6 @@ if __name__ == "__main__":
         arguments.rounds,
         say=lambda line: print(line, flush=True),
     )
-    print(json.dumps(report, indent=2))
+    finish(report, arguments.out)
     if arguments.out:
-        make_folder(arguments.out.parent)
-        write_json(arguments.out, report)
         draw(arguments.out.with_suffix(".png"), report["rows"])

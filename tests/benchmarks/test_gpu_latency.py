@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import runpy
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
+SCRIPT = "benchmarks/speed/gpu_latency.py"
 
 
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> str:
-    # As when the script is run by its name.
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return str(BENCHMARKS / "gpu_latency.py")
-
-
-def test_every_row_is_there(script: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    out = tmp_path / "latency.json"
+def test_every_row_is_there(run_script: Callable[..., Any]) -> None:
     small = "--device cpu --tiny --frames 3 --no-transformers --backend eager --shares 0.5"
-    monkeypatch.setattr(sys, "argv", [script, *small.split(), "--out", str(out)])
-    runpy.run_path(script, run_name="__main__")
-    report = json.loads(out.read_text())
+    report = run_script(SCRIPT, *small.split())
     eager, compiled, prepared, tracked, plan = report["rows"]
     assert (eager["name"], compiled["name"]) == ("eager", "compiled")
     assert all(0 < row["p50_ms"] <= row["p99_ms"] for row in report["rows"])
@@ -37,7 +25,6 @@ def test_every_row_is_there(script: str, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
-def test_without_a_gpu_it_says_so(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", [script])
+def test_without_a_gpu_it_says_so(run_script: Callable[..., Any]) -> None:
     with pytest.raises(SystemExit, match="needs a CUDA GPU, and none is here"):
-        runpy.run_path(script, run_name="__main__")
+        run_script(SCRIPT)

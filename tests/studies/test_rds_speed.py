@@ -15,10 +15,10 @@ from tempomask.models.segmenter import Segmenter
 from tempomask.routing.static import StaticPlan
 
 
-def test_speed_of_routing(run: Any) -> None:
-    report = run(
-        "rds/speed.py", "--model", "nano", "--image-size", "128", "--timed", "1", "--rounds", "2",
-        "--methods", "rds,static-b", "--budgets", "0.6",
+def test_speed_of_routing(run_script: Any) -> None:
+    report = run_script(
+        "studies/rds/speed.py", "--model", "nano", "--image-size", "128", "--timed", "1",
+        "--rounds", "2", "--methods", "rds,static-b", "--budgets", "0.6",
     )  # fmt: skip
     full, routed, fixed = report["rows"]
     assert full["encoder_speedup"]["real_of_rounds"] == [1.0, 1.0]
@@ -52,14 +52,14 @@ def test_launches_and_waits_are_counted_whatever_their_variant() -> None:
     assert counted == {"launches": 126, "synchronisations": 9}
 
 
-def test_moving_budgets(run: Any, save_pair: Any, tmp_path: Path) -> None:
+def test_moving_budgets(run_script: Any, save_pair: Any, tmp_path: Path) -> None:
     root = tmp_path / "DAVIS"
     for t in range(18):
         labels = np.zeros((64, 96), np.uint8)
         labels[10:50, 5 + t : 45 + t] = 1
         save_pair(root, f"box/{t:05d}", labels)
     arguments = ("--image-size", "64", "--sequence", "box")
-    report = run("rds/budgets.py", "--root", str(root), *arguments)
+    report = run_script("studies/rds/budgets.py", "--root", root, *arguments)
     fixed, calibrated, adaptive, *targets = report["timelines"].values()
     # Eight of fourteen blocks are what 0.6 has room for.
     assert set(fixed["shares"]) == {round(8 / 14, 4)} and len(targets) == 2

@@ -1,0 +1,1 @@
+"""Masks: of the engine against the plain network, of trackers without one, of features."""

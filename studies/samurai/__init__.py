@@ -1,0 +1,1 @@
+"""SAMURAI: motion-aware memory on the models here, with and without RDS."""

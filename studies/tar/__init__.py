@@ -1,0 +1,1 @@
+"""TAR (temporal-aware query routing): variants, time, layers run against change."""
