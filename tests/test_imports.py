@@ -27,6 +27,7 @@ LAYERS = [
     "engine",
     "routing",
     "adaptation",
+    "baselines",
     "tracking",
     "instances",
     "propagation",

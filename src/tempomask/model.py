@@ -82,14 +82,16 @@ def load(
         segmenter = load_segmenter(name, checkpoint, image_size, pooled_memory).to(place)
         return Model(_engine(segmenter, precision, engine), precision)
     from tempomask.adaptation.adapter_file import attach_adapter, check_model, read_adapter
+    from tempomask.baselines.methods import attach_of
 
     wanted = read_adapter(adapter)
+    attach = attach_of(wanted)
     if name is None and checkpoint is None:
         name = wanted.model
     if name is not None:
         check_model(wanted, name)
     attached = attach_adapter(
-        load_segmenter(name, checkpoint, image_size, pooled_memory).to(place), wanted
+        load_segmenter(name, checkpoint, image_size, pooled_memory).to(place), wanted, attach
     )
     segmenter = _engine(attached.segmenter.to(place), precision, engine)
     return Model(segmenter, precision, Routers(wanted.method, attached))
@@ -230,9 +232,9 @@ class Model:
         make = None if routers is None else routers.attached.make_policy
         if routers is not None and make is not None and router in ("auto", routers.method):
             return make(routing or Routing())
-        from tempomask.adaptation.adapter_file import ATTACH
+        from tempomask.baselines.methods import METHODS
 
-        if router not in (known := ("auto", "none", *ATTACH, *STATIC_PLANS)):
+        if router not in (known := ("auto", "none", *METHODS, *STATIC_PLANS)):
             raise InputError(f"unknown router {router!r}; use {', '.join(known)}")
         if replace(routing or Routing(), count_waiting=True) != Routing():
             if router == "none":

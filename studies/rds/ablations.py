@@ -27,13 +27,13 @@ from studies.rds.comparison import Comparison, ComparisonConfig, Point
 from studies.rds.summary import Row, differences, rows_of
 from tempomask.adaptation.method import Method
 from tempomask.adaptation.rds import RDS, RDSConfig
+from tempomask.baselines.adavit import AdaViT
+from tempomask.baselines.dyt import DyT
+from tempomask.baselines.gates import token_widths
 from tempomask.files import make_folder, write_json
 from tempomask.models.encoder import always_on_blocks
 from tempomask.models.segmenter import Segmenter
 from tempomask.reports.canvas import INK, figure_of, save, style
-from tempomask.routing.adavit import AdaViT
-from tempomask.routing.dyt import DyT
-from tempomask.routing.gates import token_widths
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
 
 # Calls that are timed, after so many that warm up.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tempomask import load
-from tempomask.adaptation.static import static_blocks
+from tempomask.baselines.static import static_blocks
 from tempomask.evaluation.davis import evaluate
 from tempomask.files import write_json
 from tempomask.models.encoder import always_on_blocks

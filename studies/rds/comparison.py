@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from tempomask.adaptation.adapter_file import base_sample
 from tempomask.adaptation.method import Method
-from tempomask.adaptation.methods import build_method, check_method_budget
 from tempomask.adaptation.rds import AdapterConfig, RDSConfig
+from tempomask.baselines.methods import build_method, check_method_budget
 from tempomask.data.davis import Davis, DavisSequence
 from tempomask.devices import DTypeName
 from tempomask.errors import InputError, check_share

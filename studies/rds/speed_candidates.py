@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from tempomask.adaptation.pruning import (
+from tempomask.baselines.adavit import AdaViT
+from tempomask.baselines.dyt import DyT
+from tempomask.baselines.gates import fit_threshold
+from tempomask.baselines.pruning import (
     block_widths,
     choose_bottlenecks,
     choose_embedding,
@@ -16,13 +19,10 @@ from tempomask.adaptation.pruning import (
     is_rotary,
     prune,
 )
-from tempomask.adaptation.static import static_blocks
+from tempomask.baselines.static import static_blocks
 from tempomask.errors import InputError
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
-from tempomask.routing.adavit import AdaViT
-from tempomask.routing.dyt import DyT
-from tempomask.routing.gates import fit_threshold
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
 from tempomask.routing.recurrent import Routing, recurrent_policy
 from tempomask.routing.static import StaticPlan

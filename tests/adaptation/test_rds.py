@@ -20,7 +20,14 @@ from tempomask.adaptation.adapter_file import (
     save_adapter,
 )
 from tempomask.adaptation.method import Export
-from tempomask.adaptation.rds import RDS, AdapterConfig, FullModel, RDSConfig, attach
+from tempomask.adaptation.rds import (
+    RDS,
+    AdapterConfig,
+    FullModel,
+    RDSConfig,
+    attach,
+    attach_without_router,
+)
 from tempomask.errors import InputError
 from tempomask.model import Model, Routers
 from tempomask.models.segmenter import Segmenter
@@ -120,7 +127,7 @@ def test_an_adapter_saved_and_loaded_gives_the_same_masks(
     assert sorted(p.name for p in folder.iterdir()) == ["adapter.json", "adapter.safetensors"]
     plain = Segmenter(segmenter.config).eval()
     plain.load_state_dict(base)
-    attached = attach_adapter(plain, read_adapter(folder))
+    attached = attach_adapter(plain, read_adapter(folder), attach)
     assert attached.make_policy is not None
     after = follow(attached.segmenter, attached.make_policy(Routing()))
     for one, other in zip(before, after, strict=True):
@@ -146,7 +153,7 @@ def test_the_full_model_has_adapters_and_no_router(
     plain = Segmenter(segmenter.config).eval()
     adapter = read_adapter(folder)
     sampled = save_adapter(tmp_path / "own", "full", "nano", base_sample(plain), adapter.export)
-    attached = attach_adapter(plain, read_adapter(sampled))
+    attached = attach_adapter(plain, read_adapter(sampled), attach_without_router)
     assert attached.make_policy is None
     model = Model(attached.segmenter, routers=Routers("full", attached))
     assert model.policy("auto") is None and model.policy("full") is None
@@ -243,13 +250,13 @@ def test_damaged_settings_are_named_and_nothing_is_merged(
 
 def test_an_adapter_of_another_model_is_refused(folder: Any, other_model: Segmenter) -> None:
     with pytest.raises(InputError, match="belongs to nano, not to another; choose the model nano"):
-        attach_adapter(other_model, read_adapter(folder))
+        attach_adapter(other_model, read_adapter(folder), attach)
 
 
 def test_an_adapter_of_other_weights_is_refused(folder: Any, other_weights: Segmenter) -> None:
     before = {name: x.clone() for name, x in other_weights.state_dict().items()}
     with pytest.raises(InputError, match="made for other weights of nano"):
-        attach_adapter(other_weights, read_adapter(folder))
+        attach_adapter(other_weights, read_adapter(folder), attach)
     assert all(torch.equal(x, before[name]) for name, x in other_weights.state_dict().items())
 
 
@@ -258,7 +265,10 @@ def test_weights_kept_in_bfloat16_are_the_same_weights(segmenter: Segmenter, tmp
     with torch.no_grad():
         for parameter in segmenter.parameters():
             parameter.copy_(parameter.bfloat16().float())
-    assert attach_adapter(segmenter, read_adapter(tmp_path)).segmenter is segmenter
+    assert (
+        attach_adapter(segmenter, read_adapter(tmp_path), attach_without_router).segmenter
+        is segmenter
+    )
 
 
 def test_settings_can_be_changed_on_disk(folder: Any) -> None:
@@ -277,12 +287,12 @@ def test_settings_can_be_changed_on_disk(folder: Any) -> None:
         (lambda f: (f / "adapter.safetensors").write_bytes(b"no"), "missing or damaged"),
         (
             lambda f: (f / "adapter.json").write_text(
-                '{"format": 1, "method": "magic", "model": "nano", "settings": {}}'
+                '{"format": 2, "method": "rds", "model": "nano", "settings": {}}'
             ),
-            "method 'magic'",
+            "method 'rds' in format 2; this version reads format 1",
         ),
     ],
-    ids=["gone", "cut", "empty", "no tensors", "damaged", "unknown"],
+    ids=["gone", "cut", "empty", "no tensors", "damaged", "newer"],
 )
 def test_damaged_adapters_are_refused(folder: Any, harm: Any, message: str) -> None:
     harm(folder)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tempomask.baselines.adavit import AdaViT
 from tempomask.errors import InputError
 from tempomask.models.config import HieraConfig, HybridConfig, ViTConfig
 from tempomask.models.dinov3 import DINOv3, DINOv3Config
@@ -15,7 +16,6 @@ from tempomask.models.encoder import Encoder, KeepPlan, Policy, RoutedBlock
 from tempomask.models.hiera import Hiera
 from tempomask.models.hybrid import HybridEncoder
 from tempomask.models.vit import ViT
-from tempomask.routing.adavit import AdaViT
 from tempomask.routing.budget import FixedBudget, TopK
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
 from tempomask.routing.recurrent import RecurrentPolicy

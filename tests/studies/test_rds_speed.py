@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from studies.rds.speed import calls_of
-from tempomask.adaptation.static import static_blocks
+from tempomask.baselines.static import static_blocks
 from tempomask.metrics.flops import frame_cost
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter

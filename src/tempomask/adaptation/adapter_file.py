@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tempomask.adaptation import drop, gated, rds, slim
 from tempomask.adaptation.method import Attach, Export, LoadedAdapter
 from tempomask.errors import InputError
 from tempomask.models.segmenter import Segmenter
@@ -28,17 +27,6 @@ FORMAT = 1
 SAMPLE = "base.sample"
 # Adapters that come with the package, by name.
 BUNDLED = Path(__file__).parent.parent / "assets" / "adapters"
-# How each method is put back on a network; a new method is added here.
-ATTACH: dict[str, Attach] = {
-    "rds": rds.attach,
-    "full": rds.attach_without_router,
-    "static-a": drop.attach,
-    "static-b": drop.attach,
-    "pbd": drop.attach,
-    "adavit": gated.attach_adavit,
-    "dyt": gated.attach_dyt,
-    "slim": slim.attach,
-}
 # Values sampled from each block, and how far they may be off: weights stored as bfloat16 fit.
 SAMPLED, TOLERANCE = 8, 0.02
 # The share of them that must agree; fine-tuned weights are other weights.
@@ -188,14 +176,15 @@ def read_adapter(name: str | Path) -> Adapter:
 def _description(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        known = values["format"] == FORMAT and values["method"] in ATTACH
-        whole = isinstance(values["model"], str) and isinstance(values["settings"], dict)
+        known = values["format"] == FORMAT
+        names = isinstance(values["model"], str) and isinstance(values["method"], str)
+        whole = names and isinstance(values["settings"], dict)
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{path} is not a readable description of an adapter") from None
     if not known or not whole:
         raise InputError(
-            f"{path} describes an adapter of method {values['method']!r}, format"
-            f" {values['format']!r}; this version knows {', '.join(ATTACH)} in format {FORMAT}"
+            f"{path} describes an adapter of method {values['method']!r} in format"
+            f" {values['format']!r}; this version reads format {FORMAT}"
         )
     return values
 
@@ -209,8 +198,10 @@ def check_model(adapter: Adapter, name: str) -> None:
         )
 
 
-def attach_adapter(segmenter: Segmenter, adapter: Adapter) -> LoadedAdapter:
+def attach_adapter(segmenter: Segmenter, adapter: Adapter, attach: Attach) -> LoadedAdapter:
     """Put an adapter on its base network, which may be changed in place.
+
+    attach: of its method, see `baselines.methods.attach_of`.
 
     Raises InputError for an adapter of another model, or of other weights of the same.
     """
@@ -221,4 +212,4 @@ def attach_adapter(segmenter: Segmenter, adapter: Adapter) -> LoadedAdapter:
             f"the adapter {adapter.folder} was made for other weights of {name} than those loaded;"
             " give the checkpoint that it was trained on"
         )
-    return ATTACH[adapter.method](segmenter, adapter.export)
+    return attach(segmenter, adapter.export)

@@ -123,8 +123,8 @@ Attach = Callable[[Segmenter, Export], LoadedAdapter]
 class Method(Protocol):
     """One way of making a network cheaper.
 
-    name: as users write it ("rds"); an adapter remembers it, and `adapter_file.ATTACH` finds by it
-    the function that puts an `Export` back on a network.
+    name: as users write it ("rds"); an adapter remembers it, and `baselines.methods.METHODS` finds
+    by it the function that puts an `Export` back on a network.
     """
 
     name: str

@@ -121,8 +121,8 @@ def adapt(
     check_share("--budget", budget)
     names = run_choices.listed("validation", validation)
     with console.waiting("starting") as status:
-        from tempomask.adaptation.methods import build_method
         from tempomask.adaptation.rds import AdapterConfig, RDSConfig
+        from tempomask.baselines.methods import build_method
         from tempomask.evaluation.measured_once import MeasuredOnce
         from tempomask.training.adapt import AdaptRecipe, phases, start_adaptation
         from tempomask.weights import load_segmenter

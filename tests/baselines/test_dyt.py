@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tempomask.baselines.dyt import DyT, DyTPlan
+from tempomask.baselines.gates import fit_threshold
 from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, RoutedBlock
-from tempomask.routing.dyt import DyT, DyTPlan
-from tempomask.routing.gates import fit_threshold
 
 
 @pytest.fixture

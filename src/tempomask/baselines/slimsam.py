@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tempomask.adaptation.alignment import feature_error
 from tempomask.adaptation.method import (
     ClipOutputs,
     Export,
@@ -32,7 +31,8 @@ from tempomask.adaptation.method import (
     Prepared,
     Replay,
 )
-from tempomask.adaptation.pruning import (
+from tempomask.baselines.alignment import feature_error
+from tempomask.baselines.pruning import (
     Bottleneck,
     Importances,
     block_widths,

@@ -8,15 +8,36 @@ B batch, h x w token grid, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tempomask.adaptation.method import (
+    ClipOutputs,
+    Export,
+    LoadedAdapter,
+    Measure,
+    Prepared,
+    Replay,
+)
+from tempomask.baselines.alignment import prediction_alignment
+from tempomask.baselines.gates import (
+    SPARSITY,
+    Gate,
+    GatedMethod,
+    GatedPolicy,
+    attach_gates,
+    token_widths,
+)
 from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, RoutedBlock
 from tempomask.models.hybrid import TransformerBlock
+from tempomask.models.segmenter import Segmenter
 from tempomask.models.windowed_block import WindowedBlock
-from tempomask.routing.gates import Gate, GatedPolicy, token_widths
 
 # Of the paper's adapters.
 ADAPTER_DIM, ADAPTER_SCALE = 64, 0.1
@@ -99,3 +120,32 @@ def add_chosen(block: RoutedBlock, x: Tensor, base: Tensor, chosen: Tensor) -> T
     # feed_forward takes maps; the gathered tokens are a map of one row.
     change = block.feed_forward(tokens[None, None])[0, 0] - tokens
     return base.flatten(0, 2).index_add(0, rows, change.to(base.dtype)).view_as(base)
+
+
+class DyTMethod(GatedMethod):
+    """A gate for every token before every MLP."""
+
+    name = "dyt"
+
+    def make_policy(self, encoder: Encoder) -> DyT:
+        return DyT(encoder, self.config.budget)
+
+    def share_of_yes(self, policy: GatedPolicy) -> float:
+        return self.config.budget
+
+    def prepare(
+        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
+    ) -> Prepared:
+        self._teacher = deepcopy(segmenter).eval().requires_grad_(False)
+        return super().prepare(segmenter, measure, state)
+
+    def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> Tensor | None:
+        sparsity = SPARSITY * (self._mean_decision() - self.config.budget).square()
+        aligned = prediction_alignment(outputs, replay(self._teacher, None))
+        return sparsity + self.config.alignment * aligned
+
+
+def attach(segmenter: Segmenter, export: Export) -> LoadedAdapter:
+    """Merge the adapters and rebuild the token gates."""
+    budget = export.setting("budget", float)
+    return attach_gates(segmenter, export, DyT(segmenter.encoder, budget), budget)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tempomask.adaptation.pruning import (
+from tempomask.baselines.pruning import (
     Bottleneck,
     Importances,
     block_widths,

@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tempomask.adaptation import drop, gated, slim
-from tempomask.adaptation.alignment import (
+from tempomask.adaptation.adapter_file import Adapter
+from tempomask.adaptation.method import Attach, ClipOutputs, Export, Method
+from tempomask.adaptation.rds import AdapterConfig
+from tempomask.baselines import adavit, dyt, slimsam, static
+from tempomask.baselines.adavit import AdaViTMethod
+from tempomask.baselines.alignment import (
     box_giou_loss,
     feature_error,
     mask_divergence,
     prediction_alignment,
 )
-from tempomask.adaptation.drop import PBD, DropConfig, least_harmful
-from tempomask.adaptation.gated import AdaViTMethod, DyTMethod, GatedConfig
-from tempomask.adaptation.method import Attach, ClipOutputs, Export, Method
-from tempomask.adaptation.rds import AdapterConfig
-from tempomask.adaptation.slim import SlimConfig, SlimSAM
-from tempomask.adaptation.static import Static, StaticConfig, static_blocks
+from tempomask.baselines.dyt import DyTMethod
+from tempomask.baselines.gates import GatedConfig
+from tempomask.baselines.methods import attach_of
+from tempomask.baselines.pbd import PBD, DropConfig, least_harmful
+from tempomask.baselines.slimsam import SlimConfig, SlimSAM
+from tempomask.baselines.static import Static, StaticConfig, static_blocks
 from tempomask.errors import InputError
 from tempomask.models.config import (
     HIERA_SIZES,
@@ -82,13 +87,13 @@ class ToyMeasure:
 
 
 CASES: dict[str, tuple[Callable[[], Method], Attach]] = {
-    "pbd": (lambda: PBD(DropConfig(budget=0.5)), drop.attach),
-    "pbd-slowly": (lambda: PBD(DropConfig(budget=0.5, recovery=1)), drop.attach),
-    "static-a": (lambda: Static(StaticConfig("a", 0.5)), drop.attach),
-    "static-b": (lambda: Static(StaticConfig("b", 0.5)), drop.attach),
-    "adavit": (lambda: AdaViTMethod(GatedConfig(0.5, adapters=VIEW)), gated.attach_adavit),
-    "dyt": (lambda: DyTMethod(GatedConfig(0.5, adapters=VIEW)), gated.attach_dyt),
-    "slim": (lambda: SlimSAM(SlimConfig(0.5, steps=4, images=2)), slim.attach),
+    "pbd": (lambda: PBD(DropConfig(budget=0.5)), static.attach),
+    "pbd-slowly": (lambda: PBD(DropConfig(budget=0.5, recovery=1)), static.attach),
+    "static-a": (lambda: Static(StaticConfig("a", 0.5)), static.attach),
+    "static-b": (lambda: Static(StaticConfig("b", 0.5)), static.attach),
+    "adavit": (lambda: AdaViTMethod(GatedConfig(0.5, adapters=VIEW)), adavit.attach),
+    "dyt": (lambda: DyTMethod(GatedConfig(0.5, adapters=VIEW)), dyt.attach),
+    "slim": (lambda: SlimSAM(SlimConfig(0.5, steps=4, images=2)), slimsam.attach),
 }
 VIEW = AdapterConfig(blocks=3)
 
@@ -397,6 +402,12 @@ def test_a_budget_below_what_must_run_is_refused(segmenter: Segmenter) -> None:
         AdaViTMethod(GatedConfig(0.1)).prepare(segmenter, ToyMeasure())
 
 
+def test_a_method_of_another_version_is_named() -> None:
+    adapter = Adapter(Path("folder"), "magic", "nano", Export({}, {}), torch.zeros(1))
+    with pytest.raises(InputError, match="folder is of method 'magic'; this version knows rds"):
+        attach_of(adapter)
+
+
 def test_gates_of_another_encoder_are_refused(segmenter: Segmenter) -> None:
     run = Run(DyTMethod(GatedConfig(0.5, adapters=VIEW)), deepcopy(segmenter))
     export = run.method.export()
@@ -404,4 +415,4 @@ def test_gates_of_another_encoder_are_refused(segmenter: Segmenter) -> None:
         other: Encoder = Hiera(HIERA_SIZES["tiny"])
     segmenter.encoder = other
     with pytest.raises(InputError, match="do not fit this encoder"):
-        gated.attach_dyt(segmenter, export)
+        dyt.attach(segmenter, export)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tempomask.baselines.adavit import AdaViT
+from tempomask.baselines.gates import Gate
 from tempomask.models.encoder import Encoder
-from tempomask.routing.adavit import AdaViT
-from tempomask.routing.gates import Gate
 from tempomask.routing.static import StaticPlan
 
 

@@ -14,12 +14,21 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from tempomask.adaptation.lora import export_lora
-from tempomask.adaptation.method import ClipOutputs, Export, Measure, Prepared, Replay
+from tempomask.adaptation.lora import export_lora, merge_lora
+from tempomask.adaptation.method import (
+    ClipOutputs,
+    Export,
+    LoadedAdapter,
+    Measure,
+    Prepared,
+    Replay,
+)
 from tempomask.adaptation.rds import AdapterConfig, insert_adapters
-from tempomask.models.encoder import Encoder, always_on_blocks
+from tempomask.errors import InputError
+from tempomask.models.encoder import Encoder, Policy, always_on_blocks
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.budget import block_count, check_budget
+from tempomask.routing.recurrent import Routing
 from tempomask.routing.static import PLAN_A, PLAN_B, PLAN_BLOCKS, StaticPlan
 
 Letter = Literal["a", "b"]
@@ -93,3 +102,27 @@ class Static:
             "rank": self._rank,
         }
         return Export(settings, export_lora(self._encoder))
+
+
+def attach(segmenter: Segmenter, export: Export) -> LoadedAdapter:
+    """Merge the adapters; the policy runs the blocks that remain."""
+    kept = export.setting("kept_blocks", lambda saved: [int(index) for index in saved])
+    budget = export.setting("budget", float)
+    policy = StaticPlan(kept, segmenter.encoder)
+    merge_lora(segmenter.encoder, export.tensors)
+    return LoadedAdapter(segmenter, lambda routing: fixed(policy, routing, budget))
+
+
+def fixed(policy: Policy, routing: Routing, budget: float) -> Policy:
+    """The policy, if nothing is asked of it that it was not trained for; InputError otherwise."""
+    other = routing.budget is not None and abs(routing.budget - budget) > 1e-6
+    if other or routing.fps is not None or routing.adaptive:
+        raise InputError(
+            f"this adapter was trained for a budget of {budget:g} and cannot change it; only"
+            " adapters of method rds can"
+        )
+    if routing.rule != "top-k":
+        raise InputError(
+            f"the rule {routing.rule!r} is for adapters of method rds; leave it out with this one"
+        )
+    return policy

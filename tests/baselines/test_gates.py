@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tempomask.baselines.adavit import AdaViT
+from tempomask.baselines.dyt import DyT
+from tempomask.baselines.gates import Gate, GatedPolicy, fit_threshold, gumbel_sigmoid
 from tempomask.errors import InputError
 from tempomask.models.config import HybridConfig
 from tempomask.models.encoder import Encoder, KeepPlan, Plan
 from tempomask.models.hybrid import HybridEncoder
-from tempomask.routing.adavit import AdaViT
-from tempomask.routing.dyt import DyT
-from tempomask.routing.gates import Gate, GatedPolicy, fit_threshold, gumbel_sigmoid
 
 
 @given(st.floats(-4, 4))

@@ -11,8 +11,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tempomask.adaptation.method import ClipOutputs, Export, LoadedAdapter, Replay
+from tempomask.baselines.gates import (
+    SPARSITY,
+    Gate,
+    GatedMethod,
+    GatedPolicy,
+    attach_gates,
+    token_widths,
+)
 from tempomask.models.encoder import Encoder, RoutedBlock
-from tempomask.routing.gates import Gate, GatedPolicy, token_widths
+from tempomask.models.segmenter import Segmenter
+from tempomask.routing.budget import check_budget
 
 
 class PooledGate(Gate):
@@ -90,3 +100,27 @@ def run_chosen(block: RoutedBlock, x: Tensor, chosen: Tensor) -> Tensor:
         return block(x)
     ran = block(x[rows])
     return x.to(ran.dtype).index_copy(0, rows, ran)
+
+
+class AdaViTMethod(GatedMethod):
+    """A router before every block."""
+
+    name = "adavit"
+
+    def make_policy(self, encoder: Encoder) -> AdaViT:
+        always = sorted({0, *encoder.required_blocks})
+        check_budget(self.config.budget, encoder.num_blocks, always)
+        return AdaViT(encoder, self.config.budget)
+
+    def share_of_yes(self, policy: GatedPolicy) -> float:
+        assert isinstance(policy, AdaViT)
+        return policy.share_of_gates(self.config.budget)
+
+    def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> Tensor | None:
+        return SPARSITY * (self._mean_decision() - self.share_of_yes(self.policy)).abs()
+
+
+def attach(segmenter: Segmenter, export: Export) -> LoadedAdapter:
+    """Merge the adapters and rebuild the routers."""
+    budget = export.setting("budget", float)
+    return attach_gates(segmenter, export, AdaViT(segmenter.encoder, budget), budget)

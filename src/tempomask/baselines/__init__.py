@@ -1,0 +1,1 @@
+"""The methods that RDS is compared with: PBD, SlimSAM, AdaViT, DyT and static plans."""
