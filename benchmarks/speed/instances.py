@@ -40,13 +40,12 @@ from tempomask.instances.query_routing import (
     TemporalQueryRouter,
 )
 from tempomask.instances.session import PROTOCOL, InstanceOptions, InstanceSession
-from tempomask.models.instances.config import InstanceConfig
+from tempomask.models.instances.config import InstanceConfig, instance_config
 from tempomask.models.instances.deformable_attention import sample_grids
 from tempomask.models.instances.pixel_decoder import PixelFeatures
 from tempomask.models.instances.query_decoder import Level, QueryDecoder, QueryRouter
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.ops.position import grid_sine
-from tempomask.weights.instances.zoo import instance_model
 
 SHORT_SIDE = 480
 MODELS = ("minvis-r50-ytvis19", "minvis-swin-large-ytvis19", "dvis-plus-r50-ytvis19")
@@ -226,7 +225,7 @@ def measure(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """All variants of one model in one type."""
-    config = instance_model(name).config.with_short_side(side)
+    config = instance_config(name).with_short_side(side)
     rng = np.random.default_rng(0)
     size = (side, side * WIDTH // HEIGHT, 3)
     frames = [rng.integers(0, 256, size).astype(np.uint8) for _ in range(timed + 1)]

@@ -19,7 +19,7 @@ from tempomask.data.youtube_vis_clips import VideoInstanceClips
 from tempomask.errors import InputError
 from tempomask.training.instances.loop import WEIGHTS, Start, train_instances
 from tempomask.training.instances.recipe import InstanceRecipe, instance_recipe
-from tempomask.weights.instances.loading import load_instance_segmenter
+from tempomask.weights.instances import load_instance_segmenter
 
 SUFFIX = ".safetensors"
 

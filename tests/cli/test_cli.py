@@ -50,8 +50,7 @@ def test_python_dash_m_works() -> None:
 
 
 def test_models_lists_every_model(run: Run) -> None:
-    from tempomask.weights.dinov3 import DINOV3_MODELS
-    from tempomask.weights.zoo import MODELS
+    from tempomask.weights.zoo import DINOV3_MODELS, MODELS
 
     code, out, _ = run("models")
     assert code == 0

@@ -20,7 +20,7 @@ from tempomask.instances.session import InstanceSession
 from tempomask.io.instance_journal import open_instance_journal
 from tempomask.io.video import open_video
 from tempomask.models.instances.segmenter import InstanceSegmenter
-from tempomask.weights.instances.own import save_instance_segmenter
+from tempomask.weights.own import save_instance_segmenter
 
 Run = Callable[..., tuple[int, str, str]]
 Follow = Callable[..., dict[str, Any]]

@@ -18,7 +18,7 @@ from tempomask.instances.model import InstanceModel, load_instances
 from tempomask.instances.query_routing import FixedLayers, QueryRouterConfig, TemporalQueryRouter
 from tempomask.models.instances.config import InstanceConfig
 from tempomask.models.instances.segmenter import InstanceSegmenter
-from tempomask.weights.instances.own import RouterWeights, save_instance_segmenter
+from tempomask.weights.own import RouterWeights, save_instance_segmenter
 
 FRAMES = 4
 

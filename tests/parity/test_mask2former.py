@@ -15,11 +15,11 @@ from torch import Tensor
 
 from tempomask.models.instances.config import InstanceConfig
 from tempomask.models.instances.segmenter import InstanceSegmenter
-from tempomask.weights.instances.loading import load_instance_segmenter
-from tempomask.weights.instances.mask2former import (
-    detectron2_layout,
+from tempomask.weights.instances import load_instance_segmenter
+from tempomask.weights.mask2former import (
+    DETECTRON2,
+    TRANSFORMERS_MASK2FORMER,
     published,
-    transformers_layout,
 )
 
 transformers = pytest.importorskip("transformers")
@@ -90,7 +90,7 @@ def twins(request: pytest.FixtureRequest, instance_config: Callable[..., Instanc
     theirs = make_theirs(request.param)
     config = instance_config(swin=request.param)
     ours = InstanceSegmenter(config).eval()
-    ours.load_state_dict(transformers_layout(config).to_ours(published(theirs.state_dict())))
+    ours.load_state_dict(TRANSFORMERS_MASK2FORMER.to_ours(published(theirs.state_dict())))
     return Twins(theirs, config, ours)
 
 
@@ -107,7 +107,7 @@ def assert_close(actual: Tensor, wanted: Tensor) -> None:
 
 def test_the_names_are_theirs(twins: Twins) -> None:
     names = set(published(twins.theirs.state_dict()))
-    assert set(transformers_layout(twins.config).to_theirs(twins.ours.state_dict())) == names
+    assert set(TRANSFORMERS_MASK2FORMER.to_theirs(twins.ours.state_dict())) == names
 
 
 @torch.no_grad()
@@ -153,7 +153,7 @@ def test_a_saved_folder_loads_with_its_configuration(twins: Twins, tmp_path: Pat
 
 def test_both_layouts_lead_back(twins: Twins) -> None:
     state = twins.ours.state_dict()
-    for layout in (transformers_layout(twins.config), detectron2_layout(twins.config)):
+    for layout in (TRANSFORMERS_MASK2FORMER, DETECTRON2):
         back = layout.to_ours(layout.to_theirs(state))
         assert back.keys() == state.keys()
         assert all(torch.equal(back[name], state[name]) for name in state)

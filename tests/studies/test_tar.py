@@ -18,7 +18,7 @@ from studies.tar.variants import VARIANTS, recipe_of
 from tempomask.errors import InputError
 from tempomask.instances.query_routing import QueryRouterConfig, TemporalQueryRouter
 from tempomask.models.instances.segmenter import InstanceSegmenter
-from tempomask.weights.instances.own import RouterWeights, save_instance_segmenter
+from tempomask.weights.own import RouterWeights, save_instance_segmenter
 
 
 def save(path: Path, config: Any, skips: bool | None) -> Path:

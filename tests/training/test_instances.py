@@ -47,7 +47,7 @@ from tempomask.training.instances.mixture import ClipMixture
 from tempomask.training.instances.noise import WeightedAverageNoise, mixture
 from tempomask.training.instances.recipe import RECIPES, InstanceRecipe, instance_recipe
 from tempomask.training.instances.targets import ClipTargets, FrameTargets, collate
-from tempomask.weights.instances.loading import load_instance_segmenter
+from tempomask.weights.instances import load_instance_segmenter
 
 pytest.importorskip("accelerate")
 MakeConfig = Callable[..., InstanceConfig]

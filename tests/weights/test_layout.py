@@ -17,9 +17,9 @@ from tempomask.models.config import HieraConfig, ViTConfig, segmenter_config
 from tempomask.models.segmenter import Segmenter
 from tempomask.weights import to_official, to_transformers
 from tempomask.weights.efficienttam import EFFICIENTTAM
-from tempomask.weights.identify import LAYOUTS, layout_of
-from tempomask.weights.layout import Layout, extra_axes, rename
+from tempomask.weights.layout import Layout, extra_axes, layout_of, rename
 from tempomask.weights.sam2 import SAM2
+from tempomask.weights.segmenters import LAYOUTS
 from tempomask.weights.transformers_sam2 import TRANSFORMERS_SAM2
 
 KEYS = Path(__file__).parent / "keys"
@@ -165,8 +165,8 @@ def test_every_size_has_a_name_for_every_tensor(full_size: None, name: str) -> N
         theirs = layout.to_theirs(ours)
         back = layout.to_ours(theirs)
         assert {key: x.shape for key, x in back.items()} == {k: x.shape for k, x in ours.items()}
-        assert layout_of(theirs) is layout
-    assert layout_of(ours) is LAYOUTS[-1]
+        assert layout_of(theirs, LAYOUTS) is layout
+    assert layout_of(ours, LAYOUTS) is LAYOUTS[-1]
 
 
 def test_a_network_without_official_twin_cannot_be_exported() -> None:

@@ -12,9 +12,8 @@ from tempomask.errors import InputError
 from tempomask.models.instances.config import InstanceConfig
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.weights.files import read_checkpoint
-from tempomask.weights.instances.loading import load_instance_segmenter
-from tempomask.weights.instances.own import RouterWeights, save_instance_segmenter
-from tempomask.weights.lean import write_lean
+from tempomask.weights.instances import load_instance_segmenter
+from tempomask.weights.own import RouterWeights, save_instance_segmenter, write_lean
 
 MakeConfig = Callable[..., InstanceConfig]
 

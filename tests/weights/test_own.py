@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tempomask.errors import InputError
-from tempomask.models.config import SEGMENTERS
+from tempomask.models.config import SEGMENTERS, SegmenterConfig
 from tempomask.models.segmenter import Segmenter
 from tempomask.weights import load_segmenter, save_segmenter
 from tempomask.weights.own import config_from_json, config_to_json
@@ -22,7 +22,7 @@ Make = Callable[[str], Segmenter]
 @pytest.mark.parametrize("name", SEGMENTERS)
 def test_configurations_survive_json(name: str) -> None:
     config = SEGMENTERS[name]
-    again = config_from_json(config_to_json(config))
+    again = config_from_json(SegmenterConfig, config_to_json(config))
     assert again == config and type(again.encoder) is type(config.encoder)
     assert hash(again) == hash(config)
 
@@ -41,7 +41,7 @@ def test_configurations_survive_json(name: str) -> None:
 )
 def test_unreadable_configurations(damage: Callable[[str], str]) -> None:
     with pytest.raises(InputError, match=r"configuration cannot be read .* newer version"):
-        config_from_json(damage(config_to_json(SEGMENTERS["sam2.1-tiny"])))
+        config_from_json(SegmenterConfig, damage(config_to_json(SEGMENTERS["sam2.1-tiny"])))
 
 
 def test_half_size_files(make_segmenter: Make, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full_disk)
-    with pytest.raises(InputError, match=r"cannot write .*a\.safetensors: No space left"):
+    with pytest.raises(InputError, match=r"no space left to write .*a\.safetensors"):
         save_segmenter(make_segmenter("sam2-tiny"), path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
@@ -93,7 +93,7 @@ def test_places_that_cannot_be_written(make_segmenter: Make, tmp_path: Path, tar
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "content").write_text("x")
-    with pytest.raises(InputError, match="cannot write the checkpoint"):
+    with pytest.raises(InputError, match="cannot write "):
         save_segmenter(make_segmenter("sam2.1-tiny"), tmp_path / target)
     assert not list(tmp_path.rglob("*.part"))
 

@@ -48,7 +48,7 @@ def put_in_hub_cache(cache: Path, repository: str, file: str, content: bytes) ->
 def test_every_named_model_is_listed() -> None:
     assert list(MODELS) == list(SEGMENTERS)
     for name, info in MODELS.items():
-        assert info.name == name and info.title and info.licence
+        assert info.name == name and info.licence
         assert info.file.endswith((".pt", ".safetensors"))
         assert (info.repository is None) == (name == "nano") == (info.url == "")
         if info.url:
@@ -121,7 +121,7 @@ def test_weights_in_the_cache_of_the_hub(
     path = put_in_hub_cache(empty_caches, repository, file, b"weights")
     assert MODELS[name].path() == (path if found else None)
     if found:
-        assert locate(name) == path
+        assert locate(MODELS[name]) == path
 
 
 def test_a_hub_id_is_its_local_copy(make_segmenter: Make, empty_caches: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_lost_connection_is_one_error(
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lost)
     with pytest.raises(InputError, match="sam2.1-tiny is not on this machine .* as the checkpoint"):
-        locate("sam2.1-tiny")
+        locate(MODELS["sam2.1-tiny"])
     assert not caplog.records
     log.warning("of another download")
     assert [record.message for record in caplog.records] == ["of another download"]
@@ -181,12 +181,12 @@ def test_a_repository_with_several_checkpoints(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: "/nowhere")
     monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: ["a.pt", "b.pt", "c.md"])
     with pytest.raises(InputError, match=r"someone/many has 2 checkpoints \(a.pt, b.pt\)"):
-        resolve("someone/many", None)
+        resolve("someone/many")
 
 
 @pytest.mark.parametrize("path", ["weights/best.pt", "a.safetensors", "one/two/three", "../up/x"])
 def test_paths_are_not_taken_for_hub_ids(path: str) -> None:
-    assert resolve(path, None) == Path(path)
+    assert resolve(path) == Path(path)
 
 
 def test_a_folder_of_the_same_form_as_a_hub_id_comes_first(
@@ -194,4 +194,4 @@ def test_a_folder_of_the_same_form_as_a_hub_id_comes_first(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("facebook").mkdir()
-    assert resolve("facebook/sam2.1-hiera-tiny", None) == Path("facebook/sam2.1-hiera-tiny")
+    assert resolve("facebook/sam2.1-hiera-tiny") == Path("facebook/sam2.1-hiera-tiny")

@@ -46,6 +46,7 @@ from tempomask.baselines.pruning import (
     stage_of_blocks,
 )
 from tempomask.errors import InputError, check_share
+from tempomask.models.config import SegmenterConfig
 from tempomask.models.segmenter import Segmenter
 from tempomask.weights.own import config_from_json, config_to_json
 
@@ -216,7 +217,7 @@ class _Hidden:
 def attach(segmenter: Segmenter, export: Export) -> LoadedAdapter:
     """The pruned network, on the device of the one that it replaces; no router."""
     try:
-        config = config_from_json(export.settings["config"])
+        config = config_from_json(SegmenterConfig, export.settings["config"])
         config = config.with_image_size(segmenter.config.image_size)
         with torch.device("meta"):
             slim = Segmenter(config)

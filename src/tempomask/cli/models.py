@@ -15,8 +15,7 @@ def models(
     ] = False,
 ) -> None:
     """List every model: size, resolution, source, licence, and whether it is on this machine."""
-    from tempomask.weights.dinov3 import DINOV3_MODELS
-    from tempomask.weights.zoo import MODELS
+    from tempomask.weights.zoo import DINOV3_MODELS, MODELS
 
     rows = [
         {

@@ -29,8 +29,8 @@ from tempomask.models.instances.config import InstanceConfig
 from tempomask.models.instances.query_decoder import QueryRouter
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.results import InstanceResult, InstanceSummary
-from tempomask.weights.instances.loading import load_instance_segmenter
-from tempomask.weights.instances.own import RouterWeights
+from tempomask.weights.instances import load_instance_segmenter
+from tempomask.weights.own import RouterWeights
 
 RouterName = Literal["auto", "tar", "none"]
 

@@ -28,8 +28,9 @@ from tempomask.propagation.session import PropagationSession
 from tempomask.routing.budget import RuleName
 from tempomask.routing.recurrent import Routing
 from tempomask.tracking.propagate import Direction, FrameSource, Results, check_end
-from tempomask.weights.aliases import no_model
-from tempomask.weights.dinov3 import DINOV3_MODELS, load_dinov3
+from tempomask.weights.dinov3 import load_dinov3
+from tempomask.weights.names import unknown_model
+from tempomask.weights.zoo import DINOV3_MODELS
 
 
 def load_propagator(
@@ -63,7 +64,7 @@ def load_propagator(
         precision = resolve_dtype(dtype, place)
         return Propagator(load_dinov3(name, checkpoint).to(place), name, config, precision)
     names = [*SEGMENTERS, *DINOV3_MODELS]
-    raise no_model(name, names)
+    raise unknown_model(name, names)
 
 
 class Propagator:

@@ -6,48 +6,29 @@ They are gated: a person has to accept the licence on the Hub before they can be
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from tempomask.errors import InputError, unknown_name
 from tempomask.models.dinov3 import DINOV3_SIZES, DINOv3, DINOv3Config
-from tempomask.weights.files import read_checkpoint
 from tempomask.weights.hub import resolve
-from tempomask.weights.layout import Layout, Rules, State
-from tempomask.weights.zoo import ModelInfo, home
+from tempomask.weights.layout import Layout, State, rules
+from tempomask.weights.loading import identify, load, read
+from tempomask.weights.zoo import DINOV3_MODELS, home
 
-LICENCE = "DINOv3 License (gated)"
 TERMS = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/"
-_MILLIONS = (21.6, 28.7, 85.7, 303.1, 840.5, 6716.0)
 
-
-def _info(name: str, parameters: float) -> ModelInfo:
-    repository = f"facebook/{name}-pretrain-lvd1689m"
-    return ModelInfo(
-        name=name,
-        title=f"DINOv3 {name.removeprefix('dinov3-')}, label propagation",
-        parameters=parameters,
-        image_size=960,
-        file=f"{name}.safetensors",
-        repository=repository,
-        url=f"https://huggingface.co/{repository}",
-        licence=LICENCE,
-    )
-
-
-DINOV3_MODELS = {
-    name: _info(name, millions) for name, millions in zip(DINOV3_SIZES, _MILLIONS, strict=True)
-}
-
-_EMBEDDING: Rules = (
-    ("cls_token", "embeddings.cls_token"),
-    ("register_tokens", "embeddings.register_tokens"),
-    ("patch_embedding", "embeddings.patch_embeddings"),
-    ("norm", "norm"),
+_EMBEDDING = rules(
+    """
+    cls_token        embeddings.cls_token
+    register_tokens  embeddings.register_tokens
+    patch_embedding  embeddings.patch_embeddings
+    norm             norm
+    """
 )
-_UNREAD: Rules = (("embeddings.mask_token", "embeddings.cls_token"),)
+_UNREAD = rules("embeddings.mask_token  embeddings.cls_token")
 TRANSFORMERS_5 = Layout(
     title="transformers DINOv3",
     marks=("embeddings.register_tokens", "model.layer.0.norm1.weight"),
@@ -60,35 +41,43 @@ TRANSFORMERS_4 = Layout(
     rules=(*_EMBEDDING, ("blocks.*.layer", "layer.*")),
     unread=_UNREAD,
 )
-_BLOCK = {
-    "norm1": "norm1",
-    "norm2": "norm2",
-    "attention.q_proj": "attn.query",
-    "attention.k_proj": "attn.key",
-    "attention.v_proj": "attn.value",
-    "attention.o_proj": "attn.proj",
-    "layer_scale1.lambda1": "ls1.gamma",
-    "layer_scale2.lambda1": "ls2.gamma",
-}
-_PLAIN = {"mlp.up_proj": "mlp.fc1", "mlp.down_proj": "mlp.fc2"}
-_GATED = {"mlp.gate_proj": "mlp.w1", "mlp.up_proj": "mlp.w2", "mlp.down_proj": "mlp.w3"}
 
 
-def _official(gated: bool) -> Layout:
-    """The official layout, once its fused projections are taken apart."""
-    block = {**_BLOCK, **(_GATED if gated else _PLAIN)}
+def _official(feed_forward: str, mark: str) -> Layout:
+    """The official layout, once its fused projections are taken apart; they differ by the MLP."""
     return Layout(
         title="DINOv3",
-        marks=("storage_tokens", "blocks.0.attn.query.weight"),
+        marks=("storage_tokens", f"blocks.0.mlp.{mark}.weight"),
         rules=(
-            ("cls_token", "cls_token"),
-            ("register_tokens", "storage_tokens"),
-            ("patch_embedding", "patch_embed.proj"),
-            ("norm", "norm"),
-            *((f"blocks.*.layer.{ours}", f"blocks.*.{theirs}") for ours, theirs in block.items()),
+            *rules(
+                """
+                cls_token        cls_token
+                register_tokens  storage_tokens
+                patch_embedding  patch_embed.proj
+                norm             norm
+                """
+            ),
+            *rules(
+                f"""
+                {{norm1,norm2}}                  {{norm1,norm2}}
+                attention.{{q,k,v,o}}_proj       attn.{{query,key,value,proj}}
+                layer_scale{{1,2}}.lambda1       ls{{1,2}}.gamma
+                {feed_forward}
+                """,
+                ours="blocks.*.layer.",
+                theirs="blocks.*.",
+            ),
         ),
         unread=(("mask_token", "cls_token"),),
     )
+
+
+LAYOUTS = (
+    TRANSFORMERS_5,
+    TRANSFORMERS_4,
+    _official("mlp.{up,down}_proj       mlp.{fc1,fc2}", "fc1"),
+    _official("mlp.{gate,up,down}_proj  mlp.{w1,w2,w3}", "w1"),
+)
 
 
 def split_projections(state: Mapping[str, Tensor]) -> State:
@@ -111,33 +100,29 @@ def split_projections(state: Mapping[str, Tensor]) -> State:
 def load_dinov3(name: str | None = None, checkpoint: str | Path | None = None) -> DINOv3:
     """DINOv3 with its weights, on the CPU, in float32, in eval mode.
 
-    name: such as "dinov3-vits16"; None is what the checkpoint holds. checkpoint: a file, a folder
-    or a Hub id, of the official release or of transformers; None for the model's own.
+    Args:
+        name: Such as "dinov3-vits16"; None is what the checkpoint holds.
+        checkpoint: A file, a folder or a Hub id, of the official release or of transformers; None
+            for the model's own.
 
-    Raises InputError for an unknown name, weights that are not on this machine and cannot be
-    fetched, and a checkpoint that is damaged or does not fit.
+    Raises:
+        InputError: The name is unknown, the weights are not on this machine and cannot be fetched,
+            or the checkpoint is damaged or does not fit.
     """
     if name is None and checkpoint is None:
         raise InputError(f"name a model: {', '.join(DINOV3_SIZES)}")
-    path = locate(name) if checkpoint is None and name else resolve(checkpoint or "", None)
-    state = split_projections(read_checkpoint(path).state)
-    layout = _layout_of(state)
-    if layout is None:
-        raise InputError(f"{path} is no checkpoint of DINOv3; it lacks the tensors of its layouts")
-    renamed = layout.to_ours(state)
-    config = _config(name, renamed, path)
-    with torch.device("meta"):
-        network = DINOv3(config)
-    _check(path, config, renamed, state, layout, network)
-    ours = {key: tensor.to(torch.float32, copy=True) for key, tensor in renamed.items()}
-    network.load_state_dict(ours, assign=True)
-    return network.eval()
+    file = read(locate(name) if checkpoint is None and name else checkpoint, None)
+    file = replace(file, state=split_projections(file.state))
+    layout = identify(file, LAYOUTS, "DINOv3")
+    config = _config(name, layout.renamed(file.state), file.path)
+    return load(lambda: DINOv3(config), config.name, file, layout)
 
 
 def locate(name: str) -> Path:
     """The weights of a named DINOv3: in the folder for weights, in the Hub's cache, or fetched.
 
-    InputError, with the way to them, if that is not possible.
+    Raises:
+        InputError: That is not possible; the text says how to get them.
     """
     check_name(name)
     official = f"{name.replace('-', '_')}_pretrain_lvd1689m"
@@ -145,7 +130,7 @@ def locate(name: str) -> Path:
         for path in sorted(home().glob(pattern)):
             return path
     try:
-        return resolve(DINOV3_MODELS[name].repository or "", None)
+        return resolve(DINOV3_MODELS[name].repository or "")
     except InputError:
         raise InputError(
             f"the weights of {name} are not on this machine and could not be fetched; accept the"
@@ -161,12 +146,6 @@ def check_name(name: str) -> DINOv3Config:
     return DINOV3_SIZES[name]
 
 
-def _layout_of(state: Mapping[str, Tensor]) -> Layout | None:
-    official = _official(gated="blocks.0.mlp.w1.weight" in state)
-    layouts = (TRANSFORMERS_5, TRANSFORMERS_4, official)
-    return next((x for x in layouts if all(mark in state for mark in x.marks)), None)
-
-
 def _config(name: str | None, state: Mapping[str, Tensor], path: Path) -> DINOv3Config:
     """By name, or the size whose width, depth and kind of feed-forward the tensors have."""
     if name is not None:
@@ -178,26 +157,3 @@ def _config(name: str | None, state: Mapping[str, Tensor], path: Path) -> DINOv3
         if (config.dim, config.depth, config.gated) == (dim, depth, gated):
             return config
     raise InputError(f"{path} holds {depth} blocks of {dim} channels, which no known DINOv3 has")
-
-
-def _check(
-    path: Path,
-    config: DINOv3Config,
-    renamed: Mapping[str, Tensor],
-    state: Mapping[str, Tensor],
-    layout: Layout,
-    network: DINOv3,
-) -> None:
-    """InputError unless names and shapes are exactly those that the network needs."""
-    expected = {key: tuple(x.shape) for key, x in network.state_dict().items()}
-    found = {key: tuple(x.shape) for key, x in renamed.items()}
-    unknown = len(state) - len(found) - sum(key in layout.optional for key in state)
-    wrong = [key for key, shape in found.items() if key in expected and expected[key] != shape]
-    problems = {
-        "missing": [key for key in expected if key not in found],
-        "unexpected": [key for key in found if key not in expected] + ["?"] * unknown,
-        "of another shape": wrong,
-    }
-    texts = [f"{len(k)} {kind}: {', '.join(k[:3])}" for kind, k in problems.items() if k]
-    if texts:
-        raise InputError(f"{path} does not fit {config.name}; tensors {'; '.join(texts)}")

@@ -7,22 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from tempomask.weights.layout import Conversion, Layout, Rules
-from tempomask.weights.sam2 import (
-    CONVERSIONS,
-    DECODER,
-    MEMORY,
-    POINT_STACK,
-    PROMPTS,
-    TRUNK,
-    UNREAD,
-)
+from tempomask.weights.layout import Conversion, Layout, rules
+from tempomask.weights.sam2 import AFTER_ENCODER, CONVERSIONS, POINT_STACK, TRUNK, UNREAD
 
-NECK: Rules = (
-    ("neck.project", "image_encoder.neck.convs.0.conv_1x1"),
-    ("neck.project_norm", "image_encoder.neck.convs.0.norm_0"),
-    ("neck.smooth", "image_encoder.neck.convs.0.conv_3x3"),
-    ("neck.smooth_norm", "image_encoder.neck.convs.0.norm_1"),
+NECK = rules(
+    "{project,project_norm,smooth,smooth_norm}  {conv_1x1,norm_0,conv_3x3,norm_1}",
+    ours="neck.",
+    theirs="image_encoder.neck.convs.0.",
 )
 
 
@@ -40,11 +31,8 @@ def position_to_theirs(ours: Tensor) -> Tensor:
 
 EFFICIENTTAM = Layout(
     title="EfficientTAM",
-    marks=(
-        "image_encoder.trunk.pos_embed",
-        "image_encoder.neck.convs.0.conv_1x1.weight",
-    ),
-    rules=(*TRUNK, *NECK, *MEMORY, *PROMPTS, *DECODER),
+    marks=("image_encoder.trunk.pos_embed", "image_encoder.neck.convs.0.conv_1x1.weight"),
+    rules=(*TRUNK, *NECK, *AFTER_ENCODER),
     stacks=(POINT_STACK,),
     conversions={
         **CONVERSIONS,

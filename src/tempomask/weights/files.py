@@ -1,4 +1,6 @@
-"""Checkpoint files into named tensors: PyTorch (weights only), safetensors, folders of either."""
+"""Checkpoint files into named tensors: PyTorch (weights only), safetensors, folders of either, and
+detectron2's pickles of arrays.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,8 +45,11 @@ UNREADABLE = (
 class Checkpoint:
     """What a checkpoint holds.
 
-    path: as given. state: its tensors by name, on the CPU. metadata: of a safetensors file.
-    config_json: the file of that name beside the weights, None if there is none.
+    Attributes:
+        path: As given.
+        state: Its tensors by name, on the CPU.
+        metadata: Of a safetensors file.
+        config_json: The file of that name beside the weights, None if there is none.
     """
 
     path: Path
@@ -55,7 +61,8 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a file or a folder.
 
-    Raises InputError for one that is not there, empty, truncated, or no checkpoint.
+    Raises:
+        InputError: It is not there, empty, truncated, or no checkpoint.
     """
     if not path.exists():
         raise InputError(f"there is no checkpoint at {path}; check the path, or give a Hub id")
@@ -116,6 +123,8 @@ def _read_file(path: Path) -> tuple[State, Mapping[str, str]]:
         raise InputError(f"the checkpoint {path} is empty; fetch it again")
     if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= LONGEST_HEADER:
         return _read_safetensors(path)
+    if start.startswith(PICKLE_MAGIC) and path.suffix == ".pkl":
+        return _read_arrays(path), {}
     if start.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
         return _read_pytorch(path), {}
     raise InputError(f"{path} is neither a PyTorch nor a safetensors checkpoint")
@@ -130,9 +139,7 @@ def _read_pytorch(path: Path) -> State:
             f"{path} cannot be read as a PyTorch checkpoint of weights; it is truncated, damaged or"
             f" holds other objects ({_first_line(error)})"
         ) from None
-    for key in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+    content = _inner(content, "model", "state_dict")
     if not isinstance(content, Mapping) or not all(isinstance(k, str) for k in content):
         raise InputError(f"{path} holds no named tensors; a checkpoint has them under 'model'")
     state = {key: x for key, x in content.items() if isinstance(x, Tensor)}
@@ -140,6 +147,33 @@ def _read_pytorch(path: Path) -> State:
         names = ", ".join(list(content)[:3]) or "nothing"
         raise InputError(f"{path} holds no tensors, but {names}; a checkpoint has them in 'model'")
     return state
+
+
+def _read_arrays(path: Path) -> State:
+    """The arrays of detectron2's format, as tensors."""
+    from tempomask.weights.pickles import unpickle_arrays
+
+    try:
+        with path.open("rb") as file:
+            content = _inner(unpickle_arrays(file), "model")
+    except UNREADABLE as error:
+        raise InputError(
+            f"{path} cannot be read as a pickle of arrays ({error}); it is damaged or of another"
+            " kind"
+        ) from None
+    items = content.items() if isinstance(content, Mapping) else ()
+    arrays = {str(key): np.array(x) for key, x in items if isinstance(x, np.ndarray)}
+    if not arrays:
+        raise InputError(f"{path} holds no named arrays; a detectron2 checkpoint has them")
+    return {key: torch.from_numpy(array) for key, array in arrays.items()}
+
+
+def _inner(content: Any, *keys: str) -> Any:
+    """What lies under these keys, one inside the other, where they are there."""
+    for key in keys:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    return content
 
 
 def _read_safetensors(path: Path) -> tuple[State, Mapping[str, str]]:

@@ -9,23 +9,24 @@ from pathlib import Path
 
 from tempomask.errors import InputError
 from tempomask.weights.files import SUFFIXES
-from tempomask.weights.zoo import MODELS, ModelInfo, home
+from tempomask.weights.zoo import ModelInfo, home
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # Of a repository: weights and configuration as transformers stores them.
 PREFERRED = ["model*.safetensors", "model.safetensors.index.json", "config.json"]
 
 
-def locate(name: str) -> Path:
+def locate(info: ModelInfo) -> Path:
     """The weights of a named model, fetched if they are not on this machine.
 
-    InputError if that is not possible; it says where a person can get the file.
+    Raises:
+        InputError: They cannot be had; the text says where a person can get the file.
     """
-    return locate_model(MODELS[name])
-
-
-def locate_model(info: ModelInfo) -> Path:
-    """`locate` for a model that is described elsewhere."""
+    if not info.file:
+        raise InputError(
+            f"{info.name} has no file that could be fetched by its name; fetch one from {info.url}"
+            " and name it as the checkpoint"
+        )
     path = info.path()
     if path is not None:
         return path
@@ -36,19 +37,20 @@ def locate_model(info: ModelInfo) -> Path:
     return _download(info, info.repository)
 
 
-def resolve(checkpoint: str | Path, name: str | None) -> Path:
+def resolve(checkpoint: str | Path, info: ModelInfo | None = None) -> Path:
     """A file or folder as it is; a Hub id such as facebook/sam2.1-hiera-tiny as its local copy.
 
-    name: of the model that is asked for; its own file is taken where a repository has several.
+    Args:
+        checkpoint: A path or a Hub id.
+        info: The model asked for; its own file is taken where a repository has several.
     """
     path = Path(checkpoint).expanduser()
     identifier = str(checkpoint)
     local = path.exists() or path.parent.is_dir() or path.suffix in SUFFIXES
     if local or not HUB_ID.fullmatch(identifier):
         return path
-    info = MODELS.get(name or "")
     if info is not None and info.repository == identifier:
-        return info.path() or _download(info, identifier)
+        return locate(info)
     return _snapshot(identifier)
 
 
@@ -87,7 +89,7 @@ def _reach(what: str, remedy: str, fetch: Callable[[], str]) -> Path:
 
     log = logging.getLogger("huggingface_hub")
     level = log.level
-    # Ten lines of a person's lost connection would hide the one that helps.
+    # Ten lines about a lost connection would hide the one that helps.
     log.setLevel(logging.ERROR)
     try:
         return Path(fetch())

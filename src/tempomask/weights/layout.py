@@ -1,12 +1,12 @@
 """Checkpoint layouts: literal, reversible tables from our parameter names to those of other files.
 
-A table row is a pair (ours, theirs). It stands for a whole module or one tensor: what follows the
-matched part of a name is kept. `*` is any number, the same on both sides.
+A row is a pair (ours, theirs). It stands for a whole module or one tensor: what follows the matched
+part of a name is kept. `*` is any number, the same on both sides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,6 +15,8 @@ from torch import Tensor
 
 State = dict[str, Tensor]
 Rules = tuple[tuple[str, str], ...]
+# Our name, and their names of its equal parts along the first axis.
+Stacks = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 class Conversion(NamedTuple):
@@ -40,21 +42,36 @@ def extra_axes(*axes: int) -> Conversion:
     return Conversion(to_ours, to_theirs)
 
 
-def attention_rules(ours: str, theirs: str, output: str = "out_proj") -> Rules:
-    """The four projections of an attention module."""
-    names = (
-        ("query", "q_proj"),
-        ("key", "k_proj"),
-        ("value", "v_proj"),
-        ("output", output),
-    )
-    return tuple((f"{ours}.{a}", f"{theirs}.{b}") for a, b in names)
+def rules(table: str, ours: str = "", theirs: str = "") -> Rules:
+    """The rows of a table of two columns.
+
+    Args:
+        table: A row per line. Braces stand for several rows, as in a shell.
+        ours: What comes before each name of the first column.
+        theirs: What comes before each name of the second column.
+
+    >>> rules("{first,last}.norm  n.{0,1}", theirs="model.")
+    (('first.norm', 'model.n.0'), ('last.norm', 'model.n.1'))
+    """
+    pairs: list[tuple[str, str]] = []
+    for line in table.strip().splitlines():
+        left, right = line.split()
+        pairs += zip(_expand(ours + left), _expand(theirs + right), strict=True)
+    return tuple(pairs)
 
 
-def rename(key: str, rules: Sequence[tuple[str, str]]) -> str | None:
-    """The name that the first matching rule gives, None if none matches."""
+def _expand(pattern: str) -> list[str]:
+    head, brace, rest = pattern.partition("{")
+    if not brace:
+        return [pattern]
+    choices, _, tail = rest.partition("}")
+    return [f"{head}{choice}{end}" for choice in choices.split(",") for end in _expand(tail)]
+
+
+def rename(key: str, table: Iterable[tuple[str, str]]) -> str | None:
+    """The name that the first matching row gives, None if none matches."""
     parts = key.split(".")
-    for source, target in rules:
+    for source, target in table:
         pattern = source.split(".")
         head = parts[: len(pattern)]
         if len(head) == len(pattern) and all(map(_matches, pattern, head)):
@@ -72,18 +89,20 @@ def _matches(pattern: str, part: str) -> bool:
 class Layout:
     """How the tensors of one kind of checkpoint correspond to ours.
 
-    title: the kind, for messages. marks: names that all files of this kind have.
-    rules: pairs of names; none at all means that names are ours.
-    stacks: our name, and their names of its equal parts along the first axis.
-    conversions: by our name, where shapes differ.
-    copies: their further name of a tensor, and its first name; files may leave them out.
-    unread: their tensors that no network reads, and a tensor of the same shape; likewise.
+    Attributes:
+        title: The kind, for messages.
+        marks: Names that all files of this kind have.
+        rules: Pairs of names; without any, the names are ours.
+        stacks: Tensors of ours that are several of theirs.
+        conversions: By our name, where shapes differ.
+        copies: A second name of theirs for a tensor, and its first name; files may lack them.
+        unread: Their tensors that no network reads, and one of the same shape; files may lack them.
     """
 
     title: str
     marks: tuple[str, ...]
     rules: Rules = ()
-    stacks: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    stacks: Stacks = ()
     conversions: Mapping[str, Conversion] = field(default_factory=dict)
     copies: Rules = ()
     unread: Rules = ()
@@ -94,13 +113,12 @@ class Layout:
         return frozenset(name for name, _ in (*self.copies, *self.unread))
 
     def renamed(self, state: Mapping[str, Tensor]) -> State:
-        """Those tensors of their state that have one counterpart, as they are, in our names."""
-        rules = [(theirs, ours) for ours, theirs in self.rules]
-        stacked = {name for _, names in self.stacks for name in names}
+        """Those of their tensors that have one counterpart, as they are, under our names."""
+        reverse = [(theirs, ours) for ours, theirs in self.rules]
         names = {
-            key: rename(key, rules) if rules else key
+            key: rename(key, reverse) if reverse else key
             for key in state
-            if key not in self.optional and key not in stacked
+            if key not in self.optional
         }
         return {name: state[key] for key, name in names.items() if name is not None}
 
@@ -110,18 +128,24 @@ class Layout:
         for name, change in self.conversions.items():
             if name in converted:
                 converted[name] = change.to_ours(converted[name])
-        for name, rows in self.stacks:
-            converted[name] = torch.cat([state[row] for row in rows])
+        for ours, parts in self.stacks:
+            for key in state:
+                name = rename(key, [(parts[0], ours)])
+                if name is not None:
+                    converted[name] = torch.cat([state[part] for part in self._parts(name)])
         return converted
 
     def to_theirs(self, state: Mapping[str, Tensor]) -> State:
-        """Our state in their names and shapes. Tensors that nothing reads are zeros."""
-        stacks = dict(self.stacks)
+        """Our state in their names and shapes; tensors that no network reads are zeros.
+
+        Raises:
+            KeyError: A tensor has no counterpart, with a text that says so.
+        """
         converted: State = {}
         for key, tensor in state.items():
-            if key in stacks:
-                rows = stacks[key]
-                converted.update(zip(rows, tensor.chunk(len(rows)), strict=True))
+            parts = list(self._parts(key))
+            if parts:
+                converted.update(zip(parts, tensor.chunk(len(parts)), strict=True))
                 continue
             name = rename(key, self.rules) if self.rules else key
             if name is None:
@@ -131,3 +155,16 @@ class Layout:
         converted |= {name: converted[first].clone() for name, first in self.copies}
         converted |= {name: torch.zeros_like(converted[like]) for name, like in self.unread}
         return converted
+
+    def _parts(self, key: str) -> Iterator[str]:
+        """Their names of the parts of our tensor `key`; none unless it is a stack."""
+        for ours, parts in self.stacks:
+            for part in parts:
+                name = rename(key, [(ours, part)])
+                if name is not None:
+                    yield name
+
+
+def layout_of(state: Mapping[str, Tensor], layouts: Iterable[Layout]) -> Layout | None:
+    """The first layout whose marks a state has, None if there is none."""
+    return next((layout for layout in layouts if all(m in state for m in layout.marks)), None)

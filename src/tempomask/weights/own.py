@@ -1,57 +1,107 @@
-"""Our own checkpoint files: safetensors with the configuration as JSON in the metadata."""
+"""Our own checkpoint files: safetensors with the configuration as JSON in the metadata.
+
+A lean file holds only the tensors in which a model differs from another one's file: TAR is trained
+on a frozen encoder, and its file need not hold that encoder a second time.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import Tensor
 
-from tempomask.models.config import (
-    HieraConfig,
-    HybridConfig,
-    MaskDecoderConfig,
-    MemoryAttentionConfig,
-    SegmenterConfig,
-    ViTConfig,
+from tempomask.errors import InputError
+from tempomask.files import replacing, write_errors
+from tempomask.models.config import HieraConfig, HybridConfig, SegmenterConfig, ViTConfig
+from tempomask.models.instances.config import (
+    InstanceConfig,
+    ResNetConfig,
+    StemConfig,
+    SwinConfig,
 )
+from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.models.segmenter import Segmenter
-from tempomask.weights.layout import Layout
-from tempomask.weights.stored import build_config, read_config, write_checkpoint
+from tempomask.weights.files import Checkpoint, read_checkpoint
+from tempomask.weights.layout import Layout, State
 
-METADATA_KEY = "tempomask"
-ENCODERS = {"hiera": HieraConfig, "vit": ViTConfig, "hybrid": HybridConfig}
-PARTS: dict[str, type[Any]] = {
-    "memory_attention": MemoryAttentionConfig,
-    "mask_decoder": MaskDecoderConfig,
+# The metadata of a segmenter, of an instance segmenter, of TAR's router and of a lean file.
+SEGMENTER_KEY, INSTANCES_KEY = "tempomask", "tempomask_instances"
+ROUTER_KEY, ROUTER_PREFIX = "tempomask_router", "router."
+BASE_KEY = "tempomask_base"
+# Which of several networks a part of a configuration is of.
+KINDS: dict[str, type[Any]] = {
+    "hiera": HieraConfig,
+    "vit": ViTConfig,
+    "hybrid": HybridConfig,
+    "resnet": ResNetConfig,
+    "swin": SwinConfig,
+    "stem": StemConfig,
 }
+Config = TypeVar("Config", SegmenterConfig, InstanceConfig)
 
 OWN = Layout(title="tempomask", marks=("no_memory", "prompt_encoder.frequencies"))
+OWN_INSTANCES = Layout(title="tempomask", marks=("network.query_decoder.query_features",))
 
 
-def config_to_json(config: SegmenterConfig) -> str:
+def config_to_json(config: SegmenterConfig | InstanceConfig) -> str:
     """The configuration as JSON; `config_from_json` undoes it."""
-    kinds = {config_type: kind for kind, config_type in ENCODERS.items()}
+    kinds = {part: kind for kind, part in KINDS.items()}
     values = asdict(config)
-    values["encoder"] = {"kind": kinds[type(config.encoder)], **values["encoder"]}
+    for name, value in values.items():
+        kind = kinds.get(type(getattr(config, name)))
+        if kind is not None:
+            values[name] = {"kind": kind, **value}
     return json.dumps(values)
 
 
-def config_from_json(text: str) -> SegmenterConfig:
-    """InputError if the text is none of ours, or of a version that knows more than this one."""
-    return read_config(_config, text)
+def config_from_json(config_type: type[Config], text: str) -> Config:
+    """The configuration that a text holds.
+
+    Raises:
+        InputError: The text is none of ours, or of a version that knows more than this one.
+    """
+    try:
+        return _build(config_type, json.loads(text))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"the checkpoint's configuration cannot be read ({error!r}); it may come from a newer"
+            " version of tempomask, which can then load it"
+        ) from None
 
 
-def _config(text: str) -> SegmenterConfig:
-    values: dict[str, Any] = json.loads(text)
-    encoder = dict(values["encoder"])
-    values["encoder"] = build_config(ENCODERS[encoder.pop("kind")], encoder)
-    for name, part in PARTS.items():
-        values[name] = build_config(part, values[name])
-    return build_config(SegmenterConfig, values)
+def _build(config_type: type[Any], values: Mapping[str, Any]) -> Any:
+    """A configuration from its JSON values, in which tuples have become lists."""
+    hints = get_type_hints(config_type)
+    unknown = values.keys() - hints.keys()
+    if unknown:
+        raise ValueError(f"unknown {', '.join(sorted(unknown))}")
+    return config_type(**{name: _part(hints[name], value) for name, value in values.items()})
+
+
+def _part(hint: Any, value: Any) -> Any:
+    choices: tuple[Any, ...] = get_args(hint) or (hint,)
+    parts = [choice for choice in choices if is_dataclass(choice)]
+    if not parts or (value is None and NoneType in choices):
+        return tuple(value) if isinstance(value, list) else value
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{value!r} is no configuration of a part")
+    values = dict(value)
+    part: Any = KINDS[values.pop("kind")] if len(parts) > 1 else parts[0]
+    return _build(part, values)
+
+
+class RouterWeights(NamedTuple):
+    """A router of decoder layers as stored: its configuration as JSON, and its tensors."""
+
+    config: str
+    state: State
 
 
 def save_segmenter(
@@ -59,14 +109,99 @@ def save_segmenter(
 ) -> None:
     """Write the weights and the configuration of a segmenter to a safetensors file.
 
-    dtype: of the matrices, torch.bfloat16 for files of half the size; norms, biases and buffers
-    stay float32. The file appears whole or not at all. InputError if it cannot be written.
+    Args:
+        segmenter: On any device.
+        path: Appears whole or not at all.
+        dtype: Of the matrices, torch.bfloat16 for files of half the size; norms, biases and buffers
+            stay float32.
+
+    Raises:
+        InputError: The file cannot be written.
     """
     buffers = dict(segmenter.named_buffers())
+    state = _stored(segmenter.state_dict(), buffers, dtype)
+    _write(Path(path), state, {SEGMENTER_KEY: config_to_json(segmenter.config)})
 
-    def stored(name: str, x: Tensor) -> Tensor:
-        keep = name in buffers or x.ndim < 2
-        return x.detach().to("cpu", torch.float32 if keep else dtype).contiguous()
 
-    state = {name: stored(name, tensor) for name, tensor in segmenter.state_dict().items()}
-    write_checkpoint(Path(path), state, {METADATA_KEY: config_to_json(segmenter.config)})
+def save_instance_segmenter(
+    segmenter: InstanceSegmenter,
+    path: str | Path,
+    router: RouterWeights | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """`save_segmenter` for an instance segmenter, and a router if there is one."""
+    tensors = dict(segmenter.state_dict())
+    metadata = {INSTANCES_KEY: config_to_json(segmenter.config)}
+    if router is not None:
+        tensors |= {f"{ROUTER_PREFIX}{name}": tensor for name, tensor in router.state.items()}
+        metadata[ROUTER_KEY] = router.config
+    _write(Path(path), _stored(tensors, (), dtype), metadata)
+
+
+def write_lean(path: str | Path, base: str | Path, out: str | Path) -> None:
+    """Write to `out` what the checkpoint at `path` holds and the one at `base` does not.
+
+    The new file names the base, which has to lie beside it, and knows it by its hash.
+
+    Raises:
+        InputError: A file cannot be read or written, or the two have nothing in common.
+    """
+    whole, known = read_checkpoint(Path(path)), read_checkpoint(Path(base)).state
+    own = {
+        name: tensor
+        for name, tensor in whole.state.items()
+        if name not in known or not tensor.equal(known[name].to(tensor.dtype))
+    }
+    if len(own) == len(whole.state):
+        raise InputError(f"{path} has no tensor in common with {base}; was it trained from it?")
+    shared = {"file": Path(base).name, "sha256": _hash(Path(base))}
+    _write(Path(out), own, {**whole.metadata, BASE_KEY: json.dumps(shared)})
+
+
+def complete(file: Checkpoint) -> Checkpoint:
+    """The checkpoint with its base's tensors, if it is a lean one.
+
+    Raises:
+        InputError: The base is not beside it, or is another file than the one it was made for.
+    """
+    if BASE_KEY not in file.metadata:
+        return file
+    shared = json.loads(file.metadata[BASE_KEY])
+    path = file.path.with_name(shared["file"])
+    if not path.is_file():
+        raise InputError(f"{file.path} rests on {path.name}, which is not beside it; put it there")
+    if _hash(path) != shared["sha256"]:
+        raise InputError(
+            f"{file.path} rests on another {path.name} than the one beside it; fetch both anew"
+        )
+    return replace(file, state={**read_checkpoint(path).state, **file.state})
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stored(state: Mapping[str, Tensor], exact: Collection[str], dtype: torch.dtype) -> State:
+    """The tensors as they are written: vectors and those named in `exact` as float32."""
+    return {
+        name: x.detach()
+        .to("cpu", torch.float32 if name in exact or x.ndim < 2 else dtype)
+        .contiguous()
+        for name, x in state.items()
+    }
+
+
+def _write(path: Path, state: State, metadata: dict[str, str]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        with write_errors(path), replacing(path) as part:
+            # safetensors makes files that nobody else may read; a plain file has the user's mode.
+            part.touch()
+            mode = part.stat().st_mode
+            save_file(state, part, metadata=metadata)
+            part.chmod(mode)
+    except SafetensorError as error:
+        raise InputError(f"cannot write {path}: {error}") from None

@@ -2,106 +2,101 @@
 
 from __future__ import annotations
 
-from tempomask.weights.layout import Layout, Rules, attention_rules, extra_axes
+from tempomask.weights.layout import Layout, extra_axes, rules
 
-TRUNK: Rules = (
-    ("encoder.patch_embedding", "image_encoder.trunk.patch_embed.proj"),
-    ("encoder.position", "image_encoder.trunk.pos_embed"),
-    ("encoder.window_position", "image_encoder.trunk.pos_embed_window"),
-    ("encoder.blocks.*.attention_norm", "image_encoder.trunk.blocks.*.norm1"),
-    ("encoder.blocks.*.qkv", "image_encoder.trunk.blocks.*.attn.qkv"),
-    ("encoder.blocks.*.output", "image_encoder.trunk.blocks.*.attn.proj"),
-    ("encoder.blocks.*.shortcut", "image_encoder.trunk.blocks.*.proj"),
-    ("encoder.blocks.*.mlp_norm", "image_encoder.trunk.blocks.*.norm2"),
-    ("encoder.blocks.*.expand", "image_encoder.trunk.blocks.*.mlp.layers.0"),
-    ("encoder.blocks.*.contract", "image_encoder.trunk.blocks.*.mlp.layers.1"),
+TRUNK = rules(
+    """
+    patch_embedding          patch_embed.proj
+    position                 pos_embed
+    window_position          pos_embed_window
+    blocks.*.attention_norm  blocks.*.norm1
+    blocks.*.qkv             blocks.*.attn.qkv
+    blocks.*.output          blocks.*.attn.proj
+    blocks.*.shortcut        blocks.*.proj
+    blocks.*.mlp_norm        blocks.*.norm2
+    blocks.*.expand          blocks.*.mlp.layers.0
+    blocks.*.contract        blocks.*.mlp.layers.1
+    """,
+    ours="encoder.",
+    theirs="image_encoder.trunk.",
 )
 # Their first convolution belongs to the coarsest map.
-NECK: Rules = (
-    ("neck.laterals.0", "image_encoder.neck.convs.3.conv"),
-    ("neck.laterals.1", "image_encoder.neck.convs.2.conv"),
-    ("neck.laterals.2", "image_encoder.neck.convs.1.conv"),
-    ("neck.laterals.3", "image_encoder.neck.convs.0.conv"),
+NECK = rules("neck.laterals.{0,1,2,3}  image_encoder.neck.convs.{3,2,1,0}.conv")
+MEMORY_ATTENTION = rules(
+    """
+    layers.*.self_attention.{query,key,value,output}   layers.*.self_attn.{q,k,v,out}_proj
+    layers.*.cross_attention.{query,key,value,output}  layers.*.cross_attn_image.{q,k,v,out}_proj
+    layers.*.{self,cross,feedforward}_norm             layers.*.{norm1,norm2,norm3}
+    layers.*.{expand,contract}                         layers.*.{linear1,linear2}
+    norm                                               norm
+    """,
+    ours="memory_attention.",
+    theirs="memory_attention.",
 )
-MEMORY: Rules = (
-    *attention_rules(
-        "memory_attention.layers.*.self_attention",
-        "memory_attention.layers.*.self_attn",
-    ),
-    *attention_rules(
-        "memory_attention.layers.*.cross_attention",
-        "memory_attention.layers.*.cross_attn_image",
-    ),
-    ("memory_attention.layers.*.self_norm", "memory_attention.layers.*.norm1"),
-    ("memory_attention.layers.*.cross_norm", "memory_attention.layers.*.norm2"),
-    ("memory_attention.layers.*.feedforward_norm", "memory_attention.layers.*.norm3"),
-    ("memory_attention.layers.*.expand", "memory_attention.layers.*.linear1"),
-    ("memory_attention.layers.*.contract", "memory_attention.layers.*.linear2"),
-    ("memory_attention.norm", "memory_attention.norm"),
-    (
-        "memory_encoder.mask_downsampler.layers",
-        "memory_encoder.mask_downsampler.encoder",
-    ),
-    ("memory_encoder.feature_projection", "memory_encoder.pix_feat_proj"),
-    ("memory_encoder.fuser.*.depthwise", "memory_encoder.fuser.layers.*.dwconv"),
-    ("memory_encoder.fuser.*.norm", "memory_encoder.fuser.layers.*.norm"),
-    ("memory_encoder.fuser.*.expand", "memory_encoder.fuser.layers.*.pwconv1"),
-    ("memory_encoder.fuser.*.contract", "memory_encoder.fuser.layers.*.pwconv2"),
-    ("memory_encoder.fuser.*.scale", "memory_encoder.fuser.layers.*.gamma"),
-    ("memory_encoder.output", "memory_encoder.out_proj"),
-    ("memory_temporal_encoding", "maskmem_tpos_enc"),
-    ("no_memory", "no_mem_embed"),
-    ("no_object_pointer", "no_obj_ptr"),
-    ("occlusion_embedding", "no_obj_embed_spatial"),
-    ("object_pointer_projection.layers", "obj_ptr_proj.layers"),
-    ("pointer_time_projection", "obj_ptr_tpos_proj"),
-    ("mask_prompt_downsampler", "mask_downsample"),
+MEMORY_ENCODER = rules(
+    """
+    mask_downsampler.layers    mask_downsampler.encoder
+    feature_projection         pix_feat_proj
+    fuser.*.depthwise          fuser.layers.*.dwconv
+    fuser.*.norm               fuser.layers.*.norm
+    fuser.*.{expand,contract}  fuser.layers.*.{pwconv1,pwconv2}
+    fuser.*.scale              fuser.layers.*.gamma
+    output                     out_proj
+    """,
+    ours="memory_encoder.",
+    theirs="memory_encoder.",
 )
-PROMPTS: Rules = (
-    (
-        "prompt_encoder.frequencies",
-        "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
-    ),
-    ("prompt_encoder.not_a_point", "sam_prompt_encoder.not_a_point_embed.weight"),
-    ("prompt_encoder.no_mask", "sam_prompt_encoder.no_mask_embed.weight"),
-    ("prompt_encoder.mask_embedding", "sam_prompt_encoder.mask_downscaling"),
+MEMORIES = rules(
+    """
+    memory_temporal_encoding          maskmem_tpos_enc
+    no_memory                         no_mem_embed
+    no_object_pointer                 no_obj_ptr
+    occlusion_embedding               no_obj_embed_spatial
+    object_pointer_projection.layers  obj_ptr_proj.layers
+    pointer_time_projection           obj_ptr_tpos_proj
+    mask_prompt_downsampler           mask_downsample
+    """
 )
-_OURS, _THEIRS = "mask_decoder.transformer", "sam_mask_decoder.transformer"
-DECODER: Rules = (
-    ("mask_decoder.object_score_token", "sam_mask_decoder.obj_score_token.weight"),
-    ("mask_decoder.iou_token", "sam_mask_decoder.iou_token.weight"),
-    ("mask_decoder.mask_tokens", "sam_mask_decoder.mask_tokens.weight"),
-    *attention_rules(f"{_OURS}.blocks.*.self_attention", f"{_THEIRS}.layers.*.self_attn"),
-    *attention_rules(
-        f"{_OURS}.blocks.*.token_to_image",
-        f"{_THEIRS}.layers.*.cross_attn_token_to_image",
-    ),
-    *attention_rules(
-        f"{_OURS}.blocks.*.image_to_token",
-        f"{_THEIRS}.layers.*.cross_attn_image_to_token",
-    ),
-    (f"{_OURS}.blocks.*.self_norm", f"{_THEIRS}.layers.*.norm1"),
-    (f"{_OURS}.blocks.*.token_norm", f"{_THEIRS}.layers.*.norm2"),
-    (f"{_OURS}.blocks.*.feedforward.layers", f"{_THEIRS}.layers.*.mlp.layers"),
-    (f"{_OURS}.blocks.*.feedforward_norm", f"{_THEIRS}.layers.*.norm3"),
-    (f"{_OURS}.blocks.*.image_norm", f"{_THEIRS}.layers.*.norm4"),
-    *attention_rules(f"{_OURS}.final_attention", f"{_THEIRS}.final_attn_token_to_image"),
-    (f"{_OURS}.final_norm", f"{_THEIRS}.norm_final_attn"),
-    ("mask_decoder.upscale_8", "sam_mask_decoder.output_upscaling.0"),
-    ("mask_decoder.upscale_norm", "sam_mask_decoder.output_upscaling.1"),
-    ("mask_decoder.upscale_4", "sam_mask_decoder.output_upscaling.3"),
-    ("mask_decoder.stride_4", "sam_mask_decoder.conv_s0"),
-    ("mask_decoder.stride_8", "sam_mask_decoder.conv_s1"),
-    (
-        "mask_decoder.mask_heads.*.layers",
-        "sam_mask_decoder.output_hypernetworks_mlps.*.layers",
-    ),
-    ("mask_decoder.iou_head.layers", "sam_mask_decoder.iou_prediction_head.layers"),
-    (
-        "mask_decoder.object_score_head.layers",
-        "sam_mask_decoder.pred_obj_score_head.layers",
-    ),
+PROMPTS = rules(
+    """
+    frequencies     pe_layer.positional_encoding_gaussian_matrix
+    not_a_point     not_a_point_embed.weight
+    no_mask         no_mask_embed.weight
+    mask_embedding  mask_downscaling
+    """,
+    ours="prompt_encoder.",
+    theirs="sam_prompt_encoder.",
 )
+DECODER_BLOCKS = rules(
+    """
+    self_attention.{query,key,value,output}  self_attn.{q,k,v,out}_proj
+    token_to_image.{query,key,value,output}  cross_attn_token_to_image.{q,k,v,out}_proj
+    image_to_token.{query,key,value,output}  cross_attn_image_to_token.{q,k,v,out}_proj
+    {self,token,feedforward,image}_norm      {norm1,norm2,norm3,norm4}
+    feedforward.layers                       mlp.layers
+    """,
+    ours="mask_decoder.transformer.blocks.*.",
+    theirs="sam_mask_decoder.transformer.layers.*.",
+)
+DECODER = rules(
+    """
+    transformer.final_attention.{query,key}     transformer.final_attn_token_to_image.{q,k}_proj
+    transformer.final_attention.{value,output}  transformer.final_attn_token_to_image.{v,out}_proj
+    transformer.final_norm                      transformer.norm_final_attn
+    object_score_token                          obj_score_token.weight
+    iou_token                                   iou_token.weight
+    mask_tokens                                 mask_tokens.weight
+    upscale_{8,norm,4}                          output_upscaling.{0,1,3}
+    stride_{4,8}                                conv_{s0,s1}
+    mask_heads.*.layers                         output_hypernetworks_mlps.*.layers
+    iou_head.layers                             iou_prediction_head.layers
+    object_score_head.layers                    pred_obj_score_head.layers
+    """,
+    ours="mask_decoder.",
+    theirs="sam_mask_decoder.",
+)
+# What the checkpoints of EfficientTAM share.
+AFTER_ENCODER = (*MEMORY_ATTENTION, *MEMORY_ENCODER, *MEMORIES, *PROMPTS, *DECODER_BLOCKS, *DECODER)
 POINT_STACK = (
     "prompt_encoder.point_embeddings",
     tuple(f"sam_prompt_encoder.point_embeddings.{label}.weight" for label in range(4)),
@@ -114,7 +109,12 @@ CONVERSIONS = {
     "prompt_encoder.not_a_point": extra_axes(0),
     "prompt_encoder.no_mask": extra_axes(0),
 }
-UNREAD: Rules = (("no_mem_pos_enc", "no_mem_embed"),)
+HIERA_CONVERSIONS = {
+    **CONVERSIONS,
+    "encoder.position": extra_axes(0),
+    "encoder.window_position": extra_axes(0),
+}
+UNREAD = (("no_mem_pos_enc", "no_mem_embed"),)
 
 SAM2 = Layout(
     title="official SAM 2",
@@ -122,12 +122,8 @@ SAM2 = Layout(
         "image_encoder.trunk.pos_embed_window",
         "image_encoder.neck.convs.0.conv.weight",
     ),
-    rules=(*TRUNK, *NECK, *MEMORY, *PROMPTS, *DECODER),
+    rules=(*TRUNK, *NECK, *AFTER_ENCODER),
     stacks=(POINT_STACK,),
-    conversions={
-        **CONVERSIONS,
-        "encoder.position": extra_axes(0),
-        "encoder.window_position": extra_axes(0),
-    },
+    conversions=HIERA_CONVERSIONS,
     unread=UNREAD,
 )

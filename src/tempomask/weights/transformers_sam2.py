@@ -14,156 +14,122 @@ from tempomask.models.config import (
     MemoryAttentionConfig,
     SegmenterConfig,
 )
-from tempomask.weights.layout import Layout, Rules, attention_rules, extra_axes
-from tempomask.weights.sam2 import CONVERSIONS
+from tempomask.weights.layout import Layout, rules
+from tempomask.weights.sam2 import HIERA_CONVERSIONS
 
-
-def attention(ours: str, theirs: str) -> Rules:
-    """The four projections of an attention module."""
-    return attention_rules(ours, theirs, output="o_proj")
-
-
-def three_layers(ours: str, theirs: str) -> Rules:
-    """The layers of an MLP of three."""
-    names = ("proj_in", "layers.0", "proj_out")
-    return tuple((f"{ours}.layers.{i}", f"{theirs}.{name}") for i, name in enumerate(names))
-
-
-def downsampler_layers() -> Rules:
-    """The four convolutions of the mask downsampler, with the norms after them."""
-    ours, theirs = "memory_encoder.mask_downsampler", "memory_encoder.mask_downsampler"
-    pairs: list[tuple[str, str]] = []
-    for i in range(4):
-        pairs.append((f"{ours}.layers.{3 * i}", f"{theirs}.layers.{i}.conv"))
-        pairs.append((f"{ours}.layers.{3 * i + 1}", f"{theirs}.layers.{i}.layer_norm"))
-    return (*pairs, (f"{ours}.layers.12", f"{theirs}.final_conv"))
-
-
-ENCODER: Rules = (
-    ("encoder.patch_embedding", "vision_encoder.backbone.patch_embed.projection"),
-    ("encoder.position", "vision_encoder.backbone.pos_embed"),
-    ("encoder.window_position", "vision_encoder.backbone.pos_embed_window"),
-    ("encoder.blocks.*.attention_norm", "vision_encoder.backbone.blocks.*.layer_norm1"),
-    ("encoder.blocks.*.qkv", "vision_encoder.backbone.blocks.*.attn.qkv"),
-    ("encoder.blocks.*.output", "vision_encoder.backbone.blocks.*.attn.proj"),
-    ("encoder.blocks.*.shortcut", "vision_encoder.backbone.blocks.*.proj"),
-    ("encoder.blocks.*.mlp_norm", "vision_encoder.backbone.blocks.*.layer_norm2"),
-    ("encoder.blocks.*.expand", "vision_encoder.backbone.blocks.*.mlp.proj_in"),
-    ("encoder.blocks.*.contract", "vision_encoder.backbone.blocks.*.mlp.proj_out"),
-    # Their first convolution belongs to the coarsest map.
-    ("neck.laterals.0", "vision_encoder.neck.convs.3"),
-    ("neck.laterals.1", "vision_encoder.neck.convs.2"),
-    ("neck.laterals.2", "vision_encoder.neck.convs.1"),
-    ("neck.laterals.3", "vision_encoder.neck.convs.0"),
+ENCODER = rules(
+    """
+    encoder.patch_embedding          backbone.patch_embed.projection
+    encoder.position                 backbone.pos_embed
+    encoder.window_position          backbone.pos_embed_window
+    encoder.blocks.*.attention_norm  backbone.blocks.*.layer_norm1
+    encoder.blocks.*.qkv             backbone.blocks.*.attn.qkv
+    encoder.blocks.*.output          backbone.blocks.*.attn.proj
+    encoder.blocks.*.shortcut        backbone.blocks.*.proj
+    encoder.blocks.*.mlp_norm        backbone.blocks.*.layer_norm2
+    encoder.blocks.*.expand          backbone.blocks.*.mlp.proj_in
+    encoder.blocks.*.contract        backbone.blocks.*.mlp.proj_out
+    neck.laterals.{0,1,2,3}          neck.convs.{3,2,1,0}
+    """,
+    theirs="vision_encoder.",
 )
-MEMORY: Rules = (
-    *attention(
-        "memory_attention.layers.*.self_attention",
-        "memory_attention.layers.*.self_attn",
-    ),
-    *attention(
-        "memory_attention.layers.*.cross_attention",
-        "memory_attention.layers.*.cross_attn_image",
-    ),
-    ("memory_attention.layers.*.self_norm", "memory_attention.layers.*.layer_norm1"),
-    ("memory_attention.layers.*.cross_norm", "memory_attention.layers.*.layer_norm2"),
-    (
-        "memory_attention.layers.*.feedforward_norm",
-        "memory_attention.layers.*.layer_norm3",
-    ),
-    ("memory_attention.layers.*.expand", "memory_attention.layers.*.linear1"),
-    ("memory_attention.layers.*.contract", "memory_attention.layers.*.linear2"),
-    ("memory_attention.norm", "memory_attention.layer_norm"),
-    *downsampler_layers(),
-    ("memory_encoder.feature_projection", "memory_encoder.feature_projection"),
-    (
-        "memory_encoder.fuser.*.depthwise",
-        "memory_encoder.memory_fuser.layers.*.depthwise_conv",
-    ),
-    ("memory_encoder.fuser.*.norm", "memory_encoder.memory_fuser.layers.*.layer_norm"),
-    (
-        "memory_encoder.fuser.*.expand",
-        "memory_encoder.memory_fuser.layers.*.pointwise_conv1",
-    ),
-    (
-        "memory_encoder.fuser.*.contract",
-        "memory_encoder.memory_fuser.layers.*.pointwise_conv2",
-    ),
-    ("memory_encoder.fuser.*.scale", "memory_encoder.memory_fuser.layers.*.scale"),
-    ("memory_encoder.output", "memory_encoder.projection"),
-    ("memory_temporal_encoding", "memory_temporal_positional_encoding"),
-    ("no_memory", "no_memory_embedding"),
-    ("no_object_pointer", "no_object_pointer"),
-    ("occlusion_embedding", "occlusion_spatial_embedding_parameter"),
-    *three_layers("object_pointer_projection", "object_pointer_proj"),
-    ("pointer_time_projection", "temporal_positional_encoding_projection_layer"),
-    ("mask_prompt_downsampler", "mask_downsample"),
+MEMORY_ATTENTION = rules(
+    """
+    layers.*.self_attention.{query,key,value,output}   layers.*.self_attn.{q,k,v,o}_proj
+    layers.*.cross_attention.{query,key,value,output}  layers.*.cross_attn_image.{q,k,v,o}_proj
+    layers.*.{self,cross,feedforward}_norm             layers.*.layer_norm{1,2,3}
+    layers.*.{expand,contract}                         layers.*.{linear1,linear2}
+    norm                                               layer_norm
+    """,
+    ours="memory_attention.",
+    theirs="memory_attention.",
 )
-PROMPTS: Rules = (
-    (
-        "prompt_encoder.frequencies",
-        "prompt_encoder.shared_embedding.positional_embedding",
-    ),
-    ("prompt_encoder.point_embeddings", "prompt_encoder.point_embed.weight"),
-    ("prompt_encoder.not_a_point", "prompt_encoder.not_a_point_embed.weight"),
-    ("prompt_encoder.no_mask", "prompt_encoder.no_mask_embed.weight"),
-    ("prompt_encoder.mask_embedding.0", "prompt_encoder.mask_embed.conv1"),
-    ("prompt_encoder.mask_embedding.1", "prompt_encoder.mask_embed.layer_norm1"),
-    ("prompt_encoder.mask_embedding.3", "prompt_encoder.mask_embed.conv2"),
-    ("prompt_encoder.mask_embedding.4", "prompt_encoder.mask_embed.layer_norm2"),
-    ("prompt_encoder.mask_embedding.6", "prompt_encoder.mask_embed.conv3"),
+MEMORY_ENCODER = rules(
+    """
+    mask_downsampler.layers.{0,3,6,9}   mask_downsampler.layers.{0,1,2,3}.conv
+    mask_downsampler.layers.{1,4,7,10}  mask_downsampler.layers.{0,1,2,3}.layer_norm
+    mask_downsampler.layers.12          mask_downsampler.final_conv
+    feature_projection                  feature_projection
+    fuser.*.depthwise                   memory_fuser.layers.*.depthwise_conv
+    fuser.*.norm                        memory_fuser.layers.*.layer_norm
+    fuser.*.{expand,contract}           memory_fuser.layers.*.pointwise_conv{1,2}
+    fuser.*.scale                       memory_fuser.layers.*.scale
+    output                              projection
+    """,
+    ours="memory_encoder.",
+    theirs="memory_encoder.",
 )
-_OURS, _THEIRS = "mask_decoder.transformer", "mask_decoder.transformer"
-DECODER: Rules = (
-    ("mask_decoder.object_score_token", "mask_decoder.obj_score_token.weight"),
-    ("mask_decoder.iou_token", "mask_decoder.iou_token.weight"),
-    ("mask_decoder.mask_tokens", "mask_decoder.mask_tokens.weight"),
-    *attention(f"{_OURS}.blocks.*.self_attention", f"{_THEIRS}.layers.*.self_attn"),
-    *attention(
-        f"{_OURS}.blocks.*.token_to_image",
-        f"{_THEIRS}.layers.*.cross_attn_token_to_image",
-    ),
-    *attention(
-        f"{_OURS}.blocks.*.image_to_token",
-        f"{_THEIRS}.layers.*.cross_attn_image_to_token",
-    ),
-    (f"{_OURS}.blocks.*.self_norm", f"{_THEIRS}.layers.*.layer_norm1"),
-    (f"{_OURS}.blocks.*.token_norm", f"{_THEIRS}.layers.*.layer_norm2"),
-    (f"{_OURS}.blocks.*.feedforward.layers.0", f"{_THEIRS}.layers.*.mlp.proj_in"),
-    (f"{_OURS}.blocks.*.feedforward.layers.1", f"{_THEIRS}.layers.*.mlp.proj_out"),
-    (f"{_OURS}.blocks.*.feedforward_norm", f"{_THEIRS}.layers.*.layer_norm3"),
-    (f"{_OURS}.blocks.*.image_norm", f"{_THEIRS}.layers.*.layer_norm4"),
-    *attention(f"{_OURS}.final_attention", f"{_THEIRS}.final_attn_token_to_image"),
-    (f"{_OURS}.final_norm", f"{_THEIRS}.layer_norm_final_attn"),
-    ("mask_decoder.upscale_8", "mask_decoder.upscale_conv1"),
-    ("mask_decoder.upscale_norm", "mask_decoder.upscale_layer_norm"),
-    ("mask_decoder.upscale_4", "mask_decoder.upscale_conv2"),
-    ("mask_decoder.stride_4", "mask_decoder.conv_s0"),
-    ("mask_decoder.stride_8", "mask_decoder.conv_s1"),
-    *three_layers("mask_decoder.mask_heads.*", "mask_decoder.output_hypernetworks_mlps.*"),
-    *three_layers("mask_decoder.iou_head", "mask_decoder.iou_prediction_head"),
-    *three_layers("mask_decoder.object_score_head", "mask_decoder.pred_obj_score_head"),
+MEMORIES = rules(
+    """
+    memory_temporal_encoding                  memory_temporal_positional_encoding
+    no_memory                                 no_memory_embedding
+    no_object_pointer                         no_object_pointer
+    occlusion_embedding                       occlusion_spatial_embedding_parameter
+    object_pointer_projection.layers.{0,1,2}  object_pointer_proj.{proj_in,layers.0,proj_out}
+    pointer_time_projection                   temporal_positional_encoding_projection_layer
+    mask_prompt_downsampler                   mask_downsample
+    """
+)
+PROMPTS = rules(
+    """
+    frequencies             shared_embedding.positional_embedding
+    point_embeddings        point_embed.weight
+    not_a_point             not_a_point_embed.weight
+    no_mask                 no_mask_embed.weight
+    mask_embedding.{0,3,6}  mask_embed.conv{1,2,3}
+    mask_embedding.{1,4}    mask_embed.layer_norm{1,2}
+    """,
+    ours="prompt_encoder.",
+    theirs="prompt_encoder.",
+)
+DECODER = rules(
+    """
+    transformer.final_attention.{query,key}     transformer.final_attn_token_to_image.{q,k}_proj
+    transformer.final_attention.{value,output}  transformer.final_attn_token_to_image.{v,o}_proj
+    transformer.final_norm                      transformer.layer_norm_final_attn
+    object_score_token                          obj_score_token.weight
+    iou_token                                   iou_token.weight
+    mask_tokens                                 mask_tokens.weight
+    upscale_{8,4}                               upscale_conv{1,2}
+    upscale_norm                                upscale_layer_norm
+    stride_{4,8}                                conv_s{0,1}
+    mask_heads.*.layers.{0,1,2}  output_hypernetworks_mlps.*.{proj_in,layers.0,proj_out}
+    iou_head.layers.{0,1,2}                     iou_prediction_head.{proj_in,layers.0,proj_out}
+    object_score_head.layers.{0,1,2}            pred_obj_score_head.{proj_in,layers.0,proj_out}
+    """,
+    ours="mask_decoder.",
+    theirs="mask_decoder.",
+)
+DECODER_BLOCKS = rules(
+    """
+    self_attention.{query,key,value,output}  self_attn.{q,k,v,o}_proj
+    token_to_image.{query,key,value,output}  cross_attn_token_to_image.{q,k,v,o}_proj
+    image_to_token.{query,key,value,output}  cross_attn_image_to_token.{q,k,v,o}_proj
+    {self,token,feedforward,image}_norm      layer_norm{1,2,3,4}
+    feedforward.layers.{0,1}                 mlp.{proj_in,proj_out}
+    """,
+    ours="mask_decoder.transformer.blocks.*.",
+    theirs="mask_decoder.transformer.layers.*.",
 )
 
 TRANSFORMERS_SAM2 = Layout(
     title="transformers SAM 2",
-    marks=(
-        "vision_encoder.backbone.pos_embed_window",
-        "memory_temporal_positional_encoding",
+    marks=("vision_encoder.backbone.pos_embed_window", "memory_temporal_positional_encoding"),
+    rules=(
+        *ENCODER,
+        *MEMORY_ATTENTION,
+        *MEMORY_ENCODER,
+        *MEMORIES,
+        *PROMPTS,
+        *DECODER_BLOCKS,
+        *DECODER,
     ),
-    rules=(*ENCODER, *MEMORY, *PROMPTS, *DECODER),
-    conversions={
-        **CONVERSIONS,
-        "encoder.position": extra_axes(0),
-        "encoder.window_position": extra_axes(0),
-    },
-    copies=(
-        (
-            "shared_image_embedding.positional_embedding",
-            "prompt_encoder.shared_embedding.positional_embedding",
-        ),
+    conversions=HIERA_CONVERSIONS,
+    copies=rules(
+        "shared_image_embedding.positional_embedding"
+        "  prompt_encoder.shared_embedding.positional_embedding"
     ),
-    unread=(("no_memory_positional_encoding", "no_memory_embedding"),),
+    unread=rules("no_memory_positional_encoding  no_memory_embedding"),
 )
 
 # What we have no option for, with the value that all released models use.
@@ -190,11 +156,53 @@ FIXED = {
 }
 
 
+# Their key of each of our settings. transformers leaves out its defaults, which are ours too.
+BACKBONE = "vision_config.backbone_config"
+ENCODER_KEYS = {
+    "stages": f"{BACKBONE}.blocks_per_stage",
+    "global_attention_blocks": f"{BACKBONE}.global_attention_blocks",
+    "window_sizes": f"{BACKBONE}.window_size_per_stage",
+    "position_size": f"{BACKBONE}.window_positional_embedding_background_size",
+}
+# Of the first stage; both double from stage to stage.
+STAGE_KEYS = {
+    "embed_dim": f"{BACKBONE}.embed_dim_per_stage",
+    "num_heads": f"{BACKBONE}.num_attention_heads_per_stage",
+}
+MEMORY_ATTENTION_KEYS = {
+    "layers": "memory_attention_num_layers",
+    "feedforward_dim": "memory_attention_feed_forward_hidden_size",
+    "rope_theta": "rope_parameters.rope_theta",
+}
+DECODER_KEYS = {
+    "depth": "mask_decoder_config.num_hidden_layers",
+    "num_heads": "mask_decoder_config.num_attention_heads",
+    "feedforward_dim": "mask_decoder_config.mlp_dim",
+    "num_multimasks": "mask_decoder_config.num_multimask_outputs",
+    "iou_hidden_dim": "mask_decoder_config.iou_head_hidden_dim",
+}
+SEGMENTER_KEYS = {
+    "hidden_dim": "vision_config.fpn_hidden_size",
+    "memory_dim": "memory_encoder_output_channels",
+    "occlusion_embedding": "enable_occlusion_spatial_embedding",
+    "pointer_temporal_encoding": "enable_temporal_pos_encoding_for_object_pointers",
+    "memory_frames": "num_maskmem",
+    "max_pointers": "max_object_pointers_in_encoder",
+    "mask_prompt_channels": "prompt_encoder_config.mask_input_channels",
+    "multimask_min_points": "multimask_min_pt_num",
+    "multimask_max_points": "multimask_max_pt_num",
+}
+
+
 def segmenter_config_of(config: Mapping[str, Any]) -> SegmenterConfig:
     """Our configuration for the parsed config.json of a Sam2VideoModel.
 
-    The name is that of the released model with these sizes, or "sam2-custom". InputError if the
-    file describes another kind of model, or sets what SAM 2 as released does not vary.
+    Returns:
+        A configuration with the name of the released model of these sizes, or "sam2-custom".
+
+    Raises:
+        InputError: The file describes another kind of model, or sets what SAM 2 as released does
+            not vary.
     """
     kind = config.get("model_type")
     if kind != "sam2_video":
@@ -203,8 +211,8 @@ def segmenter_config_of(config: Mapping[str, Any]) -> SegmenterConfig:
             " sam2_video"
         )
     for key, expected in FIXED.items():
-        found = _value(config, key, expected)
-        if found != expected:
+        found = _value(config, key)
+        if found is not None and found != expected:
             raise InputError(f"config.json sets {key} to {found}; only {expected} is supported")
     ours = _segmenter(config)
     for name, variant in SEGMENTERS.items():
@@ -213,65 +221,40 @@ def segmenter_config_of(config: Mapping[str, Any]) -> SegmenterConfig:
     return ours
 
 
-def _value(config: Mapping[str, Any], key: str, default: Any) -> Any:
-    """The value of a dotted key; transformers leaves values out that are its defaults."""
+def _segmenter(config: Mapping[str, Any]) -> SegmenterConfig:
+    encoder = _settings(config, ENCODER_KEYS)
+    encoder |= _first_stage(config, len(encoder.get("stages", HieraConfig.stages)))
+    size = _value(config, "image_size") or SegmenterConfig.image_size
+    return SegmenterConfig(
+        name="sam2-custom",
+        encoder=HieraConfig(**encoder),
+        image_size=size if isinstance(size, int) else size[0],
+        memory_attention=MemoryAttentionConfig(**_settings(config, MEMORY_ATTENTION_KEYS)),
+        mask_decoder=MaskDecoderConfig(**_settings(config, DECODER_KEYS)),
+        **_settings(config, SEGMENTER_KEYS),
+    )
+
+
+def _first_stage(config: Mapping[str, Any], stages: int) -> dict[str, int]:
+    given = _settings(config, STAGE_KEYS)
+    for name, values in given.items():
+        if list(values) != [values[0] * 2**stage for stage in range(stages)]:
+            raise InputError(
+                f"config.json gives the stages {list(values)} as {name}; it must double from stage"
+                " to stage"
+            )
+    return {name: values[0] for name, values in given.items()}
+
+
+def _settings(config: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+    """Our settings that the file gives."""
+    found = {ours: _value(config, theirs) for ours, theirs in keys.items()}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if v is not None}
+
+
+def _value(config: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key, None if it is left out."""
     node: Any = config
     for part in key.split("."):
         node = node.get(part) if isinstance(node, Mapping) else None
-    return default if node is None else node
-
-
-def _segmenter(config: Mapping[str, Any]) -> SegmenterConfig:
-    def value(key: str, default: Any) -> Any:
-        return _value(config, key, default)
-
-    stages = tuple(value("vision_config.backbone_config.blocks_per_stage", (1, 2, 7, 2)))
-    dims = value("vision_config.backbone_config.embed_dim_per_stage", (96, 192, 384, 768))
-    heads = value("vision_config.backbone_config.num_attention_heads_per_stage", (1, 2, 4, 8))
-    growth = [2**stage for stage in range(len(stages))]
-    if list(dims) != [dims[0] * g for g in growth] or list(heads) != [heads[0] * g for g in growth]:
-        raise InputError(
-            f"config.json gives the stages {list(dims)} channels and {list(heads)} heads;"
-            " both must double from stage to stage"
-        )
-    background = value(
-        "vision_config.backbone_config.window_positional_embedding_background_size",
-        (7, 7),
-    )
-    windows = value("vision_config.backbone_config.window_size_per_stage", (8, 4, 14, 7))
-    everywhere = value("vision_config.backbone_config.global_attention_blocks", (5, 7, 9))
-    encoder = HieraConfig(
-        embed_dim=dims[0],
-        num_heads=heads[0],
-        stages=stages,
-        global_attention_blocks=tuple(everywhere),
-        window_sizes=tuple(windows),
-        position_size=(background[0], background[1]),
-    )
-    size = value("image_size", 1024)
-    return SegmenterConfig(
-        name="sam2-custom",
-        encoder=encoder,
-        image_size=size if isinstance(size, int) else size[0],
-        hidden_dim=value("vision_config.fpn_hidden_size", 256),
-        memory_dim=value("memory_encoder_output_channels", 64),
-        memory_attention=MemoryAttentionConfig(
-            layers=value("memory_attention_num_layers", 4),
-            feedforward_dim=value("memory_attention_feed_forward_hidden_size", 2048),
-            rope_theta=float(value("rope_parameters.rope_theta", 10000.0)),
-        ),
-        mask_decoder=MaskDecoderConfig(
-            depth=value("mask_decoder_config.num_hidden_layers", 2),
-            num_heads=value("mask_decoder_config.num_attention_heads", 8),
-            feedforward_dim=value("mask_decoder_config.mlp_dim", 2048),
-            num_multimasks=value("mask_decoder_config.num_multimask_outputs", 3),
-            iou_hidden_dim=value("mask_decoder_config.iou_head_hidden_dim", 256),
-        ),
-        occlusion_embedding=value("enable_occlusion_spatial_embedding", True),
-        pointer_temporal_encoding=value("enable_temporal_pos_encoding_for_object_pointers", True),
-        memory_frames=value("num_maskmem", 7),
-        max_pointers=value("max_object_pointers_in_encoder", 16),
-        mask_prompt_channels=value("prompt_encoder_config.mask_input_channels", 16),
-        multimask_min_points=value("multimask_min_pt_num", 0),
-        multimask_max_points=value("multimask_max_pt_num", 1),
-    )
+    return node

@@ -1,4 +1,4 @@
-"""Every model by name: size, resolution, where its weights come from, under which licence.
+"""Every model by name: where its weights come from, their size, and their licence.
 
 Weights are looked for in the package (nano), in the folder TEMPOMASK_HOME (~/.cache/tempomask), and
 in the cache of huggingface_hub.
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tempomask.models.config import SEGMENTERS
+from tempomask.models.instances.config import INSTANCE_SEGMENTERS
 
 ASSETS = Path(__file__).parent.parent / "assets"
-SAM2_URL = "https://dl.fbaipublicfiles.com/segment_anything_2"
 EFFICIENTTAM_REPOSITORY = "yunyangx/efficient-track-anything"
-APACHE = "Apache-2.0"
-NANO_LICENCE = "Apache-2.0 (code); weights trained on CC BY-NC data, not for commercial use"
+# Short side of the images that DINOv3 sees in label propagation.
+DINOV3_SIDE = 960
 
 
 def home() -> Path:
@@ -29,19 +29,23 @@ def home() -> Path:
 class ModelInfo:
     """One named model.
 
-    parameters: in millions. image_size: side of the square the network sees by default.
-    file: name of the file of weights. repository: Hub id that has it, None for bundled weights.
-    url: where a person can fetch the file; empty for bundled weights.
+    Attributes:
+        name: As users type it.
+        parameters: In millions.
+        image_size: Side of the square that the network sees by default, or the short side.
+        file: Name of the file of weights; empty if the repository does not name them by model.
+        repository: Hub id that has the file, None for bundled weights.
+        url: Where a person can fetch the file; empty for bundled weights.
+        licence: Of the weights.
     """
 
     name: str
-    title: str
     parameters: float
     image_size: int
     file: str
     repository: str | None
     url: str
-    licence: str = APACHE
+    licence: str
 
     @property
     def source(self) -> str:
@@ -59,11 +63,9 @@ class ModelInfo:
     def _in_hub_cache(self, repository: str) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
 
-        names = (self.file,)
-        if repository != EFFICIENTTAM_REPOSITORY:
-            # The copy that transformers fetches.
-            names += ("model.safetensors",)
-        for name in names:
+        # The second is the copy that transformers fetches.
+        names = (self.file, "model.safetensors")
+        for name in names if repository != EFFICIENTTAM_REPOSITORY else names[:1]:
             found = try_to_load_from_cache(repository, name)
             if isinstance(found, str):
                 return Path(found)
@@ -74,59 +76,152 @@ class ModelInfo:
         return self.path() is not None
 
 
-def _nano() -> ModelInfo:
-    return ModelInfo(
-        name="nano",
-        title="nano, bundled",
-        parameters=8.7,
-        image_size=SEGMENTERS["nano"].image_size,
-        file="nano.safetensors",
-        repository=None,
-        url="",
-        licence=NANO_LICENCE,
-    )
+def _models(
+    table: str,
+    licence: str,
+    repository: str = "",
+    url: str = "https://huggingface.co/{repository}/resolve/main/{file}",
+) -> dict[str, ModelInfo]:
+    """The models of a table with a row for each: name, millions of parameters, file, repository.
+
+    Args:
+        table: A repository that is left out is "" for all rows; "-" stands for no file.
+        licence: Of all of them.
+        repository: Hub id, in which {} stands for the last column; empty for bundled weights.
+        url: Of repository and file.
+    """
+    found = {}
+    for line in table.strip().splitlines():
+        name, millions, file, *last = line.split()
+        place, file = repository.format(*last), "" if file == "-" else file
+        if name in SEGMENTERS:
+            side = SEGMENTERS[name].image_size
+        else:
+            listed = INSTANCE_SEGMENTERS.get(name)
+            side = DINOV3_SIDE if listed is None else listed.short_side
+        link = url.format(repository=place, file=file) if place else ""
+        found[name] = ModelInfo(name, float(millions), side, file, place or None, link, licence)
+    return found
 
 
-def _sam2(version: str, size: str, parameters: float) -> ModelInfo:
-    file = f"{version}_hiera_{size.replace('-', '_')}.pt"
-    date = {"sam2": "072824", "sam2.1": "092824"}[version]
-    return ModelInfo(
-        name=f"{version}-{size}",
-        title=f"SAM {version.removeprefix('sam')} Hiera {size}",
-        parameters=parameters,
-        image_size=1024,
-        file=file,
-        repository=f"facebook/{version}-hiera-{size}",
-        url=f"{SAM2_URL}/{date}/{file}",
-    )
+_NANO = "Apache-2.0 (code); weights trained on CC BY-NC data, not for commercial use"
+_SAM2_URL = "https://dl.fbaipublicfiles.com/segment_anything_2"
+_PAGE = "https://huggingface.co/{repository}"
 
-
-def _efficienttam(size: str, pooling: str, resolution: str, parameters: float) -> ModelInfo:
-    # There are no pooled checkpoints of 512; the pooled ones of 1024 serve at both resolutions.
-    suffix = pooling.replace("-", "_") or ("_512x512" if resolution else "")
-    equation = {"": "", "-1": ", pooled memory (Eq. 5)", "-2": ", pooled memory (Eq. 6)"}[pooling]
-    file = f"efficienttam_{size}{suffix}.pt"
-    return ModelInfo(
-        name=f"efficienttam-{size}{pooling}{resolution}",
-        title=f"EfficientTAM {size.capitalize()}{equation}",
-        parameters=parameters,
-        image_size=512 if resolution else 1024,
-        file=file,
-        repository=EFFICIENTTAM_REPOSITORY,
-        url=f"https://huggingface.co/{EFFICIENTTAM_REPOSITORY}/resolve/main/{file}",
-    )
-
-
-_SAM2_SIZES = {"tiny": 38.9, "small": 46.0, "base-plus": 80.8, "large": 224.4}
-_EFFICIENTTAM_SIZES = {"s": 34.1, "ti": 17.9}
-_ALL = [
-    _nano(),
-    *(_sam2(v, size, m) for v in ("sam2", "sam2.1") for size, m in _SAM2_SIZES.items()),
-    *(
-        _efficienttam(size, pooling, resolution, m)
-        for size, m in _EFFICIENTTAM_SIZES.items()
-        for pooling in ("", "-1", "-2")
-        for resolution in ("", "-512")
+# Models that track what they are pointed at. There are no pooled checkpoints of EfficientTAM at
+# 512; those at 1024 serve at both resolutions.
+MODELS: dict[str, ModelInfo] = {
+    **_models("nano 8.7 nano.safetensors", _NANO),
+    **_models(
+        """
+        sam2-tiny        38.9  sam2_hiera_tiny.pt       tiny
+        sam2-small       46.0  sam2_hiera_small.pt      small
+        sam2-base-plus   80.8  sam2_hiera_base_plus.pt  base-plus
+        sam2-large      224.4  sam2_hiera_large.pt      large
+        """,
+        "Apache-2.0",
+        "facebook/sam2-hiera-{}",
+        f"{_SAM2_URL}/072824/{{file}}",
     ),
-]
-MODELS: dict[str, ModelInfo] = {info.name: info for info in _ALL}
+    **_models(
+        """
+        sam2.1-tiny        38.9  sam2.1_hiera_tiny.pt       tiny
+        sam2.1-small       46.0  sam2.1_hiera_small.pt      small
+        sam2.1-base-plus   80.8  sam2.1_hiera_base_plus.pt  base-plus
+        sam2.1-large      224.4  sam2.1_hiera_large.pt      large
+        """,
+        "Apache-2.0",
+        "facebook/sam2.1-hiera-{}",
+        f"{_SAM2_URL}/092824/{{file}}",
+    ),
+    **_models(
+        """
+        efficienttam-s         34.1  efficienttam_s.pt
+        efficienttam-s-512     34.1  efficienttam_s_512x512.pt
+        efficienttam-s-1       34.1  efficienttam_s_1.pt
+        efficienttam-s-1-512   34.1  efficienttam_s_1.pt
+        efficienttam-s-2       34.1  efficienttam_s_2.pt
+        efficienttam-s-2-512   34.1  efficienttam_s_2.pt
+        efficienttam-ti        17.9  efficienttam_ti.pt
+        efficienttam-ti-512    17.9  efficienttam_ti_512x512.pt
+        efficienttam-ti-1      17.9  efficienttam_ti_1.pt
+        efficienttam-ti-1-512  17.9  efficienttam_ti_1.pt
+        efficienttam-ti-2      17.9  efficienttam_ti_2.pt
+        efficienttam-ti-2-512  17.9  efficienttam_ti_2.pt
+        """,
+        "Apache-2.0",
+        EFFICIENTTAM_REPOSITORY,
+    ),
+}
+
+# Models that find the objects of known classes by themselves.
+INSTANCE_MODELS: dict[str, ModelInfo] = {
+    **_models(
+        """
+        nano-vis       3.5  nano-vis.safetensors
+        nano-vis-dvis  5.9  nano-vis-dvis.safetensors
+        """,
+        _NANO,
+    ),
+    **_models(
+        """
+        minvis-r50-ytvis19          44.0  minvis_ytvis19_R50.pth
+        minvis-r50-ytvis21          44.0  minvis_ytvis21_R50.pth
+        minvis-r50-ovis             44.0  minvis_ovis_R50.pth
+        minvis-swin-large-ytvis19  216.0  minvis_ytvis19_swin_large.pth
+        minvis-swin-large-ytvis21  216.0  minvis_ytvis21_swin_large.pth
+        minvis-swin-large-ovis     216.0  minvis_ovis_swin_large.pth
+        """,
+        "NVIDIA Source Code License-NC, not for commercial use",
+        "deahuang/MinVIS-Model-Zoo",
+    ),
+    # The repository does not name its files by model: the checkpoint has to be given.
+    **_models(
+        """
+        dvis-plus-r50-ytvis19  71.0  -
+        dvis-plus-r50-ytvis21  71.0  -
+        dvis-plus-r50-ovis     71.0  -
+        """,
+        "see the repository",
+        "zhangtao-whu/DVIS_Plus",
+        _PAGE,
+    ),
+    **_models(
+        """
+        mask2former-r50-coco          44.0  model.safetensors  ClownRat/mask2former-resnet-50
+        mask2former-swin-tiny-coco    47.4  model.safetensors  facebook/mask2former-swin-tiny
+        mask2former-swin-small-coco   68.7  model.safetensors  facebook/mask2former-swin-small
+        mask2former-swin-base-coco   106.9  model.safetensors  facebook/mask2former-swin-base-IN21k
+        mask2former-swin-large-coco  215.5  model.safetensors  facebook/mask2former-swin-large
+        """,
+        "MIT (code); see the repository",
+        "{}-coco-instance",
+    ),
+    **_models(
+        """
+        video-mask2former-swin-tiny-ytvis19    47.4  model.safetensors  tiny-youtubevis-2019
+        video-mask2former-swin-small-ytvis19   68.7  model.safetensors  small-youtubevis-2019
+        video-mask2former-swin-tiny-ytvis21    47.4  model.safetensors  tiny-youtubevis-2021
+        video-mask2former-swin-small-ytvis21   68.7  model.safetensors  small-youtubevis-2021
+        video-mask2former-swin-base-ytvis21   106.9  model.safetensors  base-IN21k-youtubevis-2021
+        video-mask2former-swin-large-ytvis21  215.5  model.safetensors  large-youtubevis-2021
+        """,
+        "MIT (code); see the repository",
+        "shivalikasingh/video-mask2former-swin-{}-instance",
+    ),
+}
+
+# Encoders that propagate masks.
+DINOV3_MODELS: dict[str, ModelInfo] = _models(
+    """
+    dinov3-vits16        21.6  dinov3-vits16.safetensors      vits16
+    dinov3-vits16plus    28.7  dinov3-vits16plus.safetensors  vits16plus
+    dinov3-vitb16        85.7  dinov3-vitb16.safetensors      vitb16
+    dinov3-vitl16       303.1  dinov3-vitl16.safetensors      vitl16
+    dinov3-vith16plus   840.5  dinov3-vith16plus.safetensors  vith16plus
+    dinov3-vit7b16     6716.0  dinov3-vit7b16.safetensors     vit7b16
+    """,
+    "DINOv3 License (gated)",
+    "facebook/dinov3-{}-pretrain-lvd1689m",
+    _PAGE,
+)

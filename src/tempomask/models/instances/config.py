@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, unknown_name
+from tempomask.models.instances.classes import COCO, OVIS, YTVIS_2019, YTVIS_2021
 
 # Sides of a padded image are multiples of this many pixels: the coarsest stride.
 SIZE_MULTIPLE = 32
@@ -108,16 +109,6 @@ class InstanceConfig:
         return replace(self, short_side=short_side, long_side=max(self.long_side, short_side))
 
 
-RESNET_50 = ResNetConfig()
-SWIN_SIZES = {
-    "tiny": SwinConfig(),
-    "small": SwinConfig(blocks=(2, 2, 18, 2)),
-    "base": SwinConfig(128, (2, 2, 18, 2), (4, 8, 16, 32), 12),
-    "large": SwinConfig(192, (2, 2, 18, 2), (6, 12, 24, 48), 12),
-}
-# Swin-L models have twice as many queries.
-LARGE_QUERIES = QueryDecoderConfig(num_queries=200)
-
 # What `tempomask`'s own synthetic set of videos holds.
 SYNTHETIC_CLASSES = ("person", "horse", "nucleus", "shape")
 NANO_VIS = InstanceConfig(
@@ -135,3 +126,57 @@ NANO_VIS_DVIS = replace(
     name="nano-vis-dvis",
     referring_tracker=ReferringTrackerConfig(layers=3, feedforward_dim=256, reid_dim=128),
 )
+
+DATASETS = {"ytvis19": YTVIS_2019, "ytvis21": YTVIS_2021, "ovis": OVIS}
+# The data sets that Video Mask2Former's sizes were published for.
+VIDEO_SIZES = {"ytvis19": ("tiny", "small"), "ytvis21": ("tiny", "small", "base", "large")}
+BACKBONES = {
+    "r50": ResNetConfig(),
+    "swin-tiny": SwinConfig(),
+    "swin-small": SwinConfig(blocks=(2, 2, 18, 2)),
+    "swin-base": SwinConfig(128, (2, 2, 18, 2), (4, 8, 16, 32), 12),
+    "swin-large": SwinConfig(192, (2, 2, 18, 2), (6, 12, 24, 48), 12),
+}
+# DVIS++ and MinVIS with Swin-L are evaluated at 480 pixels, MinVIS at 360, images at 800.
+DVIS_SIDE, MINVIS_SIDE, COCO_SIDE = 480, 360, 800
+
+
+def _published(
+    family: str,
+    backbone: str,
+    data: str,
+    short_side: int,
+    referring_tracker: ReferringTrackerConfig | None = None,
+) -> InstanceConfig:
+    return InstanceConfig(
+        name=f"{family}-{backbone}-{data}",
+        backbone=BACKBONES[backbone],
+        classes=DATASETS.get(data, COCO),
+        # Swin-L models have twice as many queries.
+        query_decoder=QueryDecoderConfig(num_queries=200 if backbone == "swin-large" else 100),
+        referring_tracker=referring_tracker,
+        short_side=short_side,
+    )
+
+
+_VARIANTS = [
+    NANO_VIS,
+    NANO_VIS_DVIS,
+    *(_published("minvis", "r50", data, MINVIS_SIDE) for data in DATASETS),
+    *(_published("minvis", "swin-large", data, DVIS_SIDE) for data in DATASETS),
+    *(_published("dvis-plus", "r50", d, DVIS_SIDE, ReferringTrackerConfig()) for d in DATASETS),
+    *(_published("mask2former", backbone, "coco", COCO_SIDE) for backbone in BACKBONES),
+    *(
+        _published("video-mask2former", f"swin-{size}", data, MINVIS_SIDE)
+        for data, sizes in VIDEO_SIZES.items()
+        for size in sizes
+    ),
+]
+INSTANCE_SEGMENTERS: dict[str, InstanceConfig] = {config.name: config for config in _VARIANTS}
+
+
+def instance_config(name: str) -> InstanceConfig:
+    """The configuration of a named model; InputError with near names if there is none."""
+    if name not in INSTANCE_SEGMENTERS:
+        raise unknown_name(f"unknown instance model {name!r}", name, INSTANCE_SEGMENTERS)
+    return INSTANCE_SEGMENTERS[name]

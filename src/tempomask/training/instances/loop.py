@@ -15,6 +15,7 @@ from tempomask.data.instance_clip import InstanceClip
 from tempomask.errors import InputError
 from tempomask.files import write_json
 from tempomask.instances.query_routing import TemporalQueryRouter
+from tempomask.models.instances.config import instance_config
 from tempomask.models.instances.mask2former import Stem
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.training.instances.recipe import InstanceRecipe
@@ -22,9 +23,8 @@ from tempomask.training.instances.stages import StageModel
 from tempomask.training.instances.targets import ClipBatch, collate
 from tempomask.training.recipe import load_imagenet_stem
 from tempomask.training.run import AveragedRun, batches
-from tempomask.weights.instances.loading import load_instance_segmenter
-from tempomask.weights.instances.own import RouterWeights, save_instance_segmenter
-from tempomask.weights.instances.zoo import instance_model
+from tempomask.weights.instances import load_instance_segmenter
+from tempomask.weights.own import RouterWeights, save_instance_segmenter
 
 Clips = Dataset[InstanceClip]
 WEIGHTS = "model.safetensors"
@@ -109,7 +109,7 @@ def build_segmenter(
     InputError if they do not fit, or if a stage that freezes its segmenter gets none.
     """
     torch.manual_seed(recipe.seed)
-    config = instance_model(recipe.model).config
+    config = instance_config(recipe.model)
     config = replace(config, classes=classes, short_side=recipe.image_size)
     if recipe.tracks != (config.referring_tracker is not None):
         raise InputError(f"stage {recipe.stage} does not train {config.name}; choose its own stage")

@@ -1,4 +1,4 @@
-"""Names that people try for a model and that are something else, or called otherwise here."""
+"""What a name or a checkpoint probably stands for that is not what was asked for."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tempomask.errors import InputError, unknown_name
-from tempomask.weights.dinov3 import DINOV3_MODELS
 from tempomask.weights.files import SUFFIXES
-from tempomask.weights.instances.zoo import INSTANCE_MODELS
-from tempomask.weights.zoo import ASSETS
+from tempomask.weights.zoo import ASSETS, DINOV3_MODELS, INSTANCE_MODELS
 
 # As SAM 2's files, configurations and repositories are called.
 _SAM2 = re.compile(
@@ -18,15 +16,16 @@ _SAM2 = re.compile(
     r"(?P<size>t|tiny|s|small|b\+|base[_-]plus|l|large)(?:\.(?:pt|yaml))?"
 )
 _SIZES = {"t": "tiny", "s": "small", "b": "base-plus", "l": "large"}
+INSTANCES_REMEDY = (
+    "finds the objects of known classes by itself: run `tempomask instances`, or load_instances in"
+    " Python"
+)
 
 
-def no_model(name: str, known: Iterable[str]) -> InputError:
+def unknown_model(name: str, known: Iterable[str]) -> InputError:
     """The error for a name that is not among those known, with what it probably stands for."""
     if name in INSTANCE_MODELS:
-        return InputError(
-            f"{name} finds the objects of known classes by itself: run `tempomask instances`, or"
-            " load_instances in Python"
-        )
+        return InputError(f"{name} {INSTANCES_REMEDY}")
     if name in DINOV3_MODELS:
         return InputError(
             f"{name} propagates masks and does not track: run `tempomask propagate --model {name}`,"

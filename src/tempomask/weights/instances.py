@@ -1,0 +1,139 @@
+"""Instance segmenters from their names and from checkpoints: ours, detectron2's, transformers'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from tempomask.errors import InputError
+from tempomask.models.instances.config import InstanceConfig, StemConfig, instance_config
+from tempomask.models.instances.segmenter import InstanceSegmenter
+from tempomask.weights.files import Checkpoint
+from tempomask.weights.layout import Layout, layout_of
+from tempomask.weights.loading import identify, load, other_model, read
+from tempomask.weights.mask2former import DETECTRON2, TRANSFORMERS_MASK2FORMER, published
+from tempomask.weights.own import (
+    INSTANCES_KEY,
+    OWN_INSTANCES,
+    ROUTER_KEY,
+    ROUTER_PREFIX,
+    RouterWeights,
+    config_from_json,
+)
+from tempomask.weights.transformers_mask2former import config_beside
+from tempomask.weights.zoo import INSTANCE_MODELS, ModelInfo
+
+LAYOUTS = (DETECTRON2, TRANSFORMERS_MASK2FORMER)
+# The class head, whose rows tell how many classes a file knows.
+CLASS_HEADS = ("sem_seg_head.predictor.class_embed.bias", "class_predictor.bias")
+# What DVIS++ trains in turn; its parts tell which stage a file is of.
+SEGMENTER_STAGE = "the segmenter stage (MinVIS), without the tracker"
+CTVIS_STAGE = "DVIS++'s segmenter stage (CTVIS), without the tracker"
+ONLINE_STAGE = "DVIS++'s online stage (it has a tracker)"
+
+
+class LoadedInstances(NamedTuple):
+    """A segmenter with its weights, and TAR's router if the file holds one."""
+
+    segmenter: InstanceSegmenter
+    router: RouterWeights | None
+
+
+def load_instance_segmenter(
+    name: str | None = None, checkpoint: str | Path | None = None, *, with_router: bool = False
+) -> LoadedInstances:
+    """A segmenter with its weights, on the CPU, in float32, in eval mode.
+
+    Args:
+        name: Such as "nano-vis"; None takes what the checkpoint says of itself, or nano-vis without
+            one.
+        checkpoint: A file, a folder or a Hub id: ours, MinVIS's and DVIS++'s `.pth`, detectron2's
+            `.pkl`, transformers' safetensors; None is the model's own.
+        with_router: Of the model's own files take the one with TAR.
+
+    Raises:
+        InputError: The name is unknown, or the checkpoint is missing, damaged, of another model or
+            of another stage.
+    """
+    if name is None and checkpoint is None:
+        name = "nano-vis"
+    named = None if name is None else instance_config(name)
+    info = None if name is None else INSTANCE_MODELS[name]
+    if info is not None and checkpoint is None and with_router:
+        info = _with_router(info)
+    file = read(checkpoint, info)
+    if INSTANCES_KEY in file.metadata:
+        return _load_own(file, name)
+    file = replace(file, state=published(file.state))
+    kinds = "Mask2Former, MinVIS, DVIS++ or tempomask's instances"
+    layout = identify(file, LAYOUTS, kinds)
+    config = named or config_beside(file)
+    if config is None:
+        raise InputError(f"cannot tell which model {file.path} holds; give the name of the model")
+    _check_kind(file, layout, config)
+    segmenter = load(lambda: InstanceSegmenter(config), config.name, file, layout)
+    return LoadedInstances(segmenter, None)
+
+
+def is_instances(file: Checkpoint) -> bool:
+    """Whether a checkpoint is of an instance segmenter, our own or a foreign one."""
+    return INSTANCES_KEY in file.metadata or layout_of(published(file.state), LAYOUTS) is not None
+
+
+def _with_router(info: ModelInfo) -> ModelInfo:
+    """The file of the same model with TAR trained on top; only bundled models have one."""
+    if info.repository is not None:
+        raise InputError(
+            f"{info.name} has no weights with TAR; train them, or give a file as the checkpoint"
+        )
+    return replace(info, name=f"{info.name} with TAR", file=f"{info.name}-tar.safetensors")
+
+
+def _load_own(file: Checkpoint, name: str | None) -> LoadedInstances:
+    config = config_from_json(InstanceConfig, file.metadata[INSTANCES_KEY])
+    if name is not None and config.name != name:
+        raise other_model(file.path, [config.name], name)
+    routers = {k: x for k, x in file.state.items() if k.startswith(ROUTER_PREFIX)}
+    file = replace(file, state={k: x for k, x in file.state.items() if k not in routers})
+    segmenter = load(lambda: InstanceSegmenter(config), config.name, file, OWN_INSTANCES)
+    if ROUTER_KEY not in file.metadata:
+        return LoadedInstances(segmenter, None)
+    stored = {k.removeprefix(ROUTER_PREFIX): x.float() for k, x in routers.items()}
+    return LoadedInstances(segmenter, RouterWeights(file.metadata[ROUTER_KEY], stored))
+
+
+def _check_kind(file: Checkpoint, layout: Layout, config: InstanceConfig) -> None:
+    """InputError if a file of other projects is of another model or stage than the one wanted."""
+    if isinstance(config.backbone, StemConfig):
+        raise InputError(f"{file.path} is not a checkpoint of {config.name}, which is ours alone")
+    wanted = SEGMENTER_STAGE if config.referring_tracker is None else ONLINE_STAGE
+    found = _stage(file.state)
+    if found != wanted:
+        remedy = "" if config.referring_tracker else ": take one, or ask for a dvis-plus model"
+        raise InputError(
+            f"{file.path} is of {found}; {config.name} needs a file of {wanted}{remedy}"
+        )
+    head = next((file.state[name] for name in CLASS_HEADS if name in file.state), None)
+    if head is not None and len(head) != config.num_classes + 1:
+        raise InputError(
+            f"{file.path} knows {len(head) - 1} classes, {config.name} has {config.num_classes};"
+            " it was trained on other data, ask for the model it holds"
+        )
+
+
+def _stage(state: Mapping[str, Tensor]) -> str:
+    """Of DVIS++'s training, that a file is of."""
+
+    def has(prefix: str) -> bool:
+        return any(key.startswith(prefix) for key in state)
+
+    identifies = has("sem_seg_head.predictor.reid_embed.")
+    if has("refiner."):
+        return "DVIS++'s offline stage (it has a refiner)"
+    if has("tracker."):
+        return ONLINE_STAGE if identifies else "DVIS, not DVIS++ (no re-identification head)"
+    return CTVIS_STAGE if identifies else SEGMENTER_STAGE
