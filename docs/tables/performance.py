@@ -1,0 +1,184 @@
+"""Speed, memory and cost: tables of docs/performance.md, docs/nano.md and the README."""
+
+from __future__ import annotations
+
+from docs.tables.markdown import number, percent, read, table
+
+FOLDER = "docs/results/performance"
+SIDES = {
+    "transformers": "transformers",
+    "fast": "tempomask",
+    "plain": "tempomask, plain engine",
+}
+COMPARED = {
+    "tiny": "SAM 2.1-T, 1",
+    "large": "SAM 2.1-L, 1",
+    "tiny_10_objects": "SAM 2.1-T, 10",
+    "efficienttam_s_2": "EfficientTAM-S (Eq. 6), 1",
+    "efficienttam_ti_512": "EfficientTAM-Ti at 512, 1",
+}
+
+
+def beside_transformers() -> str:
+    """Seconds a frame, memory and agreement, ours and transformers', by model and type."""
+    rows = []
+    for name, model in COMPARED.items():
+        for row in read(f"{FOLDER}/against_{name}")["rows"]:
+            compared = "speedup" in row
+            rows.append(
+                (
+                    model,
+                    SIDES[row["side"]],
+                    row["dtype"],
+                    number(row["seconds"], 3),
+                    f"{row['speedup']:.2f}x" if compared else "",
+                    row["peak_mib"],
+                    f"{row['same_sign_where_clear']:.2%}" if compared else "",
+                    number(row["mask_iou"], 4) if compared else "",
+                )
+            )
+    head = ("model, objects", "who", "type", ">s a frame", ">faster than the first", ">peak MiB")
+    return table((*head, ">same sign where clear", ">mask IoU"), rows)
+
+
+def engine_agreement() -> str:
+    """Mean IoU of the fast engine's masks with the plain network's in float32."""
+    report = read(f"{FOLDER}/agreement")
+    rows = []
+    for variant, mean in report["mean_iou"].items():
+        lowest = min(report["iou"][variant], key=report["iou"][variant].get)
+        worst = f"{lowest}, {report['iou'][variant][lowest]:.4f}"
+        kind = "float32" if variant.endswith("float32") else "bfloat16"
+        rows.append((kind, number(mean, 4), worst))
+    return table(("type", ">mean IoU", "lowest sequence"), rows)
+
+
+def engine_steps() -> str:
+    """The engine, and with one part left out."""
+    models = read(f"{FOLDER}/engine_steps")["models"]
+    parts = [(m, part) for m in models for part in ("encode", "attend")]
+    head = ("", *(f">{m['model']} {part}" for m, part in parts))
+    rows = []
+    for variant in models[0]["seconds"]:
+        cells = []
+        for model, part in parts:
+            value = model["seconds"][variant][part]
+            cells.append(number(value["median"] if isinstance(value, dict) else value, 3))
+        rows.append((variant, *cells))
+    return table(head, rows)
+
+
+def floor() -> str:
+    """How near the encoder is to what the machine allows."""
+    rows = []
+    for size in ("tiny", "large"):
+        report = read(f"{FOLDER}/profile_{size}")
+        times, turns = report["seconds"]["fast"], report["encoder_share_of_floor_by_turn"]
+        rows.append(
+            (
+                f"sam2.1-{size}",
+                number(sum(report["encoder_floor_seconds"].values()), 3),
+                number(report["encoder_seconds"], 3),
+                f"{report['encoder_share_of_floor']:.1%} ({min(turns):.0%} to {max(turns):.0%})",
+                *(number(times[part], 3) for part in ("attend", "decode", "encode_memory")),
+            )
+        )
+    head = ("", ">encode: floor", ">encode: time", ">share of the floor (turns)", ">attend")
+    return table((*head, ">decode", ">encode memory"), rows)
+
+
+def peaks() -> str:
+    """What the floor is made of: measured peaks of each run."""
+    rows = []
+    for size in ("tiny", "large"):
+        report = read(f"{FOLDER}/profile_{size}")
+        peak = report["peak_gflops"]
+        cells = (number(peak["products"], 0), number(peak["attention"], 0))
+        rows.append((f"sam2.1-{size}", *cells, number(report["bandwidth_gb"], 1)))
+    return table(("", ">products, GFLOP/s", ">attention, GFLOP/s", ">copies, GB/s"), rows)
+
+
+def several_objects() -> str:
+    """Frames a second by the number of objects, and what an object beyond the first takes."""
+    rows, counts = [], [1, 2, 5, 10, 20]
+    for name, model in (("tiny", "sam2.1-tiny"), ("nano", "nano")):
+        for curve in read(f"{FOLDER}/objects_{name}")["curves"]:
+            speeds = {row["objects"]: row["fps"] for row in curve["rows"]}
+            kind = "pooled" if curve["pooled"] else "exact"
+            share = percent(curve["marginal_share_of_first"])
+            rows.append((f"{model}, {kind}", *(number(speeds[n], 2) for n in counts), share))
+    return table(("FPS", *(f">{n}" for n in counts), ">each further object"), rows)
+
+
+def around_the_network() -> str:
+    """Start-up, import, decoding and writing, memory."""
+    startup, share = read(f"{FOLDER}/startup"), read(f"{FOLDER}/pipeline_share")["share_outside"]
+    memory = read("docs/results/flat_memory")
+    torch, own = (startup[f"import_{n}_seconds"] for n in ("torch", "tempomask_over_torch"))
+    return table(
+        ("what", ">measured", "command"),
+        [
+            (
+                "`tempomask track` to nano's first mask on disk",
+                f"{number(startup['first_mask_seconds'], 2)} s",
+                "`benchmarks.speed.startup`",
+            ),
+            (
+                f"importing tempomask, over torch's own {number(torch, 2)} s",
+                f"{number(own, 2)} s",
+                "`benchmarks.speed.startup`",
+            ),
+            (
+                "decoding, resizing, writing masks and overlay, SAM 2.1-T",
+                percent(share, 1),
+                "`benchmarks.speed.pipeline_share`",
+            ),
+            (
+                f"growth of resident memory over {memory['frames']:,} frames,"
+                f" {memory['objects']} objects",
+                percent(memory["growth"], 1),
+                "`benchmarks.speed.flat_memory`",
+            ),
+        ],
+    )
+
+
+def frame_of_nano() -> str:
+    """Milliseconds of a frame of nano by size, type and engine."""
+    rows = [
+        (row["image_size"], row["engine"], row["dtype"], number(row["median_ms"], 0))
+        for row in read("docs/results/nano_frame_time")["rows"]
+    ]
+    return table((">input", "engine", "type", ">ms a frame"), rows)
+
+
+def instances() -> str:
+    """Where the time of an instance segmenter goes."""
+    rows = []
+    reports = [read("docs/results/instances/speed"), read("docs/results/instances/speed_dvis")]
+    for model in (model for report in reports for model in report["models"]):
+        for row in model["rows"]:
+            if row["name"] in ("all 9 layers", "first 3 layers", "nothing fused"):
+                shares = row["network_share"].values()
+                name = f"{model['model']}, {model['dtype']}, {row['name']}"
+                rows.append((name, number(row["frame_ms"], 0), *(percent(s, 1) for s in shares)))
+    head = ("model", ">ms a frame", ">backbone", ">pixel decoder", ">query decoder", ">tracker")
+    return table(head, rows)
+
+
+def fused_parts() -> str:
+    """What each fused part of an instance segmenter gives by itself."""
+    models = read("docs/results/instances/speed")["models"]
+    speedups = []
+    for model in models:
+        rows = {row["name"]: row["frame_ms"] for row in model["rows"]}
+        speedups.append({name: rows["nothing fused"] / ms for name, ms in rows.items()})
+    parts = {
+        "fused points alone": "point sampling in one pass (`deformable_attention.py`)",
+        "fused attention alone": "attention through `scaled_dot_product_attention`",
+        "fused masks alone": "mask features resized once a frame (`query_decoder.py`)",
+        "folded and packed alone": "norms folded, weights packed (`instances/fast.py`)",
+        "all 9 layers": "all of them",
+    }
+    head = ("part", *(f">{model['model']}" for model in models))
+    return table(head, [(text, *(f"{s[n]:.2f}x" for s in speedups)) for n, text in parts.items()])
