@@ -17,7 +17,11 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.md")]
+    path
+    for path in (
+        *ROOT.glob("*.md"),
+        *(path for name in ("docs", "studies", "src") for path in (ROOT / name).rglob("*.md")),
+    )
 )
 
 
@@ -69,7 +73,7 @@ def test_models_in_the_readme_are_those_of_the_zoo() -> None:
     assert checked >= 12
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
         path, _, _ = target.partition("#")
@@ -79,7 +83,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 def test_links_are_looked_for_in_every_document() -> None:
     names = {path.name for path in DOCUMENTS}
-    assert {"README.md", "PAPERS.md", "routing.md", "performance.md", "NANO.md"} <= names
+    assert {"README.md", "PAPERS.md", "rds.md", "performance.md", "NANO.md"} <= names
     assert sum(path.read_text(encoding="utf-8").count("](") for path in DOCUMENTS) >= 40
 
 

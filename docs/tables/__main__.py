@@ -1,4 +1,4 @@
-"""Write the tables of all documents anew: `python -m docs.tables`, or `--check` what is out of date."""
+"""Write the tables of all documents anew: `python -m docs.tables`, `--check` to look only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from docs.tables import performance, quality, studies
 from docs.tables.markdown import ROOT
 
-MARKED = re.compile(r"(<!-- table (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"<!-- table (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
 def documents() -> Iterator[Path]:
@@ -31,7 +31,7 @@ def made(name: str) -> str:
 
 def renewed(text: str) -> str:
     """A document with its tables made anew."""
-    return MARKED.sub(lambda m: f"{m[1]}{made(m[2])}\n{m[4]}", text)
+    return MARKED.sub(lambda m: f"<!-- table {m[1]} -->\n\n{made(m[1])}\n\n<!-- end -->", text)
 
 
 def main(arguments: list[str] | None = None) -> int:

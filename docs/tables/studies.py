@@ -90,7 +90,7 @@ def claims(name: str) -> str:
         value = "not measured"
         if measured is not None:
             value = interval(measured) if "low" in measured else percent(measured["mean"], 1)
-        rows.append((f"RDS {claim['claim']}", value, "-" if seen is None else "no yes".split()[seen]))
+        rows.append((f"RDS {claim['claim']}", value, "-" if seen is None else ["no", "yes"][seen]))
     return table(("claim", ">measured", "seen"), rows)
 
 
@@ -177,7 +177,13 @@ def tar_dvis() -> str:
 def tar_change() -> str:
     """Correlation of layers run and change between frames."""
     rows = [
-        (step, row["frames"], number(row["mean_change"], 0), number(row["mean_layers"], 2), _rank(row))
+        (
+            step,
+            row["frames"],
+            number(row["mean_change"], 0),
+            number(row["mean_layers"], 2),
+            _rank(row),
+        )
         for step, row in read(f"{TAR}/minvis")["layers_against_change"]["spearman"].items()
     ]
     head = (">frames apart", ">frames", ">mean change", ">mean layers", ">Spearman, 95%")

@@ -2,7 +2,7 @@
 
 Frozen norms are folded into their convolutions, linear layers are packed as the CPU's matrix units
 read them, and the weights of matrix products are stored in the type they are used in.
-`docs/instances.md` says what each gave.
+`docs/performance.md` says what each gave.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Y = alpha f(M) + g(X), l = phi(Y), p = sigmoid(l), w = min(beta L p / sum p, 1) (Algorithm 1), from
 the mask M of the previous frame and the patch embedding X of the current one. What the paper leaves
-open (widths, convolutions, alpha) follows the candidates of our notes, see docs/routing.md.
+open (widths, convolutions, alpha) follows the candidates of our notes, see docs/method/rds.md.
 
 B batch, h x w grid of the patch embedding, C its channels, L encoder blocks.
 """
