@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from copy import deepcopy
 from itertools import combinations
@@ -309,11 +310,28 @@ def test_slimsam_gets_narrower_twice(segmenter: Segmenter) -> None:
     run = Run(SlimSAM(SlimConfig(0.5, steps=4, images=2)), segmenter)
     for step in range(4):
         run.step(step)
-        config = run.prepared.segmenter.config.encoder
-        widths.append((config.dim, sum(config.head_dims), sum(config.mlp_dims)))
-    assert widths[0] == widths[1] == (24, 16 * DEPTH, 128 * DEPTH)
+        slim = run.prepared.segmenter
+        attention = sum(block.output.in_features for block in slim.encoder.blocks)
+        mlp = sum(block.expand.out_features for block in slim.encoder.blocks)
+        widths.append((slim.config.encoder.dim, attention, mlp))
+    assert widths[0] == widths[1] == (24, 32 * DEPTH, 128 * DEPTH)
     assert widths[2] == widths[3]
-    assert widths[2][0] == 24 and widths[2][1] < 16 * DEPTH and widths[2][2] < 128 * DEPTH
+    assert widths[2][0] == 24 and widths[2][1] < 32 * DEPTH and widths[2][2] < 128 * DEPTH
+
+
+def test_pruned_widths_in_the_configuration_of_earlier_versions_are_read_over(
+    segmenter: Segmenter,
+) -> None:
+    base = deepcopy(segmenter)
+    run = Run(SlimSAM(SlimConfig(0.5, steps=2, images=2)), segmenter)
+    run.step(0)
+    run.step(1)
+    export = run.method.export()
+    config = json.loads(export.settings["config"])
+    config["encoder"] |= {"head_dims": [8] * DEPTH, "mlp_dims": [64] * DEPTH}
+    before = Export({**export.settings, "config": json.dumps(config)}, export.tensors)
+    found = [logits(slimsam.attach(base, x).segmenter, None) for x in (export, before)]
+    assert torch.equal(*found)
 
 
 def test_hidden_features_count_first_and_less_and_less() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,6 +38,7 @@ from tempomask.models.config import (
 )
 from tempomask.models.segmenter import Segmenter
 from tempomask.weights import load_segmenter, save_segmenter
+from tempomask.weights.own import SEGMENTER_KEY, config_to_json
 
 ENCODERS = {
     "hybrid": HybridConfig(dim=24, num_heads=3, depth=3),
@@ -246,6 +249,41 @@ def test_files_bring_a_pruned_network_back(
     assert loaded.config == pruned.config != segmenter.config
     for a, b in zip(outputs(loaded, images), outputs(pruned, images), strict=True):
         assert torch.equal(a, b)
+
+
+def test_files_of_earlier_versions_still_load(
+    segmenter: Segmenter, images: Tensor, tmp_path: Path
+) -> None:
+    """They named the widths of each block beside its weights."""
+    pruned = prune(segmenter, *choice(segmenter, images))
+    heads, blocks = [b.num_heads for b in pruned.encoder.blocks], pruned.encoder.blocks
+    config = json.loads(config_to_json(pruned.config))
+    config["encoder"] |= {
+        "head_dims": [b.output.in_features // n for b, n in zip(blocks, heads, strict=True)],
+        "mlp_dims": [b.expand.out_features for b in blocks],
+    }
+    path = tmp_path / "slim.safetensors"
+    save_file(pruned.state_dict(), path, {SEGMENTER_KEY: json.dumps(config)})
+    for a, b in zip(
+        outputs(load_segmenter(checkpoint=path), images), outputs(pruned, images), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+def test_widths_that_do_not_fit_together_are_refused(
+    segmenter: Segmenter, images: Tensor, tmp_path: Path
+) -> None:
+    pruned = prune(segmenter, *choice(segmenter, images))
+    state = pruned.state_dict()
+    state["encoder.blocks.1.contract.weight"] = state["encoder.blocks.1.contract.weight"][:, 1:]
+    path = tmp_path / "slim.safetensors"
+    save_file(
+        {name: x.contiguous() for name, x in state.items()},
+        path,
+        {SEGMENTER_KEY: config_to_json(pruned.config)},
+    )
+    with pytest.raises(InputError, match=r"1 of another shape: encoder\.blocks\.1\.contract"):
+        load_segmenter(checkpoint=path)
 
 
 def scores(*values: list[float]) -> Tensor:

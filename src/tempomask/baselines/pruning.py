@@ -28,10 +28,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tempomask.errors import InputError, check_share
-from tempomask.models.config import HieraConfig, HybridConfig, SegmenterConfig, ViTConfig
+from tempomask.models.config import EncoderConfig, HieraConfig, HybridConfig, SegmenterConfig
 from tempomask.models.hybrid import TransformerBlock
 from tempomask.models.segmenter import Segmenter
 from tempomask.models.windowed_block import WindowedBlock
+from tempomask.weights.pruned import fit_widths
 
 # Standard deviation of the disturbance (SlimSAM, section 3.3).
 DISTURBANCE = 0.01
@@ -324,8 +325,8 @@ def prune(
 ) -> Segmenter:
     """A new segmenter with the given channels only; `everything` gives what keeps them all.
 
-    embedding: kept channels of each stage. Its configuration has the new widths, so that
-    `save_segmenter` and `load_segmenter` take it as any other.
+    embedding: kept channels of each stage. `save_segmenter` and `load_segmenter` take the result
+    as any other.
     """
     state = {name: x.detach() for name, x in segmenter.state_dict().items()}
     for index, (block, kept) in enumerate(zip(_blocks(segmenter), bottlenecks, strict=True)):
@@ -333,9 +334,13 @@ def prune(
     for members, channels in zip(embedding_members(segmenter), embedding, strict=True):
         for name, dim in members:
             state[name] = state[name].index_select(dim, channels.to(state[name].device))
-    config = _pruned_config(segmenter.config, embedding, bottlenecks)
+    encoder, width = segmenter.config.encoder, len(embedding[0])
+    if isinstance(encoder, HieraConfig):
+        narrow: EncoderConfig = replace(encoder, embed_dim=width)
+    else:
+        narrow = replace(encoder, dim=width)
     with torch.device("meta"):
-        pruned = Segmenter(config)
+        pruned = fit_widths(Segmenter(replace(segmenter.config, encoder=narrow)), state)
     copies = {name: x.clone().contiguous() for name, x in state.items()}
     pruned.load_state_dict(copies, assign=True)
     return pruned.train(segmenter.training)
@@ -368,21 +373,6 @@ def _prune_bottleneck(
         frequencies = block.frequencies().to(device)
         pairs = (query_key[:, ::2] // 2)[:, None].expand(-1, 2, -1)
         state[f"{prefix}rotary_frequencies"] = frequencies.gather(2, pairs)
-
-
-def _pruned_config(
-    config: SegmenterConfig, embedding: Sequence[Tensor], bottlenecks: Sequence[Bottleneck]
-) -> SegmenterConfig:
-    encoder, width = config.encoder, len(embedding[0])
-    head_dims = tuple(kept.query_key.shape[1] for kept in bottlenecks)
-    mlp_dims = tuple(len(kept.mlp) for kept in bottlenecks)
-    if isinstance(encoder, HieraConfig):
-        pruned: HieraConfig | ViTConfig | HybridConfig = replace(
-            encoder, embed_dim=width, head_dims=head_dims, mlp_dims=mlp_dims
-        )
-    else:
-        pruned = replace(encoder, dim=width, head_dims=head_dims, mlp_dims=mlp_dims)
-    return replace(config, encoder=pruned)
 
 
 def block_widths(segmenter: Segmenter) -> list[int]:

@@ -49,6 +49,7 @@ from tempomask.errors import InputError, check_share
 from tempomask.models.config import SegmenterConfig
 from tempomask.models.segmenter import Segmenter
 from tempomask.weights.own import config_from_json, config_to_json
+from tempomask.weights.pruned import fit_widths
 
 # Hidden features count in this share of a step's training, at first with this weight.
 HIDDEN_SHARE, HIDDEN_WEIGHT = 10 / 150, 0.5
@@ -220,7 +221,7 @@ def attach(segmenter: Segmenter, export: Export) -> LoadedAdapter:
         config = config_from_json(SegmenterConfig, export.settings["config"])
         config = config.with_image_size(segmenter.config.image_size)
         with torch.device("meta"):
-            slim = Segmenter(config)
+            slim = fit_widths(Segmenter(config), export.tensors)
         state = {name: x.clone() for name, x in export.tensors.items()}
         slim.load_state_dict(state, assign=True)
     except (KeyError, RuntimeError):

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode, bmm_flop, sdpa_flop_count
 from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, RoutedBlock
 from tempomask.models.segmenter import MemoryInputs, Segmenter
+from tempomask.weights.pruned import fit_widths
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,8 @@ def frame_cost(
     """
     config = segmenter.config
     with torch.device("meta"):
-        shadow = Segmenter(config).eval().requires_grad_(False)
+        shadow = fit_widths(Segmenter(config), segmenter.state_dict())
+    shadow.eval().requires_grad_(False)
     memories = config.memory_frames if memories is None else memories
     pointers = config.max_pointers if pointers is None else pointers
     image = torch.zeros(1, 3, config.image_size, config.image_size, device="meta")

@@ -16,11 +16,7 @@ Pooling = Literal["none", "eq5", "eq6"]
 
 @dataclass(frozen=True)
 class HieraConfig:
-    """SAM 2's hierarchical trunk (Hiera without relative positions).
-
-    head_dims, mlp_dims: channels of each head and hidden channels of the MLP, block by block, in a
-    pruned encoder; () where they follow from the width.
-    """
+    """SAM 2's hierarchical trunk (Hiera without relative positions)."""
 
     embed_dim: int = 96
     num_heads: int = 1
@@ -28,16 +24,11 @@ class HieraConfig:
     global_attention_blocks: tuple[int, ...] = (5, 7, 9)
     window_sizes: tuple[int, ...] = (8, 4, 14, 7)
     position_size: tuple[int, int] = (7, 7)
-    head_dims: tuple[int, ...] = ()
-    mlp_dims: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """EfficientTAM's plain vision transformer with windowed and global blocks.
-
-    head_dims, mlp_dims: as of `HieraConfig`.
-    """
+    """EfficientTAM's plain vision transformer with windowed and global blocks."""
 
     dim: int = 384
     num_heads: int = 6
@@ -46,23 +37,16 @@ class ViTConfig:
     window_size: int = 14
     patch_size: int = 16
     position_size: int = 14
-    head_dims: tuple[int, ...] = ()
-    mlp_dims: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class HybridConfig:
-    """nano's encoder: a convolutional stem (EfficientNet-Lite0), then plain transformer blocks.
-
-    head_dims, mlp_dims: as of `HieraConfig`.
-    """
+    """nano's encoder: a convolutional stem (EfficientNet-Lite0), then plain transformer blocks."""
 
     dim: int = 160
     num_heads: int = 5
     depth: int = 14
     mlp_ratio: float = 4.0
-    head_dims: tuple[int, ...] = ()
-    mlp_dims: tuple[int, ...] = ()
 
 
 EncoderConfig = HieraConfig | ViTConfig | HybridConfig

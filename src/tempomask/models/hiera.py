@@ -56,8 +56,6 @@ class Hiera(Encoder):
                         heads * 2**stage,
                         window,
                         pool=first,
-                        head_dim=config.head_dims[index] if config.head_dims else None,
-                        mlp_dim=config.mlp_dims[index] if config.mlp_dims else None,
                     )
                 )
 

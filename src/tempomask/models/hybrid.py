@@ -105,18 +105,13 @@ class TransformerBlock(RoutedBlock):
     # Positions on a grid of at most a few dozen cells need no long wavelengths.
     ROPE_THETA = 100.0
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        mlp_ratio: float,
-        head_dim: int | None = None,
-        mlp_dim: int | None = None,
-    ) -> None:
-        """head_dim, mlp_dim: of a pruned block; its heads keep pairs of channels of their own."""
+    # (heads, 2, pairs): of a pruned block, whose heads keep pairs of channels of their own.
+    rotary_frequencies: Tensor | None
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float) -> None:
         super().__init__()
-        attention_dim = num_heads * (head_dim or dim // num_heads)
-        mlp_dim = mlp_dim or int(dim * mlp_ratio)
+        attention_dim = num_heads * (dim // num_heads)
+        mlp_dim = int(dim * mlp_ratio)
         self.num_heads = num_heads
         self.attention_norm = nn.LayerNorm(dim, eps=1e-6)
         self.qkv = nn.Linear(dim, 3 * attention_dim)
@@ -126,15 +121,12 @@ class TransformerBlock(RoutedBlock):
         self.contract = nn.Linear(mlp_dim, dim)
         # Of the last grid: what it was made from, then the table.
         self._table: tuple[tuple[int, int, int], Tensor, tuple[Tensor, Tensor]] | None = None
-        if head_dim is not None:
-            frequencies = axial_frequencies(head_dim, self.ROPE_THETA)
-            self.register_buffer("rotary_frequencies", frequencies.repeat(num_heads, 1, 1))
+        self.register_buffer("rotary_frequencies", None)
 
     def frequencies(self) -> Tensor:
         """(heads, 2, pairs): how fast each head's pairs of channels turn, see `ops.rope`."""
-        pruned = getattr(self, "rotary_frequencies", None)
-        if pruned is not None:
-            return pruned
+        if self.rotary_frequencies is not None:
+            return self.rotary_frequencies
         head_dim = self.output.in_features // self.num_heads
         return axial_frequencies(head_dim, self.ROPE_THETA).repeat(self.num_heads, 1, 1)
 
@@ -150,7 +142,7 @@ class TransformerBlock(RoutedBlock):
         self, height: int, width: int, head_dim: int, device: torch.device
     ) -> tuple[Tensor, Tensor]:
         """Cosine and sine tables of a grid, as of `axial_table`; a pruned block has its own."""
-        frequencies = getattr(self, "rotary_frequencies", None)
+        frequencies = self.rotary_frequencies
         if frequencies is None:
             return axial_table(height, width, head_dim, self.ROPE_THETA, device)
         # Tensors made in inference mode never change, and count no versions.
@@ -184,8 +176,6 @@ class HybridEncoder(Encoder):
                 config.dim,
                 config.num_heads,
                 config.mlp_ratio,
-                head_dim=config.head_dims[index] if config.head_dims else None,
-                mlp_dim=config.mlp_dims[index] if config.mlp_dims else None,
             )
             for index in range(config.depth)
         )

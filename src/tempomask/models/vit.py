@@ -35,8 +35,6 @@ class ViT(Encoder):
                 config.dim,
                 config.num_heads,
                 0 if index in config.global_attention_blocks else config.window_size,
-                head_dim=config.head_dims[index] if config.head_dims else None,
-                mlp_dim=config.mlp_dims[index] if config.mlp_dims else None,
             )
             for index in range(config.depth)
         )

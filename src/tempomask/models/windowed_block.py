@@ -31,8 +31,7 @@ class WindowedBlock(RoutedBlock):
 
     output_dim: width after the block; where it differs from dim, the shortcut is a projection of
     the normed input. pool: the block halves the grid. Windows that reach beyond the map hold zeros
-    there, which take part in the attention, as in the official code. head_dim, mlp_dim: channels of
-    a head and hidden channels of the MLP, where they do not follow from output_dim.
+    there, which take part in the attention, as in the official code.
     """
 
     def __init__(
@@ -42,12 +41,10 @@ class WindowedBlock(RoutedBlock):
         num_heads: int,
         window_size: int,
         pool: bool = False,
-        head_dim: int | None = None,
-        mlp_dim: int | None = None,
     ) -> None:
         super().__init__()
-        attention_dim = num_heads * (head_dim or output_dim // num_heads)
-        mlp_dim = mlp_dim or MLP_RATIO * output_dim
+        attention_dim = num_heads * (output_dim // num_heads)
+        mlp_dim = MLP_RATIO * output_dim
         self.num_heads, self.window_size, self.pool = num_heads, window_size, pool
         self.attention_norm = nn.LayerNorm(dim, eps=1e-6)
         self.qkv = nn.Linear(dim, 3 * attention_dim)

@@ -44,6 +44,8 @@ KINDS: dict[str, type[Any]] = {
     "swin": SwinConfig,
     "stem": StemConfig,
 }
+# Earlier versions wrote the widths of pruned encoders, which `pruned.py` reads from the weights.
+RETIRED = {"head_dims", "mlp_dims"}
 Config = TypeVar("Config", SegmenterConfig, InstanceConfig)
 
 OWN = Layout(title="tempomask", marks=("no_memory", "prompt_encoder.frequencies"))
@@ -79,6 +81,7 @@ def config_from_json(config_type: type[Config], text: str) -> Config:
 def _build(config_type: type[Any], values: Mapping[str, Any]) -> Any:
     """A configuration from its JSON values, in which tuples have become lists."""
     hints = get_type_hints(config_type)
+    values = {name: value for name, value in values.items() if name not in RETIRED}
     unknown = values.keys() - hints.keys()
     if unknown:
         raise ValueError(f"unknown {', '.join(sorted(unknown))}")

@@ -24,6 +24,7 @@ from tempomask.weights.layout import Layout, State, layout_of
 from tempomask.weights.loading import identify, load, other_model, read
 from tempomask.weights.names import INSTANCES_REMEDY, unknown_model
 from tempomask.weights.own import OWN, SEGMENTER_KEY, config_from_json
+from tempomask.weights.pruned import fit_widths
 from tempomask.weights.sam2 import SAM2
 from tempomask.weights.transformers_sam2 import TRANSFORMERS_SAM2, segmenter_config_of
 from tempomask.weights.zoo import MODELS
@@ -65,7 +66,9 @@ def load_segmenter(
         config = config.with_image_size(image_size)
     if pooled_memory and config.memory_attention.pooling == "none":
         config = config.with_pooling("eq5")
-    return load(lambda: Segmenter(config), config.name, file, layout)
+    # Of our own networks some are pruned.
+    own = file.state if layout is OWN else {}
+    return load(lambda: fit_widths(Segmenter(config), own), config.name, file, layout)
 
 
 def to_official(state: Mapping[str, Tensor]) -> State:
