@@ -25,7 +25,7 @@ def truth() -> np.ndarray:
 def test_nano_follows_the_saucer(truth: np.ndarray) -> None:
     model = load("nano")
     overlaps = []
-    for result in model.track(CLIP / "clip.mp4", Prompt(mask=truth[0]), end=FRAMES):
+    for result in model.track(CLIP / "clip.mp4", Prompt(mask=truth[0]), frames=range(FRAMES)):
         mask, wanted = result.masks[0], truth[result.index]
         overlaps.append((mask & wanted).sum() / (mask | wanted).sum())
         assert result.blocks.all()

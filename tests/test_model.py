@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import tempomask
-from tempomask import InputError, Model, Prompt, load
+from tempomask import InputError, Model, Prompt, TrackingOptions, load
 from tempomask.devices import cpu_multiplies_bfloat16, resolve_device, resolve_dtype
 from tempomask.io.video import Video, open_video
 from tempomask.models.config import (
@@ -24,8 +24,9 @@ from tempomask.models.config import (
     SegmenterConfig,
 )
 from tempomask.models.segmenter import Segmenter
-from tempomask.propagation.labels import PropagationOptions
 from tempomask.propagation.model import Propagator
+from tempomask.propagation.options import PropagationOptions
+from tempomask.tracking.propagate import Direction
 from tempomask.weights import save_segmenter
 
 PROMPT = Prompt(1, 3, points=[(20, 10)])
@@ -159,9 +160,13 @@ def test_every_kind_of_source_gives_the_same_results(
     "arguments, message",
     [
         ({"prompts": None}, "prompts must be Prompt objects, got NoneType"),
-        ({"end": 2.0}, "end must be a whole number of frames, got 2.0"),
-        ({"start": "0"}, "start must be a whole number of frames, got '0'"),
-        ({"num_frames": 0}, "num_frames must be 1 or more, got 0"),
+        ({"frames": (0, 2)}, r"frames must be a range with step 1 or -1, got \(0, 2\)"),
+        ({"frames": range(0, 4, 2)}, r"with step 1 or -1, got range\(0, 4, 2\)"),
+        ({"frames": range(2, 2)}, r"there are no frames in range\(2, 2\)"),
+        ({"frames": range(-1, 2)}, r"there are no frames in range\(-1, 2\)"),
+        ({"frames": range(4, 9)}, "frame 4 lies beyond the video's 4 frames"),
+        ({"routing": "rds"}, "routing must be a budget, a Routing or a policy, got 'rds'"),
+        ({"routing": True}, "routing must be a budget, a Routing or a policy, got True"),
     ],
 )
 def test_bad_arguments_are_refused_at_once(
@@ -175,8 +180,24 @@ def test_a_generator_of_known_length_tracks_as_a_list(
     model: Model, frames: list[np.ndarray]
 ) -> None:
     expected = [r.low_res_logits for r in model.track(frames, PROMPT)]
-    results = [r.low_res_logits for r in model.track(iter(frames), PROMPT, num_frames=4)]
-    assert np.array_equal(results, expected)
+    video = open_video(iter(frames), num_frames=4)
+    assert np.array_equal([r.low_res_logits for r in model.track(video, PROMPT)], expected)
+    with pytest.raises(InputError, match="num_frames must be 1 or more, got 0"):
+        open_video(iter(frames), num_frames=0)
+
+
+def test_frames_run_in_either_order_and_may_go_beyond_the_end(
+    model: Model, frames: list[np.ndarray]
+) -> None:
+    def indices(frames_: range, direction: Direction = "forward") -> list[int]:
+        tracks = model.track(frames, PROMPT, direction=direction, frames=frames_)
+        return [result.index for result in tracks]
+
+    assert indices(range(1, sys.maxsize)) == [1, 2, 3]
+    assert indices(range(3)) == [0, 1, 2]
+    assert indices(range(3), "backward") == indices(range(2, -1, -1), "backward") == [2, 1, 0]
+    assert indices(range(1, 99), "backward") == [3, 2, 1]
+    assert indices(range(1, 3), "both") == [1, 2]
 
 
 @pytest.fixture(params=["model", "propagator"])
@@ -245,15 +266,14 @@ def test_a_video_that_track_opened_is_closed_by_errors(
 
 
 def test_options_reach_the_session(model: Model, frames: list[np.ndarray]) -> None:
-    session = model.session(preset="interactive", keep=5, compatibility="transformers")
+    session = model.session(options=TrackingOptions.transformers(keep=5))
     assert (session.options.keep, session.options.resize) == (5, "bilinear")
-    results = list(model.track(frames, PROMPT, direction="both", non_overlapping=True))
+    options = TrackingOptions(non_overlapping=True)
+    results = list(model.track(frames, PROMPT, direction="both", options=options))
     assert [r.index for r in results] == [0, 1, 2, 3]
     assert all(r.non_overlapping for r in results)
-    with pytest.raises(InputError, match="unknown option 'fil_holes'; did you mean fill_holes"):
-        model.track(frames, PROMPT, fil_holes=3)
     with pytest.raises(InputError, match="a session cannot look ahead"):
-        model.session(lookahead=True)
+        model.session(options=TrackingOptions(lookahead=True))
 
 
 def test_the_package_has_its_names_and_nothing_more() -> None:
@@ -266,8 +286,9 @@ def test_the_package_has_its_names_and_nothing_more() -> None:
 
 def test_importing_the_package_is_cheap() -> None:
     """Neither torch nor any decoder is imported before something is used."""
-    heavy = "torch", "av", "PIL", "scipy", "matplotlib", "transformers", "cv2"
-    code = f"import sys, tempomask; print([m for m in {heavy} if m in sys.modules])"
+    heavy = "torch", "numpy", "av", "PIL", "scipy", "matplotlib", "transformers", "cv2"
+    code = "import sys, tempomask; tempomask.TrackingOptions(), tempomask.Routing();"
+    code += f"print([m for m in {heavy} if m in sys.modules])"
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout

@@ -85,5 +85,3 @@ def test_nonsense_is_refused(size: tuple[int, int], objects: int | list[int]) ->
     model = load("nano", device="cpu", dtype="float32", image_size=64)
     with pytest.raises(InputError, match="a warm-up needs a size"):
         model.warmup(size, objects)
-    with pytest.raises(InputError, match="at least 1"):
-        model.warmup(SIZE, prompted_frames=0)

@@ -25,11 +25,12 @@ from tempomask import load_propagator
 from tempomask.evaluation.davis import evaluate
 from tempomask.files import write_json
 from tempomask.models.dinov3 import DINOV3_SIZES, DINOv3, DINOv3Config
-from tempomask.propagation.labels import PropagationOptions
 from tempomask.propagation.network import PatchEncoder
+from tempomask.propagation.options import PropagationOptions
 from tempomask.propagation.session import PropagationSession
+from tempomask.routing.options import Routing
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
-from tempomask.routing.recurrent import Routing, recurrent_policy
+from tempomask.routing.recurrent import recurrent_policy
 
 HEIGHT, WIDTH = 480, 854
 BUDGET = 0.6

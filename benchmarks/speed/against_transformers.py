@@ -35,6 +35,7 @@ from tempomask.engine import accelerate
 from tempomask.model import Model
 from tempomask.models.config import HieraConfig, segmenter_config
 from tempomask.models.segmenter import Segmenter
+from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.preprocess import network_input, resize_frame
 from tempomask.weights import to_transformers
 
@@ -81,7 +82,7 @@ def run_ours(task: Task) -> tuple[list[float], list[Tensor]]:
     segmenter.load_state_dict(torch.load(task.weights, weights_only=True))
     dtype = resolve_dtype(cast(DTypeName, task.dtype), torch.device("cpu"))
     model = Model(segmenter if task.side == "plain" else accelerate(segmenter, dtype), dtype)
-    session = model.session(compatibility="transformers")
+    session = model.session(options=TrackingOptions.transformers())
     for number, mask in enumerate(first_masks(task), start=1):
         session.prompt(object_id=number, mask=mask)
     times, logits = [], []

@@ -34,7 +34,6 @@ from numpy.typing import NDArray
 from benchmarks.common import HEIGHT, WIDTH, autocast, finish, parser, randomised, wait
 from benchmarks.speed.against_transformers import Task, their_model
 from tempomask.engine import accelerate
-from tempomask.engine.compiled import CompiledSegmenter
 from tempomask.metrics.flops import FrameCost, frame_cost
 from tempomask.metrics.synchronisations import Synchronisations
 from tempomask.model import Model
@@ -115,12 +114,12 @@ class Runs:
         """The fast engine on the device, warmed up for these frames."""
         arguments = self.arguments
         fast = accelerate(copy.deepcopy(self.plain).to(self.device), self.dtype)
+        model, started = Model(fast, self.dtype), time.perf_counter()
         if compiled:
-            graphs = self.device.type == "cuda"
-            fast = CompiledSegmenter(fast, arguments.backend, cuda_graphs=graphs)
-        model = Model(fast, self.dtype)
-        took = model.warmup(SIZE, arguments.objects, compile=compiled, policy=plan)
-        print(f"warm-up: {took:.1f} s", flush=True)
+            model = model.compile(SIZE, arguments.objects, routing=plan, backend=arguments.backend)
+        else:
+            model.warmup(SIZE, arguments.objects, routing=plan)
+        print(f"warm-up: {time.perf_counter() - started:.1f} s", flush=True)
         return model
 
     def prompts(self) -> list[Prompt]:
@@ -133,7 +132,7 @@ class Runs:
         self, name: str, model: Model, plan: StaticPlan | None = None, prepared: bool = False
     ) -> dict[str, Any]:
         """prepared: images are resized and sent before the clock starts."""
-        session = model.session(policy=plan)
+        session = model.session(routing=plan)
         for prompt in self.prompts():
             session.prompt(object_id=prompt.object_id, box=prompt.box)
         frames = map(session.prepare, self.frames) if prepared else iter(self.frames)

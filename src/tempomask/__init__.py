@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from tempomask.prompts import Prompt
     from tempomask.propagation.model import Propagator, load_propagator
     from tempomask.results import FrameResult, InstanceResult, InstanceSummary
+    from tempomask.routing.options import Routing
+    from tempomask.tracking.options import TrackingOptions
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,6 +25,8 @@ __all__ = [
     "Model",
     "Prompt",
     "Propagator",
+    "Routing",
+    "TrackingOptions",
     "__version__",
     "load",
     "load_instances",
@@ -42,6 +46,8 @@ _HOMES = {
     "Propagator": "tempomask.propagation.model",
     "InstanceResult": "tempomask.results",
     "InstanceSummary": "tempomask.results",
+    "Routing": "tempomask.routing.options",
+    "TrackingOptions": "tempomask.tracking.options",
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,17 +28,15 @@ from tempomask.models.config import SegmenterConfig
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt
-from tempomask.routing.budget import RuleName
-from tempomask.routing.recurrent import Routing
+from tempomask.routing.options import Routing
 from tempomask.routing.static import PLAN_A, PLAN_B, PLAN_BLOCKS, StaticPlan
-from tempomask.tracking.options import Compatibility, Preset, tracking_options
+from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.propagate import Direction, FrameSource, Results, track
 from tempomask.tracking.session import Session
 from tempomask.weights import load_segmenter
 
 if TYPE_CHECKING:
     from tempomask.adaptation.method import LoadedAdapter
-    from tempomask.engine.compiled import CompiledSegmenter
 
 Engine = Literal["fast", "plain"]
 
@@ -94,7 +92,7 @@ def load(
         load_segmenter(name, checkpoint, image_size, pooled_memory).to(place), wanted, attach
     )
     segmenter = _engine(attached.segmenter.to(place), precision, engine)
-    return Model(segmenter, precision, Routers(wanted.method, attached))
+    return Model(segmenter, precision, attached)
 
 
 def _engine(segmenter: Segmenter, dtype: torch.dtype, engine: Engine) -> Segmenter:
@@ -105,14 +103,8 @@ def _engine(segmenter: Segmenter, dtype: torch.dtype, engine: Engine) -> Segment
     return accelerate(segmenter, dtype)
 
 
-@dataclass(frozen=True)
-class Routers:
-    """What an adapter brought. method: its name, as in `router="rds"`. attached: how it is used."""
-
-    method: str
-    attached: LoadedAdapter
-
-
+# What stands for a routing: one itself, a budget, or a policy; None leaves it to the adapter.
+RoutingChoice = Routing | float | Policy | None
 # Fixed choices of blocks that need no adapter, for encoders of `PLAN_BLOCKS` blocks.
 STATIC_PLANS = {"plan-a": PLAN_A, "plan-b": PLAN_B}
 
@@ -120,14 +112,14 @@ STATIC_PLANS = {"plan-a": PLAN_A, "plan-b": PLAN_B}
 class Model:
     """A network on a device. It keeps nothing of a video: share it between sessions freely.
 
-    segmenter: the network. dtype: of the computation, by autocast. routers: of its adapter, if any.
+    segmenter: the network. dtype: of the computation, by autocast. adapter: loaded with it, if any.
     """
 
     def __init__(
         self,
         segmenter: Segmenter,
         dtype: torch.dtype = torch.float32,
-        routers: Routers | None = None,
+        adapter: LoadedAdapter | None = None,
     ) -> None:
         computes = getattr(segmenter.memory_attention, "dtype", dtype)
         if computes != dtype:
@@ -137,7 +129,7 @@ class Model:
             )
         self.segmenter = segmenter.eval()
         self.dtype = dtype
-        self.routers = routers
+        self.adapter = adapter
 
     @property
     def name(self) -> str:
@@ -160,83 +152,110 @@ class Model:
         size: Size,
         objects: int | Sequence[int] = 1,
         *,
-        prompted_frames: int = 1,
-        compile: bool | None = None,
-        policy: Policy | None = None,
-        router: str = "auto",
-        **options: Any,
+        options: TrackingOptions | None = None,
+        routing: RoutingChoice = None,
     ) -> float:
-        """Do now what the first frames would otherwise wait for; returns the seconds it took.
+        """Do now what the first frames would otherwise wait for, by tracking a made-up video.
 
-        Weights are packed, tables made and kernels chosen by tracking a made-up video. On a CUDA
-        GPU the network is compiled too, and its graphs recorded, which takes a minute or more:
-        for frames as they come in a session opened afterwards and stepped by the same thread, with
-        these numbers of objects, this router and these options. Others work as well, uncompiled.
+        Weights are packed, tables made and kernels chosen.
 
-        size: (H, W) of the video. objects: how many are tracked at once; several numbers to be
-        ready for each. prompted_frames: so many frames with prompts or corrections an object may
-        have. compile: None for only on CUDA with the fast engine. policy, router, options: as of
-        `track`.
+        Args:
+            size: (H, W) of the video.
+            objects: How many are tracked at once; several numbers to be ready for each.
+            options: Same as in `track`.
+            routing: Same as in `track`.
 
-        Raises InputError for numbers below 1, and for compiling the plain engine.
+        Returns:
+            The seconds it took.
+
+        Raises:
+            InputError: For numbers below 1.
         """
-        from tempomask.tracking.warmup import (
-            FEW_FRAMES,
-            RUNS_TO_RECORD,
-            frames_until_full,
-            warm_up,
-        )
+        from tempomask.tracking.warmup import FEW_FRAMES, warm_up
 
         started = time.perf_counter()
-        chosen = tracking_options(**options)
-        if policy is None:
-            policy = self.policy(router)
-        counts = [objects] if isinstance(objects, int) else list(objects)
-        if compile is None:
-            fast = getattr(self.segmenter.memory_attention, "takes_absent", False)
-            compile = self.device.type == "cuda" and fast
-        for count in counts:
-            few = FEW_FRAMES, min(prompted_frames, 1)
-            warm_up(self.segmenter, chosen, self.dtype, policy, size, count, *few)
-        if compile:
-            compiled = self._compiled()
-            frames = frames_until_full(compiled, chosen)
-            # Slots for prompted frames come in powers of two.
-            prompted = [2**i for i in range((prompted_frames - 1).bit_length() + 1)]
-            with compiled.preparing():
-                for count, prompts, _ in product(counts, prompted, range(RUNS_TO_RECORD)):
-                    warm_up(compiled, chosen, self.dtype, policy, size, count, frames, prompts)
-            self.segmenter = compiled
+        policy, chosen = self.policy(routing), options or TrackingOptions()
+        for count in [objects] if isinstance(objects, int) else objects:
+            warm_up(self.segmenter, chosen, self.dtype, policy, size, count, FEW_FRAMES)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - started
 
-    def _compiled(self) -> CompiledSegmenter:
-        from tempomask.engine.compiled import CompiledSegmenter
+    def compile(
+        self,
+        size: Size,
+        objects: int | Sequence[int] = 1,
+        *,
+        prompted_frames: int = 1,
+        options: TrackingOptions | None = None,
+        routing: RoutingChoice = None,
+        backend: str = "inductor",
+    ) -> Model:
+        """A model of the same weights whose network is compiled; this one stays as it is.
 
-        if isinstance(self.segmenter, CompiledSegmenter):
-            return self.segmenter
-        return CompiledSegmenter(self.segmenter, cuda_graphs=self.device.type == "cuda")
+        On a CUDA GPU its graphs are recorded too, which takes a minute or more. They serve frames
+        as they come in a session opened afterwards and stepped by the same thread, with these
+        numbers of objects, this routing and these options. Others work as well, uncompiled.
 
-    def policy(self, router: str = "auto", routing: Routing | None = None) -> Policy | None:
-        """Which encoder blocks run: a policy to pass to `track`, `session` and `evaluate`.
+        Args:
+            size: (H, W) of the video.
+            objects: How many are tracked at once; several numbers to be ready for each.
+            prompted_frames: How many frames with prompts or corrections an object may have.
+            options: Same as in `track`.
+            routing: Same as in `track`.
+            backend: Of `torch.compile`.
 
-        router: "auto" is the adapter's, or none without one; "none" runs all blocks; "rds" and
-        other names ask for an adapter of that method; "plan-a" and "plan-b" are fixed choices.
-        routing: what is asked of the adapter's router.
-
-        Raises InputError for a router that is not there, a budget that it cannot keep, and for
-        wishes where no router could fulfil them.
+        Raises:
+            InputError: For numbers below 1, and for the plain engine.
         """
-        routers = self.routers
-        make = None if routers is None else routers.attached.make_policy
-        if routers is not None and make is not None and router in ("auto", routers.method):
-            return make(routing or Routing())
+        from tempomask.engine.compiled import CompiledSegmenter
+        from tempomask.tracking.warmup import RUNS_TO_RECORD, frames_until_full, warm_up
+
+        compiled = self.segmenter
+        if not isinstance(compiled, CompiledSegmenter):
+            compiled = CompiledSegmenter(compiled, backend, self.device.type == "cuda")
+        self.warmup(size, objects, options=options, routing=routing)
+        policy, chosen = self.policy(routing), options or TrackingOptions()
+        frames = frames_until_full(compiled, chosen)
+        counts = [objects] if isinstance(objects, int) else objects
+        # Slots for prompted frames come in powers of two.
+        slots = [2**i for i in range((prompted_frames - 1).bit_length() + 1)]
+        with compiled.preparing():
+            for count, prompted, _ in product(counts, slots, range(RUNS_TO_RECORD)):
+                warm_up(compiled, chosen, self.dtype, policy, size, count, frames, prompted)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return Model(compiled, self.dtype, self.adapter)
+
+    def policy(
+        self, routing: RoutingChoice = None, *, count_waiting: bool | None = None
+    ) -> Policy | None:
+        """Which encoder blocks run, as the network takes it.
+
+        Args:
+            routing: Same as in `track`.
+            count_waiting: For a `Routing` that leaves it open.
+
+        Returns:
+            The policy; None where all blocks run.
+
+        Raises:
+            InputError: For a router that is not there, a budget that it cannot keep, and for a
+                budget, rule or fps where no router could follow it.
+        """
+        if isinstance(routing, Policy):
+            return routing
+        asked = as_routing(routing)
+        if asked.count_waiting is None:
+            asked = replace(asked, count_waiting=count_waiting)
+        adapter, router = self.adapter, asked.router
+        if adapter is not None and adapter.make_policy and router in ("auto", adapter.method):
+            return adapter.make_policy(asked)
         from tempomask.baselines.methods import METHODS
 
         if router not in (known := ("auto", "none", *METHODS, *STATIC_PLANS)):
             raise InputError(f"unknown router {router!r}; use {', '.join(known)}")
-        if replace(routing or Routing(), count_waiting=True) != Routing():
+        if replace(asked, router="auto", count_waiting=None) != Routing():
             if router == "none":
                 raise InputError(
                     "router none runs all blocks, so that a budget, a rule and fps mean nothing;"
@@ -254,9 +273,9 @@ class Model:
                     f" one has {encoder.num_blocks}: use an adapter, or router none"
                 )
             return StaticPlan(STATIC_PLANS[router], encoder)
-        if router in ("auto", "none") or (routers is not None and router == routers.method):
+        if router in ("auto", "none") or (adapter is not None and router == adapter.method):
             return None
-        has = "no adapter" if routers is None else f"an adapter of {routers.method}"
+        has = "no adapter" if adapter is None else f"an adapter of {adapter.method}"
         raise InputError(
             f"router {router!r} needs an adapter of that method, and the model has {has}; use auto,"
             f" none, {', '.join(STATIC_PLANS)}, or load it with adapter=..."
@@ -268,59 +287,51 @@ class Model:
         prompts: Prompt | Iterable[Prompt],
         *,
         direction: Direction = "forward",
-        start: int | None = None,
-        end: int | None = None,
-        num_frames: int | None = None,
-        preset: Preset = "evaluation",
-        compatibility: Compatibility = "official",
-        policy: Policy | None = None,
-        router: str = "auto",
-        budget: float | None = None,
-        rule: RuleName = "top-k",
-        fps: float | None = None,
-        adaptive: bool = False,
-        threshold: float | None = None,
-        routing_seed: int | None = None,
-        **options: Any,
+        frames: range | None = None,
+        options: TrackingOptions | None = None,
+        routing: RoutingChoice = None,
     ) -> Tracks:
         """Track the prompted objects through a video, frame by frame.
 
-        source: a path to a video or a folder of images, a list of images' paths, a camera
-            index, a stream URL, an iterable of (H, W, 3) uint8 RGB arrays or of PyAV's frames, an
-            open `Video`, or your own `FrameSource`.
-        prompts: of any objects on any frames; several on one frame act one after the other.
-        direction: "forward" from `start` (default: the first prompted frame) to before `end`;
-            "backward" from `start` (default: the last prompted frame) down to `end` (default 0);
-            "both": every frame in ascending order, in two passes.
-        num_frames: of the video, where the source does not tell. SAM 2 scales distances in time by
-            it in videos of fewer than 16 frames, whose masks therefore differ a little between a
-            list of frames and a generator of the same ones, unless this is given.
-        preset, compatibility, options: as of `tracking_options`, for instance lookahead=True.
-        router, budget, rule, fps, adaptive, threshold, routing_seed: which encoder blocks run, see
-            `Model.policy` and `routing.recurrent.Routing`; fps counts reading and writing where
-            frames need not be waited for. policy: in place of them, any policy of your own.
+        Args:
+            source: A path to a video or a folder of images, a list of images' paths, a camera
+                index, a stream URL, an iterable of (H, W, 3) uint8 RGB arrays or of PyAV's frames,
+                an open `Video`, or your own `FrameSource`.
+            prompts: Of any objects on any frames; several on one frame act one after the other.
+            direction: "forward", "backward", or "both": every frame in ascending order, in two
+                passes.
+            frames: Which frames are tracked, as one range with step 1 or -1; it may go beyond the
+                end. None: forward from the first prompted frame, backward from the last prompted
+                one down to 0, and in both directions all.
+            options: How the video is tracked; None for SAM 2's evaluation settings.
+            routing: Which encoder blocks run: a `Routing`, a number that is a budget, or a policy
+                of your own. None leaves it to the model's adapter.
 
-        Bad input raises InputError at once, before the first frame is asked for. A video opened
-        here is closed after the last result, or by the results' `close`.
+        Returns:
+            An iterator of one `FrameResult` a frame. A video opened here is closed after the last
+            result, or by the iterator's `close`.
+
+        Raises:
+            InputError: For bad input, before the first frame is asked for.
+
+        Example:
+            >>> options = TrackingOptions(lookahead=True)
+            >>> tracks = model.track(
+            ...     "dog.mp4", prompt, frames=range(100), options=options, routing=0.6
+            ... )  # doctest: +SKIP
         """
-        chosen = tracking_options(preset, compatibility, **options)
 
-        def begin(frames: FrameSource) -> Results:
-            waits = frames.seekable
-            wishes = Routing(
-                budget, rule, threshold, routing_seed, adaptive, fps, count_waiting=waits
-            )
+        def begin(video: FrameSource) -> Results:
             return track(
                 self.segmenter,
-                frames,
+                video,
                 prompts,
                 direction=direction,
-                start=start,
-                end=end,
-                num_frames=num_frames,
-                options=chosen,
+                frames=frames,
+                options=options,
                 dtype=self.dtype,
-                policy=self.policy(router, wishes) if policy is None else policy,
+                # Reading and writing cost time where frames need not be waited for.
+                policy=self.policy(routing, count_waiting=video.seekable),
             )
 
         return Tracks(source, begin)
@@ -332,38 +343,42 @@ class Model:
         start: int = 0,
         reverse: bool = False,
         size: Size | None = None,
-        preset: Preset = "evaluation",
-        compatibility: Compatibility = "official",
-        policy: Policy | None = None,
-        router: str = "auto",
-        budget: float | None = None,
-        rule: RuleName = "top-k",
-        fps: float | None = None,
-        adaptive: bool = False,
-        threshold: float | None = None,
-        routing_seed: int | None = None,
-        **options: Any,
+        options: TrackingOptions | None = None,
+        routing: RoutingChoice = None,
     ) -> Session:
         """A live session: `session.prompt(...)`, then `session.step(frame)` for every frame.
 
-        Arguments as of `Session`; router to routing_seed as of `track`; options as of
-        `tracking_options`, for instance keep=30.
+        Args:
+            num_frames: Of the video if known, see `Session`.
+            start: Index of the first frame.
+            reverse: Frames come in descending order.
+            size: (H, W) of the video if known, so that prompts are checked before the first frame.
+            options: Same as in `track`.
+            routing: Same as in `track`.
+
+        Raises:
+            InputError: For options that need the whole video, and as `policy` does.
         """
-        chosen = tracking_options(preset, compatibility, **options)
-        if chosen.lookahead:
+        if options is not None and options.lookahead:
             raise InputError("a session cannot look ahead; use track, or session.condition")
-        if policy is None:
-            wishes = Routing(
-                budget, rule, threshold, routing_seed, adaptive, fps, count_waiting=False
-            )
-            policy = self.policy(router, wishes)
         return Session(
             self.segmenter,
-            chosen,
+            options,
             num_frames=num_frames,
             start=start,
             reverse=reverse,
             size=size,
             dtype=self.dtype,
-            policy=policy,
+            policy=self.policy(routing, count_waiting=False),
         )
+
+
+def as_routing(routing: Routing | float | None) -> Routing:
+    """A `Routing` of what stands for one; InputError for anything else."""
+    if routing is None:
+        return Routing()
+    if isinstance(routing, int | float) and not isinstance(routing, bool):
+        return Routing(budget=float(routing))
+    if isinstance(routing, Routing):
+        return routing
+    raise InputError(f"routing must be a budget, a Routing or a policy, got {routing!r}")

@@ -30,7 +30,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     for count in dict.fromkeys([total, *arguments.counts, least]):
         blocks = static_blocks(encoder, "a", count / total)
         policy = StaticPlan(blocks, encoder)
-        summary = evaluate(model, arguments.root, sequences=names, policy=policy)
+        summary = evaluate(model, arguments.root, sequences=names, routing=policy)
         rows.append({"count": count, "blocks": blocks, "J&F": round(summary.mean, 2)})
         print(rows[-1], flush=True)
     config = model.segmenter.config

@@ -30,7 +30,7 @@ from tempomask.model import Model, load
 from tempomask.models.encoder import always_on_blocks
 from tempomask.reports.canvas import INK, RAN, figure_of, save, style
 from tempomask.routing.budget import smallest_budget
-from tempomask.routing.recurrent import Routing
+from tempomask.routing.options import Routing
 
 # Frames in which a controller finds its way; they are shown, but not in the means.
 SETTLING = 15
@@ -63,8 +63,8 @@ def follow(
     model: Model, sequence: DavisSequence, frames: list[NDArray[np.uint8]], routing: Routing
 ) -> Timeline:
     """Track the sequence from its first annotation."""
-    policy = model.policy("auto", routing)
-    session = model.session(num_frames=len(frames), size=sequence.size, policy=policy)
+    policy = model.policy(routing)
+    session = model.session(num_frames=len(frames), size=sequence.size, routing=policy)
     for prompt in first_frame_prompts(sequence.label_map(0), sequence.object_ids, "mask", 0):
         session.add(prompt)
     timeline = Timeline([], [])
@@ -90,7 +90,7 @@ def scores(model: Model, root: Path, ways: dict[str, Routing]) -> list[dict[str,
     """J&F and the share of blocks of each kind of budget, over all sequences."""
     rows = []
     for name, routing in ways.items():
-        summary = evaluate(model, root, policy=model.policy("auto", routing))
+        summary = evaluate(model, root, routing=model.policy(routing))
         rows.append(
             {
                 "budget": name,

@@ -274,8 +274,7 @@ class Comparison:
     def _score(self, point: Point, seconds: float) -> PointResult:
         folder = self._folder(point)
         model = self.load(point)
-        policy = model.policy()
-        summary = evaluate(model, self.evaluation, sequences=self.sequences, policy=policy)
+        summary = evaluate(model, self.evaluation, sequences=self.sequences)
         plain = self.load(point, "plain", "float32")
         counted = encoder_macs(plain, self.evaluation, self.sequences)
         trained = 0

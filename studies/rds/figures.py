@@ -35,7 +35,8 @@ from tempomask.models.encoder import Policy, always_on_blocks
 from tempomask.prompts import Prompt
 from tempomask.reports.figures import save_block_chart
 from tempomask.routing.budget import RecordedRule
-from tempomask.routing.recurrent import RecurrentPolicy, Routing
+from tempomask.routing.options import Routing
+from tempomask.routing.recurrent import RecurrentPolicy
 
 # Images in a strip.
 SHOWN = 6
@@ -56,7 +57,7 @@ def track(model: Model, sequence: DavisSequence, policy: Policy | None) -> Track
     if isinstance(policy, RecurrentPolicy):
         recorded = RecordedRule(policy.rule)
         policy = RecurrentPolicy(policy.router, policy.control, recorded)
-    session = model.session(num_frames=len(sequence), size=sequence.size, policy=policy)
+    session = model.session(num_frames=len(sequence), size=sequence.size, routing=policy)
     first = sequence.label_map(0)
     for object_id in sequence.object_ids:
         session.add(Prompt(frame=0, object_id=object_id, mask=first == object_id))
@@ -135,7 +136,7 @@ def routed(
     model: Model, sequences: list[DavisSequence], budget: float | None
 ) -> list[NDArray[np.bool_]]:
     """The blocks of every frame after the first, of all sequences."""
-    policy, rows = model.policy(routing=Routing(budget)), []
+    policy, rows = model.policy(Routing(budget)), []
     for sequence in sequences:
         rows += track(model, sequence, policy).blocks[1:]
     return rows

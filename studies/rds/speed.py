@@ -68,7 +68,7 @@ class Sessions:
         network = candidate.segmenter
         if id(network) not in self._known:
             turn = InTurn(network.encoder.num_blocks)
-            session = Model(network, self.dtype).session(policy=turn)
+            session = Model(network, self.dtype).session(routing=turn)
             session.prompt(box=(200, 100, 400, 300))
             for frame in self.warm_up:
                 session.step(frame)

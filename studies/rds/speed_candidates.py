@@ -23,8 +23,9 @@ from tempomask.baselines.static import static_blocks
 from tempomask.errors import InputError
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
+from tempomask.routing.options import Routing
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
-from tempomask.routing.recurrent import Routing, recurrent_policy
+from tempomask.routing.recurrent import recurrent_policy
 from tempomask.routing.static import StaticPlan
 
 METHODS = ("rds", "static-a", "static-b", "slim", "adavit", "dyt")

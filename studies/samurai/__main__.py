@@ -29,14 +29,14 @@ from tempomask.io.overlay import (
     draw_overlay,
     evenly_spaced,
 )
-from tempomask.tracking.samurai import SamuraiConfig
+from tempomask.tracking.options import SamuraiConfig, TrackingOptions
 
 CELLS = 4
-MEMORIES: dict[str, dict[str, Any]] = {
-    "recent": {"memory": "recent"},
-    "samurai": {"memory": "samurai"},
+MEMORIES = {
+    "recent": TrackingOptions(),
+    "samurai": TrackingOptions(memory="samurai"),
     # As published: the filter chooses among three masks on every frame.
-    "samurai-three-masks": {"memory": "samurai", "samurai": SamuraiConfig()},
+    "samurai-three-masks": TrackingOptions(memory="samurai", samurai=SamuraiConfig()),
 }
 TITLES = {"recent": "SAM 2's memory", "samurai": "SAMURAI", "samurai-three-masks": "three masks"}
 
@@ -50,14 +50,13 @@ def score(arguments: argparse.Namespace, memory: str, budget: float | None) -> d
         device=arguments.device,
         adapter=None if budget is None else arguments.adapter,
     )
-    routing: dict[str, Any] = {} if budget is None else {"budget": budget}
     summary = evaluate(
         model,
         arguments.root,
         sequences=arguments.sequences.split(",") if arguments.sequences else None,
         out=arguments.out / name,
-        **MEMORIES[memory],
-        **routing,
+        options=MEMORIES[memory],
+        routing=budget,
     )
     return {
         "name": name,

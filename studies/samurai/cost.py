@@ -27,8 +27,8 @@ from tempomask.models.segmenter import Encoded, MemoryInputs, Segmenter
 from tempomask.tracking.batching import ObjectBatcher, Request
 from tempomask.tracking.kalman import BoxFilter
 from tempomask.tracking.memory_bank import Memory, MemoryBank
-from tempomask.tracking.options import TrackingOptions
-from tempomask.tracking.samurai import Motion, MotionAwareMemories, MotionChooser, samurai_config
+from tempomask.tracking.options import SamuraiConfig, TrackingOptions
+from tempomask.tracking.samurai import Motion, MotionAwareMemories, MotionChooser
 from tempomask.tracking.selection import RecentMemories
 
 
@@ -91,7 +91,7 @@ class Frame:
     def choosing(self) -> Callable[[], Any]:
         """Boxes, filter and choice, as a session does them."""
         options = TrackingOptions(memory="samurai")
-        chooser = MotionChooser(samurai_config(self.config.name))
+        chooser = MotionChooser(SamuraiConfig.for_model(self.config.name))
         batcher = ObjectBatcher(self.segmenter, options, chooser)
         decoded = self.decoded._replace(all_logits=self.logits)
         centre = self.config.image_size / 2
@@ -105,7 +105,7 @@ class Frame:
         for t in range(16):
             bank.store(Memory(t, none, none, 5.0, 0.9, 0.5), conditioning=t == 0)
         recent = RecentMemories(self.config.memory_frames, self.config.max_pointers)
-        aware = MotionAwareMemories(recent, samurai_config(self.config.name))
+        aware = MotionAwareMemories(recent, SamuraiConfig.for_model(self.config.name))
         return lambda: recent.select(bank, 16, False), lambda: aware.select(bank, 16, False)
 
 

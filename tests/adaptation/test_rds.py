@@ -29,9 +29,10 @@ from tempomask.adaptation.rds import (
     attach_without_router,
 )
 from tempomask.errors import InputError
-from tempomask.model import Model, Routers
+from tempomask.model import Model
 from tempomask.models.segmenter import Segmenter
-from tempomask.routing.recurrent import RecurrentPolicy, Routing
+from tempomask.routing.options import Routing
+from tempomask.routing.recurrent import RecurrentPolicy
 from tempomask.tracking.session import Session
 
 pytest.importorskip("peft")
@@ -155,10 +156,10 @@ def test_the_full_model_has_adapters_and_no_router(
     sampled = save_adapter(tmp_path / "own", "full", "nano", base_sample(plain), adapter.export)
     attached = attach_adapter(plain, read_adapter(sampled), attach_without_router)
     assert attached.make_policy is None
-    model = Model(attached.segmenter, routers=Routers("full", attached))
-    assert model.policy("auto") is None and model.policy("full") is None
+    model = Model(attached.segmenter, adapter=attached._replace(method="full"))
+    assert model.policy() is None and model.policy(Routing(router="full")) is None
     with pytest.raises(InputError, match="need a router"):
-        model.policy("auto", Routing(0.5))
+        model.policy(Routing(0.5))
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ from tempomask.models.config import (
 from tempomask.models.encoder import Encoder, Policy
 from tempomask.models.hiera import Hiera
 from tempomask.models.segmenter import Segmenter
-from tempomask.routing.recurrent import Routing
+from tempomask.routing.options import Routing
 from tempomask.routing.static import PLAN_A, PLAN_B, StaticPlan
 from tempomask.training.losses import LossWeights
 from tempomask.training.prompts import PromptSampling

@@ -22,7 +22,7 @@ from tempomask.models.config import (
     SegmenterConfig,
 )
 from tempomask.models.segmenter import Segmenter
-from tempomask.routing.recurrent import Routing
+from tempomask.routing.options import Routing
 from tempomask.routing.static import PLAN_A
 from tempomask.weights import save_segmenter
 
@@ -291,7 +291,7 @@ def test_adapters_of_other_models_are_refused(adapter: Path, deep: Path, tmp_pat
         load(checkpoint=save(tmp_path, seed=3), adapter=adapter)
     with pytest.raises(InputError, match="made for other weights of nano"):
         load(checkpoint=save(tmp_path, depth=6), adapter=adapter)
-    assert load(checkpoint=deep, adapter=adapter).routers is not None
+    assert load(checkpoint=deep, adapter=adapter).adapter is not None
 
 
 BAD_RUNS: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -330,23 +330,26 @@ def test_the_model_chooses_policies(adapter: Path, deep: Path, tmp_path: Path) -
     frames = np.random.default_rng(0).integers(0, 255, (3, 40, 56, 3), dtype=np.uint8)
     prompt = Prompt(points=[(20, 20)])
     with pytest.raises(InputError, match="a budget, a rule and fps need a router"):
-        list(plain.track(frames, prompt, budget=0.5))
+        list(plain.track(frames, prompt, routing=0.5))
     with pytest.raises(InputError, match="router 'rds' needs an adapter of that method"):
-        plain.session(router="rds")
+        plain.session(routing=Routing(router="rds"))
     with pytest.raises(InputError, match=r"plan-a is for encoders of 48 blocks .* one has 8"):
-        plain.policy("plan-a")
+        plain.policy(Routing(router="plan-a"))
     with pytest.raises(InputError, match="unknown router 'foo'; use auto, none, rds"):
-        plain.policy("foo", Routing(0.5))
-    assert plain.policy("auto") is None and routed.policy("none") is None
-    session = routed.session(budget=0.75, fps=None)
+        plain.policy(Routing(0.5, router="foo"))
+    assert plain.policy() is None and routed.policy(Routing(router="none")) is None
+    session = routed.session(routing=0.75)
     session.add(prompt)
     assert [int(session.step(frame).blocks.sum()) for frame in frames] == [8, 6, 6]
-    for rule, wish in (("threshold", "threshold"), ("stochastic", "routing_seed")):
+    for wishes in (
+        [Routing(rule="threshold", threshold=value) for value in (0, 1, 0)],
+        [Routing(rule="stochastic", seed=value) for value in (0, 1, 0)],
+    ):
         ran = [
-            [r.blocks.tolist() for r in routed.track(frames, prompt, rule=rule, **{wish: value})]  # type: ignore[arg-type]
-            for value in (0, 1, 0)
+            [r.blocks.tolist() for r in routed.track(frames, prompt, routing=wish)]
+            for wish in wishes
         ]
-        assert ran[0] == ran[2] != ran[1], wish
+        assert ran[0] == ran[2] != ran[1], wishes
 
 
 def test_plans_of_the_paper_need_no_adapter() -> None:
@@ -356,7 +359,7 @@ def test_plans_of_the_paper_need_no_adapter() -> None:
 
     with torch.device("meta"):
         model = Model(Segmenter(segmenter_config("sam2.1-large")))
-    policy = model.policy("plan-a")
+    policy = model.policy(Routing(router="plan-a"))
     assert policy is not None
     assert policy.plan(torch.zeros(1), None).blocks.sum() == len(PLAN_A)
 
@@ -376,23 +379,23 @@ def test_bundled_adapters_are_found_by_name(
 
 
 @pytest.mark.parametrize(
-    ("adapter", "model", "checkpoint", "options", "found"),
+    ("adapter", "model", "checkpoint", "routing", "found"),
     [
-        (None, None, None, {}, None),
-        (None, None, None, {"budget": 0.5}, "nano-rds"),
-        (None, "nano", None, {"router": "rds"}, "nano-rds"),
-        (None, "nano", None, {"router": "none"}, None),
-        (None, "sam2.1-tiny", None, {"budget": 0.5}, None),
-        (None, None, "own.pt", {"budget": 0.5}, None),
-        ("mine", None, None, {"budget": 0.5}, "mine"),
+        (None, None, None, Routing(), None),
+        (None, None, None, Routing(0.5), "nano-rds"),
+        (None, "nano", None, Routing(router="rds"), "nano-rds"),
+        (None, "nano", None, Routing(router="none"), None),
+        (None, "sam2.1-tiny", None, Routing(0.5), None),
+        (None, None, "own.pt", Routing(0.5), None),
+        ("mine", None, None, Routing(0.5), "mine"),
     ],
 )
 def test_a_budget_asks_for_the_bundled_adapter(
-    adapter: Any, model: Any, checkpoint: Any, options: Any, found: Any,
+    adapter: Any, model: Any, checkpoint: Any, routing: Any, found: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(adapter_file, "bundled_adapters", lambda: ["nano-rds"])
-    assert choices.adapter_for(adapter, model, checkpoint, options) == found
+    assert choices.adapter_for(adapter, model, checkpoint, routing) == found
 
 
 def test_eval_scores_a_submodel(

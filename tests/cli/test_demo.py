@@ -137,11 +137,11 @@ def test_both_models_are_told_of_in_words(
     report |= {"blocks_run": 1.0, "iou": 0.75}
 
     def track_clip(out: Path, prompt: Any, model: Model, *_: Any) -> ClipRun:
-        found = others if model.routers else records
-        return ClipRun({**report, "iou": 0.5 if model.routers else 0.75}, {}, found)
+        found = others if model.adapter else records
+        return ClipRun({**report, "iou": 0.5 if model.adapter else 0.75}, {}, found)
 
     monkeypatch.setattr(demo_runs, "track_clip", track_clip)
-    monkeypatch.setattr(demo_runs, "median_seconds", lambda m, *_, **__: 0.1 if m.routers else 0.15)
+    monkeypatch.setattr(demo_runs, "median_seconds", lambda m, *_, **__: 0.1 if m.adapter else 0.15)
     code, text, err = run("demo", "--image-size", 128, "--out", tmp_path)
     assert code == 0, err
     words = " ".join(text.split())

@@ -14,7 +14,8 @@ from tempomask.cli.resume import Direction
 from tempomask.cli.watched import ReplayBuffer
 from tempomask.io.video import open_video
 from tempomask.results import FrameResult
-from tempomask.tracking.propagate import plan_passes
+from tempomask.tracking.options import TrackingOptions
+from tempomask.tracking.propagate import check_frames, plan_passes
 from tempomask.tracking.upload import PreparedFrame, prepared_ahead
 
 FRAMES = 7
@@ -23,24 +24,23 @@ FRAMES = 7
 @pytest.mark.parametrize("corrected", [False, True])
 @pytest.mark.parametrize("lookahead", [False, True])
 @pytest.mark.parametrize(
-    "direction, start, end",
+    "direction, span",
     [
-        ("forward", None, None),
-        ("forward", 1, 6),
-        ("forward", 2, 99),
-        ("backward", None, None),
-        ("backward", 6, 1),
-        ("both", None, None),
-        ("both", 1, 6),
-        ("both", 2, None),
+        ("forward", None),
+        ("forward", range(1, 6)),
+        ("forward", range(2, 99)),
+        ("backward", None),
+        ("backward", range(6, 0, -1)),
+        ("both", None),
+        ("both", range(1, 6)),
+        ("both", range(2, 7)),
     ],
 )
 def test_the_bar_ends_full_and_every_result_has_its_frame(
     video: Path,
     checkpoint: Path,
     direction: Direction,
-    start: int | None,
-    end: int | None,
+    span: range | None,
     lookahead: bool,
     corrected: bool,
 ) -> None:
@@ -57,10 +57,13 @@ def test_the_bar_ends_full_and_every_result_has_its_frame(
     with open_video(video) as opened:
         frames = dict(opened.frames())
         watched = ReplayBuffer(opened, count)
-        span = {"direction": direction, "start": start, "end": end, "lookahead": lookahead}
-        for result in model.track(watched, prompts, **span):  # type: ignore[arg-type]
+        options = TrackingOptions(lookahead=lookahead)
+        for result in model.track(
+            watched, prompts, direction=direction, frames=span, options=options
+        ):
             assert np.array_equal(watched.frame(result.index), frames[result.index])
-        planned = plan_passes(iter(prompts), direction, start, end, lookahead)
+        checked = check_frames(span, FRAMES)
+        planned = plan_passes(iter(prompts), direction, checked, lookahead)
         assert read == planned.frames_to_read(FRAMES)
 
 

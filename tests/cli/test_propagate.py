@@ -99,7 +99,7 @@ def test_evaluation_on_davis(run, davis: Path) -> None:  # type: ignore[no-untyp
     # The strip below does not move.
     assert report["J"] > 30 and report["FPS"] > 0
     code, _, err = run(*arguments, "--memory", "samurai")
-    assert code == 2 and "label propagation has no option 'memory'" in err
+    assert code == 2 and "leave --memory out" in err
     code, _, err = run(*arguments, "--prompt", "click")
     assert code == 2 and "is no mask" in err
 

@@ -16,6 +16,8 @@ import pytest
 from tempomask.io.masks import read_mask, write_label_png
 from tempomask.model import Model
 from tempomask.results import FrameResult
+from tempomask.routing.options import Routing
+from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.session import Session
 
 # Of the video in conftest.py.
@@ -37,21 +39,21 @@ def fake_results(monkeypatch: pytest.MonkeyPatch, interrupt_at: int | None = Non
     calls: list[Any] = []
 
     def fake(
-        self: Model, source: Any, prompts: Any, *, start: int | None = None, end: int | None = None,
+        self: Model, source: Any, prompts: Any, *, frames: range | None = None,
         direction: str = "forward", **options: Any,
     ) -> Iterator[FrameResult]:  # fmt: skip
-        calls.append({"prompts": prompts, "start": start, "end": end, **options})
-        return results(source, prompts, direction, start, end)
+        calls.append({"prompts": prompts, "frames": frames, **options})
+        return results(source, prompts, direction, frames)
 
     def results(
-        source: Any, prompts: Any, direction: str, start: int | None, end: int | None
+        source: Any, prompts: Any, direction: str, given: range | None
     ) -> Iterator[FrameResult]:
         ids = tuple(sorted({prompt.object_id for prompt in prompts}))
         frames = [prompt.frame for prompt in prompts]
         if direction == "backward":
-            read = source.reversed_frames(max(frames) if start is None else start, end or 0)
+            read = source.reversed_frames(*((given[-1], given[0]) if given else (max(frames), 0)))
         else:
-            read = source.frames(min(frames) if start is None else start, end)
+            read = source.frames(*((given.start, given.stop) if given else (min(frames), None)))
         for index, _ in read:
             logits = np.full((len(ids), 16, 16), -5.0, dtype=np.float32)
             if index != 4:
@@ -118,18 +120,10 @@ def test_options_reach_the_tracker(
     )
     (call,) = calls
     del call["prompts"]
-    assert call == {
-        "start": 0,
-        "end": 3,
-        "fill_holes": 8,
-        "lookahead": True,
-        "non_overlapping": True,
-        "dynamic_multimask": True,
-        "preset": "interactive",
-        "compatibility": "transformers",
-        "memory_stride": 2,
-        "objects_per_batch": 4,
-    }
+    options = TrackingOptions.transformers(
+        fill_holes=8, lookahead=True, non_overlapping=True, memory_stride=2, objects_per_batch=4
+    )
+    assert call == {"frames": range(3), "options": options, "routing": Routing()}
 
 
 def test_the_summary_is_for_people(
@@ -171,7 +165,8 @@ def test_ctrl_c_keeps_what_is_finished_and_resume_goes_on(
     (prompt,) = calls[-1]["prompts"]
     assert prompt.mask is not None and prompt.object_id == 1
     # Backward, frame 4 shows nothing, but 3 and 2 do; the nearest one is taken.
-    assert prompt.frame == calls[-1]["start"] == (3 if direction == "forward" else 2)
+    first = calls[-1]["frames"][0 if direction == "forward" else -1]
+    assert prompt.frame == first == (3 if direction == "forward" else 2)
     assert masks_of(tmp_path).keys() == masks_of(tmp_path / "whole").keys()
     for name, labels in masks_of(tmp_path).items():
         assert np.array_equal(labels, masks_of(tmp_path / "whole")[name])
@@ -191,7 +186,7 @@ def test_resume_takes_the_last_mask_that_shows_the_object(
     report = track(*arguments, "--resume")
     assert (report["resumed_at"], report["frames"]) == (5, 2)
     assert [(p.frame, p.mask is None) for p in calls[-1]["prompts"]] == [(3, False), (6, True)]
-    assert calls[-1]["start"] == 3
+    assert calls[-1]["frames"][0] == 3
 
 
 def test_resume_with_the_real_tracker(

@@ -19,6 +19,7 @@ from tempomask.model import Engine, load
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.static import StaticPlan
+from tempomask.tracking.options import TrackingOptions
 
 FRAMES, HEIGHT, WIDTH = 4, 40, 56
 
@@ -150,7 +151,8 @@ def test_a_correction_stays_when_the_video_is_tracked_again(
     official: bool, predictor: VideoPredictor, folder: Path
 ) -> None:
     if official:
-        predictor = VideoPredictor(predictor.segmenter, corrections_condition=False)
+        options = TrackingOptions.interactive(corrections_condition=False)
+        predictor = VideoPredictor(predictor.segmenter, options=options)
     state = predictor.init_state(folder)
     predictor.add_new_points(state, 0, 1, points=[[20, 10]], labels=[1])
     tracked = [logits for *_, logits in predictor.propagate_in_video(state)]
@@ -170,7 +172,7 @@ def test_a_dtype_that_the_weights_are_not_stored_in() -> None:
 
 def test_the_blocks_that_a_policy_wants_run(predictor: VideoPredictor, folder: Path) -> None:
     for policy, count in ((None, 14), (StaticPlan([0, 5, 13], predictor.segmenter.encoder), 3)):
-        routed = VideoPredictor(predictor.segmenter, policy=policy)
+        routed = VideoPredictor(predictor.segmenter, routing=policy)
         state = routed.init_state(folder)
         routed.add_new_points_or_box(state, 0, 1, points=[[20, 10]], labels=[1])
         assert len(list(routed.propagate_in_video(state))) == FRAMES

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from threading import Thread
 from typing import Any
 
@@ -25,12 +26,13 @@ from tempomask.routing.budget import FixedBudget, TopK
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
 from tempomask.routing.recurrent import RecurrentPolicy
 from tempomask.routing.static import StaticPlan
+from tempomask.tracking.options import TrackingOptions
 
 MakeTiny = Callable[..., Segmenter]
 NAMES = ["sam2", "efficienttam-eq6", "nano"]
 SIZE = 64, 64
 # In bfloat16 a memory would round the smallest difference up.
-EXACT: dict[str, Any] = {"memory_dtype": "float32"}
+EXACT = TrackingOptions(memory_dtype="float32")
 # Memories that are full after few frames.
 FEW = {"max_pointers": 3, "memory_frames": 3}
 
@@ -47,7 +49,7 @@ def frames(count: int) -> list[NDArray[np.uint8]]:
 
 
 def video(model: Model, count: int, policy: Policy | None = None) -> list[FrameResult]:
-    session = model.session(policy=policy, **EXACT)
+    session = model.session(options=EXACT, routing=policy)
     session.prompt(object_id=1, box=(2, 2, 30, 30))
     session.prompt(object_id=2, points=[(40, 40)])
     return [session.step(frame) for frame in frames(count)]
@@ -71,7 +73,7 @@ def test_thirty_frames_need_no_other_graph(
     tiny: MakeTiny, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = compiled(tiny(name))
-    model.warmup(SIZE, objects=2, compile=True, **EXACT)
+    model = model.compile(SIZE, objects=2, options=EXACT)
     segmenter = model.segmenter
     assert isinstance(segmenter, CompiledSegmenter)
     graphs = dynamo.utils.counters["stats"]["unique_graphs"]
@@ -108,14 +110,14 @@ def test_thirty_frames_need_no_other_graph(
 def test_a_second_prompted_frame(tiny: MakeTiny) -> None:
     """Its slots are graphs of their own, made when they are asked for; other shapes get none."""
     model = compiled(tiny("efficienttam", **FEW))
-    model.warmup(SIZE, compile=True, prompted_frames=2, **EXACT)
+    model = model.compile(SIZE, prompted_frames=2, options=EXACT)
     segmenter = model.segmenter
     assert isinstance(segmenter, CompiledSegmenter)
     known = set(segmenter._known)
     assert sum(step == "attend" for step, _ in known) == 4  # type: ignore[misc]
 
     def tracked(model: Model) -> list[FrameResult]:
-        session = model.session(**EXACT)
+        session = model.session(options=EXACT)
         for index in (0, 3):
             session.prompt(box=(2, 2, 30, 30), frame=index)
         return [session.step(frame) for frame in frames(6)]
@@ -143,7 +145,7 @@ def test_policies(tiny: MakeTiny, routed: bool) -> None:
         return RecurrentPolicy(router, FixedBudget(0.7), TopK())
 
     model = compiled(tiny("efficienttam", **FEW))
-    model.warmup(SIZE, objects=2, compile=True, policy=policy(), **EXACT)
+    model = model.compile(SIZE, objects=2, options=EXACT, routing=policy())
     with dynamo.config.patch(error_on_recompile=True):
         got = video(model, 4, policy())
     assert int(got[-1].blocks.sum()) == 2
@@ -153,15 +155,16 @@ def test_policies(tiny: MakeTiny, routed: bool) -> None:
 def test_graphs_survive_ahead_of_time_autograd(tiny: MakeTiny) -> None:
     """The tracing that every real backend starts from."""
     model = compiled(tiny("efficienttam", **FEW), "aot_eager")
-    model.warmup(SIZE, objects=2, compile=True, **EXACT)
+    model = model.compile(SIZE, objects=2, options=EXACT)
     assert_same(video(model, 4), video(Model(tiny("efficienttam", **FEW)), 4))
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("efficienttam-eq6", {}), ("sam2", {"memory_stride": 3})]
+    ("name", "options"),
+    [("efficienttam-eq6", EXACT), ("sam2", replace(EXACT, memory_stride=3))],
 )
 def test_a_warm_up_runs_every_graph_three_times(
-    tiny: MakeTiny, name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tiny: MakeTiny, name: str, options: TrackingOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CUDA records the second run; the last ones find every slot taken, one a lone memory."""
     model = compiled(tiny(name, **FEW))
@@ -177,11 +180,11 @@ def test_a_warm_up_runs_every_graph_three_times(
     monkeypatch.setattr(segmenter, "_run", counted)
     # The video that goes before, uncompiled where the network is not compiled yet, is not counted.
     monkeypatch.setattr("tempomask.tracking.warmup.FEW_FRAMES", 0)
-    model.warmup(SIZE, compile=True, **EXACT, **options)
+    model = model.compile(SIZE, options=options)
     assert set(runs) == segmenter._known
     assert min(n for (step, _), n in runs.items() if step == "attend") >= 3
     assert min(runs.values()) >= 3
-    session = model.session(**EXACT, **options)
+    session = model.session(options=options)
     session.prompt(object_id=1, box=(2, 2, 30, 30))
     for frame in frames(14):
         session.step(frame)
@@ -193,7 +196,7 @@ def test_graphs_are_of_the_thread_that_made_them(tiny: MakeTiny) -> None:
     segmenter = CompiledSegmenter(accelerate(tiny("sam2", **FEW)), "eager", cuda_graphs=False)
     segmenter._cuda_graphs = True
     model, known = Model(segmenter), []
-    model.warmup(SIZE, compile=True, **EXACT)
+    model.compile(SIZE, options=EXACT)
 
     def of_thread() -> None:
         known.append(set(segmenter._known))
@@ -221,38 +224,30 @@ def test_one_thread_prepares(tiny: MakeTiny) -> None:
     assert not model.segmenter._known
 
 
-def test_a_failed_warm_up_leaves_the_model_as_it_was(
-    tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = Model(accelerate(tiny("sam2", **FEW)))
-    before = model.segmenter
+def test_a_graph_that_fails_is_tried_again(tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = accelerate(tiny("sam2", **FEW))
     parts = [m.in_parts for m in before.modules() if hasattr(m, "in_parts")]
 
     def broken(*_: Any) -> Any:
         raise RuntimeError("no compiler")
 
-    compiled_segmenter = CompiledSegmenter(before, "eager")
-    monkeypatch.setattr(model, "_compiled", lambda: compiled_segmenter)
-    monkeypatch.setitem(compiled_segmenter._graphs, "decode", broken)
-    with pytest.raises(RuntimeError, match="no compiler"):
-        model.warmup(SIZE, compile=True)
-    assert model.segmenter is before
-    assert "decode" not in {step for step, _ in compiled_segmenter._known}  # type: ignore[misc]
+    segmenter = CompiledSegmenter(before, "eager")
+    monkeypatch.setitem(segmenter._graphs, "decode", broken)
+    with segmenter.preparing(), pytest.raises(RuntimeError, match="no compiler"):
+        video(Model(segmenter), 3)
+    assert "decode" not in {step for step, _ in segmenter._known}  # type: ignore[misc]
     # On a CPU its parts fit the cache: compiling does not take that away.
     assert [m.in_parts for m in before.modules() if hasattr(m, "in_parts")] == parts
     assert all(parts)
 
 
-def test_a_plain_engine_is_compiled_only_when_asked(
-    tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Model, "device", torch.device("cuda"))
-    monkeypatch.setattr("torch.cuda.synchronize", lambda device: None)
-    monkeypatch.setattr("tempomask.tracking.warmup.warm_up", lambda *_: None)
-    model = Model(tiny("efficienttam", **FEW))
-    model.warmup(SIZE)
-    with pytest.raises(InputError, match='engine="fast"'):
-        model.warmup(SIZE, compile=True)
+def test_compiling_gives_another_model(tiny: MakeTiny) -> None:
+    model = Model(accelerate(tiny("efficienttam", **FEW)))
+    before = model.segmenter
+    other = model.compile(SIZE, options=EXACT, backend="eager")
+    assert isinstance(other.segmenter, CompiledSegmenter) and model.segmenter is before
+    assert not isinstance(before, CompiledSegmenter)
+    assert_same(video(other, 3), video(model, 3))
 
 
 def test_a_compiled_model_is_not_copied(tiny: MakeTiny) -> None:
@@ -262,4 +257,4 @@ def test_a_compiled_model_is_not_copied(tiny: MakeTiny) -> None:
 
 def test_the_plain_engine_is_not_compiled(tiny: MakeTiny) -> None:
     with pytest.raises(InputError, match='engine="fast"'):
-        Model(tiny("efficienttam", **FEW)).warmup(SIZE, compile=True)
+        Model(tiny("efficienttam", **FEW)).compile(SIZE)

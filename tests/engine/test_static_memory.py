@@ -157,10 +157,10 @@ def test_frames_before_the_only_prompt(tiny: MakeTiny, name: str) -> None:
             Model(accelerate(tiny(name))).track(
                 frames,
                 prompt,
-                lookahead=True,
-                start=0,
-                memory_dtype="float32",
-                static_memory=static_memory,
+                frames=range(5),
+                options=TrackingOptions(
+                    lookahead=True, memory_dtype="float32", static_memory=static_memory
+                ),
             )
         )
         for static_memory in (False, True)

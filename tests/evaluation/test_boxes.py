@@ -12,6 +12,9 @@ from PIL import Image
 from tempomask.cli import main as cli
 from tempomask.errors import InputError
 from tempomask.evaluation.boxes import evaluate_box_files, evaluate_boxes
+from tempomask.tracking.options import TrackingOptions
+
+SAMURAI = TrackingOptions(memory="samurai")
 
 
 @pytest.fixture
@@ -32,10 +35,10 @@ def otb(tmp_path: Path, clip) -> Path:  # type: ignore[no-untyped-def]
 
 def test_a_model_that_sees_everything(otb: Path, reading_model, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     model = reading_model()
-    summary = evaluate_boxes(model, otb, "otb", out=tmp_path / "out", memory="samurai")
+    summary = evaluate_boxes(model, otb, "otb", out=tmp_path / "out", options=SAMURAI)
     assert summary.scores.success == pytest.approx(20 / 21)
     assert summary.scores.average_overlap == 1 and summary.frames == 12
-    assert [session.options["memory"] for session in model.sessions] == ["samurai"] * 2
+    assert [session.options["options"] for session in model.sessions] == [SAMURAI] * 2
     assert model.sessions[0].prompts[0].box.tolist() == [1, 2, 8, 8]
     lines = (tmp_path / "out" / "boxes" / "slow.txt").read_text().splitlines()
     assert lines == (otb / "slow" / "groundtruth_rect.txt").read_text().splitlines()

@@ -18,6 +18,7 @@ from tempomask.errors import InputError
 from tempomask.evaluation.davis import evaluate, evaluate_masks
 from tempomask.io.masks import read_mask
 from tempomask.metrics.region_boundary import RegionBoundary
+from tempomask.tracking.options import TrackingOptions
 
 Make = Callable[..., Any]
 
@@ -85,7 +86,11 @@ def test_scores_are_means_over_objects_without_first_and_last_frame(
 
 def test_summary_file(davis: Make, clip: Make, reading_model: Make, tmp_path: Path) -> None:
     summary = evaluate(
-        reading_model(), davis(cow=clip(5)), out=tmp_path / "out", prompt="box", fill_holes=8
+        reading_model(),
+        davis(cow=clip(5)),
+        out=tmp_path / "out",
+        prompt="box",
+        options=TrackingOptions(fill_holes=8),
     )
     written = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert written == json.loads(json.dumps(summary.to_dict()))

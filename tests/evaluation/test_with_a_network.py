@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from tempomask.errors import InputError
 from tempomask.evaluation.davis import evaluate, evaluate_masks
 from tempomask.io.masks import read_mask
 from tempomask.model import Model
@@ -71,10 +70,5 @@ def test_settings_tell_the_policy(
     davis: Callable[..., Path], clip: Callable[..., Any], model: Model
 ) -> None:
     plan = StaticPlan([1], model.segmenter.encoder)
-    summary = evaluate(model, davis(cow=clip(4)), policy=plan)
+    summary = evaluate(model, davis(cow=clip(4)), routing=plan)
     assert summary.settings["policy"] == "StaticPlan([1])" and summary.blocks_run == 0.5
-
-
-def test_unknown_option(davis: Callable[..., Path], clip: Callable[..., Any], model: Model) -> None:
-    with pytest.raises(InputError, match="unknown option 'fill_hole'; did you mean fill_holes"):
-        evaluate(model, davis(cow=clip(4)), fill_hole=8)

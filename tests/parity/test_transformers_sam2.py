@@ -19,6 +19,7 @@ from tempomask.model import Model
 from tempomask.models.segmenter import ABSENT_LOGIT, MemoryInputs, Segmenter
 from tempomask.ops.position import grid_sine
 from tempomask.prompts import Prompt
+from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.preprocess import network_input, resize_frame
 from tempomask.weights import load_segmenter, to_transformers
 
@@ -286,9 +287,8 @@ def compare_videos(
     """Logits of both, and the check that they agree."""
     frames = clip()
     model = Model(pair.ours)
-    results = model.track(
-        frames, prompts, compatibility="transformers", memory_dtype="float32", lookahead=True
-    )
+    options = TrackingOptions.transformers(memory_dtype="float32", lookahead=True)
+    results = model.track(frames, prompts, options=options)
     ours = [torch.from_numpy(result.low_res_logits) for result in results]
     theirs = their_logits(pair.theirs, frames, prompts, monkeypatch)
     assert len(ours) == len(theirs) == FRAMES
@@ -321,7 +321,8 @@ def test_video_with_all_channels(full: Pair, kind: str, monkeypatch: pytest.Monk
 def test_the_default_is_not_transformers(tiny: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """The official predictor differs: bicubic frames, memories of soft masks."""
     _, theirs = compare_videos(tiny, PROMPTS["mask"], monkeypatch)
-    official = Model(tiny.ours).track(clip(), PROMPTS["mask"], memory_dtype="float32")
+    options = TrackingOptions(memory_dtype="float32")
+    official = Model(tiny.ours).track(clip(), PROMPTS["mask"], options=options)
     last = torch.from_numpy(list(official)[-1].low_res_logits)
     assert float((last - theirs[-1]).abs().max()) > 10 * TOLERANCE
 

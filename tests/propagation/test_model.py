@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,15 +14,15 @@ import tempomask
 from tempomask.devices import DTypeName
 from tempomask.engine.trunk import FastTrunk
 from tempomask.errors import InputError
-from tempomask.model import Model
+from tempomask.model import Model, RoutingChoice
 from tempomask.models.config import HieraConfig, HybridConfig, ViTConfig, segmenter_config
 from tempomask.models.encoder import Policy
 from tempomask.models.hybrid import HybridEncoder
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt
-from tempomask.propagation.labels import PropagationOptions
 from tempomask.propagation.model import Propagator, load_propagator
-from tempomask.routing.recurrent import Routing
+from tempomask.propagation.options import PropagationOptions
+from tempomask.routing.options import Routing
 from tempomask.routing.static import StaticPlan
 
 FRAMES = list(np.random.default_rng(0).integers(0, 255, (3, 64, 96, 3), dtype=np.uint8))
@@ -36,15 +36,17 @@ VIT = ViTConfig(16, 2, 2, global_attention_blocks=(1,), window_size=3, position_
 class Routed:
     """What a propagator needs of a model with an adapter."""
 
-    routers = "those of the adapter"
+    adapter = "that of the model"
 
     def __init__(self, encoder: HybridEncoder) -> None:
         self.encoder = encoder
-        self.asked: list[tuple[str, Routing | None]] = []
+        self.asked: list[tuple[RoutingChoice, bool | None]] = []
 
-    def policy(self, router: str = "auto", routing: Routing | None = None) -> Policy | None:
-        self.asked.append((router, routing))
-        return None if router == "none" else StaticPlan([1], self.encoder)
+    def policy(
+        self, routing: RoutingChoice = None, *, count_waiting: bool | None = None
+    ) -> Policy | None:
+        self.asked.append((routing, count_waiting))
+        return None if routing is None else StaticPlan([1], self.encoder)
 
 
 @pytest.fixture
@@ -55,38 +57,36 @@ def encoder() -> HybridEncoder:
 def test_the_model_of_the_encoder_is_asked_for_a_policy(encoder: HybridEncoder) -> None:
     model = Routed(encoder)
     propagator = Propagator(encoder, "nano", SMALL, model=cast(Model, model))
-    assert propagator.routers == model.routers
-    results = list(propagator.track(FRAMES, PROMPT, router="rds", budget=0.6))
+    assert propagator.adapter == model.adapter
+    results = list(propagator.track(FRAMES, PROMPT, routing=0.6))
     assert [result.blocks.tolist() for result in results] == [[False, True]] * 3
-    assert model.asked == [("rds", Routing(0.6))]
-    plain = list(propagator.track(FRAMES, PROMPT, router="none"))
+    assert model.asked == [(0.6, True)]
+    plain = list(propagator.track(FRAMES, PROMPT))
     assert all(result.blocks.all() for result in plain) and len(model.asked) == 2
-    mine = propagator.session(policy=StaticPlan([0], encoder))
+    mine = Propagator(encoder, "nano", SMALL).session(routing=StaticPlan([0], encoder))
     mine.add(PROMPT)
-    assert mine.step(FRAMES[0]).blocks.tolist() == [True, False] and len(model.asked) == 2
+    assert mine.step(FRAMES[0]).blocks.tolist() == [True, False]
 
 
 def test_a_frame_rate_counts_waiting_where_a_model_does(encoder: HybridEncoder) -> None:
     """Reading and writing count for videos that are there, not for what comes when it comes."""
     model = Routed(encoder)
     propagator = Propagator(encoder, "nano", SMALL, model=cast(Model, model))
-    propagator.track(FRAMES, PROMPT, fps=5.0)
-    propagator.track(iter(FRAMES), PROMPT, fps=5.0)
-    propagator.session(fps=5.0)
-    waiting = [routing and routing.count_waiting for _, routing in model.asked]
-    assert waiting == [True, False, False]
+    wish = Routing(fps=5.0)
+    propagator.track(FRAMES, PROMPT, routing=wish)
+    propagator.track(iter(FRAMES), PROMPT, routing=wish)
+    propagator.session(routing=wish)
+    assert [waiting for _, waiting in model.asked] == [True, False, False]
 
 
-def wishes() -> list[dict[str, Any]]:
-    return [{"router": "rds"}, {"budget": 0.6}, {"fps": 5.0}, {"rule": "stochastic"}]
-
-
-@pytest.mark.parametrize("wish", wishes(), ids=str)
-def test_an_encoder_alone_has_no_router(encoder: HybridEncoder, wish: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "wish", [Routing(router="rds"), 0.6, Routing(fps=5.0), Routing(rule="stochastic")], ids=str
+)
+def test_an_encoder_alone_has_no_router(encoder: HybridEncoder, wish: RoutingChoice) -> None:
     propagator = Propagator(encoder, "dinov3-vits16", SMALL)
-    assert propagator.routers is None and propagator.policy() is None
+    assert propagator.adapter is None and propagator.policy() is None
     with pytest.raises(InputError, match="dinov3-vits16 has no router"):
-        propagator.session(**wish)
+        propagator.session(routing=wish)
 
 
 @pytest.mark.parametrize("encoder_config", [HIERA, VIT], ids=["hiera", "vit"])
@@ -113,4 +113,4 @@ def test_names_and_adapters(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no checkpoint"):
         load_propagator("nano", checkpoint=tmp_path / "nothing.safetensors")
     loaded = load_propagator(device="cpu", dtype="float32")
-    assert loaded.config == PropagationOptions() and loaded.routers is None
+    assert loaded.config == PropagationOptions() and loaded.adapter is None

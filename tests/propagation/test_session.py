@@ -22,9 +22,10 @@ from tempomask.models.hybrid import HybridEncoder
 from tempomask.models.vit import ViT
 from tempomask.prompts import Prompt
 from tempomask.propagation import labels as label_propagation
-from tempomask.propagation.labels import PropagationOptions, propagate, share_out
+from tempomask.propagation.labels import propagate, share_out
 from tempomask.propagation.model import Propagator, load_propagator
 from tempomask.propagation.network import PatchEncoder
+from tempomask.propagation.options import PropagationOptions
 from tempomask.propagation.session import PropagationSession, resized_shape
 from tempomask.routing.static import StaticPlan
 
@@ -343,13 +344,15 @@ def test_track_is_a_loop_over_step_in_both_directions() -> None:
     frames, labels = scene(6)
     propagator = Propagator(Colours(), "colours", SHORT)
     prompts = [Prompt(object_id=i, mask=labels[0] == i) for i in (5, 2)]
-    found = list(propagator.track(frames, prompts, end=5))
+    found = list(propagator.track(frames, prompts, frames=range(5)))
     assert [result.index for result in found] == [0, 1, 2, 3, 4]
     session = prompted(propagator.session(), labels)
     for result, frame in zip(found, frames, strict=False):
         assert np.array_equal(result.logits, session.step(frame).logits)
     last = [Prompt(frame=5, object_id=i, mask=labels[5] == i) for i in (5, 2)]
-    back = {r.index: r for r in propagator.track(frames, last, direction="backward", end=1)}
+    back = {
+        r.index: r for r in propagator.track(frames, last, direction="backward", frames=range(1, 6))
+    }
     assert list(back) == [5, 4, 3, 2, 1]
     assert np.array_equal(back[1].label_map(), labels[1])
 
@@ -373,11 +376,11 @@ def refusals() -> list[tuple[Callable[[Propagator], object], str]]:
         (lambda p: p.track(frames, Prompt(mask=mask[:9])), "must be as large as"),
         (lambda p: p.track(frames, Prompt(frame=3, mask=mask)), "but the video has 3 frames"),
         (lambda p: p.track(frames, here, direction="both"), 'direction "forward" or "backward"'),
-        (lambda p: p.track(frames, here, end=0), "end 0 stops before the prompt on frame 0"),
+        (lambda p: p.track(frames, here, frames=range(0)), "there are no frames in range"),
+        (lambda p: p.track(frames, here, frames=range(1, 3)), "from the first frame, 1"),
         (lambda p: p.track(iter(frames), here, direction="backward"), "read in any order"),
-        (lambda p: p.track(frames, here, topk=3), "no option 'topk'; did you mean top_k"),
-        (lambda p: p.session(radius=0), "radius must be above 0"),
-        (lambda p: p.session(context_frames=-1), "context_frames must be a whole number"),
+        (lambda p: PropagationOptions(radius=0), "radius must be above 0"),
+        (lambda p: PropagationOptions(context_frames=-1), "context_frames must be a whole number"),
         (lambda p: p.session().step(frames[0]), "no mask given"),
         (lambda p: p.session().step(frames[0][0]), r"shape \(.*; give \(H, W, 3\) uint8"),
         (lambda p: p.session().step(frames[0], 4), "frame 4 cannot follow"),

@@ -15,8 +15,9 @@ from tempomask.models.encoder import KeepPlan, VideoPolicy
 from tempomask.routing.adaptive import AdaptiveBudget
 from tempomask.routing.budget import RecordedRule, Stochastic, Threshold, TopK
 from tempomask.routing.latency import LatencyBudget
+from tempomask.routing.options import Routing
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
-from tempomask.routing.recurrent import RecurrentPolicy, Routing, budget_key, recurrent_policy
+from tempomask.routing.recurrent import RecurrentPolicy, budget_key, recurrent_policy
 
 CONFIG = RouterConfig(num_blocks=10, channels=8, mask_stride=4, always_on=(0, 9))
 

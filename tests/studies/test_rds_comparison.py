@@ -426,8 +426,8 @@ def check_times(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> None
     turns: list[Any] = []
 
     def seconds(model: Any, *_: Any) -> float:
-        turns.append(model.routers and model.routers.method)
-        return 0.05 if model.routers is not None and model.routers.method == "slim" else 0.1
+        turns.append(model.adapter and model.adapter.method)
+        return 0.05 if model.adapter is not None and model.adapter.method == "slim" else 0.1
 
     monkeypatch.setattr(comparison_times, "median_seconds", seconds)
     said: list[str] = []

@@ -278,7 +278,8 @@ def test_corrections_of_earlier_frames_then_tracking_again(
 def test_the_official_names(segmenter: Segmenter, clip: Callable, source: Callable) -> None:
     """The order of calls of SAM 2's notebook: click, propagate, correct, propagate both ways."""
     frames = clip(14)
-    predictor = VideoPredictor(segmenter, preset="evaluation", memory_dtype="float32")
+    options = TrackingOptions(memory_dtype="float32")
+    predictor = VideoPredictor(segmenter, options=options)
     state = predictor.init_state(source(frames))
     naive = NaiveTracker(segmenter, frames, num_frames=14)
     index, ids, logits = predictor.add_new_points_or_box(state, 4, 7, [(12, 14)], [1])

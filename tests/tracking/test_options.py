@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from tempomask.errors import InputError
-from tempomask.tracking.options import TrackingOptions, tracking_options
+from tempomask.tracking.options import TrackingOptions
 
 
 def test_defaults_are_those_of_the_official_evaluation() -> None:
-    options = tracking_options()
-    assert options == TrackingOptions()
+    options = TrackingOptions()
+    assert options == TrackingOptions.of("evaluation", "official")
     assert (options.fill_holes, options.non_overlapping) == (0, False)
     assert (options.dynamic_multimask, options.binarise_prompted_masks) == (False, False)
     assert (options.memory_stride, options.max_conditioning_frames) == (1, -1)
@@ -20,13 +20,14 @@ def test_defaults_are_those_of_the_official_evaluation() -> None:
 
 
 def test_the_interactive_preset_is_what_the_official_builder_turns_on() -> None:
-    options = tracking_options("interactive")
+    options = TrackingOptions.interactive()
     assert (options.fill_holes, options.dynamic_multimask) == (8, True)
     assert options.binarise_prompted_masks is True
 
 
 def test_single_changes_win_over_compatibility_and_that_over_the_preset() -> None:
-    options = tracking_options("interactive", "transformers", dynamic_multimask=False)
+    options = TrackingOptions.of("interactive", "transformers", dynamic_multimask=False)
+    assert options == TrackingOptions.transformers(dynamic_multimask=False)
     assert (options.fill_holes, options.resize) == (0, "bilinear")
     assert options.dynamic_multimask is False
     assert options.binarise_prompted_masks == "frame"
@@ -35,9 +36,6 @@ def test_single_changes_win_over_compatibility_and_that_over_the_preset() -> Non
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"preset": "best"}, "unknown preset 'best'; use one of evaluation, interactive"),
-        ({"compatibility": "hf"}, "must be official or transformers, got 'hf'"),
-        ({"memory_strid": 2}, "unknown option 'memory_strid'; did you mean memory_stride?"),
         ({"memory_stride": 0}, "memory_stride must be 1 or more, got 0"),
         ({"max_conditioning_frames": 1}, r"-1 \(all\) or at least 2, got 1"),
         ({"keep": "some"}, "got 'some'"),
@@ -51,4 +49,41 @@ def test_single_changes_win_over_compatibility_and_that_over_the_preset() -> Non
 )
 def test_bad_options_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        tracking_options(**arguments)
+        TrackingOptions(**arguments)
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(InputError, match="unknown preset 'best'; use one of evaluation, interact"):
+        TrackingOptions.of("best", "official")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="unknown compatibility 'hf'; use one of official, trans"):
+        TrackingOptions.of("evaluation", "hf")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="memory_strid"):
+        TrackingOptions.interactive(memory_strid=2)
+
+
+@pytest.mark.parametrize(
+    "options, settings",
+    [
+        (TrackingOptions(), {"preset": "evaluation", "compatibility": "official"}),
+        (
+            TrackingOptions.interactive(fill_holes=3, keep="all"),
+            {"preset": "interactive", "compatibility": "official", "fill_holes": 3, "keep": "all"},
+        ),
+        (
+            TrackingOptions.transformers(dynamic_multimask=False),
+            {
+                "preset": "evaluation",
+                "compatibility": "transformers",
+                "dynamic_multimask": False,
+            },
+        ),
+        (
+            TrackingOptions(dynamic_multimask=True),
+            {"preset": "evaluation", "compatibility": "official", "dynamic_multimask": True},
+        ),
+    ],
+)
+def test_settings_name_the_nearest_preset(
+    options: TrackingOptions, settings: dict[str, Any]
+) -> None:
+    assert options.settings() == settings

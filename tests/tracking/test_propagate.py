@@ -49,7 +49,7 @@ def test_track_is_a_loop_over_step(
 
 def test_start_and_end(segmenter: Segmenter, clip: Callable, source: Callable) -> None:
     video, prompt = source(clip(8)), Prompt(3, A, points=[(30, 20)])
-    wide = list(track(segmenter, video, prompt, start=1, end=6))
+    wide = list(track(segmenter, video, prompt, frames=range(1, 6)))
     assert [(r.index, r.object_ids) for r in wide] == [
         (1, ()),
         (2, ()),
@@ -57,7 +57,7 @@ def test_start_and_end(segmenter: Segmenter, clip: Callable, source: Callable) -
         (4, (A,)),
         (5, (A,)),
     ]
-    back = track(segmenter, video, prompt, direction="backward", start=5, end=2)
+    back = track(segmenter, video, prompt, direction="backward", frames=range(5, 1, -1))
     assert [(r.index, r.object_ids) for r in back] == [(5, ()), (4, ()), (3, (A,)), (2, (A,))]
 
 
@@ -99,7 +99,7 @@ def test_both_directions_give_every_frame_once_in_order(
             video,
             PROMPTS,
             direction="backward",
-            start=latest,
+            frames=range(latest + 1),
             options=options,
         )
     }
@@ -117,26 +117,21 @@ def test_both_directions_give_every_frame_once_in_order(
         assert result.blocks.all() and result.logits.shape == (2, 48, 80)
 
 
-@pytest.mark.parametrize(("start", "end"), [(0, 5), (1, 6), (3, 7), (None, 8), (2, None)])
+@pytest.mark.parametrize("frames", [range(5), range(1, 6), range(3, 7), range(8), range(2, 10)])
 def test_both_directions_with_prompts_beyond_the_end(
-    start: int | None, end: int | None, segmenter: Segmenter, clip: Callable, source: Callable
+    frames: range, segmenter: Segmenter, clip: Callable, source: Callable
 ) -> None:
     """With lookahead they are seen, while no frame from the end on is given."""
     video, options = source(clip(10)), TrackingOptions(lookahead=True)
     prompts = [Prompt(8, A, mask=MASK), Prompt(6, B, points=[(30, 20)])]
-    expected = list(range(start or 0, end or 10))
     for chosen in (prompts[:1], prompts):
-        both = track(
-            segmenter, video, chosen, direction="both", start=start, end=end, options=options
-        )
+        both = track(segmenter, video, chosen, direction="both", frames=frames, options=options)
         results = list(both)
-        assert [r.index for r in results] == expected
+        assert [r.index for r in results] == list(frames)
         assert {r.object_ids for r in results} == {tuple(p.object_id for p in chosen[::-1])}
-    if end is None:
+    if frames.stop == 10:
         return
-    back = track(
-        segmenter, video, prompts, direction="backward", start=end - 1, end=start, options=options
-    )
+    back = track(segmenter, video, prompts, direction="backward", frames=frames, options=options)
     for result, other in zip(results[::-1], back, strict=True):
         ours, theirs = (r.low_res_logits[r.object_ids.index(A)] for r in (result, other))
         np.testing.assert_allclose(ours, theirs, atol=2e-3)
@@ -174,7 +169,7 @@ def test_lookahead_gives_every_object_from_the_start(
     segmenter: Segmenter, clip: Callable, source: Callable
 ) -> None:
     options = TrackingOptions(lookahead=True)
-    results = list(track(segmenter, source(clip(12)), PROMPTS, options=options, start=0))
+    results = list(track(segmenter, source(clip(12)), PROMPTS, options=options, frames=range(12)))
     assert [r.index for r in results] == list(range(12))
     assert {r.object_ids for r in results} == {(B, A)}
 
@@ -187,17 +182,14 @@ def test_lookahead_gives_every_object_from_the_start(
         (Prompt(8, A, points=[(1, 1)]), {}, r"frame 8, but the video has 8 frames \(0 to 7\)"),
         (Prompt(0, A, points=[(82, 1)]), {}, "outside the 80 x 48 image"),
         (PROMPTS[1], {"direction": "sideways"}, "got 'sideways'"),
-        (PROMPTS[1], {"start": 3}, "frame 2 lies outside the tracked frames 3 to the end"),
-        (PROMPTS[1], {"end": 2}, "end 2 stops before the prompt on frame 2;.* take 3 or more"),
-        (PROMPTS[0], {"start": 0, "end": 5}, "frame 6 lies outside the tracked frames 0 to 4"),
-        (PROMPTS[1], {"start": -1}, "there are no frames from -1"),
-        (PROMPTS[1], {"start": 8}, "start 8 lies beyond the video's 8 frames"),
+        (PROMPTS[1], {"frames": range(3, 9)}, "frame 2 lies outside the tracked frames 3 to 7"),
+        (PROMPTS[1], {"frames": range(2)}, "frame 2 lies outside the tracked frames 0 to 1"),
+        (PROMPTS[1], {"frames": range(8, 99)}, "frame 8 lies beyond the video's 8 frames"),
         (
             PROMPTS[1],
-            {"direction": "backward", "end": 3},
-            "end 3 lies after the prompt on frame 2;",
+            {"direction": "backward", "frames": range(1, -1, -1)},
+            "frame 2 lies outside .* 0 to 1",
         ),
-        (PROMPTS[1], {"direction": "backward", "start": 1}, "frame 2 lies outside .* 0 to 1"),
     ],
 )
 def test_bad_input_is_refused_before_the_first_result(
@@ -274,11 +266,7 @@ def test_clicks_off_an_object_before_it_is_there(
             track(segmenter, video, [given, early], direction=direction)
     if direction != "forward":
         results = track(segmenter, video, [given, late], direction=direction)
-        without = list(
-            track(
-                segmenter, video, given, direction=direction, start=0 if direction == "both" else 5
-            )
-        )
+        without = list(track(segmenter, video, given, direction=direction, frames=range(6)))
         for one, other in zip(results, without, strict=True):
             if one.index < 5:
                 assert one.object_ids == other.object_ids

@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 from tempomask.errors import InputError
 from tempomask.tracking.kalman import Box, BoxFilter
 from tempomask.tracking.memory_bank import Memory, MemoryBank
-from tempomask.tracking.options import TrackingOptions, tracking_options
+from tempomask.tracking.options import SamuraiConfig, TrackingOptions
 from tempomask.tracking.samurai import (
     Motion,
     MotionAwareMemories,
     MotionChooser,
-    SamuraiConfig,
     choose_mask,
-    samurai_config,
 )
 from tempomask.tracking.selection import RecentMemories, Selection, closest_conditioning
 
@@ -336,15 +334,15 @@ def test_a_prompt_in_mid_video_is_a_conditioning_frame_and_its_slot_stays_empty(
 
 
 def test_constants_by_size() -> None:
-    weights = {name: samurai_config(name).motion_weight for name in ("nano", "sam2.1-tiny")}
+    constants = SamuraiConfig.for_model
+    weights = {name: constants(name).motion_weight for name in ("nano", "sam2.1-tiny")}
     assert weights == {"nano": 0.25, "sam2.1-tiny": 0.25}
     for name in ("sam2.1-large", "sam2-large"):
-        assert samurai_config(name).motion_weight == 0.15
-    assert samurai_config("sam2.1-base-plus").motion_weight == 0.25
-    assert samurai_config("sam2.1-base-plus").multimask and not samurai_config("nano").multimask
-    assert TrackingOptions(memory="samurai-official").samurai_constants("nano") == samurai_config(
-        "nano", official_quirks=True
-    )
+        assert constants(name).motion_weight == 0.15
+    assert constants("sam2.1-base-plus").motion_weight == 0.25
+    assert constants("sam2.1-base-plus").multimask and not constants("nano").multimask
+    official = TrackingOptions(memory="samurai-official").samurai_constants("nano")
+    assert official == replace(constants("nano"), official_quirks=True)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +355,7 @@ def test_constants_by_size() -> None:
 )
 def test_options_that_do_not_fit(changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        tracking_options(**changes)
+        TrackingOptions(**changes)
 
 
 def test_a_filter_that_shrinks_to_nothing_says_lost() -> None:

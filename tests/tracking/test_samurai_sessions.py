@@ -17,11 +17,8 @@ from tempomask.models.encoder import KeepPlan
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt
 from tempomask.tracking.kalman import Box
-from tempomask.tracking.options import TrackingOptions, tracking_options
+from tempomask.tracking.options import SamuraiConfig, TrackingOptions
 from tempomask.tracking.propagate import track
-from tempomask.tracking.samurai import (
-    SamuraiConfig,
-)
 from tempomask.tracking.session import Session
 
 Frames = Callable[..., list[NDArray[np.uint8]]]
@@ -154,7 +151,7 @@ def test_masks_of_a_pixel_or_none_for_many_frames(
 
 def results(segmenter: Segmenter, frames: list[NDArray[np.uint8]], source, prompts, **options):  # type: ignore[no-untyped-def]
     direction = options.pop("direction", "forward")
-    chosen = tracking_options(memory="samurai", **options)
+    chosen = TrackingOptions(memory="samurai", **options)
     found = track(segmenter, source(frames), prompts, direction=direction, options=chosen)
     return {result.index: result for result in found}
 

@@ -212,4 +212,4 @@ def attach_adapter(segmenter: Segmenter, adapter: Adapter, attach: Attach) -> Lo
             f"the adapter {adapter.folder} was made for other weights of {name} than those loaded;"
             " give the checkpoint that it was trained on"
         )
-    return attach(segmenter, adapter.export)
+    return attach(segmenter, adapter.export)._replace(method=adapter.method)

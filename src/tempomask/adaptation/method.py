@@ -22,7 +22,7 @@ from torch import Tensor
 from tempomask.errors import InputError
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
-from tempomask.routing.recurrent import Routing
+from tempomask.routing.options import Routing
 
 Setting = TypeVar("Setting")
 
@@ -109,11 +109,12 @@ class LoadedAdapter(NamedTuple):
 
     segmenter: with adapters merged where the maths allows it. make_policy: the policy for what a
     user asks of the router (budget, rule, frames a second); None where the method has no router.
-    InputError from it for what the method cannot do.
+    InputError from it for what the method cannot do. method: its name, as in `Routing.router`.
     """
 
     segmenter: Segmenter
     make_policy: Callable[[Routing], Policy] | None
+    method: str = ""
 
 
 # Puts an export back on the untouched base network, which it may change in place.

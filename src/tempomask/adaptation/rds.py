@@ -34,13 +34,14 @@ from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, Policy, always_on_blocks
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.budget import check_budget
+from tempomask.routing.options import Routing
 from tempomask.routing.predictive import (
     PredictiveRouter,
     RouterConfig,
     RouterInputs,
     SamplingPolicy,
 )
-from tempomask.routing.recurrent import Routing, recurrent_policy
+from tempomask.routing.recurrent import recurrent_policy
 
 ROUTER = "router."
 

@@ -28,7 +28,7 @@ from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, Policy, always_on_blocks
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.budget import block_count, check_budget
-from tempomask.routing.recurrent import Routing
+from tempomask.routing.options import Routing
 from tempomask.routing.static import PLAN_A, PLAN_B, PLAN_BLOCKS, StaticPlan
 
 Letter = Literal["a", "b"]

@@ -8,6 +8,7 @@ import typer
 
 from tempomask.cli import console
 from tempomask.errors import InputError, check_share
+from tempomask.routing.options import Routing, RuleName
 
 if TYPE_CHECKING:
     from tempomask.devices import DTypeName
@@ -212,8 +213,8 @@ def routing_options(
     adaptive: bool = False,
     threshold: float | None = None,
     seed: int | None = None,
-) -> dict[str, Any]:
-    """Those that were given, for `Model.track`.
+) -> Routing:
+    """What is asked of the router.
 
     InputError for a budget or fps that is none, and for a threshold or seed of another rule.
     """
@@ -227,29 +228,22 @@ def routing_options(
     ):
         if value is not None and rule != needed:
             raise InputError(f"--{name} is for --rule {needed}; leave it out, or give that rule")
-    return unusual(
-        router=router,
-        budget=budget,
-        rule=rule,
-        fps=fps,
-        adaptive=adaptive,
-        threshold=threshold,
-        routing_seed=seed,
-    )
+    chosen = cast("RuleName", rule)
+    return Routing(budget, chosen, threshold, seed, adaptive, fps, router=router)
 
 
 def adapter_for(
-    adapter: str | None, model: str | None, checkpoint: str | None, options: dict[str, Any]
+    adapter: str | None, model: str | None, checkpoint: str | None, routing: Routing
 ) -> str | None:
     """The adapter to load: the one named, else the model's bundled one if it is asked for.
 
-    options: as of `routing_options`; a router's name asks for it, as do a budget and fps.
+    routing: a router's name asks for it, as do a budget and fps.
     """
-    if adapter is not None or checkpoint is not None or not options:
+    if adapter is not None or checkpoint is not None or routing == Routing():
         return adapter
     from tempomask.adaptation.adapter_file import bundled_adapters
 
-    name = f"{model or 'nano'}-{options.get('router', 'rds')}"
+    name = f"{model or 'nano'}-{'rds' if routing.router == 'auto' else routing.router}"
     return name if name in bundled_adapters() else None
 
 

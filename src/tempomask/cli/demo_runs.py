@@ -17,7 +17,8 @@ from tempomask.evaluation.frame_times import median_seconds, paired_times
 from tempomask.io.journal import FrameRecord, open_journal
 from tempomask.io.result_folder import JOURNAL
 from tempomask.io.video import open_video
-from tempomask.routing.recurrent import Routing
+from tempomask.routing.options import Routing
+from tempomask.tracking.options import TrackingOptions
 
 if TYPE_CHECKING:
     from tempomask.model import Model
@@ -50,7 +51,8 @@ def track_clip(
         direction="forward",
         start=None,
         end=None,
-        options={} if budget is None else {"budget": budget},
+        options=TrackingOptions(),
+        routing=Routing(budget),
         out=out,
         save=frozenset(save),
         resume=False,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from tempomask.cli import choices, console, run_choices
+from tempomask.tracking.options import TrackingOptions
 
 if TYPE_CHECKING:
     from tempomask.devices import DTypeName
@@ -114,9 +115,9 @@ def davis(
         "max_frames": max_frames,
         "out": out,
     }
-    # For models alone; propagation refuses the other options by name itself.
-    tracking: dict[str, Any] = {"preset": preset, "compatibility": compatibility}
-    options = choices.chosen(
+    tracking = choices.chosen(
+        preset=preset,
+        compatibility=compatibility,
         memory=memory,
         fill_holes=fill_holes,
         non_overlapping=non_overlapping,
@@ -137,15 +138,15 @@ def davis(
             pooled_memory=pooled_memory,
             adapter=adapter,
             **tracking,
-            **options,
-            **routing,
+            **routing.settings(),
         )
         with SequenceBars() as bars:
             summary = evaluate_masks(root, masks, progress=bars.show, **wanted)
     else:
         adapter = choices.adapter_for(adapter, propagator or model, checkpoint, routing)
+        options = None
         if propagator is None:
-            options |= tracking
+            options = TrackingOptions.of(**tracking)
             loaded = choices.load_model(
                 model, checkpoint, image_size, device, dtype, adapter, pooled_memory
             )
@@ -169,9 +170,9 @@ def davis(
                 root,
                 prompt=cast("PromptKind", prompt),
                 progress=bars.show,
+                options=options,
+                routing=routing,
                 **wanted,
-                **options,
-                **routing,
             )
     if as_json:
         console.print_json(summary.to_dict())

@@ -9,10 +9,12 @@ import typer
 
 from tempomask.cli import choices, console, run_choices
 from tempomask.cli.evaluate import SequenceBars
+from tempomask.tracking.options import TrackingOptions
 
 if TYPE_CHECKING:
     from tempomask.data.box_tracking import Layout
     from tempomask.evaluation.boxes import BoxSummary
+    from tempomask.tracking.options import Preset
 
 
 def boxes(
@@ -80,9 +82,12 @@ def boxes(
             summary = evaluate_box_files(root, kind, predictions, progress=bars.show, **wanted)
     else:
         loaded = choices.load_model(model, checkpoint, image_size, device, dtype)
-        options = choices.chosen(preset=preset, memory=memory)
+        chosen = choices.chosen(memory=memory)
+        options = TrackingOptions.of(cast("Preset", preset), "official", **chosen)
         with SequenceBars() as bars:
-            summary = evaluate_boxes(loaded, root, kind, progress=bars.show, **wanted, **options)
+            summary = evaluate_boxes(
+                loaded, root, kind, progress=bars.show, options=options, **wanted
+            )
     if as_json:
         console.print_json(summary.to_dict())
     else:

@@ -113,15 +113,22 @@ def propagate(
     prompts = masks_at(frame, mask or [])
     if direction not in ("forward", "backward"):
         raise InputError(f"--direction must be forward or backward, got {direction!r}")
-    options = choices.chosen(
-        context_frames=context_frames, radius=radius, top_k=top_k, temperature=temperature
-    )
     routing = choices.routing_options(router, budget, rule, threshold=threshold, seed=routing_seed)
     with console.waiting("starting"):
         from tempomask.cli.tracking_run import Request, print_report, run_tracking
         from tempomask.io.video import open_video
         from tempomask.propagation.model import load_propagator
+        from tempomask.propagation.options import PropagationOptions
 
+    options = PropagationOptions(
+        **choices.chosen(
+            short_side=short_side,
+            context_frames=context_frames,
+            radius=radius,
+            top_k=top_k,
+            temperature=temperature,
+        )
+    )
     adapter = choices.adapter_for(adapter, model, checkpoint, routing)
     request = Request(
         source=source,
@@ -129,7 +136,8 @@ def propagate(
         direction=cast("Direction", direction),
         start=None,
         end=end,
-        options={**options, **routing},
+        options=options,
+        routing=routing,
         out=out or run_choices.default_folder(source, "tracked"),
         save=frozenset(run_choices.listed("save", save) or ()),
         resume=resume,

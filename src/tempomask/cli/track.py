@@ -10,9 +10,11 @@ import typer
 from tempomask.cli import choices, console, run_choices
 from tempomask.cli.prompt_options import given_options, prompt_files, prompts_from_options
 from tempomask.errors import InputError
+from tempomask.tracking.options import TrackingOptions
 
 if TYPE_CHECKING:
     from tempomask.cli.resume import Direction
+    from tempomask.tracking.options import Compatibility, Preset
 
 _PROMPTS = "Prompts, in order: --object and --frame are for those after them"
 _RANGE = "Frames"
@@ -153,9 +155,7 @@ def track(
         )
     if direction not in ("forward", "backward", "both"):
         raise InputError(f"--direction must be forward, backward or both, got {direction!r}")
-    options = choices.chosen(
-        preset=preset,
-        compatibility=compatibility,
+    changes = choices.chosen(
         memory=memory,
         lookahead=lookahead,
         fill_holes=fill_holes,
@@ -164,13 +164,16 @@ def track(
         memory_stride=memory_stride,
         objects_per_batch=objects_per_batch,
     )
+    options = TrackingOptions.of(
+        cast("Preset", preset), cast("Compatibility", compatibility), **changes
+    )
     routing = choices.routing_options(router, budget, rule, fps, adaptive, threshold, routing_seed)
     with console.waiting("starting"):
         from tempomask.cli.tracking_run import Request, print_report, run_tracking
         from tempomask.io.video import open_video
 
     adapter = choices.adapter_for(adapter, model, checkpoint, routing)
-    routed = adapter is not None and router != "none"
+    routed = adapter is not None and routing.router != "none"
     default = run_choices.words(SAVED + ",blocks" * routed)
     request = Request(
         source=source,
@@ -178,7 +181,8 @@ def track(
         direction=cast("Direction", direction),
         start=start,
         end=end,
-        options={**options, **routing},
+        options=options,
+        routing=routing,
         out=out or run_choices.default_folder(source, "tracked"),
         save=frozenset(run_choices.listed("save", save) or default),
         resume=resume,

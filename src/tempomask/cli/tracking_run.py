@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,14 +26,17 @@ from tempomask.io.masks import MAX_ID
 from tempomask.io.result_folder import JOURNAL, check_folder
 from tempomask.io.writers import FORMATS, RESULTS, ResultWriter, check_named
 from tempomask.prompts import check_given
-from tempomask.tracking.propagate import in_order, plan_passes
+from tempomask.tracking.options import TrackingOptions
+from tempomask.tracking.propagate import check_frames, in_order, plan_passes
 
 if TYPE_CHECKING:
     from tempomask.io.video import Video
     from tempomask.model import Model
     from tempomask.prompts import Prompt
     from tempomask.propagation.model import Propagator
+    from tempomask.propagation.options import PropagationOptions
     from tempomask.results import FrameResult
+    from tempomask.routing.options import Routing
 
 CHART, BLOCKS = "chart", "blocks"
 SAVED = (*FORMATS, CHART, BLOCKS)
@@ -42,8 +46,9 @@ MET = 0.95
 
 @dataclass(frozen=True)
 class Request:
-    """What a person asked for. save: any of SAVED. options: of `Model.track`.
+    """What a person asked for. save: any of SAVED. options, routing: same as in `Model.track`.
 
+    start, end: first frame and the one after the last; backward, end is the last one tracked.
     checkpoint, adapter: as they were named; None for the model's own, and for none.
     prompt_files: that the prompts were read from, not to be overwritten. names: whether masks are
     called after the images of the source.
@@ -54,7 +59,8 @@ class Request:
     direction: Direction
     start: int | None
     end: int | None
-    options: dict[str, Any]
+    options: TrackingOptions | PropagationOptions
+    routing: Routing
     out: Path
     save: frozenset[str]
     resume: bool
@@ -76,23 +82,73 @@ class Request:
                     f"object id {prompt.object_id} does not fit a mask image (1 to {MAX_ID});"
                     " take a smaller one, or --save objects with a folder for each"
                 )
-        check_given(in_order(self.prompts, self.direction, self.options.get("lookahead", False)))
+        self.frames(self.prompts, self.start, video)
+        check_given(in_order(self.prompts, self.direction, self.lookahead))
         if self.names:
             check_named(video)
         check_folder(self.out, RESULTS, [self.source, *self.prompt_files])
         if self.resume and not video.seekable:
             raise InputError(f"{video.name} cannot be read again, so its run cannot be resumed")
 
+    @property
+    def lookahead(self) -> bool:
+        return isinstance(self.options, TrackingOptions) and self.options.lookahead
+
+    def frames(
+        self,
+        prompts: Sequence[Prompt],
+        start: int | None,
+        video: Video,
+    ) -> range | None:
+        """The frames to track from `start` (None: from the prompts on) to the end asked for.
+
+        InputError for an end that leaves out the prompted frame from which tracking starts.
+        """
+        prompted, end, direction = [prompt.frame for prompt in prompts], self.end, self.direction
+        if start is None and end is None:
+            return None
+        if start is None and not (direction == "both" and self.lookahead):
+            _check_end(direction, (max if direction == "backward" else min)(prompted), end)
+        if direction == "backward":
+            first = max(prompted) if start is None else start
+            frames = range(first, (end or 0) - 1, -1)
+        else:
+            first = min(prompted) if direction == "forward" else 0
+            frames = range(first if start is None else start, sys.maxsize if end is None else end)
+        if not frames:
+            raise InputError(f"there are no frames from {start} to {end}; check --start and --end")
+        return check_frames(frames, video.num_frames)
+
+
+def _check_end(direction: Direction, prompted: int, end: int | None) -> None:
+    """InputError for an end that leaves out the prompted frame from which tracking starts."""
+    if end is None:
+        return
+    if direction == "backward" and end > prompted:
+        raise InputError(
+            f"end {end} lies after the prompt on frame {prompted}; backward, end is the last frame"
+            f" tracked: take {prompted} or less"
+        )
+    if direction != "backward" and end <= prompted:
+        raise InputError(
+            f"end {end} stops before the prompt on frame {prompted}; end is the first frame left"
+            f" out: take {prompted + 1} or more"
+        )
+
 
 def run_tracking(
     request: Request, video: Video, model: Model | Propagator
 ) -> tuple[dict[str, Any], dict[str, Path]]:
     """Track and write as asked for; the report, and the files by format."""
-    bar = FrameBar(_frames_to_read(request, video, request.prompts, request.start))
+    frames = request.frames(request.prompts, request.start, video)
+    bar = FrameBar(_frames_to_read(request, video, request.prompts, frames))
     watched = ReplayBuffer(video, bar.read)
-    track = partial(model.track, watched, direction=request.direction, **request.options)
+    options: Any = request.options
+    track = partial(
+        model.track, watched, direction=request.direction, options=options, routing=request.routing
+    )
     # Bad input is refused here, before anything of an earlier run is replaced.
-    results = track(request.prompts, start=request.start, end=request.end)
+    results = track(request.prompts, frames=frames)
     resumed_at = None
     with ResultWriter(
         request.out,
@@ -121,16 +177,15 @@ def run_tracking(
         "resumed_at": resumed_at,
         "out": str(request.out),
     }
-    if "fps" in request.options:
-        report["fps_target"] = _target(request.options["fps"], tally.settled_speed())
+    if request.routing.fps is not None:
+        report["fps_target"] = _target(request.routing.fps, tally.settled_speed())
     return report, files
 
 
 def _frames_to_read(
-    request: Request, video: Video, prompts: Sequence[Prompt], start: int | None
+    request: Request, video: Video, prompts: Sequence[Prompt], frames: range | None
 ) -> int | None:
-    lookahead = request.options.get("lookahead", False)
-    planned = plan_passes(prompts, request.direction, start, request.end, lookahead)
+    planned = plan_passes(prompts, request.direction, frames, request.lookahead)
     return planned.frames_to_read(video.num_frames)
 
 
@@ -155,7 +210,8 @@ def _settings(request: Request, model: Model | Propagator) -> dict[str, Any]:
         "direction": request.direction,
         "start": request.start,
         "prompts": [_in_words(prompt) for prompt in request.prompts],
-        **request.options,
+        **request.options.settings(),
+        **request.routing.settings(),
     }
 
 
@@ -192,14 +248,16 @@ def _rest(
     journal = open_journal(request.out / JOURNAL)
     try:
         planned = plan(journal, request.prompts, next_frame, request.direction)
-        total = _frames_to_read(request, video, planned.prompts, planned.start)
-        rest = track(planned.prompts, start=planned.start, end=request.end)
+        frames = request.frames(planned.prompts, planned.start, video)
+        total = _frames_to_read(request, video, planned.prompts, frames)
+        rest = track(planned.prompts, frames=frames)
         first, start = min(journal.finished), request.start or 0
         if request.direction == "both" and first > start:
             # The backward pass was stopped on its way.
             before = plan(journal, request.prompts, first - 1, "backward")
             total = None if total is None else total + before.start - start + 1
-            back = track(before.prompts, direction="backward", start=before.start, end=start)
+            frames = range(start, before.start + 1)
+            back = track(before.prompts, direction="backward", frames=frames)
             rest = chain((result for result in back if result.index < first), rest)
     finally:
         journal.close()

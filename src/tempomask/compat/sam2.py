@@ -5,7 +5,7 @@ and the same return values, over a `Session` that keeps every result for later c
 
 One default differs: a corrected frame becomes a conditioning frame, so that its correction stays
 when the video is tracked again. The official predictor tracks such a frame anew and drops the
-correction; `VideoPredictor(model, corrections_condition=False)` does so too.
+correction; `TrackingOptions.interactive(corrections_condition=False)` does so too.
 
 Not there: `build_sam2_video_predictor` and `from_pretrained` (use `load`); the methods of a torch
 module; keys of the state other than those of `InferenceState`; corner labels 2 and 3 among points
@@ -16,7 +16,7 @@ empty mask, and clicks off an object that nothing has said the place of, are ref
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,11 @@ from torch import Tensor
 from tempomask.errors import InputError, unknown_name
 from tempomask.frames import Size
 from tempomask.io.video import open_video
-from tempomask.model import Model
-from tempomask.models.encoder import Policy
+from tempomask.model import Model, RoutingChoice
 from tempomask.models.segmenter import ABSENT_LOGIT, Segmenter
 from tempomask.prompts import Prompt
 from tempomask.results import FrameResult
-from tempomask.tracking.options import tracking_options
+from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.propagate import FrameSource
 from tempomask.tracking.session import Session
 
@@ -102,31 +101,31 @@ class _MaskOfAnySize(Prompt):
 class VideoPredictor:
     """The official predictor's methods.
 
-    model: what `load` returns, whose adapter then chooses the blocks, or a network alone. preset is
-    "interactive", what the official builder turns on; options as of `tracking_options`, for
-    instance corrections_condition=False to drop corrections when a video is tracked again, as the
-    official predictor does. dtype: of the computation; None for the model's, or the one that the
-    network's weights are stored for. policy: which encoder blocks run, in place of the adapter's.
+    Args:
+        model: What `load` returns, whose adapter then chooses the blocks, or a network alone.
+        dtype: Of the computation; None for the model's, or the one that the network's weights are
+            stored for.
+        options: None for `TrackingOptions.interactive()`, what the official builder turns on. Every
+            result is kept, whatever `keep` says.
+        routing: Same as in `Model.track`; a network alone takes a policy.
 
-    Raises InputError for another dtype than reduced weights are stored in.
+    Raises:
+        InputError: For another dtype than reduced weights are stored in.
     """
 
     def __init__(
         self,
         model: Model | Segmenter,
         dtype: torch.dtype | None = None,
-        policy: Policy | None = None,
-        **options: Any,
+        options: TrackingOptions | None = None,
+        routing: RoutingChoice = None,
     ) -> None:
-        self.policy = policy
-        if isinstance(model, Model):
-            self.segmenter = model.segmenter
-            self.policy = model.policy() if policy is None else policy
-            self.dtype = dtype or model.dtype
-        elif isinstance(model, Segmenter):
-            self.segmenter, self.dtype = model, dtype or model.dtype
-        else:
+        if isinstance(model, Segmenter):
+            model = Model(model, model.dtype)
+        if not isinstance(model, Model):
             raise InputError(f"model must be what load returns, got {type(model).__name__}")
+        self.segmenter, self.dtype = model.segmenter, dtype or model.dtype
+        self.policy = model.policy(routing)
         if self.segmenter.dtype not in (torch.float32, self.dtype):
             stored, asked = (
                 str(t).removeprefix("torch.") for t in (self.segmenter.dtype, self.dtype)
@@ -135,7 +134,7 @@ class VideoPredictor:
                 f"dtype {asked} does not fit weights stored as {stored}; leave dtype out, or load"
                 f' the model with dtype="{asked}"'
             )
-        self.options = tracking_options(**{"preset": "interactive", "keep": "all", **options})
+        self.options = replace(options or TrackingOptions.interactive(), keep="all")
 
     @property
     def device(self) -> torch.device:

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from tempomask.data.box_tracking import BoxSequence, BoxTrackingData, Layout, read_boxes
 from tempomask.errors import InputError
-from tempomask.evaluation.settings import model_settings
+from tempomask.evaluation.settings import model_settings, run_settings
 from tempomask.files import make_folder, replacing, write_errors, write_json
 from tempomask.io.exports import box_line
 from tempomask.metrics.boxes import PROTOCOLS, BoxMetric, BoxResult
-from tempomask.model import Model
-from tempomask.models.encoder import Policy
+from tempomask.model import Model, RoutingChoice
 from tempomask.prompts import Prompt
+from tempomask.tracking.options import TrackingOptions
 
 # Called with the sequence, the number of its frames that are done, and the number of all of them.
 Progress = Callable[[str, int, int], None]
@@ -68,15 +68,15 @@ def evaluate_boxes(
     split: str | None = None,
     sequences: Sequence[str] | None = None,
     out: str | Path | None = None,
-    policy: Policy | None = None,
+    options: TrackingOptions | None = None,
+    routing: RoutingChoice = None,
     progress: Progress | None = None,
-    **options: Any,
 ) -> BoxSummary:
     """Track every sequence from its first box and score the boxes of the masks.
 
     layout, split, sequences: as of `BoxTrackingData`. out: folder for boxes/SEQ.txt (one x,y,w,h
-    a line, zeros where the object is lost), results.csv and summary.json. policy: which encoder
-    blocks run. options: of `Model.session`, for instance memory="samurai".
+    a line, zeros where the object is lost), results.csv and summary.json.
+    options, routing: same as in `Model.session`.
 
     FPS leaves decoding and writing out. Raises InputError for data that `BoxTrackingData` refuses,
     unknown options, a first box outside the image, and a folder that cannot be written.
@@ -87,7 +87,7 @@ def evaluate_boxes(
     board, seconds = _Board(layout), 0.0
     for sequence, prompt in zip(data, prompts, strict=True):
         session = model.session(
-            num_frames=len(sequence), size=sequence.size, policy=policy, **options
+            num_frames=len(sequence), size=sequence.size, options=options, routing=routing
         )
         session.add(prompt)
         boxes = np.zeros((len(sequence), 4))
@@ -104,9 +104,8 @@ def evaluate_boxes(
             board.write_results(folder)
     settings = {
         **model_settings(model),
-        "policy": None if policy is None else str(policy),
         **_data_settings(data),
-        **options,
+        **run_settings(options, routing),
     }
     return board.finish(folder, settings, seconds)
 

@@ -28,7 +28,8 @@ from tempomask.routing.budget import (
     TopK,
     calibrate_threshold,
 )
-from tempomask.routing.recurrent import RecurrentPolicy, Routing, budget_key
+from tempomask.routing.options import Routing
+from tempomask.routing.recurrent import RecurrentPolicy, budget_key
 
 # Rounds of tracking; the first uses top-k. The best threshold of all rounds is kept.
 ROUNDS = 3
@@ -95,7 +96,7 @@ def calibrate(
 
 def calibrated_policy(model: Model, budget: float) -> RecurrentPolicy:
     """The policy whose threshold is sought; InputError as of `calibrate`."""
-    policy = model.policy("auto", Routing(budget))
+    policy = model.policy(Routing(budget))
     if not isinstance(policy, RecurrentPolicy):
         raise InputError("only a router of RDS can be calibrated; load the model with its adapter")
     return policy
@@ -105,7 +106,7 @@ def _track(
     model: Model, sequence: DavisSequence, policy: RecurrentPolicy, max_frames: int | None
 ) -> None:
     """Track a sequence from its first annotation; the policy's rule takes notes."""
-    session = model.session(num_frames=len(sequence), policy=policy)
+    session = model.session(num_frames=len(sequence), routing=policy)
     for prompt in first_frame_prompts(sequence.label_map(0), sequence.object_ids, "mask", 0):
         session.add(prompt)
     for frame in islice(sequence.frames(), max_frames):

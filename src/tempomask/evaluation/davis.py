@@ -22,7 +22,7 @@ from tempomask.evaluation.prompts import (
     check_kind,
     first_frame_prompts,
 )
-from tempomask.evaluation.settings import model_settings
+from tempomask.evaluation.settings import model_settings, run_settings
 from tempomask.evaluation.summary import (
     EvaluationSummary,
     SequenceScore,
@@ -33,10 +33,11 @@ from tempomask.evaluation.summary import (
 from tempomask.files import make_folder, write_errors
 from tempomask.io.masks import read_mask, write_label_png
 from tempomask.metrics.region_boundary import RegionBoundary
-from tempomask.model import Model
-from tempomask.models.encoder import Policy
+from tempomask.model import Model, RoutingChoice
 from tempomask.propagation.model import Propagator
+from tempomask.propagation.options import PropagationOptions
 from tempomask.results import FrameResult
+from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.session import Session
 
 __all__ = ["EvaluationSummary", "Progress", "SequenceScore", "evaluate", "evaluate_masks"]
@@ -56,9 +57,9 @@ def evaluate(
     single_object: bool = False,
     resolution: str | None = None,
     max_frames: int | None = None,
-    policy: Policy | None = None,
+    options: TrackingOptions | PropagationOptions | None = None,
+    routing: RoutingChoice = None,
     progress: Progress | None = None,
-    **options: Any,
 ) -> EvaluationSummary:
     """Track every sequence of a DAVIS root from its first frame and score it.
 
@@ -68,7 +69,7 @@ def evaluate(
         results.csv (up to date after each sequence) and summary.json; None writes nothing.
     prompt: how the objects of the first annotation are given: "mask", "box", "click" (the middle of
         the object), "3clicks" or "5clicks" (the others in the middle of the largest error so far).
-    policy: which encoder blocks run. progress: see `Progress`. options: of `Model.session`.
+    options, routing: same as in `Model.session`. progress: see `Progress`.
 
     The first and the last frame are not scored. FPS counts the time of `Session.step` and of the
     masks at the video's size; decoding, corrective clicks, scoring and writing are left out.
@@ -82,7 +83,7 @@ def evaluate(
     folder = None if out is None else make_folder(out)
     runs = []
     for sequence in dataset:
-        run = _SequenceRun(model, sequence, prompt, policy, options)
+        run = _SequenceRun(model, sequence, prompt, options, routing)
         with _mask_folder(folder, sequence.name) as masks:
             run.track(masks, progress)
         runs.append(run)
@@ -92,9 +93,8 @@ def evaluate(
     settings = {
         **model_settings(model),
         "prompt": prompt,
-        "policy": None if policy is None else str(policy),
         **_dataset_settings(dataset),
-        **options,
+        **run_settings(options, routing),
     }
     scored = [run.score for run in runs]
     summary = summarise(scored, settings, float(np.mean(shares)) if shares else None)
@@ -160,14 +160,14 @@ class _SequenceRun:
         model: Model | Propagator,
         sequence: DavisSequence,
         prompt: PromptKind,
-        policy: Policy | None,
-        options: dict[str, Any],
+        options: Any,
+        routing: RoutingChoice,
     ) -> None:
         self.sequence = sequence
         self.first = sequence.label_map(0)
         self.further_clicks = CLICKS.get(prompt, 1) - 1
         self.session = model.session(
-            num_frames=len(sequence), size=sequence.size, policy=policy, **options
+            num_frames=len(sequence), size=sequence.size, options=options, routing=routing
         )
         for given in first_frame_prompts(self.first, sequence.object_ids, prompt, 0):
             self.session.add(given)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tempomask.model import Model
 from tempomask.prompts import Prompt
-from tempomask.routing.recurrent import Routing
+from tempomask.routing.options import Routing
 
 # Frames that warm up, until the memories are full.
 WARM_UP = 9
@@ -70,7 +70,8 @@ def median_seconds(
 ) -> float:
     """Median seconds a frame of tracking, after those that warm up; decoding is left out.
 
-    frames: (H, W, 3) each; num_frames: of the video that they begin. routing: of `Model.policy`.
+    frames: (H, W, 3) each; num_frames: of the video that they begin. routing: same as in
+    `Model.session`.
     """
     times = list(frame_seconds(model, prompt, frames, num_frames, routing))
     return float(np.median(times[min(WARM_UP, len(times) - 1) :]))
@@ -85,9 +86,8 @@ def frame_seconds(
 ) -> Iterator[float]:
     """Track one object through frames, with the model's own policy; the seconds of each."""
     height, width = frames[0].shape[:2]
-    policy = model.policy(routing=routing)
     session = model.session(
-        num_frames=num_frames or len(frames), size=(height, width), policy=policy
+        num_frames=num_frames or len(frames), size=(height, width), routing=routing
     )
     session.add(prompt)
     for frame in frames:

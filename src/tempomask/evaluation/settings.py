@@ -6,8 +6,11 @@ from typing import Any
 
 import torch
 
-from tempomask.model import Model
+from tempomask.model import Model, RoutingChoice, as_routing
+from tempomask.models.encoder import Policy
 from tempomask.propagation.model import Propagator
+from tempomask.propagation.options import PropagationOptions
+from tempomask.tracking.options import TrackingOptions
 
 
 def model_settings(model: Model | Propagator) -> dict[str, Any]:
@@ -18,6 +21,16 @@ def model_settings(model: Model | Propagator) -> dict[str, Any]:
         "image_size": model.config.image_size,
         **computation(model.device, model.dtype),
     }
+
+
+def run_settings(
+    options: TrackingOptions | PropagationOptions | None, routing: RoutingChoice
+) -> dict[str, Any]:
+    """How the model was run: its options, and its policy or what was asked of its router."""
+    chosen = {} if options is None else options.settings()
+    if isinstance(routing, Policy):
+        return {"policy": str(routing), **chosen}
+    return {"policy": None, **chosen, **as_routing(routing).settings()}
 
 
 def computation(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from tempomask.io.video_file import VideoFile
 _PATTERN = re.compile(r"%0?\d*d|[*?]|\[.+\]")
 
 
-def open_video(source: Any, *, prefetch: int = 4) -> Video:
+def open_video(source: Any, *, prefetch: int = 4, num_frames: int | None = None) -> Video:
     """Open a source of frames.
 
     source: a path to any video file FFmpeg reads; a folder of JPEG, PNG ... with any names, taken
@@ -41,13 +41,18 @@ def open_video(source: Any, *, prefetch: int = 4) -> Video:
         stream URL (rtsp://, http:// ...); an iterable of RGB arrays, uint8 (H, W, 3), or of PyAV's
         frames; or a `Video`, returned as it is.
     prefetch: frames decoded ahead by a thread; 0 for none.
+    num_frames: of a source that cannot tell, such as an iterator. SAM 2 scales distances in
+        time by it in videos of fewer than 16 frames, whose masks therefore differ a little between
+        a list of frames and an iterator of the same ones, unless this is given.
 
     Raises InputError for a missing, empty or damaged file, a file without video, a folder without
     images or with images of different sizes, a camera that is not there, and other arrays.
     """
     if isinstance(source, Video):
         return source
-    return Video(_open_source(source), prefetch)
+    if num_frames is not None and num_frames < 1:
+        raise InputError(f"num_frames must be 1 or more, got {num_frames}")
+    return Video(_open_source(source), prefetch, num_frames)
 
 
 class Video:
@@ -60,8 +65,8 @@ class Video:
     name: of the source, for messages. dropped: frames lost so far (live sources only).
     """
 
-    def __init__(self, source: Source, prefetch: int = 4) -> None:
-        self._source = source
+    def __init__(self, source: Source, prefetch: int = 4, num_frames: int | None = None) -> None:
+        self._source, self._num_frames = source, num_frames
         self._prefetch = prefetch
         self._closed = False
         self._running: WeakSet[Prefetcher[tuple[int, Frame]]] = WeakSet()
@@ -81,7 +86,8 @@ class Video:
 
     @property
     def num_frames(self) -> int | None:
-        return self._source.num_frames
+        known = self._source.num_frames
+        return self._num_frames if known is None else known
 
     @property
     def frame_names(self) -> list[str] | None:

@@ -71,6 +71,7 @@ class Plan(Protocol):
         ...
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Decides, once per forward pass, how the blocks run.
 

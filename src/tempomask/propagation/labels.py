@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,43 +20,13 @@ from torch.nn import functional as F
 
 from tempomask.errors import InputError
 from tempomask.frames import Size
+from tempomask.propagation.options import PropagationOptions
 
 # Queries are taken in squares of this many patches, so that similarities to the patches around a
 # square fit into memory at any resolution.
 TILE = 16
 # Which side of 0 a pixel's margin lies on says whether the object has it, also where labels tie.
 LEAST_MARGIN = 1e-6
-
-
-@dataclass(frozen=True)
-class PropagationOptions:
-    """The published settings.
-
-    short_side: of the images the encoder sees, in pixels, rounded up to what it can take; the
-        aspect is kept. context_frames: last frames compared with, besides the first.
-    radius: of the neighbourhood, a circle, in patches. top_k: patches that labels are taken from.
-    temperature: of the softmax over their cosine similarities.
-    """
-
-    short_side: int = 960
-    context_frames: int = 7
-    radius: float = 12.0
-    top_k: int = 5
-    temperature: float = 0.2
-
-    def __post_init__(self) -> None:
-        for name in ("short_side", "context_frames", "top_k"):
-            value, least = getattr(self, name), 0 if name == "context_frames" else 1
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name} must be a whole number, {least} or more, got {value!r}")
-        for name in ("radius", "temperature"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be above 0, got {getattr(self, name)!r}")
-
-    @property
-    def image_size(self) -> int:
-        """The short side, by the name that segmenters have for it."""
-        return self.short_side
 
 
 class LabelContext:

@@ -8,29 +8,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tempomask.devices import DTypeName, resolve_device, resolve_dtype
-from tempomask.errors import InputError, unknown_name
+from tempomask.errors import InputError
 from tempomask.frames import Size
 from tempomask.io.tracks import Tracks
-from tempomask.model import Model, Routers, load
+from tempomask.model import Model, RoutingChoice, as_routing, load
 from tempomask.models.config import SEGMENTERS
 from tempomask.models.encoder import Encoder, Policy
 from tempomask.prompts import Prompt
-from tempomask.propagation.labels import PropagationOptions
 from tempomask.propagation.network import PatchEncoder
+from tempomask.propagation.options import PropagationOptions
 from tempomask.propagation.session import PropagationSession
-from tempomask.routing.budget import RuleName
-from tempomask.routing.recurrent import Routing
-from tempomask.tracking.propagate import Direction, FrameSource, Results, check_end
+from tempomask.routing.options import Routing
+from tempomask.tracking.propagate import (
+    Direction,
+    FrameSource,
+    Results,
+    TrackingPasses,
+    check_frames,
+    plan_passes,
+)
 from tempomask.weights.dinov3 import load_dinov3
 from tempomask.weights.names import unknown_model
 from tempomask.weights.zoo import DINOV3_MODELS
+
+if TYPE_CHECKING:
+    from tempomask.adaptation.method import LoadedAdapter
 
 
 def load_propagator(
@@ -95,16 +104,20 @@ class Propagator:
         return self.network.device
 
     @property
-    def routers(self) -> Routers | None:
-        """Of the model's adapter, None without one."""
-        return None if self._model is None else self._model.routers
+    def adapter(self) -> LoadedAdapter | None:
+        """The model's, None without one."""
+        return None if self._model is None else self._model.adapter
 
-    def policy(self, router: str = "auto", routing: Routing | None = None) -> Policy | None:
-        """As of `Model.policy`. Encoders without a model have no router; pass a policy instead."""
+    def policy(
+        self, routing: RoutingChoice = None, *, count_waiting: bool | None = None
+    ) -> Policy | None:
+        """Same as `Model.policy`. Encoders without a model have no router, but take a policy."""
         if self._model is not None:
-            return self._model.policy(router, routing)
-        wishes = replace(routing or Routing(), count_waiting=True)
-        if router not in ("auto", "none") or wishes != Routing():
+            return self._model.policy(routing, count_waiting=count_waiting)
+        if isinstance(routing, Policy):
+            return routing
+        asked = replace(as_routing(routing), count_waiting=None)
+        if asked not in (Routing(), Routing(router="none")):
             raise InputError(f"{self.name} has no router; leave router, budget, rule and fps out")
         return None
 
@@ -122,36 +135,29 @@ class Propagator:
         start: int = 0,
         reverse: bool = False,
         size: Size | None = None,
-        policy: Policy | None = None,
-        router: str = "auto",
-        budget: float | None = None,
-        rule: RuleName = "top-k",
-        fps: float | None = None,
-        adaptive: bool = False,
-        threshold: float | None = None,
-        routing_seed: int | None = None,
-        **options: Any,
+        options: PropagationOptions | None = None,
+        routing: RoutingChoice = None,
     ) -> PropagationSession:
         """A live session: `session.prompt(mask=...)`, then `session.step(frame)` for every frame.
 
-        num_frames is not needed and only taken so that models and propagators can stand in for each
-        other. options: fields of `PropagationOptions`, for instance radius=20. router to
-        routing_seed: as of `Model.session`. The other arguments are those of `PropagationSession`.
+        Args:
+            num_frames: Not needed, and only taken so that models and propagators can stand in for
+                each other.
+            start: Index of the first frame, which has the masks.
+            reverse: Frames come in descending order.
+            size: (H, W) of the video if known, so that masks are checked at once.
+            options: The settings in place of `config`.
+            routing: Same as in `Model.track`.
         """
         del num_frames
-        if policy is None:
-            wishes = Routing(
-                budget, rule, threshold, routing_seed, adaptive, fps, count_waiting=False
-            )
-            policy = self.policy(router, wishes)
         return PropagationSession(
             self.network,
-            self._configured(options),
+            options or self.config,
             start=start,
             reverse=reverse,
             size=size,
             dtype=self.dtype,
-            policy=policy,
+            policy=self.policy(routing, count_waiting=False),
         )
 
     def track(
@@ -160,84 +166,72 @@ class Propagator:
         prompts: Prompt | Iterable[Prompt],
         *,
         direction: Direction = "forward",
-        start: int | None = None,
-        end: int | None = None,
-        policy: Policy | None = None,
-        router: str = "auto",
-        budget: float | None = None,
-        rule: RuleName = "top-k",
-        fps: float | None = None,
-        adaptive: bool = False,
-        threshold: float | None = None,
-        routing_seed: int | None = None,
-        **options: Any,
+        frames: range | None = None,
+        options: PropagationOptions | None = None,
+        routing: RoutingChoice = None,
     ) -> Tracks:
         """Propagate the masks of one frame through a video, frame by frame.
 
-        source: as of `Model.track`. prompts: masks, all on the frame where propagation starts.
-        direction: "forward" to before `end` (default: the last frame and all) or "backward" down to
-        `end` (default 0). start may be left out. policy to routing_seed: as of `Model.track`.
-        options: as of `session`.
+        Args:
+            source: Same as in `Model.track`.
+            prompts: Masks, all on the frame where propagation starts.
+            direction: "forward" or "backward".
+            frames: Same as in `Model.track`; its first frame, backward its last, has the masks.
+            options: The settings in place of `config`.
+            routing: Same as in `Model.track`.
 
-        Bad input raises InputError at once, before the first frame is asked for. Videos are closed
-        as by `Model.track`.
+        Returns:
+            An iterator of results, which closes the video as that of `Model.track` does.
+
+        Raises:
+            InputError: For bad input, before the first frame is asked for.
         """
 
-        def begin(frames: FrameSource) -> Results:
+        def begin(video: FrameSource) -> Results:
             listed = [prompts] if isinstance(prompts, Prompt) else list(prompts)
             if not listed:
                 raise InputError("no prompt given; give the mask of an object on the first frame")
-            first = listed[0].frame if start is None else start
-            _check_range(frames, direction, first, end)
-            waits = frames.seekable
-            wishes = Routing(
-                budget, rule, threshold, routing_seed, adaptive, fps, count_waiting=waits
-            )
+            passes = _one_pass(listed, direction, frames, video)
+            backward = direction == "backward"
             session = PropagationSession(
                 self.network,
-                self._configured(options),
-                start=first,
-                reverse=direction == "backward",
-                size=frames.size,
+                options or self.config,
+                start=passes.backward[0] if backward else passes.forward[0],
+                reverse=backward,
+                size=video.size,
                 dtype=self.dtype,
-                policy=self.policy(router, wishes) if policy is None else policy,
+                policy=self.policy(routing, count_waiting=video.seekable),
             )
             for prompt in listed:
                 session.add(prompt)
-            return _results(session, frames, first, end, direction == "backward")
+            return _results(session, video, passes)
 
         return Tracks(source, begin)
 
-    def _configured(self, options: dict[str, Any]) -> PropagationOptions:
-        names = [field.name for field in fields(PropagationOptions)]
-        for name in options:
-            if name not in names:
-                raise unknown_name(f"label propagation has no option {name!r}", name, names)
-        return replace(self.config, **options)
 
-
-def _check_range(frames: FrameSource, direction: str, first: int, end: int | None) -> None:
+def _one_pass(
+    prompts: list[Prompt], direction: Direction, frames: range | None, video: FrameSource
+) -> TrackingPasses:
+    """The pass through the video; InputError for a direction or frames that it does not allow."""
     if direction not in ("forward", "backward"):
         raise InputError(
             f'label propagation runs in direction "forward" or "backward", got {direction!r}'
         )
-    if direction == "backward" and not frames.seekable:
+    if direction == "backward" and not video.seekable:
         raise InputError("backward needs a source that can be read in any order, such as a file")
-    if frames.num_frames is not None and first >= frames.num_frames:
+    first = prompts[0].frame
+    if video.num_frames is not None and first >= video.num_frames:
         raise InputError(
-            f"prompt on frame {first}, but the video has {frames.num_frames} frames"
-            f" (0 to {frames.num_frames - 1})"
+            f"prompt on frame {first}, but the video has {video.num_frames} frames"
+            f" (0 to {video.num_frames - 1})"
         )
-    check_end(direction, first, end)
-    low, high = (end or 0, first + 1) if direction == "backward" else (first, end)
-    if low < 0 or (high is not None and high <= low):
-        last = "the end" if high is None else str(high - 1)
-        raise InputError(f"there are no frames from {low} to {last}; check start and end")
+    return plan_passes(prompts[:1], direction, check_frames(frames, video.num_frames))
 
 
-def _results(
-    session: PropagationSession, source: FrameSource, first: int, end: int | None, backward: bool
-) -> Results:
-    frames = source.reversed_frames(first, end or 0) if backward else source.frames(first, end)
+def _results(session: PropagationSession, source: FrameSource, passes: TrackingPasses) -> Results:
+    if passes.backward:
+        frames = source.reversed_frames(passes.backward[0], passes.backward[-1])
+    else:
+        frames = source.frames(*passes.forward)
     for index, frame in frames:
         yield session.step(frame, index)

@@ -12,15 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from tempomask.errors import InputError, check_share
 
-RuleName = Literal["top-k", "threshold", "calibrated", "stochastic"]
-RULES: tuple[RuleName, ...] = ("top-k", "threshold", "calibrated", "stochastic")
 # The paper's default tau.
 THRESHOLD = 0.5
 

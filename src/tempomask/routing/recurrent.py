@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,12 +20,10 @@ from tempomask.errors import InputError
 from tempomask.models.encoder import KeepPlan, Plan
 from tempomask.routing.adaptive import AdaptiveBudget, AdaptiveConfig
 from tempomask.routing.budget import (
-    RULES,
     THRESHOLD,
     BudgetControl,
     FixedBudget,
     Rule,
-    RuleName,
     Stochastic,
     Threshold,
     TopK,
@@ -38,53 +35,8 @@ from tempomask.routing.budget import (
     unclipped_weights,
 )
 from tempomask.routing.latency import LatencyBudget, LatencyConfig
+from tempomask.routing.options import Routing
 from tempomask.routing.predictive import MaskHistory, PredictiveRouter, RoutedPlan
-
-
-@dataclass(frozen=True)
-class Routing:
-    """What a user may ask of a router.
-
-    budget: share of the encoder's blocks that may run, the trained one if None. rule: "top-k" holds
-    the budget on every frame, "threshold" keeps w >= threshold (the paper's 0.5 if None),
-    "calibrated" uses the threshold that `tempomask calibrate` found, "stochastic" draws with `seed`
-    (0 if None). adaptive: hard frames get more, the mean stays at the budget; with "top-k" only,
-    since the other rules do not hold what a frame is given. fps: choose the budget so that frames
-    come this fast. count_waiting: as of `LatencyConfig`.
-    """
-
-    budget: float | None = None
-    rule: RuleName = "top-k"
-    threshold: float | None = None
-    seed: int | None = None
-    adaptive: bool = False
-    fps: float | None = None
-    count_waiting: bool = True
-
-    def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise InputError(f"unknown rule {self.rule!r}; use {', '.join(RULES)}")
-        for name, value, rule in (
-            ("threshold", self.threshold, "threshold"),
-            ("seed", self.seed, "stochastic"),
-        ):
-            if value is not None and self.rule != rule:
-                raise InputError(
-                    f"a {name} is for the rule {rule}, not for {self.rule}; leave it out, or choose"
-                    " that rule"
-                )
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise InputError(f"threshold must lie between 0 and 1, got {self.threshold:g}")
-        if self.fps is not None and (self.budget is not None or self.adaptive):
-            raise InputError("fps chooses the budget itself; leave budget and adaptive out")
-        if self.rule == "calibrated" and (self.fps is not None or self.adaptive):
-            raise InputError(
-                'a calibrated threshold holds for one budget; with fps or adaptive use rule="top-k"'
-            )
-        if self.adaptive and self.rule != "top-k":
-            raise InputError(
-                f'the rule {self.rule} does not hold a budget; with adaptive use rule="top-k"'
-            )
 
 
 class RecurrentPolicy:
@@ -163,7 +115,8 @@ def recurrent_policy(
     least = smallest_budget(config.num_blocks, config.always_on)
     control: BudgetControl = FixedBudget(budget)
     if routing.fps is not None:
-        control = LatencyBudget(LatencyConfig(routing.fps, least, routing.count_waiting), clock)
+        waits = routing.count_waiting is not False
+        control = LatencyBudget(LatencyConfig(routing.fps, least, waits), clock)
     elif routing.adaptive:
         control = AdaptiveBudget(AdaptiveConfig(budget, least))
     return RecurrentPolicy(router, control, _rule(routing, budget, thresholds or {}))

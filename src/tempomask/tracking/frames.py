@@ -19,7 +19,8 @@ from tempomask.frames import Size
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Encoded, Segmenter
 from tempomask.ops.normalise import normalise
-from tempomask.tracking.preprocess import Resize, check_frame, network_input, resize_frame
+from tempomask.tracking.options import Resize
+from tempomask.tracking.preprocess import check_frame, network_input, resize_frame
 from tempomask.tracking.upload import Arrival, PreparedFrame, pinned_ring
 
 AnyFrame = NDArray[np.uint8] | PreparedFrame

@@ -1,73 +1,127 @@
-"""Options of a tracking session, with SAM 2's evaluation settings as defaults.
+"""How a video is tracked: `TrackingOptions`, with SAM 2's evaluation settings as defaults.
 
 SAM 2 ships two sets of defaults: those its benchmark script runs with (`vos_inference.py`, here the
-preset "evaluation") and those its builder turns on for people who click (the preset "interactive").
-`transformers` differs from both in ways that `compatibility="transformers"` reproduces.
+defaults) and those its builder turns on for people who click (`TrackingOptions.interactive`).
+`transformers` differs from both in ways that `TrackingOptions.transformers` reproduces.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self, get_args
 
-from tempomask.errors import InputError, unknown_name
-from tempomask.tracking.samurai import SamuraiConfig, samurai_config
+from tempomask.errors import InputError
 
 Preset = Literal["evaluation", "interactive"]
 Compatibility = Literal["official", "transformers"]
 MemoryRule = Literal["recent", "samurai", "samurai-official"]
+MemoryDType = Literal["bfloat16", "float16", "float32"]
+Resize = Literal["bicubic", "bilinear"]
+# SAMURAI's weight of the motion score for large models; that of all others is a default below.
+LARGE_MOTION_WEIGHT = 0.15
+
+
+@dataclass(frozen=True)
+class SamuraiConfig:
+    """SAMURAI's constants (`samurai.py`); names in brackets are those of the released code.
+
+    Args:
+        motion_weight: Of the motion score against the predicted IoU [kf_score_weight].
+        stable_frames: So many good frames in a row before motion has a say
+            [stable_frames_threshold].
+        stable_iou: Predicted IoU below which motion is lost [stable_ious_threshold].
+        presence_threshold: Object score at or below which the mask is blanked
+            [min_obj_score_logits].
+        memory_iou: A frame is remembered if its predicted IoU is above this
+            [memory_bank_iou_threshold],
+        memory_object_score: its object score (a logit) above this
+            [memory_bank_obj_score_threshold],
+        memory_motion: and its motion score above this [memory_bank_kf_score_threshold].
+        multimask: Three masks compete on frames without a prompt, whatever the model's own rule.
+        official_quirks: Do as the released code does, mistakes included; `samurai.py` lists them.
+    """
+
+    motion_weight: float = 0.25
+    stable_frames: int = 15
+    stable_iou: float = 0.3
+    presence_threshold: float = -1.0
+    memory_iou: float = 0.5
+    memory_object_score: float = 0.0
+    memory_motion: float = 0.0
+    multimask: bool = True
+    official_quirks: bool = False
+
+    @classmethod
+    def for_model(cls, name: str) -> Self:
+        """The official constants for the size of a named model.
+
+        For nano one mask stands alone, as in its own rule: its three masks are trained for clicks,
+        and letting them compete on every frame loses what motion gains.
+
+        >>> SamuraiConfig.for_model("sam2.1-large").motion_weight
+        0.15
+        """
+        if name == "nano":
+            return cls(multimask=False)
+        return cls(motion_weight=LARGE_MOTION_WEIGHT) if "large" in name else cls()
 
 
 @dataclass(frozen=True)
 class TrackingOptions:
     """How a video is tracked. Names in brackets are SAM 2's.
 
-    Memory:
-    memory: "recent", SAM 2's rule: the last frames. "samurai": motion chooses among the masks, and
-        frames with good scores are remembered. "samurai-official": with the mistakes of the
-        released code (`SamuraiConfig.official_quirks`), to compare with it; forward only.
-    samurai: other constants than the official ones for the model's size.
-    memory_stride: of the six recent memories all but the nearest are multiples of this frame number
-        [memory_temporal_stride_for_eval].
-    max_conditioning_frames: prompted frames attended to, -1 for all, else at least 2
-        [max_cond_frames_in_attn].
-    memory_dtype: in which memories are stored; SAM 2 always stores bfloat16.
-    keep: number of earlier frames that can still be corrected, or "all"; what nothing can reach any
-        more is dropped at once, so memory use does not grow unless "all" is asked for.
-    corrections_condition: a corrected frame becomes a conditioning frame
-        [add_all_frames_to_correct_as_cond].
-    feed_previous_logits: a further prompt on a frame sees the logits so far as mask prompt.
-    lookahead: `track` memorises every prompted frame before it starts, as SAM 2's predictor does;
-        otherwise a prompt is unknown until its frame comes.
+    Args:
+        memory: Which frames are remembered. "recent", SAM 2's rule: the last ones. "samurai":
+            motion chooses among the masks, and frames with good scores are remembered.
+            "samurai-official": with the mistakes of the released code, to compare with it; forward
+            only.
+        samurai: Other constants than the official ones for the model's size.
+        memory_stride: Of the six recent memories all but the nearest are multiples of this frame
+            number [memory_temporal_stride_for_eval].
+        max_conditioning_frames: Prompted frames attended to, at least 2; -1 for all
+            [max_cond_frames_in_attn].
+        memory_dtype: Type in which memories are stored; SAM 2 always stores bfloat16.
+        keep: Number of earlier frames that can still be corrected, or "all". What nothing can reach
+            any more is dropped at once, so memory use does not grow unless "all" is asked for.
+        corrections_condition: A corrected frame becomes a conditioning frame
+            [add_all_frames_to_correct_as_cond].
+        feed_previous_logits: A further prompt on a frame sees the logits so far as mask prompt.
+        lookahead: `track` remembers every prompted frame before it starts, as SAM 2's predictor
+            does; otherwise a prompt is unknown until its frame comes.
+        fill_holes: Background specks of at most this many low-resolution pixels are filled in
+            results, and with them in what is remembered of a prompted frame [fill_hole_area].
+        non_overlapping: Each pixel of a result belongs to one object at most [non_overlap_masks].
+        non_overlapping_memory: The same for masks before they are remembered
+            [non_overlap_masks_for_mem_enc].
+        dynamic_multimask: An unstable single mask gives way to the best of three
+            [dynamic_multimask_via_stability].
+        binarise_prompted_masks: Memories of prompted frames come from hard masks
+            [binarize_mask_from_pts_for_mem_enc]; "frame" hardens the masks of every object on a
+            frame where any object is prompted (transformers).
+        memory_from_full_mask: The memory of a mask prompt comes from the mask at network resolution
+            (transformers) instead of its low-resolution logits.
+        multimask_mask_pointer: The object pointer of a mask prompt is the best of three
+            (transformers).
+        resize: Filter that brings frames to the network's size: "bicubic" (SAM 2's video frames) or
+            "bilinear" (transformers).
+        objects_per_batch: At most so many objects go through the network at once; None for all.
+        static_memory: Memory attention sees the same shapes on every frame, empty places masked, as
+            compiled networks need; None: where the network is compiled (`Model.compile`). The masks
+            are the same; on a CPU it only costs time. Needs the fast engine.
 
-    Masks:
-    fill_holes: background specks of at most this many low-resolution pixels are filled in results,
-        and with them in what is remembered of a prompted frame [fill_hole_area].
-    non_overlapping: each pixel of the result belongs to one object at most [non_overlap_masks].
-    non_overlapping_memory: the same for masks before they are memorised
-        [non_overlap_masks_for_mem_enc].
-    dynamic_multimask: an unstable single mask gives way to the best of three
-        [dynamic_multimask_via_stability].
-    binarise_prompted_masks: memories of prompted frames come from hard masks
-        [binarize_mask_from_pts_for_mem_enc]; "frame" hardens the masks of every object on a frame
-        where any object is prompted (transformers).
-    memory_from_full_mask: the memory of a mask prompt comes from the mask at network resolution
-        (transformers) instead of its low-resolution logits.
-    multimask_mask_pointer: the object pointer of a mask prompt is the best of three (transformers).
+    Raises:
+        InputError: For values out of range, and for those that do not go together.
 
-    Running:
-    resize: "bicubic" (SAM 2's video frames) or "bilinear" (transformers).
-    objects_per_batch: at most so many objects go through the network at once; None for all.
-    static_memory: memory attention sees the same shapes on every frame, empty places masked, as
-        compiled networks need; None: where the network is compiled (`Model.warmup`). The masks are
-        the same; on a CPU it only costs time. Needs the fast engine.
+    Example:
+        >>> TrackingOptions.interactive(keep=30).fill_holes
+        8
     """
 
     memory: MemoryRule = "recent"
     samurai: SamuraiConfig | None = None
     memory_stride: int = 1
     max_conditioning_frames: int = -1
-    memory_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    memory_dtype: MemoryDType = "bfloat16"
     keep: int | Literal["all"] = 0
     corrections_condition: bool = True
     feed_previous_logits: bool = True
@@ -79,13 +133,53 @@ class TrackingOptions:
     binarise_prompted_masks: bool | Literal["frame"] = False
     memory_from_full_mask: bool = False
     multimask_mask_pointer: bool = False
-    resize: Literal["bicubic", "bilinear"] = "bicubic"
+    resize: Resize = "bicubic"
     objects_per_batch: int | None = None
     static_memory: bool | None = None
 
+    @classmethod
+    def interactive(cls, **changes: Any) -> Self:
+        """What SAM 2's builder turns on for people who click, with some fields changed."""
+        clicking = {"fill_holes": 8, "dynamic_multimask": True, "binarise_prompted_masks": True}
+        return cls(**{**clicking, **changes})
+
+    @classmethod
+    def transformers(cls, **changes: Any) -> Self:
+        """What transformers' Sam2VideoModel always does, with some fields changed."""
+        fixed = {
+            "resize": "bilinear",
+            "dynamic_multimask": True,
+            "binarise_prompted_masks": "frame",
+            "memory_from_full_mask": True,
+            "multimask_mask_pointer": True,
+            "feed_previous_logits": False,
+            "corrections_condition": False,
+        }
+        return cls(**{**fixed, **changes})
+
+    @classmethod
+    def of(cls, preset: Preset, compatibility: Compatibility, **changes: Any) -> Self:
+        """The options of a preset and a compatibility, which goes before it, with changes.
+
+        Raises:
+            InputError: For unknown names, and for bad values.
+        """
+        for name, value, known in (
+            ("preset", preset, get_args(Preset)),
+            ("compatibility", compatibility, get_args(Compatibility)),
+        ):
+            if value not in known:
+                raise InputError(f"unknown {name} {value!r}; use one of {', '.join(known)}")
+        if compatibility == "transformers":
+            return cls.transformers(**changes)
+        return cls.interactive(**changes) if preset == "interactive" else cls(**changes)
+
     def __post_init__(self) -> None:
-        if self.memory_stride < 1:
-            raise InputError(f"memory_stride must be 1 or more, got {self.memory_stride}")
+        least = {"memory_stride": 1, "fill_holes": 0, "objects_per_batch": 1}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise InputError(f"{name} must be {bound} or more, got {value}")
         if self.max_conditioning_frames != -1 and self.max_conditioning_frames < 2:
             raise InputError(
                 "max_conditioning_frames must be -1 (all) or at least 2,"
@@ -93,14 +187,10 @@ class TrackingOptions:
             )
         if self.keep != "all" and (isinstance(self.keep, str) or self.keep < 0):
             raise InputError(f'keep must be 0 or more frames, or "all", got {self.keep!r}')
-        if self.fill_holes < 0:
-            raise InputError(f"fill_holes must be an area of 0 or more, got {self.fill_holes}")
-        if self.objects_per_batch is not None and self.objects_per_batch < 1:
-            raise InputError(f"objects_per_batch must be 1 or more, got {self.objects_per_batch}")
         choices = {
-            "memory": ("recent", "samurai", "samurai-official"),
-            "memory_dtype": ("bfloat16", "float16", "float32"),
-            "resize": ("bicubic", "bilinear"),
+            "memory": get_args(MemoryRule),
+            "memory_dtype": get_args(MemoryDType),
+            "resize": get_args(Resize),
             "binarise_prompted_masks": (False, True, "frame"),
         }
         for name, allowed in choices.items():
@@ -119,47 +209,21 @@ class TrackingOptions:
         """SAMURAI's constants for a named model, None if its memory was not asked for."""
         if self.memory == "recent":
             return None
-        constants = samurai_config(model) if self.samurai is None else self.samurai
+        constants = self.samurai or SamuraiConfig.for_model(model)
         quirks = constants.official_quirks or self.memory == "samurai-official"
         return replace(constants, official_quirks=quirks)
 
+    def settings(self) -> dict[str, Any]:
+        """The nearest preset and what differs from it, as summaries and journals name them."""
+        bases = [
+            ("evaluation", "official", TrackingOptions()),
+            ("interactive", "official", TrackingOptions.interactive()),
+            ("evaluation", "transformers", TrackingOptions.transformers()),
+        ]
+        preset, compatibility, base = min(bases, key=lambda one: len(self._differing(one[2])))
+        names = {"preset": preset, "compatibility": compatibility}
+        return {**names, **self._differing(base)}
 
-PRESETS: dict[str, TrackingOptions] = {
-    "evaluation": TrackingOptions(),
-    "interactive": TrackingOptions(
-        fill_holes=8, dynamic_multimask=True, binarise_prompted_masks=True
-    ),
-}
-# transformers' Sam2VideoModel: what it does whatever it is asked for.
-TRANSFORMERS = {
-    "resize": "bilinear",
-    "fill_holes": 0,
-    "dynamic_multimask": True,
-    "binarise_prompted_masks": "frame",
-    "memory_from_full_mask": True,
-    "multimask_mask_pointer": True,
-    "feed_previous_logits": False,
-    "corrections_condition": False,
-}
-
-
-def tracking_options(
-    preset: Preset = "evaluation", compatibility: Compatibility = "official", **changes: Any
-) -> TrackingOptions:
-    """Options from a preset, then a compatibility, then single changes.
-
-    Raises InputError for names that do not exist.
-
-    >>> tracking_options("interactive", keep=30).fill_holes
-    8
-    """
-    if preset not in PRESETS:
-        raise InputError(f"unknown preset {preset!r}; use one of {', '.join(PRESETS)}")
-    if compatibility not in ("official", "transformers"):
-        raise InputError(f"compatibility must be official or transformers, got {compatibility!r}")
-    names = [field.name for field in fields(TrackingOptions)]
-    for name in changes:
-        if name not in names:
-            raise unknown_name(f"unknown option {name!r}", name, names)
-    base = TRANSFORMERS if compatibility == "transformers" else {}
-    return replace(PRESETS[preset], **{**base, **changes})
+    def _differing(self, other: TrackingOptions) -> dict[str, Any]:
+        pairs = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {name: value for name, value in pairs if value != getattr(other, name)}

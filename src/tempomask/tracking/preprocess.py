@@ -5,7 +5,7 @@ SAM 2 resizes video frames with PIL's bicubic filter; transformers' video proces
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from tempomask.frames import checked_frame
 from tempomask.ops.normalise import normalise
 from tempomask.ops.transfer import to_device
-
-Resize = Literal["bicubic", "bilinear"]
+from tempomask.tracking.options import Resize
 
 
 def check_frame(frame: Any) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from tempomask.errors import InputError
-from tempomask.frames import Size, is_whole
+from tempomask.frames import Size
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt, check_given
@@ -57,60 +57,84 @@ def track(
     prompts: Prompt | Iterable[Prompt],
     *,
     direction: Direction = "forward",
-    start: int | None = None,
-    end: int | None = None,
-    num_frames: int | None = None,
+    frames: range | None = None,
     options: TrackingOptions | None = None,
     dtype: torch.dtype = torch.float32,
     policy: Policy | None = None,
 ) -> Results:
     """Track all prompted objects; input is checked at once, frames are read as results are taken.
 
-    forward: from frame `start` (default: the first prompted one) up to but without `end` (default:
-    the last frame and all). backward: from `start` (default: the last prompted frame) down to and
-    including `end` (default 0). both: frames from `start` (default 0) up to but without `end`, in
-    ascending order; each object from a forward pass from its first prompted frame on, and from a
-    backward pass before that.
-
-    num_frames: of the video, as of `Session`; None for what the source tells.
-
-    With options.lookahead every prompted frame is memorised before tracking starts, as in SAM 2's
+    With options.lookahead every prompted frame is remembered before tracking starts, as in SAM 2's
     offline predictor; otherwise prompts act when their frame comes, and tracking equals `step`.
 
-    Raises InputError for prompts that do not fit the video, and for a source that cannot be read
-    backward where that is needed.
+    Args:
+        segmenter: The network; it keeps nothing of the video.
+        source: The frames.
+        prompts: Of any objects on any frames; several on one frame act one after the other.
+        direction: "forward", "backward", or "both": frames in ascending order, each object from a
+            forward pass from its first prompted frame on, and from a backward pass before that.
+        frames: Which frames are tracked, see `check_frames`. None: from the first prompted frame to
+            the last of the video; backward, from the last prompted one down to 0; both, all.
+        options: How the video is tracked.
+        dtype: Of the computation, by autocast.
+        policy: Which encoder blocks run; None for all.
+
+    Returns:
+        A generator of one result a frame.
+
+    Raises:
+        InputError: For prompts that do not fit the video, and for a source that cannot be read
+            backward where that is needed.
     """
     options = options or TrackingOptions()
-    for name, value in {"start": start, "end": end, "num_frames": num_frames}.items():
-        if value is not None and not is_whole(value):
-            raise InputError(f"{name} must be a whole number of frames, got {value!r}")
-    if num_frames is not None and num_frames < 1:
-        raise InputError(f"num_frames must be 1 or more, got {num_frames}")
     ordered = _checked_prompts(prompts, source)
     _check_direction(direction, source, options.lookahead)
+    frames = check_frames(frames, source.num_frames)
     check_given(in_order(ordered, direction, options.lookahead))
     new_session = partial(
         Session,
         segmenter,
         options,
-        num_frames=source.num_frames if num_frames is None else num_frames,
+        num_frames=source.num_frames,
         size=source.size,
         dtype=dtype,
         policy=policy,
     )
     passes = _Passes(source, ordered, new_session, options.lookahead)
-    if start is None and not (direction == "both" and options.lookahead):
-        check_end(direction, ordered[-1 if direction == "backward" else 0].frame, end)
-    planned = plan_passes(ordered, direction, start, end, options.lookahead)
+    planned = plan_passes(ordered, direction, frames, options.lookahead)
     if direction == "forward":
-        passes.check_range(*planned.forward)
+        passes.check_prompts(*planned.forward)
         return passes.forward(*planned.forward)
     if direction == "backward":
-        first, last = planned.backward.start, planned.backward.stop + 1
-        passes.check_range(last, first + 1)
+        first, last = planned.backward[0], planned.backward[-1]
+        passes.check_prompts(last, first + 1)
         return passes.backward(first, last)
-    passes.check_range(start or 0, end)
-    return passes.both(start or 0, planned)
+    start = frames.start if frames else 0
+    passes.check_prompts(start, frames.stop if frames else None)
+    return passes.both(start, planned)
+
+
+def check_frames(frames: range | None, num_frames: int | None) -> range | None:
+    """The frames to track in ascending order, up to the end of the video.
+
+    Args:
+        frames: One whole range, in either order: `range(30, 90)` or `range(89, 29, -1)`. It may go
+            beyond the end of the video: `range(30, sys.maxsize)` is all from frame 30 on.
+        num_frames: Of the video, None where it does not tell.
+
+    Raises:
+        InputError: For anything else, and for a range without a frame of the video.
+    """
+    if frames is None:
+        return None
+    if not isinstance(frames, range) or abs(frames.step) != 1:
+        raise InputError(f"frames must be a range with step 1 or -1, got {frames!r}")
+    if not len(frames) or min(frames[0], frames[-1]) < 0:
+        raise InputError(f"there are no frames in {frames!r}; give one such as range(30, 90)")
+    low, high = sorted((frames[0], frames[-1]))
+    if num_frames is not None and low >= num_frames:
+        raise InputError(f"frame {low} lies beyond the video's {num_frames} frames")
+    return range(low, high + 1 if num_frames is None else min(high + 1, num_frames))
 
 
 class TrackingPasses(NamedTuple):
@@ -143,23 +167,23 @@ class TrackingPasses(NamedTuple):
 def plan_passes(
     prompts: Iterable[Prompt],
     direction: Direction,
-    start: int | None = None,
-    end: int | None = None,
+    frames: range | None = None,
     lookahead: bool = False,
 ) -> TrackingPasses:
-    """The frames of the passes; arguments as of `track`, whose checks come after."""
+    """The frames of the passes; arguments as in `track`, frames as from `check_frames`."""
     listed = list(prompts)
-    frames = {prompt.frame for prompt in listed}
-    ahead = len(frames) if lookahead else 0
+    prompted = {prompt.frame for prompt in listed}
+    ahead = len(prompted) if lookahead else 0
+    start, end = (None, None) if frames is None else (frames.start, frames.stop)
     if direction == "forward":
-        return TrackingPasses(range(0), (min(frames) if start is None else start, end), ahead)
+        return TrackingPasses(range(0), (min(prompted) if start is None else start, end), ahead)
     if direction == "backward":
-        first = max(frames) if start is None else start
-        return TrackingPasses(range(first, (end or 0) - 1, -1), (0, 0), ahead)
+        last = max(prompted) if end is None else end - 1
+        return TrackingPasses(range(last, (start or 0) - 1, -1), (0, 0), ahead)
     firsts = _first_frames(listed).values()
     low = start or 0
     begin = max(min(firsts), low)
-    latest = max(firsts if lookahead else frames)
+    latest = max(firsts if lookahead else prompted)
     if end is not None:
         begin, latest = min(begin, end), min(latest, end - 1)
     needed = max(firsts) > low
@@ -217,22 +241,6 @@ def _checked_prompts(prompts: Prompt | Iterable[Prompt], source: FrameSource) ->
     return sorted(listed, key=lambda prompt: prompt.frame)
 
 
-def check_end(direction: str, prompted: int, end: int | None) -> None:
-    """InputError for an end that leaves out the prompted frame from which tracking starts."""
-    if end is None:
-        return
-    if direction == "backward" and end > prompted:
-        raise InputError(
-            f"end {end} lies after the prompt on frame {prompted}; backward, end is the last frame"
-            f" tracked: take {prompted} or less"
-        )
-    if direction != "backward" and end <= prompted:
-        raise InputError(
-            f"end {end} stops before the prompt on frame {prompted}; end is the first frame left"
-            f" out: take {prompted + 1} or more"
-        )
-
-
 class _Passes:
     """Passes through one video with one set of prompts."""
 
@@ -247,18 +255,14 @@ class _Passes:
         self.new_session, self.lookahead = new_session, lookahead
         self.first = _first_frames(prompts)
 
-    def check_range(self, low: int, high: int | None) -> None:
-        """InputError unless low to high (exclusive) is a range of frames that holds the prompts."""
+    def check_prompts(self, low: int, high: int | None) -> None:
+        """InputError unless the frames from low to before high hold all prompts."""
         last = "the end" if high is None else str(high - 1)
-        if low < 0 or (high is not None and high <= low):
-            raise InputError(f"there are no frames from {low} to {last}; check start and end")
-        if self.source.num_frames is not None and low >= self.source.num_frames:
-            raise InputError(f"start {low} lies beyond the video's {self.source.num_frames} frames")
         for prompt in () if self.lookahead else self.prompts:
             if prompt.frame < low or (high is not None and prompt.frame >= high):
                 raise InputError(
                     f"prompt on frame {prompt.frame} lies outside the tracked frames {low} to"
-                    f" {last}; change start and end, or allow lookahead"
+                    f" {last}; change frames, or allow lookahead"
                 )
 
     def _run(self, session: Session, frames: IndexedFrames, prompts: Sequence[Prompt]) -> Results:

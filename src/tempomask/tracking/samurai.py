@@ -22,50 +22,8 @@ from typing import NamedTuple
 from tempomask.ops.boxes import box_overlap
 from tempomask.tracking.kalman import Box, BoxFilter
 from tempomask.tracking.memory_bank import Memory, MemoryBank, Reach
+from tempomask.tracking.options import SamuraiConfig
 from tempomask.tracking.selection import RecentMemories, Selection
-
-# Of the large model's motion score; that of all smaller ones is the default of the configuration.
-LARGE_MOTION_WEIGHT = 0.15
-
-
-@dataclass(frozen=True)
-class SamuraiConfig:
-    """The official constants; names in brackets are those of the released code.
-
-    motion_weight: of the motion score against the predicted IoU [kf_score_weight].
-    stable_frames: so many good frames in a row before motion has a say [stable_frames_threshold].
-    stable_iou: predicted IoU below which motion is lost [stable_ious_threshold].
-    presence_threshold: object score at or below which the mask is blanked [min_obj_score_logits].
-    memory_iou, memory_object_score, memory_motion: a frame is remembered if its predicted IoU, its
-        object score (logit) and its motion score are above these [memory_bank_*_threshold].
-    multimask: three masks compete on frames without a prompt, whatever the model's own rule.
-    official_quirks: do as the released code does, mistakes and all: see the top of this file.
-    """
-
-    motion_weight: float = 0.25
-    stable_frames: int = 15
-    stable_iou: float = 0.3
-    presence_threshold: float = -1.0
-    memory_iou: float = 0.5
-    memory_object_score: float = 0.0
-    memory_motion: float = 0.0
-    multimask: bool = True
-    official_quirks: bool = False
-
-
-def samurai_config(model: str, official_quirks: bool = False) -> SamuraiConfig:
-    """The official constants for the size of a named model.
-
-    For nano one mask stands alone, as in its own rule: its three masks are trained for clicks, and
-    letting them compete on every frame loses what motion gains.
-
-    >>> samurai_config("sam2.1-large").motion_weight
-    0.15
-    """
-    config = SamuraiConfig(official_quirks=official_quirks)
-    if model == "nano":
-        return replace(config, multimask=False)
-    return replace(config, motion_weight=LARGE_MOTION_WEIGHT) if "large" in model else config
 
 
 @dataclass(frozen=True, eq=False)

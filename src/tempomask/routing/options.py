@@ -1,0 +1,86 @@
+"""What a user may ask of a router, as one frozen dataclass: `Routing`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from tempomask.errors import InputError
+
+RuleName = Literal["top-k", "threshold", "calibrated", "stochastic"]
+RULES: tuple[RuleName, ...] = get_args(RuleName)
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Which encoder blocks run on a frame. The defaults leave everything to the model's adapter.
+
+    `Model.track`, `Model.session` and `evaluate` take one as `routing=`; a number there is short
+    for a budget.
+
+    Args:
+        budget: Share of the encoder's blocks that may run, above 0 and at most 1. None: the share
+            that the adapter was trained for.
+        rule: "top-k" holds the budget on every frame. "threshold" runs blocks whose weight reaches
+            `threshold`. "calibrated" uses the threshold that `tempomask calibrate` found.
+            "stochastic" draws blocks with the probability of their weight.
+        threshold: For the rule "threshold", from 0 to 1. None: the paper's 0.5.
+        seed: Of the draws of the rule "stochastic". None: 0.
+        adaptive: Hard frames get more blocks and easy ones fewer; the mean stays at the budget.
+            Only with "top-k", as the other rules do not hold what a frame is given.
+        fps: Choose the budget frame by frame so that this many frames come a second; in place of
+            `budget` and `adaptive`.
+        count_waiting: Whether `fps` counts the time between frames, such as reading and writing.
+            None: where frames need not be waited for, as in a file.
+        router: "auto" is the adapter's, or none without an adapter; "none" runs all blocks; "rds"
+            and other methods' names ask for an adapter of that method; "plan-a" and "plan-b" are
+            fixed choices for SAM 2's large encoder.
+
+    Raises:
+        InputError: For an unknown rule, and for values that do not go together.
+
+    Example:
+        >>> Routing(0.6, adaptive=True).budget
+        0.6
+    """
+
+    budget: float | None = None
+    rule: RuleName = "top-k"
+    threshold: float | None = None
+    seed: int | None = None
+    adaptive: bool = False
+    fps: float | None = None
+    count_waiting: bool | None = None
+    router: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise InputError(f"unknown rule {self.rule!r}; use {', '.join(RULES)}")
+        for name, value, rule in (
+            ("threshold", self.threshold, "threshold"),
+            ("seed", self.seed, "stochastic"),
+        ):
+            if value is not None and self.rule != rule:
+                raise InputError(
+                    f"a {name} is for the rule {rule}, not for {self.rule}; leave it out, or choose"
+                    " that rule"
+                )
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise InputError(f"threshold must lie between 0 and 1, got {self.threshold:g}")
+        if self.fps is not None and (self.budget is not None or self.adaptive):
+            raise InputError("fps chooses the budget itself; leave budget and adaptive out")
+        if self.rule == "calibrated" and (self.fps is not None or self.adaptive):
+            raise InputError(
+                'a calibrated threshold holds for one budget; with fps or adaptive use rule="top-k"'
+            )
+        if self.adaptive and self.rule != "top-k":
+            raise InputError(
+                f'the rule {self.rule} does not hold a budget; with adaptive use rule="top-k"'
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """The fields that are not at their defaults, as summaries and journals name them."""
+        changed = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default}
+        if "seed" in changed:
+            changed["routing_seed"] = changed.pop("seed")
+        return changed
