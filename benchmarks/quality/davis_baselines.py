@@ -16,21 +16,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tempomask.data.davis import Davis, DavisSequence
+from tempomask.data.davis import Davis
+from tempomask.data.sequences import MaskSequence
 from tempomask.files import write_json
 from tempomask.metrics.region_boundary import RegionBoundary
 
 Labels = NDArray[np.integer]
 
 
-def repeated(sequence: DavisSequence) -> Iterator[Labels]:
+def repeated(sequence: MaskSequence) -> Iterator[Labels]:
     """The first label map, for each frame after the first."""
     first = sequence.label_map(0)
     for _ in range(1, len(sequence)):
         yield first
 
 
-def warped(sequence: DavisSequence) -> Iterator[Labels]:
+def warped(sequence: MaskSequence) -> Iterator[Labels]:
     """Label maps of soft masks that are fetched along the flow, for each frame after the first."""
     import cv2
 
@@ -50,7 +51,7 @@ def warped(sequence: DavisSequence) -> Iterator[Labels]:
         before = grey
 
 
-def score(root: Path, tracker: Callable[[DavisSequence], Iterator[Labels]]) -> dict[str, float]:
+def score(root: Path, tracker: Callable[[MaskSequence], Iterator[Labels]]) -> dict[str, float]:
     """J&F in percent by sequence, and their mean; the first and the last frame are not scored."""
     scores = {}
     for sequence in Davis(root):

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
     """Raised for bad input: files, prompts, sizes, names, checkpoints. The message is one line."""
+
+
+@contextmanager
+def place(name: str) -> Iterator[None]:
+    """Put the place before the message of every InputError of the block.
+
+    >>> with place("line 3"):  # doctest: +SKIP
+    ...     raise InputError("no number")  # line 3: no number
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def check_share(name: str, share: float) -> None:

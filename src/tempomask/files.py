@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,24 @@ def write_json(path: str | Path, value: Any, default: Callable[[Any], Any] | Non
     text = json.dumps(value, indent=2, default=default, ensure_ascii=False)
     with write_errors(path), replacing(path) as part:
         part.write_text(text + "\n", encoding="utf-8")
+
+
+def write_csv(path: str | Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """A CSV file that appears whole; InputError if it cannot be written."""
+    with write_errors(path), replacing(path) as part, part.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """The parsed file; InputError, which calls it `what`, if it is not there or no JSON."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {what} {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}; the file may be cut off") from None
 
 
 def part_path(path: Path) -> Path:

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tempomask.data.davis import Davis, DavisSequence
+from tempomask.data.davis import Davis
+from tempomask.data.sequences import MaskSequence
 from tempomask.evaluation.davis import evaluate
 from tempomask.evaluation.prompts import first_frame_prompts
 from tempomask.files import make_folder, write_json
@@ -60,7 +61,7 @@ class Timeline:
 
 
 def follow(
-    model: Model, sequence: DavisSequence, frames: list[NDArray[np.uint8]], routing: Routing
+    model: Model, sequence: MaskSequence, frames: list[NDArray[np.uint8]], routing: Routing
 ) -> Timeline:
     """Track the sequence from its first annotation."""
     policy = model.policy(routing)
@@ -78,7 +79,7 @@ def follow(
     return timeline
 
 
-def targets(model: Model, sequence: DavisSequence, frames: list[NDArray[np.uint8]]) -> list[float]:
+def targets(model: Model, sequence: MaskSequence, frames: list[NDArray[np.uint8]]) -> list[float]:
     """Frames a second between those of the whole encoder and of the smallest budget."""
     encoder = model.segmenter.encoder
     least = smallest_budget(encoder.num_blocks, always_on_blocks(encoder))

@@ -25,7 +25,8 @@ from tempomask.adaptation.adapter_file import base_sample
 from tempomask.adaptation.method import Method
 from tempomask.adaptation.rds import AdapterConfig, RDSConfig
 from tempomask.baselines.methods import build_method, check_method_budget
-from tempomask.data.davis import Davis, DavisSequence
+from tempomask.data.davis import Davis
+from tempomask.data.sequences import MaskSequence
 from tempomask.devices import DTypeName
 from tempomask.errors import InputError, check_share
 from tempomask.evaluation.davis import evaluate
@@ -296,7 +297,7 @@ class Comparison:
         )
 
 
-def data_digest(sequences: Iterable[DavisSequence]) -> str:
+def data_digest(sequences: Iterable[MaskSequence]) -> str:
     """Of names, lengths and first annotations: the same wherever the data lies."""
     digest = hashlib.sha256()
     for sequence in sorted(sequences, key=lambda sequence: sequence.name):
@@ -338,12 +339,12 @@ def frames_per_second(
 
 def timed_frames(
     root: Path, sequences: Sequence[str] | None = None
-) -> tuple[DavisSequence, list[NDArray[np.uint8]]]:
+) -> tuple[MaskSequence, list[NDArray[np.uint8]]]:
     """The longest sequence, and those of its frames that are timed."""
     sequence = max(Davis(root, None, sequences), key=len)
     return sequence, list(islice(sequence.frames(), WARM_UP + TIMED_FRAMES))
 
 
-def first_object(sequence: DavisSequence) -> Prompt:
+def first_object(sequence: MaskSequence) -> Prompt:
     """The mask of the first object on the first frame."""
     return Prompt(frame=0, object_id=1, mask=sequence.label_map(0) == sequence.object_ids[0])

@@ -28,7 +28,8 @@ from studies.rds.routing_figures import (
     save_frame_strip,
     save_router_heat,
 )
-from tempomask.data.davis import Davis, DavisSequence
+from tempomask.data.davis import Davis
+from tempomask.data.sequences import MaskSequence
 from tempomask.files import make_folder, write_json
 from tempomask.model import Model, load
 from tempomask.models.encoder import Policy, always_on_blocks
@@ -51,7 +52,7 @@ class Tracked:
     weights: list[NDArray[np.float64]] = field(default_factory=list)
 
 
-def track(model: Model, sequence: DavisSequence, policy: Policy | None) -> Tracked:
+def track(model: Model, sequence: MaskSequence, policy: Policy | None) -> Tracked:
     """Track all objects of a sequence from their first masks."""
     recorded = None
     if isinstance(policy, RecurrentPolicy):
@@ -133,7 +134,7 @@ def main() -> None:
 
 
 def routed(
-    model: Model, sequences: list[DavisSequence], budget: float | None
+    model: Model, sequences: list[MaskSequence], budget: float | None
 ) -> list[NDArray[np.bool_]]:
     """The blocks of every frame after the first, of all sequences."""
     policy, rows = model.policy(Routing(budget)), []
@@ -149,7 +150,7 @@ def changes(blocks: list[NDArray[np.bool_]]) -> float:
 
 
 def draw_sequence(
-    out: Path, sequence: DavisSequence, method: str, run: Tracked, beside: dict[str, Tracked]
+    out: Path, sequence: MaskSequence, method: str, run: Tracked, beside: dict[str, Tracked]
 ) -> None:
     """The three figures of one sequence; method: the name of what is looked at."""
     name, indices = sequence.name, range(len(sequence))

@@ -18,7 +18,8 @@ import numpy as np
 
 from benchmarks.common import finish
 from tempomask import load
-from tempomask.data.davis import Davis, DavisSequence
+from tempomask.data.davis import Davis
+from tempomask.data.sequences import MaskSequence
 from tempomask.evaluation.davis import evaluate
 from tempomask.files import make_folder
 from tempomask.io.folder import read_image
@@ -69,7 +70,7 @@ def score(arguments: argparse.Namespace, memory: str, budget: float | None) -> d
     }
 
 
-def draw(out: Path, sequence: DavisSequence, memories: Sequence[str], path: Path) -> None:
+def draw(out: Path, sequence: MaskSequence, memories: Sequence[str], path: Path) -> None:
     """A sheet of frames: a row of masks for each memory."""
     places = [place + 1 for place in evenly_spaced(len(sequence) - 1, CELLS)]
     cells, captions = [], []

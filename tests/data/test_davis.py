@@ -119,7 +119,7 @@ def test_colour_annotation_is_refused(tmp_path: Path) -> None:
     write_sequence(tmp_path, "cow", [mask_of(1)] * 3)
     path = tmp_path / "Annotations" / "480p" / "cow" / "00000.png"
     Image.fromarray(np.full((8, 12, 3), (128, 0, 0), np.uint8)).save(path)
-    with pytest.raises(InputError, match=r"00000.png is in colour"):
+    with pytest.raises(InputError, match=r"00000.png is an image of kind RGB; ids cannot"):
         next(iter(Davis(tmp_path))).label_map(0)
 
 

@@ -249,7 +249,7 @@ def test_coco_input_errors(coco: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         CocoPseudoVideos(coco, tmp_path / "none")
     missing = CocoPseudoVideos(coco, images, classes=("x",))
-    with pytest.raises(InputError, match=r"no image .*none.png of image 3"):
+    with pytest.raises(InputError, match=r"no image .*none.png, image 3"):
         missing[0]
     other = tmp_path / "videos.json"
     other.write_text('{"videos": []}')

@@ -140,7 +140,7 @@ def test_folders_without_one_checkpoint(tmp_path: Path, files: list[str], messag
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ("{", "not readable JSON"),
+        ("{", "is not JSON"),
         ("[]", "has no weight_map"),
         ("{}", "has no weight_map"),
         (json.dumps({"weight_map": {"a": "gone.safetensors"}}), "names gone.safetensors"),

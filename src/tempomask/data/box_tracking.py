@@ -7,18 +7,17 @@ them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tempomask.errors import InputError, unknown_name
-from tempomask.frames import Size
-from tempomask.io.folder import image_size, list_images, natural_key, read_image
+from tempomask.data.sequences import FrameSequence, SequenceSet, choose, folders
+from tempomask.errors import InputError
+from tempomask.io.folder import list_images, natural_key
 
 Layout = Literal["lasot", "got10k", "otb"]
 LAYOUTS: tuple[Layout, ...] = ("lasot", "got10k", "otb")
@@ -36,27 +35,23 @@ GOT10K_SPLITS = ("val", "train", "test")
 
 
 @dataclass(frozen=True, eq=False)
-class BoxSequence:
-    """One sequence: T images, boxes float64 (T, 4) as x, y, w, h, visible bool (T,)."""
+class BoxSequence(FrameSequence):
+    """T frames with the box of one object.
 
-    name: str
-    images: tuple[Path, ...]
+    Attributes:
+        boxes: float64 (T, 4) as x, y, w, h in pixels.
+        visible: bool (T,), the object is there to be seen.
+    """
+
     boxes: NDArray[np.float64]
     visible: NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @cached_property
-    def size(self) -> Size:
-        """(H, W) of the frames."""
-        return image_size(self.images[0])
 
     @property
     def first_box(self) -> tuple[float, float, float, float]:
         """The first box as a prompt: x0, y0, x1, y1, cut at the edge of the image.
 
-        Raises InputError if nothing of it lies inside.
+        Raises:
+            InputError: Nothing of it lies inside.
         """
         x, y, w, h = self.boxes[0].tolist()
         height, width = self.size
@@ -68,25 +63,9 @@ class BoxSequence:
             )
         return box
 
-    def frames(self) -> Iterator[NDArray[np.uint8]]:
-        """Frames (H, W, 3), uint8 RGB, one after the other."""
-        for path in self.images:
-            yield read_image(path)
 
-
-class BoxTrackingData:
-    """The sequences under a root.
-
-    layout: "lasot": [CLASS/]CLASS-N/img/*.jpg with groundtruth.txt, full_occlusion.txt,
-        out_of_view.txt; "got10k": [SPLIT/]NAME/*.jpg with groundtruth.txt, absence.label,
-        cover.label; "otb": NAME/img/*.jpg with groundtruth_rect.txt, of several objects
-        groundtruth_rect.1.txt and so on, which become sequences NAME.1 and so on.
-    split: of LaSOT a list of names, such as "testing_set" for ROOT/testing_set.txt, which is taken
-        if it is there; of GOT-10k a folder, the first there of val, train, test.
-    sequences: only these.
-
-    Raises InputError for missing folders, unknown names and damaged files.
-    """
+class BoxTrackingData(SequenceSet[BoxSequence]):
+    """The sequences under a root."""
 
     def __init__(
         self,
@@ -95,6 +74,21 @@ class BoxTrackingData:
         split: str | None = None,
         sequences: Sequence[str] | None = None,
     ) -> None:
+        """Read the boxes of all sequences.
+
+        Args:
+            root: Folder of the sequences.
+            layout: "lasot": [CLASS/]CLASS-N/img/*.jpg with groundtruth.txt, full_occlusion.txt,
+                out_of_view.txt; "got10k": [SPLIT/]NAME/*.jpg with groundtruth.txt, absence.label,
+                cover.label; "otb": NAME/img/*.jpg with groundtruth_rect.txt, of several objects
+                groundtruth_rect.1.txt and so on, which become sequences NAME.1 and so on.
+            split: Of LaSOT a list of names, such as "testing_set" for ROOT/testing_set.txt, which
+                is taken if it is there; of GOT-10k a folder, the first there of val, train, test.
+            sequences: Only these.
+
+        Raises:
+            InputError: A folder is missing, a name is unknown, or a file is damaged.
+        """
         self.root, self.layout = Path(root), layout
         if layout not in LAYOUTS:
             raise InputError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
@@ -107,20 +101,15 @@ class BoxTrackingData:
                 f" {_TRUTH[layout]}"
             )
         if sequences is not None:
-            found = {name: found[_known(name, found, self.root)] for name in sequences}
+            found = {name: found[name] for name in choose(sequences, found, self.root)}
         self.sequences = [_READERS[layout](name, path) for name, path in found.items()]
-
-    def __len__(self) -> int:
-        return len(self.sequences)
-
-    def __iter__(self) -> Iterator[BoxSequence]:
-        return iter(self.sequences)
 
 
 def read_boxes(path: Path) -> NDArray[np.float64]:
     """Boxes (T, 4) of a text file, one x,y,w,h a line, with commas, tabs or blanks between.
 
-    Raises InputError, with the line, for anything else.
+    Raises:
+        InputError: There is anything else, with the number of the line.
     """
     rows = []
     for number, line in enumerate(_lines(path), 1):
@@ -145,36 +134,27 @@ def _lines(path: Path) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
-def _read_flags(path: Path, count: int) -> NDArray[np.float64] | None:
-    """Numbers of a file, one for each frame, in a line or one a line; None without the file."""
+def _read_flags(path: Path, count: int, missing: bool = False) -> NDArray[np.bool_]:
+    """Which frames have a number above 0 in a file; `missing` for all of them without the file.
+
+    The numbers, one for each frame, stand in a line or one a line.
+    """
     if not path.is_file():
-        return None
+        return np.full(count, missing)
     try:
         values = np.array(re.split(r"[,\s]+", ",".join(_lines(path)).strip(",")), dtype=np.float64)
     except ValueError:
         raise InputError(f"{path} must hold a number for each frame") from None
     if len(values) != count:
         raise InputError(f"{path} has {len(values)} numbers for {count} frames")
-    return values
-
-
-def _known(name: str, found: dict[str, Path], root: Path) -> str:
-    if name not in found:
-        raise unknown_name(f"no sequence {name!r} under {root}", name, sorted(found))
-    return name
-
-
-def _folders(root: Path) -> list[Path]:
-    """Folders in natural order."""
-    inside = (path for path in root.iterdir() if path.is_dir())
-    return sorted(inside, key=lambda path: natural_key(path.name))
+    return values > 0
 
 
 def _find_lasot(root: Path, split: str | None) -> dict[str, Path]:
     found = {
         folder.name: folder
-        for parent in (root, *_folders(root))
-        for folder in _folders(parent)
+        for parent in (root, *folders(root))
+        for folder in folders(parent)
         if (folder / _TRUTH["lasot"]).is_file() and (folder / "img").is_dir()
     }
     listing = root / f"{split or 'testing_set'}.txt"
@@ -183,7 +163,7 @@ def _find_lasot(root: Path, split: str | None) -> dict[str, Path]:
     if not listing.is_file():
         return found
     names = [line.strip() for line in _lines(listing)]
-    return {name: found[_known(name, found, root)] for name in names}
+    return {name: found[name] for name in choose(names, found, root)}
 
 
 def _find_got10k(root: Path, split: str | None) -> dict[str, Path]:
@@ -192,14 +172,14 @@ def _find_got10k(root: Path, split: str | None) -> dict[str, Path]:
         names = ", ".join(there) or "none"
         raise InputError(f"no split {split!r} under {root}; there are {names}")
     folder = root / (split or there[0]) if there else root
-    return {p.name: p for p in _folders(folder) if (p / _TRUTH["got10k"]).is_file()}
+    return {p.name: p for p in folders(folder) if (p / _TRUTH["got10k"]).is_file()}
 
 
 def _find_otb(root: Path, split: str | None) -> dict[str, Path]:
     if split is not None:
         raise InputError(f"OTB has no splits, got {split!r}; name the sequences instead")
     found: dict[str, Path] = {}
-    for folder in _folders(root):
+    for folder in folders(root):
         files = sorted(folder.glob("groundtruth_rect*.txt"), key=lambda p: natural_key(p.name))
         files = [path for path in files if _lines(path)]
         for number, path in enumerate(files, 1):
@@ -208,10 +188,7 @@ def _find_otb(root: Path, split: str | None) -> dict[str, Path]:
 
 
 def _sequence(
-    name: str,
-    images: Sequence[Path],
-    boxes: NDArray[np.float64],
-    visible: NDArray[np.bool_] | None = None,
+    name: str, images: Sequence[Path], boxes: NDArray[np.float64], visible: NDArray[np.bool_]
 ) -> BoxSequence:
     if len(boxes) == 1 < len(images):
         raise InputError(
@@ -220,35 +197,27 @@ def _sequence(
         )
     if len(boxes) != len(images):
         raise InputError(f"sequence {name} has {len(images)} images but {len(boxes)} boxes")
-    if visible is None:
-        visible = np.ones(len(boxes), dtype=bool)
     return BoxSequence(name, tuple(images), boxes, visible)
 
 
 def _read_lasot(name: str, folder: Path) -> BoxSequence:
     boxes = read_boxes(folder / _TRUTH["lasot"])
-    visible = np.ones(len(boxes), dtype=bool)
-    for file in ("full_occlusion.txt", "out_of_view.txt"):
-        flags = _read_flags(folder / file, len(boxes))
-        if flags is not None:
-            visible &= flags == 0
+    hidden = [
+        _read_flags(folder / f"{x}.txt", len(boxes)) for x in ("full_occlusion", "out_of_view")
+    ]
     images = list_images(folder / "img")
     # Some sequences have one image more than boxes.
     extra = len(images) == len(boxes) + 1 > 2
-    return _sequence(name, images[:-1] if extra else images, boxes, visible)
+    return _sequence(name, images[:-1] if extra else images, boxes, ~np.any(hidden, axis=0))
 
 
 def _read_got10k(name: str, folder: Path) -> BoxSequence:
-    images = list_images(folder)
     boxes = read_boxes(folder / _TRUTH["got10k"])
     visible = np.ones(len(boxes), dtype=bool)
-    absent = _read_flags(folder / "absence.label", len(boxes)) if len(boxes) > 1 else None
-    if absent is not None:
-        visible &= absent == 0
-    cover = _read_flags(folder / "cover.label", len(boxes)) if len(boxes) > 1 else None
-    if cover is not None:
-        visible &= cover > 0
-    return _sequence(name, images, boxes, visible)
+    if len(boxes) > 1:
+        absent = _read_flags(folder / "absence.label", len(boxes))
+        visible = ~absent & _read_flags(folder / "cover.label", len(boxes), missing=True)
+    return _sequence(name, list_images(folder), boxes, visible)
 
 
 def _read_otb(name: str, truth: Path) -> BoxSequence:
@@ -257,13 +226,9 @@ def _read_otb(name: str, truth: Path) -> BoxSequence:
     first, last = OTB_RANGES.get(truth.parent.name.lower(), (1, len(images)))
     if len(images) != len(boxes):
         images = images[first - 1 : last]
-    return _sequence(name, images, boxes)
+    return _sequence(name, images, boxes, np.ones(len(boxes), dtype=bool))
 
 
-_TRUTH = {
-    "lasot": "groundtruth.txt",
-    "got10k": "groundtruth.txt",
-    "otb": "groundtruth_rect.txt",
-}
+_TRUTH = {"lasot": "groundtruth.txt", "got10k": "groundtruth.txt", "otb": "groundtruth_rect.txt"}
 _FINDERS = {"lasot": _find_lasot, "got10k": _find_got10k, "otb": _find_otb}
 _READERS = {"lasot": _read_lasot, "got10k": _read_got10k, "otb": _read_otb}

@@ -7,107 +7,21 @@ of a split. Other data laid out so can be read too; names and numbers of the fra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tempomask.errors import InputError, unknown_name
-from tempomask.frames import Size
-from tempomask.io.folder import (
-    PICTURE_SUFFIXES,
-    image_size,
-    list_images,
-    natural_key,
-    read_image,
-    unreadable,
-)
-from tempomask.io.masks import read_mask
+from tempomask.data.sequences import MaskSequence, SequenceSet, choose, folders
+from tempomask.errors import InputError
+from tempomask.io.folder import PICTURE_SUFFIXES, list_images, natural_key
 
 RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
 # Looked for in this order when no split is named. DAVIS 2016 came with its lists in 480p/.
 DEFAULT_SPLITS = ("2017/val", "2016/val", "480p/val")
 SINGLE_OBJECT_YEARS = ("2016", "480p", "1080p")
-_COLOUR_MODES = ("RGB", "RGBA", "LA")
 
 
-@dataclass(frozen=True)
-class DavisSequence:
-    """One sequence: images and annotations in order, equally many.
-
-    single_object: every annotated pixel belongs to object 1 (the DAVIS 2016 protocol).
-    """
-
-    name: str
-    images: tuple[Path, ...]
-    annotations: tuple[Path, ...]
-    single_object: bool = False
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def first(self, count: int | None) -> DavisSequence:
-        """The sequence as if it ended after so many frames; None for all."""
-        images, annotations = self.images[:count], self.annotations[:count]
-        return replace(self, images=images, annotations=annotations)
-
-    @cached_property
-    def size(self) -> Size:
-        """(H, W) of the frames."""
-        return image_size(self.images[0])
-
-    @cached_property
-    def object_ids(self) -> tuple[int, ...]:
-        """Ids in the first annotation, ascending: the objects of the semi-supervised protocol.
-
-        Raises InputError if there are none.
-        """
-        ids = tuple(int(i) for i in np.unique(self.label_map(0)) if i)
-        if not ids:
-            raise InputError(
-                f"sequence {self.name}: the first annotation {self.annotations[0]} is empty; an"
-                " object must be marked there to be tracked"
-            )
-        return ids
-
-    def frames(self) -> Iterator[NDArray[np.uint8]]:
-        """Frames (H, W, 3), uint8 RGB, one after the other."""
-        for path in self.images:
-            yield read_image(path)
-
-    def label_map(self, index: int) -> NDArray[np.int32]:
-        """Ground truth of a frame, int32 (H, W): 0 for background, else the object's id.
-
-        A grey or colour image of nothing but 0 and 255 is one object with id 1.
-        Raises InputError for other colours, and for an annotation of another size than the frames.
-        """
-        path = self.annotations[index]
-        labels = _read_annotation(path)
-        if labels.shape != self.size:
-            raise InputError(
-                f"annotation {path} has {labels.shape[1]} x {labels.shape[0]} pixels, the frames of"
-                f" {self.name} have {self.size[1]} x {self.size[0]}; take both of one resolution"
-            )
-        return (labels > 0).astype(np.int32) if self.single_object else labels
-
-
-class Davis:
-    """The sequences under a DAVIS root.
-
-    split: a list in ImageSets, such as "2017/val" or "2016/train" ("2016" alone is its val), or
-        "all" for every sequence. None takes the val list of 2017, or else that of 2016, or else,
-        without lists, every sequence.
-    sequences: only these, whether they are in the split or not.
-    single_object: as of `DavisSequence`; lists of 2016 imply it.
-    resolution: folder such as "480p"; None takes 480p if it is there, else what is.
-    max_frames: of each sequence, only so many of its first frames.
-
-    Raises InputError for missing folders, unknown splits and sequences (with the nearest names),
-    and for frames and annotations that do not pair.
-    """
+class Davis(SequenceSet[MaskSequence]):
+    """The sequences under a DAVIS root."""
 
     def __init__(
         self,
@@ -118,16 +32,32 @@ class Davis:
         resolution: str | None = None,
         max_frames: int | None = None,
     ) -> None:
+        """Find the files of all sequences.
+
+        Args:
+            root: Folder that holds JPEGImages/ and Annotations/.
+            split: A list in ImageSets, such as "2017/val" or "2016/train" ("2016" alone is its
+                val), or "all" for every sequence. None takes the val list of 2017, or else that of
+                2016, or else, without lists, every sequence.
+            sequences: Only these, whether they are in the split or not.
+            single_object: Same as of `MaskSequence`; lists of 2016 imply it.
+            resolution: Folder such as "480p"; None takes 480p if it is there, else what is.
+            max_frames: Of each sequence, only so many of its first frames.
+
+        Raises:
+            InputError: A folder is missing, a split or sequence is unknown (with the nearest
+                names), or frames and annotations do not pair.
+        """
         self.root = Path(root)
         self.max_frames = max_frames
         _check_root(self.root)
-        images, annotations = _folders(self.root, resolution)
-        present = sorted((p.name for p in images.iterdir() if p.is_dir()), key=natural_key)
+        images, annotations = _parts(self.root, resolution)
+        present = [path.name for path in folders(images)]
         if not present:
             raise InputError(f"no sequences under {images}; it needs a folder of frames for each")
         self.split = _existing_split(self.root, split)
         if sequences is not None:
-            names = _known(sequences, present, self.root)
+            names = choose(sequences, present, self.root)
         elif self.split is None:
             names = present
         else:
@@ -139,12 +69,6 @@ class Davis:
             for name in names
         ]
 
-    def __len__(self) -> int:
-        return len(self.sequences)
-
-    def __iter__(self) -> Iterator[DavisSequence]:
-        return iter(self.sequences)
-
 
 def _check_root(root: Path) -> None:
     """InputError unless a folder holds JPEGImages and Annotations; says where they may be."""
@@ -153,7 +77,7 @@ def _check_root(root: Path) -> None:
     for part in ("JPEGImages", "Annotations"):
         if (root / part).is_dir():
             continue
-        near = (*(p for p in (root.parent, root.parent.parent)), *sorted(root.iterdir()))
+        near = (root.parent, root.parent.parent, *sorted(root.iterdir()))
         found = next((path for path in near if (path / "JPEGImages").is_dir()), None)
         hint = f"; did you mean {found}?" if found and part == "JPEGImages" else ""
         raise InputError(
@@ -161,16 +85,17 @@ def _check_root(root: Path) -> None:
         )
 
 
-def _folders(root: Path, resolution: str | None) -> tuple[Path, Path]:
+def _parts(root: Path, resolution: str | None) -> tuple[Path, Path]:
     """The folders that hold the sequences' frames and annotations."""
     images, annotations = root / "JPEGImages", root / "Annotations"
     wanted = RESOLUTIONS if resolution is None else (resolution,)
-    for name in wanted:
-        if (images / name).is_dir() and (annotations / name).is_dir():
+    there = [[(part / name).is_dir() for part in (images, annotations)] for name in wanted]
+    for name, both in zip(wanted, there, strict=True):
+        if all(both):
             return images / name, annotations / name
-    for name in wanted:
-        if resolution or (images / name).is_dir() or (annotations / name).is_dir():
-            lacking = annotations if (images / name).is_dir() else images
+    for name, both in zip(wanted, there, strict=True):
+        if resolution or any(both):
+            lacking = annotations if both[0] else images
             raise InputError(f"{lacking / name} is missing; frames and annotations must pair")
     return images, annotations
 
@@ -190,10 +115,8 @@ def _existing_split(root: Path, split: str | None) -> str | None:
             return name
     lists = sorted((root / "ImageSets").glob("*/*.txt"))
     names = ", ".join(f"{path.parent.name}/{path.stem}" for path in lists)
-    raise InputError(
-        f"no list {_list_path(root, candidates[0])}; "
-        + (f"there are {names}" if names else 'leave the split out, or use "all"')
-    )
+    remedy = f"there are {names}" if names else 'leave the split out, or use "all"'
+    raise InputError(f"no list {_list_path(root, candidates[0])}; {remedy}")
 
 
 def _list_path(root: Path, split: str) -> Path:
@@ -217,17 +140,7 @@ def _listed(root: Path, split: str, present: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _known(wanted: Sequence[str], present: Sequence[str], root: Path) -> list[str]:
-    """The wanted names, each once; InputError with near ones for a name that is not there."""
-    if not wanted:
-        raise InputError("no sequence named; leave sequences out for all of the split")
-    for name in wanted:
-        if name not in present:
-            raise unknown_name(f"no sequence {name!r} under {root}", name, present)
-    return list(dict.fromkeys(wanted))
-
-
-def _pair(name: str, images: Path, annotations: Path, single_object: bool) -> DavisSequence:
+def _pair(name: str, images: Path, annotations: Path, single_object: bool) -> MaskSequence:
     """A sequence whose frames and annotations have the same names."""
     if not annotations.is_dir():
         raise InputError(f"sequence {name} has frames but no annotations at {annotations}")
@@ -250,28 +163,5 @@ def _pair(name: str, images: Path, annotations: Path, single_object: bool) -> Da
         raise InputError(
             f"sequence {name}: annotation {labels[extra[0]].name} has no frame {counts}"
         )
-    return DavisSequence(
-        name, tuple(frames), tuple(labels[frame.stem] for frame in frames), single_object
-    )
-
-
-def _read_annotation(path: Path) -> NDArray[np.int32]:
-    """A label map; also from a colour image of nothing but black and white."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            if image.format != "PNG" or image.mode not in _COLOUR_MODES:
-                return read_mask(path)
-            values = np.asarray(image)[..., : 1 if image.mode == "LA" else 3]
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise unreadable(path, error) from None
-    white = (values == 255).all(axis=-1)
-    if not (white | (values == 0).all(axis=-1)).all():
-        raise InputError(
-            f"annotation {path} is in colour; ids cannot be read from colours: save it as a palette"
-            " or grey PNG whose pixel values are the object ids"
-        )
-    return white.astype(np.int32)
+    paths = tuple(labels[frame.stem] for frame in frames)
+    return MaskSequence(name, tuple(frames), paths, single_object)

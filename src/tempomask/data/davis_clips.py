@@ -22,8 +22,8 @@ from tempomask.data.clips import (
     view,
 )
 from tempomask.data.colour import vary_colour
-from tempomask.data.davis import DavisSequence
 from tempomask.data.motion import ImageArray
+from tempomask.data.sequences import MaskSequence
 from tempomask.errors import InputError
 from tempomask.io.folder import read_image
 
@@ -40,7 +40,7 @@ class DavisClips(Dataset[Clip]):
 
     def __init__(
         self,
-        sequences: Sequence[DavisSequence],
+        sequences: Sequence[MaskSequence],
         image_size: int,
         num_frames: int = 4,
         seed: int = 1,

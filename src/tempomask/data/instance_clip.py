@@ -5,6 +5,7 @@ Shape legend: T frames in temporal order, N instances, S image side (a multiple 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,16 +13,23 @@ from numpy.typing import NDArray
 
 from tempomask.errors import InputError
 
+# Tries to make a clip that shows an instance.
+ATTEMPTS = 10
+
 
 @dataclass(frozen=True, eq=False)
 class InstanceClip:
     """A few frames of a video with its instances; a data set's item, a function of its index alone.
 
-    frames: uint8 (T, S, S, 3) RGB. masks: bool (T, N, S, S), may overlap, N may be 0.
-    labels: int64 (N,) from 0 to C - 1. present: bool (T, N), the instance is to be found on the
-    frame; False where it is absent or was not annotated, and its mask is then empty.
+    Attributes:
+        frames: uint8 (T, S, S, 3) RGB.
+        masks: bool (T, N, S, S), may overlap; N may be 0.
+        labels: int64 (N,) from 0 to C - 1.
+        present: bool (T, N), the instance is to be found on the frame; False where it is absent or
+            was not annotated, and its mask is then empty.
 
-    Raises InputError if the parts do not fit together.
+    Raises:
+        InputError: The parts do not fit together.
     """
 
     frames: NDArray[np.uint8]
@@ -44,3 +52,23 @@ class InstanceClip:
             raise InputError(f"a clip has the label {self.labels.min()}; labels start from 0")
         if (self.masks.any(axis=(2, 3)) & ~self.present).any():
             raise InputError("a clip has a mask of an instance that is not present")
+
+
+def instances_in_view(
+    frames: NDArray[np.uint8], masks: NDArray[np.bool_], labels: Sequence[int]
+) -> InstanceClip:
+    """A clip of those instances that some frame shows; masks (T, N, S, S)."""
+    present = np.asarray(masks.any(axis=(2, 3)))
+    kept = present.any(axis=0)
+    numbers = np.array(labels, dtype=np.int64)
+    return InstanceClip(frames, masks[:, kept], numbers[kept], present[:, kept])
+
+
+def clip_with_an_instance(make: Callable[[], InstanceClip]) -> InstanceClip:
+    """The first clip that shows an instance, the last one made if none of `ATTEMPTS` does."""
+    clip = make()
+    for _ in range(ATTEMPTS - 1):
+        if clip.present.any():
+            break
+        clip = make()
+    return clip

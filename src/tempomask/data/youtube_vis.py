@@ -8,7 +8,6 @@ benchmarks come without annotations. Images lie in a folder beside it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,24 +17,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tempomask.data.segmentations import as_rle, mask_of
-from tempomask.errors import InputError
-from tempomask.frames import Size
-from tempomask.io.folder import read_image
-from tempomask.rle import RLE
+from tempomask.data.segmentations import as_rle
+from tempomask.data.sequences import read_sized
+from tempomask.errors import InputError, place
+from tempomask.files import read_json
+from tempomask.frames import Size, is_whole
+from tempomask.rle import RLE, decode_rle
 
 Part = dict[str, Any]
-# Keys that every entry of a part of the file must have.
-REQUIRED = {
-    "videos": ("id", "width", "height", "file_names"),
-    "categories": ("id", "name"),
-    "annotations": ("id", "video_id", "category_id", "segmentations"),
+# What every entry of a part of the file must have, and of which type.
+REQUIRED: dict[str, dict[str, type]] = {
+    "videos": {"id": int, "width": int, "height": int, "file_names": list},
+    "categories": {"id": int, "name": object},
+    "annotations": {"id": int, "video_id": int, "category_id": int, "segmentations": list},
 }
+SINGULAR = {"videos": "video", "categories": "category", "annotations": "annotation"}
 
 
 @dataclass(frozen=True)
 class VideoEntry:
-    """One video: its id, size (H, W), and the images' names below the image folder."""
+    """One video.
+
+    Attributes:
+        id: As in the file.
+        size: (H, W).
+        file_names: Of the images, below the image folder.
+    """
 
     id: int
     size: Size
@@ -55,9 +62,13 @@ class VideoEntry:
 class InstanceAnnotation:
     """One annotated instance through a video of T frames.
 
-    segmentations: T entries as the file has them, None where it is not seen; see `rle` and `mask`.
-    areas: T areas as the file has them, or None if it has none. is_crowd: it stands for a group,
-    which the protocol does not score.
+    Attributes:
+        id: As in the file.
+        video: That it is in.
+        category_id: Of its class.
+        segmentations: T entries as the file has them, None where it is not seen.
+        areas: T areas as the file has them, or None if it has none.
+        is_crowd: It stands for a group, which the protocol does not score.
     """
 
     id: int
@@ -69,41 +80,47 @@ class InstanceAnnotation:
 
     def rle(self, frame: int) -> RLE | None:
         """Run-length encoding on a frame, None where it is not seen; InputError if damaged."""
-        try:
+        with place(self._at(frame)):
             return as_rle(self.segmentations[frame], self.video.size)
-        except InputError as error:
-            raise InputError(f"{self._place(frame)}: {error}") from None
 
     def mask(self, frame: int) -> NDArray[np.bool_]:
         """bool (H, W) on a frame; all False where it is not seen; InputError if damaged."""
-        try:
-            return mask_of(self.segmentations[frame], self.video.size)
-        except InputError as error:
-            raise InputError(f"{self._place(frame)}: {error}") from None
+        rle = self.rle(frame)
+        if rle is None:
+            return np.zeros(self.video.size, dtype=bool)
+        with place(self._at(frame)):
+            return decode_rle(rle)
 
     @cached_property
     def seen(self) -> NDArray[np.bool_]:
         """bool (T,): frames with a segmentation."""
         return np.array([bool(segmentation) for segmentation in self.segmentations], dtype=bool)
 
-    def _place(self, frame: int) -> str:
+    def _at(self, frame: int) -> str:
         return f"annotation {self.id}, frame {frame} of video {self.video.id} ({self.video.name})"
 
 
 class YouTubeVIS:
-    """The videos of one annotation file.
+    """The videos of one annotation file; images and masks are read only when asked for.
 
-    annotations: the JSON file. images: the folder that `file_names` start from; None looks for it
-        beside the file: JPEGImages/, NAME/JPEGImages/ or NAME/ for annotations called NAME.json.
-
-    videos: by ascending id. categories: name by id, ascending. annotated: the file has annotations.
-    classes: names in that order, to which labels 0, 1, ... point.
-
-    Raises InputError for a missing or damaged file and entries that do not fit together; images
-    and masks are read only when asked for. `youtube_vis_check.check` lists everything wrong.
+    Attributes:
+        videos: By ascending id.
+        categories: Name by id, ascending.
+        annotated: The file has annotations.
     """
 
     def __init__(self, annotations: str | Path, images: str | Path | None = None) -> None:
+        """Read and check the file.
+
+        Args:
+            annotations: The JSON file.
+            images: The folder that `file_names` start from; None looks for it beside the file:
+                JPEGImages/, NAME/JPEGImages/ or NAME/ for annotations called NAME.json.
+
+        Raises:
+            InputError: The file is missing or damaged, or its entries do not fit together;
+                `youtube_vis_check.check` lists everything wrong.
+        """
         self.path = Path(annotations)
         content = read_content(self.path)
         problem = next(structure_problems(content), None)
@@ -130,6 +147,7 @@ class YouTubeVIS:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Names of the categories, in the order of their ids, to which labels 0, 1, ... point."""
         return tuple(self.categories.values())
 
     @cached_property
@@ -147,22 +165,10 @@ class YouTubeVIS:
         """The instances of a video, in the order of the file."""
         return self._tracks.get(video_id, [])
 
-    def frame_path(self, video: VideoEntry, frame: int) -> Path:
-        """Where a frame lies."""
-        return self.images / video.file_names[frame]
-
     def frame(self, video: VideoEntry, frame: int) -> NDArray[np.uint8]:
         """Frame (H, W, 3), uint8 RGB; InputError if it is missing or has another size."""
-        path = self.frame_path(video, frame)
-        if not path.is_file():
-            raise InputError(f"no image {path}, frame {frame} of video {video.id}; add it")
-        image = read_image(path)
-        if image.shape[:2] != video.size:
-            raise InputError(
-                f"{path} has {image.shape[1]} x {image.shape[0]} pixels, but video {video.id}"
-                f" says {video.size[1]} x {video.size[0]}; take those that belong to the file"
-            )
-        return image
+        path = self.images / video.file_names[frame]
+        return read_sized(path, video.size, f"frame {frame} of video {video.id}")
 
     def frames(self, video: VideoEntry) -> Iterator[NDArray[np.uint8]]:
         """All frames of a video in order, as of `frame`."""
@@ -170,45 +176,57 @@ class YouTubeVIS:
             yield self.frame(video, index)
 
 
-def read_content(path: Path) -> Part:
-    """The object in a JSON file; InputError if there is none, or it lacks videos or categories."""
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read annotations {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}; the file may be cut off") from None
+def plain_name(name: str) -> str:
+    """The name of a class, to compare with others: spelling differs between data sets."""
+    return name.casefold().replace("_", " ").strip()
+
+
+def read_content(
+    path: Path, parts: Sequence[str] = ("videos", "categories"), kind: str = "YouTube-VIS format"
+) -> Part:
+    """The object in a JSON file.
+
+    Raises:
+        InputError: There is none, or it lacks one of the parts, which are lists.
+    """
+    content = read_json(path, "annotations")
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}, not an object with videos")
-    for part in ("videos", "categories"):
+        raise InputError(f"{path} holds a {type(content).__name__}, not an object with {parts[0]}")
+    for part in parts:
         if not isinstance(content.get(part), list) or not content[part]:
-            raise InputError(f"{path} has no list of {part}; it is not in YouTube-VIS format")
+            raise InputError(f"{path} has no list of {part}; it is not in {kind}")
     if not isinstance(content.get("annotations"), (list, type(None))):
-        raise InputError(
-            f"{path} has annotations that are no list; it is not in YouTube-VIS format"
-        )
+        raise InputError(f"{path} has annotations that are no list; it is not in {kind}")
     return content
 
 
 def structure_problems(content: Part) -> Iterator[str]:
     """What does not fit together among the entries of a file, one line each; masks not looked at.
 
-    content: as of `read_content`.
+    Args:
+        content: Same as `read_content` returns.
     """
-    for part in REQUIRED:
-        yield from _entry_problems(part, content.get(part) or [])
-    for video in _sound(content, "videos"):
+    sound: dict[str, dict[int, Part]] = {}
+    for part, name in SINGULAR.items():
+        sound[part] = {}
+        for number, entry in enumerate(content.get(part) or ()):
+            problem = _entry_problem(entry, REQUIRED[part])
+            if problem is not None:
+                known = entry.get("id") if isinstance(entry, dict) else None
+                yield f"{name} {f'at place {number}' if known is None else known} {problem}"
+            elif sound[part].setdefault(entry["id"], entry) is not entry:
+                yield f"{name} {entry['id']} appears more than once"
+    for video in sound["videos"].values():
         yield from _video_problems(video)
-    videos = {video["id"]: video for video in _sound(content, "videos")}
-    categories = {category["id"] for category in _sound(content, "categories")}
-    for entry in _sound(content, "annotations"):
-        yield from _annotation_problems(entry, videos, categories)
+    for entry in sound["annotations"].values():
+        yield from _annotation_problems(entry, sound["videos"], sound["categories"])
 
 
 def image_folder(path: Path, videos: Sequence[VideoEntry], given: str | Path | None = None) -> Path:
     """The folder that the videos' file names start from; the first candidate if none holds them.
 
-    Raises InputError for a given folder that is not there.
+    Raises:
+        InputError: A given folder is not there.
     """
     if given is not None:
         if not Path(given).is_dir():
@@ -221,62 +239,37 @@ def image_folder(path: Path, videos: Sequence[VideoEntry], given: str | Path | N
     if beside.name == "annotations":
         candidates += [beside.parent / stem / "JPEGImages", beside.parent / stem]
     first = next((video.file_names[0] for video in videos if video.file_names), None)
-    if first is not None:
-        for folder in candidates:
-            if (folder / first).is_file():
-                return folder
-    return candidates[0]
+    holders = [folder for folder in candidates if first and (folder / first).is_file()]
+    return (holders or candidates)[0]
 
 
-def _sound(content: Part, part: str) -> Iterator[Part]:
-    """The entries that have all they need."""
-    for entry in content.get(part) or []:
-        if isinstance(entry, dict) and _lacking(part, entry) is None:
-            yield entry
-
-
-def _lacking(part: str, entry: Part) -> str | None:
-    for key in REQUIRED[part]:
+def _entry_problem(entry: Any, required: dict[str, type]) -> str | None:
+    if not isinstance(entry, dict):
+        return f"is a {type(entry).__name__}, not an object"
+    for key, kind in required.items():
         if entry.get(key) is None:
             return f"lacks {key}"
-        whole = isinstance(entry[key], int) and not isinstance(entry[key], bool)
-        if (key == "id" or key.endswith("_id") or key in ("width", "height")) and not whole:
+        if kind is int and not is_whole(entry[key]):
             return f"has {key} {entry[key]!r}, not a whole number"
-        if key in ("file_names", "segmentations") and not isinstance(entry[key], list):
+        if not isinstance(entry[key], kind):
             return f"has {key} that are no list"
     return None
 
 
-def _entry_problems(part: str, entries: list[Any]) -> Iterator[str]:
-    name = {"videos": "video", "categories": "category", "annotations": "annotation"}[part]
-    seen: set[int] = set()
-    for place, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            yield f"{name} at place {place} is a {type(entry).__name__}, not an object"
-            continue
-        lacking = _lacking(part, entry)
-        if lacking is not None:
-            yield f"{name} {entry.get('id', f'at place {place}')} {lacking}"
-            continue
-        if entry["id"] in seen:
-            yield f"{name} {entry['id']} appears more than once"
-        seen.add(entry["id"])
-
-
 def _video_problems(video: Part) -> Iterator[str]:
-    names = video["file_names"]
+    names, name = video["file_names"], f"video {video['id']}"
     if video["width"] < 1 or video["height"] < 1:
-        yield f"video {video['id']} has {video['width']} x {video['height']} pixels"
+        yield f"{name} has {video['width']} x {video['height']} pixels"
     if not names:
-        yield f"video {video['id']} has no frames"
-    if not all(isinstance(name, str) for name in names):
-        yield f"video {video['id']} has file_names that are not text"
+        yield f"{name} has no frames"
+    if not all(isinstance(file, str) for file in names):
+        yield f"{name} has file_names that are not text"
     if video.get("length", len(names)) != len(names):
-        yield f"video {video['id']} has length {video['length']} but {len(names)} file_names"
+        yield f"{name} has length {video['length']} but {len(names)} file_names"
 
 
 def _annotation_problems(
-    entry: Part, videos: dict[int, Part], categories: set[int]
+    entry: Part, videos: dict[int, Part], categories: dict[int, Part]
 ) -> Iterator[str]:
     name = f"annotation {entry['id']}"
     if entry["category_id"] not in categories:
@@ -287,11 +280,9 @@ def _annotation_problems(
     length = len(videos[entry["video_id"]]["file_names"])
     for key in ("segmentations", "areas", "bboxes"):
         values = entry.get(key)
-        if values is None:
-            continue
-        if not isinstance(values, list):
+        if values is not None and not isinstance(values, list):
             yield f"{name} has {key} that are no list"
-        elif len(values) != length:
+        elif values is not None and len(values) != length:
             yield (
                 f"{name} has {len(values)} {key}, but video {entry['video_id']} has {length} frames"
             )

@@ -32,11 +32,17 @@ def check(
 ) -> Iterator[str]:
     """Every problem as one line that names the video, the annotation or the file; none if all fits.
 
-    annotations, images: as of `YouTubeVIS`. Looked at: the entries and how they refer to each
-    other; every mask (kind, size, run lengths, empty ones, areas); every image (there, and of the
-    video's size). decode: read all images to the end, which finds those that are cut off.
+    Looked at are the entries and how they refer to each other; every mask (kind, size, run lengths,
+    empty ones, areas); every image (there, and of the video's size).
 
-    Raises InputError only if the file itself cannot be read.
+    Args:
+        annotations: Same as of `YouTubeVIS`.
+        images: Same as of `YouTubeVIS`.
+        decode: Read all images to the end, which finds those that are cut off.
+        progress: Told about every video.
+
+    Raises:
+        InputError: The file itself cannot be read.
     """
     path = Path(annotations)
     problems = list(structure_problems(read_content(path)))
@@ -45,21 +51,16 @@ def check(
         yield "masks and images were not looked at; put the lines above right first"
         return
     dataset = YouTubeVIS(path, images)
-    yield from _unused(dataset)
+    if dataset.annotated:
+        for video in dataset.videos:
+            if not dataset.annotations(video.id):
+                yield f"video {video.id} ({video.name}) has no annotation"
     for number, video in enumerate(dataset.videos, 1):
         yield from _image_problems(dataset, video, decode)
         for annotation in dataset.annotations(video.id):
             yield from _mask_problems(annotation)
         if progress is not None:
             progress(number, len(dataset))
-
-
-def _unused(dataset: YouTubeVIS) -> Iterator[str]:
-    if not dataset.annotated:
-        return
-    for video in dataset.videos:
-        if not dataset.annotations(video.id):
-            yield f"video {video.id} ({video.name}) has no annotation"
 
 
 def _image_problems(dataset: YouTubeVIS, video: VideoEntry, decode: bool) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from tempomask.data.colour import ColourJitter, vary_colour
-from tempomask.data.instance_clip import InstanceClip
+from tempomask.data.instance_clip import InstanceClip, clip_with_an_instance, instances_in_view
 from tempomask.data.youtube_vis import VideoEntry, YouTubeVIS
 from tempomask.errors import InputError
 from tempomask.frames import Size
@@ -20,8 +19,6 @@ from tempomask.frames import Size
 # least, of its shorter side.
 WHOLE_FRAMES = 0.4
 LEAST_CROP = 0.6
-# Tries to find a crop and a place in the video that show an instance.
-ATTEMPTS = 10
 
 
 class View(NamedTuple):
@@ -35,14 +32,8 @@ class View(NamedTuple):
 class VideoInstanceClips(Dataset[InstanceClip]):
     """Clips of T frames from annotated videos; clip i depends on the seed and i alone.
 
-    dataset: with annotations; groups (crowds) are left out. image_size: side S of the square
-    frames; what an image does not fill stays black, below or right of it, as at inference.
-    num_frames: of a clip. window: they lie among so many consecutive frames; None for adjacent
-    ones. length: what len() says, None for one clip a video; larger indices give further clips.
-    augment: random crops, mirroring and colours; else the whole frame as it is.
-    classes: names that labels point to.
-
-    Raises InputError without annotations, and if no video has num_frames frames.
+    Attributes:
+        classes: Names that labels point to.
     """
 
     def __init__(
@@ -53,9 +44,22 @@ class VideoInstanceClips(Dataset[InstanceClip]):
         num_frames: int = 2,
         window: int | None = None,
         seed: int = 1,
-        length: int | None = None,
         augment: bool = True,
     ) -> None:
+        """Choose the videos that are long enough.
+
+        Args:
+            dataset: With annotations; groups (crowds) are left out.
+            image_size: Side S of the square frames; what an image does not fill stays black, below
+                or right of it, as at inference.
+            num_frames: Of a clip.
+            window: The frames lie among so many consecutive ones; None for adjacent frames.
+            seed: Of all random choices.
+            augment: Random crops, mirroring and colours; else the whole frame as it is.
+
+        Raises:
+            InputError: There are no annotations, or no video has num_frames frames.
+        """
         if not dataset.annotated:
             raise InputError(f"{dataset.path} has no annotations; training needs the train file")
         if window is not None and window < num_frames:
@@ -73,10 +77,10 @@ class VideoInstanceClips(Dataset[InstanceClip]):
                 f"no video of {dataset.path} has annotations and {num_frames} frames or more"
             )
         self.classes = dataset.classes
-        self.length = length or len(self.videos)
 
     def __len__(self) -> int:
-        return self.length
+        """One clip a video; larger indices give further clips."""
+        return len(self.videos)
 
     def __getitem__(self, index: int) -> InstanceClip:
         rng = np.random.default_rng((self.seed, index))
@@ -84,18 +88,10 @@ class VideoInstanceClips(Dataset[InstanceClip]):
         round_, place = divmod(index, len(self.videos))
         order = np.random.default_rng((self.seed, round_, len(self.videos)))
         video = self.videos[order.permutation(len(self.videos))[place]]
-        clip = self._clip(rng, video)
-        for _ in range(ATTEMPTS - 1):
-            if clip.present.any():
-                break
-            clip = self._clip(rng, video)
-        return clip
+        return clip_with_an_instance(lambda: self._clip(rng, video))
 
     def _clip(self, rng: np.random.Generator, video: VideoEntry) -> InstanceClip:
         times = self._times(rng, len(video))
-        view = whole_view(video.size, self.side)
-        if self.augment:
-            view = random_view(rng, video.size, self.side)
         view = (
             random_view(rng, video.size, self.side)
             if self.augment
@@ -119,16 +115,6 @@ class VideoInstanceClips(Dataset[InstanceClip]):
         start = int(rng.integers(length - window + 1))
         chosen = rng.choice(window, self.num_frames, replace=False)
         return sorted(start + int(offset) for offset in chosen)
-
-
-def instances_in_view(
-    frames: NDArray[np.uint8], masks: NDArray[np.bool_], labels: Sequence[int]
-) -> InstanceClip:
-    """A clip of the instances that some frame shows; masks (T, N, S, S)."""
-    present = np.asarray(masks.any(axis=(2, 3)))
-    kept = present.any(axis=0)
-    numbers = np.array(labels, dtype=np.int64)
-    return InstanceClip(frames, masks[:, kept], numbers[kept], present[:, kept])
 
 
 def whole_view(size: Size, side: int) -> View:

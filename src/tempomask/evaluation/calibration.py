@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from tempomask.adaptation.adapter_file import change_settings, read_adapter
-from tempomask.data.davis import Davis, DavisSequence
+from tempomask.data.davis import Davis
+from tempomask.data.sequences import MaskSequence
 from tempomask.errors import InputError
 from tempomask.evaluation.prompts import first_frame_prompts
 from tempomask.model import Model
@@ -103,7 +104,7 @@ def calibrated_policy(model: Model, budget: float) -> RecurrentPolicy:
 
 
 def _track(
-    model: Model, sequence: DavisSequence, policy: RecurrentPolicy, max_frames: int | None
+    model: Model, sequence: MaskSequence, policy: RecurrentPolicy, max_frames: int | None
 ) -> None:
     """Track a sequence from its first annotation; the policy's rule takes notes."""
     session = model.session(num_frames=len(sequence), routing=policy)

@@ -13,7 +13,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tempomask.data.davis import Davis, DavisSequence
+from tempomask.data.davis import Davis
+from tempomask.data.sequences import MaskSequence
 from tempomask.errors import InputError
 from tempomask.evaluation.prompts import (
     CLICKS,
@@ -158,7 +159,7 @@ class _SequenceRun:
     def __init__(
         self,
         model: Model | Propagator,
-        sequence: DavisSequence,
+        sequence: MaskSequence,
         prompt: PromptKind,
         options: Any,
         routing: RoutingChoice,

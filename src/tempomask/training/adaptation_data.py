@@ -13,7 +13,8 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from tempomask.data.davis import Davis, DavisSequence
+from tempomask.data.davis import Davis
+from tempomask.data.sequences import MaskSequence
 from tempomask.errors import InputError
 
 # The part of nano's training data that is video.
@@ -33,8 +34,8 @@ class AdaptationData:
 
     clips: Dataset[Any]
     training: tuple[str, ...]
-    measured: tuple[DavisSequence, ...]
-    held_out: tuple[DavisSequence, ...]
+    measured: tuple[MaskSequence, ...]
+    held_out: tuple[MaskSequence, ...]
 
 
 def adaptation_data(
@@ -93,6 +94,6 @@ def _is_mixture(root: Path) -> bool:
     return (root / MIXTURE_VIDEO).is_dir()
 
 
-def _spread(sequences: Sequence[DavisSequence], count: int) -> list[DavisSequence]:
+def _spread(sequences: Sequence[MaskSequence], count: int) -> list[MaskSequence]:
     """`count` of them, evenly spaced."""
     return [sequences[(2 * i + 1) * len(sequences) // (2 * count)] for i in range(count)]

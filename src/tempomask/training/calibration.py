@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tempomask.data.davis import DavisSequence
+from tempomask.data.sequences import MaskSequence
 from tempomask.errors import InputError
 from tempomask.metrics.region_boundary import region_and_boundary
 from tempomask.models.encoder import Policy
@@ -38,7 +38,7 @@ class SequenceMeasure:
 
     def __init__(
         self,
-        sequences: Sequence[DavisSequence],
+        sequences: Sequence[MaskSequence],
         image_size: int,
         device: torch.device,
         frames: int = 16,
@@ -89,7 +89,7 @@ class SequenceMeasure:
         return normalise(torch.stack(chosen[:count]).to(self._device))
 
 
-def _load(sequence: DavisSequence, side: int, indices: range) -> _Loaded:
+def _load(sequence: MaskSequence, side: int, indices: range) -> _Loaded:
     """The frames and masks of the indices that there are, at least two, squeezed to a square."""
     if len(sequence) < 2:
         raise InputError(f"sequence {sequence.name} has {len(sequence)} frames; it needs two")

@@ -4,7 +4,6 @@ detectron2's pickles of arrays.
 
 from __future__ import annotations
 
-import json
 import pickle
 import struct
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tempomask.errors import InputError
+from tempomask.files import read_json
 from tempomask.weights.layout import State
 
 INDEX = "model.safetensors.index.json"
@@ -76,14 +76,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, state, metadata, config if known else None)
 
 
-def read_json(path: Path) -> Any:
-    """The parsed file; InputError if it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not readable JSON: {_first_line(error)}") from None
-
-
 def _weights_in(folder: Path) -> Path:
     """The one file of weights in a folder."""
     for name in (SINGLE, INDEX):
@@ -100,7 +92,7 @@ def _weights_in(folder: Path) -> Path:
 
 def _read_shards(index: Path) -> State:
     try:
-        names: set[str] = set(read_json(index)["weight_map"].values())
+        names: set[str] = set(read_json(index, "the index")["weight_map"].values())
     except (TypeError, KeyError, AttributeError):
         raise InputError(f"{index} has no weight_map; it is not a safetensors index") from None
     state: State = {}

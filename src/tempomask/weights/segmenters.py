@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from tempomask.errors import InputError
+from tempomask.files import read_json
 from tempomask.models.config import (
     SEGMENTERS,
     HieraConfig,
@@ -18,7 +19,7 @@ from tempomask.models.config import (
 )
 from tempomask.models.segmenter import Segmenter
 from tempomask.weights.efficienttam import EFFICIENTTAM
-from tempomask.weights.files import Checkpoint, read_json
+from tempomask.weights.files import Checkpoint
 from tempomask.weights.instances import is_instances
 from tempomask.weights.layout import Layout, State, layout_of
 from tempomask.weights.loading import identify, load, other_model, read
@@ -121,7 +122,7 @@ def _stored_config(file: Checkpoint, layout: Layout) -> SegmenterConfig | None:
             raise InputError(f"{file.path} lacks its configuration; save it with save_segmenter")
         return config_from_json(SegmenterConfig, file.metadata[SEGMENTER_KEY])
     if layout is TRANSFORMERS_SAM2 and file.config_json is not None:
-        return segmenter_config_of(read_json(file.config_json))
+        return segmenter_config_of(read_json(file.config_json, "the configuration"))
     return None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tempomask.errors import InputError
+from tempomask.files import read_json
 from tempomask.models.instances.config import (
     InstanceConfig,
     PixelDecoderConfig,
@@ -13,14 +14,14 @@ from tempomask.models.instances.config import (
     ResNetConfig,
     SwinConfig,
 )
-from tempomask.weights.files import Checkpoint, read_json
+from tempomask.weights.files import Checkpoint
 
 
 def config_beside(file: Checkpoint) -> InstanceConfig | None:
     """The configuration of transformers' config.json, None if there is none."""
     if file.config_json is None:
         return None
-    values: Mapping[str, Any] = read_json(file.config_json)
+    values: Mapping[str, Any] = read_json(file.config_json, "the configuration")
     try:
         return _transformers_config(values, file.path.name)
     except (KeyError, TypeError, ValueError, IndexError) as error:
