@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from tempomask.errors import InputError
-from tempomask.io.masks import decode_rle, encode_rle
+from tempomask.rle import decode_rle, encode_rle
 
 
 @st.composite

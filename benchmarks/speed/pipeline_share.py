@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from benchmarks.common import finish, parser
-from tempomask.cli.tracking_run import Request, run_tracking
+from tempomask.cli.run import Request, Run
+from tempomask.cli.tracking_task import TrackingTask
 from tempomask.devices import resolve_dtype
 from tempomask.engine import accelerate
 from tempomask.io.video import open_video
@@ -58,10 +59,8 @@ def measure(source: str, name: str, frames: int) -> dict[str, Any]:
     prompt = Prompt(box=(width // 4, height // 4, width // 2, height // 2))
     with tempfile.TemporaryDirectory() as folder:
         save = frozenset({"masks", "overlay"})
-        request = Request(
-            source, [prompt], "forward", 0, frames, {}, Path(folder) / "out", save, resume=False
-        )
-        report, _ = run_tracking(request, video, model)
+        request = Request(source, Path(folder) / "out", save, start=0, end=frames)
+        report, _ = Run(request, TrackingTask([prompt]), video).execute(model)
     whole = float(report["seconds"])
     return {
         "model": name,

@@ -1,8 +1,9 @@
-"""A frame as it comes in: RGB, uint8 (H, W, 3), checked once at the boundary."""
+"""Frames as they come in: RGB, uint8 (H, W, 3), checked once at the boundary; and their sources."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,35 @@ from tempomask.errors import InputError
 
 # (height, width) in pixels.
 Size = tuple[int, int]
+Frame = NDArray[np.uint8]
+# Pairs of a frame's index and the frame.
+IndexedFrames = Iterator[tuple[int, Frame]]
+
+
+@runtime_checkable
+class FrameSource(Protocol):
+    """What tracking needs of a video; `tempomask.io.video.Video` is one.
+
+    Attributes:
+        size: (H, W) in pixels.
+        num_frames: None when unknown.
+        seekable: whether frames can be read in any order, and again.
+    """
+
+    @property
+    def size(self) -> Size: ...
+    @property
+    def num_frames(self) -> int | None: ...
+    @property
+    def seekable(self) -> bool: ...
+
+    def frames(self, start: int = 0, end: int | None = None) -> IndexedFrames:
+        """Frames start, start + 1, ... before end (None: to the last)."""
+        ...
+
+    def reversed_frames(self, start: int, end: int = 0) -> IndexedFrames:
+        """Frames start, start - 1, ... down to and including end."""
+        ...
 
 
 def is_whole(value: Any) -> bool:
@@ -18,8 +48,16 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def checked_frame(frame: Any, name: str = "the frame") -> NDArray[np.uint8]:
-    """A frame as an array; InputError, with a remedy, unless it is RGB, uint8 (H, W, 3)."""
+def checked_frame(frame: Any, name: str = "the frame") -> Frame:
+    """A frame as an array.
+
+    Args:
+        frame: what somebody gave.
+        name: of the frame, for messages.
+
+    Raises:
+        InputError: With a remedy, unless it is RGB, uint8 (H, W, 3).
+    """
     try:
         array = np.asarray(frame)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -23,7 +23,6 @@ from tempomask.devices import (
 )
 from tempomask.errors import InputError
 from tempomask.frames import Size
-from tempomask.io.tracks import Tracks
 from tempomask.models.config import SegmenterConfig
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
@@ -33,6 +32,7 @@ from tempomask.routing.static import PLAN_A, PLAN_B, PLAN_BLOCKS, StaticPlan
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.propagate import Direction, FrameSource, Results, track
 from tempomask.tracking.session import Session
+from tempomask.tracking.tracks import Tracks
 from tempomask.weights import load_segmenter
 
 if TYPE_CHECKING:

@@ -22,8 +22,7 @@ from tempomask.data.davis import Davis
 from tempomask.data.sequences import MaskSequence
 from tempomask.evaluation.davis import evaluate
 from tempomask.files import make_folder
-from tempomask.io.folder import read_image
-from tempomask.io.masks import read_mask, save_png
+from tempomask.io.images import read_image, read_mask, save_png
 from tempomask.io.overlay import (
     DrawnMasks,
     contact_sheet,

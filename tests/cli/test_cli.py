@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import tempomask
-from tempomask.io.masks import write_label_png
+from tempomask.io.images import write_label_png
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -19,8 +19,8 @@ from tempomask.adaptation.method import Export
 from tempomask.cli import demo_runs, demo_sheet
 from tempomask.cli.demo import BOX, CLICK, first_prompt
 from tempomask.cli.demo_runs import CLIP, ClipRun
+from tempomask.io.images import read_mask
 from tempomask.io.journal import FrameRecord
-from tempomask.io.masks import read_mask
 from tempomask.io.video import open_video
 from tempomask.model import Model
 from tempomask.results import FrameResult

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from tempomask.cli import instances_run
+from tempomask.cli import run as cli_run
 from tempomask.data.youtube_vis import YouTubeVIS
 from tempomask.data.youtube_vis_check import check
 from tempomask.instances.session import InstanceSession
-from tempomask.io.instance_journal import open_instance_journal
+from tempomask.io.journal import open_journal
 from tempomask.io.video import open_video
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.weights.own import save_instance_segmenter
@@ -82,8 +82,8 @@ def test_the_json_is_youtube_vis(follow: Follow, tmp_path: Path) -> None:
     assert all("images" in line for line in check(path))
     annotations = dataset.annotations(1)
     assert [a.id for a in annotations] == [track["id"] for track in report["tracks"]]
-    for record in open_instance_journal(tmp_path / "out/frames.jsonl").records():
-        for track_id, mask in zip(record.track_ids.tolist(), record.masks, strict=True):
+    for record in open_journal(tmp_path / "out/frames.jsonl").records():
+        for track_id, mask in zip(record.ids, record.masks, strict=True):
             annotation = next(a for a in annotations if a.id == track_id)
             assert np.array_equal(annotation.mask(record.index), mask)
     entry = json.loads(path.read_text())["annotations"][0]
@@ -153,7 +153,7 @@ def test_a_run_without_a_kept_session_starts_again(
     follow: Follow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after a crash: the frames are there, the session is not."""
-    monkeypatch.setattr(instances_run, "KEEP_EVERY", 1000)
+    monkeypatch.setattr(cli_run, "KEEP_EVERY", 1000)
     out = tmp_path / "out"
     whole = follow("--out", out, "--save", "json")
     assert not (out / "session.safetensors").exists()
@@ -221,7 +221,7 @@ def test_a_fixed_number_of_layers_and_other_names(follow: Follow, tmp_path: Path
 def test_part_of_a_video(follow: Follow, tmp_path: Path) -> None:
     report = follow("--out", tmp_path / "out", "--start", "2", "--end", "5")
     assert report["frames"] == 3
-    records = open_instance_journal(tmp_path / "out/frames.jsonl").records()
+    records = open_journal(tmp_path / "out/frames.jsonl").records()
     assert [record.index for record in records] == [2, 3, 4]
     assert {track["first_frame"] for track in report["tracks"]} <= {2, 3, 4}
     # A later end can extend the run.

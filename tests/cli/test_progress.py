@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from tempomask import Prompt, load
 from tempomask.cli.progress import FrameBar, RunStats
-from tempomask.cli.resume import Direction
-from tempomask.cli.watched import ReplayBuffer
+from tempomask.cli.run import ReplayBuffer
+from tempomask.cli.tracking_task import TrackingTask
 from tempomask.io.video import open_video
 from tempomask.results import FrameResult
 from tempomask.tracking.options import TrackingOptions
-from tempomask.tracking.propagate import check_frames, plan_passes
+from tempomask.tracking.propagate import Direction, check_frames, plan_passes
 from tempomask.tracking.upload import PreparedFrame, prepared_ahead
 
 FRAMES = 7
@@ -89,23 +89,25 @@ def test_a_live_source_has_no_total() -> None:
     prompt = Prompt(points=[(1, 1)])
     assert plan_passes([prompt], "forward").frames_to_read(None) is None
     assert plan_passes([prompt], "both").frames_to_read(None) is None
-    bar = FrameBar(None)
+    bar = FrameBar("object")
+    bar.expect(None)
     assert bar.bar.tasks[0].fields["known"] == "?"
 
 
 def test_the_tally_tells_seen_from_tracked() -> None:
-    tally = RunStats(seconds=2.0)
-    assert tally.report()["fps"] is None
+    stats, task = RunStats(seconds=2.0), TrackingTask([])
+    assert stats.report()["fps"] is None
     for index, logit in enumerate((3.0, -3.0, 3.0, -3.0)):
         logits = np.stack([np.full((2, 2), logit), np.full((2, 2), -1.0)]).astype(np.float32)
         blocks = np.array([True, index % 2 == 0])
         score = np.array([0.5, 0.9], dtype=np.float32)
-        tally.add(FrameResult(index, (4, 4), (3, 1), logits, score, score, blocks))
+        stats.add(index)
+        task.note(FrameResult(index, (4, 4), (3, 1), logits, score, score, blocks))
     taken = np.stack([np.full((2, 2), 2.0), np.full((2, 2), 1.0)]).astype(np.float32)
-    hidden = RunStats(seconds=2.0)
-    hidden.add(FrameResult(0, (4, 4), (3, 1), taken, score, score, blocks, non_overlapping=True))
-    assert [seen["visible_frames"] for seen in hidden.report()["objects"]] == [0, 1]
-    report = tally.report()
+    hidden = TrackingTask([])
+    hidden.note(FrameResult(0, (4, 4), (3, 1), taken, score, score, blocks, non_overlapping=True))
+    assert [seen["visible_frames"] for seen in hidden.report(stats)["objects"]] == [0, 1]
+    report = {**stats.report(), **task.report(stats)}
     assert (report["frames"], report["fps"], report["blocks_run"]) == (4, 2.0, 0.75)
     assert report["objects"] == [
         {"id": 1, "frames": 4, "visible_frames": 0, "predicted_iou": None},

@@ -136,7 +136,7 @@ def test_the_command_keeps_the_order_across_options() -> None:
 
 
 def test_a_label_map_starts_one_object_for_each_id(tmp_path: Path) -> None:
-    from tempomask.io.masks import write_label_png
+    from tempomask.io.images import write_label_png
 
     labels = np.zeros((6, 8), dtype=np.int32)
     labels[1:3, 1:3], labels[4, 5:] = 3, 7
@@ -160,7 +160,7 @@ def test_a_label_map_starts_one_object_for_each_id(tmp_path: Path) -> None:
 
 
 def test_prompts_come_from_json_too(tmp_path: Path) -> None:
-    from tempomask.io.masks import write_label_png
+    from tempomask.io.images import write_label_png
 
     labels = np.zeros((6, 8), dtype=np.int32)
     labels[1:3, 1:3] = 1

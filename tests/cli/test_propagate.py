@@ -11,7 +11,7 @@ from PIL import Image
 
 from tempomask.cli.propagate import masks_at
 from tempomask.errors import InputError
-from tempomask.io.masks import read_mask
+from tempomask.io.images import read_mask
 
 SIZE = ("--model", "nano", "--short-side", 64, "--device", "cpu", "--dtype", "float32")
 

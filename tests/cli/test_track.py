@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tempomask.io.masks import read_mask, write_label_png
+from tempomask.io.images import read_mask, write_label_png
 from tempomask.model import Model
 from tempomask.results import FrameResult
 from tempomask.routing.options import Routing

@@ -13,7 +13,7 @@ import torch
 from tempomask.compat.sam2 import VideoPredictor
 from tempomask.devices import DTypeName
 from tempomask.errors import InputError
-from tempomask.io.masks import save_png
+from tempomask.io.images import save_png
 from tempomask.io.video import open_video
 from tempomask.model import Engine, load
 from tempomask.models.config import segmenter_config

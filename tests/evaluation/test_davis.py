@@ -16,7 +16,7 @@ from vos_benchmark.benchmark import benchmark
 
 from tempomask.errors import InputError
 from tempomask.evaluation.davis import evaluate, evaluate_masks
-from tempomask.io.masks import read_mask
+from tempomask.io.images import read_mask
 from tempomask.metrics.region_boundary import RegionBoundary
 from tempomask.tracking.options import TrackingOptions
 

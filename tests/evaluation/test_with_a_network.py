@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tempomask.evaluation.davis import evaluate, evaluate_masks
-from tempomask.io.masks import read_mask
+from tempomask.io.images import read_mask
 from tempomask.model import Model
 from tempomask.models.config import (
     HybridConfig,

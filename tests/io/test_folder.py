@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tempomask.errors import InputError
-from tempomask.io.folder import natural_key, read_image
+from tempomask.io.images import read_image
+from tempomask.io.sources import natural_key
 from tempomask.io.video import open_video
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tempomask.errors import InputError
-from tempomask.io.masks import davis_palette, read_mask, write_label_png, write_mask_png
+from tempomask.io.images import davis_palette, read_mask, write_label_png, write_mask_png
 
 
 @settings(

@@ -16,7 +16,8 @@ from PIL import Image
 
 from tempomask.errors import InputError
 from tempomask.io.camera import Stream, camera_address
-from tempomask.io.prefetch import Prefetcher
+from tempomask.io.sources import Source
+from tempomask.io.threads import WorkerThread
 from tempomask.io.video import Video, open_video
 
 
@@ -28,11 +29,10 @@ def frames(count: int = 5, height: int = 4, width: int = 6) -> list[np.ndarray]:
     return [np.full((height, width, 3), index, dtype=np.uint8) for index in range(count)]
 
 
-class Counting:
+class Counting(Source):
     """A source that counts what is read from it and can fail."""
 
-    name, size, fps, num_frames = "counting", (1, 1), None, None
-    seekable, live, decodes = False, False, True
+    name, size, seekable = "counting", (1, 1), False
 
     def __init__(self, fail_at: int | None = None, live: bool = False) -> None:
         self.read_so_far, self.closed, self.fail_at, self.live = 0, False, fail_at, live
@@ -46,12 +46,6 @@ class Counting:
                 yield index, np.zeros((1, 1, 3), np.uint8)
         finally:
             self.closed = True
-
-    def read_reversed(self, start, end):
-        yield from ()
-
-    def close(self) -> None:
-        pass
 
 
 def until(condition) -> bool:
@@ -111,7 +105,7 @@ def test_a_waiting_consumer_wakes_when_closed():
         gate.wait(5)
         yield 1
 
-    ahead = Prefetcher(stuck(), 2)
+    ahead = WorkerThread.reading(stuck(), 2)
     threading.Timer(0.05, gate.set).start()
     assert next(ahead) == 1
     assert next(ahead, None) is None

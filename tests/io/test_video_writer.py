@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tempomask.errors import InputError
+from tempomask.io.containers import VideoWriter
 from tempomask.io.video import open_video
-from tempomask.io.video_writer import VideoWriter
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 128), (49, 131), (1, 1)])

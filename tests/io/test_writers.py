@@ -13,15 +13,18 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from tempomask.errors import InputError
-from tempomask.io import writers
+from tempomask.io import writer as writers
 from tempomask.io.exports import load_npz
-from tempomask.io.journal import open_journal
-from tempomask.io.masks import read_mask
+from tempomask.io.images import read_mask
+from tempomask.io.journal import open_journal, record_of
 from tempomask.io.overlay import draw_overlay
+from tempomask.io.result_folder import CHARTS
+from tempomask.io.result_folder import FORMATS as ALL_FORMATS
 from tempomask.io.video import open_video
-from tempomask.io.writers import FORMATS, PICTURES, ResultWriter
+from tempomask.io.writer import ResultWriter
 
 SIZE = (48, 128)
+FORMATS = {name: each.file for name, each in ALL_FORMATS["track"].items()}
 COUNT = 10
 
 
@@ -213,7 +216,7 @@ def test_resuming_gives_the_files_of_an_unbroken_run(tmp_path, frames, moving, b
         writer = ResultWriter(
             folder, FORMATS, video=video, resume=resume, settings={"model": "nano"}
         )
-        point = writer.resume_point(backward)
+        point = writer.resume_at(backward)
         for index in order:
             if index not in writer.finished:
                 writer.add(frames[index], moving(index))
@@ -223,9 +226,8 @@ def test_resuming_gives_the_files_of_an_unbroken_run(tmp_path, frames, moving, b
     assert write(tmp_path / "whole", order, False) is None
     assert write(tmp_path / "parts", order[:4], True) is None
     point = write(tmp_path / "parts", order, True)
-    assert point.frame == order[4]
-    np.testing.assert_array_equal(point.label_map, moving(order[3]).label_map())
-    assert write(tmp_path / "parts", order, True).frame == (-1 if backward else COUNT)
+    assert point == order[4]
+    assert write(tmp_path / "parts", order, True) == (-1 if backward else COUNT)
     assert names(tmp_path / "parts") == names(tmp_path / "whole")
     for name in ("rle.json", "boxes.csv"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -245,7 +247,7 @@ def test_resuming_after_a_crash(run, tmp_path, moving):
     (out / "masks" / "00003.png").unlink()
     writer = ResultWriter(out, ["masks"], size=SIZE, num_frames=COUNT, resume=True)
     assert writer.finished == {0, 1, 2, 4}
-    assert writer.resume_point().frame == 3
+    assert writer.resume_at() == 3
     assert journal.read_bytes() == b"".join(lines[:6]) + lines[6][:25]
     for index in (3, 5):
         writer.add(None, moving(index))
@@ -282,7 +284,7 @@ def test_a_new_run_takes_the_place_of_the_old_and_spares_the_rest(run, tmp_path)
     run(FORMATS)
     keep = tmp_path / "out" / "masks" / "my own.png"
     keep.write_bytes(b"mine")
-    for name in PICTURES:
+    for name in CHARTS.values():
         (tmp_path / "out" / name).write_bytes(b"of the old run")
     paths = run(["masks"], range(2))
     assert set(paths) == {"masks", "frames"}
@@ -335,8 +337,8 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, frames, moving, monkeypatc
 
 def test_a_line_that_does_not_fit_is_taken_back(tmp_path, moving):
     writer = ResultWriter(tmp_path, [], size=SIZE)
-    journal = writer._journal
-    journal.add(moving(0))
+    journal = writer.journal
+    journal.add(record_of(moving(0)))
     before = journal.path.read_bytes()
     plain = journal._file
 
@@ -355,7 +357,7 @@ def test_a_line_that_does_not_fit_is_taken_back(tmp_path, moving):
 
     journal._file = Full()
     with pytest.raises(OSError):
-        journal.add(moving(1))
+        journal.add(record_of(moving(1)))
     assert journal.path.read_bytes() == before
     writer.finish()
 

@@ -20,10 +20,10 @@ def record(index: int, ids: tuple[int, ...], blocks: int = 12) -> FrameRecord:
     return FrameRecord(
         index=index,
         size=(10, 20),
-        object_ids=ids,
+        ids=ids,
         encodings=(),
         boxes=np.zeros((len(ids), 4), np.float32),
-        object_scores=np.array([300.0 * (-1) ** index / i**6 for i in ids], np.float32),
+        scores=np.array([300.0 * (-1) ** index / i**6 for i in ids], np.float32),
         predicted_iou=np.ones(len(ids), np.float32),
         areas=np.array([i * (index + 1) for i in ids], np.int64),
         blocks=np.arange(blocks) % 3 != index % 3,

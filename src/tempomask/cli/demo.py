@@ -43,16 +43,16 @@ def demo(
     with console.waiting("starting"):
         from tempomask.cli import demo_runs
         from tempomask.cli.demo_sheet import draw_sheet
-        from tempomask.cli.tracking_run import BLOCKS, CHART, print_report
+        from tempomask.cli.tracking_task import print_report
 
     full = choices.load_model(model, checkpoint, image_size, device)
-    runs = {"full model": demo_runs.track_clip(out, given, full, {"masks", "overlay", CHART})}
+    runs = {"full model": demo_runs.track_clip(out, given, full, {"masks", "overlay", "chart"})}
     report, files = dict(runs["full model"].report), dict(runs["full model"].files)
     adapter = choices.adapter_for(adapter, model, checkpoint, routing)
     if adapter is not None and not report["interrupted"]:
         name, folder = Path(adapter).name, out / "submodel"
         routed = choices.load_model(model, checkpoint, image_size, device, adapter=adapter)
-        saved = {"masks", "overlay", BLOCKS}
+        saved = {"masks", "overlay", "blocks"}
         runs[name] = demo_runs.track_clip(folder, given, routed, saved, budget)
         report["interrupted"] = runs[name].report["interrupted"]
         files |= {f"submodel {kind}": path for kind, path in runs[name].files.items()}
@@ -74,7 +74,7 @@ def demo(
 def first_prompt(kind: str) -> Prompt:
     """The click, box or mask on the first frame; InputError for another word."""
     from tempomask.cli.demo_runs import CLIP
-    from tempomask.io.masks import read_mask
+    from tempomask.io.images import read_mask
     from tempomask.prompts import Prompt
 
     if kind == "click":

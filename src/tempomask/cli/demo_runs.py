@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.cli import console
-from tempomask.cli.tracking_run import Request, run_tracking
+from tempomask.cli.run import Request, Run
+from tempomask.cli.tracking_task import TrackingTask
 from tempomask.evaluation.frame_times import median_seconds, paired_times
 from tempomask.io.journal import FrameRecord, open_journal
 from tempomask.io.result_folder import JOURNAL
 from tempomask.io.video import open_video
 from tempomask.routing.options import Routing
-from tempomask.tracking.options import TrackingOptions
 
 if TYPE_CHECKING:
     from tempomask.model import Model
@@ -45,23 +45,11 @@ def track_clip(
     out: Path, prompt: Prompt, model: Model, save: set[str], budget: float | None = None
 ) -> ClipRun:
     """Track the clip into a folder, and compare its masks with the exact ones."""
-    request = Request(
-        source=str(VIDEO),
-        prompts=[prompt],
-        direction="forward",
-        start=None,
-        end=None,
-        options=TrackingOptions(),
-        routing=Routing(budget),
-        out=out,
-        save=frozenset(save),
-        resume=False,
-    )
+    request = Request(str(VIDEO), out, frozenset(save))
+    task = TrackingTask([prompt], routing=Routing(budget))
     with open_video(VIDEO) as video:
-        report, files = run_tracking(request, video, model)
-    journal = open_journal(out / JOURNAL)
-    records = list(journal.records())
-    journal.close()
+        report, files = Run(request, task, video).execute(model)
+    records = list(open_journal(out / JOURNAL).records())
     exact = exact_masks()
     ious = [iou(found_in(record), exact[record.index]) for record in records[1:]]
     return ClipRun({**report, "iou": mean(ious)}, files, records)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tempomask.cli.demo_runs import VIDEO, ClipRun, found_in, iou
+from tempomask.io.images import save_png
 from tempomask.io.journal import FrameRecord
-from tempomask.io.masks import save_png
 from tempomask.io.overlay import contact_sheet, draw_overlay, evenly_spaced
 from tempomask.io.video import open_video
 

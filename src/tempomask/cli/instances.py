@@ -70,25 +70,26 @@ def instances(
     Ctrl-C stops after the frame at hand and keeps what is finished; the exit code is then 130.
     """
     with console.waiting("starting"):
-        from tempomask.cli.instances_run import InstanceRequest, follow_instances, print_report
+        from tempomask.cli.instance_task import InstanceTask, print_report
+        from tempomask.cli.run import Request, Run
+        from tempomask.instances.session import InstanceOptions
         from tempomask.io.video import open_video
 
-    request = InstanceRequest(
+    given = choices.chosen(min_score=min_score, max_overlap=max_overlap, score_frames=score_frames)
+    task = InstanceTask(InstanceOptions(**given))
+    request = Request(
         source=source,
-        start=start,
-        end=end,
-        options=choices.chosen(
-            min_score=min_score, max_overlap=max_overlap, score_frames=score_frames
-        ),
         out=out or run_choices.default_folder(source, "instances"),
         save=frozenset(run_choices.listed("save", save) or ()),
         resume=resume,
+        start=start,
+        end=end,
         checkpoint=checkpoint,
     )
     with open_video(source) as video:
-        request.check(video)
+        run = Run(request, task, video)
         loaded = instance_choices.load_model(
             model, checkpoint, router, classes, image_size, device, dtype
         )
-        report, files = follow_instances(request, video, loaded)
+        report, files = run.execute(loaded)
     console.conclude(report, files, as_json, print_report)

@@ -168,7 +168,7 @@ def mask_prompts(path: Path, frame: int, object_id: int, named: bool = False) ->
 
     object_id: of the one object. named: it was asked for, so several are an InputError.
     """
-    from tempomask.io.masks import read_mask
+    from tempomask.io.images import read_mask
     from tempomask.prompts import Prompt
 
     labels = read_mask(path)

@@ -12,9 +12,9 @@ from tempomask.cli.prompt_options import mask_prompts
 from tempomask.errors import InputError
 
 if TYPE_CHECKING:
-    from tempomask.cli.resume import Direction
     from tempomask.devices import DTypeName
     from tempomask.prompts import Prompt
+    from tempomask.tracking.propagate import Direction
 
 _PROPAGATION = "Propagation"
 
@@ -115,7 +115,8 @@ def propagate(
         raise InputError(f"--direction must be forward or backward, got {direction!r}")
     routing = choices.routing_options(router, budget, rule, threshold=threshold, seed=routing_seed)
     with console.waiting("starting"):
-        from tempomask.cli.tracking_run import Request, print_report, run_tracking
+        from tempomask.cli.run import Request, Run
+        from tempomask.cli.tracking_task import TrackingTask, print_report
         from tempomask.io.video import open_video
         from tempomask.propagation.model import load_propagator
         from tempomask.propagation.options import PropagationOptions
@@ -132,26 +133,21 @@ def propagate(
     adapter = choices.adapter_for(adapter, model, checkpoint, routing)
     request = Request(
         source=source,
-        prompts=prompts,
-        direction=cast("Direction", direction),
-        start=None,
-        end=end,
-        options=options,
-        routing=routing,
         out=out or run_choices.default_folder(source, "tracked"),
         save=frozenset(run_choices.listed("save", save) or ()),
         resume=resume,
+        end=end,
         checkpoint=checkpoint,
-        adapter=adapter,
-        prompt_files=tuple(mask or ()),
         names=names,
+        inputs=tuple(mask or ()),
     )
+    task = TrackingTask(prompts, cast("Direction", direction), options, routing, adapter)
     with open_video(source) as video:
-        request.check(video)
+        run = Run(request, task, video)
         with console.waiting("loading the model"):
             precision = cast("DTypeName", dtype)
             loaded = load_propagator(model, checkpoint, short_side, device, precision, adapter)
-        report, files = run_tracking(request, video, loaded)
+        report, files = run.execute(loaded)
     console.conclude(report, files, as_json, print_report)
 
 

@@ -13,8 +13,8 @@ from tempomask.errors import InputError
 from tempomask.tracking.options import TrackingOptions
 
 if TYPE_CHECKING:
-    from tempomask.cli.resume import Direction
     from tempomask.tracking.options import Compatibility, Preset
+    from tempomask.tracking.propagate import Direction
 
 _PROMPTS = "Prompts, in order: --object and --frame are for those after them"
 _RANGE = "Frames"
@@ -169,7 +169,8 @@ def track(
     )
     routing = choices.routing_options(router, budget, rule, fps, adaptive, threshold, routing_seed)
     with console.waiting("starting"):
-        from tempomask.cli.tracking_run import Request, print_report, run_tracking
+        from tempomask.cli.run import Request, Run
+        from tempomask.cli.tracking_task import TrackingTask, print_report
         from tempomask.io.video import open_video
 
     adapter = choices.adapter_for(adapter, model, checkpoint, routing)
@@ -177,24 +178,20 @@ def track(
     default = run_choices.words(SAVED + ",blocks" * routed)
     request = Request(
         source=source,
-        prompts=wanted,
-        direction=cast("Direction", direction),
-        start=start,
-        end=end,
-        options=options,
-        routing=routing,
         out=out or run_choices.default_folder(source, "tracked"),
         save=frozenset(run_choices.listed("save", save) or default),
         resume=resume,
+        start=start,
+        end=end,
         checkpoint=checkpoint,
-        adapter=adapter,
-        prompt_files=prompt_files(given),
         names=names,
+        inputs=prompt_files(given),
     )
+    task = TrackingTask(wanted, cast("Direction", direction), options, routing, adapter)
     with open_video(source) as video:
-        request.check(video)
+        run = Run(request, task, video)
         loaded = choices.load_model(
             model, checkpoint, image_size, device, dtype, adapter, pooled_memory
         )
-        report, files = run_tracking(request, video, loaded)
+        report, files = run.execute(loaded)
     console.conclude(report, files, as_json, print_report)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tempomask.data.sequences import FrameSequence, SequenceSet, choose, folders
 from tempomask.errors import InputError
-from tempomask.io.folder import list_images, natural_key
+from tempomask.io.sources import list_images, natural_key
 
 Layout = Literal["lasot", "got10k", "otb"]
 LAYOUTS: tuple[Layout, ...] = ("lasot", "got10k", "otb")

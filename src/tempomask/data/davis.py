@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tempomask.data.sequences import MaskSequence, SequenceSet, choose, folders
 from tempomask.errors import InputError
-from tempomask.io.folder import PICTURE_SUFFIXES, list_images, natural_key
+from tempomask.io.images import IMAGE_SUFFIXES
+from tempomask.io.sources import list_images, natural_key
 
 RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
 # Looked for in this order when no split is named. DAVIS 2016 came with its lists in 480p/.
@@ -148,7 +149,7 @@ def _pair(name: str, images: Path, annotations: Path, single_object: bool) -> Ma
     labels = {
         path.stem: path
         for path in annotations.iterdir()
-        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     }
     counts = f"({len(frames)} frames, {len(labels)} annotations)"
     lacking = next((frame for frame in frames if frame.stem not in labels), None)

@@ -25,7 +25,7 @@ from tempomask.data.colour import vary_colour
 from tempomask.data.motion import ImageArray
 from tempomask.data.sequences import MaskSequence
 from tempomask.errors import InputError
-from tempomask.io.folder import read_image
+from tempomask.io.images import read_image
 
 # Decoded frames that are kept in memory, about 0.7 GB of 480p video.
 KEPT_FRAMES = 512

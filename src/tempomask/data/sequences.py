@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from tempomask.errors import InputError, unknown_name
 from tempomask.frames import Size
-from tempomask.io.folder import image_size, natural_key, read_image
-from tempomask.io.masks import read_mask
+from tempomask.io.images import image_size, read_image, read_mask
+from tempomask.io.sources import natural_key
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from tempomask.data.youtube_vis import (
     structure_problems,
 )
 from tempomask.errors import InputError
-from tempomask.io.folder import image_size, read_image
+from tempomask.io.images import image_size, read_image
 
 # Areas in the file may differ from the masks' by this share: polygons are measured in other ways.
 AREA_SLACK = 0.05

@@ -32,7 +32,7 @@ from tempomask.evaluation.summary import (
     write_summary,
 )
 from tempomask.files import make_folder, write_errors
-from tempomask.io.masks import read_mask, write_label_png
+from tempomask.io.images import read_mask, write_label_png
 from tempomask.metrics.region_boundary import RegionBoundary
 from tempomask.model import Model, RoutingChoice
 from tempomask.propagation.model import Propagator

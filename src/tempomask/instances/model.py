@@ -19,10 +19,10 @@ import torch
 
 from tempomask.devices import DTypeName, resolve_device, resolve_dtype
 from tempomask.errors import InputError
+from tempomask.frames import IndexedFrames
 from tempomask.instances.fast import accelerate_instances
 from tempomask.instances.query_routing import FixedLayers, QueryRouterConfig, TemporalQueryRouter
 from tempomask.instances.session import InstanceOptions, InstanceSession
-from tempomask.io.sources import IndexedFrames
 from tempomask.io.video import Video, open_video
 from tempomask.model import Engine
 from tempomask.models.instances.config import InstanceConfig

@@ -5,9 +5,7 @@ It is small, and does not grow with the video: the carried queries and the sums 
 
 from __future__ import annotations
 
-import json
 from collections import deque
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,17 +17,20 @@ from tempomask.models.instances.dvis import ReferringState
 from tempomask.models.instances.minvis import MatchedState
 from tempomask.models.instances.segmenter import CarriedState
 
-State = dict[str, Tensor]
-
 # Arrays of a track table with one row for each track.
 _SUMS = ("_total", "_shown_total", "_shown", "_area", "_first", "_last", "scores", "labels")
 
 
-def session_state(session: InstanceSession) -> State:
-    """A copy of all that the session knows of its video. Raises InputError before the first frame.
+def session_state(session: InstanceSession) -> bytes:
+    """All that the session knows of its video, as a safetensors file.
 
-    Written with `save_state`, given to another session of the same model by `restore_session`.
+    It is given to another session of the same model by `restore_session`.
+
+    Raises:
+        InputError: Before the first frame.
     """
+    from safetensors.torch import save
+
     table, carried = session._tracks, session._carried
     if carried is None or session.size is None:
         raise InputError("a session has no state before its first frame")
@@ -39,20 +40,35 @@ def session_state(session: InstanceSession) -> State:
         "slots": torch.tensor(slots, dtype=torch.int64),
         "ids": torch.tensor([table.ids[slot] for slot in slots], dtype=torch.int64),
         "recent": torch.from_numpy(np.stack(table._recent)),
-        "queries": carried.queries.cpu().clone(),
+        "queries": carried.queries.cpu(),
     }
     for number, tensor in enumerate(carried.tracker):
-        state[f"tracker.{number}"] = tensor.cpu().clone()
+        state[f"tracker.{number}"] = tensor.cpu()
     for name in _SUMS:
-        state[f"sums.{name}"] = torch.from_numpy(getattr(table, name).copy())
-    return state
+        state[f"sums.{name}"] = torch.from_numpy(getattr(table, name))
+    return save({name: tensor.contiguous() for name, tensor in state.items()})
 
 
-def restore_session(session: InstanceSession, state: State) -> int:
-    """Put a session where another one of the same model was; the index of the frame to go on with.
+def frames_seen(state: bytes) -> range:
+    """The frames that a session had seen; InputError if it is no session's state."""
+    start, frames = _loaded(state)["counts"].tolist()[:2]
+    return range(start, start + frames)
 
-    Raises InputError if the state is of another model.
+
+def restore_session(session: InstanceSession, kept: bytes) -> int:
+    """Put a session where another one of the same model was.
+
+    Args:
+        session: of the same model.
+        kept: from `session_state`.
+
+    Returns:
+        The index of the frame to go on with.
+
+    Raises:
+        InputError: If the state is of another model, or damaged.
     """
+    state = _loaded(kept)
     try:
         start, frames, layers_run, height, width = state["counts"].tolist()
         table = TrackTable(session.config, session.options.score_frames, start)
@@ -78,19 +94,11 @@ def restore_session(session: InstanceSession, state: State) -> int:
     return start + frames
 
 
-def save_state(path: Path, state: State) -> None:
-    """Write a state to a file, which should be given its name when it is whole (`replacing`)."""
-    from safetensors.torch import save_file
-
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
-
-
-def load_state(path: Path) -> State:
-    """A state from a file; InputError if it is none."""
+def _loaded(state: bytes) -> dict[str, Tensor]:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     try:
-        return load_file(path)
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is no kept state ({error}); do not resume") from None
+        return load(state)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise InputError(f"the kept state is damaged ({error}); do not resume") from None

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tempomask.errors import InputError
-from tempomask.io.frame_index import av_errors, error_text
-from tempomask.io.sources import IndexedFrames
-from tempomask.io.video_file import (
+from tempomask.io.containers import (
+    av_errors,
+    error_text,
     frame_rate,
     open_container,
     size_changed,
     upright,
     video_stream,
 )
+from tempomask.io.sources import FrameStream, Source
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -27,18 +28,23 @@ _RETRY_SECONDS = 0.005
 _RETRY_LIMIT = 10.0
 
 
-class Stream:
-    """Frames of a camera or of an address such as rtsp://, http:// or udp://. See `sources.Source`.
+class Stream(Source):
+    """Frames of a camera or of an address such as rtsp://, http:// or udp://.
 
-    live: a source without an end; frames that nobody takes in time are lost, so that what is read
-    is what the camera sees now. Files read over http have an end, and lose nothing.
+    It is live if it has no end: frames that nobody takes in time are lost, so that what is read is
+    what the camera sees now. Files read over http have an end, and lose nothing.
 
-    Raises InputError if it cannot be opened, sends no images, or changes their size.
+    Args:
+        address: what FFmpeg calls it.
+        name: for messages.
+        form: of the capture device; None to find out.
+        options: of FFmpeg.
+
+    Raises:
+        InputError: If it cannot be opened, sends no images, or changes their size.
     """
 
-    num_frames = None
     seekable = False
-    decodes = True
 
     def __init__(
         self,
@@ -65,7 +71,7 @@ class Stream:
         self.fps = frame_rate(self._stream)
         self.live = self._container.duration is None
 
-    def read(self, start: int, end: int | None) -> IndexedFrames:
+    def read(self, start: int, end: int | None) -> FrameStream:
         """Frames from `start` to before `end`, once; InputError when the stream fails."""
         first, self._first = self._first, None
         if first is None:
@@ -81,7 +87,7 @@ class Stream:
             if end is None or index < end:
                 frame = self._next(index)
 
-    def read_reversed(self, start: int | None, end: int) -> IndexedFrames:
+    def read_reversed(self, start: int | None, end: int) -> FrameStream:
         """Always InputError: what a stream has sent is gone."""
         raise InputError(f"{self.name} cannot be read backward; record it to a file first")
 

@@ -1,6 +1,7 @@
-"""Result files made from the journal when a run ends: COCO RLE JSON, boxes as CSV, arrays as NPZ.
+"""Result files made from the journal when a run ends: YouTube-VIS JSON, tables as CSV, NPZ.
 
-Masks stream through: what is held of a frame is a few numbers per object.
+Masks stream through: what is held of a frame is a few numbers per object. An export takes the path
+to write, the journal, and the tracks of the whole video, which only runs of instances have.
 """
 
 from __future__ import annotations
@@ -8,53 +9,75 @@ from __future__ import annotations
 import csv
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any, Self
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.files import replacing
-from tempomask.io.journal import FrameRecord, Journal, VideoInfo
+from tempomask.io.journal import FrameRecord, Journal
+from tempomask.results import InstanceTrack
+
+Tracks = Sequence[InstanceTrack]
+Export = Callable[[Path, Journal, Tracks], None]
 
 LOST_LINE = "0,0,0,0\n"
 BOX_COLUMNS = ("frame", "object", "x0", "y0", "x1", "y1", "score", "predicted_iou", "name")
+INSTANCE_BOX_COLUMNS = ("frame", "track", "class", "score", "x0", "y0", "x1", "y1", "area")
+TRACK_COLUMNS = ("track", "class", "score", "first_frame", "last_frame", "frames", "mean_area")
 
 
-def write_rle(path: Path, journal: Journal) -> None:
+def write_rle(path: Path, journal: Journal, tracks: Tracks = ()) -> None:
     """One JSON file in the layout of YouTube-VIS (COCO with videos): one annotation per object.
 
     Each annotation has, by frame of the video, `segmentations` (an RLE, or null where the object is
     not seen or the frame was not tracked), `areas`, `bboxes` (x, y, w, h), `scores` (logits, > 0 is
     present) and `predicted_ious`; `score` is the mean predicted IoU where the object is seen.
     """
-    info = journal.info
-    length = max(info.num_frames or 0, 1 + max(journal.finished, default=-1))
-    head = {
-        "info": {"description": "tempomask", "fps": info.fps},
-        "videos": [
-            {"id": 1, "width": info.size[1], "height": info.size[0], "length": length},
-        ],
-        "categories": [{"id": 1, "name": "object"}],
-    }
-    with (
-        replacing(path) as part,
-        part.open("w", encoding="utf-8") as file,
-        TemporaryFile("w+", dir=path.parent, encoding="utf-8") as spool,
-    ):
-        file.write(json.dumps(head)[:-1] + ', "annotations": [')
-        tracks = _spool_tracks(journal, spool, length)
-        for number, object_id in enumerate(sorted(tracks)):
-            name = journal.info.names.get(object_id, str(object_id))
-            file.write(",\n" if number else "\n")
-            _write_annotation(file.write, spool, tracks[object_id], object_id, name, journal.info)
-        file.write("\n]}\n")
+    names = journal.info.names
+
+    def head(object_id: int) -> dict[str, Any]:
+        side = _sides(journal)
+        named = {"name": names.get(object_id, str(object_id))}
+        return {"id": object_id, "video_id": 1, "category_id": 1, "iscrowd": 0, **side, **named}
+
+    def rest(lists: dict[str, list[Any]]) -> dict[str, Any]:
+        pairs = zip(lists["predicted_ious"], lists["areas"], strict=True)
+        seen = [iou for iou, area in pairs if area]
+        return {**lists, "score": round(float(np.mean(seen)), 4) if seen else 0.0}
+
+    _write_json(path, journal, {}, ["object"], None, head, rest)
 
 
-def write_boxes(path: Path, journal: Journal) -> None:
+def write_youtube_vis(path: Path, journal: Journal, tracks: Tracks) -> None:
+    """One JSON file in YouTube-VIS format, which can be read as a data set: an annotation a track.
+
+    Categories are the classes, numbered from 1; an annotation's id is the track id. It has, by
+    frame of the video, `segmentations` (an RLE, or null), `areas`, `bboxes` (x, y, w, h) and
+    `scores`, and for the whole track `category_id` and `score`, see `InstanceTrack`. The file names
+    are those of frames extracted one by one.
+    """
+    by_id = {track.track_id: track for track in tracks}
+
+    def head(track_id: int) -> dict[str, Any]:
+        track = by_id[track_id]
+        first = {"id": track_id, "video_id": 1, "category_id": track.label + 1, "iscrowd": 0}
+        size = {**_sides(journal), "length": journal.length}
+        return {**first, **size, "score": round(track.score, 4)}
+
+    def rest(lists: dict[str, list[Any]]) -> dict[str, Any]:
+        return {name: lists[name] for name in ("areas", "bboxes", "scores")}
+
+    files = {"file_names": [f"{index:05d}.jpg" for index in range(journal.length)]}
+    _write_json(path, journal, files, journal.info.classes, list(by_id), head, rest)
+
+
+def write_boxes(path: Path, journal: Journal, tracks: Tracks = ()) -> None:
     """CSV, one row per frame and object; and of each object ID, `boxes/ID.txt` beside it.
 
     In the CSV x1 and y1 lie past the last pixel, the box is left blank where the mask is empty,
@@ -62,38 +85,48 @@ def write_boxes(path: Path, journal: Journal) -> None:
     has one line per frame of the video, as box tracking benchmarks want it: x,y,w,h, zeros where
     the object was not found or not tracked.
     """
-    lines: dict[int, dict[int, str]] = {}
-    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(BOX_COLUMNS)
+    lines: dict[int, dict[int, str]] = defaultdict(dict)
+
+    def rows() -> Iterator[list[Any]]:
         for record in journal.records():
-            for i, object_id in enumerate(record.object_ids):
-                box = [f"{side:g}" for side in record.boxes[i]] if record.areas[i] else [""] * 4
-                scores = f"{record.object_scores[i]:.4f}", f"{record.predicted_iou[i]:.4f}"
-                writer.writerow([record.index, object_id, *box, *scores, record.name or ""])
-                x0, y0, x1, y1 = record.boxes[i].tolist()
-                line = box_line((x0, y0, x1 - x0, y1 - y0))
-                lines.setdefault(object_id, {})[record.index] = line
-    length = max(journal.info.num_frames or 0, 1 + max(journal.finished, default=-1))
+            for i, object_id in enumerate(record.ids):
+                lines[object_id][record.index] = box_line(_xywh(record, i))
+                box = _numbers(record.boxes[i]) if record.areas[i] else [""] * 4
+                scores = f"{record.scores[i]:.4f}", f"{record.predicted_iou[i]:.4f}"
+                yield [record.index, object_id, *box, *scores, record.name or ""]
+
+    _write_csv(path, BOX_COLUMNS, rows())
     folder = box_lines_folder(path)
     folder.mkdir(exist_ok=True)
     for object_id, found in lines.items():
         with replacing(folder / f"{object_id}.txt") as part:
-            text = "".join(found.get(t, LOST_LINE) for t in range(length))
+            text = "".join(found.get(t, LOST_LINE) for t in range(journal.length))
             part.write_text(text, encoding="utf-8")
 
 
-def box_line(box: Sequence[float]) -> str:
-    """One line of a box file, x,y,w,h, with no more digits than needed."""
-    return ",".join(f"{value:.10g}" for value in box) + "\n"
+def write_instance_boxes(path: Path, journal: Journal, tracks: Tracks = ()) -> None:
+    """CSV, one row per frame and instance; x1 and y1 lie past the last pixel."""
+    rows = (
+        [record.index, track_id, record.names[i], f"{record.scores[i]:.4f}"]
+        + [*_numbers(record.boxes[i]), record.areas[i]]
+        for record in journal.records()
+        for i, track_id in enumerate(record.ids)
+    )
+    _write_csv(path, INSTANCE_BOX_COLUMNS, rows)
 
 
-def box_lines_folder(path: Path) -> Path:
-    """Where the box files by object lie, beside the CSV."""
-    return path.with_suffix("")
+def write_tracks(path: Path, journal: Journal, tracks: Tracks) -> None:
+    """CSV, one row per track, see `InstanceTrack`; frames: on which it is shown."""
+    classes = journal.info.classes
+    rows = (
+        [track.track_id, classes[track.label], f"{track.score:.4f}"]
+        + [track.first_frame, track.last_frame, track.num_frames, f"{track.mean_area:.1f}"]
+        for track in tracks
+    )
+    _write_csv(path, TRACK_COLUMNS, rows)
 
 
-def write_npz(path: Path, journal: Journal) -> None:
+def write_npz(path: Path, journal: Journal, tracks: Tracks = ()) -> None:
     """Arrays for `load_npz` or `numpy.load`, T frames by N objects.
 
     frames int64 (T,), object_ids int64 (N,), size int64 (2,) = H, W; masks uint8
@@ -101,14 +134,14 @@ def write_npz(path: Path, journal: Journal) -> None:
     NaN where an object was not tracked; boxes float32 (T, N, 4), zeros for an empty mask; blocks
     bool (T, L).
     """
-    ids = _object_ids(journal)
     height, width = journal.info.size
-    records = list(map(_without_masks, journal.records()))
+    records = [replace(record, encodings=()) for record in journal.records()]
+    ids = sorted({object_id for record in records for object_id in record.ids})
     arrays = {
         "frames": np.array([record.index for record in records], dtype=np.int64),
         "object_ids": np.array(ids, dtype=np.int64),
         "size": np.array([height, width], dtype=np.int64),
-        "object_scores": np.stack([_by_id(r, r.object_scores, ids, np.nan) for r in records]),
+        "object_scores": np.stack([_by_id(r, r.scores, ids, np.nan) for r in records]),
         "predicted_iou": np.stack([_by_id(r, r.predicted_iou, ids, np.nan) for r in records]),
         "boxes": np.stack([_by_id(r, r.boxes, ids, 0) for r in records]),
         "blocks": np.stack([record.blocks for record in records]),
@@ -117,7 +150,7 @@ def write_npz(path: Path, journal: Journal) -> None:
     shape = (len(records), len(ids), height, (width + 7) // 8)
     with replacing(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
-            _write_array(archive, name, array.shape, array.dtype, iter([array]))
+            _write_array(archive, name, array.shape, array.dtype, [array])
         _write_array(archive, "masks", shape, np.dtype(np.uint8), masks)
 
 
@@ -130,83 +163,100 @@ def load_npz(path: str | Path) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-@dataclass
-class _Track:
-    """One object through the video; masks lie in the spool at `places` (start, or -1 for none)."""
-
-    places: NDArray[np.int64]
-    areas: list[int | None]
-    bboxes: list[list[float] | None]
-    scores: list[float | None]
-    predicted_ious: list[float | None]
-
-    @classmethod
-    def of_length(cls, length: int) -> Self:
-        none = [None] * length
-        return cls(np.full(length, -1), list(none), list(none), list(none), list(none))
+def box_line(box: Sequence[float]) -> str:
+    """One line of a box file, x,y,w,h, with no more digits than needed."""
+    return ",".join(f"{value:.10g}" for value in box) + "\n"
 
 
-def _spool_tracks(journal: Journal, spool: IO[str], length: int) -> dict[int, _Track]:
-    """Objects by id; their masks go to the spool, one line each, so that none are held."""
-    tracks: dict[int, _Track] = {}
-    for record in journal.records():
-        for i, object_id in enumerate(record.object_ids):
-            track = tracks.setdefault(object_id, _Track.of_length(length))
-            track.areas[record.index] = int(record.areas[i])
-            track.scores[record.index] = round(float(record.object_scores[i]), 4)
-            track.predicted_ious[record.index] = round(float(record.predicted_iou[i]), 4)
-            if record.areas[i]:
-                x0, y0, x1, y1 = record.boxes[i].tolist()
-                track.bboxes[record.index] = [x0, y0, x1 - x0, y1 - y0]
-                track.places[record.index] = spool.tell()
-                spool.write(json.dumps(record.encodings[i]) + "\n")
-    return tracks
+def box_lines_folder(path: Path) -> Path:
+    """Where the box files by object lie, beside the CSV."""
+    return path.with_suffix("")
 
 
-def _write_annotation(
-    write: Callable[[str], Any],
-    spool: IO[str],
-    track: _Track,
-    object_id: int,
-    name: str,
-    info: VideoInfo,
+def _write_json(
+    path: Path,
+    journal: Journal,
+    of_video: dict[str, Any],
+    categories: Iterable[str],
+    ids: list[int] | None,
+    head: Callable[[int], dict[str, Any]],
+    rest: Callable[[dict[str, list[Any]]], dict[str, Any]],
 ) -> None:
-    head = {
-        "id": object_id,
-        "video_id": 1,
-        "category_id": 1,
-        "iscrowd": 0,
-        "width": info.size[1],
-        "height": info.size[0],
-        "name": name,
+    """The layout of YouTube-VIS, of one video.
+
+    ids: of the annotations, None for all there are. head: what an annotation begins with, by its
+    id. rest: what follows its segmentations, of its lists by frame.
+    """
+    video = {"id": 1, **_sides(journal), "length": journal.length, **of_video}
+    document = {
+        "info": {"description": "tempomask", "fps": journal.info.fps},
+        "videos": [video],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(categories, 1)],
     }
-    write(json.dumps(head)[:-1] + ', "segmentations": [')
-    for frame, place in enumerate(track.places.tolist()):
-        write(", " if frame else "")
-        if place >= 0:
-            spool.seek(place)
-        write(spool.readline().rstrip() if place >= 0 else "null")
-    ious = zip(track.predicted_ious, track.areas, strict=True)
-    seen = [iou for iou, area in ious if iou is not None and area]
-    rest = {
-        "areas": track.areas,
-        "bboxes": track.bboxes,
-        "scores": track.scores,
-        "predicted_ious": track.predicted_ious,
-        "score": round(float(np.mean(seen)), 4) if seen else 0.0,
-    }
-    write("], " + json.dumps(rest)[1:])
+    with (
+        replacing(path) as part,
+        part.open("w", encoding="utf-8") as file,
+        TemporaryFile("w+", dir=path.parent, encoding="utf-8") as spool,
+    ):
+        found = _spool(journal, spool)
+        file.write(json.dumps(document)[:-1] + ', "annotations": [')
+        for number, object_id in enumerate(sorted(found) if ids is None else ids):
+            lists = {
+                name: [values.get(frame) for frame in range(journal.length)]
+                for name, values in found[object_id].items()
+            }
+            file.write(",\n" if number else "\n")
+            file.write(json.dumps(head(object_id))[:-1] + ', "segmentations": [')
+            for frame, place in enumerate(lists.pop("places")):
+                file.write(", " if frame else "")
+                if place is not None:
+                    spool.seek(place)
+                file.write("null" if place is None else spool.readline().rstrip())
+            file.write("], " + json.dumps(rest(lists))[1:])
+        file.write("\n]}\n")
 
 
-def _object_ids(journal: Journal) -> list[int]:
-    ids: set[int] = set()
+def _spool(journal: Journal, spool: IO[str]) -> dict[int, dict[str, dict[int, Any]]]:
+    """What there is of each object by list and frame; masks go to the spool, a line each.
+
+    Those that are empty are left out, with their box, unless they are instances'.
+    """
+    found: dict[int, dict[str, dict[int, Any]]] = defaultdict(lambda: _no_lists())
     for record in journal.records():
-        ids.update(record.object_ids)
-    return sorted(ids)
+        for i, object_id in enumerate(record.ids):
+            lists, frame = found[object_id], record.index
+            lists["areas"][frame] = int(record.areas[i])
+            if record.areas[i] or record.classes:
+                lists["bboxes"][frame] = _xywh(record, i)
+                lists["places"][frame] = spool.tell()
+                spool.write(json.dumps(record.encodings[i]) + "\n")
+            lists["scores"][frame] = round(float(record.scores[i]), 4)
+            lists["predicted_ious"][frame] = round(float(record.predicted_iou[i]), 4)
+    return found
 
 
-def _without_masks(record: FrameRecord) -> FrameRecord:
-    return replace(record, encodings=())
+def _no_lists() -> dict[str, dict[int, Any]]:
+    return {name: {} for name in ("places", "areas", "bboxes", "scores", "predicted_ious")}
+
+
+def _sides(journal: Journal) -> dict[str, int]:
+    return {"width": journal.info.size[1], "height": journal.info.size[0]}
+
+
+def _xywh(record: FrameRecord, place: int) -> list[float]:
+    x0, y0, x1, y1 = record.boxes[place].tolist()
+    return [x0, y0, x1 - x0, y1 - y0]
+
+
+def _numbers(values: NDArray[np.float32]) -> list[str]:
+    return [f"{value:g}" for value in values]
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 def _by_id(
@@ -214,7 +264,7 @@ def _by_id(
 ) -> NDArray[Any]:
     """Values (n, ...) of a record's objects as (N, ...), in the order of `ids`."""
     ordered = np.full((len(ids), *values.shape[1:]), missing, dtype=values.dtype)
-    for object_id, value in zip(record.object_ids, values, strict=True):
+    for object_id, value in zip(record.ids, values, strict=True):
         ordered[ids.index(object_id)] = value
     return ordered
 
@@ -224,14 +274,11 @@ def _write_array(
     name: str,
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
-    parts: Iterator[NDArray[Any]],
+    parts: Iterable[NDArray[Any]],
 ) -> None:
     """One array of an NPZ file, from parts along its first axis."""
-    header = {
-        "descr": np.lib.format.dtype_to_descr(dtype),
-        "fortran_order": False,
-        "shape": shape,
-    }
+    descr = np.lib.format.dtype_to_descr(dtype)
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
     with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
         np.lib.format.write_array_header_1_0(file, header)
         for part in parts:

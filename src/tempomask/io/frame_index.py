@@ -1,22 +1,33 @@
-"""Which frames a video file holds: their number, time stamps and entry points, in display order.
+"""Which frames a video file holds: number, time stamps, entry points, and whether it is cut short.
 
 Containers state a number of frames that can be wrong (edit lists, cut files), and packets come in
 decoding order. Two ways to find out: reading all packets without decoding them (milliseconds per
 thousand frames), where packets are known to tell the truth, and decoding everything, where not.
+
+FFmpeg ends a cut file quietly, as if it were whole. ISO base media (ISO/IEC 14496-12, 4.2: boxes),
+RIFF (AVI) and EBML (RFC 8794, 6: variable-size integers; Matroska, WebM) state the size of their
+outermost parts, so a cut shows.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tempomask.io.containers import av_errors, error_text
+
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
+
+# Begins the one large part of an EBML file.
+_SEGMENT = b"\x18\x53\x80\x67"
 
 # Containers whose packets carry true presentation times. Others (AVI, raw streams) carry none, or
 # FFmpeg makes them up from the order of decoding.
@@ -29,12 +40,13 @@ _TRUE_TIMES = {
 class FrameIndex:
     """The frames of one video file.
 
-    count: number of frames that can be read.
-    times: int64 (count,), increasing, in units of the stream's time base; None where the file has
-        no usable ones: then every reading starts at the first frame.
-    keys: int64, increasing: frames at which decoding can start, 0 among them.
-    announced: the number the container states; None when it states none.
-    damage: why reading stops after `count` frames although there should be more; None if whole.
+    Attributes:
+        count: number of frames that can be read.
+        times: int64 (count,), increasing, in units of the stream's time base; None where the file
+            has no usable ones: then every reading starts at the first frame.
+        keys: int64, increasing: frames at which decoding can start, 0 among them.
+        announced: the number the container states; None when it states none.
+        damage: why reading stops after `count` frames although there should be more; None if whole.
     """
 
     count: int
@@ -127,18 +139,6 @@ def index_by_decoding(container: InputContainer, stream: VideoStream) -> FrameIn
     return FrameIndex(count, None, start, stream.frames or None, damage)
 
 
-def av_errors() -> tuple[type[Exception], ...]:
-    """What reading and decoding may raise; not all of FFmpeg's errors are OSError or ValueError."""
-    from av.error import FFmpegError
-
-    return FFmpegError, OSError, ValueError
-
-
-def error_text(error: BaseException) -> str:
-    """What went wrong in FFmpeg's words, without error numbers and paths."""
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")
-
-
 def _trusted(container: InputContainer, stream: VideoStream) -> bool:
     codec = stream.codec_context.codec
     if codec.name in ("vp8", "libvpx"):
@@ -157,3 +157,68 @@ def _from_times(
     times = np.sort(times)
     entry = np.searchsorted(times, np.array(sorted(keys), dtype=np.int64))
     return FrameIndex(len(times), times, entry[entry < len(times)], announced, damage)
+
+
+def missing_bytes(path: str | Path) -> int:
+    """Bytes by which the file is shorter than its container says; 0 if whole or not known."""
+    length = os.path.getsize(path)
+    with open(path, "rb") as file:
+        head = file.read(12)
+        file.seek(0)
+        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"):
+            stated = _end_of_boxes(file, length)
+        elif head[:4] == b"RIFF":
+            stated = _end_of_riff(file, length)
+        elif head[:4] == b"\x1a\x45\xdf\xa3":
+            stated = _end_of_segment(file)
+        else:
+            return 0
+    return max(0, stated - length)
+
+
+def _end_of_boxes(file: BinaryIO, length: int) -> int:
+    position = 0
+    while position + 8 <= length:
+        file.seek(position)
+        header = file.read(16)
+        size = int.from_bytes(header[:4], "big")
+        if size == 1:
+            size = int.from_bytes(header[8:16], "big")
+        if size < 8:  # 0: the box reaches to the end of the file
+            return length
+        position += size
+    return position
+
+
+def _end_of_riff(file: BinaryIO, length: int) -> int:
+    position = 0
+    while position + 8 <= length:
+        file.seek(position)
+        header = file.read(8)
+        size = int.from_bytes(header[4:8], "little")
+        if header[:4] != b"RIFF" or size == 0:
+            return length
+        position += 8 + size
+    return position
+
+
+def _end_of_segment(file: BinaryIO) -> int:
+    file.seek(4)
+    header_size = _variable_size(file)
+    if header_size is None:
+        return 0
+    file.seek(header_size, os.SEEK_CUR)
+    if file.read(4) != _SEGMENT:
+        return 0
+    size = _variable_size(file)
+    return 0 if size is None else file.tell() + size
+
+
+def _variable_size(file: BinaryIO) -> int | None:
+    """The EBML size at the file's position; None for the reserved 'unknown'."""
+    first = file.read(1)
+    if not first or first[0] == 0:
+        return None
+    width = 9 - first[0].bit_length()
+    value = int.from_bytes(bytes([first[0] & (0xFF >> width)]) + file.read(width - 1), "big")
+    return None if value == (1 << 7 * width) - 1 else value

@@ -1,8 +1,11 @@
 """The record of a run, `frames.jsonl`: one line per finished frame, from which the rest is made.
 
 The first line describes the video; every other line holds one frame: ids, scores, boxes and masks
-(COCO run-length encoding), and which encoder blocks ran. A line is written when everything else of
-its frame is on disk, so the file tells which frames are finished, whatever stopped the run.
+(COCO run-length encoding), and which encoder blocks ran; of instances also their classes, and which
+decoder layers ran. A line is written when everything else of its frame is on disk, so the file
+tells which frames are finished, whatever stopped the run.
+
+N objects or instances, L encoder blocks or decoder layers.
 """
 
 from __future__ import annotations
@@ -21,17 +24,29 @@ from numpy.typing import NDArray
 from tempomask.errors import InputError
 from tempomask.files import replacing
 from tempomask.frames import Size
-from tempomask.results import FrameResult
+from tempomask.results import FrameResult, InstanceResult
 from tempomask.rle import RLE, decode_masks, encode_rle
 
+Result = FrameResult | InstanceResult
+
+TRACK, INSTANCES = "track", "instances"
 _VERSION = 1
+# What a line calls its objects and its blocks, by task.
+_KEYS = {TRACK: ("objects", "blocks"), INSTANCES: ("instances", "layers")}
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a run was about: size (H, W), frame rate and number of frames where known, names of
-    objects by id, and settings that must not change when a run is resumed. source: where the frames
-    are, if they are a file or folder.
+    """What a run was about.
+
+    Attributes:
+        size: (H, W) in pixels.
+        fps: frames per second; None where the source has no clock.
+        num_frames: of the video; None where unknown.
+        names: of objects by id.
+        settings: what must not change when a run is resumed. A run of instances has its `task` and
+            its `classes` there.
+        source: where the frames are, if they are a file or folder.
     """
 
     size: Size
@@ -41,43 +56,109 @@ class VideoInfo:
     settings: Mapping[str, Any] = field(default_factory=dict)
     source: str | None = None
 
+    @property
+    def task(self) -> str:
+        """`track` or `instances`."""
+        return self.settings.get("task", TRACK)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names that labels point to; none for tracked objects."""
+        return tuple(self.settings.get("classes", ()))
+
 
 @dataclass(frozen=True, eq=False)
 class FrameRecord:
-    """One finished frame, as read back: index, size (H, W), ids (N), and per object the mask's
-    encoding, box, score (logit), predicted IoU and area in pixels; blocks bool (L,). name: of the
-    source's image, None where frames have no names.
+    """One finished frame, of tracked objects or of instances.
+
+    Attributes:
+        index: of the frame.
+        size: (H, W) in pixels.
+        ids: of the N objects or tracks.
+        encodings: N masks, run-length encoded.
+        boxes: float32 (N, 4), x0, y0, x1, y1 edges in pixels; zeros for an empty mask.
+        scores: float32 (N,), an object score's logit (> 0 is present), of instances the
+            probability of the class.
+        predicted_iou: float32 (N,) in [0, 1]; NaN for instances.
+        areas: int64 (N,), pixels of the masks.
+        blocks: bool (L,), the encoder blocks that ran, of instances the decoder layers.
+        name: of the source's image; None where frames have no names.
+        labels: int64 (N,), index in `classes`; -1 for tracked objects.
+        classes: the names that labels point to.
     """
 
     index: int
     size: Size
-    object_ids: tuple[int, ...]
+    ids: tuple[int, ...]
     encodings: tuple[RLE, ...]
     boxes: NDArray[np.float32]
-    object_scores: NDArray[np.float32]
+    scores: NDArray[np.float32]
     predicted_iou: NDArray[np.float32]
     areas: NDArray[np.int64]
     blocks: NDArray[np.bool_]
     name: str | None = None
+    labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    classes: tuple[str, ...] = ()
 
     @cached_property
     def masks(self) -> NDArray[np.bool_]:
         """bool (N, H, W)."""
         return decode_masks(self.encodings, self.size)
 
-    def label_map(self) -> NDArray[np.int32]:
-        """int32 (H, W); where masks overlap, the later object's id."""
-        labels = np.zeros(self.size, dtype=np.int32)
-        for object_id, mask in zip(self.object_ids, self.masks, strict=True):
-            labels[mask] = object_id
-        return labels
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The class name of each instance; none for tracked objects."""
+        return tuple(self.classes[label] for label in self.labels) if self.classes else ()
 
 
-class JournalFile:
-    """The lines of one run, whatever they say of a frame, being written or read.
+def ids_of(result: Result) -> tuple[int, ...]:
+    """The ids of a result's objects or tracks."""
+    if isinstance(result, InstanceResult):
+        return tuple(result.track_ids.tolist())
+    return result.object_ids
 
-    resume: go on with the journal that is there; else a new one takes its place once it has begun.
-    Raises InputError if the one that is there is of another video or other settings, or no journal.
+
+def record_of(result: Result, name: str | None = None) -> FrameRecord:
+    """What is kept of a result. name: of the source's image."""
+    count, masks = len(result.masks), result.masks
+    shared = {
+        "index": result.index,
+        "size": result.size,
+        "ids": ids_of(result),
+        "encodings": tuple(encode_rle(mask) for mask in masks),
+        "boxes": result.boxes,
+        "areas": np.count_nonzero(masks, axis=(1, 2)),
+        "name": name,
+    }
+    if isinstance(result, InstanceResult):
+        return FrameRecord(
+            **shared,
+            scores=result.scores,
+            predicted_iou=np.full(count, np.nan, np.float32),
+            blocks=result.layers,
+            labels=result.labels,
+            classes=result.classes,
+        )
+    return FrameRecord(
+        **shared,
+        scores=result.object_scores,
+        predicted_iou=result.predicted_iou,
+        blocks=result.blocks,
+        labels=np.full(count, -1),
+    )
+
+
+class Journal:
+    """The lines of one run, being written or read.
+
+    Args:
+        path: of the file.
+        info: what the run is about.
+        resume: go on with the journal that is there; else a new one takes its place once it has
+            begun.
+
+    Raises:
+        InputError: If the one that is there is of another video or other settings, or no journal.
     """
 
     def __init__(self, path: str | Path, info: VideoInfo, resume: bool = False) -> None:
@@ -102,6 +183,11 @@ class JournalFile:
         """Indices of the frames in the journal."""
         return set(self._lines)
 
+    @property
+    def length(self) -> int:
+        """Frames of the video; if that is unknown, up to the last finished one."""
+        return max(self.info.num_frames or 0, 1 + max(self._lines, default=-1))
+
     def begin(self) -> None:
         """Take the place of an earlier run's journal, if that has not been done."""
         if self._end == 0:
@@ -109,15 +195,15 @@ class JournalFile:
                 part.write_text(_dump(_header(self.info)), encoding="utf-8")
             self._end = self.path.stat().st_size
 
-    def add_line(self, index: int, content: dict[str, Any]) -> None:
-        """Write the line of one frame, whole or not at all; `content` has its index as "frame"."""
+    def add(self, record: FrameRecord) -> None:
+        """Write the line of one frame, whole or not at all."""
         self.begin()
         if self._file is None:
             # Unbuffered: of a line that does not fit on the disk, nothing is left to be written.
             self._file = FileIO(self.path, "r+")
             self._file.truncate(self._end)
             self._file.seek(self._end)
-        line = _dump(content).encode()
+        line = _dump(_line(record, self.info.task)).encode()
         rest = memoryview(line)
         try:
             while rest:
@@ -126,14 +212,24 @@ class JournalFile:
             self._file.truncate(self._end)
             self._file.seek(self._end)
             raise
-        self._lines[index] = self._end
+        self._lines[record.index] = self._end
         self._end += len(line)
 
-    def line(self, index: int) -> dict[str, Any]:
-        """The content of a frame's line; KeyError if it is not finished."""
+    def record(self, index: int) -> FrameRecord:
+        """One frame; KeyError if it is not finished."""
+        position = self._lines[index]
         with self.path.open("rb") as file:
-            file.seek(self._lines[index])
-            return json.loads(file.readline())
+            file.seek(position)
+            line = file.readline()
+        try:
+            return _record(json.loads(line), self.info)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise self._damaged(position, error) from None
+
+    def records(self) -> Iterator[FrameRecord]:
+        """All frames, in the order of the video."""
+        for index in sorted(self._lines):
+            yield self.record(index)
 
     def close(self) -> None:
         """Close the file, if anything was written."""
@@ -141,7 +237,7 @@ class JournalFile:
             self._file.close()
 
     def _check_header(self) -> None:
-        there = read_header(self.path)
+        there = read_header(self.path, self.info.task)
         if there.size != self.info.size:
             raise InputError(
                 f"{self.path.parent} holds results for a video of {there.size[1]} x"
@@ -165,46 +261,40 @@ class JournalFile:
                 try:
                     self._lines[int(json.loads(line)["frame"])] = position
                 except (ValueError, KeyError, TypeError) as error:
-                    raise InputError(
-                        f"{self.path} is damaged at byte {position} ({error}); do not resume, or"
-                        " choose another output folder"
-                    ) from None
+                    raise self._damaged(position, error) from None
                 position = file.tell()
         self._end = position
 
-
-class Journal(JournalFile):
-    """The journal of a tracking run: prompted objects, frame by frame."""
-
-    def add(self, result: FrameResult, name: str | None = None) -> None:
-        """Write the line of one frame, whole or not at all. name: of the source's image."""
-        named = {} if name is None else {"name": name}
-        self.add_line(result.index, {**_frame_line(result), **named})
-
-    def records(self) -> Iterator[FrameRecord]:
-        """All frames, in the order of the video."""
-        for index in sorted(self._lines):
-            yield self.record(index)
-
-    def record(self, index: int) -> FrameRecord:
-        """One frame; KeyError if it is not finished."""
-        return _record(self.line(index), self.info.size)
+    def _damaged(self, position: int, error: Exception) -> InputError:
+        return InputError(
+            f"{self.path} is damaged at byte {position} ({error}); do not resume, or choose another"
+            " output folder"
+        )
 
 
-def read_header(path: str | Path) -> VideoInfo:
-    """What the journal at `path` says of its video; InputError if it is no journal."""
+def open_journal(path: str | Path, task: str | None = None) -> Journal:
+    """The journal of an earlier run, to read its records; InputError as of `read_header`."""
+    return Journal(path, read_header(path, task), resume=True)
+
+
+def read_header(path: str | Path, task: str | None = None) -> VideoInfo:
+    """What the journal at `path` says of its video.
+
+    Raises:
+        InputError: If it is no journal, or of another task than `task`.
+    """
     try:
         with Path(path).open("rb") as file:
             header = json.loads(file.readline())
         if header["tempomask"] != _VERSION:
             raise ValueError(f"format {header['tempomask']!r}")
         height, width = header["size"]
-        return VideoInfo(
+        info = VideoInfo(
             size=(int(height), int(width)),
             fps=header["fps"],
             num_frames=header["num_frames"],
             names={int(key): name for key, name in header["names"].items()},
-            settings=header["settings"],
+            settings=dict(header["settings"]),
             source=header.get("source"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -212,11 +302,12 @@ def read_header(path: str | Path) -> VideoInfo:
             f"{path} is no record of finished frames ({error}); delete it, or choose another output"
             " folder"
         ) from None
-
-
-def open_journal(path: str | Path) -> Journal:
-    """The journal of an earlier run, to read its records; InputError if it is none."""
-    return Journal(path, read_header(path), resume=True)
+    if task not in (None, info.task):
+        raise InputError(
+            f"{path} is of a run of `tempomask {info.task}`; choose another output folder for"
+            f" results of {task}"
+        )
+    return info
 
 
 def _header(info: VideoInfo) -> dict[str, Any]:
@@ -231,42 +322,48 @@ def _header(info: VideoInfo) -> dict[str, Any]:
     }
 
 
-def _frame_line(result: FrameResult) -> dict[str, Any]:
-    objects = [
-        {
-            "id": object_id,
-            "score": round(float(score), 4),
-            "predicted_iou": round(float(iou), 4),
-            "box": [float(side) for side in box],
-            "area": int(np.count_nonzero(mask)),
-            "rle": encode_rle(mask)["counts"],
-        }
-        for object_id, score, iou, box, mask in zip(
-            result.object_ids,
-            result.object_scores,
-            result.predicted_iou,
-            result.boxes,
-            result.masks,
-            strict=True,
-        )
-    ]
-    blocks = "".join("1" if ran else "0" for ran in result.blocks)
-    return {"frame": result.index, "blocks": blocks, "objects": objects}
+def _line(record: FrameRecord, task: str) -> dict[str, Any]:
+    """The content of a frame's line."""
+    objects, blocks = _KEYS[task]
+    items = []
+    for place, object_id in enumerate(record.ids):
+        item: dict[str, Any] = {"id": object_id}
+        if task == INSTANCES:
+            item["label"] = int(record.labels[place])
+        item["score"] = round(float(record.scores[place]), 4)
+        if task == TRACK:
+            item["predicted_iou"] = round(float(record.predicted_iou[place]), 4)
+        item["box"] = record.boxes[place].tolist()
+        item["area"] = int(record.areas[place])
+        item["rle"] = record.encodings[place]["counts"]
+        items.append(item)
+    ran = "".join("1" if ran else "0" for ran in record.blocks)
+    named = {} if record.name is None else {"name": record.name}
+    return {"frame": record.index, blocks: ran, objects: items, **named}
 
 
-def _record(line: dict[str, Any], size: Size) -> FrameRecord:
-    objects = line["objects"]
+def _record(line: dict[str, Any], info: VideoInfo) -> FrameRecord:
+    """A frame from its line; KeyError, TypeError or ValueError for a line that is none."""
+    objects, blocks = _KEYS[info.task]
+    items = line[objects]
+
+    def column(key: str, dtype: type[np.generic], missing: float | None = None) -> NDArray[Any]:
+        values = [item[key] if missing is None else item.get(key, missing) for item in items]
+        return np.array(values, dtype=dtype)
+
     return FrameRecord(
-        index=line["frame"],
-        size=size,
-        object_ids=tuple(item["id"] for item in objects),
-        encodings=tuple(RLE(size=list(size), counts=item["rle"]) for item in objects),
-        boxes=np.array([item["box"] for item in objects], dtype=np.float32).reshape(-1, 4),
-        object_scores=np.array([item["score"] for item in objects], dtype=np.float32),
-        predicted_iou=np.array([item["predicted_iou"] for item in objects], dtype=np.float32),
-        areas=np.array([item["area"] for item in objects], dtype=np.int64),
-        blocks=np.array([mark == "1" for mark in line["blocks"]], dtype=bool),
+        index=int(line["frame"]),
+        size=info.size,
+        ids=tuple(int(item["id"]) for item in items),
+        encodings=tuple(RLE(size=list(info.size), counts=item["rle"]) for item in items),
+        boxes=column("box", np.float32).reshape(len(items), 4),
+        scores=column("score", np.float32),
+        predicted_iou=column("predicted_iou", np.float32, np.nan),
+        areas=column("area", np.int64),
+        blocks=np.array([mark == "1" for mark in line[blocks]], dtype=bool),
         name=line.get("name"),
+        labels=column("label", np.int64, -1),
+        classes=info.classes,
     )
 
 

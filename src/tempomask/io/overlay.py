@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.errors import InputError
-from tempomask.frames import Size
-from tempomask.io.journal import FrameRecord
-from tempomask.io.sources import Frame
+from tempomask.frames import Frame, Size
+from tempomask.io.journal import FrameRecord, Result, ids_of
 from tempomask.results import FrameResult
 
 if TYPE_CHECKING:
@@ -51,29 +50,39 @@ class DrawnMasks(NamedTuple):
     """Masks (N, H, W) of objects in a frame of size (H, W), that come from elsewhere."""
 
     size: Size
-    object_ids: Sequence[int]
+    ids: Sequence[int]
     masks: NDArray[np.bool_]
 
 
 def draw_overlay(
     frame: Frame,
-    result: FrameResult | FrameRecord | DrawnMasks,
+    result: Result | FrameRecord | DrawnMasks,
     *,
     names: Mapping[int, str] | None = None,
     opacity: float = 0.42,
     contour: int | None = None,
     tags: bool = True,
 ) -> Frame:
-    """A copy of `frame` (H, W, 3), uint8 RGB, with the masks of `result` drawn over it.
+    """Draw the masks of a result over its frame; a colour belongs to an id and stays.
 
-    names: text of the tag by object id; the id where there is none.
-    opacity: of the fill, 0 to 1. contour: width in pixels, 0 for none; default 1 to 2 by size.
+    Args:
+        frame: uint8 (H, W, 3), RGB; not changed.
+        result: of objects or instances. The tag of an instance has its class and score.
+        names: text of the tag by object id; the id where there is none.
+        opacity: of the fill, 0 to 1.
+        contour: width in pixels, 0 for none; default 1 to 2 by size.
+        tags: whether to draw them.
 
-    Raises InputError if masks and frame differ in size.
+    Returns:
+        uint8 (H, W, 3), a new array.
+
+    Raises:
+        InputError: If masks and frame differ in size.
     """
     from PIL import Image
 
-    if not result.object_ids:
+    ids = result.ids if isinstance(result, FrameRecord | DrawnMasks) else ids_of(result)
+    if not ids:
         return frame.copy()
     height, width = frame.shape[:2]
     if result.size != (height, width):
@@ -85,18 +94,27 @@ def draw_overlay(
         contour = 1 if min(height, width) < 360 else 2
     image = Image.fromarray(frame)
     tagged = []
-    for object_id, mask in zip(result.object_ids, result.masks, strict=True):
+    for object_id, mask in zip(ids, result.masks, strict=True):
         box = _box(mask)
         if box is None:
             continue
         _draw_mask(image, mask, box, object_color(object_id), opacity, contour)
         if tags:
             tagged.append((object_id, _box_of_largest_part(mask, box)))
+    texts = {**_tags(result, ids), **(names or {})}
     taken: list[Box] = []
     for object_id, box in tagged:
-        text = (names or {}).get(object_id, str(object_id))
+        text = texts.get(object_id, str(object_id))
         taken.append(_draw_tag(image, box, text, object_color(object_id), taken))
     return np.asarray(image).copy()
+
+
+def _tags(result: Result | FrameRecord | DrawnMasks, ids: Sequence[int]) -> dict[int, str]:
+    """Id, class and score of each instance; nothing for tracked objects."""
+    if isinstance(result, FrameResult | DrawnMasks) or not result.names:
+        return {}
+    rows = zip(ids, result.names, result.scores.tolist(), strict=True)
+    return {track_id: f"{track_id} {name} {score:.2f}" for track_id, name, score in rows}
 
 
 def contact_sheet(
@@ -106,11 +124,19 @@ def contact_sheet(
     columns: int | None = None,
     cell_width: int = 320,
 ) -> Frame:
-    """Frames in a grid with a caption under each: uint8 (H, W, 3), read row by row.
+    """Frames in a grid with a caption under each, read row by row.
 
-    columns: default, a grid about as wide as a page. cell_width: width of each image in pixels.
+    Args:
+        frames: uint8 (h, w, 3) each.
+        captions: one for each.
+        columns: of the grid; default, about as wide as a page.
+        cell_width: width of each image in pixels.
 
-    Raises InputError without frames, or unless there is one caption for each.
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        InputError: Without frames, or unless there is one caption for each.
     """
     from PIL import Image, ImageDraw
 

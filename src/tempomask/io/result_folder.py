@@ -1,47 +1,157 @@
-"""What a folder of results must not take the place of: input, and files that no run wrote."""
+"""The folder of a run: what its files are called, and what must not be overwritten.
+
+Every path that a run writes or removes comes from here, and from numbers and checked names alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tempomask.errors import InputError
-from tempomask.io.journal import read_header
+from tempomask.files import part_path
+from tempomask.io import exports
+from tempomask.io.journal import INSTANCES, TRACK, FrameRecord, Journal, read_header
 
 JOURNAL = "frames.jsonl"
+# The session as it was after some frame, for resuming.
+STATE = "session.safetensors"
+# What commands draw from a finished run's journal.
+CHARTS = {"chart": "chart.png", "blocks": "blocks.png"}
 
 
-def check_folder(
-    directory: str | Path, names: Iterable[str], inputs: Iterable[str | Path] = ()
-) -> None:
-    """InputError if results in `directory` would overwrite input, or what no run has written.
+@dataclass(frozen=True)
+class Format:
+    """One thing that `--save` names.
 
-    names: of the files and folders that a run may write there. inputs: files and folders that are
-    read, among them names that are no paths.
+    Attributes:
+        file: its file or folder in the run's folder.
+        images: of a folder, one image a frame: a map of labels, or one mask of each object.
+        export: makes the file from the journal when the run ends.
     """
-    folder, names = Path(directory), list(names)
-    if not folder.is_dir():
-        return
-    taken = [(folder / name).resolve() for name in names]
-    for given in inputs:
-        place = place_of(given)
-        if place is None:
-            continue
-        path = Path(place)
-        if path == folder.resolve() or any(path == part or part in path.parents for part in taken):
-            raise InputError(
-                f"results in {directory} would overwrite or mingle with the input {given}; choose"
-                " another output folder"
-            )
-    if (folder / JOURNAL).exists():
-        return
-    for name in names:
-        path = folder / name
-        if any(path.iterdir()) if path.is_dir() else path.exists():
-            raise InputError(
-                f"{path} is there already and, without {JOURNAL} beside it, not known to be of an"
-                " earlier run; move it away, or choose another output folder"
-            )
+
+    file: str
+    images: Literal["labels", "objects"] | None = None
+    export: exports.Export | None = None
+
+
+FORMATS: Mapping[str, Mapping[str, Format]] = {
+    TRACK: {
+        "masks": Format("masks", images="labels"),
+        "objects": Format("objects", images="objects"),
+        "overlay": Format("overlay.mp4"),
+        "rle": Format("rle.json", export=exports.write_rle),
+        "npz": Format("masks.npz", export=exports.write_npz),
+        "boxes": Format("boxes.csv", export=exports.write_boxes),
+    },
+    INSTANCES: {
+        "overlay": Format("overlay.mp4"),
+        "json": Format("instances.json", export=exports.write_youtube_vis),
+        "tracks": Format("tracks.csv", export=exports.write_tracks),
+        "boxes": Format("boxes.csv", export=exports.write_instance_boxes),
+        "masks": Format("masks", images="objects"),
+    },
+}
+# What else a run may write.
+_OTHERS = {TRACK: ("boxes", *CHARTS.values(), JOURNAL), INSTANCES: (STATE, JOURNAL)}
+
+
+class ResultFolder:
+    """Paths of the results of one run.
+
+    Args:
+        directory: that holds them.
+        task: `track` or `instances`.
+    """
+
+    def __init__(self, directory: str | Path, task: str) -> None:
+        self.directory = Path(directory)
+        self.formats = FORMATS[task]
+        self.journal = self.directory / JOURNAL
+        self.state = self.directory / STATE
+        self._names = [*(each.file for each in self.formats.values()), *_OTHERS[task]]
+
+    def path(self, name: str) -> Path:
+        """The file or folder of a format."""
+        return self.directory / self.formats[name].file
+
+    def images(self, name: str, stem: str, ids: Iterable[int]) -> list[Path]:
+        """The images of a frame in a format: one, or one for each of `ids`, or none.
+
+        Args:
+            name: of the format.
+            stem: what the frame is called, see `image_stem`.
+            ids: of the objects on it.
+        """
+        kind = self.formats[name].images
+        if kind == "labels":
+            return [self.path(name) / f"{stem}.png"]
+        if kind == "objects":
+            return [self.path(name) / str(object_id) / f"{stem}.png" for object_id in ids]
+        return []
+
+    def check(self, inputs: Iterable[str | Path] = ()) -> None:
+        """Refuse to overwrite input, or what no run has written.
+
+        Args:
+            inputs: files and folders that are read, among them names that are no paths.
+
+        Raises:
+            InputError: If results would take the place of one of them, or of unknown files.
+        """
+        folder = self.directory
+        if not folder.is_dir():
+            return
+        taken = [(folder / name).resolve() for name in self._names]
+        for given in inputs:
+            place = place_of(given)
+            if place is None:
+                continue
+            path = Path(place)
+            if path == folder.resolve() or any(p == path or p in path.parents for p in taken):
+                raise InputError(
+                    f"results in {folder} would overwrite or mingle with the input {given}; choose"
+                    " another output folder"
+                )
+        if self.journal.exists():
+            return
+        for path in (folder / name for name in self._names):
+            if any(path.iterdir()) if path.is_dir() else path.exists():
+                raise InputError(
+                    f"{path} is there already and, without {JOURNAL} beside it, not known to be of"
+                    " an earlier run; move it away, or choose another output folder"
+                )
+
+    def remove(self, earlier: Journal) -> None:
+        """Remove the results of an earlier run, and nothing that a run did not write."""
+        for record in earlier.records():
+            for path in self._files_of(record, bool(earlier.info.settings.get("named"))):
+                path.unlink(missing_ok=True)
+                with suppress(OSError):  # it holds more
+                    path.parent.rmdir()
+        for path in (self.directory / name for name in self._names if name != JOURNAL):
+            if path.is_dir():
+                with suppress(OSError):  # it holds more than a run wrote
+                    path.rmdir()
+            else:
+                path.unlink(missing_ok=True)
+                part_path(path).unlink(missing_ok=True)
+
+    def _files_of(self, record: FrameRecord, named: bool) -> Iterator[Path]:
+        stem = image_stem(record.index, record.name if named else None)
+        for name, each in self.formats.items():
+            yield from self.images(name, stem, record.ids)
+            if each.export is exports.write_boxes:
+                lines = exports.box_lines_folder(self.path(name))
+                yield from (lines / f"{object_id}.txt" for object_id in record.ids)
+
+
+def image_stem(index: int, name: str | None = None) -> str:
+    """What the images of a frame are called: its number, or the name of the source's image."""
+    return f"{index:05d}" if name is None else name
 
 
 def place_of(source: str | Path) -> str | None:

@@ -21,12 +21,11 @@ from weakref import WeakSet
 import numpy as np
 
 from tempomask.errors import InputError
-from tempomask.frames import Size
-from tempomask.io.arrays import ArrayFrames
+from tempomask.frames import Frame, Size
 from tempomask.io.camera import open_camera, open_device, open_stream
-from tempomask.io.folder import PICTURE_SUFFIXES, ImageFolder
-from tempomask.io.prefetch import Prefetcher
-from tempomask.io.sources import Frame, IndexedFrames, Source
+from tempomask.io.images import IMAGE_SUFFIXES
+from tempomask.io.sources import ArrayFrames, FrameStream, ImageFolder, Source
+from tempomask.io.threads import WorkerThread
 from tempomask.io.video_file import VideoFile
 
 # What stands for several files: of printf, as ffmpeg takes it, or of a shell.
@@ -36,17 +35,19 @@ _PATTERN = re.compile(r"%0?\d*d|[*?]|\[.+\]")
 def open_video(source: Any, *, prefetch: int = 4, num_frames: int | None = None) -> Video:
     """Open a source of frames.
 
-    source: a path to any video file FFmpeg reads; a folder of JPEG, PNG ... with any names, taken
-        in natural order, one image, or a list of images' paths; a camera index (0, or "0"); a
-        stream URL (rtsp://, http:// ...); an iterable of RGB arrays, uint8 (H, W, 3), or of PyAV's
-        frames; or a `Video`, returned as it is.
-    prefetch: frames decoded ahead by a thread; 0 for none.
-    num_frames: of a source that cannot tell, such as an iterator. SAM 2 scales distances in
-        time by it in videos of fewer than 16 frames, whose masks therefore differ a little between
-        a list of frames and an iterator of the same ones, unless this is given.
+    Args:
+        source: a path to any video file FFmpeg reads; a folder of JPEG, PNG ... with any names,
+            taken in natural order, one image, or a list of images' paths; a camera index (0, or
+            "0"); a stream URL (rtsp://, http:// ...); an iterable of RGB arrays, uint8 (H, W, 3),
+            or of PyAV's frames; or a `Video`, returned as it is.
+        prefetch: frames decoded ahead by a thread; 0 for none.
+        num_frames: of a source that cannot tell, such as an iterator. SAM 2 scales distances in
+            time by it in videos of fewer than 16 frames, whose masks therefore differ a little
+            between a list of frames and an iterator of the same ones, unless this is given.
 
-    Raises InputError for a missing, empty or damaged file, a file without video, a folder without
-    images or with images of different sizes, a camera that is not there, and other arrays.
+    Raises:
+        InputError: For a missing, empty or damaged file, a file without video, a folder without
+            images or with images of different sizes, a camera that is not there, other arrays.
     """
     if isinstance(source, Video):
         return source
@@ -58,18 +59,22 @@ def open_video(source: Any, *, prefetch: int = 4, num_frames: int | None = None)
 class Video:
     """Frames in order, decoded ahead by a thread. Use as a context manager, or call `close`.
 
-    size: (H, W), rotation applied. fps: on average; None for folders and arrays.
-    num_frames: exact number of readable frames; None when unknown (cameras, iterators, and files
-        whose packets do not tell). seekable: can be read again, from anywhere and backward.
-    live: a camera or an endless stream; frames not taken in time are lost.
-    name: of the source, for messages. dropped: frames lost so far (live sources only).
+    Attributes:
+        name: of the source, for messages.
+        size: (H, W) in pixels, rotation applied.
+        fps: on average; None for folders and arrays.
+        num_frames: exact number of readable frames; None when unknown (cameras, iterators, and
+            files whose packets do not tell).
+        seekable: can be read again, from anywhere and backward.
+        live: a camera or an endless stream; frames not taken in time are lost.
+        dropped: frames lost so far (live sources only).
     """
 
     def __init__(self, source: Source, prefetch: int = 4, num_frames: int | None = None) -> None:
         self._source, self._num_frames = source, num_frames
         self._prefetch = prefetch
         self._closed = False
-        self._running: WeakSet[Prefetcher[tuple[int, Frame]]] = WeakSet()
+        self._running: WeakSet[WorkerThread[tuple[int, Frame]]] = WeakSet()
         self.dropped = 0
 
     @property
@@ -92,8 +97,7 @@ class Video:
     @property
     def frame_names(self) -> list[str] | None:
         """What the images of a folder are called, without suffix; no name comes twice."""
-        source = self._source
-        return [path.stem for path in source.paths] if isinstance(source, ImageFolder) else None
+        return self._source.frame_names
 
     @property
     def seekable(self) -> bool:
@@ -107,11 +111,12 @@ class Video:
         count = "unknown" if self.num_frames is None else self.num_frames
         return f"Video({self.name!r}, {self.size[1]} x {self.size[0]}, frames: {count})"
 
-    def frames(self, start: int = 0, end: int | None = None) -> IndexedFrames:
+    def frames(self, start: int = 0, end: int | None = None) -> FrameStream:
         """Pairs (index, frame) from `start` to before `end` (default and at most: all).
 
-        Raises InputError at once for a range that is not in the video; while reading, for data that
-        is damaged, after all frames before it.
+        Raises:
+            InputError: At once for a range that is not in the video; while reading, for data that
+                is damaged, after all frames before it.
         """
         self._check(start, end)
         if end is not None and end < start:
@@ -120,10 +125,13 @@ class Video:
             return self._counted(start, end, self._deliver(self._source.read(start, None)))
         return self._expect_some(start, end, self._deliver(self._source.read(start, end)))
 
-    def reversed_frames(self, start: int | None = None, end: int = 0) -> IndexedFrames:
+    def reversed_frames(self, start: int | None = None, end: int = 0) -> FrameStream:
         """Pairs (index, frame) from `start` (default: the last) down to and including `end`.
 
-        Memory is bounded, whatever the length. Raises InputError if the source is not seekable.
+        Memory is bounded, whatever the length.
+
+        Raises:
+            InputError: If the source is not seekable, or for a range that is not in the video.
         """
         if not self.seekable:
             raise InputError(f"{self.name} cannot be read backward; give a file, folder or list")
@@ -161,12 +169,12 @@ class Video:
                 f" frame {start} is not among them"
             )
 
-    def _deliver(self, items: IndexedFrames) -> IndexedFrames:
+    def _deliver(self, items: FrameStream) -> FrameStream:
         """The items, by way of a thread where that saves time."""
         if not self._source.decodes or self._prefetch < 1:
             yield from items
             return
-        ahead = Prefetcher(items, self._prefetch, drop=self.live)
+        ahead = WorkerThread.reading(items, self._prefetch, drop=self.live)
         self._running.add(ahead)
         try:
             yield from ahead
@@ -174,14 +182,14 @@ class Video:
             ahead.close()
             self.dropped += ahead.dropped
 
-    def _counted(self, start: int, end: int | None, items: IndexedFrames) -> IndexedFrames:
+    def _counted(self, start: int, end: int | None, items: FrameStream) -> FrameStream:
         """The items numbered as they arrive: a live source cannot know which are lost."""
         with closing(items):
             taken = islice(items, None if end is None else end - start)
             for index, (_, frame) in enumerate(taken, start):
                 yield index, frame
 
-    def _expect_some(self, start: int, end: int | None, items: IndexedFrames) -> IndexedFrames:
+    def _expect_some(self, start: int, end: int | None, items: FrameStream) -> FrameStream:
         """The items; InputError if a source of unknown length ends before the first of them."""
         with closing(items):
             first = next(items, None)
@@ -232,8 +240,6 @@ def _open_path(text: str | bytes) -> Source:
         raise InputError(f"no such file or folder: {text}; check the path")
     if path.is_char_device():
         return open_device(path)
-    if path.is_dir():
-        return ImageFolder(path)
-    if path.suffix.lower() in PICTURE_SUFFIXES:
+    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
         return ImageFolder(path)
     return VideoFile(path)

@@ -6,21 +6,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from tempomask.errors import InputError
-from tempomask.io.frame_index import (
-    FrameIndex,
+from tempomask.frames import Frame
+from tempomask.io.containers import (
     av_errors,
     error_text,
+    frame_rate,
+    open_container,
+    size_changed,
+    upright,
+    video_stream,
+)
+from tempomask.io.frame_index import (
+    FrameIndex,
     index_by_decoding,
     index_by_packets,
+    missing_bytes,
 )
-from tempomask.io.sources import Frame, IndexedFrames
-from tempomask.io.truncation import missing_bytes
+from tempomask.io.sources import FrameStream, Source
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -36,19 +41,16 @@ _ONE_THREAD_PIXELS = 1920 * 1088
 # Where times cannot be relied on, frames faster than this are taken for a mistake of theirs.
 _MOST_FPS = 120
 
-# FFmpeg draws text files as images; to a person they are no videos.
-_NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf"}
 
+class VideoFile(Source):
+    """A video file on this machine.
 
-class VideoFile:
-    """A video file on this machine. See `sources.Source`.
+    Args:
+        path: of the file.
 
-    Raises InputError if the file is missing, empty, holds no video, or if nothing in it decodes.
+    Raises:
+        InputError: If the file is missing, empty, holds no video, or if nothing in it decodes.
     """
-
-    seekable = True
-    live = False
-    decodes = True
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -78,7 +80,7 @@ class VideoFile:
         """Exact number of frames that can be read; None until a file of unclear packets is read."""
         return self._index.count if self._index else None
 
-    def read(self, start: int, end: int | None) -> IndexedFrames:
+    def read(self, start: int, end: int | None) -> FrameStream:
         """Frames from `start` to before `end`; InputError where the data is damaged."""
         index = self._full_index() if start else self._index
         limit = end if index is None else min(index.count, index.count if end is None else end)
@@ -104,7 +106,7 @@ class VideoFile:
         if index is not None and position < index.count:
             raise self._damaged(position, "is missing")
 
-    def read_reversed(self, start: int | None, end: int) -> IndexedFrames:
+    def read_reversed(self, start: int | None, end: int) -> FrameStream:
         """Frames from `start` down to `end`, decoded forward in chunks of bounded memory."""
         index = self._full_index()
         last = index.count - 1 if start is None else start
@@ -113,9 +115,6 @@ class VideoFile:
             chunk = [frame for _, frame in self.read(low, high)]
             for position in range(high - 1, low - 1, -1):
                 yield position, chunk.pop()
-
-    def close(self) -> None:
-        """Nothing to do: every reading opens the file for itself."""
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[InputContainer, VideoStream]]:
@@ -185,90 +184,3 @@ class VideoFile:
             f"{self.name}: frame {position}{of} {what}{end}, or repair the file with"
             " `ffmpeg -i FILE -c:v libx264 repaired.mp4`"
         )
-
-
-def open_container(
-    address: str, name: str, *, form: str | None = None, options: dict[str, str] | None = None
-) -> InputContainer:
-    """An opened container; InputError when FFmpeg finds nothing in it that it knows."""
-    import av
-
-    try:
-        # Bytes that are no text in a title must not stop the reading of the images.
-        return av.open(
-            address,
-            format=form,
-            options=options or {},
-            metadata_errors="replace",
-            timeout=(10.0, 10.0) if "://" in address else None,
-        )
-    except av_errors() as error:
-        if form is None and "://" not in address:
-            raise InputError(
-                f"cannot read {name} as a video ({error_text(error)}); the file is no video, or it"
-                " was cut short before it was finished"
-            ) from None
-        raise InputError(
-            f"cannot open {name} ({error_text(error)}); check that it is there, and not in use"
-        ) from None
-
-
-def video_stream(container: InputContainer, name: str) -> VideoStream:
-    """The best video stream; InputError if there is none. Cover images of music do not count."""
-    from av.stream import Disposition
-
-    streams = [
-        stream
-        for stream in container.streams.video
-        if not stream.disposition & Disposition.attached_pic
-    ]
-    if not streams or container.format.name in _NOT_VIDEO:
-        kinds = sorted({stream.type for stream in container.streams} - {"video"})
-        found = f" (only {' and '.join(kinds)})" if kinds else ""
-        raise InputError(f"{name} holds no video{found}; give a video file")
-    best = container.streams.best("video")
-    return best if best in streams else streams[0]  # type: ignore[return-value]
-
-
-def frame_rate(stream: VideoStream) -> float | None:
-    """Frames per second, on average where they vary; None if the stream does not say."""
-    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
-    return float(rate) if rate else None
-
-
-def upright(frame: VideoFrame) -> Frame:
-    """The decoded frame as RGB, uint8 (H, W, 3), turned and mirrored as its metadata says."""
-    image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-    matrix = _display_matrix(frame)
-    if matrix is None:
-        return image
-    (a, b), (c, d) = matrix
-    # A pixel at (x, y) is shown at (a x + c y, b x + d y), y downwards.
-    if abs(b) > abs(a):
-        image = image.transpose(1, 0, 2)
-        a, d = c, b
-    image = image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-    return np.ascontiguousarray(image)
-
-
-def _display_matrix(frame: VideoFrame) -> NDArray[np.float64] | None:
-    """The 2 x 2 part of the display matrix (ISO/IEC 14496-12, 8.3.2); None without one."""
-    try:
-        data: Any = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV does not know some newer kinds of side data
-        angle = np.deg2rad(frame.rotation)
-        return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    if data is None:
-        return None
-    matrix = np.frombuffer(bytes(data), dtype=np.int32).reshape(3, 3)[:2, :2].astype(np.float64)
-    return matrix if matrix.any() else None
-
-
-def size_changed(name: str, position: int, size: tuple[int, int], image: Frame) -> InputError:
-    """The error for a frame that is not as large as the first."""
-    height, width = image.shape[:2]
-    return InputError(
-        f"{name}: frame {position} has {width} x {height} pixels, the first has {size[1]} x"
-        f" {size[0]}; bring all frames to one size, for instance with `ffmpeg -i FILE -vf"
-        f" scale={size[1]}:{size[0]} same.mp4`"
-    )

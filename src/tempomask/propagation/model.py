@@ -16,8 +16,7 @@ import torch
 
 from tempomask.devices import DTypeName, resolve_device, resolve_dtype
 from tempomask.errors import InputError
-from tempomask.frames import Size
-from tempomask.io.tracks import Tracks
+from tempomask.frames import FrameSource, Size
 from tempomask.model import Model, RoutingChoice, as_routing, load
 from tempomask.models.config import SEGMENTERS
 from tempomask.models.encoder import Encoder, Policy
@@ -28,12 +27,12 @@ from tempomask.propagation.session import PropagationSession
 from tempomask.routing.options import Routing
 from tempomask.tracking.propagate import (
     Direction,
-    FrameSource,
     Results,
     TrackingPasses,
     check_frames,
     plan_passes,
 )
+from tempomask.tracking.tracks import Tracks
 from tempomask.weights.dinov3 import load_dinov3
 from tempomask.weights.names import unknown_model
 from tempomask.weights.zoo import DINOV3_MODELS

@@ -54,14 +54,12 @@ def save_run_chart(
     blocks, scores, areas = figure.subplots(3, 1, sharex=True, height_ratios=heights)
     _draw_blocks(blocks, np.asarray(indices), ran)
     pixels = listed[0].size[0] * listed[0].size[1]
-    for object_id in sorted({i for record in listed for i in record.object_ids}):
+    for object_id in sorted({i for record in listed for i in record.ids}):
         with_object = [
-            (record, record.object_ids.index(object_id))
-            for record in listed
-            if object_id in record.object_ids
+            (record, record.ids.index(object_id)) for record in listed if object_id in record.ids
         ]
         frames = np.array([record.index for record, _ in with_object])
-        logits = np.array([record.object_scores[i] for record, i in with_object], dtype=np.float64)
+        logits = np.array([record.scores[i] for record, i in with_object], dtype=np.float64)
         shares = np.array([record.areas[i] for record, i in with_object]) / pixels
         label = (names or {}).get(object_id, str(object_id))
         color = [channel / 255 for channel in object_color(object_id)]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import groupby
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from tempomask.errors import InputError
-from tempomask.frames import Size
+from tempomask.frames import FrameSource, IndexedFrames
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt, check_given
@@ -24,31 +24,7 @@ from tempomask.tracking.spool import ResultSpool, merged, select_objects
 from tempomask.tracking.upload import prepared_ahead
 
 Direction = Literal["forward", "backward", "both"]
-IndexedFrames = Iterator[tuple[int, NDArray[np.uint8]]]
 Results = Generator[FrameResult, None, None]
-
-
-@runtime_checkable
-class FrameSource(Protocol):
-    """What tracking needs of a video; `tempomask.io.video.Video` is one.
-
-    size: (H, W). num_frames: None when unknown. seekable: whether frames can be read in any order.
-    """
-
-    @property
-    def size(self) -> Size: ...
-    @property
-    def num_frames(self) -> int | None: ...
-    @property
-    def seekable(self) -> bool: ...
-
-    def frames(self, start: int = 0, end: int | None = None) -> IndexedFrames:
-        """Frames start, start + 1, ... before end."""
-        ...
-
-    def reversed_frames(self, start: int, end: int = 0) -> IndexedFrames:
-        """Frames start, start - 1, ... down to and including end."""
-        ...
 
 
 def track(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tempomask.frames import FrameSource
 from tempomask.io.video import Video, open_video
 from tempomask.results import FrameResult
-from tempomask.tracking.propagate import FrameSource, Results
+from tempomask.tracking.propagate import Results
 
 
 class Tracks(Iterator[FrameResult]):

@@ -1,0 +1,317 @@
+"""One run through a video, from its frames to files: resuming, Ctrl-C, progress and the report.
+
+What is done with the frames is a task: `tracking_task.py` follows prompted objects (`track` and
+`propagate`), `instance_task.py` finds instances.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, current_thread, main_thread
+from types import FrameType, MappingProxyType
+from typing import Any
+
+from tempomask.cli import console
+from tempomask.cli.progress import FrameBar, RunStats
+from tempomask.errors import InputError
+from tempomask.frames import Frame, IndexedFrames, Size
+from tempomask.io.exports import Tracks
+from tempomask.io.journal import Result, ids_of, open_journal
+from tempomask.io.result_folder import CHARTS, JOURNAL, ResultFolder
+from tempomask.io.video import Video
+from tempomask.io.writer import ResultWriter, check_named
+from tempomask.tracking.upload import AHEAD
+
+# The state of a session is kept every so many frames, and at the end: after a crash, so many are
+# done again.
+KEEP_EVERY = 25
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked for, whatever the task.
+
+    Attributes:
+        source: as for `open_video`.
+        out: folder of the results.
+        save: names of formats and charts.
+        resume: go on with the run in `out`.
+        start: first frame; None leaves it to the task.
+        end: frame to stop before; backward, the last one tracked.
+        checkpoint: as it was named; None for the model's own.
+        names: whether masks are called after the images of the source.
+        inputs: files that were read for the task, not to be overwritten.
+    """
+
+    source: str
+    out: Path
+    save: frozenset[str]
+    resume: bool = False
+    start: int | None = None
+    end: int | None = None
+    checkpoint: str | None = None
+    names: bool = False
+    inputs: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is still to be done.
+
+    Attributes:
+        results: of the frames, in the order in which they are tracked.
+        total: number of frames to read; None where the video does not tell its length.
+        resumed_at: the first frame that an earlier run left; None in a new run.
+        again: frames that are tracked again only to get there.
+    """
+
+    results: Iterator[Result]
+    total: int | None
+    resumed_at: int | None = None
+    again: Collection[int] = ()
+
+
+class Task:
+    """What is done with the frames of a video: a subclass for objects, one for instances.
+
+    Attributes:
+        name: `track` or `instances`.
+        noun: what a result shows.
+        formats: what can be saved.
+        classes: of instances; None for tracked objects.
+        settings: what must be the same for the run to be resumed, once it has begun.
+    """
+
+    name: str
+    noun: str
+    formats: Collection[str]
+    classes: tuple[str, ...] | None = None
+    settings: Mapping[str, Any] = MappingProxyType({})
+
+    def check(self, request: Request, video: Video) -> None:
+        """InputError for what cannot work, before a model is loaded for it."""
+        raise NotImplementedError
+
+    def begin(self, request: Request, frames: ReplayBuffer, model: Any) -> None:
+        """InputError for what does not fit the model, before anything is written."""
+        raise NotImplementedError
+
+    def plan(self, writer: ResultWriter) -> Plan:
+        """What to do, from the front or from where an earlier run stopped."""
+        raise NotImplementedError
+
+    def note(self, result: Any) -> None:
+        """Count what a result shows, for the report."""
+
+    def state(self) -> bytes | None:
+        """The session after the last result, to go on with later; None if it keeps none."""
+        return None
+
+    def tracks(self) -> Tracks:
+        """The instances of the whole video; none of tracked objects."""
+        return ()
+
+    def report(self, stats: RunStats) -> dict[str, Any]:
+        """What the report tells besides what every run does."""
+        raise NotImplementedError
+
+
+class Run:
+    """One run of a task through an open video.
+
+    Args:
+        request: what a person asked for.
+        task: what is done with the frames.
+        video: open until the run is over.
+
+    Raises:
+        InputError: For what cannot work, before a model is loaded for it.
+    """
+
+    def __init__(self, request: Request, task: Task, video: Video) -> None:
+        self.request, self.task, self.video = request, task, video
+        for name in sorted(request.save - set(task.formats)):
+            raise InputError(f"--save {name}: unknown; choose from {', '.join(task.formats)}")
+        task.check(request, video)
+        if request.names:
+            check_named(video)
+        ResultFolder(request.out, task.name).check([request.source, *request.inputs])
+        if request.resume and not video.seekable:
+            raise InputError(f"{video.name} cannot be read again, so its run cannot be resumed")
+
+    def execute(self, model: Any) -> tuple[dict[str, Any], dict[str, Path]]:
+        """Do it with a model: the report, and the files by format."""
+        request, task, video = self.request, self.task, self.video
+        bar = FrameBar(task.noun)
+        frames = ReplayBuffer(video, bar.read)
+        # Bad input is refused here, before anything of an earlier run is replaced.
+        task.begin(request, frames, model)
+        with ResultWriter(
+            request.out,
+            request.save - set(CHARTS),
+            video=video,
+            classes=task.classes,
+            tracks=task.tracks,
+            settings={
+                "source": Path(request.source).name,
+                "model": model.name,
+                "checkpoint": request.checkpoint,
+                "start": request.start,
+                **task.settings,
+            },
+            resume=request.resume,
+            named=request.names,
+        ) as writer:
+            plan = task.plan(writer)
+            bar.expect(plan.total)
+            stats = self._write(plan, frames, writer, bar)
+            files = dict(writer.finish())
+        if stats.indices or plan.resumed_at is not None:
+            files |= {name: _draw(name, request.out) for name in CHARTS if name in request.save}
+        report = {
+            "source": request.source,
+            "model": model.name,
+            "device": str(model.device),
+            "size": list(video.size),
+            **stats.report(),
+            **task.report(stats),
+            "resumed_at": plan.resumed_at,
+            "out": str(request.out),
+        }
+        return report, files
+
+    def _write(
+        self, plan: Plan, frames: ReplayBuffer, writer: ResultWriter, bar: FrameBar
+    ) -> RunStats:
+        """Write every result that is not there yet, until the end or Ctrl-C."""
+        stats = RunStats()
+        drawn = "overlay" in writer.formats
+        with stop_wish() as wish, bar.bar:
+            frames.stop = wish
+            started = time.perf_counter()
+            for result in _ready(plan.results, wish):
+                bar.show(len(ids_of(result)))
+                if result.index in plan.again:
+                    continue
+                writer.add(frames.frame(result.index) if drawn else None, result)
+                stats.add(result.index)
+                self.task.note(result)
+                if len(stats.indices) % KEEP_EVERY == 0:
+                    writer.keep(self.task.state())
+            stats.interrupted = wish.is_set()
+            if stats.indices:
+                writer.keep(self.task.state())
+            # Within the clock: frames that wait to be written are work too.
+            writer.finish()
+            stats.seconds = time.perf_counter() - started
+        end, last = self.request.end, self.video.num_frames
+        if not stats.interrupted and (end is None or (last is not None and end >= last)):
+            writer.forget_state()
+        return stats
+
+
+class ReplayBuffer:
+    """The frames of a video, each reported as it is read; the last few are kept to draw on.
+
+    A `FrameSource` for `Model.track`.
+
+    Args:
+        video: that is read.
+        on_read: called for every frame that the tracker reads.
+
+    Attributes:
+        stop: once set, the frames end.
+    """
+
+    def __init__(self, video: Video, on_read: Callable[[], None]) -> None:
+        self.video, self._on_read = video, on_read
+        # On a GPU frames are read ahead of the one whose result comes.
+        self._latest: deque[tuple[int, Frame]] = deque(maxlen=AHEAD + 1)
+        self._again: IndexedFrames = iter(())
+        self._again_at = -1
+        self.stop = Event()
+
+    @property
+    def size(self) -> Size:
+        return self.video.size
+
+    @property
+    def num_frames(self) -> int | None:
+        return self.video.num_frames
+
+    @property
+    def seekable(self) -> bool:
+        return self.video.seekable
+
+    def frames(self, start: int = 0, end: int | None = None) -> IndexedFrames:
+        return self._watch(self.video.frames(start, end))
+
+    def reversed_frames(self, start: int, end: int = 0) -> IndexedFrames:
+        return self._watch(self.video.reversed_frames(start, end))
+
+    def frame(self, index: int) -> Frame:
+        """The frame of a result. Tracked frames are at hand; those of an earlier pass are read
+        again, in one go where they are asked for in ascending order."""
+        for known, frame in self._latest:
+            if known == index:
+                return frame
+        if self._again_at != index:
+            self._again = iter(self.video.frames(index))
+        self._again_at = index + 1
+        return next(self._again)[1]
+
+    def _watch(self, frames: IndexedFrames) -> IndexedFrames:
+        while not self.stop.is_set() and (item := next(frames, None)) is not None:
+            self._latest.append(item)
+            self._on_read()
+            yield item
+
+
+@contextmanager
+def stop_wish() -> Iterator[Event]:
+    """An event that the first Ctrl-C sets; the second interrupts at once, as usual."""
+    wish = Event()
+    if current_thread() is not main_thread():
+        # Only the main thread may handle signals.
+        yield wish
+        return
+
+    def note_wish(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        wish.set()
+        console.note("stopping after this frame; Ctrl-C again to stop at once")
+
+    before = signal.signal(signal.SIGINT, note_wish)
+    try:
+        yield wish
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _ready(results: Iterable[Result], wish: Event) -> Iterator[Result]:
+    """The results; after Ctrl-C without the complaint that the frames ended before a prompt."""
+    try:
+        yield from results
+    except InputError:
+        if not wish.is_set():
+            raise
+
+
+def _draw(name: str, out: Path) -> Path:
+    """Which encoder blocks ran on all finished frames; the chart also tells of the objects."""
+    from tempomask.reports.figures import save_block_chart, save_run_chart
+
+    path = out / CHARTS[name]
+    journal = open_journal(out / JOURNAL)
+    if name == "chart":
+        save_run_chart(path, journal.records())
+    else:
+        rows = [(record.index, record.blocks) for record in journal.records()]
+        save_block_chart(path, [index for index, _ in rows], [ran for _, ran in rows])
+    return path

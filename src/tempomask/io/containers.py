@@ -1,0 +1,241 @@
+"""FFmpeg's containers by PyAV: the one place that opens them, for reading and for writing.
+
+Files that are written are mp4: H.264 in yuv420p, which every player takes.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tempomask.errors import InputError
+from tempomask.files import part_path
+from tempomask.frames import Frame, Size
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+# FFmpeg draws text files as images; to a person they are no videos.
+_NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf"}
+
+# For sources without a clock: the rate of DAVIS and of cinema.
+DEFAULT_FPS = 24.0
+
+# The encoders PyAV may be built with, best first, and what makes them fast at good quality.
+_ENCODERS: dict[str, dict[str, str]] = {
+    "libx264": {"preset": "veryfast", "crf": "20"},
+    "libopenh264": {"b": "6M"},
+    "mpeg4": {"q": "4"},
+}
+
+
+class VideoWriter:
+    """Write RGB frames, uint8 (H, W, 3), to an mp4. Use as a context manager, or call `close`.
+
+    The file gets its name when it is closed and is whole then, however few frames it holds; with
+    none it is not made. Odd sizes are padded by a row or column of the edge.
+
+    Args:
+        path: of the file.
+        size: (H, W) of the frames.
+        fps: frames per second; None for 24.
+    """
+
+    def __init__(self, path: str | Path, size: Size, fps: float | None = None) -> None:
+        self.path = Path(path)
+        self.size = size
+        self.num_frames = 0
+        self._fps = Fraction(fps or DEFAULT_FPS).limit_denominator(100_000)
+        self._part = part_path(self.path)
+        self._container: Any = None
+        self._stream: Any = None
+
+    def add(self, frame: Frame) -> None:
+        """Append one frame; InputError if it has another size."""
+        import av
+
+        if frame.shape != (*self.size, 3):
+            raise InputError(
+                f"frame of shape {frame.shape} in a video of {self.size[1]} x {self.size[0]}"
+                " pixels; all frames must be of one size"
+            )
+        container, stream = self._opened()
+        height, width = self.size
+        if height % 2 or width % 2:
+            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        # Players take images without a note on colour as BT.709.
+        image = image.reformat(format="yuv420p", dst_colorspace="ITU709")
+        image.pts, image.time_base = self.num_frames, 1 / self._fps
+        container.mux(stream.encode(image))
+        self.num_frames += 1
+
+    def close(self) -> None:
+        """Finish the file and give it its name."""
+        if self._container is None:
+            return
+        try:
+            self._container.mux(self._stream.encode())
+            self._container.close()
+            os.replace(self._part, self.path)
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Throw away what has not been closed."""
+        container, self._container = self._container, None
+        if container is not None:
+            with suppress(OSError):  # a full disk; the file goes anyway
+                container.close()
+        self._part.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _opened(self) -> tuple[Any, Any]:
+        """The container and its stream, opened with the first frame."""
+        import av
+
+        if self._container is not None:
+            return self._container, self._stream
+        name = next((name for name in _ENCODERS if name in av.codecs_available), None)
+        if name is None:
+            raise InputError("this PyAV has no H.264 or MPEG-4 encoder; install the wheel of av")
+        # The part's name does not end in .mp4, so the format is named.
+        self._container = av.open(str(self._part), "w", format="mp4")
+        stream = self._container.add_stream(name, rate=self._fps, options=dict(_ENCODERS[name]))
+        height, width = self.size
+        stream.height, stream.width = height + height % 2, width + width % 2
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = 1 / self._fps
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
+        context.color_range = 1  # 16 to 235
+        self._stream = stream
+        return self._container, stream
+
+
+def open_container(
+    address: str, name: str, *, form: str | None = None, options: dict[str, str] | None = None
+) -> InputContainer:
+    """A container opened for reading.
+
+    Args:
+        address: what FFmpeg calls it.
+        name: of the source, for messages.
+        form: of the container or capture device; None to find out.
+        options: of FFmpeg.
+
+    Raises:
+        InputError: When FFmpeg finds nothing in it that it knows.
+    """
+    import av
+
+    try:
+        # Bytes that are no text in a title must not stop the reading of the images.
+        return av.open(
+            address,
+            format=form,
+            options=options or {},
+            metadata_errors="replace",
+            timeout=(10.0, 10.0) if "://" in address else None,
+        )
+    except av_errors() as error:
+        if form is None and "://" not in address:
+            raise InputError(
+                f"cannot read {name} as a video ({error_text(error)}); the file is no video, or it"
+                " was cut short before it was finished"
+            ) from None
+        raise InputError(
+            f"cannot open {name} ({error_text(error)}); check that it is there, and not in use"
+        ) from None
+
+
+def video_stream(container: InputContainer, name: str) -> VideoStream:
+    """The best video stream; InputError if there is none. Cover images of music do not count."""
+    from av.stream import Disposition
+
+    streams = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & Disposition.attached_pic
+    ]
+    if not streams or container.format.name in _NOT_VIDEO:
+        kinds = sorted({stream.type for stream in container.streams} - {"video"})
+        found = f" (only {' and '.join(kinds)})" if kinds else ""
+        raise InputError(f"{name} holds no video{found}; give a video file")
+    best = container.streams.best("video")
+    return best if best in streams else streams[0]  # type: ignore[return-value]
+
+
+def frame_rate(stream: VideoStream) -> float | None:
+    """Frames per second, on average where they vary; None if the stream does not say."""
+    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
+    return float(rate) if rate else None
+
+
+def upright(frame: VideoFrame) -> Frame:
+    """The decoded frame as RGB, uint8 (H, W, 3), turned and mirrored as its metadata says."""
+    image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+    matrix = _display_matrix(frame)
+    if matrix is None:
+        return image
+    (a, b), (c, d) = matrix
+    # A pixel at (x, y) is shown at (a x + c y, b x + d y), y downwards.
+    if abs(b) > abs(a):
+        image = image.transpose(1, 0, 2)
+        a, d = c, b
+    image = image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return np.ascontiguousarray(image)
+
+
+def _display_matrix(frame: VideoFrame) -> NDArray[np.float64] | None:
+    """The 2 x 2 part of the display matrix (ISO/IEC 14496-12, 8.3.2); None without one."""
+    try:
+        data: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV does not know some newer kinds of side data
+        angle = np.deg2rad(frame.rotation)
+        return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    if data is None:
+        return None
+    matrix = np.frombuffer(bytes(data), dtype=np.int32).reshape(3, 3)[:2, :2].astype(np.float64)
+    return matrix if matrix.any() else None
+
+
+def size_changed(name: str, position: int, size: tuple[int, int], image: Frame) -> InputError:
+    """The error for a frame that is not as large as the first."""
+    height, width = image.shape[:2]
+    return InputError(
+        f"{name}: frame {position} has {width} x {height} pixels, the first has {size[1]} x"
+        f" {size[0]}; bring all frames to one size, for instance with `ffmpeg -i FILE -vf"
+        f" scale={size[1]}:{size[0]} same.mp4`"
+    )
+
+
+def av_errors() -> tuple[type[Exception], ...]:
+    """What reading and decoding may raise; not all of FFmpeg's errors are OSError or ValueError."""
+    from av.error import FFmpegError
+
+    return FFmpegError, OSError, ValueError
+
+
+def error_text(error: BaseException) -> str:
+    """What went wrong in FFmpeg's words, without error numbers and paths."""
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")
