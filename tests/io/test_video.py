@@ -16,7 +16,6 @@ from PIL import Image
 
 from tempomask.errors import InputError
 from tempomask.io.camera import Stream, camera_address
-from tempomask.io.sources import Source
 from tempomask.io.threads import WorkerThread
 from tempomask.io.video import Video, open_video
 
@@ -29,15 +28,17 @@ def frames(count: int = 5, height: int = 4, width: int = 6) -> list[np.ndarray]:
     return [np.full((height, width, 3), index, dtype=np.uint8) for index in range(count)]
 
 
-class Counting(Source):
+class Counting(Video):
     """A source that counts what is read from it and can fail."""
 
-    name, size, seekable = "counting", (1, 1), False
+    size, seekable = (1, 1), False
 
-    def __init__(self, fail_at: int | None = None, live: bool = False) -> None:
-        self.read_so_far, self.closed, self.fail_at, self.live = 0, False, fail_at, live
+    def __init__(self, fail_at: int | None = None, live: bool = False, prefetch: int = 4) -> None:
+        super().__init__("counting")
+        self.read_so_far, self.fail_at, self.live, self.prefetch = 0, fail_at, live, prefetch
+        self.closed = False
 
-    def read(self, start, end):
+    def _read(self, start, end):
         try:
             for index in range(start, 1000 if end is None else end):
                 if index == self.fail_at:
@@ -56,8 +57,8 @@ def until(condition) -> bool:
 
 
 def test_the_thread_runs_ahead_but_not_far():
-    source = Counting()
-    reading = Video(source, prefetch=3).frames()
+    source = Counting(prefetch=3)
+    reading = source.frames()
     assert source.read_so_far == 0
     next(reading)
     # three in the queue, one on its way, one taken
@@ -72,7 +73,7 @@ def test_the_thread_runs_ahead_but_not_far():
 def test_an_error_in_the_thread_comes_after_the_frames_before_it():
     seen = []
     with pytest.raises(InputError, match="frame 7 is bad"):
-        for index, _ in Video(Counting(fail_at=7)).frames():
+        for index, _ in Counting(fail_at=7).frames():
             seen.append(index)
     assert seen == list(range(7))
     assert until(lambda: not readers())
@@ -81,7 +82,7 @@ def test_an_error_in_the_thread_comes_after_the_frames_before_it():
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
 def test_leaving_early_stops_the_thread(stop):
     source = Counting()
-    with pytest.raises(stop), Video(source) as video:
+    with pytest.raises(stop), source as video:
         for index, _ in video.frames():
             if index == 3:
                 raise stop
@@ -91,7 +92,7 @@ def test_leaving_early_stops_the_thread(stop):
 
 
 def test_close_ends_readers_in_use():
-    video = Video(Counting())
+    video = Counting()
     reading = video.frames()
     next(reading)
     video.close()
@@ -114,19 +115,18 @@ def test_a_waiting_consumer_wakes_when_closed():
 
 
 def test_live_sources_lose_old_frames_and_count_what_is_given():
-    source = Counting(live=True)
-    video = Video(source, prefetch=2)
-    reading = video.frames(end=4)
+    source = Counting(live=True, prefetch=2)
+    reading = source.frames(end=4)
     next(reading)
     assert until(lambda: source.closed)  # nobody waits for the consumer
     rest = [index for index, _ in reading]
     assert rest == [1, 2][: len(rest)]
-    assert video.dropped == 1000 - 1 - len(rest)
+    assert source.dropped == 1000 - 1 - len(rest)
 
 
 def test_live_stream_from_ffmpeg():
     stream = Stream("testsrc=size=64x48:rate=200", "test image", form="lavfi")
-    with Video(stream) as video:
+    with stream as video:
         assert (video.size, video.fps, video.num_frames) == ((48, 64), 200, None)
         assert video.live and not video.seekable
         got = list(video.frames(end=8))

@@ -71,14 +71,14 @@ def test_reading_backward_keeps_few_frames(encode, kind, monkeypatch, numbers):
     path = encode(name, codec=codec, options=options)
     monkeypatch.setattr(video_file, "_BACKWARD_BYTES", 8 * 48 * 128 * 3)
     longest = 0
-    plain_read = video_file.VideoFile.read
+    plain_read = video_file.VideoFile._read
 
     def watched(self, start, end):
         nonlocal longest
         longest = max(longest, end - start)
         return plain_read(self, start, end)
 
-    monkeypatch.setattr(video_file.VideoFile, "read", watched)
+    monkeypatch.setattr(video_file.VideoFile, "_read", watched)
     with open_video(path) as video:
         assert numbers(video.reversed_frames(44, 3)) == expected(range(44, 2, -1))
     assert 1 < longest <= 8

@@ -18,7 +18,7 @@ from tempomask.io.containers import (
     upright,
     video_stream,
 )
-from tempomask.io.sources import FrameStream, Source
+from tempomask.io.sources import FrameStream, Video
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -28,7 +28,7 @@ _RETRY_SECONDS = 0.005
 _RETRY_LIMIT = 10.0
 
 
-class Stream(Source):
+class Stream(Video):
     """Frames of a camera or of an address such as rtsp://, http:// or udp://.
 
     It is live if it has no end: frames that nobody takes in time are lost, so that what is read is
@@ -54,7 +54,7 @@ class Stream(Source):
         form: str | None = None,
         options: dict[str, str] | None = None,
     ) -> None:
-        self.name = name
+        super().__init__(name)
         self._container = open_container(address, name, form=form, options=options)
         try:
             self._stream = video_stream(self._container, name)
@@ -71,7 +71,7 @@ class Stream(Source):
         self.fps = frame_rate(self._stream)
         self.live = self._container.duration is None
 
-    def read(self, start: int, end: int | None) -> FrameStream:
+    def _read(self, start: int, end: int | None) -> FrameStream:
         """Frames from `start` to before `end`, once; InputError when the stream fails."""
         first, self._first = self._first, None
         if first is None:
@@ -87,11 +87,7 @@ class Stream(Source):
             if end is None or index < end:
                 frame = self._next(index)
 
-    def read_reversed(self, start: int | None, end: int) -> FrameStream:
-        """Always InputError: what a stream has sent is gone."""
-        raise InputError(f"{self.name} cannot be read backward; record it to a file first")
-
-    def close(self) -> None:
+    def _release(self) -> None:
         """Give the camera or the connection back."""
         self._container.close()
 

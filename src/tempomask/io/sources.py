@@ -1,4 +1,4 @@
-"""Where frames come from: the base of all sources, folders of images, and arrays.
+"""A video, wherever its frames come from; folders of images, and arrays.
 
 Videos in files are in `video_file.py`, cameras and streams in `camera.py`.
 """
@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
+from weakref import WeakSet
 
 from tempomask.errors import InputError
 from tempomask.frames import Frame, Size, checked_frame
 from tempomask.io.images import IMAGE_SUFFIXES, image_size, read_image
+from tempomask.io.threads import WorkerThread
 
 FrameStream = Generator[tuple[int, Frame], None, None]
 AnyPath = str | PathLike[str]
@@ -24,58 +28,157 @@ VIDEO_SUFFIXES = frozenset(
 )
 
 
-class Source:
-    """A source of RGB frames, uint8 (H, W, 3), numbered from 0. `Video` reads it.
+class Video:
+    """Frames in order, decoded ahead by a thread. Use as a context manager, or call `close`.
 
-    A source whose frames are at hand by their number implements `frame`; others `read`.
+    `open_video` gives one. A subclass whose frames are at hand by their number implements `_frame`;
+    others `_read`, and `_read_reversed` if they are seekable.
+
+    Args:
+        name: of the source, for messages.
 
     Attributes:
-        name: for messages.
-        size: (H, W) in pixels.
-        fps: frames per second; None when the source has no clock.
-        seekable: frames can be read in any order, and again.
-        live: frames that nobody takes in time are lost.
+        name: as given.
+        size: (H, W) in pixels, rotation applied.
+        fps: on average; None for folders and arrays.
+        num_frames: exact number of readable frames; None when unknown (cameras, iterators, and
+            files whose packets do not tell).
+        frame_names: what the images of a folder are called, without suffix; None without names.
+        seekable: can be read again, from anywhere and backward.
+        live: a camera or an endless stream; frames not taken in time are lost.
         decodes: reading costs time worth a thread.
-        frame_names: what the frames are called, without suffix, each name once; None without names.
+        prefetch: frames decoded ahead by it; 0 for none.
+        dropped: frames lost so far (live sources only).
     """
 
-    name: str
     size: Size
     fps: float | None = None
+    num_frames: int | None = None
+    frame_names: list[str] | None = None
     seekable = True
     live = False
     decodes = True
-    frame_names: list[str] | None = None
+    prefetch = 4
 
-    @property
-    def num_frames(self) -> int | None:
-        """Exact; None when unknown."""
-        return None
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.dropped = 0
+        self._closed = False
+        self._running: WeakSet[WorkerThread[tuple[int, Frame]]] = WeakSet()
 
-    def frame(self, index: int) -> Frame:
+    def __repr__(self) -> str:
+        count = "unknown" if self.num_frames is None else self.num_frames
+        return f"Video({self.name!r}, {self.size[1]} x {self.size[0]}, frames: {count})"
+
+    def frames(self, start: int = 0, end: int | None = None) -> FrameStream:
+        """Pairs (index, frame) from `start` to before `end` (default and at most: all).
+
+        Raises:
+            InputError: At once for a range that is not in the video; while reading, for data that
+                is damaged, after all frames before it.
+        """
+        self._check_range(start, end)
+        if end is not None and end < start:
+            raise InputError(f"end {end} lies before start {start}; frames run from start to end")
+        if self.live:
+            return self._counted(start, end, self._deliver(self._read(start, None)))
+        return self._expect_some(start, end, self._deliver(self._read(start, end)))
+
+    def reversed_frames(self, start: int | None = None, end: int = 0) -> FrameStream:
+        """Pairs (index, frame) from `start` (default: the last) down to and including `end`.
+
+        Memory is bounded, whatever the length.
+
+        Raises:
+            InputError: If the source is not seekable, or for a range that is not in the video.
+        """
+        if not self.seekable:
+            raise InputError(f"{self.name} cannot be read backward; give a file, folder or list")
+        self._check_range(start or 0, None)
+        if end < 0 or (start is not None and end > start):
+            raise InputError(f"backward from frame {start} to {end}: need 0 <= end <= start")
+        return self._deliver(self._read_reversed(start, end))
+
+    def close(self) -> None:
+        """Stop reading and give everything back. Iterators in use end."""
+        self._closed = True
+        for running in list(self._running):
+            running.close()
+        self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check_range(self, start: int, end: int | None) -> None:
+        if self._closed:
+            raise InputError(f"{self.name} is closed; open it again")
+        if start < 0 or (end is not None and end < 0):
+            raise InputError(f"frames count from 0, got start {start}, end {end}")
+        if self.num_frames is not None and start >= self.num_frames:
+            raise InputError(
+                f"{self.name} has {self.num_frames} frames (0 to {self.num_frames - 1});"
+                f" frame {start} is not among them"
+            )
+
+    def _deliver(self, items: FrameStream) -> FrameStream:
+        """The items, by way of a thread where that saves time."""
+        if not self.decodes or self.prefetch < 1:
+            yield from items
+            return
+        ahead = WorkerThread.reading(items, self.prefetch, drop=self.live)
+        self._running.add(ahead)
+        try:
+            yield from ahead
+        finally:
+            ahead.close()
+            self.dropped += ahead.dropped
+
+    def _counted(self, start: int, end: int | None, items: FrameStream) -> FrameStream:
+        """The items numbered as they arrive: a live source cannot know which are lost."""
+        with closing(items):
+            taken = islice(items, None if end is None else end - start)
+            for index, (_, frame) in enumerate(taken, start):
+                yield index, frame
+
+    def _expect_some(self, start: int, end: int | None, items: FrameStream) -> FrameStream:
+        """The items; InputError if a source of unknown length ends before the first of them."""
+        with closing(items):
+            first = next(items, None)
+            if first is not None:
+                yield first
+                yield from items
+            elif start > 0 and (end is None or end > start) and not self._closed:
+                raise InputError(f"{self.name} ends before frame {start}")
+
+    def _frame(self, index: int) -> Frame:
         """One frame; InputError if it cannot be had."""
         raise NotImplementedError(f"{type(self).__name__} gives no single frames")
 
-    def read(self, start: int, end: int | None) -> FrameStream:
+    def _read(self, start: int, end: int | None) -> FrameStream:
         """Frames start, start + 1, ... before end (None: to the last)."""
         count = self.num_frames or 0
         for index in range(start, count if end is None else min(end, count)):
-            yield index, self.frame(index)
+            yield index, self._frame(index)
 
-    def read_reversed(self, start: int | None, end: int) -> FrameStream:
-        """Frames start (None: the last), start - 1, ... down to and including end.
-
-        Called on seekable sources only.
-        """
+    def _read_reversed(self, start: int | None, end: int) -> FrameStream:
+        """Frames start (None: the last), start - 1, ... down to and including end."""
         first = (self.num_frames or 0) - 1 if start is None else start
         for index in range(first, end - 1, -1):
-            yield index, self.frame(index)
+            yield index, self._frame(index)
 
-    def close(self) -> None:
+    def _release(self) -> None:
         """Give back what stays open between readings, if anything does."""
 
 
-class ImageFolder(Source):
+class ImageFolder(Video):
     """Images of one size, read in natural order.
 
     Args:
@@ -88,24 +191,21 @@ class ImageFolder(Source):
 
     def __init__(self, path: AnyPath | Sequence[AnyPath]) -> None:
         if isinstance(path, str | PathLike):
-            self.name = str(path)
+            super().__init__(str(path))
             self.paths = [Path(path)] if Path(path).is_file() else list_images(Path(path))
         else:
-            self.name = "the list of images"
+            super().__init__("the list of images")
             self.paths = [Path(each) for each in path]
             for each in self.paths:
                 if not each.is_file():
                     raise InputError(f"no such image: {each}; check the path")
         self.frame_names = [each.stem for each in self.paths]
+        self.num_frames = len(self.paths)
         self.size = image_size(self.paths[0])
         for other in self.paths[1:]:
             self._check_size(other, image_size(other))
 
-    @property
-    def num_frames(self) -> int:
-        return len(self.paths)
-
-    def frame(self, index: int) -> Frame:
+    def _frame(self, index: int) -> Frame:
         image = read_image(self.paths[index])
         self._check_size(self.paths[index], (image.shape[0], image.shape[1]))
         return image
@@ -119,7 +219,7 @@ class ImageFolder(Source):
             )
 
 
-class ArrayFrames(Source):
+class ArrayFrames(Video):
     """Frames given as arrays, each RGB, uint8 (H, W, 3), or as PyAV's.
 
     A sequence or a (T, H, W, 3) array can be read in any order; an iterator once, from its start,
@@ -144,30 +244,27 @@ class ArrayFrames(Source):
                 " images, also for a single one"
             )
         if self.seekable:
-            self.name = "the array of frames" if hasattr(frames, "ndim") else "the list of frames"
-            first = self._frames[0] if len(self._frames) else None
+            super().__init__(f"the {'array' if hasattr(frames, 'ndim') else 'list'} of frames")
+            self.num_frames = len(self._frames)
+            first = self._frames[0] if self.num_frames else None
         else:
-            self.name = "the iterator of frames"
+            super().__init__("the iterator of frames")
             rest = iter(frames)
             first = next(rest, None)
             self._frames = chain([first], rest)
         if first is None:
             raise InputError(f"{self.name} is empty; give at least one frame")
-        height, width, _ = self._check(0, first).shape
+        height, width, _ = self._checked(0, first).shape
         self.size = (height, width)
         self._used = False
 
-    @property
-    def num_frames(self) -> int | None:
-        return len(self._frames) if self.seekable else None
-
-    def frame(self, index: int) -> Frame:
+    def _frame(self, index: int) -> Frame:
         return self._sized(index, self._frames[index])
 
-    def read(self, start: int, end: int | None) -> FrameStream:
+    def _read(self, start: int, end: int | None) -> FrameStream:
         """Frames from `start` to before `end`; InputError for an iterator already used up."""
         if self.seekable:
-            yield from super().read(start, end)
+            yield from super()._read(start, end)
             return
         if self._used:
             raise InputError(f"{self.name} can be read once only; give a list to read it again")
@@ -177,7 +274,7 @@ class ArrayFrames(Source):
                 yield index, self._sized(index, frame)
 
     def _sized(self, index: int, frame: Any) -> Frame:
-        array = self._check(index, frame)
+        array = self._checked(index, frame)
         if array.shape[:2] != self.size:
             raise InputError(
                 f"frame {index} of {self.name} has {array.shape[1]} x {array.shape[0]} pixels,"
@@ -185,7 +282,7 @@ class ArrayFrames(Source):
             )
         return array
 
-    def _check(self, index: int, frame: Any) -> Frame:
+    def _checked(self, index: int, frame: Any) -> Frame:
         if isinstance(frame, str | PathLike):
             raise InputError(f"frame {index} of {self.name} is a path; give a list of paths alone")
         if hasattr(frame, "to_ndarray"):

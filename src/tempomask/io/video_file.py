@@ -25,7 +25,7 @@ from tempomask.io.frame_index import (
     index_by_packets,
     missing_bytes,
 )
-from tempomask.io.sources import FrameStream, Source
+from tempomask.io.sources import FrameStream, Video
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -42,7 +42,7 @@ _ONE_THREAD_PIXELS = 1920 * 1088
 _MOST_FPS = 120
 
 
-class VideoFile(Source):
+class VideoFile(Video):
     """A video file on this machine.
 
     Args:
@@ -53,8 +53,8 @@ class VideoFile(Source):
     """
 
     def __init__(self, path: str | Path) -> None:
+        super().__init__(str(path))
         self.path = Path(path)
-        self.name = str(path)
         if self.path.stat().st_size == 0:
             raise InputError(f"{self.name} is empty (0 bytes); give a video file")
         with self._opened() as (container, stream):
@@ -72,15 +72,12 @@ class VideoFile(Source):
         self._missing = (
             f"the file is {missing:,} bytes too short" if missing and not whole else None
         )
-        if self._index is not None and self._index.count == 0:
+        # Unknown until a file of unclear packets is read.
+        self.num_frames = self._index.count if self._index else None
+        if self.num_frames == 0:
             raise InputError(f"{self.name} {self._damage() or 'holds no frames'}")
 
-    @property
-    def num_frames(self) -> int | None:
-        """Exact number of frames that can be read; None until a file of unclear packets is read."""
-        return self._index.count if self._index else None
-
-    def read(self, start: int, end: int | None) -> FrameStream:
+    def _read(self, start: int, end: int | None) -> FrameStream:
         """Frames from `start` to before `end`; InputError where the data is damaged."""
         index = self._full_index() if start else self._index
         limit = end if index is None else min(index.count, index.count if end is None else end)
@@ -106,13 +103,13 @@ class VideoFile(Source):
         if index is not None and position < index.count:
             raise self._damaged(position, "is missing")
 
-    def read_reversed(self, start: int | None, end: int) -> FrameStream:
+    def _read_reversed(self, start: int | None, end: int) -> FrameStream:
         """Frames from `start` down to `end`, decoded forward in chunks of bounded memory."""
         index = self._full_index()
         last = index.count - 1 if start is None else start
         limit = max(1, _BACKWARD_BYTES // (3 * self.size[0] * self.size[1]))
         for low, high in index.chunks_backward(last, end, limit):
-            chunk = [frame for _, frame in self.read(low, high)]
+            chunk = [frame for _, frame in self._read(low, high)]
             for position in range(high - 1, low - 1, -1):
                 yield position, chunk.pop()
 
@@ -129,6 +126,7 @@ class VideoFile(Source):
         if self._index is None:
             with self._opened() as (container, stream):
                 self._index = index_by_decoding(container, stream)
+            self.num_frames = self._index.count
         return self._index
 
     def _first_frame(self, container: InputContainer, stream: VideoStream) -> VideoFrame:
