@@ -8,7 +8,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 
 from tempomask.cli.main import app
 from tempomask.weights.zoo import MODELS
@@ -118,11 +117,4 @@ def test_commands_in_the_readme_parse() -> None:
     assert len(commands) >= 8
     for command in commands:
         words = shlex.split(command)
-        found = get_command(app)
-        context = found.make_context("tempomask", [], resilient_parsing=True)
-        while words and (inner := getattr(found, "commands", {}).get(words[0])):
-            found = inner
-            context = found.make_context(words.pop(0), [], parent=context, resilient_parsing=True)
-        assert not hasattr(found, "commands"), command
-        context.resilient_parsing = False  # an option that does not exist is a usage error
-        found.make_parser(context).parse_args(args=words)
+        app.parse_args(words, exit_on_error=False, print_error=False)

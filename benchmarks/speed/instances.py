@@ -33,13 +33,14 @@ from tempomask.devices import DTypeName, resolve_device, resolve_dtype
 from tempomask.files import make_folder, replacing
 from tempomask.instances.fast import accelerate_instances
 from tempomask.instances.model import InstanceModel
+from tempomask.instances.options import PROTOCOL, InstanceOptions
 from tempomask.instances.query_routing import (
     RUN,
     FixedLayers,
     QueryRouterConfig,
     TemporalQueryRouter,
 )
-from tempomask.instances.session import PROTOCOL, InstanceOptions, InstanceSession
+from tempomask.instances.session import InstanceSession
 from tempomask.models.instances.config import InstanceConfig, instance_config
 from tempomask.models.instances.deformable_attention import sample_grids
 from tempomask.models.instances.pixel_decoder import PixelFeatures

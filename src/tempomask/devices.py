@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from tempomask.errors import InputError
 
+if TYPE_CHECKING:
+    import torch
+
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def resolve_device(device: str | int | torch.device) -> torch.device:
     """The torch device for a name or number; InputError if it is not on this machine."""
+    import torch
+
     if isinstance(device, int) and not isinstance(device, bool):
         device = f"cuda:{device}"
     if device == "auto":
@@ -38,6 +41,8 @@ def resolve_device(device: str | int | torch.device) -> torch.device:
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """The torch dtype for a name on a device; InputError for other names."""
+    import torch
+
     if isinstance(dtype, torch.dtype):
         dtype = str(dtype).removeprefix("torch.")
     if dtype == "auto":
@@ -50,11 +55,13 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
         raise InputError(f"unknown dtype {dtype!r}; use auto, {', '.join(DTYPES)}")
     if dtype == "float16" and device.type == "cpu":
         raise InputError("float16 does not run on a CPU; use auto, bfloat16 or float32")
-    return DTYPES[dtype]
+    return getattr(torch, dtype)
 
 
 def gpu_multiplies_bfloat16(device: torch.device) -> bool:
     """Whether a GPU has bfloat16 matrix units: NVIDIA's from Ampere on; AMD's by torch's word."""
+    import torch
+
     if torch.version.hip is not None:
         return torch.cuda.is_bf16_supported()
     return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -62,6 +69,8 @@ def gpu_multiplies_bfloat16(device: torch.device) -> bool:
 
 def cpu_multiplies_bfloat16() -> bool:
     """Whether this CPU has bfloat16 matrix units (AMX); else bfloat16 is the slower type."""
+    import torch
+
     if hasattr(torch.cpu, "get_capabilities"):
         return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
     # Older versions of torch; every CPU with such tiles multiplies bfloat16.

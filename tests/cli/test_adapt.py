@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from tempomask import InputError, Prompt, load
 from tempomask.adaptation import adapter_file
-from tempomask.cli import choices
+from tempomask.cli.options import RoutingOptions
 from tempomask.models.config import (
     HybridConfig,
     MaskDecoderConfig,
@@ -264,7 +265,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "budget too small": (("--budget", 0.2), "the smallest budget is 0.25"),
     "no speed": (("--fps", 0), "--fps 0 must be more than 0"),
     "both": (("--fps", 10, "--budget", 0.5), "fps chooses the budget itself"),
-    "rule": (("--rule", "best"), "unknown rule 'best'"),
+    "rule": (("--rule", "best"), 'Invalid value "best" for --rule'),
     "adaptive": (("--adaptive", "--rule", "threshold"), "does not hold a budget"),
     "threshold": (("--threshold", 0.4), "--threshold is for --rule threshold; leave it out"),
     "seed": (("--routing-seed", 0), "--routing-seed is for --rule stochastic; leave it out"),
@@ -298,8 +299,8 @@ BAD_RUNS: dict[str, tuple[tuple[Any, ...], str]] = {
     "budget": (("--budget", 1.2), "--budget 1.2 must be more than 0"),
     "small budget": (("--budget", 0.1), "the smallest budget is 0.25"),
     "method": (("--method", "magic"), "unknown method 'magic'"),
-    "importance": (("--importance", "some"), "importance must be"),
-    "inputs": (("--inputs", "words"), "router inputs must be"),
+    "importance": (("--importance", "some"), 'Invalid value "some" for --importance'),
+    "inputs": (("--inputs", "words"), 'Invalid value "words" for --inputs'),
     "blocks": (("--blocks", 40), "cannot adapt 40 blocks: give 2 .* to 8"),
     "rate": (("--rate", "nan"), "rate must be a learning rate above 0, such as 3e-4, got nan"),
     "router rate": (("--router-rate", -1), "router_rate must be a learning rate above 0"),
@@ -381,13 +382,13 @@ def test_bundled_adapters_are_found_by_name(
 @pytest.mark.parametrize(
     ("adapter", "model", "checkpoint", "routing", "found"),
     [
-        (None, None, None, Routing(), None),
-        (None, None, None, Routing(0.5), "nano-rds"),
-        (None, "nano", None, Routing(router="rds"), "nano-rds"),
-        (None, "nano", None, Routing(router="none"), None),
-        (None, "sam2.1-tiny", None, Routing(0.5), None),
-        (None, None, "own.pt", Routing(0.5), None),
-        ("mine", None, None, Routing(0.5), "mine"),
+        (None, None, None, RoutingOptions(), None),
+        (None, None, None, RoutingOptions(0.5), "nano-rds"),
+        (None, "nano", None, RoutingOptions(router="rds"), "nano-rds"),
+        (None, "nano", None, RoutingOptions(router="none"), None),
+        (None, "sam2.1-tiny", None, RoutingOptions(0.5), None),
+        (None, None, "own.pt", RoutingOptions(0.5), None),
+        ("mine", None, None, RoutingOptions(0.5), "mine"),
     ],
 )
 def test_a_budget_asks_for_the_bundled_adapter(
@@ -395,7 +396,8 @@ def test_a_budget_asks_for_the_bundled_adapter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(adapter_file, "bundled_adapters", lambda: ["nano-rds"])
-    assert choices.adapter_for(adapter, model, checkpoint, routing) == found
+    given = replace(routing, adapter=adapter)
+    assert given.adapter_for(model, checkpoint) == found
 
 
 def test_eval_scores_a_submodel(

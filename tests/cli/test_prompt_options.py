@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import pytest
-import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tempomask import InputError
+from tempomask.cli.main import app
 from tempomask.cli.prompt_options import (
-    OrderedCommand,
-    given_options,
+    in_order_given,
     prompts_from_options,
     read_prompts,
 )
@@ -113,26 +111,13 @@ def test_every_point_reaches_its_object_and_frame(
     assert len({(f, o) for f, o, _, _ in clicks}) == len(prompts_from_options(options))
 
 
-def test_the_command_keeps_the_order_across_options() -> None:
-    app = typer.Typer()
-    seen: list[tuple[str, str]] = []
-
-    @app.command(cls=OrderedCommand)
-    def track(
-        ctx: typer.Context,
-        source: str,
-        point: Annotated[list[str], typer.Option()],
-        object_id: Annotated[list[str], typer.Option("--object")],
-        model: str = "nano",
-        fast: Annotated[bool, typer.Option("--fast")] = False,
-    ) -> None:
-        seen.extend(given_options(ctx))
-        assert point == ["1,2", "3,4"]
-
-    arguments = ["--point", "1,2", "v.mp4", "--fast", "--object=2", "--model", "m", "--point=3,4"]
-    app(arguments, standalone_mode=False)
-    named = [item for item in seen if item[0] in ("point", "object_id")]
-    assert named == [("point", "1,2"), ("object_id", "2"), ("point", "3,4")]
+def test_the_command_line_keeps_their_order() -> None:
+    arguments = ["track", "--point", "1,2", "v.mp4", "--resume", "--object=2", "--negative", "-3,4"]
+    named = in_order_given(arguments)
+    assert named == (("point", "1,2"), ("object_id", "2"), ("negative", "-3,4"))
+    _, bound, _ = app.parse_args(arguments, exit_on_error=False)
+    prompts = bound.arguments["prompts"]
+    assert (prompts.point, prompts.object_id, prompts.negative) == (["1,2"], ["2"], ["-3,4"])
 
 
 def test_a_label_map_starts_one_object_for_each_id(tmp_path: Path) -> None:

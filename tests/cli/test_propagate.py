@@ -52,7 +52,7 @@ def test_backward_from_a_later_frame(run, video: Path, first_mask: Path, tmp_pat
     [
         ((), "no mask given; say where"),
         (("--mask", "FIRST", "--model", "dino"), "unknown model 'dino'"),
-        (("--mask", "FIRST", "--direction", "both"), "--direction must be forward or backward"),
+        (("--mask", "FIRST", "--direction", "both"), 'Invalid value "both" for --direction'),
         (("--mask", "FIRST", "--router", "pbd"), "router 'pbd' needs an adapter"),
         (("--mask", "FIRST", "--top-k", "0"), "top_k must be a whole number, 1 or more"),
         (("--mask", "FIRST", "--frame", "9"), "prompt on frame 9, but the video has 7 frames"),

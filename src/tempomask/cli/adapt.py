@@ -4,122 +4,74 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, Literal
 
-import typer
+from cyclopts import Group, Parameter
 
-from tempomask.cli import choices, console, run_choices, training_choices
+from tempomask.cli import console
+from tempomask.cli.options import TRAINING, ModelOptions, Names, Positive, at_least
 from tempomask.errors import InputError, check_share
 
-if TYPE_CHECKING:
-    from tempomask.adaptation.importance import View
-    from tempomask.routing.predictive import RouterInputs
-
-_METHOD = "Method"
-_TRAINING = "Training"
+METHOD = Group.create_ordered("Method")
 
 
 def adapt(
     *,
-    data: Annotated[
-        Path,
-        typer.Option(
-            help="Folder in the DAVIS layout, or one with davis16-train-256 and stills-256.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the adapter; a stopped run goes on in it.")],
-    model: choices.ModelName = None,
-    checkpoint: choices.Checkpoint = None,
-    image_size: choices.ImageSize = None,
-    budget: Annotated[
-        float,
-        typer.Option(help="Share of the encoder's blocks to run.", rich_help_panel=_METHOD),
-    ] = 0.6,
-    method: Annotated[
-        str,
-        typer.Option(help="rds, or one that it is compared with.", rich_help_panel=_METHOD),
-    ] = "rds",
-    blocks: Annotated[
-        int | None,
-        typer.Option(
-            help="Blocks that get adapters. Default: half of them.",
-            rich_help_panel=_METHOD,
-            show_default=False,
-        ),
-    ] = None,
-    rank: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Of the adapters. Default: the largest power of two within 4% of the model.",
-            rich_help_panel=_METHOD,
-            show_default=False,
-        ),
-    ] = None,
-    importance: Annotated[
-        str,
-        typer.Option(help="What chooses them: both, global or local.", rich_help_panel=_METHOD),
-    ] = "both",
-    inputs: Annotated[
-        str,
-        typer.Option(help="What the router sees: both, mask or image.", rich_help_panel=_METHOD),
-    ] = "both",
-    mask_frames: Annotated[
-        int,
-        typer.Option(min=1, help="Previous masks the router sees.", rich_help_panel=_METHOD),
-    ] = 1,
-    learn_missed: Annotated[
-        bool,
-        typer.Option(
-            "--learn-missed",
-            help="Compute skipped blocks too in training, for the gradient of the router of rds.",
-            rich_help_panel=_METHOD,
-        ),
-    ] = False,
-    rate: Annotated[
-        float, typer.Option(help="Learning rate of the adapters.", rich_help_panel=_TRAINING)
-    ] = 3e-4,
-    router_rate: Annotated[
-        float, typer.Option(help="Learning rate of the router.", rich_help_panel=_TRAINING)
-    ] = 3e-4,
-    steps: Annotated[
-        int, typer.Option(min=1, help="Optimiser steps in all.", rich_help_panel=_TRAINING)
-    ] = 2000,
-    batch_size: training_choices.BatchSize = 4,
-    num_frames: training_choices.NumFrames = 4,
-    seed: Annotated[
-        int, typer.Option(help="Of data, prompts and routing.", rich_help_panel=_TRAINING)
-    ] = 1,
-    validation: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B",
-            help="Sequences to hold out. Default: some, evenly spread.",
-            rich_help_panel=_TRAINING,
-            show_default=False,
-        ),
-    ] = None,
-    validate_every: Annotated[
-        int, typer.Option(min=1, help="Steps between validations.", rich_help_panel=_TRAINING)
-    ] = 250,
-    save_every: Annotated[
-        int, typer.Option(min=1, help="Steps between checkpoints.", rich_help_panel=_TRAINING)
-    ] = 100,
-    workers: training_choices.Workers = 1,
+    data: Path,
+    out: Path,
+    model: ModelOptions = ModelOptions(),
+    budget: Annotated[float, Parameter(group=METHOD)] = 0.6,
+    method: Annotated[str, Parameter(group=METHOD)] = "rds",
+    blocks: Annotated[int | None, Parameter(group=METHOD)] = None,
+    rank: Annotated[int | None, at_least(1), Parameter(group=METHOD)] = None,
+    importance: Annotated[Literal["both", "global", "local"], Parameter(group=METHOD)] = "both",
+    inputs: Annotated[Literal["both", "mask", "image"], Parameter(group=METHOD)] = "both",
+    mask_frames: Annotated[int, at_least(1), Parameter(group=METHOD)] = 1,
+    learn_missed: Annotated[bool, Parameter(group=METHOD)] = False,
+    rate: Annotated[float, Parameter(group=TRAINING)] = 3e-4,
+    router_rate: Annotated[float, Parameter(group=TRAINING)] = 3e-4,
+    steps: Annotated[Positive, Parameter(group=TRAINING)] = 2000,
+    batch_size: Annotated[Positive, Parameter(group=TRAINING)] = 4,
+    num_frames: Annotated[int, at_least(2), Parameter(group=TRAINING)] = 4,
+    seed: Annotated[int, Parameter(group=TRAINING)] = 1,
+    validation: Annotated[Names | None, Parameter(group=TRAINING)] = None,
+    validate_every: Annotated[Positive, Parameter(group=TRAINING)] = 250,
+    save_every: Annotated[Positive, Parameter(group=TRAINING)] = 100,
+    workers: Annotated[int, at_least(0), Parameter(group=TRAINING)] = 1,
 ) -> None:
     """Train a router and adapters for a model; run the same command again to go on after a stop.
 
-    tempomask adapt --data DAVIS --budget 0.6 --out adapter
+    `tempomask adapt --data DAVIS --budget 0.6 --out adapter`
 
-    tempomask track dog.mp4 --point 410,260 --adapter adapter --budget 0.6
+    `tempomask track dog.mp4 --point 410,260 --adapter adapter --budget 0.6`
 
     The network itself stays as it is. Several GPUs: accelerate launch -m tempomask adapt ...
+
+    Args:
+        data: Folder in the DAVIS layout, or one with davis16-train-256 and stills-256.
+        out: Folder for the adapter; a stopped run goes on in it.
+        budget: Share of the encoder's blocks to run.
+        method: rds, or one that it is compared with.
+        blocks: Blocks that get adapters. Default: half of them.
+        rank: Of the adapters. Default: the largest power of two within 4% of the model.
+        importance: What chooses them.
+        inputs: What the router sees.
+        mask_frames: Previous masks the router sees.
+        learn_missed: Compute skipped blocks too in training, for the gradient of the router.
+        rate: Learning rate of the adapters.
+        router_rate: Learning rate of the router.
+        steps: Optimiser steps in all.
+        batch_size: Clips a step and GPU.
+        num_frames: Frames a clip.
+        seed: Of data, prompts and routing.
+        validation: Sequences to hold out. Default: some, evenly spread.
+        validate_every: Steps between validations.
+        save_every: Steps between checkpoints.
+        workers: Processes that prepare clips.
     """
     if not data.is_dir():
         raise InputError(f"--data {data} is not a folder")
     check_share("--budget", budget)
-    names = run_choices.listed("validation", validation)
     with console.waiting("starting") as status:
         from tempomask.adaptation.rds import AdapterConfig, RDSConfig
         from tempomask.baselines.methods import build_method
@@ -127,12 +79,10 @@ def adapt(
         from tempomask.training.adapt import AdaptRecipe, phases, start_adaptation
         from tempomask.weights import load_segmenter
 
-        adapters = AdapterConfig(
-            blocks=blocks, view=cast("View", importance), rank=rank, rate=rate, seed=seed
-        )
+        adapters = AdapterConfig(blocks=blocks, view=importance, rank=rank, rate=rate, seed=seed)
         config = RDSConfig(
             budget,
-            cast("RouterInputs", inputs),
+            inputs,
             mask_frames,
             router_rate,
             learn_missed=learn_missed,
@@ -147,7 +97,7 @@ def adapt(
             build_method(method, config, measured, steps), out / "training" / "measured.json"
         )
         status.update("loading the model")
-        segmenter = load_segmenter(model, checkpoint, image_size)
+        segmenter = load_segmenter(model.model, model.checkpoint, model.image_size)
         warmup, decay = phases(steps)
         recipe = AdaptRecipe(
             model=segmenter.config.name,
@@ -164,7 +114,7 @@ def adapt(
             save_every=save_every,
         )
         status.update("reading the data")
-        run = start_adaptation(segmenter, data, out, chosen, recipe, names, workers)
+        run = start_adaptation(segmenter, data, out, chosen, recipe, validation, workers)
     own = (p for n, p in run.prepared.segmenter.named_parameters() if "lora_" not in n)
     share = run.trained_parameters / sum(p.numel() for p in own)
     console.note(f"training {run.trained_parameters:,} parameters, {share:.1%} of the network")

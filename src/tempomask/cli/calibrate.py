@@ -5,73 +5,59 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
-from tempomask.cli import choices, console, run_choices
+from tempomask.cli import console
+from tempomask.cli.options import OUTPUT, Json, ModelOptions, Names, Numbers, at_least
 from tempomask.errors import InputError
 
 
 def calibrate(
     *,
-    adapter: Annotated[
-        str, typer.Option(help="Folder that tempomask adapt wrote, or a bundled one's name.")
-    ],
-    data: Annotated[
-        Path,
-        typer.Option(
-            help="Videos with the objects of their first frame, in the DAVIS layout.",
-            show_default=False,
-        ),
-    ],
-    budget: Annotated[
-        str,
-        typer.Option(help="Shares of the encoder's blocks, such as 0.5,0.6.", show_default=False),
-    ],
-    model: choices.ModelName = None,
-    checkpoint: choices.Checkpoint = None,
-    image_size: choices.ImageSize = None,
-    device: choices.Device = "auto",
-    dtype: choices.DType = "auto",
-    split: Annotated[
-        str | None,
-        typer.Option(help="List of sequences, such as 2017/train.", show_default=False),
-    ] = None,
-    sequences: run_choices.Sequences = None,
-    max_frames: Annotated[
-        int | None,
-        typer.Option(min=2, help="Frames of every sequence. Default: all.", show_default=False),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        run_choices.folder("Folder for a copy with the thresholds. Default: ADAPTER itself."),
-    ] = None,
-    as_json: run_choices.Json = False,
+    adapter: str,
+    data: Path,
+    budget: Numbers,
+    model: ModelOptions = ModelOptions(),
+    split: str | None = None,
+    sequences: Names | None = None,
+    max_frames: Annotated[int | None, at_least(2)] = None,
+    out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    as_json: Json = False,
 ) -> None:
     """Find the threshold at which ADAPTER's router runs a share of the blocks, on your videos.
 
     The paper's fixed threshold of 0.5 does not hold a budget. Use videos like those to be tracked,
     then: tempomask track ... --adapter ADAPTER --budget 0.6 --rule calibrated
+
+    Args:
+        adapter: Folder that tempomask adapt wrote, or a bundled one's name.
+        data: Videos with the objects of their first frame, in the DAVIS layout.
+        budget: Shares of the encoder's blocks, such as 0.5,0.6.
+        split: List of sequences, such as 2017/train.
+        sequences: Only these sequences, with commas between.
+        max_frames: Frames of every sequence. Default: all.
+        out: Folder for a copy with the thresholds. Default: ADAPTER itself.
+        as_json: Print one JSON object on stdout, all else on stderr.
     """
-    budgets = run_choices.numbers("budget", budget, float)
     with console.waiting("starting"):
         from tempomask.adaptation.adapter_file import BUNDLED, copy_adapter, find_adapter
         from tempomask.data.davis import Davis
         from tempomask.evaluation.calibration import calibrate as run
         from tempomask.evaluation.calibration import calibrated_policy, store
 
-        dataset = Davis(data, split, run_choices.listed("sequences", sequences))
+        dataset = Davis(data, split, sequences)
     if out is None and find_adapter(adapter).parent == BUNDLED:
         raise InputError(
             f"the adapter {adapter} comes with the package and is not changed; give --out FOLDER"
             " for a copy of it with the thresholds"
         )
-    loaded = choices.load_model(model, checkpoint, image_size, device, dtype, adapter)
-    for share in budgets:
+    loaded = model.load(adapter)
+    for share in budget:
         calibrated_policy(loaded, share)  # refuses a budget before anything is copied or tracked
     folder = adapter if out is None else copy_adapter(adapter, out)
     found = []
     with console.waiting("tracking") as status:
-        for share in budgets:
+        for share in budget:
             found.append(run(loaded, dataset, share, max_frames, status.update))
             store(found[-1], folder)
     if as_json:

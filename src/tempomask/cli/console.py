@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.status import Status
@@ -90,7 +89,7 @@ def conclude(
     files: Mapping[str, Path],
     as_json: bool,
     show: Callable[[Mapping[str, Any]], None],
-) -> None:
+) -> int:
     """The end of a run: its report, its files, and the exit code that says whether it was stopped.
 
     show: prints the report for a person.
@@ -100,5 +99,4 @@ def conclude(
     else:
         show(report)
         print_files(files)
-    if report["interrupted"]:
-        raise typer.Exit(INTERRUPTED)
+    return INTERRUPTED if report["interrupted"] else 0

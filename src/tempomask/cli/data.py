@@ -5,38 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from tempomask.cli import console
-
-app = typer.Typer(
-    help="Make and check data for instance segmentation.",
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+from tempomask.cli.options import at_least
 
 
-@app.callback()
-def _group() -> None:
-    """Make and check data for instance segmentation."""
-
-
-@app.command()
 def synthetic(
-    out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Folder for the set.", show_default=False)
-    ],
+    out: Path,
+    /,
     *,
-    stills: Annotated[
-        Path, typer.Option(help="Folder that holds stills-256/.", show_default=False)
-    ],
-    train: Annotated[int, typer.Option(min=0, help="Videos to train with.")] = 1200,
-    validation: Annotated[int, typer.Option(min=0, help="Videos to validate with.")] = 40,
-    seed: Annotated[int, typer.Option(help="All of the set follows from it.")] = 1,
+    stills: Path,
+    train: Annotated[int, at_least(0)] = 1200,
+    validation: Annotated[int, at_least(0)] = 40,
+    seed: int = 1,
 ) -> None:
     """Compose videos of people, horses, nuclei and shapes, in YouTube-VIS format.
 
     Training and validation videos share no image. Needs the extra `train`.
+
+    Args:
+        out: Folder for the set.
+        stills: Folder that holds stills-256/.
+        train: Videos to train with.
+        validation: Videos to validate with.
+        seed: All of the set follows from it.
     """
     with console.waiting("starting"):
         from tempomask.data.video_instance_set import VideoSetConfig, write_video_set
@@ -51,25 +42,14 @@ def synthetic(
         console.out.print(str(path), soft_wrap=True)
 
 
-@app.command()
-def check(
-    annotations: Annotated[
-        Path,
-        typer.Argument(metavar="JSON", help="A file in YouTube-VIS format.", show_default=False),
-    ],
-    *,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder that file names start from. Default: looked for beside JSON.",
-            show_default=False,
-        ),
-    ] = None,
-    decode: Annotated[
-        bool, typer.Option("--decode", help="Read every image to the end; slower.")
-    ] = False,
-) -> None:
-    """Say what is wrong with a data set, one line for each problem; exit code 1 if there is any."""
+def check(annotations: Path, /, *, images: Path | None = None, decode: bool = False) -> int:
+    """Say what is wrong with a data set, one line for each problem; exit code 1 if there is any.
+
+    Args:
+        annotations: A file in YouTube-VIS format.
+        images: Folder that file names start from. Default: looked for beside the annotations.
+        decode: Read every image to the end; slower.
+    """
     with console.waiting("reading"):
         from tempomask.data.youtube_vis_check import check as problems
 
@@ -81,5 +61,6 @@ def check(
         count, first = count + 1, next(found, None)
     if count:
         console.note(f"{count} problem{'' if count == 1 else 's'}")
-        raise typer.Exit(1)
+        return 1
     console.out.print("nothing wrong")
+    return 0

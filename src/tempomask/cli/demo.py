@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from cyclopts import Parameter
 
-from tempomask.cli import choices, console, run_choices
-from tempomask.errors import InputError
+from tempomask.cli import console
+from tempomask.cli.options import OUTPUT, SPEED, Json, ModelOptions, RoutingOptions
 
 if TYPE_CHECKING:
     from tempomask.prompts import Prompt
@@ -19,39 +19,41 @@ BOX = (53.0, 42.0, 158.0, 139.0)
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
     *,
-    prompt: Annotated[
-        str, typer.Option(help="What is given on the first frame: click, box or mask.")
-    ] = "click",
-    model: choices.ModelName = None,
-    checkpoint: choices.Checkpoint = None,
-    image_size: choices.ImageSize = None,
-    device: choices.Device = "auto",
-    adapter: choices.Adapter = None,
-    budget: choices.Budget = None,
-    as_json: run_choices.Json = False,
-) -> None:
+    out: Annotated[Path, Parameter(group=OUTPUT)] = Path("demo"),
+    prompt: Literal["click", "box", "mask"] = "click",
+    model: ModelOptions = ModelOptions(),
+    adapter: Annotated[str | None, Parameter(group=SPEED)] = None,
+    budget: Annotated[float | None, Parameter(group=SPEED)] = None,
+    as_json: Json = False,
+) -> int:
     """Track a flying saucer through the bundled clip from its mask, a box or a click.
 
     Writes an overlay video, masks, a contact sheet and a chart of which encoder blocks ran, and
     compares the masks with the exact ones that come with the clip. The routed submodel, which comes
     with nano, tracks the same object beside the full model: how much faster, how like its masks.
+
+    Args:
+        out: Folder for the results.
+        prompt: What is given on the first frame.
+        adapter: What tempomask adapt made: a folder, or the name of a bundled one.
+        budget: Share of the encoder's blocks that may run. Default: the adapter's.
+        as_json: Print one JSON object on stdout, all else on stderr.
     """
     given = first_prompt(prompt)
-    routing = choices.routing_options("rds", budget, "top-k")
+    routing = RoutingOptions(budget, adapter=adapter, router="rds")
     with console.waiting("starting"):
         from tempomask.cli import demo_runs
         from tempomask.cli.demo_sheet import draw_sheet
         from tempomask.cli.tracking_task import print_report
 
-    full = choices.load_model(model, checkpoint, image_size, device)
+    full = model.load()
     runs = {"full model": demo_runs.track_clip(out, given, full, {"masks", "overlay", "chart"})}
     report, files = dict(runs["full model"].report), dict(runs["full model"].files)
-    adapter = choices.adapter_for(adapter, model, checkpoint, routing)
+    adapter = routing.adapter_for(model.model, model.checkpoint)
     if adapter is not None and not report["interrupted"]:
         name, folder = Path(adapter).name, out / "submodel"
-        routed = choices.load_model(model, checkpoint, image_size, device, adapter=adapter)
+        routed = model.load(adapter)
         saved = {"masks", "overlay", "blocks"}
         runs[name] = demo_runs.track_clip(folder, given, routed, saved, budget)
         report["interrupted"] = runs[name].report["interrupted"]
@@ -68,11 +70,11 @@ def demo(
         if "submodel" in report:
             demo_runs.print_comparison(report, report["submodel"])
 
-    console.conclude(report, files, as_json, show)
+    return console.conclude(report, files, as_json, show)
 
 
-def first_prompt(kind: str) -> Prompt:
-    """The click, box or mask on the first frame; InputError for another word."""
+def first_prompt(kind: Literal["click", "box", "mask"]) -> Prompt:
+    """The click, box or mask on the first frame."""
     from tempomask.cli.demo_runs import CLIP
     from tempomask.io.images import read_mask
     from tempomask.prompts import Prompt
@@ -81,6 +83,4 @@ def first_prompt(kind: str) -> Prompt:
         return Prompt(points=[CLICK])
     if kind == "box":
         return Prompt(box=BOX)
-    if kind == "mask":
-        return Prompt(mask=read_mask(CLIP / "first_mask.png"))
-    raise InputError(f"--prompt must be click, box or mask, got {kind!r}")
+    return Prompt(mask=read_mask(CLIP / "first_mask.png"))

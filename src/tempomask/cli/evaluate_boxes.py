@@ -3,90 +3,58 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from cyclopts import Parameter
 
-from tempomask.cli import choices, console, run_choices
+from tempomask.cli import console
 from tempomask.cli.evaluate import SequenceBars
-from tempomask.tracking.options import TrackingOptions
+from tempomask.cli.options import OUTPUT, Json, ModelOptions, Names, TrackingFlags, refuse
 
 if TYPE_CHECKING:
-    from tempomask.data.box_tracking import Layout
     from tempomask.evaluation.boxes import BoxSummary
-    from tempomask.tracking.options import Preset
 
 
 def boxes(
-    root: Annotated[
-        Path,
-        typer.Argument(metavar="ROOT", help="Folder that holds the sequences.", show_default=False),
-    ],
+    root: Path,
+    /,
     *,
-    layout: Annotated[
-        str, typer.Option(help="How ROOT is laid out: lasot, got10k or otb.", show_default=False)
-    ],
-    model: choices.ModelName = None,
-    checkpoint: choices.Checkpoint = None,
-    image_size: choices.ImageSize = None,
-    device: choices.Device = "auto",
-    dtype: choices.DType = "auto",
-    memory: choices.Memory = None,
-    preset: choices.PresetName = "evaluation",
-    sequences: run_choices.Sequences = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="LaSOT: a list beside the classes, such as testing_set. GOT-10k: val or train.",
-            show_default=False,
-        ),
-    ] = None,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(
-            "--boxes",
-            help="Score this folder of SEQ.txt (x,y,w,h a line) instead of a model.",
-            show_default=False,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, run_choices.folder("Folder for boxes/, results.csv and summary.json.")
-    ] = None,
-    as_json: run_choices.Json = False,
+    layout: Literal["lasot", "got10k", "otb"],
+    model: ModelOptions = ModelOptions(),
+    tracking: TrackingFlags = TrackingFlags(),
+    sequences: Names | None = None,
+    split: str | None = None,
+    predictions: Annotated[Path | None, Parameter(name="--boxes")] = None,
+    out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    as_json: Json = False,
 ) -> None:
     """Track every sequence of ROOT from its first box; success, precision and average overlap.
 
     The boxes are those of the masks. FPS leaves decoding and writing out.
+
+    Args:
+        root: Folder that holds the sequences.
+        layout: How ROOT is laid out.
+        sequences: Only these sequences, with commas between.
+        split: LaSOT: a list beside the classes, such as testing_set. GOT-10k: val or train.
+        predictions: Score this folder of SEQ.txt (x,y,w,h a line) instead of a model.
+        out: Folder for boxes/, results.csv and summary.json.
+        as_json: Print one JSON object on stdout, all else on stderr.
     """
     with console.waiting("starting"):
         from tempomask.evaluation.boxes import evaluate_box_files, evaluate_boxes
 
-    wanted: dict[str, Any] = {
-        "split": split,
-        "sequences": run_choices.listed("sequences", sequences),
-        "out": out,
-    }
-    kind = cast("Layout", layout)
+    wanted: dict[str, Any] = {"split": split, "sequences": sequences, "out": out}
     if predictions is not None:
-        choices.refuse(
-            "--boxes scores a folder without a model",
-            model=model,
-            checkpoint=checkpoint,
-            image_size=image_size,
-            device=device,
-            dtype=dtype,
-            memory=memory,
-            preset=preset,
-        )
+        refuse("--boxes scores a folder without a model", model, tracking)
         with SequenceBars() as bars:
-            summary = evaluate_box_files(root, kind, predictions, progress=bars.show, **wanted)
+            summary = evaluate_box_files(root, layout, predictions, progress=bars.show, **wanted)
     else:
-        loaded = choices.load_model(model, checkpoint, image_size, device, dtype)
-        chosen = choices.chosen(memory=memory)
-        options = TrackingOptions.of(cast("Preset", preset), "official", **chosen)
+        options = tracking.options()
+        loaded = model.load(pooled_memory=tracking.pooled_memory)
         with SequenceBars() as bars:
             summary = evaluate_boxes(
-                loaded, root, kind, progress=bars.show, options=options, **wanted
+                loaded, root, layout, progress=bars.show, options=options, **wanted
             )
     if as_json:
         console.print_json(summary.to_dict())

@@ -5,86 +5,57 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from cyclopts import Parameter
 
-from tempomask.cli import choices, console, instance_choices, run_choices
+from tempomask.cli import console
+from tempomask.cli.instances import InstanceModelOptions
+from tempomask.cli.options import OUTPUT, Json, Names, Positive, refuse
 
 if TYPE_CHECKING:
     from tempomask.evaluation.video_instances import InstanceEvaluation
 
 
 def youtube_vis(
-    annotations: Annotated[
-        Path,
-        typer.Argument(
-            metavar="JSON",
-            help="Annotations of YouTube-VIS or OVIS, or of data laid out so.",
-            show_default=False,
-        ),
-    ],
+    annotations: Path,
+    /,
     *,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(help="Score this results file instead of a model.", show_default=False),
-    ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder that file names start from. Default: looked for beside JSON.",
-            show_default=False,
-        ),
-    ] = None,
-    model: instance_choices.ModelName = None,
-    checkpoint: choices.Checkpoint = None,
-    router: instance_choices.Router = "auto",
-    classes: instance_choices.Classes = None,
-    image_size: instance_choices.ImageSize = None,
-    device: choices.Device = "auto",
-    dtype: choices.DType = "auto",
-    videos: Annotated[
-        str | None,
-        typer.Option(help="Only these, by name or id, such as 0032,17.", show_default=False),
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Predictions for each video.")] = 10,
-    out: Annotated[
-        Path | None,
-        run_choices.folder("Folder for results.json (to hand in), summary.json and classes.csv."),
-    ] = None,
-    as_json: run_choices.Json = False,
+    predictions: Path | None = None,
+    images: Path | None = None,
+    model: InstanceModelOptions = InstanceModelOptions(),
+    videos: Names | None = None,
+    limit: Positive = 10,
+    out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    as_json: Json = False,
 ) -> None:
     """Find the instances of every video and print AP, AP50, AP75, AR1 and AR10.
 
-    Without annotations in JSON, as in the benchmarks' validation sets, results are only written.
-    FPS leaves decoding and writing out.
+    Without annotations in the file, as in the benchmarks' validation sets, results are only
+    written. FPS leaves decoding and writing out.
+
+    Args:
+        annotations: Annotations of YouTube-VIS or OVIS, or of data laid out so.
+        predictions: Score this results file instead of a model.
+        images: Folder that file names start from. Default: looked for beside the annotations.
+        videos: Only these, by name or id, such as 0032,17.
+        limit: Predictions for each video.
+        out: Folder for results.json (to hand in), summary.json and classes.csv.
+        as_json: Print one JSON object on stdout, all else on stderr.
     """
     with console.waiting("starting"):
         from tempomask.evaluation.video_instances import evaluate_instances, evaluate_predictions
 
-    names = run_choices.listed("videos", videos)
     if predictions is not None:
-        choices.refuse(
-            "--predictions scores a file without a model",
-            images=images,
-            model=model,
-            checkpoint=checkpoint,
-            router=router,
-            classes=classes,
-            image_size=image_size,
-            device=device,
-            dtype=dtype,
-        )
+        refuse("--predictions scores a file without a model", model, images=images)
         with console.waiting("scoring"):
-            found = evaluate_predictions(annotations, predictions, videos=names, out=out)
+            found = evaluate_predictions(annotations, predictions, videos=videos, out=out)
     else:
-        loaded = instance_choices.load_model(
-            model, checkpoint, router, classes, image_size, device, dtype
-        )
+        loaded = model.load()
         with VideoBar() as bar:
             found = evaluate_instances(
                 loaded,
                 annotations,
                 images,
-                videos=names,
+                videos=videos,
                 out=out,
                 limit=limit,
                 progress=bar.show,

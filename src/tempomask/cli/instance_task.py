@@ -10,7 +10,7 @@ from tempomask.cli import console
 from tempomask.cli.progress import RunStats
 from tempomask.cli.run import Plan, ReplayBuffer, Request, Task
 from tempomask.errors import InputError
-from tempomask.instances.session import InstanceOptions
+from tempomask.instances.options import InstanceOptions
 from tempomask.instances.state import frames_seen, restore_session, session_state
 from tempomask.io.journal import INSTANCES
 from tempomask.io.result_folder import FORMATS

@@ -2,94 +2,113 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
-import typer
+from cyclopts import Parameter
 
-from tempomask.cli import choices, console, instance_choices, run_choices
+from tempomask.cli import console
+from tempomask.cli.options import FRAMES, MODEL, RunOutput
+from tempomask.devices import DTypeName
+from tempomask.errors import InputError
+from tempomask.instances.options import InstanceOptions
 
-_SHOWN = "What is shown"
-_RANGE = "Frames"
+if TYPE_CHECKING:
+    from tempomask.instances.model import InstanceModel, RouterName
+
+
+@Parameter(name="*", group=MODEL)
+@dataclass(frozen=True)
+class InstanceModelOptions:
+    """Which instance segmenter, and where it runs.
+
+    Args:
+        model: Such as nano-vis, minvis-r50-ytvis19, dvis-plus-r50-ovis. Default: what the
+            checkpoint holds, or nano-vis.
+        checkpoint: Weights: a file, a folder or a Hub id. Default: the model's own.
+        router: Which decoder layers run: tar routes by the model's TAR weights, none runs all, a
+            number so many on every frame; auto takes TAR where the file has it.
+        classes: Other names for the classes: a text file with one a line, or JSON.
+        image_size: Shorter side of what the network sees. Default: the model's own.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        dtype: Number type of the computation.
+    """
+
+    model: Annotated[str | None, Parameter(name=["--model", "-m"])] = None
+    checkpoint: str | None = None
+    router: str = "auto"
+    classes: Path | None = None
+    image_size: int | None = None
+    device: str = "auto"
+    dtype: DTypeName = "auto"
+
+    def load(self) -> InstanceModel:
+        """The model, with a spinner while it loads; InputError as from its loader."""
+        router = router_choice(self.router)
+        with console.waiting("loading the model"):
+            from tempomask.instances.model import load_instances
+
+            return load_instances(
+                self.model,
+                self.checkpoint,
+                router,
+                self.classes,
+                self.image_size,
+                self.device,
+                self.dtype,
+            )
+
+
+def router_choice(text: str) -> RouterName | int:
+    """A number of layers, or the router's name; InputError for anything else."""
+    if text.isdecimal():
+        return int(text)
+    if text not in ("auto", "tar", "none"):
+        raise InputError(f"--router {text}: unknown; use auto, tar, none or a number of layers")
+    return cast("RouterName", text)
 
 
 def instances(
-    source: run_choices.Source,
+    source: str,
+    /,
     *,
-    model: instance_choices.ModelName = None,
-    checkpoint: choices.Checkpoint = None,
-    router: instance_choices.Router = "auto",
-    classes: instance_choices.Classes = None,
-    image_size: instance_choices.ImageSize = None,
-    device: choices.Device = "auto",
-    dtype: choices.DType = "auto",
-    min_score: Annotated[
-        float | None,
-        typer.Option(
-            help="Show a track while its score is at least this. Default: 0.3.",
-            rich_help_panel=_SHOWN,
-            show_default=False,
-        ),
-    ] = None,
-    max_overlap: Annotated[
-        float | None,
-        typer.Option(
-            help="Of two tracks of a class that overlap more, show one. Default: 0.8.",
-            rich_help_panel=_SHOWN,
-            show_default=False,
-        ),
-    ] = None,
-    score_frames: Annotated[
-        int | None,
-        typer.Option(
-            help="Frames that a score is averaged over. Default: 10.",
-            rich_help_panel=_SHOWN,
-            show_default=False,
-        ),
-    ] = None,
-    start: Annotated[int, typer.Option(help="First frame.", rich_help_panel=_RANGE)] = 0,
-    end: Annotated[
-        int | None,
-        typer.Option(help="Frame to stop before.", rich_help_panel=_RANGE, show_default=False),
-    ] = None,
-    out: Annotated[
-        Path | None, run_choices.folder("Folder for the results. Default: NAME-instances.")
-    ] = None,
-    save: Annotated[
-        str, run_choices.formats("overlay, json, tracks, boxes, masks")
-    ] = "overlay,json,tracks",
-    resume: run_choices.Resume = False,
-    as_json: run_choices.Json = False,
-) -> None:
+    model: InstanceModelOptions = InstanceModelOptions(),
+    shown: Annotated[
+        InstanceOptions, Parameter(name="*", group="What is shown")
+    ] = InstanceOptions(),
+    start: Annotated[int, Parameter(group=FRAMES)] = 0,
+    end: Annotated[int | None, Parameter(group=FRAMES)] = None,
+    output: RunOutput = RunOutput(),
+) -> int:
     """Find, classify and follow every instance in SOURCE, frame by frame.
 
-    tempomask instances street.mp4 --out street
+    `tempomask instances street.mp4 --out street`
 
-    Writes an overlay video with ids, classes and scores, YouTube-VIS JSON and a table of tracks.
+    Formats of --save: overlay, json, tracks, boxes, masks. Default: overlay,json,tracks. Ctrl-C
+    stops after the frame at hand and keeps what is finished; the exit code is then 130.
 
-    Ctrl-C stops after the frame at hand and keeps what is finished; the exit code is then 130.
+    Args:
+        source: Video file, folder of images, stream URL, or a number for a camera.
+        start: First frame.
+        end: Frame to stop before.
     """
     with console.waiting("starting"):
         from tempomask.cli.instance_task import InstanceTask, print_report
         from tempomask.cli.run import Request, Run
-        from tempomask.instances.session import InstanceOptions
         from tempomask.io.video import open_video
 
-    given = choices.chosen(min_score=min_score, max_overlap=max_overlap, score_frames=score_frames)
-    task = InstanceTask(InstanceOptions(**given))
     request = Request(
         source=source,
-        out=out or run_choices.default_folder(source, "instances"),
-        save=frozenset(run_choices.listed("save", save) or ()),
-        resume=resume,
+        out=output.folder(source, "instances"),
+        save=frozenset(output.save or ("overlay", "json", "tracks")),
+        resume=output.resume,
         start=start,
         end=end,
-        checkpoint=checkpoint,
+        checkpoint=model.checkpoint,
+        names=output.names,
     )
     with open_video(source) as video:
-        run = Run(request, task, video)
-        loaded = instance_choices.load_model(
-            model, checkpoint, router, classes, image_size, device, dtype
-        )
-        report, files = run.execute(loaded)
-    console.conclude(report, files, as_json, print_report)
+        run = Run(request, InstanceTask(shown), video)
+        report, files = run.execute(model.load())
+    return console.conclude(report, files, output.as_json, print_report)

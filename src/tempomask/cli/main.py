@@ -7,81 +7,78 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from dataclasses import replace
 
-import typer
+from cyclopts import App, CycloptsError, Parameter
 
 from tempomask import __version__
-from tempomask.cli import console, data, evaluate
+from tempomask.cli import console
 from tempomask.cli.adapt import adapt
 from tempomask.cli.calibrate import calibrate
+from tempomask.cli.data import check, synthetic
 from tempomask.cli.demo import demo
+from tempomask.cli.evaluate import davis
 from tempomask.cli.evaluate_boxes import boxes
 from tempomask.cli.evaluate_instances import youtube_vis
 from tempomask.cli.instances import instances
 from tempomask.cli.models import models
-from tempomask.cli.prompt_options import OrderedCommand
+from tempomask.cli.prompt_options import PromptOptions, in_order_given
 from tempomask.cli.propagate import propagate
 from tempomask.cli.track import track
 from tempomask.cli.train import train
 from tempomask.cli.train_instances import train_instances
 from tempomask.errors import InputError
 
-app = typer.Typer(
+# No --no-FLAG beside every --FLAG, no --empty-LIST; of an option given twice the last holds.
+PLAIN = Parameter(negative=(), allow_repeating=True)
+
+app = App(
     name="tempomask",
-    help="Segment and track objects in video: one click, box or mask to masks in every frame.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Segment and track objects in video: one click, box or mask to masks in every frame.\n\n"
+    "--traceback, given anywhere, shows where an error comes from.",
+    version=f"tempomask {__version__}",
+    version_format="plaintext",
+    default_parameter=PLAIN,
+    console=console.out,
 )
-app.command(cls=OrderedCommand)(track)
-app.command()(propagate)
-evaluate.app.command()(boxes)
-evaluate.app.command("youtube-vis")(youtube_vis)
-app.command()(instances)
-app.add_typer(evaluate.app, name="eval")
-app.add_typer(data.app, name="data")
-app.command()(demo)
-app.command()(models)
-app.command()(train)
-app.command()(train_instances)
-app.command()(adapt)
-app.command()(calibrate)
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        print(f"tempomask {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
-    ] = False,
-    traceback: Annotated[
-        bool,
-        typer.Option("--traceback", help="Show where an error comes from; works anywhere."),
-    ] = False,
-) -> None:
-    """Options of every command; `main` reads --traceback."""
+evaluation = App(name="eval", help="Score a model, or masks on disk, on a dataset.")
+data = App(name="data", help="Make and check data for instance segmentation.")
+for command in (
+    track,
+    propagate,
+    instances,
+    demo,
+    models,
+    train,
+    train_instances,
+    adapt,
+    calibrate,
+):
+    app.command(command)
+for command in (davis, boxes, youtube_vis):
+    evaluation.command(command)
+for command in (synthetic, check):
+    data.command(command)
+app.command(evaluation)
+app.command(data)
+app.register_install_completion_command(help="Install completion for your shell.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Bad input is one line, not a traceback."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     traceback = "--traceback" in given
+    words = [word for word in given if word != "--traceback"]
     try:
-        app([argument for argument in given if argument != "--traceback"], prog_name="tempomask")
-    except InputError as error:
+        command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+        prompts = bound.arguments.get("prompts")
+        if isinstance(prompts, PromptOptions):
+            bound.arguments["prompts"] = replace(prompts, order=in_order_given(words))
+        return command(*bound.args, **bound.kwargs) or 0
+    except (InputError, CycloptsError) as error:
         if traceback:
             raise
         console.error(str(error))
         return console.BAD_INPUT
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    return 0

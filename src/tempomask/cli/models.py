@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from tempomask.cli import console
+from tempomask.cli.options import Json
 
 
-def models(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON list on stdout instead of a table.")
-    ] = False,
-) -> None:
-    """List every model: size, resolution, source, licence, and whether it is on this machine."""
+def models(*, as_json: Json = False) -> None:
+    """List every model: size, resolution, source, licence, and whether it is on this machine.
+
+    Args:
+        as_json: Print a JSON list on stdout instead of a table.
+    """
     from tempomask.weights.zoo import DINOV3_MODELS, MODELS
 
     rows = [

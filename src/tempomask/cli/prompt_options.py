@@ -9,45 +9,86 @@ them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Context
-from typer.core import TyperCommand
+from cyclopts import Group, Parameter
 
 from tempomask.errors import InputError
 
 if TYPE_CHECKING:
     from tempomask.prompts import Prompt
 
-_ORDER = "tempomask.order"
 _PROMPTING = {"point", "negative", "box", "mask"}
 _STANDING = {"object_id": "--object", "frame": "--frame"}
 _KEYS = {"frame", "object", "points", "labels", "box", "mask"}
 
 
-class OrderedCommand(TyperCommand):
-    """A command that remembers in which order its options were given, across all options."""
-
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        values, _, order = self.make_parser(ctx).parse_args(args=list(args))
-        waiting = {
-            name: list(value) if isinstance(value, (list, tuple)) else [value]
-            for name, value in values.items()
-        }
-        ctx.meta[_ORDER] = [
-            (parameter.name, waiting[parameter.name].pop(0))
-            for parameter in order
-            if parameter.name and waiting.get(parameter.name)
-        ]
-        return super().parse_args(ctx, args)
+_FLAGS = {
+    "--point": "point",
+    "--negative": "negative",
+    "--box": "box",
+    "--mask": "mask",
+    "--object": "object_id",
+    "--frame": "frame",
+    "--prompts": "prompts",
+}
+Words = Annotated[list[str] | None, Parameter(n_tokens=1, allow_leading_hyphen=True)]
 
 
-def given_options(ctx: Context) -> list[tuple[str, str]]:
-    """(name, text) of every option, in the order given."""
-    return ctx.meta[_ORDER]
+@Parameter(
+    name="*",
+    group=Group.create_ordered("Prompts, in order: --object and --frame are for those after"),
+)
+@dataclass(frozen=True)
+class PromptOptions:
+    """Where the objects are. The fields describe the options; `order` tells what was given.
+
+    Args:
+        point: X,Y: a click on the object.
+        negative: X,Y: a click off the object.
+        box: X0,Y0,X1,Y1: a box around the object.
+        mask: The object's mask; an image with several ids starts one object for each.
+        object_id: Object of the prompts after it; given once behind all, of all.
+        frame: Frame of the prompts after it; given once behind all, of all. Default: the first to
+            track.
+        prompts: A JSON file with a list of {frame, object, points, labels, box, mask}.
+        order: (name, text) of these options in the order given, see `in_order_given`.
+    """
+
+    point: Words = None
+    negative: Words = None
+    box: Words = None
+    mask: Words = None
+    object_id: Annotated[Words, Parameter(name="--object")] = None
+    frame: Words = None
+    prompts: Words = None
+    order: Annotated[tuple[tuple[str, str], ...], Parameter(parse=False)] = ()
+
+    def read(self, frame: int = 0) -> list[Prompt]:
+        """The prompts, at least one; frame: of those that name none."""
+        wanted = prompts_from_options(self.order, frame)
+        if not wanted:
+            raise InputError(
+                "no prompt given; say where the object is with --point, --box, --mask or --prompts"
+            )
+        return wanted
+
+    def files(self) -> tuple[Path, ...]:
+        """The files that the options name, and the masks that JSON files among them name."""
+        return prompt_files(self.order)
+
+
+def in_order_given(arguments: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """(name, text) of every prompt option of a command line, in the order given."""
+    found, words = [], iter(arguments)
+    for word in words:
+        flag, equals, text = word.partition("=")
+        if flag in _FLAGS:
+            found.append((_FLAGS[flag], text if equals else next(words, "")))
+    return tuple(found)
 
 
 @dataclass

@@ -2,66 +2,54 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
-
-import typer
+from typing import Annotated, Literal
 
 from tempomask.cli import console
-
-
-class Stage(StrEnum):
-    """The stages of nano's training, in order."""
-
-    tracking = "tracking"
-    prompts = "prompts"
+from tempomask.cli.options import Positive, at_least
+from tempomask.errors import InputError
 
 
 def train(
-    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="Model to train.")] = "nano",
+    model: str = "nano",
+    /,
     *,
-    data: Annotated[
-        Path,
-        typer.Option(
-            help="Folder with davis16-train-256/ and stills-256/, as in docs/nano.md.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(help="Folder for checkpoints, logs and weights.", show_default=False),
-    ],
-    stage: Annotated[
-        Stage,
-        typer.Option(help="prompts: teach clicks and boxes to a model that tracks."),
-    ] = Stage.tracking,
-    start: Annotated[
-        Path | None,
-        typer.Option(help="Weights that stage prompts starts from.", show_default=False),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps in all.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Clips a step.")] = None,
-    num_frames: Annotated[int | None, typer.Option(min=2, help="Frames a clip.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the network's input.")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Of new layers; of stage prompts, in its second phase.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of data, prompts and initial weights.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that prepare clips.")] = 1,
+    data: Path,
+    out: Path,
+    stage: Literal["tracking", "prompts"] = "tracking",
+    start: Path | None = None,
+    steps: Positive | None = None,
+    batch_size: Positive | None = None,
+    num_frames: Annotated[int | None, at_least(2)] = None,
+    image_size: int | None = None,
+    learning_rate: float | None = None,
+    seed: int | None = None,
+    workers: Annotated[int, at_least(0)] = 1,
 ) -> None:
     """Train MODEL; run the same command again to go on after a stop.
 
-    tempomask train nano --data DATA --out tracking
+    `tempomask train nano --data DATA --out tracking`
 
-    tempomask train nano --stage prompts --start tracking/model.safetensors --data DATA --out nano
+    `tempomask train nano --stage prompts --start tracking/model.safetensors --data DATA --out nano`
 
     Options left out are as in the recipe of the stage. Writes checkpoints, TensorBoard logs,
     validation.jsonl and, at the end, model.safetensors, which `tempomask track --checkpoint` takes.
     Several GPUs: accelerate launch -m tempomask train ...
-    """
-    from tempomask.errors import InputError
 
+    Args:
+        model: Model to train.
+        data: Folder with davis16-train-256/ and stills-256/, as in docs/nano.md.
+        out: Folder for checkpoints, logs and weights.
+        stage: prompts: teach clicks and boxes to a model that tracks.
+        start: Weights that stage prompts starts from.
+        steps: Optimiser steps in all.
+        batch_size: Clips a step.
+        num_frames: Frames a clip.
+        image_size: Side of the network's input.
+        learning_rate: Of new layers; of stage prompts, in its second phase.
+        seed: Of data, prompts and initial weights.
+        workers: Processes that prepare clips.
+    """
     if not data.is_dir():
         raise InputError(f"--data {data} is not a folder")
     if out.exists() and not out.is_dir():
@@ -75,7 +63,7 @@ def train(
         "learning_rate": learning_rate,
         "seed": seed,
     }
-    if stage is Stage.prompts:
+    if stage == "prompts":
         from tempomask.training import prompting
 
         if start is None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from tempomask.cli import console
+from tempomask.cli.options import Positive, at_least
+from tempomask.errors import InputError
 
 if TYPE_CHECKING:
     from tempomask.data.instance_clip import InstanceClip
@@ -21,66 +21,58 @@ COCO_SHARE = 0.5
 
 
 def train_instances(
-    recipe: Annotated[
-        str,
-        typer.Argument(
-            help="minvis, dvis, tar, tar-dvis (the papers'), or nano-vis, nano-vis-tar,"
-            " nano-vis-dvis, nano-vis-tar-dvis."
-        ),
-    ] = "nano-vis",
+    recipe: str = "nano-vis",
+    /,
     *,
-    annotations: Annotated[
-        Path, typer.Option(help="Training file in YouTube-VIS format.", show_default=False)
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(help="Folder for checkpoints, logs and weights.", show_default=False),
-    ],
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of its images; looked for beside it if left out.")
-    ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option(
-            help="Weights to start from: a file, folder or Hub id; needed but for minvis."
-        ),
-    ] = None,
-    start_model: Annotated[
-        str | None, typer.Option(help="Name of the model they hold, if the file does not say it.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Another model than the recipe's.")] = None,
-    held_out: Annotated[
-        Path | None, typer.Option(help="Validation file in YouTube-VIS format, to watch the loss.")
-    ] = None,
-    coco: Annotated[
-        Path | None, typer.Option(help="COCO instances file: half the clips are pseudo-videos.")
-    ] = None,
-    coco_images: Annotated[Path | None, typer.Option(help="Folder of COCO's images.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps in all.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Clips a step.")] = None,
-    image_size: Annotated[int | None, typer.Option(min=64, help="Side of the clips.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of all but the backbone.")] = None,
-    warmup_layers: Annotated[
-        int | None, typer.Option(min=0, help="TAR: layers that always run.")
-    ] = None,
-    synchroniser: Annotated[
-        str | None, typer.Option(help="TAR: attention, bipartite or none.")
-    ] = None,
-    layer_weight: Annotated[
-        float | None, typer.Option(help="TAR: loss for each share of layers run; the paper has 0.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of data and initial weights.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that prepare clips.")] = 1,
-    half: Annotated[bool, typer.Option("--half", help="Write the matrices as bfloat16.")] = False,
+    annotations: Path,
+    out: Path,
+    images: Path | None = None,
+    start: str | None = None,
+    start_model: str | None = None,
+    model: str | None = None,
+    held_out: Path | None = None,
+    coco: Path | None = None,
+    coco_images: Path | None = None,
+    steps: Positive | None = None,
+    batch_size: Positive | None = None,
+    image_size: Annotated[int | None, at_least(64)] = None,
+    learning_rate: float | None = None,
+    warmup_layers: Annotated[int | None, at_least(0)] = None,
+    synchroniser: str | None = None,
+    layer_weight: float | None = None,
+    seed: int | None = None,
+    workers: Annotated[int, at_least(0)] = 1,
+    half: bool = False,
 ) -> None:
     """Train by RECIPE; run the same command again to go on after a stop.
 
     Options left out are as in the recipe. Writes checkpoints, TensorBoard logs, validation.jsonl
     and, at the end, model.safetensors, which `tempomask instances --checkpoint` takes.
     Several GPUs: accelerate launch -m tempomask train-instances ...
-    """
-    from tempomask.errors import InputError
 
+    Args:
+        recipe: minvis, dvis, tar, tar-dvis (the papers'), or nano-vis, nano-vis-tar,
+            nano-vis-dvis, nano-vis-tar-dvis.
+        annotations: Training file in YouTube-VIS format.
+        out: Folder for checkpoints, logs and weights.
+        images: Folder of its images; looked for beside it if left out.
+        start: Weights to start from: a file, folder or Hub id; needed but for minvis.
+        start_model: Name of the model they hold, if the file does not say it.
+        model: Another model than the recipe's.
+        held_out: Validation file in YouTube-VIS format, to watch the loss.
+        coco: COCO instances file: half the clips are pseudo-videos.
+        coco_images: Folder of COCO's images.
+        steps: Optimiser steps in all.
+        batch_size: Clips a step.
+        image_size: Side of the clips.
+        learning_rate: Of all but the backbone.
+        warmup_layers: TAR: layers that always run.
+        synchroniser: TAR: attention, bipartite or none.
+        layer_weight: TAR: loss for each share of layers run; the paper has 0.
+        seed: Of data and initial weights.
+        workers: Processes that prepare clips.
+        half: Write the matrices as bfloat16.
+    """
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; choose another folder")
     from tempomask.data.youtube_vis import YouTubeVIS
@@ -112,7 +104,6 @@ def _recipe(
     """The named recipe with what was given on the command line."""
     from dataclasses import replace
 
-    from tempomask.errors import InputError
     from tempomask.training.instances.recipe import instance_recipe
 
     recipe = instance_recipe(name)
@@ -130,7 +121,6 @@ def _clips(
     dataset: Any, recipe: InstanceRecipe, coco: Path | None, coco_images: Path | None
 ) -> Clips:
     from tempomask.data.youtube_vis_clips import VideoInstanceClips
-    from tempomask.errors import InputError
 
     videos = VideoInstanceClips(
         dataset, image_size=recipe.image_size, num_frames=recipe.num_frames, seed=recipe.seed

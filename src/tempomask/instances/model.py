@@ -21,8 +21,9 @@ from tempomask.devices import DTypeName, resolve_device, resolve_dtype
 from tempomask.errors import InputError
 from tempomask.frames import IndexedFrames
 from tempomask.instances.fast import accelerate_instances
+from tempomask.instances.options import InstanceOptions
 from tempomask.instances.query_routing import FixedLayers, QueryRouterConfig, TemporalQueryRouter
-from tempomask.instances.session import InstanceOptions, InstanceSession
+from tempomask.instances.session import InstanceSession
 from tempomask.io.video import Video, open_video
 from tempomask.model import Engine
 from tempomask.models.instances.config import InstanceConfig

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,38 +17,13 @@ from torch.nn import functional as F
 
 from tempomask.errors import InputError
 from tempomask.frames import Size
+from tempomask.instances.options import InstanceOptions
 from tempomask.models.instances.config import SIZE_MULTIPLE, InstanceConfig
 from tempomask.models.instances.query_decoder import QueryRouter
 from tempomask.models.instances.segmenter import CarriedState, InstanceSegmenter
 from tempomask.ops.normalise import normalise
 from tempomask.results import InstanceResult, InstanceSummary, InstanceTrack
 from tempomask.tracking.preprocess import check_frame
-
-
-@dataclass(frozen=True)
-class InstanceOptions:
-    """Which tracks a frame shows.
-
-    min_score: a track is shown while its score is at least this; 0 shows all tracks, also empty
-        ones. score_frames: over how many of the last frames a score is averaged.
-    max_overlap: of two tracks of one class whose masks have a larger IoU on a frame, only one is
-        shown: the one that was shown before, else the better one. 1 shows both.
-    """
-
-    min_score: float = 0.3
-    score_frames: int = 10
-    max_overlap: float = 0.8
-
-    def __post_init__(self) -> None:
-        for name in ("min_score", "max_overlap"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
-        if self.score_frames < 1:
-            raise InputError(f"score_frames must be 1 or more, got {self.score_frames}")
-
-
-# Everything that the YouTube-VIS protocol ranks.
-PROTOCOL = InstanceOptions(min_score=0.0, max_overlap=1.0)
 
 
 class InstanceSession:

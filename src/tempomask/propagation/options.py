@@ -12,10 +12,16 @@ from tempomask.errors import InputError
 class PropagationOptions:
     """The published settings.
 
-    short_side: of the images the encoder sees, in pixels, rounded up to what it can take; the
-        aspect is kept. context_frames: last frames compared with, besides the first.
-    radius: of the neighbourhood, a circle, in patches. top_k: patches that labels are taken from.
-    temperature: of the softmax over their cosine similarities.
+    Args:
+        short_side: Of the images that the encoder sees, in pixels, rounded up to what it can take;
+            the aspect is kept.
+        context_frames: Last frames compared with, besides the first.
+        radius: Of the neighbourhood that labels come from, a circle, in patches.
+        top_k: Patches that give their labels.
+        temperature: Of the softmax over their cosine similarities.
+
+    Raises:
+        InputError: For values out of range.
     """
 
     short_side: int = 960

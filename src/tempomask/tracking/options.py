@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, get_args
 
 from tempomask.errors import InputError
 
+Direction = Literal["forward", "backward", "both"]
 Preset = Literal["evaluation", "interactive"]
 Compatibility = Literal["official", "transformers"]
 MemoryRule = Literal["recent", "samurai", "samurai-official"]

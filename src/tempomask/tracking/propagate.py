@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,12 +18,11 @@ from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt, check_given
 from tempomask.results import FrameResult
-from tempomask.tracking.options import TrackingOptions
+from tempomask.tracking.options import Direction, TrackingOptions
 from tempomask.tracking.session import Session
 from tempomask.tracking.spool import ResultSpool, merged, select_objects
 from tempomask.tracking.upload import prepared_ahead
 
-Direction = Literal["forward", "backward", "both"]
 Results = Generator[FrameResult, None, None]
 
 

@@ -1,0 +1,265 @@
+"""The groups of options that commands share, each declared once, as a frozen dataclass.
+
+The command line library makes the flags, their help and their types of the fields; a command takes
+such a group as one parameter and hands it on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter, Token
+
+from tempomask.cli import console
+from tempomask.devices import DTypeName
+from tempomask.errors import InputError, check_share
+from tempomask.routing.options import Routing, RuleName
+from tempomask.tracking.options import Compatibility, MemoryRule, Preset, TrackingOptions
+
+if TYPE_CHECKING:
+    from tempomask.model import Model
+    from tempomask.propagation.model import Propagator
+
+MODEL = Group.create_ordered("Model")
+SPEED = Group.create_ordered("Speed")
+TRACKING = Group.create_ordered("Tracking")
+FRAMES = Group.create_ordered("Frames")
+TRAINING = Group.create_ordered("Training")
+OUTPUT = Group.create_ordered("Output")
+# What --save of the trackers knows.
+TRACKED = "masks, objects, overlay, rle, npz, boxes, chart, blocks"
+
+
+def words(text: str) -> tuple[str, ...]:
+    """What stands between commas, without spaces and empty parts."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _split(_type: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
+    found = words(tokens[-1].value)
+    if not found:
+        raise InputError(
+            f"{tokens[-1].keyword} is empty; leave it out, or give names with commas between"
+        )
+    return found
+
+
+def _numbers(_type: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
+    text = tokens[-1].value
+    try:
+        found = tuple(float(part) for part in words(text))
+    except ValueError:
+        found = ()
+    if not found:
+        raise InputError(f"{tokens[-1].keyword} {text!r} is no list of numbers, such as 0.5,0.6")
+    return found
+
+
+def at_least(least: int) -> Parameter:
+    """An option whose number is `least` or more."""
+
+    def check(_type: Any, value: Any) -> None:
+        if value is not None and value < least:
+            raise ValueError(f"must be {least} or more, got {value}")
+
+    return Parameter(validator=check)
+
+
+Names = Annotated[tuple[str, ...], Parameter(converter=_split, n_tokens=1)]
+Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers, n_tokens=1)]
+Json = Annotated[bool, Parameter(name="--json", group=OUTPUT)]
+Positive = Annotated[int, at_least(1)]
+
+
+@Parameter(name="*", group=MODEL)
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which network, and where it runs.
+
+    Args:
+        model: Name as in `tempomask models`. Default: what the checkpoint holds, or nano.
+        checkpoint: Weights: a file, a folder or a Hub id. Default: the model's own.
+        image_size: Side of the square that the network sees. Default: the model's own.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        dtype: Number type of the computation.
+    """
+
+    model: Annotated[str | None, Parameter(name=["--model", "-m"])] = None
+    checkpoint: str | None = None
+    image_size: int | None = None
+    device: str = "auto"
+    dtype: DTypeName = "auto"
+
+    def load(self, adapter: str | None = None, pooled_memory: bool = False) -> Model:
+        """The model, with a spinner while it loads; InputError as from `load`."""
+        with console.waiting("loading the model"):
+            from tempomask.model import load
+
+            return load(
+                self.model,
+                self.checkpoint,
+                self.image_size,
+                self.device,
+                self.dtype,
+                adapter,
+                pooled_memory=pooled_memory,
+            )
+
+    def load_propagator(
+        self, name: str | None, adapter: str | None = None, short_side: int | None = None
+    ) -> Propagator:
+        """Label propagation over the features of a named model; InputError as from its loader."""
+        with console.waiting("loading the model"):
+            from tempomask.propagation.model import load_propagator
+
+            return load_propagator(
+                name or "nano", self.checkpoint, short_side, self.device, self.dtype, adapter
+            )
+
+
+@Parameter(name="*", group=SPEED)
+@dataclass(frozen=True)
+class RoutingOptions(Routing):
+    """Which encoder blocks run on a frame: `Routing`, and the adapter whose router it asks.
+
+    Args:
+        budget: Share of the encoder's blocks that may run. Default: the adapter's.
+        rule: top-k holds the budget on every frame; calibrated on average, after tempomask
+            calibrate; threshold and stochastic are the paper's.
+        threshold: Of --rule threshold: blocks whose weight reaches it run. Default: 0.5.
+        seed: Of the draws of --rule stochastic. Default: 0.
+        adaptive: Spend more on hard frames and less on easy ones; the mean stays at the budget.
+        fps: Choose the budget frame by frame so that frames come this fast.
+        router: Which encoder blocks run: auto (the adapter's choice, else all), none (all), rds
+            (chosen anew for each frame), plan-a, plan-b.
+        adapter: What tempomask adapt made: a folder, or the name of a bundled one.
+    """
+
+    # Named again, as the library resolves the names of types in this module.
+    rule: RuleName = "top-k"
+    seed: Annotated[int | None, Parameter(name="--routing-seed")] = None
+    count_waiting: Annotated[bool | None, Parameter(parse=False)] = None
+    adapter: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.budget is not None:
+            check_share("--budget", self.budget)
+        if self.fps is not None and not self.fps > 0:
+            raise InputError(f"--fps {self.fps:g} must be more than 0")
+        for name, value, rule in (
+            ("threshold", self.threshold, "threshold"),
+            ("routing-seed", self.seed, "stochastic"),
+        ):
+            if value is not None and self.rule != rule:
+                raise InputError(f"--{name} is for --rule {rule}; leave it out, or give that rule")
+        super().__post_init__()
+
+    @property
+    def routing(self) -> Routing:
+        """What is asked of the router, without the adapter."""
+        return Routing(**{f.name: getattr(self, f.name) for f in fields(Routing)})
+
+    def adapter_for(self, model: str | None, checkpoint: str | None) -> str | None:
+        """The adapter named, else the model's bundled one if anything is asked of a router."""
+        if self.adapter is not None or checkpoint is not None or not self.routing.settings():
+            return self.adapter
+        from tempomask.adaptation.adapter_file import bundled_adapters
+
+        router = "rds" if self.router == "auto" else self.router
+        name = f"{model or 'nano'}-{router}"
+        return name if name in bundled_adapters() else None
+
+
+@Parameter(name="*", group=TRACKING)
+@dataclass(frozen=True)
+class TrackingFlags:
+    """How a video is tracked; what is left out is the preset's.
+
+    Args:
+        preset: evaluation: SAM 2's benchmark settings. interactive: its settings for clicking, with
+            holes filled and unstable masks replaced.
+        compatibility: official, or transformers to give the masks of its implementation.
+        memory: recent: the last frames, as SAM 2. samurai: motion chooses masks and memories.
+            samurai-official: with the mistakes of its released code. Default: recent.
+        memory_stride: Remember every so many frames besides the last. Default: 1.
+        lookahead: Let prompts on later frames help on earlier ones.
+        fill_holes: Fill holes of at most so many low-resolution pixels. Default: the preset's.
+        non_overlapping: Give each pixel to one object at most.
+        dynamic_multimask: Let an unstable mask give way to the best of three.
+        objects_per_batch: Objects that go through the network at once. Default: all.
+        pooled_memory: Attend to memories pooled 2x2: faster with several objects, a little less
+            exact.
+    """
+
+    preset: Preset = "evaluation"
+    compatibility: Compatibility = "official"
+    memory: MemoryRule | None = None
+    memory_stride: int | None = None
+    lookahead: bool = False
+    fill_holes: int | None = None
+    non_overlapping: bool = False
+    dynamic_multimask: bool = False
+    objects_per_batch: int | None = None
+    pooled_memory: bool = False
+
+    def options(self) -> TrackingOptions:
+        """The preset with what was given; InputError for what does not go together."""
+        names = {"preset", "compatibility", "pooled_memory"}
+        given = {name: value for name, value in chosen(self).items() if name not in names}
+        return TrackingOptions.of(self.preset, self.compatibility, **given)
+
+
+@Parameter(name="*", group=OUTPUT)
+@dataclass(frozen=True)
+class RunOutput:
+    """Where the results of a run go.
+
+    Args:
+        out: Folder for the results. Default: named after SOURCE.
+        save: Formats, with commas between.
+        names: Call masks after the source's images, as YouTube-VOS and MOSE do, not by number.
+        resume: Go on with an interrupted run in the same folder, after its last finished frame.
+        as_json: Print one JSON object on stdout, all else on stderr.
+    """
+
+    out: Path | None = None
+    save: Names | None = None
+    names: bool = False
+    resume: bool = False
+    as_json: Annotated[bool, Parameter(name="--json")] = False
+
+    def folder(self, source: str, what: str) -> Path:
+        """The folder named, else one in this folder that no other source has taken."""
+        return self.out or default_folder(source, what)
+
+
+def default_folder(source: str, what: str) -> Path:
+    """Where results go unless a folder is named: in this folder, beside those of other sources."""
+    from tempomask.io.result_folder import holds_another
+
+    name = f"camera{source}" if source.isdecimal() else Path(source.rstrip("/")).stem
+    first = Path(f"{name or 'video'}-{what}")
+    folders = chain([first], (first.with_name(f"{first.name}-{n}") for n in count(2)))
+    folder = next(folder for folder in folders if not holds_another(folder, source))
+    if folder != first:
+        console.note(f"{first} holds the results of another source; these go to {folder}")
+    return folder
+
+
+def chosen(group: Any) -> dict[str, Any]:
+    """The fields of a group of options that are not at their defaults."""
+    values = ((f.name, getattr(group, f.name), f.default) for f in fields(group))
+    return {name: value for name, value, default in values if value != default}
+
+
+def refuse(why: str, *groups: Any, **options: Any) -> None:
+    """InputError that names the first option that was given, of groups and of single options."""
+    given = {name: value for group in groups for name, value in chosen(group).items()}
+    given |= {name: value for name, value in options.items() if value not in (None, False)}
+    for name in given:
+        flag = {"seed": "routing-seed"}.get(name, name.replace("_", "-"))
+        raise InputError(f"{why}; leave --{flag} out")
