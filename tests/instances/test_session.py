@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tempomask.errors import InputError
+from tempomask.instances.options import PROTOCOL, InstanceOptions
 from tempomask.instances.session import (
-    PROTOCOL,
-    InstanceOptions,
     InstanceSession,
     class_probabilities,
     network_image,
