@@ -26,6 +26,27 @@ from tempomask.models.instances.config import (
 from tempomask.rle import encode_rle
 
 ROOT = Path(__file__).parent.parent
+# Folders and files whose tests train, compile, or run whole networks and commands.
+SLOW = (
+    "adaptation", "baselines", "benchmarks", "cli", "contracts", "engine", "instances", "parity",
+    "propagation", "studies", "training",
+    "compat/test_sam2.py", "data/test_demo_clip.py", "evaluation/test_with_a_network.py",
+    "evaluation/test_davis.py", "evaluation/test_video_instances.py",
+    "metrics/test_synchronisations.py", "test_end_to_end.py", "test_examples.py",
+    "test_imports.py::test_every_module", "test_imports.py::test_using_the_api",
+    "test_model.py", "test_site.py", "test_warmup.py", "tracking/test_official_predictor.py",
+    "tracking/test_samurai_sessions.py", "tracking/test_session.py", "weights/test_loading.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow, for `make test-fast`."""
+    for item in items:
+        path = Path(item.nodeid.removeprefix("tests/"))
+        if str(path).startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
 MakeInstanceConfig = Callable[..., InstanceConfig]
 
 

@@ -1,0 +1,89 @@
+"""Clips of the gallery, made from the bundled clip: `python -m docs.gallery`, minutes on a CPU.
+
+Each is an animated WebP of a third of the frames at half the size, a few dozen kilobytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from tempomask import Model, Prompt, load
+from tempomask.cli.demo_runs import VIDEO
+from tempomask.io.overlay import draw_overlay
+from tempomask.io.video import open_video
+from tempomask.results import FrameResult
+
+OUT = Path(__file__).parent / "images"
+STEP, SIZE, MILLISECONDS = 3, (480, 270), 120
+SAUCER = Prompt(object_id=1, box=(53, 42, 158, 139))
+ASTRONAUT = Prompt(object_id=2, box=(330, 30, 625, 360))
+
+Image3 = NDArray[np.uint8]
+Draw = Callable[[Image3, FrameResult], Image3]
+
+
+def tracked(model: Model, prompts: list[Prompt], budget: float | None = None) -> list[FrameResult]:
+    """Every result of the clip."""
+    return list(model.track(str(VIDEO), prompts, routing=budget))
+
+
+def save(path: Path, results: Iterable[FrameResult], draw: Draw) -> None:
+    """An animation of every third frame, drawn upon and made smaller."""
+    with open_video(str(VIDEO)) as video:
+        pairs = list(zip((frame for _, frame in video.frames()), results, strict=True))[::STEP]
+    images = [Image.fromarray(draw(f, r)).resize(SIZE, Image.Resampling.LANCZOS) for f, r in pairs]
+    images[0].save(
+        path,
+        save_all=True,
+        append_images=images[1:],
+        duration=MILLISECONDS,
+        loop=0,
+        quality=55,
+        method=6,
+    )
+    print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
+
+
+def with_click(frame: Image3, result: FrameResult) -> Image3:
+    """The mask, and on the first frames the click that started it."""
+    image = Image.fromarray(draw_overlay(frame, result, tags=False))
+    if result.index < 12:
+        ImageDraw.Draw(image).ellipse((96, 84, 112, 100), "white", (30, 30, 30), width=3)
+    return np.asarray(image)
+
+
+def with_blocks(frame: Image3, result: FrameResult) -> Image3:
+    """The mask, and below it a cell for each encoder block, filled where it ran."""
+    image = Image.fromarray(draw_overlay(frame, result, tags=False))
+    pen, count = ImageDraw.Draw(image), len(result.blocks)
+    for index, ran in enumerate(result.blocks):
+        left = 16 + 26 * index
+        fill = (52, 120, 246) if ran else (210, 214, 220)
+        pen.rounded_rectangle((left, 324, left + 21, 345), 4, fill, "white")
+    pen.text(
+        (24 + 26 * count, 326), f"{result.blocks.sum()} of {count} blocks", "white", font_size=18
+    )
+    return np.asarray(image)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Make all clips."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=OUT)
+    out = parser.parse_args(arguments).out
+    model = load("nano")
+    click = Prompt(points=[(104, 92), (60, 86)], labels=[1, 1])
+    save(out / "track.webp", tracked(model, [click]), with_click)
+    save(out / "objects.webp", tracked(model, [SAUCER, ASTRONAUT]), draw_overlay)
+    routed = load("nano", adapter="nano-rds")
+    save(out / "submodel.webp", tracked(routed, [SAUCER], 0.5), with_blocks)
+
+
+if __name__ == "__main__":
+    main()
