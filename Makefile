@@ -6,10 +6,11 @@ WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL := $(BIN)/python -m pip install -qq --constraint constraints.txt --editable
 
-.PHONY: help demo test lint types format clean
+.PHONY: help demo test test-fast docs lint types format clean
 help:
 	@echo "make demo    track the bundled clip with the bundled model; results in demo/"
-	@echo "make test    run the test suite"
+	@echo "make test    run the test suite     make test-fast   what is quick, under a minute"
+	@echo "make docs    build the site into build/site, strictly"
 	@echo "make lint    ruff: rules and format      make format  mend what ruff can mend"
 	@echo "make types   pyright on src              make clean   remove what was built"
 
@@ -32,12 +33,23 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "installing tempomask and the developers' tools into $(VENV)"
 	@$(INSTALL) '.[dev]' && touch $(VENV)/.core $(VENV)/.test $@
 
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "installing tempomask and what builds its documentation into $(VENV)"
+	@$(INSTALL) '.[docs]' && touch $(VENV)/.core $@
+
 demo: $(VENV)/.core
 	@$(BIN)/tempomask demo --out demo
 
 # One thread a worker: two workers with two threads each would fight over two cores.
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+
+test-fast: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not slow"
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m docs.tables --check
+	$(BIN)/python -m docs.site
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -52,4 +64,4 @@ format: $(VENV)/.dev
 
 clean:
 	rm -rf build dist demo .pytest_cache .ruff_cache .hypothesis
-	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests benchmarks studies docs examples -name __pycache__ -type d -prune -exec rm -rf {} +

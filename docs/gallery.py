@@ -6,7 +6,7 @@ Each is an animated WebP of a third of the frames at half the size, a few dozen 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +28,18 @@ Image3 = NDArray[np.uint8]
 Draw = Callable[[Image3, FrameResult], Image3]
 
 
-def tracked(model: Model, prompts: list[Prompt], budget: float | None = None) -> list[FrameResult]:
-    """Every result of the clip."""
-    return list(model.track(str(VIDEO), prompts, routing=budget))
-
-
-def save(path: Path, results: Iterable[FrameResult], draw: Draw) -> None:
-    """An animation of every third frame, drawn upon and made smaller."""
+def frames() -> list[Image3]:
+    """Every third frame of the clip."""
     with open_video(str(VIDEO)) as video:
-        pairs = list(zip((frame for _, frame in video.frames()), results, strict=True))[::STEP]
-    images = [Image.fromarray(draw(f, r)).resize(SIZE, Image.Resampling.LANCZOS) for f, r in pairs]
+        return [frame for index, frame in video.frames() if index % STEP == 0]
+
+
+def save(path: Path, model: Model, prompts: list[Prompt], draw: Draw, budget: float | None) -> None:
+    """Track the frames, draw upon them, and write a smaller animation."""
+    shown = frames()
+    results = model.track(shown, prompts, routing=budget)
+    drawn = (draw(frame, result) for frame, result in zip(shown, results, strict=True))
+    images = [Image.fromarray(image).resize(SIZE, Image.Resampling.LANCZOS) for image in drawn]
     images[0].save(
         path,
         save_all=True,
@@ -47,13 +49,13 @@ def save(path: Path, results: Iterable[FrameResult], draw: Draw) -> None:
         quality=55,
         method=6,
     )
-    print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
+    print(f"{path}: {path.stat().st_size / 1024:.0f} KiB", flush=True)
 
 
 def with_click(frame: Image3, result: FrameResult) -> Image3:
     """The mask, and on the first frames the click that started it."""
     image = Image.fromarray(draw_overlay(frame, result, tags=False))
-    if result.index < 12:
+    if result.index < 4:
         ImageDraw.Draw(image).ellipse((96, 84, 112, 100), "white", (30, 30, 30), width=3)
     return np.asarray(image)
 
@@ -77,12 +79,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=OUT)
     out = parser.parse_args(arguments).out
-    model = load("nano")
-    click = Prompt(points=[(104, 92), (60, 86)], labels=[1, 1])
-    save(out / "track.webp", tracked(model, [click]), with_click)
-    save(out / "objects.webp", tracked(model, [SAUCER, ASTRONAUT]), draw_overlay)
-    routed = load("nano", adapter="nano-rds")
-    save(out / "submodel.webp", tracked(routed, [SAUCER], 0.5), with_blocks)
+    model, routed = load("nano"), load("nano", adapter="nano-rds")
+    clicks = Prompt(points=[(104, 92), (60, 86)], labels=[1, 1])
+    save(out / "track.webp", model, [clicks], with_click, None)
+    save(out / "submodel.webp", routed, [SAUCER], with_blocks, 0.5)
+    save(out / "objects.webp", model, [SAUCER, ASTRONAUT], draw_overlay, None)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,11 @@ def seconds_a_frame(model: Model, objects: int) -> float:
 
 
 def measure(name: str, counts: list[int], pooled: bool) -> dict[str, Any]:
-    """One curve; marginal: of an object beyond the first, in time and in arithmetic, relative to
-    what the first one takes beyond the encoder."""
+    """One curve.
+
+    marginal: of an object beyond the first, in time and in arithmetic, relative to what the first
+    one takes beyond the encoder.
+    """
     torch.manual_seed(0)
     config = segmenter_config(name)
     segmenter = Segmenter(config.with_pooling("eq5") if pooled else config)

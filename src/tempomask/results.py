@@ -125,8 +125,11 @@ class FrameResult:
 
     @property
     def lost(self) -> NDArray[np.bool_]:
-        """bool (N,): nothing was found: the object score is not above 0, or `masks` is empty, which
-        with non_overlapping it also is where stronger objects have all of it."""
+        """bool (N,): of which objects nothing was found.
+
+        The object score is not above 0, or `masks` is empty, which with non_overlapping it also is
+        where stronger objects have all of it.
+        """
         return ~self.masks.any(axis=(1, 2)) | (self.object_scores <= 0)
 
     def label_map(self) -> NDArray[np.int32]:

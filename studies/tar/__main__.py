@@ -1,5 +1,6 @@
-"""TAR against its baseline: accuracy, time and layers run, as the paper's Tables 3 and 5, Figures 4
-and 5. JSON, a table in Markdown and two figures are written beside each other.
+"""TAR against its baseline: accuracy, time and layers run (Tables 3 and 5, Figures 4 and 5).
+
+JSON, a table in Markdown and two figures are written beside each other.
 
     python -m studies.tar --base nano-vis.safetensors --weights runs/tar --data validation.json \
         --out studies/tar/minvis.json

@@ -44,8 +44,10 @@ Answer = tuple[int, list[Any], Tensor]
 
 @dataclass
 class InferenceState:
-    """A video and its session, readable as `state["video_height"]`, `["video_width"]`,
-    `["num_frames"]`, `["obj_ids"]` and `["device"]`.
+    """A video and its session, readable by the keys that scripts for SAM 2 use.
+
+    These are `state["video_height"]`, `["video_width"]`, `["num_frames"]`, `["obj_ids"]` and
+    `["device"]`.
 
     prompted: the frames that received prompts, with the session's number of the object.
     names: ids as they were given, which may be of any kind, by that number.

@@ -23,8 +23,10 @@ GREY_AXES = np.array([[1, 1, 1], [1, -1, 0], [1, 1, -2]]) / np.sqrt([[3], [2], [
 
 @dataclass(frozen=True)
 class ColourJitter:
-    """Standard deviations: log brightness, offset (of 255), log contrast, saturation, hue
-    (radians), log tint of a channel; log brightness drift a frame, and its jitter a frame.
+    """Standard deviations of the changes of colour in a clip.
+
+    Log brightness, offset (of 255), log contrast, saturation, hue (radians), log tint of a channel;
+    log brightness drift a frame, and its jitter a frame.
 
     grey: probability of a clip without colour.
     """

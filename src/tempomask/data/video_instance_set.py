@@ -42,8 +42,10 @@ JPEG_QUALITY = 85
 
 @dataclass(frozen=True)
 class VideoSetConfig:
-    """How large the set is. train, validation: numbers of videos. length: least and greatest number
-    of frames. size: (H, W). InputError for numbers that make no video.
+    """How large the set is.
+
+    train, validation: numbers of videos. length: least and greatest number of frames. size: (H, W).
+    InputError for numbers that make no video.
     """
 
     train: int = 1200

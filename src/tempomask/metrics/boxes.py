@@ -1,6 +1,6 @@
-"""Scores of box tracking: success, precision, normalised precision (OTB, LaSOT), and the average
-overlap and success rates of GOT-10k.
+"""Scores of box tracking, by the protocols of OTB, LaSOT and GOT-10k.
 
+Success, precision and normalised precision; for GOT-10k average overlap and success rates.
 Boxes are (x, y, w, h), T of them, one for each frame; zeros say "lost". The protocols are those of
 the usual Python toolkits, which differ in what they count: see `BoxProtocol`.
 """

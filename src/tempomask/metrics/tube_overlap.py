@@ -22,8 +22,10 @@ Floats = NDArray[np.float64]
 
 
 class Runs(NamedTuple):
-    """A mask as runs of pixels down its columns: edges of all runs, ascending, and how many pixels
-    of the mask lie before each edge; starts and ends of the runs of the mask itself. All are whole.
+    """A mask as runs of pixels down its columns.
+
+    Edges of all runs, ascending, and how many pixels of the mask lie before each edge; starts and
+    ends of the runs of the mask itself. All are whole.
     """
 
     edges: Floats

@@ -143,7 +143,7 @@ class DINOv3Block(RoutedBlock):
         return x[:, prefix_rows(self.prefix, x.shape[2]) :].flatten(1, 2)
 
     def _tokens(self, x: Tensor) -> Tensor:
-        """(B, P + h w, C)"""
+        """Tokens (B, P + h w, C): those of the prefix, then those of the image."""
         return x.flatten(1, 2)[:, _padding(self.prefix, x.shape[2]) :]
 
     def _added(self, x: Tensor, update: Tensor) -> Tensor:

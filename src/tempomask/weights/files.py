@@ -1,5 +1,6 @@
-"""Checkpoint files into named tensors: PyTorch (weights only), safetensors, folders of either, and
-detectron2's pickles of arrays.
+"""Checkpoint files into named tensors.
+
+PyTorch (weights only), safetensors, folders of either, and detectron2's pickles of arrays.
 """
 
 from __future__ import annotations
