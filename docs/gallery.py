@@ -22,7 +22,7 @@ from tempomask.results import FrameResult
 OUT = Path(__file__).parent / "images"
 STEP, SIZE, MILLISECONDS = 3, (480, 270), 120
 SAUCER = Prompt(object_id=1, box=(53, 42, 158, 139))
-ASTRONAUT = Prompt(object_id=2, box=(330, 30, 625, 360))
+ASTRONAUT = Prompt(object_id=2, box=(275, 140, 515, 360))
 
 Image3 = NDArray[np.uint8]
 Draw = Callable[[Image3, FrameResult], Image3]

@@ -20,7 +20,7 @@ STAGE = ROOT / "build" / "docs"
 CONFIG = ROOT / "zensical.toml"
 SHOWN = {".md", ".png", ".jpg", ".webp", ".gif", ".json", ".jsonl", ".csv", ".css"}
 FOLDERS = ("docs", "studies", "examples")
-AT_ROOT = ("README.md", "PAPERS.md", "CHANGELOG.md")
+AT_ROOT = ("PAPERS.md", "CHANGELOG.md")
 CARDS = "src/tempomask/assets"
 
 
@@ -47,9 +47,6 @@ def stage() -> list[Path]:
     (STAGE / "docs" / "index.md").unlink()
     # Home is the root of the site, one folder up from where its text lies.
     (STAGE / "index.md").write_text(_moved_up(home), encoding="utf-8")
-    readme = STAGE / "README.md"
-    text = readme.read_text(encoding="utf-8").replace("(docs/index.md)", "(index.md)")
-    readme.write_text(text, encoding="utf-8")
     return [Path("index.md"), *(page for page in pages if page != Path("docs/index.md"))]
 
 

@@ -133,14 +133,17 @@ class Model:
 
     @property
     def name(self) -> str:
+        """Of the configuration, as `load` takes it."""
         return self.config.name
 
     @property
     def config(self) -> SegmenterConfig:
+        """Of the network."""
         return self.segmenter.config
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.segmenter.no_memory.device
 
     def __repr__(self) -> str:

@@ -56,8 +56,11 @@ RECIPES = {"nano-vis": "nano-vis-tar", "nano-vis-dvis": "nano-vis-tar-dvis"}
 
 
 def find_weights(places: Sequence[str]) -> dict[str, Path]:
-    """Weights by variant from folders with NAME/model.safetensors or NAME.safetensors, and
-    NAME=FILE; InputError for a place that is not there and for names that are no variant."""
+    """Weights by variant.
+
+    places: folders with NAME/model.safetensors or NAME.safetensors, and NAME=FILE. InputError for a
+    place that is not there and for names that are no variant.
+    """
     found: dict[str, Path] = {}
     for place in places:
         name, _, file = place.partition("=")
