@@ -76,7 +76,7 @@ def test_the_first_frame_finds_everything_ready(made: Callable[[], int]) -> None
 
 def test_a_size_that_is_none() -> None:
     model = load("nano", image_size=64, device="cpu")
-    with pytest.raises(InputError, match=r"must be \(H, W\), whole numbers, got 720"):
+    with pytest.raises(InputError, match="got 720"):
         model.warmup(720)  # type: ignore[arg-type]
 
 

@@ -126,5 +126,5 @@ def test_what_does_not_fit_is_refused_and_nothing_merged(
 
 
 def test_a_rank_of_nothing_is_refused(segmenter: Segmenter) -> None:
-    with pytest.raises(InputError, match=r"rank of adapters must be from 1 to 32, .*, got 0"):
+    with pytest.raises(InputError, match="got 0"):
         add_lora(segmenter.encoder, (1,), rank=0)

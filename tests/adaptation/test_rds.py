@@ -179,7 +179,7 @@ def test_budgets_that_cannot_be_trained(
 
 
 def test_an_unknown_importance_is_refused() -> None:
-    with pytest.raises(InputError, match="importance must be both, global or local, got 'some'"):
+    with pytest.raises(InputError, match="'some'"):
         AdapterConfig(view="some")  # type: ignore[arg-type]
 
 
@@ -210,7 +210,7 @@ def test_a_rank_wider_than_the_encoder_is_refused_before_anything_is_measured(
     segmenter: Segmenter, make_measure: MakeMeasure
 ) -> None:
     measure = make_measure(segmenter)
-    with pytest.raises(InputError, match="must be from 1 to 32, the width of the encoder, got 100"):
+    with pytest.raises(InputError, match="got 100"):
         RDS(RDSConfig(0.5, adapters=AdapterConfig(rank=100))).prepare(segmenter, measure)
     assert measure.scored == 0
 
@@ -226,7 +226,7 @@ def test_an_adapter_that_has_diverged_is_neither_written_nor_read(
     monkeypatch.setattr("tempomask.adaptation.adapter_file.not_finite", lambda tensors: [])
     save_adapter(tmp_path / "old", "full", "nano", sample, export)
     monkeypatch.undo()
-    with pytest.raises(InputError, match=r"qkv\.up is not finite; train the adapter again"):
+    with pytest.raises(InputError, match=r"qkv\.up is not finite"):
         read_adapter(tmp_path / "old")
 
 
@@ -250,7 +250,7 @@ def test_damaged_settings_are_named_and_nothing_is_merged(
 
 
 def test_an_adapter_of_another_model_is_refused(folder: Any, other_model: Segmenter) -> None:
-    with pytest.raises(InputError, match="belongs to nano, not to another; choose the model nano"):
+    with pytest.raises(InputError, match="belongs to nano, not to another"):
         attach_adapter(other_model, read_adapter(folder), attach)
 
 

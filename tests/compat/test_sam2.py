@@ -73,7 +73,7 @@ def test_what_load_returns_is_taken_with_its_dtype() -> None:
     predictor = VideoPredictor(model)
     assert (predictor.segmenter, predictor.dtype) == (model.segmenter, torch.bfloat16)
     assert (predictor.device, predictor.image_size) == (torch.device("cpu"), 64)
-    with pytest.raises(InputError, match="what load returns, got str"):
+    with pytest.raises(InputError, match="got str"):
         VideoPredictor("nano")  # type: ignore[arg-type]
 
 
@@ -109,13 +109,13 @@ def test_masks_of_every_kind_and_size(predictor: VideoPredictor, folder: Path) -
 def test_objects_are_removed_and_frames_cleared(predictor: VideoPredictor, folder: Path) -> None:
     state = predictor.init_state(folder)
     assert (state["video_height"], state["video_width"], state["num_frames"]) == (40, 56, FRAMES)
-    with pytest.raises(InputError, match="has no 'images'; there are video_height, "):
+    with pytest.raises(InputError, match="'images'"):
         state["images"]
     predictor.add_new_mask(state, 1, "a", np.ones((HEIGHT, WIDTH)))
     for frame in (2, 1):
         predictor.add_new_points(state, frame, 5, points=[[20, 10]], labels=[1])
     assert predictor.remove_object(state, "b") == (["a", 5], [])
-    with pytest.raises(InputError, match="no object 'b' to remove; tracked: 'a', 5"):
+    with pytest.raises(InputError, match="'b'"):
         predictor.remove_object(state, "b", strict=True)
     index, ids, logits = predictor.clear_all_prompts_in_frame(state, 1, 5) or (0, [], None)
     assert (index, ids) == (1, ["a", 5]) and logits is not None
@@ -166,7 +166,7 @@ def test_a_correction_stays_when_the_video_is_tracked_again(
 def test_a_dtype_that_the_weights_are_not_stored_in() -> None:
     segmenter = load("nano", image_size=64, device="cpu", dtype="bfloat16").segmenter
     assert VideoPredictor(segmenter, torch.bfloat16).dtype == torch.bfloat16
-    with pytest.raises(InputError, match='stored as bfloat16; leave .* dtype="float32"'):
+    with pytest.raises(InputError, match="stored as bfloat16"):
         VideoPredictor(segmenter, torch.float32)
 
 

@@ -139,9 +139,9 @@ def test_no_sequence_held_out_is_no_scene(training_folder: Path) -> None:
 
 
 def test_bad_input(training_folder: Path, empty_labels_folder: Path) -> None:
-    with pytest.raises(InputError, match="no sequence 'cat' .* to validate on"):
+    with pytest.raises(InputError, match="'cat'"):
         validation_scenes(training_folder, ("dog", "cat"))
-    with pytest.raises(InputError, match="no sequence 'cat'"):
+    with pytest.raises(InputError, match="'cat'"):
         SceneMixture(training_folder, held_out=("cat",))
     with pytest.raises(InputError, match="image_size=8"):
         SceneMixture(training_folder, image_size=8)

@@ -173,7 +173,7 @@ def test_sets_that_cannot_be_made(values: dict[str, Any], words: str) -> None:
 def test_bad_sources(stills: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no labelled images"):
         InstanceImages(tmp_path, "train")
-    with pytest.raises(InputError, match="unknown split 'test'"):
+    with pytest.raises(InputError, match="'test'"):
         InstanceImages(stills, "test")  # type: ignore[arg-type]
 
 
@@ -249,7 +249,7 @@ def test_coco_input_errors(coco: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         CocoPseudoVideos(coco, tmp_path / "none")
     missing = CocoPseudoVideos(coco, images, classes=("x",))
-    with pytest.raises(InputError, match=r"no image .*none.png, image 3"):
+    with pytest.raises(InputError, match="none.png"):
         missing[0]
     other = tmp_path / "videos.json"
     other.write_text('{"videos": []}')

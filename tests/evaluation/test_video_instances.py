@@ -159,7 +159,7 @@ def test_classes_are_matched_by_name(video_set: MakeVideoSet, model: InstanceMod
     assert categories_of(("Dog", "fox", "cat"), dataset) == {0: 7, 2: 3}
     with pytest.raises(InputError, match=r"1 classes that the model does not know \(dog\)"):
         categories_of(("cat", "fox"), dataset)
-    with pytest.raises(InputError, match="no video 'x'"):
+    with pytest.raises(InputError, match="'x'"):
         evaluate_instances(model, dataset.path, videos=["x"])
     with pytest.raises(InputError, match="limit must be 1 or more"):
         evaluate_instances(model, dataset.path, limit=0)

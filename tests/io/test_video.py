@@ -152,7 +152,7 @@ def test_a_file_over_http_is_read_to_its_end(encode, numbers):
         with open_video(address) as video:
             assert not video.live
             assert numbers(video.frames(start=4)) == [(i, i) for i in range(4, 30)]
-        with pytest.raises(InputError, match=r"cannot open http.*none\.mp4 \("):
+        with pytest.raises(InputError, match=r"none\.mp4"):
             open_video(address.replace("clip", "none"))
     finally:
         server.shutdown()
@@ -168,7 +168,7 @@ def test_camera_addresses():
 
 @pytest.mark.parametrize("source", [997, "997", np.int64(997), os.devnull])
 def test_a_camera_that_is_not_there(source):
-    with pytest.raises(InputError, match=r"cannot open .* \(.*\); check that it is there"):
+    with pytest.raises(InputError, match=r"cannot open .* \(.*\)"):
         open_video(source)
 
 

@@ -296,7 +296,7 @@ def test_a_new_run_takes_the_place_of_the_old_and_spares_the_rest(run, tmp_path)
 def test_output_folders_that_cannot_be(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file", tmp_path / "file" / "deeper"):
-        with pytest.raises(InputError, match="file is a file; choose another"):
+        with pytest.raises(InputError, match="file is a file"):
             ResultWriter(path, size=SIZE)
 
     def forbid(*_, **__):
@@ -363,7 +363,7 @@ def test_a_line_that_does_not_fit_is_taken_back(tmp_path, moving):
 
 
 def test_what_a_writer_refuses(tmp_path, frames, moving, make_result):
-    with pytest.raises(InputError, match="unknown format 'gif'; choose from masks"):
+    with pytest.raises(InputError, match="'gif'"):
         ResultWriter(tmp_path, ["gif"], size=SIZE)
     with pytest.raises(InputError, match="the size of its frames"):
         ResultWriter(tmp_path, ["masks"])
@@ -422,7 +422,7 @@ def test_files_that_no_run_recorded_are_not_overwritten(tmp_path, name):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"mine")
-    with pytest.raises(InputError, match="not known to be of an earlier run; move it away"):
+    with pytest.raises(InputError, match="not known to be of an earlier run"):
         ResultWriter(tmp_path, ["masks"], size=SIZE)
     assert path.read_bytes() == b"mine" and names(tmp_path) == [name]
 
@@ -452,7 +452,7 @@ def test_images_called_after_those_of_the_source(frames, moving, tmp_path):
             (str(index), stem) for index, stem in enumerate(stems)
         }
     assert [r.name for r in open_journal(out / "frames.jsonl").records()] == stems
-    with pytest.raises(InputError, match="named=True, this run has None"):
+    with pytest.raises(InputError, match="named=True"):
         write(out, [], resume=True)
     # Numbers take the place of the names.
     write(out, range(2))

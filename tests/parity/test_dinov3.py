@@ -175,7 +175,7 @@ def test_weights_are_looked_for_here_first(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(InputError, match="accept the licence at .*dinov3-vitb16"):
         locate("dinov3-vitb16")
-    with pytest.raises(InputError, match="'dinov3-vitb8'; did you mean dinov3-vitb16"):
+    with pytest.raises(InputError, match="'dinov3-vitb8'"):
         locate("dinov3-vitb8")
     path = tmp_path / "dinov3_vitb16_pretrain_lvd1689m-73cec8be.pth"
     path.write_bytes(b"")
@@ -188,7 +188,7 @@ def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(InputError, match=r"pip install 'tempomask\[dinov3\]'"):
+    with pytest.raises(InputError, match=r"'tempomask\[dinov3\]'"):
         DINOv3(TINY["plain"])
 
 

@@ -92,5 +92,5 @@ def test_what_is_no_chart(tmp_path, indices, blocks, message):
 
 
 def test_a_chart_that_cannot_be_written(tmp_path):
-    with pytest.raises(InputError, match=r"cannot write .*a\.png"):
+    with pytest.raises(InputError, match=r"a\.png"):
         save_block_chart(tmp_path / "missing" / "a.png", [0], [[True]])

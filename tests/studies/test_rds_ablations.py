@@ -22,5 +22,5 @@ def test_the_folder_remembers_what_the_variants_vary_from(tmp_path: Path) -> Non
     folders = (config, data, data, tmp_path / "out")
     names = [point.method for point in Ablation(0.6, True, ["rds"], *folders).points]
     assert names == ["rds"]
-    with pytest.raises(InputError, match="with other learn_missed; choose another folder"):
+    with pytest.raises(InputError, match="with other learn_missed"):
         Ablation(0.6, False, ["rds"], *folders)

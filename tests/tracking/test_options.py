@@ -53,9 +53,9 @@ def test_bad_options_are_refused(arguments: dict[str, Any], message: str) -> Non
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(InputError, match="unknown preset 'best'; use one of evaluation, interact"):
+    with pytest.raises(InputError, match="'best'"):
         TrackingOptions.of("best", "official")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="unknown compatibility 'hf'; use one of official, trans"):
+    with pytest.raises(InputError, match="'hf'"):
         TrackingOptions.of("evaluation", "hf")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="memory_strid"):
         TrackingOptions.interactive(memory_strid=2)

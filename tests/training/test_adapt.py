@@ -158,7 +158,7 @@ def test_a_run_with_other_settings_is_not_gone_on_with(
     deep_segmenter: Segmenter, clips: Any, tmp_path: Path, measure: SequenceMeasure
 ) -> None:
     run_until(start(deep_segmenter, clips, tmp_path, measure), 2)
-    with pytest.raises(InputError, match="was made with seed=1, this run has 2"):
+    with pytest.raises(InputError, match="seed=1"):
         start(deep_segmenter, clips, tmp_path, measure, seed=2)
     for steps in (2, 8):
         message = f"was made with steps=4, this run has {steps}; use the same settings"
@@ -182,7 +182,7 @@ def test_a_run_with_other_data_or_weights_is_not_gone_on_with(
     assert resumed(["disk3"]).step == 1
     with pytest.raises(InputError, match="begun with other weights of"):
         resumed(["disk3"], factor=1.5)
-    with pytest.raises(InputError, match="other training sequences: disk3 is new; give the same"):
+    with pytest.raises(InputError, match="other training sequences: disk3 is new"):
         resumed([])
     write_sequence(davis, "disk4", clips[4])
     with pytest.raises(InputError, match="other training sequences: disk4 is new"):

