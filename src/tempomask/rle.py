@@ -54,7 +54,7 @@ def encode_rle(mask: NDArray[Any]) -> RLE:
 
 
 def decode_rle(rle: RLE) -> NDArray[np.bool_]:
-    """The mask bool (H, W) of an encoding, compressed or not; InputError as of `run_lengths`."""
+    """The mask bool (H, W) of an encoding, compressed or not; InputError as in `run_lengths`."""
     counts = run_lengths(rle)
     height, width = (int(side) for side in rle["size"])
     values = np.arange(len(counts)) % 2 == 1
@@ -62,7 +62,7 @@ def decode_rle(rle: RLE) -> NDArray[np.bool_]:
 
 
 def decode_masks(encodings: Sequence[RLE], size: Size) -> NDArray[np.bool_]:
-    """The masks bool (N, H, W) of N encodings of one size; InputError as of `run_lengths`."""
+    """The masks bool (N, H, W) of N encodings of one size; InputError as in `run_lengths`."""
     masks = np.zeros((len(encodings), *size), dtype=bool)
     for mask, rle in zip(masks, encodings, strict=True):
         mask[:] = decode_rle(rle)

@@ -36,8 +36,8 @@ def check(
     empty ones, areas); every image (there, and of the video's size).
 
     Args:
-        annotations: Same as of `YouTubeVIS`.
-        images: Same as of `YouTubeVIS`.
+        annotations: Same as in `YouTubeVIS`.
+        images: Same as in `YouTubeVIS`.
         decode: Read all images to the end, which finds those that are cut off.
         progress: Told about every video.
 

@@ -96,7 +96,7 @@ def calibrate(
 
 
 def calibrated_policy(model: Model, budget: float) -> RecurrentPolicy:
-    """The policy whose threshold is sought; InputError as of `calibrate`."""
+    """The policy whose threshold is sought; InputError as in `calibrate`."""
     policy = model.policy(Routing(budget))
     if not isinstance(policy, RecurrentPolicy):
         raise InputError("only a router of RDS can be calibrated; load the model with its adapter")

@@ -126,7 +126,7 @@ class TemporalQueryRouter(nn.Module):
     def route(
         self, index: int, queries: Tensor, previous: Tensor | None, layer: Layer
     ) -> tuple[Tensor, Tensor]:
-        """As of `QueryRouter`. The first frame of a video runs every layer.
+        """Same as in `QueryRouter`. The first frame of a video runs every layer.
 
         In training every layer is computed and Eq. 10 mixes it with its input; else a layer runs
         only if an image of the batch needs it.
@@ -170,7 +170,7 @@ class FixedLayers:
     def route(
         self, index: int, queries: Tensor, previous: Tensor | None, layer: Layer
     ) -> tuple[Tensor, Tensor]:
-        """As of `QueryRouter`."""
+        """Same as in `QueryRouter`."""
         if index < self.count:
             return layer(queries), queries.new_ones(len(queries))
         return queries, queries.new_zeros(len(queries))

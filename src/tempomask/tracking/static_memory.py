@@ -36,7 +36,7 @@ def static_inputs(
 ) -> MemoryInputs:
     """The memories of objects whose layouts may differ, all of them lone or none.
 
-    images: raw features (C, h, w) by frame, as of `ObjectBatcher`. features (1 or N, C, h, w): of
+    images: raw features (C, h, w) by frame, as in `ObjectBatcher`. features (1 or N, C, h, w): of
     the current frame. T and P follow from the network and the number of conditioning frames alone,
     which is rounded up to a power of two; `absent` is None once every slot is taken, and attention
     then runs without a mask.

@@ -20,7 +20,7 @@ class Tracks(Iterator[FrameResult]):
     _opened: Video | None = None
 
     def __init__(self, source: Any, begin: Callable[[FrameSource], Results]) -> None:
-        """source: as of `Model.track`. begin: gives the results of its frames."""
+        """source: as in `Model.track`. begin: gives the results of its frames."""
         if not isinstance(source, FrameSource):
             source = self._opened = open_video(source)
         try:

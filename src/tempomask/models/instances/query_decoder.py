@@ -113,7 +113,7 @@ class QueryDecoder(nn.Module):
         router: QueryRouter | None = None,
         previous: Tensor | None = None,
     ) -> Decoded:
-        """router: None runs every layer. previous: as of `QueryRouter.route`."""
+        """router: None runs every layer. previous: as in `QueryRouter.route`."""
         batch = len(features.mask_features)
         levels = self._levels(features)
         queries = self.query_features.expand(batch, -1, -1)
