@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tempomask.rle import decode_rle, encode_rle
 
 
 @st.composite
-def any_mask(draw):
+def any_mask(draw: Any):
     height, width = draw(st.integers(1, 90)), draw(st.integers(1, 90))
     density = draw(st.sampled_from([0.0, 0.01, 0.5, 0.99, 1.0]))
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -27,7 +28,7 @@ def any_mask(draw):
 
 @settings(max_examples=150, deadline=None)
 @given(any_mask())
-def test_same_as_pycocotools(mask):
+def test_same_as_pycocotools(mask: Any) -> None:
     ours = encode_rle(mask)
     theirs = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
     assert ours == {"size": theirs["size"], "counts": theirs["counts"].decode()}
@@ -37,7 +38,7 @@ def test_same_as_pycocotools(mask):
     np.testing.assert_array_equal(decoded, mask)
 
 
-def test_large_masks_and_other_types():
+def test_large_masks_and_other_types() -> None:
     mask = np.zeros((3000, 4000), np.uint8)
     mask[10:2990, 17:3990] = 7
     ours = encode_rle(mask)
@@ -46,7 +47,7 @@ def test_large_masks_and_other_types():
     np.testing.assert_array_equal(decode_rle(ours), mask != 0)
 
 
-def test_plain_counts_and_bytes():
+def test_plain_counts_and_bytes() -> None:
     wanted = [[False, True, True], [True, True, False]]
     assert decode_rle({"size": [2, 3], "counts": [1, 4, 1]}).tolist() == wanted
     packed = coco.encode(np.asfortranarray(wanted, dtype=np.uint8))
@@ -69,12 +70,12 @@ def test_plain_counts_and_bytes():
         (None, "need size, counts"),
     ],
 )
-def test_what_is_no_encoding(rle, message):
+def test_what_is_no_encoding(rle: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         decode_rle(rle)
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2), (4,), (0, 3)])
-def test_what_is_no_mask(shape):
+def test_what_is_no_mask(shape: Any) -> None:
     with pytest.raises(InputError, match=r"one mask \(H, W\)"):
         encode_rle(np.zeros(shape))

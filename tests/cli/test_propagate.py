@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +27,9 @@ def first_mask(tmp_path: Path) -> Path:
     return tmp_path / "first.png"
 
 
-def test_masks_boxes_and_a_report(run, video: Path, first_mask: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_masks_boxes_and_a_report(
+    run: Callable[..., Any], video: Path, first_mask: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     save = ("--save", "masks,boxes,chart", "--out", out)
     code, text, err = run("propagate", video, "--mask", first_mask, *SIZE, *save, "--json")
@@ -38,7 +42,9 @@ def test_masks_boxes_and_a_report(run, video: Path, first_mask: Path, tmp_path: 
     assert (out / "chart.png").exists()
 
 
-def test_backward_from_a_later_frame(run, video: Path, first_mask: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_backward_from_a_later_frame(
+    run: Callable[..., Any], video: Path, first_mask: Path, tmp_path: Path
+) -> None:
     arguments = ("--frame", 5, "--end", 2, "--direction", "backward", "--save", "masks")
     out = ("--out", tmp_path / "out")
     code, _, err = run("propagate", video, "--mask", first_mask, *SIZE, *arguments, *out)
@@ -58,8 +64,13 @@ def test_backward_from_a_later_frame(run, video: Path, first_mask: Path, tmp_pat
         (("--mask", "FIRST", "--frame", "9"), "prompt on frame 9, but the video has 7 frames"),
     ],
 )
-def test_bad_input(  # type: ignore[no-untyped-def]
-    run, video: Path, first_mask: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+def test_bad_input(
+    run: Callable[..., Any],
+    video: Path,
+    first_mask: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    message: str,
 ) -> None:
     given = [str(first_mask) if part == "FIRST" else part for part in arguments]
     code, _, err = run("propagate", video, *SIZE[4:], "--out", tmp_path / "out", *given)
@@ -90,7 +101,7 @@ def davis(tmp_path: Path, video: Path, first_mask: Path) -> Path:
     return root
 
 
-def test_evaluation_on_davis(run, davis: Path) -> None:  # type: ignore[no-untyped-def]
+def test_evaluation_on_davis(run: Callable[..., Any], davis: Path) -> None:
     arguments = ("eval", "davis", davis, "--propagator", "nano", "--image-size", 64)
     code, text, err = run(*arguments, "--device", "cpu", "--dtype", "float32", "--json")
     assert code == 0, err
@@ -107,12 +118,14 @@ def test_evaluation_on_davis(run, davis: Path) -> None:  # type: ignore[no-untyp
 @pytest.mark.parametrize(
     "option", [("--model", "nano"), ("--pooled-memory",), ("--preset", "interactive")]
 )
-def test_evaluation_refuses_what_propagation_ignores(run, davis: Path, option) -> None:  # type: ignore[no-untyped-def]
+def test_evaluation_refuses_what_propagation_ignores(
+    run: Callable[..., Any], davis: Path, option: str
+) -> None:
     code, _, err = run("eval", "davis", davis, "--propagator", "nano", *option)
     assert code == 2 and err.strip().endswith(f"; leave {option[0]} out")
 
 
-def test_evaluation_routes_by_the_adapter(run, davis: Path) -> None:  # type: ignore[no-untyped-def]
+def test_evaluation_routes_by_the_adapter(run: Callable[..., Any], davis: Path) -> None:
     arguments = ("eval", "davis", davis, "--propagator", "nano", "--image-size", 64, "--json")
     for asked in (("--adapter", "nano-rds"), ("--budget", 0.6)):
         code, text, err = run(*arguments, *asked)
@@ -120,7 +133,7 @@ def test_evaluation_routes_by_the_adapter(run, davis: Path) -> None:  # type: ig
         assert json.loads(text)["blocks_run"] < 0.95
 
 
-def test_sizes_of_dinov3_are_listed(run) -> None:  # type: ignore[no-untyped-def]
+def test_sizes_of_dinov3_are_listed(run: Callable[..., Any]) -> None:
     code, text, _ = run("models", "--json")
     rows = {row["name"]: row for row in json.loads(text)}
     assert code == 0 and rows["dinov3-vitl16"]["image_size"] == 960

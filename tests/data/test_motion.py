@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -130,7 +132,7 @@ def test_a_part_is_warped_as_the_whole(seed: int, displaced: bool) -> None:
     ("velocity", "shape", "where"),
     [((8, 0), (5, 5), [2, slice(None)]), ((0, -12), (7, 7), [slice(None), 3])],
 )
-def test_motion_blur_lies_along_the_velocity(velocity, shape, where) -> None:
+def test_motion_blur_lies_along_the_velocity(velocity: Any, shape: Any, where: Any) -> None:
     kernel = motion_kernel(np.array(velocity, float))
     assert kernel is not None and kernel.shape == shape
     assert kernel.sum() == pytest.approx(1)

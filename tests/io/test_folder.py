@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,14 +17,14 @@ from tempomask.io.sources import natural_key
 from tempomask.io.video import open_video
 
 
-def save(path, value=0, size=(6, 4), mode="RGB", **options):
+def save(path: Path, value: Any = 0, size: Any = (6, 4), mode: str = "RGB", **options: Any):
     Image.fromarray(np.full((size[1], size[0], 3), value, np.uint8)).convert(mode).save(
         path, **options
     )
     return path
 
 
-def test_any_names_in_natural_order(tmp_path):
+def test_any_names_in_natural_order(tmp_path: Path) -> None:
     names = ["frame 1.png", "frame 2.JPG", "frame 10.png", "frame 011.bmp", "shot-3.webp"]
     for value, name in enumerate(names):
         save(tmp_path / name, value * 20)
@@ -39,20 +42,20 @@ def test_any_names_in_natural_order(tmp_path):
 @given(
     st.lists(st.integers(0, 10**6), unique=True, max_size=9), st.sampled_from(["", "A b", "7é."])
 )
-def test_numbers_sort_by_value(values, prefix):
+def test_numbers_sort_by_value(values: Any, prefix: Any) -> None:
     names = [f"{prefix}x{value}.png" for value in values]
     assert sorted(names, key=natural_key) == [f"{prefix}x{value}.png" for value in sorted(values)]
 
 
 @settings(max_examples=30)
 @given(st.lists(st.text(max_size=6), max_size=8))
-def test_any_names_can_be_sorted(names):
+def test_any_names_can_be_sorted(names: Any) -> None:
     once = sorted(names, key=natural_key)
     once.reverse()
     assert sorted(once, key=natural_key) == once[::-1]
 
 
-def test_orientation_and_pixel_types(tmp_path):
+def test_orientation_and_pixel_types(tmp_path: Path) -> None:
     image = np.zeros((4, 6, 3), np.uint8)
     image[:, :2] = 250
     exif = Image.Exif()
@@ -72,21 +75,21 @@ def test_orientation_and_pixel_types(tmp_path):
         np.testing.assert_array_equal(frame, np.full((4, 6, 3), value))
 
 
-def test_different_sizes_name_both_images(tmp_path):
+def test_different_sizes_name_both_images(tmp_path: Path) -> None:
     save(tmp_path / "1.png")
     save(tmp_path / "2.png", size=(4, 6))
     with pytest.raises(InputError, match=r"1\.png"):
         open_video(tmp_path)
 
 
-def test_frames_and_masks_in_one_folder(tmp_path):
+def test_frames_and_masks_in_one_folder(tmp_path: Path) -> None:
     save(tmp_path / "1.jpg")
     save(tmp_path / "1.png")
     with pytest.raises(InputError, match=r"1\.jpg"):
         open_video(tmp_path)
 
 
-def test_folders_without_images(tmp_path):
+def test_folders_without_images(tmp_path: Path) -> None:
     table = {"nothing": "it is empty", "text": "other files", "videos": "give one of them: a.mp4"}
     for name, message in table.items():
         (tmp_path / name).mkdir()
@@ -105,14 +108,14 @@ def test_folders_without_images(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"), [(b"", "it is empty"), (b"hello", "unknown format or damaged")]
 )
-def test_unreadable_images_are_named(tmp_path, content, message):
+def test_unreadable_images_are_named(tmp_path: Path, content: Any, message: str) -> None:
     save(tmp_path / "0.png")
     (tmp_path / "1.png").write_bytes(content)
     with pytest.raises(InputError, match=rf"1\.png: {message}"):
         open_video(tmp_path)
 
 
-def test_a_cut_image_is_named_when_it_is_reached(tmp_path):
+def test_a_cut_image_is_named_when_it_is_reached(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     for index in range(3):
         Image.fromarray(noise).save(tmp_path / f"{index}.jpg")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any, Never
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +19,7 @@ from tempomask.io.images import davis_palette, read_mask, write_label_png, write
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(seed=st.integers(0, 2**32), highest=st.sampled_from([0, 1, 2, 254, 255, 256, 65535]))
-def test_what_is_written_is_read(tmp_path, seed, highest):
+def test_what_is_written_is_read(tmp_path: Path, seed: Any, highest: Any) -> None:
     random = np.random.default_rng(seed)
     labels = random.integers(0, highest + 1, (7, 9)).astype(np.int32)
     labels[3, 4] = highest
@@ -30,7 +33,7 @@ def test_what_is_written_is_read(tmp_path, seed, highest):
     assert [p.name for p in tmp_path.iterdir()] == ["00000.png"]
 
 
-def test_the_palette_is_that_of_davis(tmp_path):
+def test_the_palette_is_that_of_davis(tmp_path: Path) -> None:
     write_label_png(tmp_path / "a.png", np.array([[0, 1, 2, 3, 255]]))
     with Image.open(tmp_path / "a.png") as image:
         colors = np.array(image.convert("RGB"))[0].tolist()
@@ -39,7 +42,7 @@ def test_the_palette_is_that_of_davis(tmp_path):
     assert len(np.unique(davis_palette(), axis=0)) == 256
 
 
-def label_image(values, mode=None):
+def label_image(values: Any, mode: str | None = None):
     return Image.fromarray(np.array(values, dtype=np.uint8)).convert(mode)
 
 
@@ -59,19 +62,19 @@ def label_image(values, mode=None):
         (Image.fromarray(np.array([[0, 70000]], np.int32)).convert("I"), None),
     ],
 )
-def test_pixel_types(tmp_path, image, expected):
+def test_pixel_types(tmp_path: Path, image: Any, expected: Any) -> None:
     path = tmp_path / ("a.png" if expected else "a.tif")
     image.save(path)
     assert read_mask(path).tolist() == (expected or [[0, 70000]])
 
 
-def test_a_mask_drawn_in_white(tmp_path):
+def test_a_mask_drawn_in_white(tmp_path: Path) -> None:
     mask = np.eye(5, dtype=bool)
     write_mask_png(tmp_path / "a.png", mask)
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), mask)
 
 
-def test_a_mask_with_soft_edges_is_no_map_of_objects(tmp_path):
+def test_a_mask_with_soft_edges_is_no_map_of_objects(tmp_path: Path) -> None:
     shades = np.tile(np.arange(256, dtype=np.uint8), (4, 1))
     label_image(shades, "L").save(tmp_path / "soft.png")
     with pytest.raises(InputError, match=r"soft\.png"):
@@ -82,7 +85,7 @@ def test_a_mask_with_soft_edges_is_no_map_of_objects(tmp_path):
         np.testing.assert_array_equal(read_mask(tmp_path / "ids.png"), labels)
 
 
-def test_images_that_are_no_masks(tmp_path):
+def test_images_that_are_no_masks(tmp_path: Path) -> None:
     paths = {name: tmp_path / name for name in ("rgb.png", "alpha.png", "blur.jpg", "no.png")}
     label_image(np.full((4, 4, 3), 9)).save(paths["rgb.png"])
     label_image(np.full((4, 4, 3), 9), "LA").save(paths["alpha.png"])
@@ -105,17 +108,19 @@ def test_images_that_are_no_masks(tmp_path):
         (np.zeros((0, 2), int), r"\(0, 2\)"),
     ],
 )
-def test_label_maps_that_cannot_be_written(tmp_path, labels, message):
+def test_label_maps_that_cannot_be_written(tmp_path: Path, labels: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         write_label_png(tmp_path / "a.png", labels)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.png"
     write_label_png(path, np.ones((2, 2), int))
 
-    def fail(self, file, **_):
+    def fail(self, file: Any, **_: Any) -> Never:
         file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 

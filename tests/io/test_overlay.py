@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -19,7 +22,7 @@ def disc(row: int, column: int, radius: int) -> np.ndarray:
     return (rows - row) ** 2 + (columns - column) ** 2 < radius**2
 
 
-def test_fill_contour_and_background(frame, make_result):
+def test_fill_contour_and_background(frame: Any, make_result: Callable[..., Any]) -> None:
     mask = disc(200, 240, 80)
     before = frame.copy()
     drawn = draw_overlay(frame, make_result(0, {3: mask}, (400, 480)), tags=False)
@@ -36,7 +39,7 @@ def test_fill_contour_and_background(frame, make_result):
     assert not (contour & ~disc(200, 240, 80)).any()
 
 
-def test_contour_width_and_opacity(frame, make_result):
+def test_contour_width_and_opacity(frame: Any, make_result: Callable[..., Any]) -> None:
     mask = np.zeros((400, 480), bool)
     mask[100:200, 100:200] = True
     result = make_result(0, {1: mask}, (400, 480))
@@ -46,13 +49,15 @@ def test_contour_width_and_opacity(frame, make_result):
         assert changed.sum() == pytest.approx(100**2 - (100 - 2 * width) ** 2, abs=3)
 
 
-def test_masks_at_the_edge_of_the_image(frame, make_result):
+def test_masks_at_the_edge_of_the_image(frame: Any, make_result: Callable[..., Any]) -> None:
     drawn = draw_overlay(frame, make_result(0, {1: np.ones((400, 480), bool)}, (400, 480)))
     assert (drawn[0] == object_color(1)).all()
     assert (drawn[:, -1] == object_color(1)).all()
 
 
-def test_tags_stay_in_the_image_and_name_objects(frame, make_result):
+def test_tags_stay_in_the_image_and_name_objects(
+    frame: Any, make_result: Callable[..., Any]
+) -> None:
     places = {1: disc(200, 240, 40), 2: disc(2, 2, 20), 300: disc(395, 478, 30)}
     result = make_result(0, places, (400, 480))
     plain = draw_overlay(frame, result, tags=False)
@@ -68,7 +73,9 @@ def test_tags_stay_in_the_image_and_name_objects(frame, make_result):
     assert longer[:200].sum() > changed[:200].sum() + 300
 
 
-def test_a_tag_stands_at_the_object_and_not_at_specks(frame, make_result):
+def test_a_tag_stands_at_the_object_and_not_at_specks(
+    frame: Any, make_result: Callable[..., Any]
+) -> None:
     specks = disc(390, 470, 3) | disc(20, 460, 3)
     alone = make_result(0, {1: disc(200, 100, 40)}, (400, 480))
     strewn = make_result(0, {1: disc(200, 100, 40) | specks}, (400, 480))
@@ -79,20 +86,20 @@ def test_a_tag_stands_at_the_object_and_not_at_specks(frame, make_result):
     np.testing.assert_array_equal(*tags)
 
 
-def test_empty_masks_and_no_objects(frame, make_result):
+def test_empty_masks_and_no_objects(frame: Any, make_result: Callable[..., Any]) -> None:
     for masks in ({}, {1: np.zeros((400, 480), bool)}):
         drawn = draw_overlay(frame, make_result(0, masks, (400, 480)))
         np.testing.assert_array_equal(drawn, frame)
         assert drawn is not frame
 
 
-def test_masks_of_another_size(frame, make_result):
+def test_masks_of_another_size(frame: Any, make_result: Callable[..., Any]) -> None:
     result = make_result(0, {1: np.ones((4, 4), bool)}, (4, 4))
     with pytest.raises(InputError, match="4 x 4 pixels cannot be drawn over a frame of 480 x 400"):
         draw_overlay(frame, result)
 
 
-def test_colors_are_stable_and_differ():
+def test_colors_are_stable_and_differ() -> None:
     colors = [object_color(i) for i in range(1, 300)]
     assert len(set(colors)) > 290
     near = np.array(colors[:10]).astype(int)
@@ -100,7 +107,7 @@ def test_colors_are_stable_and_differ():
     assert distance.min() > 60
 
 
-def test_contact_sheet_holds_every_frame(frame):
+def test_contact_sheet_holds_every_frame(frame: Any) -> None:
     frames = [np.full((90, 160, 3), 25 * (i + 1), np.uint8) for i in range(5)]
     sheet = contact_sheet(frames, [f"frame {i}" for i in range(5)], columns=3, cell_width=160)
     for value in range(5):
@@ -120,15 +127,15 @@ def test_contact_sheet_holds_every_frame(frame):
     ("count", "cells", "expected"),
     [(3, 8, [0, 1, 2]), (100, 4, [0, 33, 66, 99]), (9, 1, [0]), (0, 4, [])],
 )
-def test_evenly_spaced(count, cells, expected):
+def test_evenly_spaced(count: Any, cells: Any, expected: Any) -> None:
     assert evenly_spaced(count, cells) == expected
 
 
-def test_tags_move_apart(frame, make_result):
+def test_tags_move_apart(frame: Any, make_result: Callable[..., Any]) -> None:
     """Objects at one place, also at the top edge: no tag covers another."""
     black, names = np.zeros_like(frame), {k: f"{k} person 0.9{k}" for k in range(1, 7)}
 
-    def drawn(masks):
+    def drawn(masks: Any):
         result = make_result(0, masks, (400, 480))
         changed = draw_overlay(black, result, names=names, opacity=0, contour=0)
         return int(changed.any(axis=2).sum())

@@ -56,7 +56,7 @@ def until(condition) -> bool:
     return condition()
 
 
-def test_the_thread_runs_ahead_but_not_far():
+def test_the_thread_runs_ahead_but_not_far() -> None:
     source = Counting(prefetch=3)
     reading = source.frames()
     assert source.read_so_far == 0
@@ -70,7 +70,7 @@ def test_the_thread_runs_ahead_but_not_far():
     assert until(lambda: not readers())
 
 
-def test_an_error_in_the_thread_comes_after_the_frames_before_it():
+def test_an_error_in_the_thread_comes_after_the_frames_before_it() -> None:
     seen = []
     with pytest.raises(InputError, match="frame 7 is bad"):
         for index, _ in Counting(fail_at=7).frames():
@@ -80,7 +80,7 @@ def test_an_error_in_the_thread_comes_after_the_frames_before_it():
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
-def test_leaving_early_stops_the_thread(stop):
+def test_leaving_early_stops_the_thread(stop) -> None:
     source = Counting()
     with pytest.raises(stop), source as video:
         for index, _ in video.frames():
@@ -91,7 +91,7 @@ def test_leaving_early_stops_the_thread(stop):
         video.frames()
 
 
-def test_close_ends_readers_in_use():
+def test_close_ends_readers_in_use() -> None:
     video = Counting()
     reading = video.frames()
     next(reading)
@@ -99,7 +99,7 @@ def test_close_ends_readers_in_use():
     assert list(reading) == []
 
 
-def test_a_waiting_consumer_wakes_when_closed():
+def test_a_waiting_consumer_wakes_when_closed() -> None:
     gate = threading.Event()
 
     def stuck():
@@ -114,7 +114,7 @@ def test_a_waiting_consumer_wakes_when_closed():
     assert next(ahead, None) is None
 
 
-def test_live_sources_lose_old_frames_and_count_what_is_given():
+def test_live_sources_lose_old_frames_and_count_what_is_given() -> None:
     source = Counting(live=True, prefetch=2)
     reading = source.frames(end=4)
     next(reading)
@@ -124,7 +124,7 @@ def test_live_sources_lose_old_frames_and_count_what_is_given():
     assert source.dropped == 1000 - 1 - len(rest)
 
 
-def test_live_stream_from_ffmpeg():
+def test_live_stream_from_ffmpeg() -> None:
     stream = Stream("testsrc=size=64x48:rate=200", "test image", form="lavfi")
     with stream as video:
         assert (video.size, video.fps, video.num_frames) == ((48, 64), 200, None)
@@ -138,11 +138,11 @@ def test_live_stream_from_ffmpeg():
             video.reversed_frames()
 
 
-def test_a_file_over_http_is_read_to_its_end(encode, numbers):
+def test_a_file_over_http_is_read_to_its_end(encode, numbers) -> None:
     path = encode("clip.mp4", frames=30, container={"movflags": "faststart"})
 
     class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
+        def log_message(self, *_) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(path.parent)))
@@ -159,7 +159,7 @@ def test_a_file_over_http_is_read_to_its_end(encode, numbers):
         server.server_close()
 
 
-def test_camera_addresses():
+def test_camera_addresses() -> None:
     assert camera_address(1, "linux") == ("/dev/video1", "v4l2")
     assert camera_address(0, "darwin") == ("0", "avfoundation")
     with pytest.raises(InputError, match="not supported on plan9"):
@@ -167,13 +167,13 @@ def test_camera_addresses():
 
 
 @pytest.mark.parametrize("source", [997, "997", np.int64(997), os.devnull])
-def test_a_camera_that_is_not_there(source):
+def test_a_camera_that_is_not_there(source) -> None:
     with pytest.raises(InputError, match=r"cannot open .* \(.*\)"):
         open_video(source)
 
 
 @pytest.mark.parametrize("make", [list, tuple, np.stack])
-def test_sequences_are_read_in_any_order(make):
+def test_sequences_are_read_in_any_order(make) -> None:
     with open_video(make(frames())) as video:
         assert (video.num_frames, video.seekable, video.size, video.fps) == (5, True, (4, 6), None)
         assert [(i, f[0, 0, 0]) for i, f in video.frames(2)] == [(2, 2), (3, 3), (4, 4)]
@@ -182,7 +182,7 @@ def test_sequences_are_read_in_any_order(make):
         assert not readers()
 
 
-def test_iterators_are_read_once_in_the_callers_thread():
+def test_iterators_are_read_once_in_the_callers_thread() -> None:
     here = []
 
     def generate():
@@ -223,12 +223,12 @@ def test_iterators_are_read_once_in_the_callers_thread():
         (2.5, "cannot read frames from float"),
     ],
 )
-def test_arrays_that_are_no_frames(source, message):
+def test_arrays_that_are_no_frames(source, message) -> None:
     with pytest.raises(InputError, match=message):
         open_video(source)
 
 
-def test_a_list_of_images_and_frames_of_pyav(tmp_path):
+def test_a_list_of_images_and_frames_of_pyav(tmp_path) -> None:
     paths = [tmp_path / name for name in ("b.png", "a.png")]
     for value, path in enumerate(paths):
         Image.fromarray(np.full((4, 6, 3), value, np.uint8)).save(path)
@@ -238,7 +238,7 @@ def test_a_list_of_images_and_frames_of_pyav(tmp_path):
             assert [int(frame.max()) for _, frame in video.frames()] == [0, 1]
 
 
-def test_a_later_array_of_another_size_is_named():
+def test_a_later_array_of_another_size_is_named() -> None:
     for source in ([*frames(3), *frames(1, 8, 6)], iter([*frames(3), *frames(1, 8, 6)])):
         reading = open_video(source).frames()
         assert [next(reading)[0] for _ in range(3)] == [0, 1, 2]
@@ -246,7 +246,7 @@ def test_a_later_array_of_another_size_is_named():
             next(reading)
 
 
-def test_ranges_outside_the_video():
+def test_ranges_outside_the_video() -> None:
     video = open_video(frames())
     for start, end, message in ((5, None, "0 to 4"), (-1, None, "from 0"), (3, 2, "before start")):
         with pytest.raises(InputError, match=message):
@@ -259,7 +259,7 @@ def test_ranges_outside_the_video():
         list(open_video(iter(frames())).frames(9))
 
 
-def test_a_video_is_taken_as_it_is():
+def test_a_video_is_taken_as_it_is() -> None:
     video = open_video(frames())
     assert open_video(video) is video
     assert repr(video) == "Video('the list of frames', 6 x 4, frames: 5)"

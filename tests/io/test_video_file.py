@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -37,12 +39,14 @@ KINDS = {
 }
 
 
-def expected(indices) -> list[tuple[int, int]]:
+def expected(indices: Any) -> list[tuple[int, int]]:
     return [(index, index) for index in indices]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_range_gives_exactly_its_frames(encode, kind, numbers):
+def test_every_range_gives_exactly_its_frames(
+    encode: Callable[..., Path], kind: str, numbers: Any
+) -> None:
     name, codec, options = KINDS[kind]
     pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     path = encode(name, codec=codec, options=options, pixels=pixels)
@@ -57,7 +61,7 @@ def test_every_range_gives_exactly_its_frames(encode, kind, numbers):
         assert video.num_frames == 50
 
 
-def test_containers_with_true_times_are_counted_at_once(encode):
+def test_containers_with_true_times_are_counted_at_once(encode: Callable[..., Path]) -> None:
     for name, codec in (("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.ts", "mpeg2video")):
         assert open_video(encode(name, frames=23, codec=codec)).num_frames == 23
     assert open_video(encode("a.avi", 23, "mjpeg", pixels="yuvj420p")).num_frames == 23
@@ -66,14 +70,16 @@ def test_containers_with_true_times_are_counted_at_once(encode):
 
 
 @pytest.mark.parametrize("kind", ["long group with B-frames", "open groups", "raw stream"])
-def test_reading_backward_keeps_few_frames(encode, kind, monkeypatch, numbers):
+def test_reading_backward_keeps_few_frames(
+    encode: Callable[..., Path], kind: str, monkeypatch: pytest.MonkeyPatch, numbers: Any
+) -> None:
     name, codec, options = KINDS[kind]
     path = encode(name, codec=codec, options=options)
     monkeypatch.setattr(video_file, "_BACKWARD_BYTES", 8 * 48 * 128 * 3)
     longest = 0
     plain_read = video_file.VideoFile._read
 
-    def watched(self, start, end):
+    def watched(self, start: int | None, end: int | None):
         nonlocal longest
         longest = max(longest, end - start)
         return plain_read(self, start, end)
@@ -88,7 +94,14 @@ def test_reading_backward_keeps_few_frames(encode, kind, monkeypatch, numbers):
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(start=st.integers(0, 49), length=st.integers(0, 50), data=st.data())
-def test_any_range_of_open_groups(encode, tmp_path, start, length, data, numbers):
+def test_any_range_of_open_groups(
+    encode: Callable[..., Path],
+    tmp_path: Path,
+    start: int | None,
+    length: Any,
+    data: Any,
+    numbers: Any,
+) -> None:
     path = tmp_path / "open.mp4"
     if not path.exists():
         encode("open.mp4", options=OPEN_GOP)
@@ -98,7 +111,7 @@ def test_any_range_of_open_groups(encode, tmp_path, start, length, data, numbers
     assert numbers(video.reversed_frames(start, low)) == expected(range(start, low - 1, -1))
 
 
-def test_variable_frame_rate_keeps_every_frame(encode, numbers):
+def test_variable_frame_rate_keeps_every_frame(encode: Callable[..., Path], numbers: Any) -> None:
     times = np.cumsum([1, 1, 7, 2, 1, 30, 1, 1, 12, 1] * 3).tolist()
     with open_video(encode("vfr.mp4", frames=30, options=SHORT_GOP, times=times)) as video:
         assert video.num_frames == 30
@@ -106,7 +119,7 @@ def test_variable_frame_rate_keeps_every_frame(encode, numbers):
         assert numbers(video.reversed_frames()) == expected(range(29, -1, -1))
 
 
-def test_broken_times_give_a_sane_rate(encode, tmp_path):
+def test_broken_times_give_a_sane_rate(encode: Callable[..., Path], tmp_path: Path) -> None:
     """All frames at one time, as a careless remuxer leaves them."""
     path = tmp_path / "broken.mp4"
     with av.open(str(encode("good.mp4", frames=12))) as good, av.open(str(path), "w") as broken:
@@ -122,19 +135,21 @@ def test_broken_times_give_a_sane_rate(encode, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["%05d.jpg", "*.png", "frame_%d.png", "0000?.jpg"])
-def test_patterns_lead_to_the_folder(tmp_path, name):
+def test_patterns_lead_to_the_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="give their folder, .*, instead of a pattern"):
         open_video(str(tmp_path / name))
 
 
-def test_odd_sizes(encode, numbered_frame):
+def test_odd_sizes(encode: Callable[..., Path], numbered_frame: Callable[..., Any]) -> None:
     frames = [numbered_frame(i, 131, 49) for i in range(6)]
     with open_video(encode("odd.mkv", frames, codec="ffv1", pixels="yuv444p")) as video:
         assert video.size == (49, 131)
         assert [frame.shape for _, frame in video.frames()] == [(49, 131, 3)] * 6
 
 
-def test_grey_and_deep_pixels_become_eight_bit_rgb(encode, numbers):
+def test_grey_and_deep_pixels_become_eight_bit_rgb(
+    encode: Callable[..., Path], numbers: Any
+) -> None:
     for pixels in ("gray", "yuv420p10le"):
         with open_video(encode("deep.mkv", frames=3, codec="ffv1", pixels=pixels)) as video:
             assert numbers(video.frames()) == expected(range(3))
@@ -144,14 +159,16 @@ def test_grey_and_deep_pixels_become_eight_bit_rgb(encode, numbers):
     ("degrees", "mirrored", "flipped"),
     list(product((0, 90, 180, -90), (False, True), (False,))) + [(0, False, True)],
 )
-def test_rotation_and_mirroring(encode, degrees, mirrored, flipped):
+def test_rotation_and_mirroring(
+    encode: Callable[..., Path], degrees: Any, mirrored: Any, flipped: Any
+) -> None:
     image = np.zeros((48, 64, 3), dtype=np.uint8)
     image[:24, :32], image[:24, 32:] = 255, 128
     upright = np.rot90(image, degrees // 90)
     upright = upright[:, ::-1] if mirrored else upright
     upright = upright[::-1] if flipped else upright
 
-    def turn(stream):
+    def turn(stream: Any) -> None:
         stream.set_display_rotation(degrees, mirrored, flipped)
 
     with open_video(encode("turned.mp4", [image] * 2, prepare=turn)) as video:
@@ -163,7 +180,7 @@ def test_rotation_and_mirroring(encode, degrees, mirrored, flipped):
     np.testing.assert_allclose(frame[corners].astype(int), upright[corners], atol=8)
 
 
-def test_edit_lists_hide_frames(encode, numbers):
+def test_edit_lists_hide_frames(encode: Callable[..., Path], numbers: Any) -> None:
     """A cut made without re-encoding: the file holds 50 frames, players show the last 40."""
     path = encode("whole.mp4", options={"bf": "0", "g": "100"})
     data = path.read_bytes()
@@ -187,7 +204,7 @@ def cut(path: Path, part: float) -> Path:
 
 
 @pytest.fixture
-def noisy(numbered_frame) -> list[np.ndarray]:
+def noisy(numbered_frame: Callable[..., Any]) -> list[np.ndarray]:
     """Frames that take many bytes each, so that a cut falls into the images."""
     random = np.random.default_rng(0)
     frames = [numbered_frame(index) for index in range(50)]
@@ -205,7 +222,9 @@ def noisy(numbered_frame) -> list[np.ndarray]:
         ("cut.avi", {}),
     ],
 )
-def test_a_cut_file_gives_its_frames_then_an_error(encode, noisy, name, container, numbers):
+def test_a_cut_file_gives_its_frames_then_an_error(
+    encode: Callable[..., Path], noisy: Callable[..., Any], name: str, container: Any, numbers: Any
+) -> None:
     codec = "mjpeg" if name.endswith("avi") else "libx264"
     pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     options = {} if codec == "mjpeg" else SHORT_GOP
@@ -222,7 +241,9 @@ def test_a_cut_file_gives_its_frames_then_an_error(encode, noisy, name, containe
         assert numbers(video.frames(count - 3, count)) == expected(range(count - 3, count))
 
 
-def test_damage_inside_names_the_frame(encode, noisy, numbers):
+def test_damage_inside_names_the_frame(
+    encode: Callable[..., Path], noisy: Callable[..., Any], numbers: Any
+) -> None:
     path = encode("hole.mp4", noisy, "mjpeg", pixels="yuvj420p")
     data = bytearray(path.read_bytes())
     with av.open(str(path)) as file:
@@ -238,7 +259,9 @@ def test_damage_inside_names_the_frame(encode, noisy, numbers):
         assert numbers(video.frames(31, 35)) == expected(range(31, 35))
 
 
-def test_a_changing_size_is_named(encode, numbered_frame):
+def test_a_changing_size_is_named(
+    encode: Callable[..., Path], numbered_frame: Callable[..., Any]
+) -> None:
     small = encode("small.h264", 3)
     large = encode("large.h264", [numbered_frame(i, 144, 64) for i in range(3)])
     path = small.with_name("both.h264")
@@ -256,7 +279,7 @@ def write_sound(path: Path) -> None:
         file.mux(stream.encode())
 
 
-def test_files_that_are_no_videos(encode, tmp_path):
+def test_files_that_are_no_videos(encode: Callable[..., Path], tmp_path: Path) -> None:
     empty, text, sound, noise = (tmp_path / n for n in ("e.mp4", "t.txt", "s.m4a", "n.mp4"))
     empty.touch()
     text.write_text("To whom it may concern.\n" * 50)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import av
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from tempomask.io.video import open_video
 
 @pytest.mark.parametrize(("height", "width"), [(48, 128), (49, 131), (1, 1)])
 @pytest.mark.parametrize("fps", [None, 25, 30000 / 1001])
-def test_sizes_and_rates(tmp_path, height, width, fps):
+def test_sizes_and_rates(tmp_path: Path, height: Any, width: Any, fps: Any) -> None:
     frames = [np.full((height, width, 3), 40 * i + 20, np.uint8) for i in range(5)]
     with VideoWriter(tmp_path / "a.mp4", (height, width), fps) as writer:
         for frame in frames:
@@ -32,7 +35,7 @@ def test_sizes_and_rates(tmp_path, height, width, fps):
         assert file.streams.video[0].pix_fmt == "yuv420p"
 
 
-def test_colours_survive(tmp_path):
+def test_colours_survive(tmp_path: Path) -> None:
     colors = np.array([[200, 30, 30], [30, 160, 40], [40, 60, 220], [250, 190, 40]], np.uint8)
     frame = np.repeat(np.repeat(colors[None], 32, 0), 32, 1)
     with VideoWriter(tmp_path / "a.mp4", frame.shape[:2]) as writer:
@@ -41,7 +44,7 @@ def test_colours_survive(tmp_path):
     np.testing.assert_allclose(read[16, 16::32].astype(int), colors, atol=8)
 
 
-def test_nothing_is_left_of_what_was_not_closed(tmp_path):
+def test_nothing_is_left_of_what_was_not_closed(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "a.mp4", (8, 8))
     writer.close()
     for _ in range(100):  # the encoder holds some back
@@ -51,7 +54,7 @@ def test_nothing_is_left_of_what_was_not_closed(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_frames_of_another_size(tmp_path):
+def test_frames_of_another_size(tmp_path: Path) -> None:
     with (
         pytest.raises(InputError, match=r"\(4, 8, 3\) in a video of 8 x 8"),
         VideoWriter(tmp_path / "a.mp4", (8, 8)) as writer,

@@ -6,6 +6,9 @@ import csv
 import errno
 import json
 import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Never
 
 import numpy as np
 import pytest
@@ -29,15 +32,15 @@ COUNT = 10
 
 
 @pytest.fixture
-def frames(numbered_frame) -> list[np.ndarray]:
+def frames(numbered_frame: Callable[..., Any]) -> list[np.ndarray]:
     return [numbered_frame(index) for index in range(COUNT)]
 
 
 @pytest.fixture
-def run(frames, moving, tmp_path):
+def run(frames: Any, moving: Callable[..., Any], tmp_path: Path):
     """A function that writes frames to tmp_path / "out" and gives the paths."""
 
-    def write(formats, order=range(COUNT), **options):
+    def write(formats: Any, order: Any = range(COUNT), **options: Any):
         options.setdefault("video", open_video(frames))
         with ResultWriter(tmp_path / "out", formats, **options) as writer:
             for index in order:
@@ -47,15 +50,17 @@ def run(frames, moving, tmp_path):
     return write
 
 
-def names(folder) -> list[str]:
+def names(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def hidden(folder) -> list[str]:
+def hidden(folder: Path) -> list[str]:
     return [name for name in names(folder) if "part" in name or name.startswith(".")]
 
 
-def test_all_formats_are_named_and_nothing_else_is_left(run, tmp_path):
+def test_all_formats_are_named_and_nothing_else_is_left(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
     paths = run(FORMATS)
     out = tmp_path / "out"
     assert paths.pop("frames") == out / "frames.jsonl"
@@ -65,7 +70,7 @@ def test_all_formats_are_named_and_nothing_else_is_left(run, tmp_path):
     assert not [t for t in threading.enumerate() if t.name == "tempomask-writer"]
 
 
-def test_masks_and_objects(run, moving):
+def test_masks_and_objects(run: Callable[..., Any], moving: Callable[..., Any]) -> None:
     paths = run(["masks", "objects"])
     assert names(paths["masks"]) == [f"{i:05d}.png" for i in range(COUNT)]
     for index in range(COUNT):
@@ -78,7 +83,7 @@ def test_masks_and_objects(run, moving):
             np.testing.assert_array_equal(saved, mask)
 
 
-def test_rle_is_coco_with_videos(run, moving):
+def test_rle_is_coco_with_videos(run: Callable[..., Any], moving: Callable[..., Any]) -> None:
     data = json.loads(run(["rle"], range(2, 8), names={7: "cup"})["rle"].read_text())
     assert data["videos"] == [{"id": 1, "width": 128, "height": 48, "length": COUNT}]
     assert [(a["id"], a["name"]) for a in data["annotations"]] == [(1, "1"), (7, "cup")]
@@ -100,7 +105,9 @@ def test_rle_is_coco_with_videos(run, moving):
     assert data["annotations"][0]["score"] == pytest.approx(0.9)
 
 
-def test_a_line_of_box_for_each_frame_of_the_video(run, moving):
+def test_a_line_of_box_for_each_frame_of_the_video(
+    run: Callable[..., Any], moving: Callable[..., Any]
+) -> None:
     """As box tracking benchmarks want it: x,y,w,h, zeros before and after what was tracked."""
     folder = run(["boxes"], range(2, 8))["boxes"].with_suffix("")
     assert names(folder) == ["1.txt", "7.txt"]
@@ -112,7 +119,7 @@ def test_a_line_of_box_for_each_frame_of_the_video(run, moving):
             assert lines[index] == f"{x0:g},{y0:g},{x1 - x0:g},{y1 - y0:g}"
 
 
-def test_boxes_and_arrays(run, moving):
+def test_boxes_and_arrays(run: Callable[..., Any], moving: Callable[..., Any]) -> None:
     paths = run(["npz", "boxes"])
     arrays = load_npz(paths["npz"])
     np.testing.assert_array_equal(arrays["frames"], range(COUNT))
@@ -134,7 +141,7 @@ def test_boxes_and_arrays(run, moving):
     assert [row["object"] for row in rows[:2]] == ["1", "7"]
 
 
-def test_objects_that_come_later(tmp_path, make_result):
+def test_objects_that_come_later(tmp_path: Path, make_result: Callable[..., Any]) -> None:
     one, two = np.zeros((2, *SIZE), bool)
     one[2:5, 3:9] = two[7:9, 8:12] = True
     with ResultWriter(tmp_path, ["npz", "rle"], size=SIZE) as writer:
@@ -153,12 +160,14 @@ def test_objects_that_come_later(tmp_path, make_result):
     ]
 
 
-def overlays(path):
+def overlays(path: Path):
     return dict(open_video(path).frames())
 
 
 @pytest.mark.parametrize("order", [range(COUNT), range(COUNT - 1, -1, -1), [4, 5, 6, 3, 2]])
-def test_the_overlay_is_in_the_order_of_the_video(run, frames, moving, order):
+def test_the_overlay_is_in_the_order_of_the_video(
+    run: Callable[..., Any], frames: Any, moving: Callable[..., Any], order: Any
+) -> None:
     drawn = overlays(run(["overlay"], order)["overlay"])
     assert len(drawn) == len(order)
     for position, index in enumerate(sorted(order)):
@@ -172,12 +181,16 @@ def test_the_overlay_is_in_the_order_of_the_video(run, frames, moving, order):
             )
 
 
-def test_an_overlay_out_of_order_needs_the_video_again(run, frames):
+def test_an_overlay_out_of_order_needs_the_video_again(
+    run: Callable[..., Any], frames: Any
+) -> None:
     with pytest.raises(InputError, match="frames out of order .* cannot be read again"):
         run(["overlay"], [1, 0], video=None, size=SIZE)
 
 
-def test_one_id_above_255_makes_16_bit_masks(tmp_path, make_result):
+def test_one_id_above_255_makes_16_bit_masks(
+    tmp_path: Path, make_result: Callable[..., Any]
+) -> None:
     mask = np.zeros(SIZE, bool)
     mask[3:9, 4:8] = True
     with ResultWriter(tmp_path, size=SIZE) as writer:
@@ -186,7 +199,9 @@ def test_one_id_above_255_makes_16_bit_masks(tmp_path, make_result):
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
-def test_what_is_finished_when_a_run_stops_is_whole(tmp_path, frames, moving, stop):
+def test_what_is_finished_when_a_run_stops_is_whole(
+    tmp_path: Path, frames: Any, moving: Callable[..., Any], stop: Any
+) -> None:
     with pytest.raises(stop), ResultWriter(tmp_path, FORMATS, video=open_video(frames)) as writer:
         for index in range(COUNT):
             if index == 4:
@@ -200,7 +215,7 @@ def test_what_is_finished_when_a_run_stops_is_whole(tmp_path, frames, moving, st
     assert not hidden(tmp_path)
 
 
-def test_nothing_is_left_of_a_run_without_frames(tmp_path, frames):
+def test_nothing_is_left_of_a_run_without_frames(tmp_path: Path, frames: Any) -> None:
     with ResultWriter(tmp_path / "out", FORMATS, video=open_video(frames)) as writer:
         pass
     assert writer.finish() == {}
@@ -208,10 +223,12 @@ def test_nothing_is_left_of_a_run_without_frames(tmp_path, frames):
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_resuming_gives_the_files_of_an_unbroken_run(tmp_path, frames, moving, backward):
+def test_resuming_gives_the_files_of_an_unbroken_run(
+    tmp_path: Path, frames: Any, moving: Callable[..., Any], backward: Any
+) -> None:
     order = list(range(COUNT))[:: -1 if backward else 1]
 
-    def write(folder, order, resume):
+    def write(folder: Path, order: Any, resume: Any):
         video = open_video(frames)
         writer = ResultWriter(
             folder, FORMATS, video=video, resume=resume, settings={"model": "nano"}
@@ -238,7 +255,9 @@ def test_resuming_gives_the_files_of_an_unbroken_run(tmp_path, frames, moving, b
     )
 
 
-def test_resuming_after_a_crash(run, tmp_path, moving):
+def test_resuming_after_a_crash(
+    run: Callable[..., Any], tmp_path: Path, moving: Callable[..., Any]
+) -> None:
     out = tmp_path / "out"
     run(["masks"], range(6))
     journal = out / "frames.jsonl"
@@ -256,7 +275,9 @@ def test_resuming_after_a_crash(run, tmp_path, moving):
     assert [record.index for record in open_journal(journal).records()] == list(range(6))
 
 
-def test_resuming_something_else_is_refused(run, tmp_path, frames):
+def test_resuming_something_else_is_refused(
+    run: Callable[..., Any], tmp_path: Path, frames: Any
+) -> None:
     run(["masks"], range(3), settings={"model": "nano", "points": [[1, 2]]})
     out = tmp_path / "out"
     same = {"model": "nano", "points": [(1, 2)]}
@@ -280,7 +301,9 @@ def test_resuming_something_else_is_refused(run, tmp_path, frames):
         ResultWriter(out, size=SIZE, resume=True)
 
 
-def test_a_new_run_takes_the_place_of_the_old_and_spares_the_rest(run, tmp_path):
+def test_a_new_run_takes_the_place_of_the_old_and_spares_the_rest(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
     run(FORMATS)
     keep = tmp_path / "out" / "masks" / "my own.png"
     keep.write_bytes(b"mine")
@@ -293,13 +316,13 @@ def test_a_new_run_takes_the_place_of_the_old_and_spares_the_rest(run, tmp_path)
     assert files == ["masks/00000.png", "masks/00001.png", "masks/my own.png"]
 
 
-def test_output_folders_that_cannot_be(tmp_path, monkeypatch):
+def test_output_folders_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file", tmp_path / "file" / "deeper"):
         with pytest.raises(InputError, match="file is a file"):
             ResultWriter(path, size=SIZE)
 
-    def forbid(*_, **__):
+    def forbid(*_: Any, **__: Any) -> Never:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr("pathlib.Path.mkdir", forbid)
@@ -308,9 +331,15 @@ def test_output_folders_that_cannot_be(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["write_label_png", "draw_overlay", "journal"])
-def test_a_full_disk_keeps_what_is_finished(tmp_path, frames, moving, monkeypatch, place):
-    def fail_at_three(function):
-        def call(*args, **kwargs):
+def test_a_full_disk_keeps_what_is_finished(
+    tmp_path: Path,
+    frames: Any,
+    moving: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    place: Any,
+) -> None:
+    def fail_at_three(function: Any):
+        def call(*args: Any, **kwargs: Any):
             if counter.append(1) or len(counter) > 3:
                 raise OSError(errno.ENOSPC, "No space left on device")
             return function(*args, **kwargs)
@@ -335,7 +364,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, frames, moving, monkeypatc
     assert not hidden(tmp_path)
 
 
-def test_a_line_that_does_not_fit_is_taken_back(tmp_path, moving):
+def test_a_line_that_does_not_fit_is_taken_back(tmp_path: Path, moving: Callable[..., Any]) -> None:
     writer = ResultWriter(tmp_path, [], size=SIZE)
     journal = writer.journal
     journal.add(record_of(moving(0)))
@@ -346,13 +375,13 @@ def test_a_line_that_does_not_fit_is_taken_back(tmp_path, moving):
         def __init__(self):
             self.calls = 0
 
-        def write(self, data):
+        def write(self, data: Any):
             self.calls += 1
             if self.calls > 1:
                 raise OSError(errno.ENOSPC, "No space left on device")
             return plain.write(data[:10])
 
-        def __getattr__(self, name):
+        def __getattr__(self, name: str):
             return getattr(plain, name)
 
     journal._file = Full()
@@ -362,7 +391,9 @@ def test_a_line_that_does_not_fit_is_taken_back(tmp_path, moving):
     writer.finish()
 
 
-def test_what_a_writer_refuses(tmp_path, frames, moving, make_result):
+def test_what_a_writer_refuses(
+    tmp_path: Path, frames: Any, moving: Callable[..., Any], make_result: Callable[..., Any]
+) -> None:
     with pytest.raises(InputError, match="'gif'"):
         ResultWriter(tmp_path, ["gif"], size=SIZE)
     with pytest.raises(InputError, match="the size of its frames"):
@@ -377,7 +408,9 @@ def test_what_a_writer_refuses(tmp_path, frames, moving, make_result):
         writer.add(frames[0], moving(0))
 
 
-def test_frames_may_be_reused_by_the_caller(tmp_path, frames, moving):
+def test_frames_may_be_reused_by_the_caller(
+    tmp_path: Path, frames: Any, moving: Callable[..., Any]
+) -> None:
     buffer = np.empty_like(frames[0])
     with ResultWriter(tmp_path, ["overlay"], size=SIZE, queue=50) as writer:
         for index in range(COUNT):
@@ -389,7 +422,9 @@ def test_frames_may_be_reused_by_the_caller(tmp_path, frames, moving):
         assert np.abs(drawn - expected).mean() < 6
 
 
-def test_a_run_without_frames_leaves_the_earlier_one_as_it_is(run, tmp_path, frames):
+def test_a_run_without_frames_leaves_the_earlier_one_as_it_is(
+    run: Callable[..., Any], tmp_path: Path, frames: Any
+) -> None:
     run(FORMATS)
     before = {name: (tmp_path / "out" / name).read_bytes() for name in names(tmp_path / "out")}
     with ResultWriter(tmp_path / "out", FORMATS, video=open_video(frames)) as writer:
@@ -399,7 +434,7 @@ def test_a_run_without_frames_leaves_the_earlier_one_as_it_is(run, tmp_path, fra
     assert after == before
 
 
-def test_input_is_not_overwritten(run, tmp_path):
+def test_input_is_not_overwritten(run: Callable[..., Any], tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(["masks", "overlay"])
     for source in (out / "overlay.mp4", out / "masks"):
@@ -418,7 +453,7 @@ def test_input_is_not_overwritten(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["masks/00000.png", "boxes.csv", "overlay.mp4"])
-def test_files_that_no_run_recorded_are_not_overwritten(tmp_path, name):
+def test_files_that_no_run_recorded_are_not_overwritten(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"mine")
@@ -427,14 +462,16 @@ def test_files_that_no_run_recorded_are_not_overwritten(tmp_path, name):
     assert path.read_bytes() == b"mine" and names(tmp_path) == [name]
 
 
-def test_images_called_after_those_of_the_source(frames, moving, tmp_path):
+def test_images_called_after_those_of_the_source(
+    frames: Any, moving: Callable[..., Any], tmp_path: Path
+) -> None:
     folder = tmp_path / "source"
     folder.mkdir()
     for index in range(4):
         Image.fromarray(frames[index]).save(folder / f"{5 * index:03d}_left.png")
     stems = [f"{5 * index:03d}_left" for index in range(4)]
 
-    def write(out, order, **options):
+    def write(out: Any, order: Any, **options: Any):
         with open_video(folder) as video:
             with ResultWriter(out, ["masks", "objects", "boxes"], video=video, **options) as writer:
                 for index in order:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,14 +32,14 @@ def record(index: int, ids: tuple[int, ...], blocks: int = 12) -> FrameRecord:
     )
 
 
-def share(path, color) -> float:
+def share(path: Path, color: Any) -> float:
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     return float((np.abs(pixels - color).max(axis=2) <= 2).mean())
 
 
 @pytest.mark.parametrize("part", [0.0, 0.25, 1.0])
-def test_the_area_of_a_colour_is_the_share_of_blocks(tmp_path, part):
+def test_the_area_of_a_colour_is_the_share_of_blocks(tmp_path: Path, part: Any) -> None:
     blocks = np.zeros((40, 8), bool)
     blocks[:, : round(8 * part)] = True
     save_block_chart(tmp_path / "a.png", range(40), blocks)
@@ -47,7 +49,7 @@ def test_the_area_of_a_colour_is_the_share_of_blocks(tmp_path, part):
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_frames_that_were_not_tracked_stay_blank(tmp_path):
+def test_frames_that_were_not_tracked_stay_blank(tmp_path: Path) -> None:
     save_block_chart(tmp_path / "whole.png", range(40), np.ones((40, 8)))
     save_block_chart(tmp_path / "gaps.png", [*range(10), *range(30, 40)], np.ones((20, 8)))
     ratio = share(tmp_path / "gaps.png", RAN) / share(tmp_path / "whole.png", RAN)
@@ -64,12 +66,12 @@ def test_frames_that_were_not_tracked_stay_blank(tmp_path):
         [record(i, (1,), blocks=0) for i in range(3)],
     ],
 )
-def test_charts_of_any_run(tmp_path, records):
+def test_charts_of_any_run(tmp_path: Path, records: Any) -> None:
     save_run_chart(tmp_path / "a.png", records, {1: "dog"})
     assert share(tmp_path / "a.png", object_color(1)) > 0.0001
 
 
-def test_charts_can_be_drawn_in_a_thread(tmp_path):
+def test_charts_can_be_drawn_in_a_thread(tmp_path: Path) -> None:
     work = threading.Thread(target=save_block_chart, args=(tmp_path / "a.png", [0], [[True]]))
     work.start()
     work.join()
@@ -84,13 +86,13 @@ def test_charts_can_be_drawn_in_a_thread(tmp_path):
         ([0, 1], [[True], [True, False]], "same number of blocks"),
     ],
 )
-def test_what_is_no_chart(tmp_path, indices, blocks, message):
+def test_what_is_no_chart(tmp_path: Path, indices: Any, blocks: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         save_block_chart(tmp_path / "a.png", indices, blocks)
     with pytest.raises(InputError, match="for 0 frames"):
         save_run_chart(tmp_path / "a.png", [])
 
 
-def test_a_chart_that_cannot_be_written(tmp_path):
+def test_a_chart_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.png"):
         save_block_chart(tmp_path / "missing" / "a.png", [0], [[True]])
