@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from tempomask import load_propagator
-from tempomask.evaluation.davis import evaluate
+from tempomask.data.davis import Davis
+from tempomask.evaluation.vos import evaluate
 from tempomask.files import write_json
 from tempomask.models.dinov3 import DINOV3_SIZES, DINOv3, DINOv3Config
 from tempomask.propagation.network import PatchEncoder
@@ -43,15 +44,15 @@ def quality(arguments: argparse.Namespace, side: int, budget: float | None) -> d
     )
     routing: dict[str, Any] = {"router": "none"} if budget is None else {"budget": budget}
     names = arguments.sequences.split(",") if arguments.sequences else None
-    summary = evaluate(propagator, arguments.root, sequences=names, **routing)
+    summary = evaluate(propagator, Davis(arguments.root, sequences=names), **routing)
     return {
         "model": arguments.model,
         "short_side": side,
         "budget": budget,
         "blocks_run": summary.blocks_run,
         "J&F": round(summary.mean, 2),
-        "J": round(summary.region, 2),
-        "F": round(summary.boundary, 2),
+        "J": round(summary.scores["J"], 2),
+        "F": round(summary.scores["F"], 2),
         "FPS": None if summary.fps is None else round(summary.fps, 3),
         "sequences": {name: round(score, 2) for name, score in summary.per_sequence.items()},
     }

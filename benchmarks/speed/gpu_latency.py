@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 
 from benchmarks.common import HEIGHT, WIDTH, autocast, finish, parser, randomised, wait
 from benchmarks.speed.against_transformers import Task, their_model
+from benchmarks.speed.synchronisations import Synchronisations
 from tempomask.engine import accelerate
 from tempomask.metrics.flops import FrameCost, frame_cost
-from tempomask.metrics.synchronisations import Synchronisations
 from tempomask.model import Model
 from tempomask.models.config import (
     HybridConfig,

@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,24 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def replacing_folder(path: str | Path) -> Iterator[Path]:
+    """A new folder beside `path`, put in its place at the end, removed if the block fails."""
+    path = Path(path)
+    part = part_path(path)
+    shutil.rmtree(part, ignore_errors=True)
+    make_folder(part)
+    try:
+        yield part
+        with write_errors(path):
+            if path.exists():
+                shutil.rmtree(path)
+            part.rename(path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
         raise
 
 

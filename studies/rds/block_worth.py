@@ -14,7 +14,8 @@ from typing import Any
 
 from tempomask import load
 from tempomask.baselines.static import static_blocks
-from tempomask.evaluation.davis import evaluate
+from tempomask.data.davis import Davis
+from tempomask.evaluation.vos import evaluate
 from tempomask.files import write_json
 from tempomask.models.encoder import always_on_blocks
 from tempomask.routing.static import StaticPlan
@@ -30,7 +31,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     for count in dict.fromkeys([total, *arguments.counts, least]):
         blocks = static_blocks(encoder, "a", count / total)
         policy = StaticPlan(blocks, encoder)
-        summary = evaluate(model, arguments.root, sequences=names, routing=policy)
+        summary = evaluate(model, Davis(arguments.root, sequences=names), routing=policy)
         rows.append({"count": count, "blocks": blocks, "J&F": round(summary.mean, 2)})
         print(rows[-1], flush=True)
     config = model.segmenter.config

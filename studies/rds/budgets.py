@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from tempomask.data.davis import Davis
 from tempomask.data.sequences import MaskSequence
-from tempomask.evaluation.davis import evaluate
 from tempomask.evaluation.prompts import first_frame_prompts
+from tempomask.evaluation.vos import evaluate
 from tempomask.files import make_folder, write_json
 from tempomask.model import Model, load
 from tempomask.models.encoder import always_on_blocks
@@ -91,7 +91,7 @@ def scores(model: Model, root: Path, ways: dict[str, Routing]) -> list[dict[str,
     """J&F and the share of blocks of each kind of budget, over all sequences."""
     rows = []
     for name, routing in ways.items():
-        summary = evaluate(model, root, routing=model.policy(routing))
+        summary = evaluate(model, Davis(root), routing=model.policy(routing))
         rows.append(
             {
                 "budget": name,

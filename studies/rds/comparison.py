@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from studies.rds.meter import EncoderMeter
 from tempomask.adaptation.adapter_file import base_sample
 from tempomask.adaptation.method import Method
 from tempomask.adaptation.rds import AdapterConfig, RDSConfig
@@ -29,11 +30,11 @@ from tempomask.data.davis import Davis
 from tempomask.data.sequences import MaskSequence
 from tempomask.devices import DTypeName
 from tempomask.errors import InputError, check_share
-from tempomask.evaluation.davis import evaluate
 from tempomask.evaluation.frame_times import WARM_UP, frame_seconds, median_seconds
 from tempomask.evaluation.measured_once import MeasuredOnce
+from tempomask.evaluation.vos import evaluate
 from tempomask.files import make_folder, write_json
-from tempomask.metrics.flops import EncoderMeter, Macs, frame_cost
+from tempomask.metrics.flops import Macs, frame_cost
 from tempomask.model import Engine, Model, load
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt
@@ -275,7 +276,7 @@ class Comparison:
     def _score(self, point: Point, seconds: float) -> PointResult:
         folder = self._folder(point)
         model = self.load(point)
-        summary = evaluate(model, self.evaluation, sequences=self.sequences)
+        summary = evaluate(model, Davis(self.evaluation, None, self.sequences))
         plain = self.load(point, "plain", "float32")
         counted = encoder_macs(plain, self.evaluation, self.sequences)
         trained = 0
@@ -284,8 +285,8 @@ class Comparison:
         return PointResult(
             point=point,
             mean=summary.mean,
-            region=summary.region,
-            boundary=summary.boundary,
+            region=summary.scores["J"],
+            boundary=summary.scores["F"],
             per_sequence=summary.per_sequence,
             macs=counted.total,
             published=counted.published,

@@ -20,7 +20,7 @@ from benchmarks.common import finish
 from tempomask import load
 from tempomask.data.davis import Davis
 from tempomask.data.sequences import MaskSequence
-from tempomask.evaluation.davis import evaluate
+from tempomask.evaluation.vos import evaluate
 from tempomask.files import make_folder
 from tempomask.io.images import read_image, read_mask, save_png
 from tempomask.io.overlay import (
@@ -50,10 +50,10 @@ def score(arguments: argparse.Namespace, memory: str, budget: float | None) -> d
         device=arguments.device,
         adapter=None if budget is None else arguments.adapter,
     )
+    sequences = arguments.sequences.split(",") if arguments.sequences else None
     summary = evaluate(
         model,
-        arguments.root,
-        sequences=arguments.sequences.split(",") if arguments.sequences else None,
+        Davis(arguments.root, sequences=sequences),
         out=arguments.out / name,
         options=MEMORIES[memory],
         routing=budget,
@@ -61,8 +61,8 @@ def score(arguments: argparse.Namespace, memory: str, budget: float | None) -> d
     return {
         "name": name,
         "J&F": round(summary.mean, 2),
-        "J": round(summary.region, 2),
-        "F": round(summary.boundary, 2),
+        "J": round(summary.scores["J"], 2),
+        "F": round(summary.scores["F"], 2),
         "FPS": None if summary.fps is None else round(summary.fps, 3),
         "blocks_run": summary.blocks_run,
         "sequences": {name: round(value, 2) for name, value in summary.per_sequence.items()},

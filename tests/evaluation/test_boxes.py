@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tempomask.cli import main as cli
+from tempomask.data.box_tracking import BoxTrackingData
 from tempomask.errors import InputError
 from tempomask.evaluation.boxes import evaluate_box_files, evaluate_boxes
 from tempomask.tracking.options import TrackingOptions
@@ -35,7 +36,9 @@ def otb(tmp_path: Path, clip) -> Path:  # type: ignore[no-untyped-def]
 
 def test_a_model_that_sees_everything(otb: Path, reading_model, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     model = reading_model()
-    summary = evaluate_boxes(model, otb, "otb", out=tmp_path / "out", options=SAMURAI)
+    summary = evaluate_boxes(
+        model, BoxTrackingData(otb, "otb"), out=tmp_path / "out", options=SAMURAI
+    )
     assert summary.scores.success == pytest.approx(20 / 21)
     assert summary.scores.average_overlap == 1 and summary.frames == 12
     assert [session.options["options"] for session in model.sessions] == [SAMURAI] * 2
@@ -47,27 +50,29 @@ def test_a_model_that_sees_everything(otb: Path, reading_model, tmp_path: Path) 
     assert set(stored["sequences"]) == {"slow", "fast"} and stored["FPS"] > 0
     table = (tmp_path / "out" / "results.csv").read_text().splitlines()
     assert table[0] == "sequence,AUC,P,P_norm,AO,SR_0.5,SR_0.75" and len(table) == 3
-    again = evaluate_box_files(otb, "otb", tmp_path / "out")
+    again = evaluate_box_files(BoxTrackingData(otb, "otb"), tmp_path / "out")
     assert again.scores == summary.scores and again.fps is None
 
 
 def test_a_model_that_lags(otb: Path, reading_model) -> None:  # type: ignore[no-untyped-def]
     """One pixel behind on a box 7 wide: overlap 6/8 on all frames but the first."""
-    summary = evaluate_boxes(reading_model(delay=1), otb, "otb", sequences=["slow"])
+    summary = evaluate_boxes(
+        reading_model(delay=1), BoxTrackingData(otb, "otb", sequences=["slow"])
+    )
     assert summary.scores.average_overlap == pytest.approx((1 + 5 * 6 / 8) / 6)
 
 
 def test_boxes_that_do_not_fit(otb: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     with pytest.raises(InputError, match="no such folder of boxes"):
-        evaluate_box_files(otb, "otb", folder)
+        evaluate_box_files(BoxTrackingData(otb, "otb"), folder)
     folder.mkdir()
     with pytest.raises(InputError, match="no boxes of sequence fast"):
-        evaluate_box_files(otb, "otb", folder)
+        evaluate_box_files(BoxTrackingData(otb, "otb"), folder)
     for name in ("slow", "fast"):
         (folder / f"{name}.txt").write_text("1,2,3,4\n" * 5)
     with pytest.raises(InputError, match="has 5 boxes, the sequence has 6 frames"):
-        evaluate_box_files(otb, "otb", folder)
+        evaluate_box_files(BoxTrackingData(otb, "otb"), folder)
 
 
 def test_the_command(otb: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

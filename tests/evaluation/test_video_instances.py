@@ -48,7 +48,9 @@ def written(path: Path, rows: Any) -> Path:
 
 def test_perfect_results(video_set: MakeVideoSet, tmp_path: Path) -> None:
     path = video_set()
-    found = evaluate_predictions(path, written(path, perfect_rows(path)), out=tmp_path / "out")
+    found = evaluate_predictions(
+        YouTubeVIS(path), written(path, perfect_rows(path)), out=tmp_path / "out"
+    )
     scores = found.to_dict()
     assert [scores[name] for name in ("AP", "AP50", "AP75", "AR1", "AR10")] == [100.0] * 5
     assert scores["AP_large"] is None
@@ -62,16 +64,16 @@ def test_perfect_results(video_set: MakeVideoSet, tmp_path: Path) -> None:
 def test_a_missing_video_costs_half(video_set: MakeVideoSet) -> None:
     path = video_set()
     rows = [row for row in perfect_rows(path) if row["video_id"] == 1]
-    found = evaluate_predictions(path, written(path, rows))
+    found = evaluate_predictions(YouTubeVIS(path), written(path, rows))
     # Recall reaches one half: 51 of 101 levels have precision 1.
     assert found.to_dict()["AP"] == pytest.approx(100 * 51 / 101)
-    only = evaluate_predictions(path, written(path, rows), videos=["video1"])
+    only = evaluate_predictions(YouTubeVIS(path, videos=["video1"]), written(path, rows))
     assert only.to_dict()["AP"] == 100.0 and only.videos == 1
 
 
 def test_nothing_found_is_a_result(video_set: MakeVideoSet) -> None:
     path = video_set()
-    assert evaluate_predictions(path, written(path, [])).to_dict()["AP"] == 0.0
+    assert evaluate_predictions(YouTubeVIS(path), written(path, [])).to_dict()["AP"] == 0.0
 
 
 def row(**values: Any) -> dict[str, Any]:
@@ -105,10 +107,10 @@ def test_bad_results(video_set: MakeVideoSet, rows: Any, words: str) -> None:
 def test_files_without_ground_truth(video_set: MakeVideoSet, model: InstanceModel) -> None:
     path = video_set(lambda content: content.update(annotations=None))
     with pytest.raises(InputError, match="no annotations to score against"):
-        evaluate_predictions(path, written(path, []))
+        evaluate_predictions(YouTubeVIS(path), written(path, []))
     with pytest.raises(InputError, match="name an output folder"):
-        evaluate_instances(model, path)
-    found = evaluate_instances(model, path, out=path.parent / "out", videos=["1"])
+        evaluate_instances(model, YouTubeVIS(path))
+    found = evaluate_instances(model, YouTubeVIS(path, videos=["1"]), out=path.parent / "out")
     assert found.scores is None and found.to_dict()["tracks"] is None
     rows = json.loads((path.parent / "out/results.json").read_text())
     assert len(rows) == found.predictions == 10
@@ -122,9 +124,9 @@ def test_a_model_and_its_results_file_score_alike(
     calls: list[tuple[str, int, int]] = []
     out = tmp_path / "out"
     ran = evaluate_instances(
-        model, path, out=out, limit=6, progress=lambda *call: calls.append(call)
+        model, YouTubeVIS(path), out=out, limit=6, progress=lambda *call: calls.append(call)
     )
-    read = evaluate_predictions(path, out / "results.json")
+    read = evaluate_predictions(YouTubeVIS(path), out / "results.json")
     assert ran.scores is not None and read.scores is not None
     ours, theirs = (
         {name: value for name, value in found.to_dict().items() if name.startswith("A")}
@@ -134,7 +136,7 @@ def test_a_model_and_its_results_file_score_alike(
     assert (ran.videos, ran.frames, ran.predictions) == (2, 10, 12)
     assert calls[0] == ("video1", 1, 5) and calls[-1] == ("video2", 5, 5)
     assert ran.fps is not None and ran.layers_run == model.config.query_decoder.layers
-    without_files = evaluate_instances(model, path, limit=6)
+    without_files = evaluate_instances(model, YouTubeVIS(path), limit=6)
     assert without_files.predictions == 12
     rows = json.loads((out / "results.json").read_text())
     # Fox is no class of the data: it takes no place among the six.
@@ -150,7 +152,7 @@ def test_a_missing_image_leaves_no_results(
     path = video_set()
     (path.parent / "JPEGImages/video2/00004.png").unlink()
     with pytest.raises(InputError, match="no image"):
-        evaluate_instances(model, path, out=tmp_path / "out")
+        evaluate_instances(model, YouTubeVIS(path), out=tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -160,6 +162,6 @@ def test_classes_are_matched_by_name(video_set: MakeVideoSet, model: InstanceMod
     with pytest.raises(InputError, match=r"1 classes that the model does not know \(dog\)"):
         categories_of(("cat", "fox"), dataset)
     with pytest.raises(InputError, match="'x'"):
-        evaluate_instances(model, dataset.path, videos=["x"])
+        YouTubeVIS(dataset.path, videos=["x"])
     with pytest.raises(InputError, match="limit must be 1 or more"):
-        evaluate_instances(model, dataset.path, limit=0)
+        evaluate_instances(model, dataset, limit=0)

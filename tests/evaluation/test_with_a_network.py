@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from tempomask.evaluation.davis import evaluate, evaluate_masks
+from tempomask.data.davis import Davis
+from tempomask.evaluation.vos import evaluate, evaluate_masks
 from tempomask.io.images import read_mask
 from tempomask.model import Model
 from tempomask.models.config import (
@@ -45,10 +46,10 @@ def test_every_prompt(
     davis: Callable[..., Path], clip: Callable[..., Any], model: Model, prompt: Any, tmp_path: Path
 ) -> None:
     root, out = davis(cow=clip(4, objects=2)), tmp_path / "out"
-    summary = evaluate(model, root, prompt=prompt, out=out)
+    summary = evaluate(model, Davis(root), prompt=prompt, out=out)
     assert 0 <= summary.mean <= 100
     assert (summary.objects, summary.frames, summary.blocks_run) == (2, 4, 1.0)
-    assert evaluate_masks(root, out).mean == summary.mean
+    assert evaluate_masks(Davis(root), out).mean == summary.mean
 
 
 def test_equals_tracking_by_hand(
@@ -56,7 +57,7 @@ def test_equals_tracking_by_hand(
 ) -> None:
     truth = clip(4, objects=2)
     root, out = davis(cow=truth), tmp_path / "out"
-    evaluate(model, root, out=out)
+    evaluate(model, Davis(root), out=out)
     prompts = [Prompt(0, k, mask=truth[0] == k) for k in (1, 2)]
     tracked = []
     for result in model.track(root / "JPEGImages" / "480p" / "cow", prompts):
@@ -70,5 +71,5 @@ def test_settings_tell_the_policy(
     davis: Callable[..., Path], clip: Callable[..., Any], model: Model
 ) -> None:
     plan = StaticPlan([1], model.segmenter.encoder)
-    summary = evaluate(model, davis(cow=clip(4)), routing=plan)
+    summary = evaluate(model, Davis(davis(cow=clip(4))), routing=plan)
     assert summary.settings["policy"] == "StaticPlan([1])" and summary.blocks_run == 0.5

@@ -24,19 +24,23 @@ def test_four_frames_by_hand() -> None:
     # Above 0 to 0.2: 3 of 4; above 0.25 and 0.3: 2; above 0.35 to 0.95: 1; above 1: none.
     expected = [3 / 4] * 5 + [2 / 4] * 2 + [1 / 4] * 13 + [0]
     assert score.success_curve == pytest.approx(expected)
-    assert score.success == pytest.approx((5 * 0.75 + 2 * 0.5 + 13 * 0.25) / 21)
-    assert score.precision == 3 / 4
+    assert score.result.success == pytest.approx((5 * 0.75 + 2 * 0.5 + 13 * 0.25) / 21)
+    assert score.result.precision == 3 / 4
     assert score.precision_curve[[0, 4, 5, 29, 30]] == pytest.approx([0.5, 0.5, 0.75, 0.75, 1.0])
-    assert score.normalised_precision == 2 / 4
+    assert score.result.normalised_precision == 2 / 4
     assert score.normalised_precision_curve[50] == 3 / 4
-    assert score.average_overlap == pytest.approx((1 + 1 / 3 + 1 / 4) / 4)
+    assert score.result.average_overlap == pytest.approx((1 + 1 / 3 + 1 / 4) / 4)
     assert (score.success_rate(0.5), score.success_rate(0.25)) == (1 / 4, 2 / 4)
 
 
 def test_a_perfect_tracker_has_an_auc_of_20_in_21() -> None:
     score = score_boxes(OTB, TRUTH, TRUTH)
-    assert score.success == pytest.approx(20 / 21)
-    assert (score.precision, score.normalised_precision, score.average_overlap) == (1, 1, 1)
+    assert score.result.success == pytest.approx(20 / 21)
+    assert (
+        score.result.precision,
+        score.result.normalised_precision,
+        score.result.average_overlap,
+    ) == (1, 1, 1)
 
 
 def test_normalised_precision_goes_by_width_and_height() -> None:
@@ -44,7 +48,7 @@ def test_normalised_precision_goes_by_width_and_height() -> None:
     truth = [[0, 0, 40, 100]] * 3
     score = score_boxes(OTB, [truth[0], [10, 0, 40, 100], [0, 10, 40, 100]], truth)
     assert score.normalised_errors == pytest.approx([0, 0.25, 0.1])
-    assert score.normalised_precision == pytest.approx(2 / 3)
+    assert score.result.normalised_precision == pytest.approx(2 / 3)
 
 
 def test_lost_and_absent_frames() -> None:
@@ -56,11 +60,11 @@ def test_lost_and_absent_frames() -> None:
     # Held before the first frame is set right, as the toolkits do it: 1 x 1 in 10 x 10.
     assert lasot.overlaps == pytest.approx([1, 0.01, -1, 1])
     assert lasot.success_curve[0] == 3 / 4 and lasot.success_curve[1] == 2 / 4
-    assert lasot.average_overlap == pytest.approx(2.01 / 3)
-    assert lasot.precision == 3 / 4 and lasot.precision_curve[-1] == 3 / 4
+    assert lasot.result.average_overlap == pytest.approx(2.01 / 3)
+    assert lasot.result.precision == 3 / 4 and lasot.precision_curve[-1] == 3 / 4
     got10k = score_boxes(PROTOCOLS["got10k"], predicted, truth, visible, size=(20, 20))
     assert got10k.overlaps == pytest.approx([0, 1])
-    assert (got10k.average_overlap, got10k.success_rate(0.5)) == (0.5, 0.5)
+    assert (got10k.result.average_overlap, got10k.success_rate(0.5)) == (0.5, 0.5)
 
 
 def test_clipping_at_the_edge_of_the_image() -> None:
@@ -74,7 +78,7 @@ def test_clipping_at_the_edge_of_the_image() -> None:
 def test_a_true_box_without_area_is_absent() -> None:
     truth = [[0, 0, 10, 10], [0, 0, 0, 0]]
     score = score_boxes(OTB, truth, truth)
-    assert score.overlaps.tolist() == [1, -1] and score.normalised_precision == 0.5
+    assert score.overlaps.tolist() == [1, -1] and score.result.normalised_precision == 0.5
 
 
 def test_means_over_sequences_and_over_frames() -> None:
@@ -94,7 +98,7 @@ def test_means_over_sequences_and_over_frames() -> None:
 
 def test_a_sequence_that_is_never_seen_has_scores_and_no_warning() -> None:
     score = score_boxes(PROTOCOLS["lasot"], TRUTH, TRUTH, [False] * 4)
-    assert (score.success, score.precision, score.average_overlap) == (0, 0, 0)
+    assert (score.result.success, score.result.precision, score.result.average_overlap) == (0, 0, 0)
     metric = BoxMetric(PROTOCOLS["got10k"])
     assert len(metric.update(TRUTH, TRUTH, [False] * 4)) == 0
 
@@ -122,9 +126,9 @@ def test_scores_lie_between_0_and_1_and_curves_are_monotonic(rows: list) -> None
     score = score_boxes(OTB, predicted, truth)
     assert (np.diff(score.success_curve) <= 0).all()
     assert (np.diff(score.precision_curve) >= 0).all()
-    for value in (score.success, score.precision, score.normalised_precision):
+    for value in (score.result.success, score.result.precision, score.result.normalised_precision):
         assert 0 <= value <= 1
-    assert 0 <= score.average_overlap <= 1 + 1e-9
+    assert 0 <= score.result.average_overlap <= 1 + 1e-9
 
 
 def test_a_box_thinner_than_its_corners_are_exact_overlaps_itself_wholly() -> None:

@@ -13,6 +13,7 @@ from vos_benchmark.evaluator import Evaluator
 
 from tempomask.errors import InputError
 from tempomask.metrics.region_boundary import (
+    SCORES,
     RegionBoundary,
     RegionBoundaryResult,
     region_and_boundary,
@@ -128,8 +129,8 @@ def test_frames_and_objects_at_once_equal_one_by_one() -> None:
     assert one_by_one.compute() == clips.compute() == stacks.compute()
     region, boundary = region_and_boundary(prediction[:, None] == ids, truth[:, None] == ids)
     assert region.shape == boundary.shape == (6, 3)
-    assert region.mean() == pytest.approx(clips.compute().region)
-    assert boundary.mean() == pytest.approx(clips.compute().boundary)
+    assert region.mean() == pytest.approx(clips.compute().scores()["J"])
+    assert boundary.mean() == pytest.approx(clips.compute().scores()["F"])
 
 
 def test_fixed_objects_count_on_every_frame() -> None:
@@ -176,9 +177,8 @@ def test_averages_over_objects() -> None:
     prediction[1][truth[1] == 1] = 0
     metric.update(prediction, truth)
     result = metric.compute()
-    assert (result.region, result.boundary, result.mean) == (0.75, 0.75, 0.75)
-    assert (result.region_recall, result.boundary_recall) == (0.75, 0.75)
-    assert (result.region_decay, result.boundary_decay) == (0.5, 0.5)
+    averages = [0.75, 0.75, 0.75, 0.75, 0.75, 0.5, 0.5]
+    assert list(result.scores().values()) == averages and list(result.scores()) == list(SCORES)
 
 
 def test_reset_forgets_all() -> None:

@@ -20,7 +20,7 @@ from tempomask.cli.options import (
 from tempomask.errors import InputError
 
 if TYPE_CHECKING:
-    from tempomask.evaluation.summary import EvaluationSummary
+    from tempomask.evaluation.vos import EvaluationSummary
 
 PromptKind = Literal["mask", "box", "click", "3clicks", "5clicks"]
 
@@ -64,21 +64,15 @@ def davis(
     if routing.fps is not None:
         raise InputError("--fps is for track; a score needs a budget that does not move with time")
     with console.waiting("starting"):
-        from tempomask.evaluation.davis import evaluate, evaluate_masks
+        from tempomask.data.davis import Davis
+        from tempomask.evaluation.vos import evaluate, evaluate_masks
 
-    wanted: dict[str, Any] = {
-        "split": split,
-        "sequences": sequences,
-        "single_object": single_object,
-        "resolution": resolution,
-        "max_frames": max_frames,
-        "out": out,
-    }
+    dataset = Davis(root, split, sequences, single_object, resolution, max_frames)
     if masks is not None:
         other = {"prompt": None if prompt == "mask" else prompt, "propagator": propagator}
         refuse("--masks scores a folder without a model", model, tracking, routing, **other)
         with SequenceBars() as bars:
-            summary = evaluate_masks(root, masks, progress=bars.show, **wanted)
+            summary = evaluate_masks(dataset, masks, out=out, progress=bars.show)
     else:
         adapter = routing.adapter_for(propagator or model.model, model.checkpoint)
         if propagator is None:
@@ -92,12 +86,12 @@ def davis(
         with SequenceBars() as bars:
             summary = evaluate(
                 loaded,
-                root,
+                dataset,
+                out=out,
                 prompt=prompt,
-                progress=bars.show,
                 options=options,
                 routing=routing.routing,
-                **wanted,
+                progress=bars.show,
             )
     if as_json:
         console.print_json(summary.to_dict())
@@ -133,18 +127,9 @@ def _print(summary: EvaluationSummary, out: Path | None) -> None:
         table.add_row(name, f"{score:.1f}")
     console.out.print(table)
     table = console.table("", ">mean", ">recall", ">decay")
-    table.add_row(
-        "J",
-        f"{summary.region:.2f}",
-        f"{summary.region_recall:.2f}",
-        f"{summary.region_decay:.2f}",
-    )
-    table.add_row(
-        "F",
-        f"{summary.boundary:.2f}",
-        f"{summary.boundary_recall:.2f}",
-        f"{summary.boundary_decay:.2f}",
-    )
+    for part in ("J", "F"):
+        values = (summary.scores[name] for name in (part, f"{part}_recall", f"{part}_decay"))
+        table.add_row(part, *(f"{value:.2f}" for value in values))
     console.out.print(table)
     speed = "" if summary.fps is None else f", {summary.fps:.2f} FPS"
     console.out.print(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -42,20 +42,19 @@ def boxes(
         as_json: Print one JSON object on stdout, all else on stderr.
     """
     with console.waiting("starting"):
+        from tempomask.data.box_tracking import BoxTrackingData
         from tempomask.evaluation.boxes import evaluate_box_files, evaluate_boxes
 
-    wanted: dict[str, Any] = {"split": split, "sequences": sequences, "out": out}
+    data = BoxTrackingData(root, layout, split, sequences)
     if predictions is not None:
         refuse("--boxes scores a folder without a model", model, tracking)
         with SequenceBars() as bars:
-            summary = evaluate_box_files(root, layout, predictions, progress=bars.show, **wanted)
+            summary = evaluate_box_files(data, predictions, out=out, progress=bars.show)
     else:
         options = tracking.options()
         loaded = model.load(pooled_memory=tracking.pooled_memory)
         with SequenceBars() as bars:
-            summary = evaluate_boxes(
-                loaded, root, layout, progress=bars.show, options=options, **wanted
-            )
+            summary = evaluate_boxes(loaded, data, out=out, options=options, progress=bars.show)
     if as_json:
         console.print_json(summary.to_dict())
     else:

@@ -42,24 +42,18 @@ def youtube_vis(
         as_json: Print one JSON object on stdout, all else on stderr.
     """
     with console.waiting("starting"):
+        from tempomask.data.youtube_vis import YouTubeVIS
         from tempomask.evaluation.video_instances import evaluate_instances, evaluate_predictions
 
+    dataset = YouTubeVIS(annotations, images, videos)
     if predictions is not None:
         refuse("--predictions scores a file without a model", model, images=images)
         with console.waiting("scoring"):
-            found = evaluate_predictions(annotations, predictions, videos=videos, out=out)
+            found = evaluate_predictions(dataset, predictions, out=out)
     else:
         loaded = model.load()
         with VideoBar() as bar:
-            found = evaluate_instances(
-                loaded,
-                annotations,
-                images,
-                videos=videos,
-                out=out,
-                limit=limit,
-                progress=bar.show,
-            )
+            found = evaluate_instances(loaded, dataset, out=out, limit=limit, progress=bar.show)
     if as_json:
         console.print_json(found.to_dict())
     else:

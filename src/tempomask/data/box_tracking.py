@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,6 +103,10 @@ class BoxTrackingData(SequenceSet[BoxSequence]):
         if sequences is not None:
             found = {name: found[name] for name in choose(sequences, found, self.root)}
         self.sequences = [_READERS[layout](name, path) for name, path in found.items()]
+
+    def settings(self) -> dict[str, Any]:
+        """Same as of `SequenceSet`."""
+        return {**super().settings(), "layout": self.layout}
 
 
 def read_boxes(path: Path) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tempomask.data.sequences import MaskSequence, SequenceSet, choose, folders
 from tempomask.errors import InputError
@@ -69,6 +70,20 @@ class Davis(SequenceSet[MaskSequence]):
             _pair(name, images / name, annotations / name, single_object).first(max_frames)
             for name in names
         ]
+        if max_frames is not None:
+            self.notes = (
+                f"only the first {max_frames} frames of each sequence: no scores to compare with"
+                " others",
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """Same as of `SequenceSet`."""
+        return {
+            **super().settings(),
+            "split": self.split,
+            "single_object": all(sequence.single_object for sequence in self),
+            **({} if self.max_frames is None else {"max_frames": self.max_frames}),
+        }
 
 
 def _check_root(root: Path) -> None:

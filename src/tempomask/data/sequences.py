@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,10 +88,18 @@ class MaskSequence(FrameSequence):
             InputError: Ids cannot be read from the file, or its size is not that of the frames.
         """
         path = self.annotations[index]
-        labels = read_mask(path)
+        return self.checked(read_mask(path), path)
+
+    def checked(self, labels: NDArray[np.int32], path: Path) -> NDArray[np.int32]:
+        """A label map of the sequence's size and objects; InputError, with its file, if it is not.
+
+        Args:
+            labels: int32 (H, W).
+            path: Where it was read from.
+        """
         if labels.shape != self.size:
             raise InputError(
-                f"annotation {path} has {labels.shape[1]} x {labels.shape[0]} pixels, the frames of"
+                f"{path} has {labels.shape[1]} x {labels.shape[0]} pixels, the frames of"
                 f" {self.name} have {self.size[1]} x {self.size[0]}; take both of one resolution"
             )
         return (labels > 0).astype(np.int32) if self.single_object else labels
@@ -118,10 +126,21 @@ AnySequence = TypeVar("AnySequence", bound=FrameSequence)
 
 
 class SequenceSet(Generic[AnySequence]):
-    """What every reader is: sequences in order, under a root."""
+    """What every reader is: sequences in order, under a root.
+
+    Attributes:
+        root: Folder of the data set.
+        sequences: In order.
+        notes: What a reader of scores on them should know.
+    """
 
     root: Path
     sequences: list[AnySequence]
+    notes: tuple[str, ...] = ()
+
+    def settings(self) -> dict[str, Any]:
+        """What was read, for the records of an evaluation."""
+        return {"dataset": self.root.resolve().name}
 
     def __len__(self) -> int:
         return len(self.sequences)

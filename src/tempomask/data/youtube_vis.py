@@ -109,17 +109,23 @@ class YouTubeVIS:
         annotated: The file has annotations.
     """
 
-    def __init__(self, annotations: str | Path, images: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        annotations: str | Path,
+        images: str | Path | None = None,
+        videos: Sequence[str] | None = None,
+    ) -> None:
         """Read and check the file.
 
         Args:
             annotations: The JSON file.
             images: The folder that `file_names` start from; None looks for it beside the file:
                 JPEGImages/, NAME/JPEGImages/ or NAME/ for annotations called NAME.json.
+            videos: Only these, by name or id.
 
         Raises:
-            InputError: The file is missing or damaged, or its entries do not fit together;
-                `youtube_vis_check.check` lists everything wrong.
+            InputError: The file is missing or damaged, its entries do not fit together
+                (`youtube_vis_check.check` lists everything wrong), or it lacks one of the videos.
         """
         self.path = Path(annotations)
         content = read_content(self.path)
@@ -135,12 +141,24 @@ class YouTubeVIS:
             for video in sorted(content["videos"], key=lambda video: video["id"])
         ]
         self._by_id = {video.id: video for video in self.videos}
+        if videos is not None:
+            self.videos = self._chosen(videos)
         self.annotated = content.get("annotations") is not None
         self._tracks: dict[int, list[InstanceAnnotation]] = {}
         for entry in content.get("annotations") or ():
             annotation = _annotation(entry, self._by_id[entry["video_id"]])
             self._tracks.setdefault(entry["video_id"], []).append(annotation)
         self.images = image_folder(self.path, self.videos, images)
+
+    def _chosen(self, wanted: Sequence[str]) -> list[VideoEntry]:
+        """The videos of these names or ids, in the order of the file."""
+        by_name = {key: video for video in self.videos for key in (str(video.id), video.name)}
+        for name in wanted:
+            if name not in by_name:
+                known = ", ".join(video.name for video in self.videos[:5])
+                raise InputError(f"no video {name!r} in {self.path}; there are {known} ...")
+        chosen = {by_name[name].id for name in wanted}
+        return [video for video in self.videos if video.id in chosen]
 
     def __len__(self) -> int:
         return len(self.videos)

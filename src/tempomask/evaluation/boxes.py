@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tempomask.data.box_tracking import BoxSequence, BoxTrackingData, Layout, read_boxes
+from tempomask.data.box_tracking import BoxSequence, BoxTrackingData, read_boxes
 from tempomask.errors import InputError
-from tempomask.evaluation.settings import model_settings, run_settings
-from tempomask.files import make_folder, replacing, write_errors, write_json
+from tempomask.evaluation.settings import Progress, model_settings, run_settings
+from tempomask.files import make_folder, replacing, write_csv, write_errors, write_json
 from tempomask.io.exports import box_line
 from tempomask.metrics.boxes import PROTOCOLS, BoxMetric, BoxResult
 from tempomask.model import Model, RoutingChoice
 from tempomask.prompts import Prompt
 from tempomask.tracking.options import TrackingOptions
 
-# Called with the sequence, the number of its frames that are done, and the number of all of them.
-Progress = Callable[[str, int, int], None]
 _NAMES = {
     "success": "AUC",
     "precision": "P",
@@ -36,7 +32,15 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class BoxSummary:
-    """Scores in [0, 1] over all sequences and by sequence. fps: None for boxes from disk."""
+    """Scores in [0, 1].
+
+    Attributes:
+        scores: Over all sequences.
+        per_sequence: By sequence.
+        frames: Of all sequences.
+        fps: None for boxes from disk.
+        settings: Of model, run and data.
+    """
 
     scores: BoxResult
     per_sequence: dict[str, BoxResult]
@@ -62,11 +66,8 @@ def percent(result: BoxResult) -> dict[str, float]:
 
 def evaluate_boxes(
     model: Model,
-    root: str | Path,
-    layout: Layout,
+    data: BoxTrackingData,
     *,
-    split: str | None = None,
-    sequences: Sequence[str] | None = None,
     out: str | Path | None = None,
     options: TrackingOptions | None = None,
     routing: RoutingChoice = None,
@@ -74,17 +75,24 @@ def evaluate_boxes(
 ) -> BoxSummary:
     """Track every sequence from its first box and score the boxes of the masks.
 
-    layout, split, sequences: as of `BoxTrackingData`. out: folder for boxes/SEQ.txt (one x,y,w,h
-    a line, zeros where the object is lost), results.csv and summary.json.
-    options, routing: same as in `Model.session`.
+    FPS leaves decoding and writing out.
 
-    FPS leaves decoding and writing out. Raises InputError for data that `BoxTrackingData` refuses,
-    unknown options, a first box outside the image, and a folder that cannot be written.
+    Args:
+        model: That tracks.
+        data: The sequences.
+        out: Folder for boxes/SEQ.txt (one x,y,w,h a line, zeros where the object is lost),
+            results.csv and summary.json; None writes nothing.
+        options: Same as in `Model.session`.
+        routing: Same as in `Model.session`.
+        progress: Told about every frame.
+
+    Raises:
+        InputError: An option is unknown, a first box lies outside the image, or the folder cannot
+            be written.
     """
-    data = BoxTrackingData(root, layout, split, sequences)
     prompts = [Prompt(box=sequence.first_box) for sequence in data]
-    folder = None if out is None else make_folder(out)
-    board, seconds = _Board(layout), 0.0
+    scores = _Scores(data, out)
+    seconds = 0.0
     for sequence, prompt in zip(data, prompts, strict=True):
         session = model.session(
             num_frames=len(sequence), size=sequence.size, options=options, routing=routing
@@ -98,37 +106,34 @@ def evaluate_boxes(
             boxes[index] = x0, y0, x1 - x0, y1 - y0
             if progress is not None:
                 progress(sequence.name, index + 1, len(sequence))
-        board.add(sequence, boxes)
-        if folder is not None:
-            _write_boxes(make_folder(folder / "boxes") / f"{sequence.name}.txt", boxes)
-            board.write_results(folder)
-    settings = {
-        **model_settings(model),
-        **_data_settings(data),
-        **run_settings(options, routing),
-    }
-    return board.finish(folder, settings, seconds)
+        scores.add(sequence, boxes)
+        if scores.folder is not None:
+            path = make_folder(scores.folder / "boxes") / f"{sequence.name}.txt"
+            with write_errors(path), replacing(path) as part:
+                part.write_text("".join(box_line(box) for box in boxes.tolist()), encoding="utf-8")
+    return scores.summary({**model_settings(model), **run_settings(options, routing)}, seconds)
 
 
 def evaluate_box_files(
-    root: str | Path,
-    layout: Layout,
+    data: BoxTrackingData,
     boxes: str | Path,
     *,
-    split: str | None = None,
-    sequences: Sequence[str] | None = None,
     out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> BoxSummary:
     """Score boxes on disk: SEQ.txt, or SEQ/SEQ_001.txt, with one x,y,w,h a line.
 
-    boxes: their folder, or the `out` of `evaluate_boxes`. Raises InputError for missing files, and
-    for files with another number of lines than the sequence has frames.
+    Args:
+        data: The sequences.
+        boxes: Folder of the files, or the `out` of `evaluate_boxes`.
+        out: Folder for results.csv and summary.json; None writes nothing.
+        progress: Told about every sequence.
+
+    Raises:
+        InputError: A file is missing, or has another number of lines than the sequence has frames.
     """
-    data = BoxTrackingData(root, layout, split, sequences)
     paths = [_box_file(Path(boxes), sequence.name) for sequence in data]
-    folder = None if out is None else make_folder(out)
-    board = _Board(layout)
+    scores = _Scores(data, out)
     for sequence, path in zip(data, paths, strict=True):
         predicted = read_boxes(path)
         if len(predicted) != len(sequence):
@@ -136,20 +141,19 @@ def evaluate_box_files(
                 f"{path} has {len(predicted)} boxes, the sequence has {len(sequence)} frames; one"
                 " line for each frame is needed"
             )
-        board.add(sequence, predicted)
+        scores.add(sequence, predicted)
         if progress is not None:
             progress(sequence.name, len(sequence), len(sequence))
-    if folder is not None:
-        board.write_results(folder)
-    settings = {"model": None, "boxes": Path(boxes).name, **_data_settings(data)}
-    return board.finish(folder, settings, 0.0)
+    return scores.summary({"model": None, "boxes": Path(boxes).name}, 0.0)
 
 
-class _Board:
-    """The scores so far."""
+class _Scores:
+    """The scores so far, also in results.csv: a row for each sequence, in percent."""
 
-    def __init__(self, layout: Layout) -> None:
-        self.metric = BoxMetric(PROTOCOLS[layout])
+    def __init__(self, data: BoxTrackingData, out: str | Path | None) -> None:
+        self.data = data
+        self.folder = None if out is None else make_folder(out)
+        self.metric = BoxMetric(PROTOCOLS[data.layout])
         self.results: dict[str, BoxResult] = {}
         self.frames = 0
 
@@ -157,28 +161,21 @@ class _Board:
         score = self.metric.update(boxes, sequence.boxes, sequence.visible, sequence.size)
         self.frames += len(sequence)
         if len(score):
-            self.results[sequence.name] = BoxResult.of(score)
+            self.results[sequence.name] = score.result
+        if self.folder is not None:
+            rows = (
+                [name, *(f"{value:.3f}" for value in percent(result).values())]
+                for name, result in self.results.items()
+            )
+            write_csv(self.folder / "results.csv", ["sequence", *_NAMES.values()], rows)
 
-    def write_results(self, folder: Path) -> None:
-        """results.csv: a row for each sequence, in percent."""
-        path = folder / "results.csv"
-        with write_errors(path), replacing(path) as part, part.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["sequence", *_NAMES.values()])
-            for name, result in self.results.items():
-                writer.writerow([name, *(f"{value:.3f}" for value in percent(result).values())])
-
-    def finish(self, folder: Path | None, settings: dict[str, Any], seconds: float) -> BoxSummary:
+    def summary(self, settings: dict[str, Any], seconds: float) -> BoxSummary:
         fps = self.frames / seconds if seconds else None
+        settings = {**settings, **self.data.settings()}
         summary = BoxSummary(self.metric.compute(), self.results, self.frames, fps, settings)
-        if folder is not None:
-            write_json(folder / "summary.json", summary.to_dict(), default=str)
+        if self.folder is not None:
+            write_json(self.folder / "summary.json", summary.to_dict(), default=str)
         return summary
-
-
-def _write_boxes(path: Path, boxes: NDArray[np.float64]) -> None:
-    with write_errors(path), replacing(path) as part:
-        part.write_text("".join(box_line(box) for box in boxes.tolist()), encoding="utf-8")
 
 
 def _box_file(folder: Path, name: str) -> Path:
@@ -193,7 +190,3 @@ def _box_file(folder: Path, name: str) -> Path:
         if path.is_file():
             return path
     raise InputError(f"no boxes of sequence {name}: there is no {places[0]}")
-
-
-def _data_settings(data: BoxTrackingData) -> dict[str, Any]:
-    return {"dataset": data.root.resolve().name, "layout": data.layout}

@@ -14,8 +14,8 @@ from typing import Any
 
 from tempomask.data.segmentations import as_rle
 from tempomask.data.youtube_vis import VideoEntry, YouTubeVIS
-from tempomask.errors import InputError
-from tempomask.files import replacing, write_errors
+from tempomask.errors import InputError, place
+from tempomask.files import read_json, replacing, write_errors
 from tempomask.metrics.video_ap import PredictedTrack
 
 Row = dict[str, Any]
@@ -26,16 +26,20 @@ _KEYS = ("video_id", "category_id", "segmentations", "score")
 def read_predictions(path: str | Path, dataset: YouTubeVIS) -> dict[int, list[PredictedTrack]]:
     """Predicted tracks by video id, in the order of the file; videos without any are left out.
 
-    Raises InputError for a file that is no list of rows, and for rows of unknown videos or
-    categories, with another number of frames or masks of another size, or without a score.
+    Raises:
+        InputError: The file is no list of rows, or a row is of an unknown video or category, has
+            another number of frames, masks of another size, or no score.
     """
-    path = Path(path)
+    rows = read_json(path, "predictions")
+    if not isinstance(rows, list):
+        raise InputError(
+            f"{path} holds a {type(rows).__name__}; results are a list of"
+            " {video_id, category_id, segmentations, score}"
+        )
     by_video: dict[int, list[PredictedTrack]] = {}
-    for place, row in enumerate(_read_rows(path)):
-        try:
+    for number, row in enumerate(rows):
+        with place(f"{path}, prediction {number}"):
             track = _track(row, dataset)
-        except InputError as error:
-            raise InputError(f"{path}, prediction {place}: {error}") from None
         by_video.setdefault(row["video_id"], []).append(track)
     return by_video
 
@@ -61,21 +65,6 @@ def rows_of(tracks: Iterable[PredictedTrack], video: VideoEntry) -> Iterator[Row
         }
 
 
-def _read_rows(path: Path) -> list[Any]:
-    try:
-        rows = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read predictions {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}; the file may be cut off") from None
-    if not isinstance(rows, list):
-        raise InputError(
-            f"{path} holds a {type(rows).__name__}; results are a list of"
-            " {video_id, category_id, segmentations, score}"
-        )
-    return rows
-
-
 def _track(row: Any, dataset: YouTubeVIS) -> PredictedTrack:
     if not isinstance(row, dict):
         raise InputError(f"a {type(row).__name__}, not an object with {', '.join(_KEYS)}")
@@ -95,15 +84,8 @@ def _track(row: Any, dataset: YouTubeVIS) -> PredictedTrack:
     if not isinstance(masks, list) or len(masks) != len(video):
         found = f"{len(masks)} segmentations" if isinstance(masks, list) else "no list of them"
         raise InputError(f"{found}, but video {video.id} ({video.name}) has {len(video)} frames")
-    return PredictedTrack(
-        category_id=row["category_id"],
-        masks=[_rle(mask, video, frame) for frame, mask in enumerate(masks)],
-        score=float(score),
-    )
-
-
-def _rle(mask: Any, video: VideoEntry, frame: int) -> Any:
-    try:
-        return as_rle(mask, video.size)
-    except InputError as error:
-        raise InputError(f"frame {frame} of video {video.id} ({video.name}): {error}") from None
+    encodings = []
+    for frame, mask in enumerate(masks):
+        with place(f"frame {frame} of video {video.id} ({video.name})"):
+            encodings.append(as_rle(mask, video.size))
+    return PredictedTrack(row["category_id"], encodings, float(score))

@@ -43,15 +43,19 @@ class MeasuredOnce:
             kept.trained = True
 
     def on_step(self, step: int) -> Prepared | None:
+        """See `adaptation.method.Method`."""
         return self.method.on_step(step)
 
     def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> torch.Tensor | None:
+        """See `adaptation.method.Method`."""
         return self.method.extra_loss(outputs, replay, step)
 
     def state(self) -> dict[str, Any]:
+        """See `adaptation.method.Method`."""
         return self.method.state()
 
     def export(self) -> Export:
+        """See `adaptation.method.Method`."""
         return self.method.export()
 
 
@@ -64,7 +68,7 @@ class KeptScores:
         self._writes = os.environ.get("RANK", "0") == "0"
 
     def score(self, segmenter: Segmenter, policy: Policy | None = None) -> float:
-        """As of `adaptation.method.Measure`."""
+        """See `adaptation.method.Measure`."""
         if self.trained or not (policy is None or isinstance(policy, StaticPlan)):
             return self._measure.score(segmenter, policy)
         keep = [True] * segmenter.encoder.num_blocks if policy is None else policy.keep
@@ -85,9 +89,9 @@ class KeptScores:
 
     @property
     def fingerprint(self) -> str:
-        """As of `adaptation.method.Measure`."""
+        """See `adaptation.method.Measure`."""
         return self._measure.fingerprint
 
     def images(self, count: int) -> torch.Tensor:
-        """As of `adaptation.method.Measure`."""
+        """See `adaptation.method.Measure`."""
         return self._measure.images(count)

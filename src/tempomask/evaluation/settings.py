@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from tempomask.models.encoder import Policy
 from tempomask.propagation.model import Propagator
 from tempomask.propagation.options import PropagationOptions
 from tempomask.tracking.options import TrackingOptions
+
+# Called with the sequence, the number of its frames that are done, and the number of all of them.
+Progress = Callable[[str, int, int], None]
 
 
 def model_settings(model: Model | Propagator) -> dict[str, Any]:

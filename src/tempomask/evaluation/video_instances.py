@@ -6,8 +6,8 @@ without annotations, as of the benchmarks' validation sets, give a results file 
 
 from __future__ import annotations
 
-import csv
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tempomask.data.youtube_vis import VideoEntry, YouTubeVIS
+from tempomask.data.youtube_vis import VideoEntry, YouTubeVIS, plain_name
 from tempomask.errors import InputError
 from tempomask.evaluation.instance_predictions import (
     RESULTS,
@@ -24,15 +24,13 @@ from tempomask.evaluation.instance_predictions import (
     rows_of,
     write_predictions,
 )
-from tempomask.evaluation.settings import computation
-from tempomask.files import make_folder, replacing, write_errors, write_json
+from tempomask.evaluation.settings import Progress, computation
+from tempomask.files import make_folder, write_csv, write_json
 from tempomask.instances.model import InstanceModel
 from tempomask.metrics.video_ap import PredictedTrack, TrueTrack, VideoAP, VideoAPResult
 from tempomask.results import InstanceResult
 from tempomask.rle import RLE, encode_rle
 
-# Called with the video, the number of its frames that are done, and the number of all of them.
-Progress = Callable[[str, int, int], None]
 # Called with the video, the frame as it was read, and what was found on it.
 Observer = Callable[[VideoEntry, NDArray[np.uint8], InstanceResult], None]
 # The papers hand in so many pairs of track and class for each video.
@@ -43,9 +41,15 @@ PREDICTIONS_PER_VIDEO = 10
 class InstanceEvaluation:
     """What an evaluation found.
 
-    scores: None where the file has no annotations. classes: names by category id. predictions: rows
-    in the results. frames, videos: run or scored. fps: frames over seconds of the session's steps,
-    layers_run: decoder layers a frame; both None for a results file. settings: of the run.
+    Attributes:
+        scores: None where the file has no annotations.
+        classes: Names by category id.
+        predictions: Rows in the results.
+        videos: Run or scored.
+        frames: Of these videos.
+        settings: Of the run.
+        fps: Frames over seconds of the session's steps, None for a results file.
+        layers_run: Decoder layers a frame, None for a results file.
     """
 
     scores: VideoAPResult | None
@@ -59,9 +63,9 @@ class InstanceEvaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json: scores in percent, None where there is nothing to find."""
-        scores = {} if self.scores is None else _without_nan(self.scores.to_dict())
+        scores = {} if self.scores is None else self.scores.to_dict()
         return {
-            **scores,
+            **{name: None if np.isnan(value) else value for name, value in scores.items()},
             "classes": {row[0]: row[1] for row in self.class_rows()},
             "videos": self.videos,
             "frames": self.frames,
@@ -89,95 +93,107 @@ class InstanceEvaluation:
 
 
 def evaluate_predictions(
-    annotations: str | Path,
-    predictions: str | Path,
-    *,
-    videos: Sequence[str] | None = None,
-    out: str | Path | None = None,
+    dataset: YouTubeVIS, predictions: str | Path, *, out: str | Path | None = None
 ) -> InstanceEvaluation:
     """Score a results file.
 
-    annotations: with ground truth. videos: only these, by name or id. out: folder for summary.json
-    and classes.csv; None writes nothing.
+    Args:
+        dataset: With annotations.
+        predictions: The file, see `read_predictions`.
+        out: Folder for summary.json and classes.csv; None writes nothing.
 
-    Raises InputError for files that do not fit, see `read_predictions`, and without annotations.
+    Raises:
+        InputError: The file does not fit, or there are no annotations.
     """
-    dataset = YouTubeVIS(annotations)
-    _check_annotated(dataset)
-    chosen = choose_videos(dataset, videos)
+    if not dataset.annotated:
+        raise InputError(
+            f"{dataset.path} has no annotations to score against; benchmarks keep them on their"
+            " servers, hand the results in there"
+        )
     found = read_predictions(predictions, dataset)
     metric = VideoAP(dataset.categories)
-    for video in chosen:
+    for video in dataset.videos:
         metric.update(true_tracks(dataset, video), found.get(video.id, []))
     summary = InstanceEvaluation(
         scores=metric.compute(),
         classes=dataset.categories,
-        predictions=sum(len(found.get(video.id, [])) for video in chosen),
-        videos=len(chosen),
-        frames=sum(len(video) for video in chosen),
-        settings={"model": None, "predictions": Path(predictions).name, **_data(dataset)},
+        predictions=sum(len(found.get(video.id, [])) for video in dataset.videos),
+        videos=len(dataset),
+        frames=sum(len(video) for video in dataset.videos),
+        settings={
+            "model": None,
+            "predictions": Path(predictions).name,
+            "dataset": dataset.path.name,
+        },
     )
     if out is not None:
-        write_evaluation(make_folder(out), summary)
+        _write(make_folder(out), summary)
     return summary
 
 
 def evaluate_instances(
     model: InstanceModel,
-    annotations: str | Path,
-    images: str | Path | None = None,
+    dataset: YouTubeVIS,
     *,
-    videos: Sequence[str] | None = None,
     out: str | Path | None = None,
     limit: int = PREDICTIONS_PER_VIDEO,
     progress: Progress | None = None,
 ) -> InstanceEvaluation:
     """Run a model on every video, score it if there are annotations, and write the results.
 
-    images: as of `YouTubeVIS`. videos: only these, by name or id. limit: predictions a video.
-    out: folder for results.json (as the servers take it), summary.json and classes.csv; None writes
-    nothing.
+    Args:
+        model: That knows all classes of the data; `load_instances` takes other names for its own.
+        dataset: Without annotations, results are only written.
+        out: Folder for results.json (as the servers take it), summary.json and classes.csv; None
+            writes nothing.
+        limit: Predictions a video.
+        progress: Told about every frame.
 
-    Raises InputError if the model does not know a class of the data (give `load_instances` the
-    names it should use), and for missing or damaged images.
+    Raises:
+        InputError: The model does not know a class of the data, or images are missing or damaged.
     """
-    dataset = YouTubeVIS(annotations, images)
     if not dataset.annotated and out is None:
         raise InputError(
             f"{dataset.path} has no annotations to score against; name an output folder for the"
             " results"
         )
-    chosen = choose_videos(dataset, videos)
     run = InstanceRun(model, dataset, limit, progress)
     folder = None if out is None else make_folder(out)
+    rows = (row for video in dataset.videos for row in rows_of(run.track(video), video))
     if folder is None:
-        for video in chosen:
-            run.track(video)
+        deque(rows, maxlen=0)
     else:
-        rows = (row for video in chosen for row in rows_of(run.track(video), video))
         write_predictions(folder / RESULTS, rows)
     summary = InstanceEvaluation(
         scores=run.metric.compute() if dataset.annotated else None,
         classes=dataset.categories,
         predictions=run.predictions,
-        videos=len(chosen),
+        videos=len(dataset),
         frames=run.frames,
-        settings={**_model(model), "limit": limit, **_data(dataset)},
+        settings={
+            "model": model.name,
+            "router": None if model.router is None else type(model.router).__name__,
+            "short_side": model.config.short_side,
+            **computation(model.device, model.dtype),
+            "limit": limit,
+            "dataset": dataset.path.name,
+        },
         fps=run.frames / run.seconds if run.seconds else None,
         layers_run=run.layers / run.frames if run.frames else None,
     )
     if folder is not None:
-        write_evaluation(folder, summary)
+        _write(folder, summary)
     return summary
 
 
 class InstanceRun:
     """Tracks videos one after the other, and adds each to the metric, if there are annotations.
 
-    limit: predictions a video. observe: sees every frame with its result.
-    seconds, frames, layers, predictions: sums over the videos so far.
-
-    Raises InputError as `evaluate_instances`.
+    Attributes:
+        seconds: Of the session's steps, over the videos so far.
+        frames: Likewise.
+        layers: Decoder layers that ran, likewise.
+        predictions: Likewise.
     """
 
     def __init__(
@@ -188,6 +204,15 @@ class InstanceRun:
         progress: Progress | None = None,
         observe: Observer | None = None,
     ) -> None:
+        """Begin without videos; see `evaluate_instances`.
+
+        Args:
+            model: That knows all classes of the data.
+            dataset: Of the videos.
+            limit: Predictions a video.
+            progress: Told about every frame.
+            observe: Sees every frame with its result.
+        """
         if limit < 1:
             raise InputError(f"limit must be 1 or more predictions a video, got {limit}")
         self.model, self.dataset, self.limit = model, dataset, limit
@@ -252,10 +277,11 @@ def true_tracks(dataset: YouTubeVIS, video: VideoEntry) -> list[TrueTrack]:
 def categories_of(classes: Sequence[str], dataset: YouTubeVIS) -> dict[int, int]:
     """The category id of each of the model's labels, by name; labels of other classes are left out.
 
-    Raises InputError if the data has a class that the model does not know.
+    Raises:
+        InputError: The data has a class that the model does not know.
     """
-    places = {_plain(name): label for label, name in enumerate(classes)}
-    unknown = [name for name in dataset.classes if _plain(name) not in places]
+    places = {plain_name(name): label for label, name in enumerate(classes)}
+    unknown = [name for name in dataset.classes if plain_name(name) not in places]
     if unknown:
         shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         raise InputError(
@@ -263,59 +289,15 @@ def categories_of(classes: Sequence[str], dataset: YouTubeVIS) -> dict[int, int]
             f" knows {', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}: take a model"
             " for this data, or rename its classes with a classes file"
         )
-    return {places[_plain(name)]: category for category, name in dataset.categories.items()}
+    return {places[plain_name(name)]: category for category, name in dataset.categories.items()}
 
 
-def choose_videos(dataset: YouTubeVIS, wanted: Sequence[str] | None) -> list[VideoEntry]:
-    """The videos of these names or ids, all for None; InputError for one that is not there."""
-    if wanted is None:
-        return dataset.videos
-    by_name = {key: video for video in dataset.videos for key in (str(video.id), video.name)}
-    for name in wanted:
-        if name not in by_name:
-            known = ", ".join(video.name for video in dataset.videos[:5])
-            raise InputError(f"no video {name!r} in {dataset.path}; there are {known} ...")
-    chosen = {by_name[name].id for name in wanted}
-    return [video for video in dataset.videos if video.id in chosen]
-
-
-def write_evaluation(folder: Path, summary: InstanceEvaluation) -> None:
-    """Write summary.json, and classes.csv where there are scores."""
+def _write(folder: Path, summary: InstanceEvaluation) -> None:
+    """summary.json, and classes.csv where there are scores."""
     write_json(folder / "summary.json", summary.to_dict(), default=str)
-    if summary.scores is None:
-        return
-    path = folder / "classes.csv"
-    with write_errors(path), replacing(path) as part, part.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["class", "AP", "AR10", "tracks"])
-        for name, ap, ar10, tracks in summary.class_rows():
-            writer.writerow([name, f"{ap:.3f}", f"{ar10:.3f}", tracks])
-
-
-def _check_annotated(dataset: YouTubeVIS) -> None:
-    if not dataset.annotated:
-        raise InputError(
-            f"{dataset.path} has no annotations to score against; benchmarks keep them on their"
-            " servers, hand the results in there"
+    if summary.scores is not None:
+        rows = (
+            [name, f"{ap:.3f}", f"{recall:.3f}", tracks]
+            for name, ap, recall, tracks in summary.class_rows()
         )
-
-
-def _plain(name: str) -> str:
-    return name.casefold().replace("_", " ").strip()
-
-
-def _without_nan(scores: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: None if np.isnan(value) else value for name, value in scores.items()}
-
-
-def _data(dataset: YouTubeVIS) -> dict[str, Any]:
-    return {"dataset": dataset.path.name}
-
-
-def _model(model: InstanceModel) -> dict[str, Any]:
-    return {
-        "model": model.name,
-        "router": None if model.router is None else type(model.router).__name__,
-        "short_side": model.config.short_side,
-        **computation(model.device, model.dtype),
-    }
+        write_csv(folder / "classes.csv", ["class", "AP", "AR10", "tracks"], rows)

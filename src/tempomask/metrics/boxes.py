@@ -31,11 +31,12 @@ PRECISION_PLACE = 20
 class BoxProtocol:
     """What is counted, and how.
 
-    first_frame: it counts, as correct (it was given).
-    absent: frames without the object count as misses in the curves; else they are left out.
-    hold_lost: where a prediction is lost, the last box before it stands.
-    clip: boxes are cut at the edge of the image.
-    pooled: the mean is over the frames of all sequences, not over the sequences.
+    Attributes:
+        first_frame: It counts, as correct (it was given).
+        absent: Frames without the object count as misses in the curves; else they are left out.
+        hold_lost: Where a prediction is lost, the last box before it stands.
+        clip: Boxes are cut at the edge of the image.
+        pooled: The mean is over the frames of all sequences, not over the sequences.
     """
 
     first_frame: bool = True
@@ -56,8 +57,10 @@ PROTOCOLS = {
 class BoxScore:
     """Scores of the frames that count, of one sequence or of several.
 
-    overlaps: IoU in [0, 1], -1 where the object is absent. centre_errors: distance of the centres
-    in pixels, normalised_errors: in widths and heights of the true box; infinite where absent.
+    Attributes:
+        overlaps: IoU in [0, 1], -1 where the object is absent.
+        centre_errors: Distance of the centres in pixels, infinite where absent.
+        normalised_errors: The same in widths and heights of the true box.
     """
 
     overlaps: Floats
@@ -82,35 +85,36 @@ class BoxScore:
         """(51,): the same within 0, 0.01 ... 0.5 of the true box."""
         return (self.normalised_errors[:, None] <= NORMALISED_THRESHOLDS).mean(axis=0)
 
-    @property
-    def success(self) -> float:
-        """Area under the success curve (AUC)."""
-        return float(self.success_curve.mean())
-
-    @property
-    def precision(self) -> float:
-        """Share of frames with centres within 20 pixels."""
-        return float(self.precision_curve[PRECISION_PLACE])
-
-    @property
-    def normalised_precision(self) -> float:
-        """Share of frames with centres within 0.2 of the true box."""
-        return float(self.normalised_precision_curve[PRECISION_PLACE])
-
-    @property
-    def average_overlap(self) -> float:
-        """Mean overlap where the object is present (AO of GOT-10k); 0 if it never is."""
-        present = self.overlaps[self.overlaps >= 0]
-        return float(present.mean()) if len(present) else 0.0
-
     def success_rate(self, threshold: float) -> float:
         """Share of frames with an overlap above a threshold (SR of GOT-10k)."""
         return float((self.overlaps > threshold).mean())
 
+    @property
+    def result(self) -> BoxResult:
+        """The numbers that are reported."""
+        present = self.overlaps[self.overlaps >= 0]
+        return BoxResult(
+            success=float(self.success_curve.mean()),
+            precision=float(self.precision_curve[PRECISION_PLACE]),
+            normalised_precision=float(self.normalised_precision_curve[PRECISION_PLACE]),
+            average_overlap=float(present.mean()) if len(present) else 0.0,
+            success_rate_50=self.success_rate(0.5),
+            success_rate_75=self.success_rate(0.75),
+        )
+
 
 @dataclass(frozen=True)
 class BoxResult:
-    """Scores in [0, 1]; `success` is the AUC, the success rates are those of GOT-10k."""
+    """Scores in [0, 1].
+
+    Attributes:
+        success: Area under the success curve (AUC).
+        precision: Share of frames with centres within 20 pixels.
+        normalised_precision: Share of frames with centres within 0.2 of the true box.
+        average_overlap: Mean overlap where the object is present (AO of GOT-10k), 0 if it never is.
+        success_rate_50: Share of frames with an overlap above 0.5 (SR of GOT-10k).
+        success_rate_75: The same above 0.75.
+    """
 
     success: float
     precision: float
@@ -118,18 +122,6 @@ class BoxResult:
     average_overlap: float
     success_rate_50: float
     success_rate_75: float
-
-    @staticmethod
-    def of(score: BoxScore) -> BoxResult:
-        """The numbers of one score."""
-        return BoxResult(
-            score.success,
-            score.precision,
-            score.normalised_precision,
-            score.average_overlap,
-            score.success_rate(0.5),
-            score.success_rate(0.75),
-        )
 
 
 @dataclass
@@ -152,7 +144,7 @@ class BoxMetric:
         visible: ArrayLike | None = None,
         size: Size | None = None,
     ) -> BoxScore:
-        """Score one sequence: boxes (T, 4) each, visible (T,) bool, size (H, W) for clipping."""
+        """Score one sequence; see `score_boxes`."""
         self.scores.append(score_boxes(self.protocol, predicted, truth, visible, size))
         return self.scores[-1]
 
@@ -162,14 +154,9 @@ class BoxMetric:
         if not counted:
             raise InputError("no frame was scored; sequences need frames with the object in view")
         if self.protocol.pooled:
-            return BoxResult.of(
-                BoxScore(
-                    np.concatenate([score.overlaps for score in counted]),
-                    np.concatenate([score.centre_errors for score in counted]),
-                    np.concatenate([score.normalised_errors for score in counted]),
-                )
-            )
-        rows = [vars(BoxResult.of(score)) for score in counted]
+            arrays = zip(*(vars(score).values() for score in counted), strict=True)
+            return BoxScore(*(np.concatenate(parts) for parts in arrays)).result
+        rows = [vars(score.result) for score in counted]
         return BoxResult(**{name: float(np.mean([row[name] for row in rows])) for name in rows[0]})
 
     def reset(self) -> None:
@@ -184,10 +171,17 @@ def score_boxes(
     visible: ArrayLike | None = None,
     size: Size | None = None,
 ) -> BoxScore:
-    """Compare predicted with true boxes, (T, 4) as x, y, w, h; see `BoxMetric.update`.
+    """Compare predicted with true boxes; a true box without area counts as absent.
 
-    A true box without area counts as absent. Raises InputError for other shapes, negative sides and
-    numbers that are not finite.
+    Args:
+        protocol: What is counted.
+        predicted: (T, 4) as x, y, w, h.
+        truth: (T, 4) likewise.
+        visible: (T,) bool, the object is there; None where the boxes say it.
+        size: (H, W) of the images, for clipping.
+
+    Raises:
+        InputError: The shapes are others, a side is negative, or a number is not finite.
     """
     ours, theirs = _checked("predicted", predicted), _checked("true", truth)
     if len(ours) != len(theirs):

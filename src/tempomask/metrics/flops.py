@@ -9,9 +9,9 @@ Norms, activations, softmax and resizing, well below 1%, are left out, as torch 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, bmm_flop, sdpa_flop_count
 
 from tempomask.errors import InputError
-from tempomask.models.encoder import Encoder, RoutedBlock
+from tempomask.models.encoder import RoutedBlock
 from tempomask.models.segmenter import MemoryInputs, Segmenter
 from tempomask.weights.pruned import fit_widths
 
@@ -28,8 +28,9 @@ from tempomask.weights.pruned import fit_widths
 class Macs:
     """Multiply-adds of two kinds.
 
-    weights: of activations with weights, in linear layers and convolutions. products: of
-    activations with each other, in attention.
+    Attributes:
+        weights: Of activations with weights, in linear layers and convolutions.
+        products: Of activations with each other, in attention.
     """
 
     weights: int = 0
@@ -37,6 +38,7 @@ class Macs:
 
     @property
     def total(self) -> int:
+        """Both kinds."""
         return self.weights + self.products
 
     @property
@@ -83,8 +85,9 @@ def counting() -> Iterator[Counted]:
 class _Formulas:
     """What torch's counter lacks.
 
-    with_weights: FLOPs of batched products one of whose sides is the same for the whole batch: so
-    torch computes a linear layer on tokens that do not lie in one piece.
+    Attributes:
+        with_weights: FLOPs of batched products one of whose sides is the same for the whole batch:
+            so torch computes a linear layer on tokens that do not lie in one piece.
     """
 
     def __init__(self) -> None:
@@ -128,6 +131,7 @@ class BlockCost:
 
     @property
     def macs(self) -> Macs:
+        """Of the whole block."""
         return self.attend + self.feed_forward
 
 
@@ -135,8 +139,13 @@ class BlockCost:
 class FrameCost:
     """What one tracked frame costs.
 
-    embedding: of the encoder outside its blocks (patch embedding, stem). neck: with the decoder's
-    convolutions that run once a frame. memory_attention, decoder, memory_encoder: for one object.
+    Attributes:
+        embedding: Of the encoder outside its blocks (patch embedding, stem).
+        blocks: Of the encoder.
+        neck: With the decoder's convolutions that run once a frame.
+        memory_attention: For one object.
+        decoder: For one object.
+        memory_encoder: For one object.
     """
 
     embedding: Macs
@@ -149,7 +158,8 @@ class FrameCost:
     def encoder(self, keep: Sequence[bool] | None = None) -> Macs:
         """The image encoder with its neck, all blocks or those marked True.
 
-        Raises InputError if keep has another length than the encoder.
+        Raises:
+            InputError: `keep` has another length than the encoder.
         """
         keep = [True] * len(self.blocks) if keep is None else keep
         if len(keep) != len(self.blocks):
@@ -170,7 +180,10 @@ def frame_cost(
 ) -> FrameCost:
     """Count a frame of a segmenter's configuration at its image size, from shapes alone.
 
-    memories, pointers: that the frame attends to, by default as many as there can be.
+    Args:
+        segmenter: Whose configuration is counted.
+        memories: That the frame attends to, by default as many as there can be.
+        pointers: Likewise.
     """
     config = segmenter.config
     with torch.device("meta"):
@@ -237,49 +250,3 @@ def _memory_inputs(
         pointers=torch.zeros(1, pointers, config.hidden_dim, device="meta"),
         pointer_distance=torch.zeros(pointers, device="meta"),
     )
-
-
-@dataclass
-class EncoderMeter:
-    """Counts real passes of an encoder, with whatever its policy computes and decides on them.
-
-    every: of so many passes one is counted, because counting takes time. The encoder must be a
-    plain one: torch's counter does not see into the packed layers of the fast engine.
-
-    >>> with EncoderMeter(segmenter.encoder).attached() as meter:  # doctest: +SKIP
-    ...     evaluate(model, root, policy=policy)
-    >>> meter.mean  # doctest: +SKIP
-    """
-
-    encoder: Encoder
-    every: int = 1
-    counts: list[Macs] = field(default_factory=list)
-    passes: int = 0
-
-    @contextmanager
-    def attached(self) -> Iterator[EncoderMeter]:
-        """Meter the encoder's calls for as long as the block runs."""
-        forward: Callable[..., Any] = self.encoder.forward
-
-        def metered(*arguments: Any, **named: Any) -> Any:
-            self.passes += 1
-            if (self.passes - 1) % self.every:
-                return forward(*arguments, **named)
-            with counting() as counted:
-                output = forward(*arguments, **named)
-            self.counts.append(counted.macs)
-            return output
-
-        self.encoder.forward = metered
-        try:
-            yield self
-        finally:
-            del self.encoder.forward
-
-    @property
-    def mean(self) -> Macs:
-        """Of the passes that were counted; InputError if there was none."""
-        if not self.counts:
-            raise InputError("no pass of the encoder was counted; run it while it is metered")
-        summed, count = total(self.counts), len(self.counts)
-        return Macs(round(summed.weights / count), round(summed.products / count))

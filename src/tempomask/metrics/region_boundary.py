@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +36,13 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class Statistics:
-    """mean, recall (share of frames above 0.5) and decay (first quarter minus last), in [0, 1]."""
+    """Of the scores of consecutive frames, in [0, 1].
+
+    Attributes:
+        mean: Over the frames.
+        recall: Share of frames above 0.5.
+        decay: Mean of the first quarter minus that of the last.
+    """
 
     mean: float
     recall: float
@@ -57,59 +64,48 @@ class ObjectScore:
         return (self.region.mean + self.boundary.mean) / 2
 
 
+# What is reported, under the names that papers use.
+SCORES: dict[str, Callable[[ObjectScore], float]] = {
+    "J&F": attrgetter("mean"),
+    "J": attrgetter("region.mean"),
+    "F": attrgetter("boundary.mean"),
+    "J_recall": attrgetter("region.recall"),
+    "F_recall": attrgetter("boundary.recall"),
+    "J_decay": attrgetter("region.decay"),
+    "F_decay": attrgetter("boundary.decay"),
+}
+
+
 @dataclass(frozen=True)
 class RegionBoundaryResult:
-    """Scores of every object; the properties average over objects, as DAVIS does (NaN for none).
+    """Scores of every object.
 
-    ignored_ids: predicted, but not among the objects that count.
+    Attributes:
+        objects: That count.
+        ignored_ids: Predicted, but not among the objects that count.
     """
 
     objects: tuple[ObjectScore, ...]
     ignored_ids: tuple[int, ...] = ()
 
+    def scores(self) -> dict[str, float]:
+        """By the names of `SCORES`, averaged over objects as DAVIS does; NaN without any."""
+        if not self.objects:
+            return dict.fromkeys(SCORES, math.nan)
+        averages = {
+            name: float(np.mean([value(score) for score in self.objects]))
+            for name, value in SCORES.items()
+        }
+        return averages | {"J&F": (averages["J"] + averages["F"]) / 2}
+
     @property
     def mean(self) -> float:
         """J&F."""
-        return (self.region + self.boundary) / 2
-
-    @property
-    def region(self) -> float:
-        """J."""
-        return self._average(lambda score: score.region.mean)
-
-    @property
-    def boundary(self) -> float:
-        """F."""
-        return self._average(lambda score: score.boundary.mean)
-
-    @property
-    def region_recall(self) -> float:
-        return self._average(lambda score: score.region.recall)
-
-    @property
-    def boundary_recall(self) -> float:
-        return self._average(lambda score: score.boundary.recall)
-
-    @property
-    def region_decay(self) -> float:
-        return self._average(lambda score: score.region.decay)
-
-    @property
-    def boundary_decay(self) -> float:
-        return self._average(lambda score: score.boundary.decay)
-
-    def _average(self, value: Callable[[ObjectScore], float]) -> float:
-        values = [value(score) for score in self.objects]
-        return float(np.mean(values)) if values else math.nan
+        return self.scores()["J&F"]
 
 
 class RegionBoundary:
     """Accumulates J and F over frames: `update`, then `compute`.
-
-    object_ids: the objects that count, on every frame; predictions of others are ignored (the DAVIS
-        protocol, with the objects of the first annotation). By default the objects that the ground
-        truth shows, each from the frame on where it or a prediction of it is first seen (the rule
-        of vos-benchmark, for data where objects come later).
 
     >>> metric = RegionBoundary()
     >>> truth = np.zeros((20, 20), np.int32); truth[5:15, 5:15] = 1
@@ -119,6 +115,14 @@ class RegionBoundary:
     """
 
     def __init__(self, object_ids: Iterable[int] | None = None) -> None:
+        """Begin without frames.
+
+        Args:
+            object_ids: The objects that count, on every frame; predictions of others are ignored
+                (the DAVIS protocol, with the objects of the first annotation). By default the
+                objects that the ground truth shows, each from the frame on where it or a prediction
+                of it is first seen (the rule of vos-benchmark, for data where objects come later).
+        """
         self._fixed = None if object_ids is None else tuple(int(i) for i in object_ids)
         self.reset()
 
@@ -132,9 +136,14 @@ class RegionBoundary:
     def update(self, prediction: Maps, truth: Maps) -> None:
         """Score one frame, or several consecutive ones.
 
-        Either label maps (H, W) or (T, H, W), integers, 0 for background; or masks, bool (M, H, W)
-        or (T, M, H, W), in the order of object_ids (without them, objects 1 to M).
-        Raises InputError if the shapes differ or do not fit the number of objects.
+        Args:
+            prediction: Label maps (H, W) or (T, H, W), integers, 0 for background; or masks, bool
+                (M, H, W) or (T, M, H, W), in the order of object_ids (without them, objects 1 to
+                M).
+            truth: The same kind.
+
+        Raises:
+            InputError: The shapes differ, or do not fit the number of objects.
         """
         _check_shapes(prediction, truth)
         if (prediction.dtype == bool) != (truth.dtype == bool):

@@ -22,10 +22,13 @@ Floats = NDArray[np.float64]
 
 
 class Runs(NamedTuple):
-    """A mask as runs of pixels down its columns.
+    """A mask as runs of pixels down its columns; all numbers are whole.
 
-    Edges of all runs, ascending, and how many pixels of the mask lie before each edge; starts and
-    ends of the runs of the mask itself. All are whole.
+    Attributes:
+        edges: Of all runs, ascending.
+        covered: How many pixels of the mask lie before each edge.
+        starts: Of the runs of the mask itself.
+        ends: Likewise.
     """
 
     edges: Floats
@@ -58,8 +61,9 @@ def tube_areas(tube: Tube) -> NDArray[np.int64]:
 def tube_overlaps(predicted: Sequence[Tube], truth: Sequence[Tube]) -> Floats:
     """(D, G) intersection over union; 0 where both tracks are never seen.
 
-    Raises InputError for tracks of different numbers of frames, and for masks of different sizes or
-    that are damaged.
+    Raises:
+        InputError: Tracks have different numbers of frames, or masks are damaged or of different
+            sizes.
     """
     lengths = sorted({len(tube) for tube in (*predicted, *truth)})
     if len(lengths) > 1:

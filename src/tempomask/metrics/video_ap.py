@@ -34,9 +34,13 @@ _RANGES = list(AREA_RANGES)
 
 @dataclass(frozen=True, eq=False)
 class TrueTrack:
-    """What is to be found. masks: T entries. area: mean area, None to take it from the masks.
+    """What is to be found.
 
-    is_crowd: a group; it may be found or not, and by several predictions.
+    Attributes:
+        category_id: Of its class.
+        masks: T entries, None where it is not seen.
+        area: Mean area in pixels, None to take it from the masks.
+        is_crowd: A group; it may be found or not, and by several predictions.
     """
 
     category_id: int
@@ -47,7 +51,13 @@ class TrueTrack:
 
 @dataclass(frozen=True, eq=False)
 class PredictedTrack:
-    """What was found. masks: T entries, None where it is not seen. score: the higher the surer."""
+    """What was found.
+
+    Attributes:
+        category_id: Of its class.
+        masks: T entries, None where it is not seen.
+        score: The higher the surer.
+    """
 
     category_id: int
     masks: Tube
@@ -58,8 +68,11 @@ class PredictedTrack:
 class CategoryScore:
     """Of one class, in [0, 1]; NaN where there is no track of the class to find.
 
-    precision: by area range (R,), averaged over the recall levels. recall: by area range and limit,
-    averaged over thresholds. tracks: to be found.
+    Attributes:
+        category_id: The class.
+        precision: By area range (R,), averaged over the recall levels.
+        recall: By area range and limit, averaged over thresholds.
+        tracks: To be found.
     """
 
     category_id: int
@@ -69,6 +82,7 @@ class CategoryScore:
 
     @property
     def ap(self) -> float:
+        """Over all areas and thresholds."""
         return float(self.precision["all"].mean())
 
 
@@ -85,10 +99,12 @@ class VideoAPResult:
 
     @property
     def ap50(self) -> float:
+        """AP at the threshold 0.5."""
         return self.average_precision(threshold=0.5)
 
     @property
     def ap75(self) -> float:
+        """AP at the threshold 0.75."""
         return self.average_precision(threshold=0.75)
 
     @property
@@ -98,6 +114,7 @@ class VideoAPResult:
 
     @property
     def ar10(self) -> float:
+        """AR10: recall with the ten best predictions of each class in each video."""
         return self.average_recall(10)
 
     def average_precision(self, area: str = "all", threshold: float | None = None) -> float:
@@ -133,8 +150,12 @@ class VideoAPResult:
 class ClassMatches:
     """Of one class, one entry for each video with a track of it, to be found or predicted.
 
-    scores (D,), hits and ignored bool (A, R, D), counted (A,): tracks to be found; videos: the
-    number of the update.
+    Attributes:
+        scores: (D,) each.
+        hits: bool (A, R, D) each.
+        ignored: bool (A, R, D) each.
+        counted: (A,) each, tracks to be found.
+        videos: Numbers of the updates.
     """
 
     scores: list[NDArray[np.float64]] = field(default_factory=list)
@@ -147,9 +168,12 @@ class ClassMatches:
 class VideoAP:
     """Accumulates the tracks of one video after the other: `update`, then `compute`.
 
-    category_ids: the classes that count; predictions of others are ignored, as officially. Equal
-    scores rank in the order in which they came, so that videos should come by ascending id.
-    videos: how many there have been.
+    Predictions of classes that do not count are ignored, as officially. Equal scores rank in the
+    order in which they came, so that videos should come by ascending id.
+
+    Attributes:
+        category_ids: The classes that count.
+        videos: How many there have been.
 
     >>> metric = VideoAP([1])
     >>> mask = {"size": [2, 2], "counts": "0120"}

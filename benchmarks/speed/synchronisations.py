@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import tempomask
+
 # Operations whose result, or the shape of it, must be known to the host.
 HOST_VALUES = {"item", "_local_scalar_dense", "is_nonzero", "equal", "allclose"}
 HOST_SHAPES = {
@@ -37,7 +39,7 @@ HOST_SHAPES = {
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 # Functions that build a tensor from Python values, on the host first.
 FROM_VALUES = (torch.tensor, torch.as_tensor, torch.asarray)
-PACKAGE = str(Path(__file__).parent.parent)
+PACKAGE = str(Path(tempomask.__file__).parent)
 
 
 class Synchronisation(NamedTuple):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.speed.synchronisations import Synchronisations
 from tempomask.engine import accelerate
-from tempomask.metrics.synchronisations import Synchronisations
 from tempomask.models.config import (
     HieraConfig,
     HybridConfig,
