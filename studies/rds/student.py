@@ -101,7 +101,7 @@ class Distillation(AveragedRun[StudentRecipe, Tensor, Segmenter]):
             self.data, recipe.image_size, num_frames=1, seed=recipe.seed, held_out=self.held_out
         )
         loader = batches(clips, self.accelerator, recipe.batch_size, span, 1, collate)
-        for frames, _ in loader:
+        for frames, *_ in loader:
             yield frames[:, 0].to(self.accelerator.device)
 
     def _loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

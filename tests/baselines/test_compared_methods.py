@@ -104,12 +104,12 @@ def case(request: pytest.FixtureRequest) -> tuple[Callable[[], Method], Attach]:
     return CASES[request.param]
 
 
-def clips(step: int) -> tuple[Tensor, Tensor]:
+def clips(step: int) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(step)
     frames = torch.randint(0, 255, (2, 3, SIDE, SIDE, 3), generator=generator, dtype=torch.uint8)
     masks = torch.zeros(2, 3, SIDE, SIDE)
     masks[:, :, 10 + step : 40, 20:50] = 1.0
-    return frames, masks
+    return frames, masks, torch.arange(2)
 
 
 class Run:

@@ -8,26 +8,32 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.nano_prompts import look_alike_clips
+from tests.training_data import write_training_folder
+
 
 def test_nano_prompts(run_script: Any, save_pair: Any, tmp_path: Path) -> None:
     """Bright rectangles: every number is there, and they are followed from their mask."""
-    root = tmp_path / "data" / "davis16-train-256"
+    root = write_training_folder(tmp_path / "data")
     for number, name in enumerate(("dance-jump", "horsejump-low", "rollerblade", "soccerball")):
         for t in range(2):
             labels = np.zeros((256, 320), np.uint8)
             labels[60:200, 60 + 9 * number + 2 * t : 180 + 9 * number + 2 * t] = 1
-            save_pair(root, f"{name}/{t:05d}", labels)
-    # The library of cut-outs lists them; none is drawn for the images that validate.
-    for name in ("person-ccp", "person-290", "horse-weizmann", "nuclei-dsb2018", "regions-bsds500"):
-        folder = root.parent / "stills-256" / name
-        save_pair(folder, "0", np.eye(64, dtype=np.uint8), ("images", "labels"))
-    arguments = ("--frames", "2", "--images", "2", "--image-size", "256")
-    report = run_script("benchmarks/nano_prompts.py", "--data", root.parent, *arguments)
-    assert report["images"] == 2 and report["objects"] >= 4
-    assert set(report["iou"]) == {"click", "box"}
+            save_pair(root / "davis16-train-256", f"{name}/{t:05d}", labels)
+    arguments = ("--frames", "2", "--clips", "2", "--image-size", "256")
+    report = run_script("benchmarks/nano_prompts.py", "--data", root, *arguments)
+    assert report["images"] == 2 and report["objects"] == 4
+    assert report["iou"]["click/oracle"] >= report["iou"]["click"]
+    assert report["look_alikes"]["J"] > 10 and report["look_alikes"]["identity"] > 30
     assert report["tracking"]["mask"]["J"] > 70
-    scores = report["position_scores"]
-    assert scores["clicked"] > scores["deviation"]
+
+
+def test_look_alikes_are_the_same_at_every_call(tmp_path: Path) -> None:
+    root = write_training_folder(tmp_path / "data")
+    clips, again = (list(look_alike_clips(root, 3)) for _ in range(2))
+    for clip, same in zip(clips, again, strict=True):
+        assert np.array_equal(clip.frames, same.frames) and np.array_equal(clip.ids, same.ids)
+        assert set(np.unique(clip.ids[0])) >= {1, 2, 3}
 
 
 def test_propagation_speed(run_script: Any) -> None:

@@ -25,7 +25,7 @@ Run = Callable[..., tuple[int, str, str]]
         (["--help"], ["track", "eval", "demo", "models", "train", "--traceback"]),
         (["track", "-h"], ["--point", "--negative", "--object", "--resume", "Ctrl-C"]),
         (["eval", "davis", "--help"], ["ROOT", "--sequences", "--single-object"]),
-        (["train", "--help"], ["--data", "--out", "--steps", "--stage", "--start"]),
+        (["train", "--help"], ["--data", "--out", "--steps", "--decay-steps", "--start"]),
         (["demo", "--help"], ["--out"]),
         (["--version"], [f"tempomask {tempomask.__version__}"]),
     ],
@@ -64,16 +64,22 @@ def test_train_passes_the_recipe_on(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tempomask.training import loop
+    from tempomask.training.recipe import Recipe
 
     calls: list[Any] = []
     monkeypatch.setattr(loop, "train", lambda *arguments: calls.append(arguments))
-    out = tmp_path / "run"
-    code, _, err = run("train", "nano", "--data", tmp_path, "--out", out, "--steps", 5, "--seed", 7)
+    out, start = tmp_path / "run", tmp_path / "start.safetensors"
+    arguments = ("--data", tmp_path, "--out", out, "--start", start, "--steps", 5, "--seed", 7)
+    code, _, err = run("train", "nano", *arguments)
     assert code == 0 and str(out / "model.safetensors") in err
-    root, folder, recipe, workers = calls[0]
-    assert (root, folder, workers) == (tmp_path, out, 1)
-    assert (recipe.model, recipe.steps, recipe.seed) == ("nano", 5, 7)
-    assert recipe.batch_size == loop.Recipe().batch_size
+    assert calls == [(tmp_path, out, Recipe(steps=5, seed=7), 1, start)]
+
+
+def test_train_names_weights_that_are_not_there(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ("--data", tmp_path, "--out", out, "--start", tmp_path / "none.safetensors")
+    code, _, err = run("train", "nano", *arguments)
+    assert code == 2 and "none.safetensors" in err and not out.exists()
 
 
 def test_train_needs_its_folders(run: Run, tmp_path: Path) -> None:
@@ -82,38 +88,6 @@ def test_train_needs_its_folders(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code, _, err = run("train", "nano", "--data", tmp_path, "--out", tmp_path / "file")
     assert code == 2 and "is a file" in err
-
-
-def test_train_prompts_passes_the_recipe_on(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tempomask.training import prompting
-
-    calls: list[Any] = []
-    monkeypatch.setattr(prompting, "train_prompts", lambda *arguments: calls.append(arguments))
-    start, out = tmp_path / "start.safetensors", tmp_path / "run"
-    arguments = ("--start", start, "--data", tmp_path, "--out", out, "--steps", 5)
-    code, _, err = run("train", "nano", "--stage", "prompts", *arguments)
-    assert code == 0 and str(out / "model.safetensors") in err
-    root, folder, given, recipe, workers = calls[0]
-    assert (root, folder, given, workers) == (tmp_path, out, start, 1)
-    assert recipe == prompting.PromptRecipe(model="nano", steps=5)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--stage", "prompts"], "--stage prompts needs --start"),
-        (["--stage", "prompts", "--start", "none.safetensors"], "none.safetensors"),
-        (["--start", "some.safetensors"], "goes with --stage prompts only"),
-        (["--stage", "clicks"], "clicks"),
-    ],
-)
-def test_train_refuses_stages_that_do_not_fit(
-    run: Run, tmp_path: Path, arguments: list[str], message: str
-) -> None:
-    code, _, err = run("train", "nano", "--data", tmp_path, "--out", tmp_path / "run", *arguments)
-    assert code == 2 and message in err
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tempomask.data.stills import Cutout, ImageLibrary, largest_part
+from tempomask.data.stills import Cutout, ImageLibrary, held_out_images, largest_part
 from tempomask.errors import InputError
 
 
@@ -18,8 +18,12 @@ def test_every_labelled_image_is_listed(training_folder: Path) -> None:
     library = ImageLibrary(training_folder)
     assert len(library.objects) == 6 and len(library.nuclei) == 2 and len(library.regions) == 2
     assert {still.category for still in library.objects} == {"person", "horse"}
-    assert library.names == ["cow", "dog"]
-    assert [len(images) for images in library.sequences.values()] == [12, 12]
+    assert {name: sorted(videos) for name, videos in library.videos.items()} == {
+        "davis16-train-256": ["cow", "dog"],
+        "davis17-schoolgirls": ["girls"],
+        "xiph8": ["band", "bus"],
+    }
+    assert all(len(v.images) == 12 for videos in library.videos.values() for v in videos.values())
 
 
 def test_images_are_read_once(training_folder: Path) -> None:
@@ -30,7 +34,7 @@ def test_images_are_read_once(training_folder: Path) -> None:
     assert library.image(path) is first
 
 
-@pytest.mark.parametrize("draw", ["object", "nucleus", "region"])
+@pytest.mark.parametrize("draw", ["object", "scene_object", "nucleus", "region"])
 def test_objects_are_cut_out_where_the_image_is_bright(training_folder: Path, draw: str) -> None:
     library = ImageLibrary(training_folder)
     for seed in range(12):
@@ -52,9 +56,12 @@ def test_labels_without_objects_give_none(empty_labels_folder: Path) -> None:
 
 def test_held_out_sequences_stay_out(training_folder: Path) -> None:
     library = ImageLibrary(training_folder, held_out=("cow",))
-    assert library.names == ["dog"]
-    frames = {library.davis_frame(np.random.default_rng(s)).parent.name for s in range(30)}
-    assert frames == {"dog"}
+    drawn = [library.video(np.random.default_rng(s)).images[0].parent.name for s in range(60)]
+    assert "dog" in drawn and "cow" not in drawn
+    for seed in range(60):
+        library.object(np.random.default_rng(seed))
+        library.any_image(np.random.default_rng(seed))
+    assert "cow" not in {path.parent.name for path in library._read}
     with pytest.raises(InputError, match="'cat'"):
         ImageLibrary(training_folder, held_out=("cat",))
 
@@ -65,6 +72,9 @@ def test_held_out_sequences_stay_out(training_folder: Path) -> None:
         ("stills-256/horse-weizmann/labels", "horse-weizmann"),
         ("stills-256/nuclei-dsb2018", "nuclei"),
         ("davis16-train-256", "JPEGImages"),
+        ("coco-mini/labels", "coco-mini"),
+        ("davis17-challenge-first", "davis17-challenge-first"),
+        ("xiph8", "xiph8"),
     ],
 )
 def test_missing_data_is_named(
@@ -74,6 +84,41 @@ def test_missing_data_is_named(
     shutil.rmtree(folder / missing)
     with pytest.raises(InputError, match=named):
         ImageLibrary(folder)
+
+
+def test_measured_images_are_never_trained_on(training_folder: Path) -> None:
+    measured = [still.image for still in held_out_images(training_folder)]
+    assert [path.stem for path in measured] == ["000", "010"], "every tenth by name"
+    library = ImageLibrary(training_folder)
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        library.scene(rng)
+        cutout = library.scene_object(rng)
+        if cutout is not None:
+            library.alike(rng, cutout)
+    read = set(library._read)
+    assert read and not read & set(measured)
+    assert len({path for path in read if "coco-mini/images" in str(path)}) == 10, "all others are"
+
+
+def test_look_alikes_are_of_the_same_category(training_folder: Path) -> None:
+    library = ImageLibrary(training_folder)
+    rng = np.random.default_rng(0)
+    for category in ("cup", "ball"):
+        still, number = library._by_category[category][0]
+        cutout = library._cut(still, number, category)
+        assert cutout is not None
+        others = [library.alike(rng, cutout) for _ in range(20)]
+        assert {other.category for other in others if other is not None} == {category}
+        assert any(other is not None and other.image is not cutout.image for other in others)
+
+
+def test_single_object_video_has_one_id(training_folder: Path) -> None:
+    library = ImageLibrary(training_folder)
+    girls = library.videos["davis17-schoolgirls"]["girls"]
+    assert np.unique(library.ids(girls, 0)).tolist() == [0, 1, 2]
+    cow = library.videos["davis16-train-256"]["cow"]
+    assert np.unique(library.ids(cow, 0)).tolist() == [0, 1]
 
 
 def test_cropping_keeps_the_object_alone() -> None:

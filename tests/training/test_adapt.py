@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from tempomask.adaptation.adapter_file import read_adapter
 from tempomask.adaptation.method import ClipOutputs, Export, Prepared, Replay
 from tempomask.adaptation.rds import RDS, AdapterConfig, FullModel, RDSConfig
+from tempomask.data.clips import collate
 from tempomask.data.davis import Davis
 from tempomask.data.davis_clips import DavisClips
 from tempomask.errors import InputError
@@ -61,7 +62,7 @@ def write_sequence(root: Path, name: str, clip: Any, ids: tuple[int, ...] = (1,)
     for part in ("JPEGImages", "Annotations"):
         (root / part / name).mkdir(parents=True)
     for number in range(6):
-        frame, mask = clip.frames[number // 2], clip.masks[number // 2]
+        frame, mask = clip.frames[number // 2], clip.masks[0, number // 2]
         Image.fromarray(frame).save(root / "JPEGImages" / name / f"{number:05d}.jpg")
         columns = np.arange(mask.shape[1]) * len(ids) // mask.shape[1]
         label = (mask * np.array(ids, np.uint8)[columns]).astype(np.uint8)
@@ -214,11 +215,7 @@ def test_skipped_blocks_are_computed_for_the_router_alone_or_not_at_all(
 
     for index, block in enumerate(run.prepared.segmenter.encoder.blocks):
         block.register_forward_hook(lambda _, given, __, i=index: count(i, given[0]))
-    batch = [
-        torch.from_numpy(np.stack([getattr(clips[i], f) for i in range(2)]))
-        for f in ("frames", "masks")
-    ]
-    watched = run._train_step((batch[0], batch[1]))
+    watched = run._train_step(collate([clips[i] for i in range(2)]))
     total = 2 * 3 * 6
     assert sum(samples) == round(watched["blocks"] * total) < total
     # The first frame of both clips runs everything, and so do the blocks of K on all frames.
@@ -314,11 +311,7 @@ def test_replay_repeats_prompts_and_memories(segmenter: Segmenter, clips: Any) -
     spy = Same()
     for sampling in (PromptSampling(mask=0, box=0), PromptSampling(mask=0, box=1)):
         model = ClipModel(segmenter.eval(), LossWeights(), sampling, method=spy)
-        batch = [
-            torch.from_numpy(np.stack([getattr(clips[i], f) for i in range(2)]))
-            for f in ("frames", "masks")
-        ]
-        model(*batch, seed=3)
+        model(*collate([clips[i] for i in range(2)]), seed=3)
     assert spy.calls == ["compared"] * 2
 
 
@@ -329,7 +322,7 @@ def test_one_frame_after_another_as_all_at_once(segmenter: Segmenter, clips: Any
         recurrent = True
 
     everything = Everything(range(segmenter.encoder.num_blocks), segmenter.encoder)
-    batch = [torch.from_numpy(clips[0].frames)[None], torch.from_numpy(clips[0].masks)[None]]
+    batch = collate([clips[0]])
     plain = ClipModel(segmenter, LossWeights(), PromptSampling())(*batch, seed=2)
     routed = ClipModel(segmenter, LossWeights(), PromptSampling(), everything)(*batch, seed=2)
     assert routed.total.item() == pytest.approx(plain.total.item(), rel=1e-4)
@@ -384,7 +377,7 @@ def test_clips_of_a_davis_folder(davis: Path) -> None:
     for index in range(12):
         clip = clips[index]
         assert clip.frames.shape == (3, SIDE, SIDE, 3) and clip.frames.dtype == np.uint8
-        assert set(np.unique(clip.masks)) <= {0, 1} and clip.masks[0].any()
+        assert set(np.unique(clip.masks)) <= {0, 1} and clip.masks[0, 0].any()
         assert np.array_equal(clip.frames, clips[index].frames), "a clip depends on its index alone"
     other = DavisClips(list(Davis(davis, "all")), SIDE, num_frames=3, seed=5)
     assert not np.array_equal(clips[0].frames, other[0].frames)

@@ -13,7 +13,7 @@ from tempomask.models.segmenter import Segmenter
 from tempomask.tracking.session import Session
 from tempomask.training.losses import LossWeights
 from tempomask.training.prompts import PromptSampling
-from tempomask.training.unroll import ClipMemory, ClipModel
+from tempomask.training.unroll import ClipMemory, ClipModel, union_of_objects
 from tempomask.training.validation import track_sequence
 
 
@@ -36,10 +36,10 @@ def test_training_tracks_as_a_session_does(segmenter: Segmenter, clips: Dataset[
     segmenter.eval()
     clip = clips[3]
     masks = track_sequence(
-        segmenter, torch.from_numpy(clip.frames), torch.from_numpy(clip.masks[0]).float()
+        segmenter, torch.from_numpy(clip.frames), torch.from_numpy(clip.masks[0, 0]).float()
     )
     session = Session(segmenter)
-    session.prompt(mask=clip.masks[0])
+    session.prompt(mask=clip.masks[0, 0])
     stepped = [session.step(frame).masks[0] for frame in clip.frames]
     # Sessions store memories in bfloat16, so a few pixels at the border may differ.
     differing = np.mean(np.stack(stepped[1:]) != masks.numpy())
@@ -64,6 +64,36 @@ def test_every_prompt_kind_trains_every_part(
         ]
         assert sum(gradients) > 0, part
     assert 0 <= losses.iou <= 1
+
+
+def two_objects(clip: Clip) -> Clip:
+    """The clip with a second object: its disk's mirror image, drawn beside it."""
+    frames = np.maximum(clip.frames, clip.frames[:, ::-1])
+    masks = np.concatenate([clip.masks, clip.masks[:, :, ::-1] * (1 - clip.masks)])
+    return Clip(frames, masks, "disks")
+
+
+def test_objects_of_a_clip_are_tracked_as_each_alone(
+    segmenter: Segmenter, clips: Dataset[Clip]
+) -> None:
+    segmenter.eval()
+    model = ClipModel(segmenter, LossWeights(), PromptSampling(mask=1, box=0))
+    several, single = two_objects(clips[3]), clips[5]
+    batch = collate([several, single])
+    together = model.unroll(model.clips(*batch, seed=1)).outputs.logits
+    alone = []
+    for clip, objects in ((several, several.masks), (single, single.masks)):
+        for masks in objects:
+            one = collate([Clip(clip.frames, masks[None], "disk")])
+            alone.append(model.unroll(model.clips(*one, seed=1)).outputs.logits)
+    assert together.shape[:2] == (3, 3)
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
+
+
+def test_policies_see_the_union_of_a_clips_objects() -> None:
+    logits = torch.tensor([[3.0, -1.0], [-2.0, 1.0], [5.0, -5.0]]).view(3, 1, 1, 2)
+    union = union_of_objects(logits, torch.tensor([0, 0, 1]), 2)
+    assert union[:, 0, 0].tolist() == [[3.0, 1.0], [5.0, -5.0]]
 
 
 def test_same_seed_same_loss(segmenter: Segmenter, clips: Dataset[Clip]) -> None:

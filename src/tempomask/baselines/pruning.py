@@ -149,7 +149,8 @@ def embedding_members(segmenter: Segmenter) -> list[list[tuple[str, int]]]:
 
 def _first_layers(config: SegmenterConfig) -> list[tuple[str, int]]:
     if isinstance(config.encoder, HybridConfig):
-        layers = ("embed", "embed_coarse", "embed_norm", "norm")
+        coarse = ("embed_coarse",) if len(config.encoder.stem) > 5 else ()
+        layers = ("embed", *coarse, "embed_norm", "norm")
         return [(f"encoder.{layer}.{kind}", 0) for layer in layers for kind in ("weight", "bias")]
     first = [("encoder.patch_embedding.weight", 0), ("encoder.patch_embedding.bias", 0)]
     first.append(("encoder.position", 0))

@@ -1,6 +1,7 @@
 """Training clips: real video, moving stills, and composed video, in one endless seeded mixture.
 
-T frames, S side of the square frames. Clip i depends on the seed and i alone, so that training can
+T frames, S side of the square frames, K objects of a clip, B clips, N objects of all clips. Clip i
+depends on the seed and i alone, so that training can
 stop and go on, and several processes can share the work.
 """
 
@@ -28,7 +29,7 @@ from tempomask.data.motion import (
     warp,
 )
 from tempomask.data.shapes import drawn_shape
-from tempomask.data.stills import Cutout, ImageLibrary
+from tempomask.data.stills import Cutout, ImageLibrary, Scene
 from tempomask.data.synthetic import Motion, blur_along, compose, paste
 from tempomask.errors import InputError
 
@@ -44,29 +45,47 @@ ATTEMPTS = 40
 ASPECTS = (16 / 9, 16 / 9, 16 / 9, 4 / 3, 4 / 3, 1.0, 3 / 4, 9 / 16)
 LONGEST_STRIDE = 5
 LEAST_CROP = 0.4
+# Of what is pasted: much leaves, and some of it comes back.
+MOTION = Motion(outside=0.15, returning=0.12)
+
+
+class Drawn(NamedTuple):
+    """frames (T, S, S, 3) uint8 RGB, and the ids (T, S, S) uint8 of all objects, 0 for none."""
+
+    frames: ImageArray
+    ids: ImageArray
 
 
 class Clip(NamedTuple):
-    """frames (T, S, S, 3) uint8 RGB; masks (T, S, S) of zeros and ones, one object; its source."""
+    """frames (T, S, S, 3) uint8 RGB; masks (K, T, S, S) of zeros and ones, disjoint; its source."""
 
     frames: ImageArray
     masks: ImageArray
     source: str
 
 
+class ClipBatch(NamedTuple):
+    """frames (B, T, S, S, 3) and masks (N, T, S, S), uint8; clip (N,) long: whose each mask is."""
+
+    frames: Tensor
+    masks: Tensor
+    clip: Tensor
+
+
 @dataclass(frozen=True)
 class Mixture:
     """Shares of the sources, each in proportion to their sum; 0 leaves a source out.
 
-    davis: real video; stills: a still under a moving camera; paste: objects pasted over a moving
-    image or a real video; regions: a region of a BSDS image, moved or pasted; drawn: shapes.
+    video: real video; stills: a still under a moving camera; paste: objects pasted over a moving
+    image, among them look-alikes; regions: a region of a BSDS image, moved or pasted; drawn:
+    shapes.
     """
 
-    davis: float = 0.40
-    stills: float = 0.20
-    paste: float = 0.25
-    regions: float = 0.08
-    drawn: float = 0.07
+    video: float = 0.36
+    stills: float = 0.25
+    paste: float = 0.30
+    regions: float = 0.05
+    drawn: float = 0.05
 
     def __post_init__(self) -> None:
         shares = astuple(self)
@@ -74,36 +93,47 @@ class Mixture:
             raise InputError(f"shares of the mixture must be positive or 0, not all 0: {shares}")
 
 
-def collate(clips: list[Clip]) -> tuple[Tensor, Tensor]:
-    """A batch: frames (B, T, S, S, 3) and masks (B, T, S, S), both uint8."""
-    frames = torch.from_numpy(np.stack([clip.frames for clip in clips]))
-    return frames, torch.from_numpy(np.stack([clip.masks for clip in clips]))
+# Of single frames, for clicks and boxes: mostly those that show several objects.
+FRAME_MIXTURE = Mixture(video=0.07, stills=0.5, paste=0.33, regions=0.05, drawn=0.05)
+
+
+def collate(clips: list[Clip]) -> ClipBatch:
+    """A batch of clips with all their objects."""
+    counts = torch.tensor([len(clip.masks) for clip in clips])
+    return ClipBatch(
+        torch.from_numpy(np.stack([clip.frames for clip in clips])),
+        torch.from_numpy(np.concatenate([clip.masks for clip in clips])),
+        torch.repeat_interleave(torch.arange(len(clips)), counts),
+    )
 
 
 class ClipMixture(Dataset[Clip]):
-    """Clips of T frames of one object that is visible in the first frame.
+    """Clips of T frames of one to most_objects objects that are visible in the first frame.
 
-    root: as of `ImageLibrary`; held_out: DAVIS sequences to leave out. length is what len() says,
-    one epoch of a plain loader; larger indices give further clips. Images are decoded once and
-    kept, about 1.2 GB when all have been seen.
+    root: as of `ImageLibrary`, or one, to be shared; held_out: DAVIS sequences to leave out. length
+    is what len() says, one epoch of a plain loader; larger indices give further clips. Images are
+    decoded once and kept, about 1.5 GB when all have been seen.
     """
 
     def __init__(
         self,
-        root: Path,
+        root: Path | ImageLibrary,
         image_size: int = 256,
         num_frames: int = 4,
         seed: int = 1,
         held_out: Collection[str] = (),
         mixture: Mixture | None = None,
         length: int = 100_000,
+        most_objects: int = 1,
     ) -> None:
         if image_size < 16 or num_frames < 1:
             raise InputError(f"clips need 16 pixels and a frame: {image_size=}, {num_frames=}")
-        self.library = ImageLibrary(Path(root), held_out)
+        library = root if isinstance(root, ImageLibrary) else ImageLibrary(Path(root), held_out)
+        self.library = library
         self.side, self.num_frames, self.seed, self.length = image_size, num_frames, seed, length
-        makers = (self.davis, self.stills, self.paste, self.regions, self.drawn)
-        self.makers: tuple[Callable[[np.random.Generator], Clip | None], ...] = makers
+        self.most_objects = most_objects
+        makers = (self.video, self.stills, self.paste, self.regions, self.drawn)
+        self.makers: tuple[Callable[[np.random.Generator], Drawn | None], ...] = makers
         shares = np.array(astuple(mixture or Mixture()))
         self.shares = shares / shares.sum()
 
@@ -114,63 +144,107 @@ class ClipMixture(Dataset[Clip]):
         # Each loader process works alone; more threads would only contend.
         cv2.setNumThreads(0)
         choice = np.random.default_rng((self.seed, index)).choice(len(self.makers), p=self.shares)
+        maker = self.makers[choice]
         for attempt in range(1, ATTEMPTS + 1):
-            clip = self.makers[choice](np.random.default_rng((self.seed, index, attempt)))
-            if clip is not None and AREA[0] < clip.masks[0].mean() < AREA[1]:
-                return clip
+            rng = np.random.default_rng((self.seed, index, attempt))
+            drawn = maker(rng)
+            masks = None if drawn is None else chosen_objects(rng, drawn.ids, self.most_objects)
+            if drawn is not None and masks is not None:
+                return Clip(vary_colour(rng, drawn.frames), masks, maker.__name__)
         raise InputError(
             f"no object covers {AREA[0]:.1%} to {AREA[1]:.0%} of the frame in {ATTEMPTS} tries at "
-            f"clip {index}, {self.makers[choice].__name__}; leave that source out of the mixture"
+            f"clip {index}, {maker.__name__}; leave that source out of the mixture"
         )
 
-    def davis(self, rng: np.random.Generator) -> Clip | None:
+    def video(self, rng: np.random.Generator) -> Drawn | None:
         """Real video at a random stride and direction, one random crop for the whole clip."""
-        video = self._real_video(rng)
-        return None if video is None else self._finished(rng, *video, "davis")
+        video = self.library.video(rng)
+        images = video.images
+        if len(images) < self.num_frames:
+            return None
+        gaps = max(1, self.num_frames - 1)
+        stride = min(int(rng.integers(1, LONGEST_STRIDE + 1)), max(1, (len(images) - 1) // gaps))
+        start = int(rng.integers(len(images) - stride * (self.num_frames - 1)))
+        chosen = [start + stride * step for step in range(self.num_frames)]
+        if rng.random() < 0.5:
+            chosen.reverse()
+        ids = [self.library.ids(video, index) for index in chosen]
+        numbers = np.setdiff1d(ids[0], [0])
+        if not len(numbers):
+            return None
+        crop = crop_around(rng, (ids[0] == rng.choice(numbers)).astype(np.uint8))
+        mirrored = bool(rng.random() < 0.5)
+        shake = 1.0 if rng.random() < 0.5 else 0.0
+        frames, shown = [], []
+        for index, label in zip(chosen, ids, strict=True):
+            matrix = shaken(rng, self.side, shake, mirrored)
+            frames.append(view(self.library.image(images[index]), crop, matrix, self.side))
+            shown.append(view(label, crop, matrix, self.side, labels=True))
+        return Drawn(np.stack(frames), np.stack(shown))
 
-    def stills(self, rng: np.random.Generator) -> Clip | None:
-        """One still under a moving camera, deforming."""
+    def stills(self, rng: np.random.Generator) -> Drawn | None:
+        """One still under a moving camera, deforming: of several objects, or of one."""
+        if rng.random() < 0.7:
+            return self._moved(rng, self.library.scene(rng), (0.3, 1.3), 0.03)
         cutout = self.library.object(rng)
         if cutout is None:
             return None
-        return self._finished(rng, *self._moved(rng, cutout, (0.3, 1.3), 0.03), "stills")
+        return self._moved(rng, Scene(cutout.image, cutout.mask), (0.3, 1.3), 0.03)
 
-    def paste(self, rng: np.random.Generator) -> Clip | None:
-        """One to four objects over a moving image; or over real video, whose object may count."""
-        count = int(rng.integers(1, 5))
-        cutouts = [self.library.object(rng) for _ in range(count)]
-        if rng.random() < 0.1:
-            cutouts[0] = drawn_shape(rng, self.library.any_image(rng))
-        if rng.random() < 0.3:
-            cutouts = [cutouts[0]] * count
-        present = [cutout for cutout in cutouts if cutout is not None]
-        if not present:
+    def paste(self, rng: np.random.Generator) -> Drawn | None:
+        """One to four objects over a moving image, a moving scene or real video."""
+        cutouts = self._cast(rng)
+        if not cutouts:
             return None
-        if rng.random() < 0.35:
-            return self._over_real_video(rng, present)
-        return self._composed(rng, self.library.any_image(rng), present, "paste")
+        choice = rng.random()
+        if choice < 0.35:
+            return self._composed(rng, self.library.any_image(rng), cutouts)
+        if choice < 0.65:
+            below = self.video(rng)
+        else:
+            below = self._moved(rng, self.library.scene(rng), (0.0, 0.8), 0.0)
+        if below is None:
+            return None
+        # What lies below counts too, and is to be seen.
+        motion = replace(MOTION, size=(0.15, 0.5))
+        video = paste(rng, below.frames, cutouts[:3], self._stage(rng), motion)
+        first = int(below.ids.max()) + 1
+        ids = np.where(video.ids > 0, video.ids + np.uint8(first), below.ids)
+        return Drawn(video.frames, ids.astype(np.uint8))
 
-    def regions(self, rng: np.random.Generator) -> Clip | None:
+    def _cast(self, rng: np.random.Generator) -> list[Cutout]:
+        """One to four cut-outs: any, the same one several times, or several of a category."""
+        count = int(rng.integers(1, 5))
+        first = self.library.object(rng)
+        if first is None:
+            return []
+        choice = rng.random()
+        if choice < 0.25:
+            return [first] * count
+        if choice < 0.55:
+            others = [self.library.alike(rng, first) for _ in range(count - 1)]
+        elif choice < 0.65:
+            others = [drawn_shape(rng, self.library.any_image(rng))]
+        else:
+            others = [self.library.object(rng) for _ in range(count - 1)]
+        return [first, *(other for other in others if other is not None)]
+
+    def regions(self, rng: np.random.Generator) -> Drawn | None:
         """A region of an image, moved with the image, or cut out and pasted on another one."""
         region = self.library.region(rng)
         if region is None:
             return None
         if rng.random() < 0.6:
-            return self._finished(rng, *self._moved(rng, region, (0.5, 1.8), 0.05), "regions")
+            return self._moved(rng, Scene(region.image, region.mask), (0.5, 1.8), 0.05)
         others = [self.library.region(rng) for _ in range(rng.integers(3))]
         present = [region, *(other for other in others if other is not None)]
-        return self._composed(rng, self.library.any_image(rng), present, "regions")
+        return self._composed(rng, self.library.any_image(rng), present)
 
-    def drawn(self, rng: np.random.Generator) -> Clip | None:
+    def drawn(self, rng: np.random.Generator) -> Drawn | None:
         """One to four drawn shapes over a moving image."""
         count = int(rng.integers(1, 5))
         shapes = [drawn_shape(rng, self.library.any_image(rng)) for _ in range(count)]
-        return self._composed(rng, self.library.any_image(rng), shapes, "drawn")
-
-    def _finished(
-        self, rng: np.random.Generator, frames: ImageArray, masks: ImageArray, source: str
-    ) -> Clip:
-        return Clip(vary_colour(rng, frames), masks, source)
+        return self._composed(rng, self.library.any_image(rng), shapes)
 
     def _stage(self, rng: np.random.Generator, image: ImageArray | None = None) -> Stage:
         """A random aspect; if an image is given, nearer to its own, to show more of it."""
@@ -181,39 +255,27 @@ class ClipMixture(Dataset[Clip]):
         return Stage.squeezed(self.side, float(np.exp(aspect)))
 
     def _composed(
-        self, rng: np.random.Generator, background: ImageArray, cutouts: list[Cutout], source: str
-    ) -> Clip | None:
-        video = compose(rng, background, cutouts, self.num_frames, self._stage(rng))
-        masks = video.mask(int(rng.integers(1, 1 + len(cutouts))))
-        return self._finished(rng, video.frames, masks, source)
-
-    def _over_real_video(self, rng: np.random.Generator, cutouts: list[Cutout]) -> Clip | None:
-        real = self._real_video(rng)
-        if real is None:
-            return None
-        frames, masks = real
-        # The object that was filmed is the interesting one: it deforms and is now occluded.
-        follow_filmed = rng.random() < 0.6
-        size = (0.15, 0.5) if follow_filmed else Motion.size
-        motion = replace(Motion(), size=size)
-        video = paste(rng, frames, cutouts[:2], self._stage(rng), motion)
-        if follow_filmed:
-            masks = masks * (video.ids == 0)
-        else:
-            masks = video.mask(int(rng.integers(1, 1 + len(video.categories))))
-        return self._finished(rng, video.frames, masks, "paste")
+        self, rng: np.random.Generator, background: ImageArray, cutouts: list[Cutout]
+    ) -> Drawn:
+        stage = self._stage(rng)
+        video = compose(rng, background, cutouts, self.num_frames, stage, MOTION)
+        return Drawn(video.frames, video.ids)
 
     def _moved(
         self,
         rng: np.random.Generator,
-        cutout: Cutout,
+        scene: Scene,
         strength: tuple[float, float],
         amplitude: float,
-    ) -> tuple[ImageArray, ImageArray]:
-        """frames and masks of a camera that moves over the cut-out's whole image."""
-        stage, size = self._stage(rng, cutout.image), (self.side, self.side)
-        height, width = cutout.mask.shape
-        x, y, columns, rows = cv2.boundingRect(cutout.mask)
+    ) -> Drawn | None:
+        """A camera that moves over an image, about one of its objects."""
+        numbers = np.setdiff1d(scene.ids, [0])
+        if not len(numbers):
+            return None
+        mask = (scene.ids == rng.choice(numbers)).astype(np.uint8)
+        stage, size = self._stage(rng, scene.image), (self.side, self.side)
+        height, width = mask.shape
+        x, y, columns, rows = cv2.boundingRect(mask)
         cover = max(stage.width / width, stage.height / height)
         # Small objects are looked at from nearer, but not enlarged to a blur.
         fitting = min(stage.width / columns, stage.height / rows)
@@ -225,45 +287,48 @@ class ClipMixture(Dataset[Clip]):
             mirrored=bool(rng.random() < 0.5),
         )
         path = affine_path(rng, self.num_frames, stage, place, rng.uniform(*strength))
-        path = keep_inside(path, cutout.mask.shape, stage)
+        path = keep_inside(path, mask.shape, stage)
         fields = [None] * self.num_frames
-        if rng.random() < 0.7:
+        if amplitude and rng.random() < 0.7:
             fields = deformation(rng, self.num_frames, size, rng.uniform(0, amplitude))
         steps = [(stage.show(m), f) for m, f in zip(path, fields, strict=True)]
-        frames = np.stack([warp(cutout.image, m, size, f) for m, f in steps])
+        image, grown = halved(scene.image, place.scale)
+        frames = np.stack([warp(image, _after(m, grown), size, f) for m, f in steps])
         # Where the image is continued by its mirror image, the object is too.
-        full = cutout.mask * np.uint8(255)
-        masks = np.stack([warp(full, m, size, f) for m, f in steps])
+        ids = np.stack([warp(scene.ids, m, size, f, labels=True) for m, f in steps])
         if rng.random() < 0.2:
             middle = np.array([*place.anchor, 1.0])
-            positions = [matrix @ middle for matrix, _ in steps]
-            blur_along(frames, positions)
-            blur_along(masks, positions)
-        return frames, (masks > 127).astype(np.uint8)
+            blur_along(frames, [matrix @ middle for matrix, _ in steps])
+        return Drawn(frames, ids)
 
-    def _real_video(self, rng: np.random.Generator) -> tuple[ImageArray, ImageArray] | None:
-        """frames and masks of a cropped and shaken DAVIS sequence; None without an object."""
-        images = self.library.sequences[self.library.names[rng.integers(len(self.library.names))]]
-        if len(images) < self.num_frames:
-            return None
-        gaps = max(1, self.num_frames - 1)
-        stride = min(int(rng.integers(1, LONGEST_STRIDE + 1)), max(1, (len(images) - 1) // gaps))
-        start = int(rng.integers(len(images) - stride * (self.num_frames - 1)))
-        chosen = images[start:][::stride][: self.num_frames]
-        if rng.random() < 0.5:
-            chosen = chosen[::-1]
-        masks = [self.library.davis_mask(path) for path in chosen]
-        if masks[0].mean() < AREA[0] / 2:
-            return None
-        crop = crop_around(rng, masks[0])
-        mirrored = rng.random() < 0.5
-        shake = 1.0 if rng.random() < 0.5 else 0.0
-        frames, shown = [], []
-        for path, mask in zip(chosen, masks, strict=True):
-            matrix = shaken(rng, self.side, shake, mirrored)
-            frames.append(view(self.library.image(path), crop, matrix, self.side))
-            shown.append(view(mask * np.uint8(255), crop, matrix, self.side) > 127)
-        return np.stack(frames), np.stack(shown).astype(np.uint8)
+
+def chosen_objects(rng: np.random.Generator, ids: ImageArray, most: int) -> ImageArray | None:
+    """Masks (K, T, S, S) of up to `most` objects of ids (T, S, S), in random order.
+
+    Those that the first frame shows at a fit size; None if there is none.
+    """
+    shares = np.bincount(ids[0].ravel()) / ids[0].size
+    shares[0] = 0
+    numbers = np.flatnonzero((shares > AREA[0]) & (shares < AREA[1]))
+    if not len(numbers):
+        return None
+    return np.stack([ids == i for i in rng.permutation(numbers)[:most]]).astype(np.uint8)
+
+
+def halved(image: ImageArray, scale: float) -> tuple[ImageArray, int]:
+    """The image, halved until it is shown at `scale` without aliasing, and by what it shrank."""
+    shrunk = 1
+    while scale < 0.5 and min(image.shape[:2]) >= 4:
+        half = (image.shape[1] // 2, image.shape[0] // 2)
+        image = cv2.resize(image, half, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        scale, shrunk = scale * 2, shrunk * 2
+    return image, shrunk
+
+
+def _after(matrix: Matrix, grown: int) -> Matrix:
+    """The map of an image as that of the image shrunk so many times; pixel centres are whole."""
+    shift = matrix[:, :2] @ np.full(2, (grown - 1) / 2)
+    return np.column_stack([matrix[:, :2] * grown, matrix[:, 2] + shift])
 
 
 def crop_around(rng: np.random.Generator, mask: ImageArray) -> tuple[int, int, int, int]:
@@ -296,11 +361,19 @@ def shaken(rng: np.random.Generator, side: int, strength: float, mirrored: bool)
 
 
 def view(
-    image: ImageArray, crop: tuple[int, int, int, int], matrix: Matrix, side: int
+    image: ImageArray,
+    crop: tuple[int, int, int, int],
+    matrix: Matrix,
+    side: int,
+    labels: bool = False,
 ) -> ImageArray:
-    """The crop of a frame or mask, resized to a square without aliasing and moved by the matrix."""
+    """The crop of a frame, resized to a square without aliasing and moved by the matrix.
+
+    labels: of ids, which are not mixed.
+    """
     x, y, width, height = crop
     filters = cv2.INTER_AREA if max(width, height) > side else cv2.INTER_LINEAR
+    filters = cv2.INTER_NEAREST_EXACT if labels else filters
     # What lies around the crop is resized too, for the motion to uncover it.
     margin_x, margin_y = int(0.1 * width), int(0.1 * height)
     left, top = max(0, x - margin_x), max(0, y - margin_y)
@@ -311,4 +384,4 @@ def view(
     resized = cv2.resize(part, size, interpolation=filters)
     offset = matrix[:, :2] @ [(x - left) * columns, (y - top) * rows]
     moved = np.column_stack([matrix[:, :2], matrix[:, 2] - offset])
-    return warp(resized, moved, (side, side))  # type: ignore[arg-type]
+    return warp(resized, moved, (side, side), labels=labels)  # type: ignore[arg-type]

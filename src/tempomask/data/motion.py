@@ -153,25 +153,25 @@ def warp(
     displacement: FloatArray | None = None,
     empty_border: bool = False,
     origin: tuple[int, int] = (0, 0),
+    labels: bool = False,
 ) -> ImageArray:
     """An image (h, w) or (h, w, 3) under an affine map and a displacement, bilinearly.
 
-    Beyond its edge the image is mirrored, or 0 with empty_border.
+    Beyond its edge the image is mirrored, or 0 with empty_border. labels: of ids, the nearest's.
     matrix: from the image to the output; origin: the output's pixel that comes out at (0, 0).
     displacement (H, W, 2): output pixel p shows what the affine map alone puts at p + displacement.
     """
     height, width = size
+    flags = cv2.INTER_NEAREST if labels else cv2.INTER_LINEAR
     border = cv2.BORDER_CONSTANT if empty_border else cv2.BORDER_REFLECT_101
     if displacement is None:
         shifted = np.column_stack([matrix[:, :2], matrix[:, 2] - origin])
-        return cv2.warpAffine(
-            image, shifted, (width, height), flags=cv2.INTER_LINEAR, borderMode=border
-        )  # type: ignore[return-value]
+        return cv2.warpAffine(image, shifted, (width, height), flags=flags, borderMode=border)  # type: ignore[return-value]
     inverse = cv2.invertAffineTransform(matrix).astype(np.float32)
     x = np.arange(origin[0], origin[0] + width, dtype=np.float32) + displacement[..., 0]
     y = np.arange(origin[1], origin[1] + height, dtype=np.float32)[:, None] + displacement[..., 1]
     source = cv2.transform(cv2.merge([x, y]), inverse)
-    return cv2.remap(image, source, None, cv2.INTER_LINEAR, borderMode=border)  # type: ignore
+    return cv2.remap(image, source, None, flags, borderMode=border)  # type: ignore
 
 
 def motion_kernel(velocity: NDArray[np.float64], longest: int = 15) -> FloatArray | None:

@@ -1,11 +1,12 @@
-"""Images with masks for training: stills by category, and the frames of DAVIS 2016 train.
+"""Images and video with masks for training: stills of one and of several objects, and sequences.
 
-Expects a folder with `stills-256/SET/{images,labels}` and
-`davis16-train-256/{JPEGImages,Annotations}/SEQUENCE`.
+Expects a folder with `SET/{images,labels}` for the stills (those of one object in `stills-256`),
+and `SET/{JPEGImages,Annotations}/SEQUENCE` for the video.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,6 +30,16 @@ NUCLEI = "nuclei-dsb2018"
 REGIONS = "regions-bsds500"
 # Shares of the image that a region must have to count as an object.
 REGION_AREA = (0.01, 0.35)
+# Stills of several objects with an id each; the second set is small and exact.
+COCO, FIRST_FRAMES = "coco-mini", "davis17-challenge-first"
+FIRST_FRAME_SHARE = 0.12
+# Video, and how often each set is drawn from: regions that are no clean objects are rare.
+DAVIS = "davis16-train-256"
+VIDEO_SHARES = {DAVIS: 0.86, "davis17-schoolgirls": 0.08, "xiph8": 0.06}
+# Every tenth image of `coco-mini` is kept for measuring, sixty in all.
+HELD_OUT_EVERY, MOST_HELD_OUT = 10, 60
+# Share of its image that an object of a scene must have to be shown elsewhere, enlarged or not.
+LEAST_CUT_AREA = 0.006
 # Shares at which a nucleus or a DAVIS object is too small to be cut out.
 LEAST_AREA = 0.0005
 
@@ -65,20 +76,47 @@ class Still(NamedTuple):
     category: str
 
 
-class ImageLibrary:
-    """Lists the labelled images under a root, reads each once, and draws objects from them.
+class Scene(NamedTuple):
+    """An image (h, w, 3) uint8 RGB and the ids (h, w) of its objects, 0 for none."""
 
-    held_out: names of DAVIS sequences to leave out. InputError when a part is missing.
+    image: ImageArray
+    ids: ImageArray
+
+
+class Video(NamedTuple):
+    """Frames and label maps of one sequence, in order; single: every label is object 1."""
+
+    images: list[Path]
+    labels: list[Path]
+    single: bool
+
+
+class ImageLibrary:
+    """Lists the labelled images and video under a root, reads each once, and draws from them.
+
+    held_out: names of DAVIS 2016 sequences to leave out; of `coco-mini`, `held_out_images` are left
+    out always. InputError when a part is missing.
+
+    objects: stills of one object; scenes: of several, each with an id.
     """
 
     def __init__(self, root: Path, held_out: Collection[str] = ()) -> None:
         self.objects = [s for name, kind in OBJECTS.items() for s in list_stills(root, name, kind)]
         self.nuclei = list_stills(root, NUCLEI, "nucleus")
         self.regions = list_stills(root, REGIONS, "region")
-        davis = root / "davis16-train-256"
-        self._annotations = davis / "Annotations"
-        self.sequences = _list_sequences(davis / "JPEGImages", held_out)
-        self.names = list(self.sequences)
+        coco = labelled_images(root / COCO, "object")
+        apart = {still.image for still in held_out_images(root)}
+        self.first_frames = labelled_images(root / FIRST_FRAMES, "object")
+        self._categories: dict[str, dict[str, str]] = json.loads(
+            (root / COCO / "categories.json").read_text()
+        )
+        named = {name for name, objects in self._categories.items() if objects}
+        self.coco = [s for s in coco if s.image not in apart and s.image.name in named]
+        self._by_category = self._objects_by_category()
+        self.videos = {
+            name: list_videos(root / name, single=name == DAVIS, held_out=held_out)
+            for name in VIDEO_SHARES
+        }
         self._read: dict[Path, ImageArray] = {}
 
     def image(self, path: Path) -> ImageArray:
@@ -95,37 +133,95 @@ class ImageLibrary:
                 self._read[path] = np.asarray(image)
         return self._read[path]
 
-    def davis_mask(self, image: Path) -> ImageArray:
-        """(H, W) of zeros and ones for a frame of `sequences`."""
-        path = self._annotations / image.parent.name / f"{image.stem}.png"
-        return (self.label(path) > 0).astype(np.uint8)
+    def video(self, rng: np.random.Generator) -> Video:
+        """A sequence: of a source by its share, each sequence of it as likely as any other."""
+        source = rng.choice(len(VIDEO_SHARES), p=list(VIDEO_SHARES.values()))
+        videos = list(self.videos[list(VIDEO_SHARES)[source]].values())
+        return videos[rng.integers(len(videos))]
 
-    def davis_frame(self, rng: np.random.Generator) -> Path:
-        """A frame of a sequence, each sequence as likely as any other."""
-        images = self.sequences[self.names[rng.integers(len(self.names))]]
-        return images[rng.integers(len(images))]
+    def ids(self, video: Video, index: int) -> ImageArray:
+        """(H, W) object ids of a frame, 0 for none."""
+        label = self.label(video.labels[index])
+        return (label > 0).astype(np.uint8) if video.single else label
+
+    def scene(self, rng: np.random.Generator) -> Scene:
+        """An image of several objects: mostly of `coco-mini`, the others are few but exact."""
+        stills = self.first_frames if rng.random() < FIRST_FRAME_SHARE else self.coco
+        still = stills[rng.integers(len(stills))]
+        return Scene(self.image(still.image), self.label(still.label))
 
     def any_image(self, rng: np.random.Generator) -> ImageArray:
         """An image to move things over: BSDS most often, a DAVIS frame or another still."""
         choice = rng.random()
         if choice < 0.35:
-            return self.image(self.davis_frame(rng))
+            return self._davis_object(rng).image
         stills = self.regions if choice < 0.85 else self.objects
         return self.image(stills[rng.integers(len(stills))].image)
 
     def object(self, rng: np.random.Generator) -> Cutout | None:
-        """A person, a horse, nuclei or the object of a DAVIS frame; None if it is too small."""
+        """An object of a scene, of a DAVIS frame or of a still; None if it is too small."""
         choice = rng.random()
-        if choice < 0.3:
-            path = self.davis_frame(rng)
-            cutout = Cutout(self.image(path), self.davis_mask(path))
-        elif choice < 0.4:
+        if choice < 0.5:
+            return self.scene_object(rng)
+        if choice < 0.7:
+            cutout = self._davis_object(rng)
+        elif choice < 0.76:
             return self.nucleus(rng)
         else:
             still = self.objects[rng.integers(len(self.objects))]
             mask = (self.label(still.label) > 0).astype(np.uint8)
             cutout = Cutout(self.image(still.image), mask, still.category)
         return cutout if cutout.mask.mean() > LEAST_AREA else None
+
+    def scene_object(self, rng: np.random.Generator) -> Cutout | None:
+        """One object of an image of several; None if it is too small to be cut out."""
+        if rng.random() < FIRST_FRAME_SHARE:
+            still = self.first_frames[rng.integers(len(self.first_frames))]
+            numbers = np.setdiff1d(self.label(still.label), [0])
+            return self._cut(still, int(numbers[rng.integers(len(numbers))]), "object")
+        names = list(self._by_category)
+        category = names[rng.integers(len(names))] if rng.random() < 0.5 else None
+        if category is None:
+            still = self.coco[rng.integers(len(self.coco))]
+            known = list(self._categories[still.image.name].items())
+            number, category = known[rng.integers(len(known))]
+            return self._cut(still, int(number), category)
+        return self._of_category(rng, category)
+
+    def alike(self, rng: np.random.Generator, cutout: Cutout) -> Cutout | None:
+        """Another object of the cut-out's category, or the same one where none is known."""
+        if cutout.category in self._by_category:
+            return self._of_category(rng, cutout.category)
+        stills = [still for still in self.objects if still.category == cutout.category]
+        if not stills:
+            return cutout
+        still = stills[rng.integers(len(stills))]
+        mask = (self.label(still.label) > 0).astype(np.uint8)
+        return Cutout(self.image(still.image), mask, still.category) if mask.any() else None
+
+    def _objects_by_category(self) -> dict[str, list[tuple[Still, int]]]:
+        found: dict[str, list[tuple[Still, int]]] = {}
+        for still in self.coco:
+            for number, category in self._categories[still.image.name].items():
+                found.setdefault(category, []).append((still, int(number)))
+        return found
+
+    def _of_category(self, rng: np.random.Generator, category: str) -> Cutout | None:
+        choices = self._by_category[category]
+        still, number = choices[rng.integers(len(choices))]
+        return self._cut(still, number, category)
+
+    def _cut(self, still: Still, number: int, category: str) -> Cutout | None:
+        mask = (self.label(still.label) == number).astype(np.uint8)
+        if mask.mean() < LEAST_CUT_AREA:
+            return None
+        return Cutout(self.image(still.image), mask, category)
+
+    def _davis_object(self, rng: np.random.Generator) -> Cutout:
+        videos = list(self.videos[DAVIS].values())
+        video = videos[rng.integers(len(videos))]
+        index = int(rng.integers(len(video.images)))
+        return Cutout(self.image(video.images[index]), self.ids(video, index))
 
     def nucleus(self, rng: np.random.Generator) -> Cutout | None:
         """One nucleus, or one with its nearest neighbours."""
@@ -165,7 +261,11 @@ def largest_part(mask: ImageArray) -> ImageArray:
 
 def list_stills(root: Path, name: str, category: str) -> list[Still]:
     """The labelled images of `stills-256/NAME`, by name; InputError if there are none."""
-    folder = root / "stills-256" / name
+    return labelled_images(root / "stills-256" / name, category)
+
+
+def labelled_images(folder: Path, category: str) -> list[Still]:
+    """The images of a folder that have a label, by name; InputError if there are none."""
     labels = {path.stem: path for path in (folder / "labels").glob("*.png")}
     stills = [
         Still(path, labels[path.stem], category)
@@ -177,11 +277,28 @@ def list_stills(root: Path, name: str, category: str) -> list[Still]:
     return stills
 
 
-def _list_sequences(images: Path, held_out: Collection[str]) -> dict[str, list[Path]]:
+def held_out_images(root: Path) -> list[Still]:
+    """The images of `coco-mini` that are for measuring: every tenth by name, at most sixty."""
+    return labelled_images(root / COCO, "object")[::HELD_OUT_EVERY][:MOST_HELD_OUT]
+
+
+def list_videos(root: Path, single: bool, held_out: Collection[str] = ()) -> dict[str, Video]:
+    """The sequences of `root/{JPEGImages,Annotations}/NAME`, but for those held out.
+
+    single: every label is object 1, and the names held out must be there. InputError without frames
+    and for a frame without labels.
+    """
+    images = root / "JPEGImages"
     if not images.is_dir():
-        raise InputError(f"no DAVIS frames at {images}; give the folder that holds them")
+        raise InputError(f"no frames at {images}; give the folder that holds them")
     folders = [folder for folder in sorted(images.iterdir()) if folder.is_dir()]
-    unknown = sorted(set(held_out) - {folder.name for folder in folders})
+    unknown = sorted(set(held_out) - {folder.name for folder in folders}) if single else ()
     if unknown:
         raise InputError(f"no sequence {unknown[0]!r} at {images} to hold out")
-    return {f.name: sorted(f.glob("*.jpg")) for f in folders if f.name not in held_out}
+    videos = {}
+    for folder in folders:
+        if folder.name not in held_out:
+            frames = sorted(folder.glob("*.jpg"))
+            labels = [root / "Annotations" / folder.name / f"{path.stem}.png" for path in frames]
+            videos[folder.name] = Video(frames, labels, single)
+    return videos

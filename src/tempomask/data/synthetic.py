@@ -59,7 +59,8 @@ class Motion:
     background, objects: least and greatest strength; deforming: share of objects that deform, by an
     amplitude up to `deformation` (of the frame); size: least and greatest extent of an object (of
     the frame's shorter side on the stage); crossing: share of objects made to pass over an earlier
-    one; outside: share of objects that start out of sight or leave it; blur: share of moving things
+    one; outside: share of objects that start out of sight or leave it; returning: share of those
+    that leave and come back within the clip; blur: share of moving things
     drawn with motion blur; lighting: standard deviation of an object's log brightness.
     """
 
@@ -70,6 +71,7 @@ class Motion:
     size: tuple[float, float] = (0.15, 0.9)
     crossing: float = 0.35
     outside: float = 0.12
+    returning: float = 0.0
     blur: float = 0.25
     lighting: float = 0.12
 
@@ -176,6 +178,8 @@ class _Actor:
         self.stage = stage
         place = self._place(rng, scale, length, motion, tracks)
         self.path = affine_path(rng, length, stage, place, strength)
+        if motion.returning and length > 3 and rng.random() < motion.returning:
+            self._leave_and_return(rng, extent)
         self.fields: list[FloatArray] | None = None
         if rng.random() < motion.deforming:
             amplitude = rng.uniform(0, motion.deformation)
@@ -183,6 +187,15 @@ class _Actor:
         self.shown = [stage.show(matrix) for matrix in self.path]
         self.blurred = rng.random() < motion.blur
         self.velocity = velocities([matrix @ [*self.middle, 1] for matrix in self.shown])
+
+    def _leave_and_return(self, rng: np.random.Generator, extent: float) -> None:
+        """Shift the path out of the stage, to the left or right, and back: most in mid-clip."""
+        far = self.stage.width * rng.uniform(0.5, 1.0) + extent
+        away = far if rng.random() < 0.5 else -far
+        middle, width = rng.uniform(0.3, 0.8), rng.uniform(0.15, 0.3)
+        for progress, matrix in zip(np.linspace(0, 1, len(self.path)), self.path, strict=True):
+            near = max(0.0, 1 - abs(progress - middle) / width)
+            matrix[0, 2] += away * near if progress else 0.0
 
     def _place(
         self,

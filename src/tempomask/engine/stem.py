@@ -92,7 +92,7 @@ class FastStem(ConvolutionalStem):
 
     def __init__(self, plain: ConvolutionalStem, dtype: torch.dtype) -> None:
         nn.Module.__init__(self)
-        self.dtype = dtype
+        self.dtype, self.channels = dtype, plain.channels
         self.first = FusedConvolution(plain.first, dtype, clamped=True)  # type: ignore[assignment]
         self.stages = nn.ModuleList(
             nn.Sequential(*(FusedResidual(block, dtype) for block in stage))  # type: ignore[arg-type]

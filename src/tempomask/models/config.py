@@ -41,12 +41,17 @@ class ViTConfig:
 
 @dataclass(frozen=True)
 class HybridConfig:
-    """nano's encoder: a convolutional stem (EfficientNet-Lite0), then plain transformer blocks."""
+    """nano's encoder: a convolutional stem (EfficientNet-Lite0), then plain transformer blocks.
+
+    stem: residual blocks of each stage of the stem; it ends with stride 16 after five stages, or
+    adds a stride-32 map after six.
+    """
 
     dim: int = 160
     num_heads: int = 5
     depth: int = 14
     mlp_ratio: float = 4.0
+    stem: tuple[int, ...] = (1, 2, 2, 3, 3, 4)
 
 
 EncoderConfig = HieraConfig | ViTConfig | HybridConfig
@@ -168,6 +173,13 @@ NANO = SegmenterConfig(
     prompt_maps=True,
     # The single mask tracks better than the best of three by nano's own IoU guess (docs/nano.md).
     multimask_min_points=1,
+)
+
+# What the recipe of nano trains: fewer blocks, so that each counts, and no stride-32 stage.
+NANO_2 = replace(
+    NANO,
+    encoder=HybridConfig(depth=8, mlp_ratio=3.0, stem=(1, 2, 2, 2, 2)),
+    memory_attention=replace(NANO.memory_attention, pooling="eq5"),
 )
 
 

@@ -1,8 +1,9 @@
 """nano's encoder: an EfficientNet-Lite0 stem, then plain transformer blocks at stride 16.
 
-The stem gives local features cheaply (and starts from ImageNet weights); its stride-16 and
-stride-32 maps together are the patch embedding of a stack of equal blocks, every one of which can
-be skipped. Normalisation of the stem is folded into its convolutions, so it has none at run time.
+The stem gives local features cheaply (and starts from ImageNet weights); its stride-16 map, with
+the stride-32 one where there is one, is the patch embedding of a stack of equal blocks, every one
+of which can be skipped. Normalisation of the stem is folded into its convolutions, so it has none
+at run time.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from tempomask.models.encoder import Encoder, EncoderOutput, Policy, RoutedBlock
 from tempomask.ops.attention import multi_head_attention
 from tempomask.ops.rope import axial_frequencies, axial_table, rotate, rotation_table
 
-# EfficientNet-Lite0 but for its last stage: (expansion, kernel, stride, channels, repeats).
+# EfficientNet-Lite0 but for its last stage: (expansion, kernel, stride, channels), and repeats.
 STAGES = (
-    (1, 3, 1, 16, 1),
-    (6, 3, 2, 24, 2),
-    (6, 5, 2, 40, 2),
-    (6, 3, 2, 80, 3),
-    (6, 5, 1, 112, 3),
-    (6, 5, 2, 192, 4),
+    (1, 3, 1, 16),
+    (6, 3, 2, 24),
+    (6, 5, 2, 40),
+    (6, 3, 2, 80),
+    (6, 5, 1, 112),
+    (6, 5, 2, 192),
 )
+REPEATS = (1, 2, 2, 3, 3, 4)
 STEM_CHANNELS = 32
 # Index in STAGES of the last stage at strides 4, 8, 16 and 32.
 FEATURE_STAGES = (1, 2, 4, 5)
@@ -69,17 +71,19 @@ class InvertedResidual(nn.Module):
 
 
 class ConvolutionalStem(nn.Module):
-    """(B, 3, S, S) to maps of strides 4, 8, 16, 32 with 24, 40, 112, 192 channels."""
+    """(B, 3, S, S) to maps of strides 4, 8, 16, 32 with 24, 40, 112, 192 channels.
 
-    channels = tuple(STAGES[i][3] for i in FEATURE_STAGES)
+    repeats: residual blocks of each stage; five stages end with stride 16.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, repeats: tuple[int, ...] = REPEATS) -> None:
         super().__init__()
+        self.channels = tuple(STAGES[i][3] for i in FEATURE_STAGES if i < len(repeats))
         self.first = SameConv2d(3, STEM_CHANNELS, 3, 2)
         stages, channels = [], STEM_CHANNELS
-        for expansion, kernel, stride, output, repeats in STAGES:
+        for (expansion, kernel, stride, output), count in zip(STAGES, repeats, strict=False):
             blocks = []
-            for repeat in range(repeats):
+            for repeat in range(count):
                 step = stride if repeat == 0 else 1
                 blocks.append(InvertedResidual(channels, output, expansion, kernel, step))
                 channels = output
@@ -166,10 +170,11 @@ class HybridEncoder(Encoder):
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__()
-        self.stem = ConvolutionalStem()
-        stride_4, stride_8, stride_16, stride_32 = self.stem.channels
+        self.stem = ConvolutionalStem(config.stem)
+        stride_4, stride_8, stride_16, *stride_32 = self.stem.channels
         self.embed = nn.Conv2d(stride_16, config.dim, 1)
-        self.embed_coarse = nn.Conv2d(stride_32, config.dim, 1)
+        if stride_32:
+            self.embed_coarse = nn.Conv2d(stride_32[0], config.dim, 1)
         self.embed_norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.blocks = nn.ModuleList(
             TransformerBlock(
@@ -191,9 +196,12 @@ class HybridEncoder(Encoder):
         """image (B, 3, S, S), normalised; S a multiple of 32. See `EncoderOutput`."""
         # Depthwise convolutions run nearly twice as fast on a CPU with the channels last.
         image = image.contiguous(memory_format=torch.channels_last)
-        stride_4, stride_8, stride_16, stride_32 = self.stem(image)
-        coarse = F.interpolate(self.embed_coarse(stride_32), scale_factor=2.0, mode="nearest")
-        embedding = self.embed_norm((self.embed(stride_16) + coarse).permute(0, 2, 3, 1))
+        stride_4, stride_8, stride_16, *stride_32 = self.stem(image)
+        x = self.embed(stride_16)
+        if stride_32:
+            coarse = self.embed_coarse(stride_32[0])
+            x = x + F.interpolate(coarse, scale_factor=2.0, mode="nearest")
+        embedding = self.embed_norm(x.permute(0, 2, 3, 1))
         emitted, blocks = self.run_blocks(embedding, policy, previous_masks)
         final = self.norm(emitted[-1]).permute(0, 3, 1, 2)
         return EncoderOutput([stride_4, stride_8, final], blocks)
@@ -214,8 +222,8 @@ def fold_efficientnet_lite0(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
     fold("_conv_stem", "_bn0", "first")
     block = 0
-    for index, (expansion, _, _, _, repeats) in enumerate(STAGES):
-        for repeat in range(repeats):
+    for index, (expansion, _, _, _) in enumerate(STAGES):
+        for repeat in range(REPEATS[index]):
             source, target = f"_blocks.{block}", f"stages.{index}.{repeat}"
             norms = iter(("_bn0", "_bn1", "_bn2") if expansion > 1 else ("_bn1", "_bn2"))
             if expansion > 1:

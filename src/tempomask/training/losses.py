@@ -6,6 +6,7 @@ N objects, M candidate masks.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,10 +51,17 @@ def mask_iou(logits: Tensor, target: Tensor) -> Tensor:
     return torch.where(union > 0, overlap / union.clamp(min=1), 1.0)
 
 
+class MaskLosses(NamedTuple):
+    """Losses (N, M) of every candidate: of its shape, and of its predicted IoU."""
+
+    shape: Tensor
+    quality: Tensor
+
+
 def mask_losses(
     logits: Tensor, iou: Tensor, target: Tensor, visible: Tensor, weights: LossWeights
-) -> Tensor:
-    """Loss (N, M) of every candidate.
+) -> MaskLosses:
+    """What every candidate loses.
 
     logits (N, M, H, W), iou (N, M) predicted, target (N, H, W) in [0, 1], visible (N,) bool. Masks
     of absent objects are not supervised: their object score says it all.
@@ -61,7 +69,16 @@ def mask_losses(
     target = target[:, None].expand_as(logits)
     shape = weights.focal * focal_loss(logits, target) + weights.dice * dice_loss(logits, target)
     quality = weights.iou * (iou - mask_iou(logits.detach(), target)).abs()
-    return (shape + quality) * visible[:, None]
+    return MaskLosses(shape * visible[:, None], quality * visible[:, None])
+
+
+def best_of(losses: MaskLosses) -> Tensor:
+    """(N,): the shape of the best candidate, and the predicted IoU of all, as SAM 2 trains them.
+
+    One candidate is free to be the part and another the whole, and each learns how good it is:
+    by that the best is chosen in use.
+    """
+    return losses.shape.min(dim=1).values + losses.quality.mean(dim=1)
 
 
 def object_score_loss(score: Tensor, visible: Tensor, weights: LossWeights) -> Tensor:

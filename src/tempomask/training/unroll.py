@@ -1,6 +1,7 @@
-"""One training clip, tracked as in use: prompt the first frame, then memory, frame by frame.
+"""Training clips, tracked as in use: prompt the first frame, then memory, frame by frame.
 
-B clips of T frames with one object each, S image side.
+B clips of T frames with N objects in all, S image side. A frame is encoded once for all its
+objects.
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ from tempomask.models.segmenter import (
 )
 from tempomask.ops.normalise import normalise
 from tempomask.tracking.batching import FED_BACK_LOGIT
-from tempomask.training.losses import LossWeights, mask_iou, mask_losses, object_score_loss
+from tempomask.training.losses import (
+    LossWeights,
+    best_of,
+    mask_iou,
+    mask_losses,
+    object_score_loss,
+)
 from tempomask.training.prompts import PromptSampling, box_prompt, click
 
 
@@ -44,10 +51,11 @@ class ClipLosses(NamedTuple):
 
 
 class Clips(NamedTuple):
-    """images (B, T, 3, S, S), normalised; targets (B, T, S, S); the rest as of `ClipModel`."""
+    """images (B, T, 3, S, S), normalised; targets (N, T, S, S); the rest as of `ClipModel`."""
 
     images: Tensor
     targets: Tensor
+    owner: Tensor
     seed: int
     true_memory: float
 
@@ -117,18 +125,22 @@ class ClipModel(nn.Module):
         self.method = method
 
     def forward(
-        self, frames: Tensor, masks: Tensor, seed: int, true_memory: float = 0.0, step: int = 0
+        self,
+        frames: Tensor,
+        masks: Tensor,
+        owner: Tensor,
+        seed: int,
+        true_memory: float = 0.0,
+        step: int = 0,
     ) -> ClipLosses:
-        """frames (B, T, S, S, 3) uint8, masks (B, T, S, S) of 0 and 1.
+        """frames (B, T, S, S, 3) uint8, masks (N, T, S, S) of 0 and 1.
 
-        seed: of the prompt sampling, so that a resumed run repeats itself. true_memory: probability
-        that a frame is remembered with its true mask instead of the predicted one. step: of the
-        optimiser, for the method.
+        owner (N,) long: the clip of each object, in ascending order. seed: of the prompt sampling,
+        so that a resumed run repeats itself. true_memory: probability that a frame is remembered
+        with its true mask instead of the predicted one. step: of the optimiser, for the method.
         """
-        images = normalise(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        targets = masks.to(self.segmenter.no_memory.device).float()
-        clips = Clips(images, targets, seed, true_memory)
-        losses, ious, scores, outputs = self._unroll(clips)
+        clips = self.clips(frames, masks, owner, seed, true_memory)
+        losses, ious, scores, outputs = self.unroll(clips)
         total = torch.stack(losses).mean()
         extra = total.new_zeros(())
         if self.method is not None:
@@ -136,16 +148,24 @@ class ClipModel(nn.Module):
             def replay(segmenter: Segmenter, policy: Policy | None) -> ClipOutputs:
                 other = ClipModel(segmenter, self.weights, self.prompts, policy)
                 with torch.no_grad():
-                    return other._unroll(clips).outputs
+                    return other.unroll(clips).outputs
 
             own = self.method.extra_loss(outputs, replay, step)
             extra = extra if own is None else own
-        visible = targets.flatten(2).any(dim=2)
+        visible = clips.targets.flatten(2).any(dim=2)
         watched = object_score_loss(torch.stack(scores, dim=1), visible, self.weights).mean()
         share = outputs.blocks.float().mean()
         return ClipLosses(total + extra, torch.stack(ious).mean(), watched, extra.detach(), share)
 
-    def _unroll(self, clips: Clips) -> Unrolled:
+    def clips(
+        self, frames: Tensor, masks: Tensor, owner: Tensor, seed: int, true_memory: float = 0.0
+    ) -> Clips:
+        """A batch, ready to be tracked; arguments as of `forward`."""
+        images = normalise(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        targets = masks.to(self.segmenter.no_memory.device).float()
+        return Clips(images, targets, owner, seed, true_memory)
+
+    def unroll(self, clips: Clips) -> Unrolled:
         """Track the clips, frame by frame."""
         generator = torch.Generator().manual_seed(clips.seed)
         length = clips.images.shape[1]
@@ -154,11 +174,12 @@ class ClipModel(nn.Module):
         frames, logits, previous = [], [], None
         whole = None if is_recurrent(self.policy) else self._encode_whole(clips.images)
         for index in range(length):
-            image, target = clips.images[:, index], clips.targets[:, index]
+            target = clips.targets[:, index]
             if whole is None:
-                frame = self.segmenter.encode(image, self.policy, previous)
+                encoded = self.segmenter.encode(clips.images[:, index], self.policy, previous)
             else:
-                frame = whole[index]
+                encoded = whole[index]
+            frame = encoded_per_object(encoded, clips.owner)
             if index == 0:
                 decoded, frame_losses = self.prompted_frame(frame, target, generator)
             else:
@@ -167,9 +188,11 @@ class ClipModel(nn.Module):
                 ious.append(mask_iou(_full_size(decoded.logits, target)[:, 0], target).mean())
             losses += frame_losses
             scores.append(decoded.object_score.detach())
-            frames.append(frame)
+            frames.append(encoded)
             logits.append(decoded.logits)
-            previous = decoded.logits.detach()
+            if whole is None:
+                seen = decoded.logits.detach()
+                previous = union_of_objects(seen, clips.owner, len(clips.images))
             if index < length - 1:
                 use_truth = torch.rand((), generator=generator).item() < clips.true_memory
                 self._remember(memory, frame, decoded, target if use_truth else None)
@@ -243,13 +266,12 @@ class ClipModel(nn.Module):
         visible = target.flatten(1).any(dim=1)
         single, multi = outputs.single, outputs.multi
         full = _full_size(single.raw_logits, target)
-        loss = mask_losses(full, single.all_iou, target, visible, self.weights)[:, 0]
+        own = mask_losses(full, single.all_iou, target, visible, self.weights)
         side = multi.raw_logits.shape[-1]
         small = F.interpolate(target[:, None], size=(side, side), mode="area")[:, 0]
         candidates = mask_losses(multi.raw_logits, multi.all_iou, small, visible, self.weights)
-        best = candidates.min(dim=1).values
         score = object_score_loss(single.object_score.float(), visible, self.weights)
-        return (loss + best + score).mean()
+        return (best_of(own) + best_of(candidates) + score).mean()
 
     def _remember(
         self, memory: ClipMemory, frame: Encoded, decoded: Decoded, truth: Tensor | None
@@ -265,9 +287,16 @@ class ClipModel(nn.Module):
 
 
 def encoded_per_object(encoded: Encoded, image: Tensor) -> Encoded:
-    """Features of N objects from those of B images; image (N,) long says whose they are."""
+    """Features of N objects from those of B images; image (N,) long, ascending: whose they are."""
+    if len(image) == len(encoded.features):  # one object an image
+        return encoded
     fine = tuple(x[image] for x in encoded.high_resolution)
     return Encoded(encoded.features[image], fine, encoded.blocks)
+
+
+def union_of_objects(logits: Tensor, owner: Tensor, clips: int) -> Tensor:
+    """(B, 1, h, w): the union of the masks (N, 1, h, w) of each clip's objects; owner (N,)."""
+    return torch.stack([logits[owner == clip].amax(dim=0) for clip in range(clips)])
 
 
 def _full_size(logits: Tensor, target: Tensor) -> Tensor:
@@ -275,7 +304,7 @@ def _full_size(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _outputs(frames: list[Encoded], logits: list[Tensor], targets: Tensor) -> ClipOutputs:
-    batch = len(targets)
+    batch = len(frames[0].features)
     return ClipOutputs(
         features=torch.stack([frame.features for frame in frames], dim=1),
         logits=torch.cat(logits, dim=1),

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from tempomask.data.scenes import SceneBatch
+from tempomask.data.clips import Clip, ClipBatch, collate
+from tempomask.data.stills import held_out_images
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.modes import evaluation_mode
@@ -90,30 +91,54 @@ def validate(segmenter: Segmenter, root: Path, names: Sequence[str]) -> dict[str
     return scores | {"mean": float(np.mean(list(scores.values())))} if scores else {}
 
 
+def held_out_frames(root: Path, image_size: int, least_area: float = 0.002) -> list[ClipBatch]:
+    """Every held-out image of `coco-mini` with all its objects but the smallest, one a batch.
+
+    least_area: share of the image that an object has at least. Images without one are left out.
+    """
+    size = (image_size, image_size)
+    batches = []
+    for still in held_out_images(root):
+        image = Image.open(still.image).convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        ids = np.asarray(Image.open(still.label).resize(size, Image.Resampling.NEAREST))
+        masks = [ids == number for number in np.setdiff1d(ids, [0])]
+        masks = [mask for mask in masks if mask.mean() > least_area]
+        if masks:
+            shown = np.stack(masks)[:, None].astype(np.uint8)
+            batches.append(collate([Clip(np.asarray(image)[None], shown, still.image.stem)]))
+    return batches
+
+
 @torch.no_grad()
-def validate_prompts(segmenter: Segmenter, batches: Sequence[SceneBatch]) -> dict[str, float]:
+def validate_prompts(segmenter: Segmenter, batches: Sequence[ClipBatch]) -> dict[str, float]:
     """Mean IoU of the masks that one "click", and one exact "box", give for every object.
 
-    batches: on the segmenter's device. The clicks are the same at every call.
+    batches: single frames, on the segmenter's device. After a click three masks compete, as in use;
+    "click/single" is the one that does not compete, "click/oracle" the best of the three. The
+    clicks are the same at every call.
     """
     generator = torch.Generator().manual_seed(0)
-    ious: dict[str, list[torch.Tensor]] = {"click": [], "box": []}
+    ious: dict[str, list[torch.Tensor]] = {}
     with evaluation_mode(segmenter):
         for batch in batches:
-            target = batch.masks.float()
-            encoded = segmenter.encode(normalise(batch.frames))
-            objects = encoded_per_object(encoded, batch.scene)
+            target = batch.masks[:, 0].float()
+            encoded = segmenter.encode(normalise(batch.frames[:, 0]))
+            objects = encoded_per_object(encoded, batch.clip)
             features = segmenter.attend(objects.features, None)
-            for kind, found in ious.items():
-                points, labels = (
-                    click(target, None, generator)
-                    if kind == "click"
-                    else box_prompt(target, 0.0, generator)
-                )
-                decoded = segmenter.decode(features, objects.high_resolution, points, labels)
-                # The mask itself is judged, whether or not the object was held to be there.
-                full = F.interpolate(
-                    decoded.raw_logits.float(), size=target.shape[-2:], mode="bilinear"
-                )
-                found.append(mask_iou(full[:, 0], target))
+            prompts = {
+                "click": click(target, None, generator),
+                "box": box_prompt(target, 0.0, generator),
+            }
+            for kind, (points, labels) in prompts.items():
+                found = segmenter.propose(features, objects.high_resolution, points, labels)
+                # The masks themselves are judged, whether or not the object was held to be there.
+                full = F.interpolate(found.logits.float(), size=target.shape[-2:], mode="bilinear")
+                scores = mask_iou(full, target[:, None].expand_as(full))
+                chosen = 1 + found.iou[:, 1:].argmax(dim=1)
+                rows = torch.arange(len(scores), device=scores.device)
+                best = scores[rows, chosen] if kind == "click" else scores[:, 0]
+                ious.setdefault(kind, []).append(best)
+                if kind == "click":
+                    ious.setdefault("click/single", []).append(scores[:, 0])
+                    ious.setdefault("click/oracle", []).append(scores[:, 1:].amax(dim=1))
     return {kind: torch.cat(found).mean().item() for kind, found in ious.items() if found}

@@ -21,8 +21,8 @@ from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.training.instances.recipe import InstanceRecipe
 from tempomask.training.instances.stages import StageModel
 from tempomask.training.instances.targets import ClipBatch, collate
-from tempomask.training.recipe import load_imagenet_stem
 from tempomask.training.run import AveragedRun, batches
+from tempomask.training.start import load_imagenet_stem
 from tempomask.weights.instances import load_instance_segmenter
 from tempomask.weights.own import RouterWeights, save_instance_segmenter
 
