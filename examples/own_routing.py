@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
 from clip import BOX, VIDEO
 from tempomask import Prompt, load
-from tempomask.models.encoder import Encoder, KeepPlan, always_on_blocks
+from tempomask.models.encoder import Encoder, KeepPlan, Policy, always_on_blocks
 
 
-class EveryFifth:
-    """A policy that follows one video (`tempomask.models.encoder.VideoPolicy`).
+class EveryFifth(Policy):
+    """A policy that follows one video.
 
-    Sessions start a fresh one for each video and tell it when a frame begins and ends.
+    Sessions start a fresh one for each video and tell it when a frame begins.
     """
-
-    recurrent = False  # its plan does not depend on the last frame's masks
-    reads_results = False  # nor on its scores
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder, self.frame = encoder, -1
@@ -41,9 +37,6 @@ class EveryFifth:
     def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> KeepPlan:
         """Which blocks run; embedding: (B, h, w, C)."""
         return KeepPlan(self.half if self.frame % 5 else [True] * self.encoder.num_blocks)
-
-    def end_frame(self, predicted_iou: Any, object_scores: Any) -> None:
-        """The frame's scores; nothing to learn from them here."""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from tempomask.errors import InputError
 from tempomask.prompts import Prompt
-from tempomask.results import FrameResult
+from tempomask.results import DeferredArrays, FrameArrays, FrameResult
 
 BAD_PROMPTS: list[tuple[dict[str, Any], str]] = [
     ({}, "is empty; give points, a box or a mask"),
@@ -122,9 +122,11 @@ def result(low: np.ndarray, size: tuple[int, int], non_overlapping: bool = False
         index=3,
         size=size,
         object_ids=tuple(range(10, 10 + n)),
-        low_res_logits=low.astype(np.float32),
-        object_scores=np.ones(n, np.float32),
-        predicted_iou=np.linspace(0.1, 0.9, n, dtype=np.float32),
+        arrays=FrameArrays(
+            low.astype(np.float32),
+            np.ones(n, np.float32),
+            np.linspace(0.1, 0.9, n, dtype=np.float32),
+        ),
         blocks=np.ones(2, bool),
         non_overlapping=non_overlapping,
     )
@@ -177,7 +179,8 @@ def test_objects_without_a_mask_are_lost(
     low = np.random.default_rng(seed).normal(-1, size=(n, 3, 3))
     r = result(low, (side, side), non_overlapping)
     assert r.lost.tolist() == [not mask.any() for mask in r.masks]
-    assert replace(r, object_scores=r.object_scores * -1).lost.all()
+    absent = r.delivered._replace(object_scores=r.object_scores * -1)
+    assert replace(r, arrays=absent).lost.all()
 
 
 def test_an_object_whose_mask_others_have_is_lost() -> None:
@@ -196,14 +199,14 @@ def test_a_deferred_result_is_delivered_once_to_all_who_wait() -> None:
     asked, ready = threading.Event(), threading.Event()
     delivered: list[int] = []
 
-    def deliver() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def fetch() -> FrameArrays:
         asked.set()
         assert ready.wait(5)
         delivered.append(1)
-        return np.ones((1, 2, 2), np.float32), np.zeros(1, np.float32), np.ones(1, np.float32)
+        zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
+        return FrameArrays(np.ones((1, 2, 2), np.float32), zero, one)
 
-    known = {"index": 0, "size": (2, 2), "object_ids": (1,), "blocks": np.ones(1, bool)}
-    found = FrameResult.deferred(deliver, **known, non_overlapping=False)
+    found = FrameResult(0, (2, 2), (1,), DeferredArrays(fetch), np.ones(1, bool))
     with ThreadPoolExecutor(3) as pool:
         names = ("low_res_logits", "object_scores", "predicted_iou")
         waiting = [pool.submit(getattr, found, name) for name in names]
@@ -213,8 +216,7 @@ def test_a_deferred_result_is_delivered_once_to_all_who_wait() -> None:
     assert [float(value.max()) for value in values] == [1.0, 0.0, 1.0] and delivered == [1]
     copied = pickle.loads(pickle.dumps(found))
     assert np.array_equal(copied.low_res_logits, found.low_res_logits)
-    with pytest.raises(AttributeError, match="no attribute 'other'"):
-        found.other  # type: ignore[attr-defined]  # noqa: B018
+    assert isinstance(copied.arrays, FrameArrays)
 
 
 def test_a_result_is_told_in_one_line() -> None:
@@ -224,9 +226,8 @@ def test_a_result_is_told_in_one_line() -> None:
 
 
 def test_object_id_zero_has_no_place_in_a_label_map() -> None:
-    r = FrameResult(
-        0, (2, 2), (0,), np.ones((1, 2, 2), np.float32), *[np.ones(1, np.float32)] * 2, np.ones(1)
-    )
+    arrays = FrameArrays(np.ones((1, 2, 2), np.float32), *[np.ones(1, np.float32)] * 2)
+    r = FrameResult(0, (2, 2), (0,), arrays, np.ones(1, bool))
     with pytest.raises(InputError, match="object id 0"):
         r.label_map()
 

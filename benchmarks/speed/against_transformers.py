@@ -35,8 +35,8 @@ from tempomask.engine import accelerate
 from tempomask.model import Model
 from tempomask.models.config import HieraConfig, segmenter_config
 from tempomask.models.segmenter import Segmenter
+from tempomask.tracking.frames import network_input, resize_frame
 from tempomask.tracking.options import TrackingOptions
-from tempomask.tracking.preprocess import network_input, resize_frame
 from tempomask.weights import to_transformers
 
 # A logit counts as clear of 0 from this share of the logits' standard deviation on.

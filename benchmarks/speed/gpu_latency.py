@@ -47,8 +47,8 @@ from tempomask.models.encoder import always_on_blocks
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt
 from tempomask.routing.static import StaticPlan
+from tempomask.tracking.frames import network_input, resize_frame
 from tempomask.tracking.options import TrackingOptions
-from tempomask.tracking.preprocess import network_input, resize_frame
 from tempomask.tracking.session import Session
 from tempomask.tracking.warmup import frames_until_full
 

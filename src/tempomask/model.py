@@ -53,24 +53,26 @@ def load(
 ) -> Model:
     """Load a model by name, ready to track.
 
-    name: "nano" (bundled), "sam2.1-tiny", "efficienttam-s" ...; `tempomask models` lists them.
-        None is what the checkpoint holds, or nano without a checkpoint.
-    checkpoint: a file, a folder or a Hub id; None for the model's own.
-    image_size: side of the square the network sees; None for the model's own.
-    device: "auto" takes a CUDA GPU, else an Apple GPU, else the CPU; a number is that CUDA GPU.
-    dtype: of the computation, a name or torch's. "auto" is bfloat16 where there are matrix units
-        for it, else float32: NVIDIA GPUs from Ampere on (compute capability 8.0), AMD GPUs that
-        torch names so, CPUs with AMX (Intel Xeon from Sapphire Rapids on).
-    adapter: a folder that `tempomask adapt` wrote, or the name of a bundled one; it is merged into
-        the weights of its model, and brings the router that `Model.track` then uses.
-    engine: "fast" rearranges the network for speed (docs/performance.md); it then computes in
-        `dtype` alone and cannot be trained. "plain" keeps it as `tempomask.models` shows it, with
-        float32 weights.
-    pooled_memory: attend to memories pooled 2x2, as EfficientTAM does; faster with several objects
-        and less exact in models that were not trained so (docs/performance.md).
+    Args:
+        name: "nano" (bundled), "sam2.1-tiny", "efficienttam-s" ...; `tempomask models` lists them.
+            None is what the checkpoint holds, or nano without a checkpoint.
+        checkpoint: A file, a folder or a Hub id; None for the model's own.
+        image_size: Side of the square the network sees, in pixels; None for the model's own.
+        device: "auto" takes a CUDA GPU, else an Apple GPU, else the CPU; a number is that CUDA GPU.
+        dtype: Of the computation, a name or torch's. "auto" is bfloat16 where there are matrix
+            units for it, else float32: NVIDIA GPUs from Ampere on (compute capability 8.0), AMD
+            GPUs that torch names so, CPUs with AMX (Intel Xeon from Sapphire Rapids on).
+        adapter: A folder that `tempomask adapt` wrote, or the name of a bundled one; it is merged
+            into the weights of its model, and brings the router that `Model.track` then uses.
+        engine: "fast" rearranges the network for speed (docs/performance.md); it then computes in
+            `dtype` alone and cannot be trained. "plain" keeps it as `tempomask.models` shows it,
+            with float32 weights.
+        pooled_memory: Attend to memories pooled 2x2, as EfficientTAM does; faster with several
+            objects and less exact in models that were not trained so.
 
-    Raises InputError for an unknown name, a checkpoint that does not fit, a size that the strides
-    do not allow, a device that is not there, and an adapter of another model.
+    Raises:
+        InputError: For an unknown name, a checkpoint that does not fit, a size that the strides do
+            not allow, a device that is not there, and an adapter of another model.
     """
     place = resolve_device(device)
     precision = resolve_dtype(dtype, place)
@@ -112,7 +114,13 @@ STATIC_PLANS = {"plan-a": PLAN_A, "plan-b": PLAN_B}
 class Model:
     """A network on a device. It keeps nothing of a video: share it between sessions freely.
 
-    segmenter: the network. dtype: of the computation, by autocast. adapter: loaded with it, if any.
+    Args:
+        segmenter: The network.
+        dtype: Of the computation, by autocast.
+        adapter: What was loaded with it, if anything.
+
+    Raises:
+        InputError: For a segmenter that was accelerated for another dtype.
     """
 
     def __init__(
@@ -121,11 +129,10 @@ class Model:
         dtype: torch.dtype = torch.float32,
         adapter: LoadedAdapter | None = None,
     ) -> None:
-        computes = getattr(segmenter.memory_attention, "dtype", dtype)
-        if computes != dtype:
+        if segmenter.fast and segmenter.dtype != dtype:
             raise InputError(
-                f"the segmenter was accelerated for {computes}, and the model is to compute in"
-                f" {dtype}; accelerate it for that, or give dtype={computes}"
+                f"the segmenter was accelerated for {segmenter.dtype}, and the model is to compute"
+                f" in {dtype}; accelerate it for that, or give dtype={segmenter.dtype}"
             )
         self.segmenter = segmenter.eval()
         self.dtype = dtype
@@ -144,7 +151,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.segmenter.no_memory.device
+        return self.segmenter.device
 
     def __repr__(self) -> str:
         size, dtype = self.config.image_size, str(self.dtype).removeprefix("torch.")

@@ -20,20 +20,26 @@ from tempomask.frames import Size, is_whole
 class Prompt:
     """What a person says about one object on one frame: points, a box, both, or a mask.
 
-    frame: index of the frame, from 0. object_id: any whole number, the object's name.
-    points: (P, 2), or (2,) for one: (x, y) in pixels of the video, from 0 to W and H, or at most
-        one pixel outside.
-    labels: (P,), or one for all: 1 on the object and 0 off it; all 1 when left out.
-    box: (x0, y0, x1, y1) edges in pixels, x0 < x1; what lies outside the image is cut off.
-    mask: (H, W) bool, integers where non-zero is the object, or floats 0 and 1; excludes points
-        and box.
-
     Masks and boxes may have a leading dimension of one. Arrays are copied and made read-only;
-    prompts with the same values are equal. Raises InputError if the parts do not fit together;
-    `check_inside` compares them with the size of the video once that is known.
+    prompts with the same values are equal.
 
-    >>> Prompt(frame=0, object_id=1, points=[(410, 260)], labels=[1]).num_points
-    1
+    Args:
+        frame: Index of the frame, from 0.
+        object_id: Any whole number, the object's name.
+        points: (P, 2), or (2,) for one: (x, y) in pixels of the video, from 0 to W and H, or at
+            most one pixel outside.
+        labels: (P,), or one for all: 1 on the object and 0 off it; all 1 when left out.
+        box: (x0, y0, x1, y1) edges in pixels, x0 < x1; what lies outside the image is cut off.
+        mask: (H, W) bool, integers where non-zero is the object, or floats 0 and 1; excludes points
+            and box.
+
+    Raises:
+        InputError: If the parts do not fit together; `check_inside` compares them with the size of
+            the video once that is known.
+
+    Example:
+        >>> Prompt(frame=0, object_id=1, points=[(410, 260)], labels=[1]).num_points
+        1
     """
 
     frame: int = 0
@@ -155,9 +161,12 @@ class Prompt:
         return self.box is None and labels is not None and not np.asarray(labels).any()
 
     def check_inside(self, size: Size) -> None:
-        """Raise InputError unless every part fits a video of size (H, W).
+        """Check the prompt against a video of size (H, W).
 
         Clicks just outside the border are moved to it, and boxes cut, where they are used.
+
+        Raises:
+            InputError: Unless every part fits.
         """
         height, width = size
         video = f"the {width} x {height} image"
@@ -177,9 +186,14 @@ class Prompt:
 
 
 def check_given(prompts: Iterable[Prompt], known: Collection[int] = ()) -> None:
-    """Raise InputError for an object that begins with nothing but clicks off it.
+    """Check that every object begins with something that says where it is.
 
-    prompts: in the order in which tracking comes to them. known: objects that are there already.
+    Args:
+        prompts: In the order in which tracking comes to them.
+        known: Objects that are there already.
+
+    Raises:
+        InputError: For an object that begins with nothing but clicks off it.
     """
     first: dict[int, int] = {}
     given = set(known)

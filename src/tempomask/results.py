@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,57 +23,96 @@ if TYPE_CHECKING:
 
 # Where objects may not overlap, the logits of all but the strongest are held at or below this.
 OVERLAP_LOGIT = -10.0
-# What a deferred result delivers, in this order.
-DELIVERED = ("low_res_logits", "object_scores", "predicted_iou")
-DeliveredArrays = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+
+
+class FrameArrays(NamedTuple):
+    """What the network says about N objects on a frame, on the host.
+
+    low_res_logits: float32 (N, h, w), threshold 0. object_scores: float32 (N,) logits, > 0 =
+    present. predicted_iou: float32 (N,) in [0, 1], the network's guess of its mask's quality.
+    """
+
+    low_res_logits: NDArray[np.float32]
+    object_scores: NDArray[np.float32]
+    predicted_iou: NDArray[np.float32]
+
+
+class DeferredArrays:
+    """Arrays that are still being computed on another device; several threads may ask for them.
+
+    fetch: waits for them; called once, when they are first asked for.
+    """
+
+    def __init__(self, fetch: Callable[[], FrameArrays]) -> None:
+        self._fetch, self._lock = fetch, Lock()
+        self._arrays: FrameArrays | None = None
+
+    def get(self) -> FrameArrays:
+        """The arrays; waits for them."""
+        with self._lock:
+            if self._arrays is None:
+                self._arrays = self._fetch()
+            return self._arrays
+
+    def __reduce__(self) -> tuple[type[FrameArrays], FrameArrays]:
+        """What is pickled or copied: the arrays, not the way to them."""
+        return FrameArrays, self.get()
+
+
+def mask_boxes(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """float32 (N, 4): x0, y0, x1, y1 edges of masks (N, H, W), x1 and y1 past the last pixel.
+
+    Zeros for an empty mask.
+    """
+    boxes = np.zeros((len(masks), 4), dtype=np.float32)
+    for box, mask in zip(boxes, masks, strict=True):
+        rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+        if len(rows):
+            box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return boxes
 
 
 @dataclass(frozen=True, eq=False)
 class FrameResult:
-    """The masks of all objects on one frame.
+    """The masks of all N objects on one frame.
 
-    index: of the frame. size: (H, W). object_ids: N ids, in the order in which they came.
-    low_res_logits: float32 (N, h, w), threshold 0.
-    object_scores: float32 (N,) logits, > 0 = present.
-    predicted_iou: float32 (N,) in [0, 1], the network's own guess of its mask's quality.
-    blocks: bool (L,), which encoder blocks ran; all False where no object had to be found.
-    non_overlapping: give each pixel to the strongest object only.
+    Everything at the video's size is computed when first asked for, then kept.
 
-    Everything at the video's size is computed when first asked for, then kept. The arrays of a
-    tracked frame are copied from an accelerator when first asked for, see `deferred`.
+    Attributes:
+        index: Of the frame.
+        size: (H, W) of the video.
+        object_ids: N ids, in the order in which the objects came.
+        arrays: What the network says about them, or what fetches it from the device.
+        blocks: bool (L,), which encoder blocks ran; all False where no object had to be found.
+        non_overlapping: Each pixel is given to the strongest object only.
     """
 
     index: int
     size: Size
     object_ids: tuple[int, ...]
-    low_res_logits: NDArray[np.float32]
-    object_scores: NDArray[np.float32]
-    predicted_iou: NDArray[np.float32]
+    arrays: FrameArrays | DeferredArrays
     blocks: NDArray[np.bool_]
     non_overlapping: bool = False
 
-    @staticmethod
-    def deferred(deliver: Callable[[], DeliveredArrays], **known: Any) -> FrameResult:
-        """A result whose arrays are still being computed elsewhere.
+    @property
+    def delivered(self) -> FrameArrays:
+        """The arrays, waited for."""
+        return self.arrays if isinstance(self.arrays, FrameArrays) else self.arrays.get()
 
-        deliver: waits for low_res_logits, object_scores and predicted_iou; called when one of them
-        is first asked for, and not before. known: all other fields, non_overlapping among them.
-        """
-        result = object.__new__(FrameResult)
-        result.__dict__.update(known, _deliver=deliver, _delivering=Lock())
-        return result
+    @property
+    def low_res_logits(self) -> NDArray[np.float32]:
+        """float32 (N, h, w), threshold 0."""
+        return self.delivered.low_res_logits
 
-    def __getattr__(self, name: str) -> Any:
-        """Only asked for what is not there yet: the arrays of a deferred result."""
-        known = self.__dict__
-        if "_delivering" not in known or name not in DELIVERED:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        # A result is read by whoever tracks and by the thread that writes.
-        with known["_delivering"]:
-            if name not in known:
-                known.update(zip(DELIVERED, known["_deliver"](), strict=True))
-                del known["_deliver"]
-        return known[name]
+    @property
+    def object_scores(self) -> NDArray[np.float32]:
+        """float32 (N,) logits, > 0 = present."""
+        return self.delivered.object_scores
+
+    @property
+    def predicted_iou(self) -> NDArray[np.float32]:
+        """float32 (N,) in [0, 1], the network's own guess of its mask's quality."""
+        return self.delivered.predicted_iou
 
     def __repr__(self) -> str:
         areas = tuple(self.masks.sum(axis=(1, 2)).tolist())
@@ -81,12 +120,6 @@ class FrameResult:
             f"FrameResult(index={self.index}, size={self.size}, object_ids={self.object_ids},"
             f" areas={areas})"
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What is pickled or copied: the arrays, not the way to them."""
-        for name in DELIVERED:
-            getattr(self, name)
-        return {name: value for name, value in self.__dict__.items() if name != "_delivering"}
 
     @cached_property
     def logits(self) -> NDArray[np.float32]:
@@ -112,16 +145,11 @@ class FrameResult:
 
     @cached_property
     def boxes(self) -> NDArray[np.float32]:
-        """float32 (N, 4): x0, y0, x1, y1 edges of the masks in pixels (x1, y1 past the last pixel).
+        """float32 (N, 4): x0, y0, x1, y1 edges of the masks in pixels, zeros for an empty mask.
 
-        Zeros for an empty mask. A box can be given back as a prompt.
+        A box can be given back as a prompt.
         """
-        boxes = np.zeros((len(self.object_ids), 4), dtype=np.float32)
-        for box, mask in zip(boxes, self.masks, strict=True):
-            rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
-            if len(rows):
-                box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-        return boxes
+        return mask_boxes(self.masks)
 
     @property
     def lost(self) -> NDArray[np.bool_]:
@@ -169,16 +197,19 @@ class FrameResult:
 class InstanceResult:
     """The instances on one frame; N may be 0.
 
-    index: of the frame. size: (H, W).
-    track_ids: int64 (N,), ascending. An id stands for one track, from 1 in the order in which
-        tracks were first shown, and stays with it to the end of the video, through gaps as well.
-    labels: int64 (N,), index in `classes` of the track's best class up to this frame.
-    scores: float32 (N,) in [0, 1], probability of that class: softmax of the track's class logits
-        averaged over its last frames (`InstanceOptions.score_frames`), never over frames to come.
-    masks: bool (N, H, W); they may overlap. None of them is empty, unless the session was asked
-        for all tracks (`min_score=0`).
-    layers: bool (M,), which decoder layers ran on this frame.
-    classes: the C names that labels point to.
+    Attributes:
+        index: Of the frame.
+        size: (H, W) of the video.
+        track_ids: int64 (N,), ascending. An id stands for one track, from 1 in the order in which
+            tracks were first shown, and stays with it to the end of the video, through gaps too.
+        labels: int64 (N,), index in `classes` of the track's best class up to this frame.
+        scores: float32 (N,) in [0, 1], probability of that class: softmax of the track's class
+            logits averaged over its last frames (`InstanceOptions.score_frames`), never over frames
+            to come.
+        masks: bool (N, H, W); they may overlap. None of them is empty, unless the session was asked
+            for all tracks (`min_score=0`).
+        layers: bool (M,), which decoder layers ran on this frame.
+        classes: The C names that labels point to.
     """
 
     index: int
@@ -201,23 +232,23 @@ class InstanceResult:
     @cached_property
     def boxes(self) -> NDArray[np.float32]:
         """float32 (N, 4): x0, y0, x1, y1 edges in pixels (x1, y1 past the last pixel)."""
-        boxes = np.zeros((len(self), 4), dtype=np.float32)
-        for box, mask in zip(boxes, self.masks, strict=True):
-            rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
-            if len(rows):
-                box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-        return boxes
+        return mask_boxes(self.masks)
 
 
 @dataclass(frozen=True, eq=False)
 class InstanceTrack:
     """One track of a video.
 
-    track_id: as in `InstanceResult`. label, score: best class and its probability from the class
-    logits averaged over the frames that show the track. first_frame, last_frame: that show it.
-    num_frames: how many show it. mean_area: of its masks on them, in pixels.
-    class_scores: float32 (C,), softmax of the class logits averaged over *all* frames of the
-    video, no-object left out: what MinVIS and DVIS++ rank for the YouTube-VIS protocol.
+    Attributes:
+        track_id: Same as in `InstanceResult`.
+        label: Best class, from the class logits averaged over the frames that show the track.
+        score: Its probability.
+        first_frame: The first that shows it.
+        last_frame: The last one.
+        num_frames: How many show it.
+        mean_area: Of its masks on them, in pixels.
+        class_scores: float32 (C,), softmax of the class logits averaged over *all* frames of the
+            video, no-object left out: what MinVIS and DVIS++ rank for the YouTube-VIS protocol.
     """
 
     track_id: int
@@ -240,9 +271,14 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class InstanceSummary:
-    """The tracks of a video, by ascending id. num_frames: of the video. layers_run: a frame's mean.
+    """The tracks of a video, by ascending id; a video without any detection has none.
 
-    classes: the names that labels point to. A video without any detection has no tracks.
+    Attributes:
+        num_frames: Frames seen.
+        size: (H, W) of the video, None before its first frame.
+        classes: The names that labels point to.
+        tracks: One entry a track.
+        layers_run: Decoder layers that ran, mean over frames.
     """
 
     num_frames: int
@@ -255,7 +291,10 @@ class InstanceSummary:
         """The best pairs of track and class, highest score first, as MinVIS reports them.
 
         One track can appear with several classes. For the protocol, run with min_score=0, so that
-        every track is there. limit: how many pairs; the papers take 10.
+        every track is there.
+
+        Args:
+            limit: How many pairs; the papers take 10.
         """
         rows = [
             Prediction(track.track_id, label, float(score))

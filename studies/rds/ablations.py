@@ -101,7 +101,7 @@ class Ablation(Comparison):
 @torch.inference_mode()
 def routing_latency(segmenter: Segmenter) -> dict[str, float]:
     """Milliseconds a frame that each kind of routing takes by itself, decisions read included."""
-    encoder, device = segmenter.encoder, segmenter.no_memory.device
+    encoder, device = segmenter.encoder, segmenter.device
     side = segmenter.config.image_size
     grid = side // encoder.patch_stride
     embedding = torch.randn(1, grid, grid, encoder.patch_channels, device=device)

@@ -34,7 +34,7 @@ from tempomask.model import Model
 from tempomask.models.config import segmenter_config
 from tempomask.models.encoder import KeepPlan, Plan, Policy
 from tempomask.models.segmenter import Segmenter
-from tempomask.tracking.preprocess import network_input, resize_frame
+from tempomask.tracking.frames import network_input, resize_frame
 from tempomask.tracking.session import Session
 
 BUDGETS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -42,7 +42,7 @@ BUDGETS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")
 
 
-class InTurn:
+class InTurn(Policy):
     """Lets methods take turns in one session, so that its memories are filled once for all."""
 
     recurrent, reads_results = True, False
@@ -82,7 +82,7 @@ class Sessions:
 def run_frames(candidate: Candidate, sessions: Sessions, frames: list[Any]) -> None:
     """Track the frames and note the medians."""
     times = []
-    device = candidate.segmenter.no_memory.device
+    device = candidate.segmenter.device
     encoder_clock, routing_clock = Clock(device), Clock(device)
     session = sessions.of(candidate)
     for frame in frames:
@@ -128,7 +128,7 @@ def count(candidate: Candidate, image: Tensor) -> Counted:
 
 def gpu_calls(candidate: Candidate, sessions: Sessions, frames: list[Any]) -> dict[str, float]:
     """Kernel launches and synchronisations a frame; nothing on a CPU."""
-    if candidate.segmenter.no_memory.device.type != "cuda":
+    if candidate.segmenter.device.type != "cuda":
         return {}
     from torch.profiler import ProfilerActivity, profile
 

@@ -24,7 +24,7 @@ from tempomask.devices import resolve_device, resolve_dtype
 from tempomask.engine import accelerate
 from tempomask.models.config import HIERA_SIZES, segmenter_config
 from tempomask.models.segmenter import Encoded, MemoryInputs, Segmenter
-from tempomask.tracking.batching import ObjectBatcher, Request
+from tempomask.tracking.frame_step import FrameStep, Request
 from tempomask.tracking.kalman import BoxFilter
 from tempomask.tracking.memory_bank import Memory, MemoryBank
 from tempomask.tracking.options import SamuraiConfig, TrackingOptions
@@ -92,12 +92,12 @@ class Frame:
         """Boxes, filter and choice, as a session does them."""
         options = TrackingOptions(memory="samurai")
         chooser = MotionChooser(SamuraiConfig.for_model(self.config.name))
-        batcher = ObjectBatcher(self.segmenter, options, chooser)
+        frame_step = FrameStep(self.segmenter, options, RecentMemories(), chooser)
         decoded = self.decoded._replace(all_logits=self.logits)
         centre = self.config.image_size / 2
         start = BoxFilter.start((centre - 80, centre - 60, centre + 80, centre + 60))
         requests = [Request(motion=Motion(start, 15))]
-        return lambda: batcher._choose(chooser, decoded, requests)
+        return lambda: frame_step._choose(chooser, decoded, requests)
 
     def selecting(self) -> tuple[Callable[[], Any], Callable[[], Any]]:
         """SAM 2's selection and SAMURAI's, from a bank of sixteen frames."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from tempomask.baselines.dyt import DyT, DyTPlan
 from tempomask.baselines.gates import fit_threshold
 from tempomask.errors import InputError
-from tempomask.models.encoder import Encoder, RoutedBlock
+from tempomask.models.encoder import Encoder, Policy, RoutedBlock
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def policy(encoder: Encoder, images: Tensor) -> DyT:
     return policy
 
 
-class Watched:
+class Watched(Policy):
     """The policy, with its last plan kept."""
 
     def __init__(self, policy: DyT) -> None:

@@ -23,7 +23,7 @@ from tempomask.io.images import read_mask
 from tempomask.io.journal import FrameRecord
 from tempomask.io.video import open_video
 from tempomask.model import Model
-from tempomask.results import FrameResult
+from tempomask.results import FrameArrays, FrameResult
 from tempomask.rle import encode_rle
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
 from tempomask.weights import load_segmenter
@@ -62,7 +62,9 @@ def test_the_demo_writes_what_it_says(
         for index, _frame in source.frames():
             logits = np.where(masks[index][None], 9, -9).astype(np.float32)
             one = np.ones(1, dtype=np.float32)
-            yield FrameResult(index, masks[index].shape, (1,), logits, one, one, np.ones(4, bool))
+            yield FrameResult(
+                index, masks[index].shape, (1,), FrameArrays(logits, one, one), np.ones(4, bool)
+            )
 
     monkeypatch.setattr(Model, "track", fake)
     out = tmp_path / "demo"

@@ -13,7 +13,7 @@ from tempomask.cli.progress import FrameBar, RunStats
 from tempomask.cli.run import ReplayBuffer
 from tempomask.cli.tracking_task import TrackingTask
 from tempomask.io.video import open_video
-from tempomask.results import FrameResult
+from tempomask.results import FrameArrays, FrameResult
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.propagate import Direction, check_frames, plan_passes
 from tempomask.tracking.upload import PreparedFrame, prepared_ahead
@@ -102,10 +102,11 @@ def test_the_tally_tells_seen_from_tracked() -> None:
         blocks = np.array([True, index % 2 == 0])
         score = np.array([0.5, 0.9], dtype=np.float32)
         stats.add(index)
-        task.note(FrameResult(index, (4, 4), (3, 1), logits, score, score, blocks))
+        task.note(FrameResult(index, (4, 4), (3, 1), FrameArrays(logits, score, score), blocks))
     taken = np.stack([np.full((2, 2), 2.0), np.full((2, 2), 1.0)]).astype(np.float32)
     hidden = TrackingTask([])
-    hidden.note(FrameResult(0, (4, 4), (3, 1), taken, score, score, blocks, non_overlapping=True))
+    arrays = FrameArrays(taken, score, score)
+    hidden.note(FrameResult(0, (4, 4), (3, 1), arrays, blocks, non_overlapping=True))
     assert [seen["visible_frames"] for seen in hidden.report(stats)["objects"]] == [0, 1]
     report = {**stats.report(), **task.report(stats)}
     assert (report["frames"], report["fps"], report["blocks_run"]) == (4, 2.0, 0.75)

@@ -15,7 +15,7 @@ import pytest
 
 from tempomask.io.images import read_mask, write_label_png
 from tempomask.model import Model
-from tempomask.results import FrameResult
+from tempomask.results import FrameArrays, FrameResult
 from tempomask.routing.options import Routing
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.session import Session
@@ -62,7 +62,11 @@ def fake_results(monkeypatch: pytest.MonkeyPatch, interrupt_at: int | None = Non
                 signal.raise_signal(signal.SIGINT)
             ones = np.ones(len(ids), dtype=np.float32)
             yield FrameResult(
-                index, (HEIGHT, WIDTH), ids, logits, ones, 0.5 * ones, np.array([True, False])
+                index,
+                (HEIGHT, WIDTH),
+                ids,
+                FrameArrays(logits, ones, 0.5 * ones),
+                np.array([True, False]),
             )
 
     monkeypatch.setattr(Model, "track", fake)

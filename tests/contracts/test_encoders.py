@@ -73,7 +73,7 @@ def random_image(side: int = 64, batch: int = 1) -> Tensor:
     return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(side))
 
 
-class Recorder:
+class Recorder(Policy):
     """A policy that runs everything and notes what it was asked."""
 
     def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Recorder:
@@ -92,7 +92,7 @@ class Recorder:
         )
 
 
-class OneSample:
+class OneSample(Policy):
     """Skips a block for the first sample of a batch only, and says so."""
 
     def __init__(self, index: int, count: int) -> None:

@@ -226,7 +226,6 @@ def test_one_thread_prepares(tiny: MakeTiny) -> None:
 
 def test_a_graph_that_fails_is_tried_again(tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch) -> None:
     before = accelerate(tiny("sam2", **FEW))
-    parts = [m.in_parts for m in before.modules() if hasattr(m, "in_parts")]
 
     def broken(*_: Any) -> Any:
         raise RuntimeError("no compiler")
@@ -236,9 +235,6 @@ def test_a_graph_that_fails_is_tried_again(tiny: MakeTiny, monkeypatch: pytest.M
     with segmenter.preparing(), pytest.raises(RuntimeError, match="no compiler"):
         video(Model(segmenter), 3)
     assert "decode" not in {step for step, _ in segmenter._known}  # type: ignore[misc]
-    # On a CPU its parts fit the cache: compiling does not take that away.
-    assert [m.in_parts for m in before.modules() if hasattr(m, "in_parts")] == parts
-    assert all(parts)
 
 
 def test_compiling_gives_another_model(tiny: MakeTiny) -> None:

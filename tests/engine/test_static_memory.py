@@ -16,7 +16,7 @@ from tempomask.errors import InputError
 from tempomask.model import Model
 from tempomask.models.segmenter import Encoded, MemoryInputs, Segmenter
 from tempomask.prompts import Prompt
-from tempomask.tracking.batching import ObjectBatcher, Request
+from tempomask.tracking.frame_step import FrameStep, Request
 from tempomask.tracking.memory_bank import Memory, MemoryBank
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.selection import RecentMemories
@@ -57,8 +57,8 @@ def test_attention_is_the_plain_one(
     monkeypatch.setattr("tempomask.engine.memory_attention.TOKENS", 2 * (SIDE // 16) ** 2)
     monkeypatch.setattr("tempomask.engine.memory_attention.MLP_TOKENS", 4)
     plain, fast = tiny(name), accelerate(tiny(name))
-    static = ObjectBatcher(fast, TrackingOptions(static_memory=True))
-    usual = ObjectBatcher(plain, TrackingOptions())
+    static = FrameStep(fast, TrackingOptions(static_memory=True), RecentMemories())
+    usual = FrameStep(plain, TrackingOptions(), RecentMemories())
     dim, grid = plain.config.hidden_dim, SIDE // 16
     features = torch.randn(1, dim, grid, grid)
     images = {t: torch.randn(dim, grid, grid) for t in range(END)}
@@ -68,8 +68,7 @@ def test_attention_is_the_plain_one(
     @settings(max_examples=20, deadline=None)
     @given(objects=st.lists(banks, min_size=1, max_size=3), at_once=st.booleans())
     def check(objects: list[tuple[list[int], list[int]]], at_once: bool) -> None:
-        for layer in fast.memory_attention.layers:
-            layer.in_parts = not at_once  # type: ignore[assignment]
+        monkeypatch.setattr("tempomask.engine.memory_attention.in_parts", lambda x: not at_once)
         selections = [
             RecentMemories().select(bank_of(plain, *frames), FRAME, False) for frames in objects
         ]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tempomask.prompts import Prompt
-from tempomask.results import FrameResult
+from tempomask.results import FrameArrays, FrameResult
 
 HEIGHT, WIDTH = 24, 32
 # Grey value of object k in the frames is k times this.
@@ -75,7 +75,7 @@ class ReadingSession:
         logits = np.where(np.stack(masks), 5, -5).astype(np.float32)
         ones = np.ones(len(ids), np.float32)
         blocks = np.array([True, index % 2 == 0])
-        return FrameResult(index, labels.shape, ids, logits, ones, ones, blocks)
+        return FrameResult(index, labels.shape, ids, FrameArrays(logits, ones, ones), blocks)
 
     def step(self, frame: NDArray[np.uint8]) -> FrameResult:
         self.seen.append(frame[..., 0] // STEP)

@@ -15,7 +15,7 @@ from tempomask.evaluation.prompts import (
     error_click,
     first_frame_prompts,
 )
-from tempomask.results import FrameResult
+from tempomask.results import FrameArrays, FrameResult
 
 
 def rectangle(y0: int, x0: int, y1: int, x1: int) -> np.ndarray:
@@ -107,7 +107,9 @@ class LearningSession:
     def result(self) -> FrameResult:
         logits = np.where(np.stack([self.predictions[0], EMPTY]), 1, -1).astype(np.float32)
         ones = np.ones(2, np.float32)
-        return FrameResult(0, EMPTY.shape, (1, 2), logits, ones, ones, np.ones(1, bool))
+        return FrameResult(
+            0, EMPTY.shape, (1, 2), FrameArrays(logits, ones, ones), np.ones(1, bool)
+        )
 
     def correct(self, object_id: int, points: list, labels: list) -> FrameResult:
         self.clicks.append((object_id, list(points[0]), labels[0]))

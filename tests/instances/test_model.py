@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 import tempomask
 from tempomask.errors import InputError
 from tempomask.instances.model import InstanceModel, load_instances
+from tempomask.instances.options import PROTOCOL, InstanceOptions
 from tempomask.instances.query_routing import FixedLayers, QueryRouterConfig, TemporalQueryRouter
 from tempomask.models.instances.config import InstanceConfig
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.weights.own import RouterWeights, save_instance_segmenter
+
+ALL = InstanceOptions(min_score=0.0)
 
 FRAMES = 4
 
@@ -57,7 +60,7 @@ def load(path: Path, **values: object) -> InstanceModel:
 @pytest.mark.parametrize("name", ["plain", "tar", "dvis"])
 def test_a_video_gives_one_result_a_frame_and_a_summary(files: dict[str, Path], name: str) -> None:
     model = load(files[name])
-    tracks = model.track(video(), min_score=0.0, max_overlap=1.0)
+    tracks = model.track(video(), options=PROTOCOL)
     results = list(tracks)
     assert [result.index for result in results] == list(range(FRAMES))
     for result in results:
@@ -72,9 +75,8 @@ def test_a_video_gives_one_result_a_frame_and_a_summary(files: dict[str, Path], 
 
 def test_engines_agree(files: dict[str, Path]) -> None:
     fast, plain = (load(files["dvis"], engine=engine) for engine in ("fast", "plain"))
-    options = {"min_score": 0.0, "max_overlap": 1.0}
     for own, wanted in zip(
-        fast.track(video(), **options), plain.track(video(), **options), strict=True
+        fast.track(video(), options=PROTOCOL), plain.track(video(), options=PROTOCOL), strict=True
     ):
         np.testing.assert_allclose(own.scores, wanted.scores, atol=1e-4)
         assert (own.masks == wanted.masks).mean() > 0.999
@@ -87,12 +89,12 @@ def test_bfloat16_gives_about_the_same(files: dict[str, Path], name: str) -> Non
     """Every step of a session has to do with what autocast makes of its tensors."""
     exact = load(files[name], router="none")
     reduced = load_instances(checkpoint=files[name], router="none", device="cpu", dtype="bfloat16")
-    for options in ({}, {"min_score": 0.0}, {"min_score": 0.0, "max_overlap": 1.0}):
-        tracks = reduced.track(video(), **options)
+    for options in (InstanceOptions(), ALL, PROTOCOL):
+        tracks = reduced.track(video(), options=options)
         results = list(tracks)
         assert [len(result.scores) for result in results] == [len(r.masks) for r in results]
         assert tracks.summary().num_frames == FRAMES
-    first = next(exact.track(video(), min_score=0.0, max_overlap=1.0))
+    first = next(exact.track(video(), options=PROTOCOL))
     assert np.abs(first.scores - results[0].scores).mean() < 0.05
     assert (first.masks == results[0].masks).mean() > 0.9
 
@@ -121,21 +123,21 @@ def test_routers(files: dict[str, Path]) -> None:
 
 def test_two_videos_do_not_know_of_each_other(files: dict[str, Path]) -> None:
     model = load(files["dvis"])
-    first = [result.scores for result in model.track(video(), min_score=0.0)]
-    again = [result.scores for result in model.track(video(), min_score=0.0)]
+    first = [result.scores for result in model.track(video(), options=ALL)]
+    again = [result.scores for result in model.track(video(), options=ALL)]
     assert all(map(np.array_equal, first, again))
 
 
 def test_a_part_of_a_video(files: dict[str, Path]) -> None:
-    tracks = load(files["plain"]).track(video(), start=1, end=3, min_score=0.0)
+    tracks = load(files["plain"]).track(video(), frames=range(1, 3), options=ALL)
     assert [result.index for result in tracks] == [1, 2]
     assert tracks.summary().tracks[0].first_frame == 1
 
 
 def test_the_live_session_equals_the_video(files: dict[str, Path]) -> None:
     model = load(files["plain"])
-    session = model.session(min_score=0.0)
-    for frame, result in zip(video(), model.track(video(), min_score=0.0), strict=True):
+    session = model.session(options=ALL)
+    for frame, result in zip(video(), model.track(video(), options=ALL), strict=True):
         stepped = session.step(frame)
         assert np.array_equal(stepped.masks, result.masks)
         assert np.array_equal(stepped.track_ids, result.track_ids)
@@ -195,12 +197,10 @@ def test_routers_that_are_not_there(
 
 def test_bad_input_comes_before_the_first_frame(files: dict[str, Path], tmp_path: Path) -> None:
     model = load(files["plain"])
-    with pytest.raises(InputError, match="'speed'"):
-        model.track(video(), speed=2)
     with pytest.raises(InputError, match="nothing.mp4"):
         model.track(tmp_path / "nothing.mp4")
     with pytest.raises(InputError):
-        model.track(video(), start=9)
+        model.track(video(), frames=range(9, 12))
 
 
 def test_the_model_says_what_it_is(files: dict[str, Path]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tempomask.results import FrameResult
+from tempomask.results import FrameArrays, FrameResult
 
 BITS = 8
 CELL = 16
@@ -88,9 +88,11 @@ def _result(index: int, masks: dict[int, NDArray[np.bool_]], size: tuple[int, in
         index=index,
         size=size,
         object_ids=tuple(masks),
-        low_res_logits=logits[:count].astype(np.float32),
-        object_scores=np.array([5.0 if m.any() else -5.0 for m in masks.values()], np.float32),
-        predicted_iou=np.linspace(0.9, 0.5, count, dtype=np.float32),
+        arrays=FrameArrays(
+            logits[:count].astype(np.float32),
+            np.array([5.0 if m.any() else -5.0 for m in masks.values()], np.float32),
+            np.linspace(0.9, 0.5, count, dtype=np.float32),
+        ),
         blocks=np.array([True, index % 2 == 0, True]),
     )
 

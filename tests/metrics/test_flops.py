@@ -21,7 +21,7 @@ from tempomask.models.config import (
     ViTConfig,
     segmenter_config,
 )
-from tempomask.models.encoder import KeepPlan
+from tempomask.models.encoder import KeepPlan, Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.attention import multi_head_attention
 from tempomask.routing.static import PLAN_A, StaticPlan
@@ -159,7 +159,7 @@ def test_real_passes_cost_what_shapes_say(encoder: HybridConfig | HieraConfig) -
 
 
 def test_a_meter_counts_every_nth_pass_and_the_routers_in_it(vit: Segmenter) -> None:
-    class Routed:
+    class Routed(Policy):
         def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> KeepPlan:
             nn.functional.linear(embedding, torch.zeros(5, 8))
             return KeepPlan([False, False])

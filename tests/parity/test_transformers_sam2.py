@@ -19,8 +19,8 @@ from tempomask.model import Model
 from tempomask.models.segmenter import ABSENT_LOGIT, MemoryInputs, Segmenter
 from tempomask.ops.position import grid_sine
 from tempomask.prompts import Prompt
+from tempomask.tracking.frames import network_input, resize_frame
 from tempomask.tracking.options import TrackingOptions
-from tempomask.tracking.preprocess import network_input, resize_frame
 from tempomask.weights import load_segmenter, to_transformers
 
 transformers = pytest.importorskip("transformers")

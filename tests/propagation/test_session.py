@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from tempomask.errors import InputError
 from tempomask.models.config import HieraConfig, HybridConfig, ViTConfig
-from tempomask.models.encoder import Encoder, EncoderOutput, KeepPlan
+from tempomask.models.encoder import Encoder, EncoderOutput, KeepPlan, Policy
 from tempomask.models.hiera import Hiera
 from tempomask.models.hybrid import HybridEncoder
 from tempomask.models.vit import ViT
@@ -282,8 +282,10 @@ def test_a_policy_sees_the_objects_of_the_frame_before() -> None:
     assert all(result.blocks.tolist() == [False, True] for result in results)
 
 
-class Video:
+class Video(Policy):
     """A policy that counts what a session tells it."""
+
+    reads_results = True  # type: ignore[assignment]
 
     def __init__(self) -> None:
         self.told: list[str] = []

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tempomask.errors import InputError
 from tempomask.models.config import HIERA_SIZES, VIT_SIZES, HieraConfig, HybridConfig
-from tempomask.models.encoder import Encoder, RoutedBlock, is_recurrent
+from tempomask.models.encoder import Encoder, RoutedBlock
 from tempomask.models.hiera import Hiera
 from tempomask.models.hybrid import HybridEncoder
 from tempomask.models.vit import ViT
@@ -268,7 +268,7 @@ def test_training_routes_every_sample_by_itself() -> None:
 def test_training_draws_follow_w_and_repeat_with_the_seed() -> None:
     router = make_router()
     policy = SamplingPolicy(router, 0.5)
-    assert is_recurrent(policy)
+    assert policy.recurrent
     x, m = embedding(1), masks(1)
     p = router(x, m).sigmoid()
     w = (0.5 * 6 * p / p.sum()).clamp(max=1)[0]

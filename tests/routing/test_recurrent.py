@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tempomask.errors import InputError
-from tempomask.models.encoder import KeepPlan, VideoPolicy
+from tempomask.models.encoder import KeepPlan
 from tempomask.routing.adaptive import AdaptiveBudget
 from tempomask.routing.budget import RecordedRule, Stochastic, Threshold, TopK
 from tempomask.routing.latency import LatencyBudget
@@ -42,7 +42,6 @@ def frame(seed: int = 0, batch: int = 1) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("budget", [0.2, 0.35, 0.6, 1.0])
 def test_the_budget_is_held_on_every_frame(router: PredictiveRouter, budget: float) -> None:
     policy = recurrent_policy(router, Routing(budget), trained_budget=0.6)
-    assert isinstance(policy, VideoPolicy)
     chosen = [policy.plan(*frame(seed)).blocks for seed in range(6)]
     assert all(blocks.sum() == int(10 * budget + 1e-6) for blocks in chosen)
     assert all(blocks[0] and blocks[9] for blocks in chosen)

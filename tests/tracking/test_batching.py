@@ -10,18 +10,17 @@ import pytest
 import torch
 
 from tempomask.prompts import Prompt
-from tempomask.tracking.batching import Request
-from tempomask.tracking.objects import Clicks
+from tempomask.tracking.frame_step import Request
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.session import Session
-from tempomask.tracking.state import VideoState
+from tempomask.tracking.state import Clicks
 
 NETWORKS = ["segmenter", "segmenter_with_image_keys", "segmenter_without_pointer_time"]
 FIRST = {1: 0, 2: 3, 3: 5}
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
-def state(request: pytest.FixtureRequest, clip: Callable) -> VideoState:
+def session(request: pytest.FixtureRequest, clip: Callable) -> Session:
     """Three objects that came at different times, long enough ago for equally many memories."""
     network = request.getfixturevalue(request.param)
     session = Session(network, TrackingOptions(memory_dtype="float32"))
@@ -29,18 +28,19 @@ def state(request: pytest.FixtureRequest, clip: Callable) -> VideoState:
         session.add(Prompt(frame, object_id, points=[(12 * object_id, 14)]))
     for frame in clip(24):
         session.step(frame)
-    return session._state
+    return session
 
 
-def tracking_requests(state: VideoState) -> list[Request]:
+def tracking_requests(session: Session) -> list[Request]:
     return [
-        Request(selection=state._selector.select(tracked.bank, 23, False))
-        for tracked in state.objects.values()
+        Request(selection=session._frame_step.selector.select(tracked.bank, 23, False))
+        for tracked in session._state.objects.values()
     ]
 
 
-def segment(state: VideoState, requests: list[Request]) -> list[Any]:
-    return state._batcher.segment(state.frames.encoded(23), requests, state.frames.images)
+def segment(session: Session, requests: list[Request]) -> list[Any]:
+    frames = session._state.frames
+    return session._frame_step.segment(frames.encoded(23), requests, frames.images)
 
 
 def assert_close(together: list[Any], alone: list[Any]) -> None:
@@ -53,16 +53,16 @@ def assert_close(together: list[Any], alone: list[Any]) -> None:
 
 @torch.inference_mode()
 def test_objects_that_came_at_different_times_share_a_batch(
-    state: VideoState, monkeypatch: pytest.MonkeyPatch
+    session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = tracking_requests(state)
-    alone = [segment(state, [request])[0] for request in requests]
-    network, made = state.segmenter, []
+    requests = tracking_requests(session)
+    alone = [segment(session, [request])[0] for request in requests]
+    network, made = session.segmenter, []
     attend = network.attend
     monkeypatch.setattr(
         network, "attend", lambda *inputs: (made.append(inputs[1]), attend(*inputs))[1]
     )
-    assert_close(segment(state, requests), alone)
+    assert_close(segment(session, requests), alone)
     (memory,) = made
     assert memory.spatial.shape[:2] == (3, 7) and memory.pointers.shape[:2] == (3, 16)
     assert memory.pointer_distance.shape == (3, 16)
@@ -73,11 +73,11 @@ def test_objects_that_came_at_different_times_share_a_batch(
 
 
 @torch.inference_mode()
-def test_every_kind_of_request_at_once(state: VideoState) -> None:
+def test_every_kind_of_request_at_once(session: Session) -> None:
     clicks = Clicks(np.array([[20, 30], [5, 5]], np.float32), np.array([1, 0]))
     mask = torch.zeros(64, 64)
     mask[10:30, 10:30] = 1
-    first, second, third = tracking_requests(state)
+    first, second, third = tracking_requests(session)
     requests = [
         first,
         Request(initial=True, mask=mask),
@@ -86,39 +86,41 @@ def test_every_kind_of_request_at_once(state: VideoState) -> None:
         third,
         Request(initial=True, clicks=clicks),
     ]
-    together = segment(state, requests)
-    assert_close(together, [segment(state, [request])[0] for request in requests])
+    together = segment(session, requests)
+    assert_close(together, [segment(session, [request])[0] for request in requests])
     assert [o.prompted for o in together] == [False, True, True, True, False, True]
     assert [o.initial for o in together] == [False, True, True, False, False, True]
 
 
 @torch.inference_mode()
 def test_logits_fed_back_are_held_within_32(
-    state: VideoState, monkeypatch: pytest.MonkeyPatch
+    session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clicks = Clicks(np.array([[20, 30]], np.float32), np.array([1]))
     previous = torch.linspace(-1024, 90, 256).reshape(16, 16)
-    decode, seen = state.segmenter.decode, []
+    decode, seen = session.segmenter.decode, []
     monkeypatch.setattr(
-        state.segmenter, "decode", lambda *a, **k: (seen.append(a[4]), decode(*a, **k))[1]
+        session.segmenter, "decode", lambda *a, **k: (seen.append(a[4]), decode(*a, **k))[1]
     )
-    segment(state, [Request(initial=True, clicks=clicks, previous=previous)])
+    segment(session, [Request(initial=True, clicks=clicks, previous=previous)])
     assert torch.equal(seen[0][0, 0], previous.clamp(-32, 32))
 
 
 @torch.inference_mode()
-def test_memories_of_a_batch(state: VideoState) -> None:
-    outputs = segment(state, tracking_requests(state))
-    features = state.frames.encoded(23).features
-    together = state._batcher.encode_memory(features, outputs)
+def test_memories_of_a_batch(session: Session) -> None:
+    outputs = segment(session, tracking_requests(session))
+    features = session._state.frames.encoded(23).features
+    together = session._frame_step.encode_memory(features, outputs)
     for memory, output in zip(together, outputs, strict=True):
-        (alone,) = state._batcher.encode_memory(features, [output])
+        (alone,) = session._frame_step.encode_memory(features, [output])
         torch.testing.assert_close(memory, alone, atol=1e-4, rtol=1e-4)
         # What is remembered of one object does not keep the others' share of the batch alive.
         for kept in (memory, output.pointer):
             assert kept.untyped_storage().nbytes() == kept.nbytes
 
 
-def test_the_fixture_has_one_layout(state: VideoState) -> None:
-    layouts = {state._batcher._memory_layout(request) for request in tracking_requests(state)}
+def test_the_fixture_has_one_layout(session: Session) -> None:
+    layouts = {
+        session._frame_step._memory_layout(request) for request in tracking_requests(session)
+    }
     assert layouts == {((6, 5, 4, 3, 2, 1, 0), 16)}

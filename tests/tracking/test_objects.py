@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from tempomask.prompts import Prompt
-from tempomask.tracking.objects import Clicks, network_mask
+from tempomask.tracking.state import Clicks, network_mask
 
 SIZE, SIDE = (50, 100), 64
 

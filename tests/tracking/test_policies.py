@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tempomask.models.encoder import KeepPlan, Plan
+from tempomask.models.encoder import KeepPlan, Plan, Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt
 from tempomask.results import FrameResult
@@ -26,10 +26,11 @@ Clip = Callable[..., list[NDArray[np.uint8]]]
 HEIGHT, WIDTH = 48, 80
 
 
-class Watcher:
+class Watcher(Policy):
     """Runs everything, and writes down all that a session tells it."""
 
     recurrent = True
+    reads_results = True  # type: ignore[assignment]
 
     def __init__(self, log: list[Any]) -> None:
         self.log = log

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from tempomask.errors import InputError
-from tempomask.tracking.preprocess import check_frame, network_input, resize_frame
+from tempomask.frames import checked_frame
+from tempomask.tracking.frames import network_input, resize_frame
 
 
 @pytest.fixture
@@ -51,4 +52,4 @@ def test_input_is_scaled_and_normalised_as_the_official_loader_does(frame: np.nd
 )
 def test_anything_but_an_rgb_array_is_refused(bad: Any) -> None:
     with pytest.raises(InputError, match=r"give \(H, W, 3\) uint8 in RGB"):
-        check_frame(bad)
+        checked_frame(bad)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tempomask.errors import InputError
 from tempomask.models.config import HieraConfig, Pooling, SegmenterConfig, ViTConfig
-from tempomask.models.encoder import KeepPlan
+from tempomask.models.encoder import KeepPlan, Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt
 from tempomask.tracking.kalman import Box
@@ -93,8 +93,9 @@ def test_an_object_that_leaves_and_returns(
             assert output.motion is not None
     # Frame 40 would attend to what was seen since the return, and to what was seen before that.
     with torch.inference_mode():
+        session._frame_step.remember(session._state)
         session._state.advance(39, 40)
-    remembered = session._selector.select(tracked.bank, 40, reverse=False)
+    remembered = session._frame_step.selector.select(tracked.bank, 40, reverse=False)
     assert [m.frame for m in remembered.spatial] == [0, 17, 18, 36, 37, 38, 39]
 
 
@@ -251,7 +252,7 @@ def test_every_rule_of_memory_sees_other_frames(segmenter: Segmenter, clip: Fram
     assert np.array_equal(last["recent"], last["open"])
 
 
-class Recorder:
+class Recorder(Policy):
     """A policy that runs everything and keeps the masks it is shown."""
 
     def __init__(self) -> None:
@@ -328,7 +329,7 @@ def test_every_kind_of_model_follows_motion(segmenter: Segmenter, clip: Frames, 
         result = session.step(frame)
         sizes.append(session.memory_bytes())
         assert np.isfinite(result.low_res_logits).all()
-    assert result.object_ids == (1, 2) and session._chooser is not None
-    assert session._chooser.config.motion_weight == (0.15 if name == "sam2.1" else 0.25)
+    assert result.object_ids == (1, 2) and session._frame_step.chooser is not None
+    assert session._frame_step.chooser.config.motion_weight == (0.15 if name == "sam2.1" else 0.25)
     # Scores decide how old the seven frames of each object may be, not how many there are.
     assert max(sizes[18:]) <= 2 * (8 * 16 * 16 * 2 + 17 * 32 * 4)

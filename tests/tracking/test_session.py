@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tempomask.errors import InputError
+from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt
 from tempomask.results import FrameResult
@@ -452,7 +453,7 @@ def test_low_precision_computation_stays_close(segmenter: Segmenter, clip: Calla
     np.testing.assert_allclose(low[1].low_res_logits, exact[1].low_res_logits, atol=0.5)
 
 
-class SkipSecond:
+class SkipSecond(Policy):
     """A policy that runs only the first block, and keeps what it is given."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tempomask.results import FrameResult
+from tempomask.results import FrameArrays, FrameResult
 from tempomask.tracking.spool import ResultSpool, merged, select_objects
 
 
@@ -18,9 +18,11 @@ def result(ids: tuple[int, ...], seed: int = 0) -> FrameResult:
         index=6,
         size=(9, 7),
         object_ids=ids,
-        low_res_logits=rng.normal(size=(len(ids), 4, 4)).astype(np.float32) * 10,
-        object_scores=rng.normal(size=len(ids)).astype(np.float32),
-        predicted_iou=rng.random(len(ids)).astype(np.float32),
+        arrays=FrameArrays(
+            rng.normal(size=(len(ids), 4, 4)).astype(np.float32) * 10,
+            rng.normal(size=len(ids)).astype(np.float32),
+            rng.random(len(ids)).astype(np.float32),
+        ),
         blocks=np.array([True, False]),
         non_overlapping=True,
     )

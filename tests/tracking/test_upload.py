@@ -17,7 +17,6 @@ from tempomask.models.segmenter import Segmenter
 from tempomask.ops.transfer import waits_for_now
 from tempomask.prompts import Prompt
 from tempomask.results import FrameResult
-from tempomask.tracking.frames import FrameStore
 from tempomask.tracking.propagate import FrameSource, track
 from tempomask.tracking.session import Session
 from tempomask.tracking.upload import PinnedRing, PreparedFrame, pinned_ring, prepared_ahead
@@ -189,16 +188,16 @@ def test_a_correction_sees_the_image_again(segmenter: Segmenter, clip: Clip) -> 
 
 
 def test_sizes_are_checked(segmenter: Segmenter, clip: Clip) -> None:
-    store = FrameStore(segmenter, "bicubic", None, torch.float32)
+    session = Session(segmenter)
     frame = clip(1)[0]
-    store.put(0, store.check(store.prepare(frame)))
-    assert store.size == frame.shape[:2]
+    session.step(session.prepare(frame))
+    assert session.size == frame.shape[:2]
     with pytest.raises(InputError, match="the size may not change"):
-        store.check(store.prepare(frame[:-1]))
+        session.step(session.prepare(frame[:-1]))
     with pytest.raises(InputError, match="uint8 in RGB"):
-        store.prepare(frame.astype(float))
+        session.prepare(frame.astype(float))
     with pytest.raises(InputError, match="of 32 pixels, and this one takes 64;"):
-        store.check(PreparedFrame(np.zeros((32, 32, 3), np.uint8), store.size))
+        session.step(PreparedFrame(np.zeros((32, 32, 3), np.uint8), session.size))
 
 
 def test_a_reader_on_another_stream_waits(monkeypatch: pytest.MonkeyPatch) -> None:

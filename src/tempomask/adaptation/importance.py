@@ -118,7 +118,7 @@ def local_changes(encoder: Encoder, images: Tensor) -> list[float]:
     return changes
 
 
-class _CosineObserver:
+class _CosineObserver(Policy):
     """Runs every block, and sums the mean cosine of its input and output over the samples."""
 
     def __init__(self, num_blocks: int) -> None:

@@ -72,8 +72,8 @@ class Prepared:
     """What the loop trains.
 
     segmenter: the network to unroll: the given one, changed in place, or another (SlimSAM's).
-    policy: routes its encoder; an `nn.Module` if it has parameters or a training mode. One with a
-        method `reseed(seed: int)` is told the seed of every step, so that its draws can be resumed.
+    policy: routes its encoder; an `nn.Module` if it has parameters or a training mode. It is told
+        the seed of every step (`Policy.reseed`), so that its draws can be resumed.
     groups: parameter groups for AdamW, each with "params", "lr" and "weight_decay"; the loop scales
         every lr by the recipe's schedule. Every other parameter must have requires_grad False.
     """

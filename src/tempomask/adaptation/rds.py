@@ -275,7 +275,7 @@ def attach(segmenter: Segmenter, export: Export) -> LoadedAdapter:
     budget, thresholds = export.setting("budget", float), export.setting("thresholds", _thresholds)
     router = read_router(segmenter.encoder, export)
     merge_lora(segmenter.encoder, export.tensors)
-    router = router.to(segmenter.no_memory.device)
+    router = router.to(segmenter.device)
 
     def make_policy(routing: Routing) -> Policy:
         return recurrent_policy(router, routing, budget, thresholds)

@@ -31,7 +31,7 @@ from tempomask.adaptation.method import (
 from tempomask.adaptation.rds import AdapterConfig, ImportantAdapters
 from tempomask.baselines.static import fixed
 from tempomask.errors import InputError, check_share
-from tempomask.models.encoder import Encoder, Plan
+from tempomask.models.encoder import Encoder, Plan, Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.modes import evaluation_mode
 
@@ -76,7 +76,7 @@ class Gate(nn.Module):
         return self.score(F.layer_norm(tokens, tokens.shape[-1:]))[..., 0]
 
 
-class GatedPolicy(nn.Module):
+class GatedPolicy(nn.Module, Policy):
     """Base of policies with a gate per block.
 
     threshold: logits above it mean yes when not training; 0 is the papers' rule.
@@ -224,7 +224,7 @@ class GatedMethod(ABC):
         self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
     ) -> Prepared:
         self._segmenter, self._measure = segmenter, measure
-        device = segmenter.no_memory.device
+        device = segmenter.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.adapters.seed)
             self.policy = self.make_policy(segmenter.encoder).to(device)
@@ -273,5 +273,5 @@ def attach_gates(
     except RuntimeError:
         raise InputError("the adapter's gates do not fit this encoder; take its own") from None
     merge_lora(segmenter.encoder, export.tensors)
-    policy = policy.to(segmenter.no_memory.device).requires_grad_(False).eval()
+    policy = policy.to(segmenter.device).requires_grad_(False).eval()
     return LoadedAdapter(segmenter, lambda routing: fixed(policy, routing, budget))

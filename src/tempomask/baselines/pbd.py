@@ -24,7 +24,7 @@ from tempomask.adaptation.method import ClipOutputs, Export, Measure, Prepared, 
 from tempomask.adaptation.rds import AdapterConfig, insert_adapters
 from tempomask.baselines.alignment import feature_error, prediction_alignment
 from tempomask.errors import InputError
-from tempomask.models.encoder import Encoder, KeepPlan, Plan, always_on_blocks
+from tempomask.models.encoder import Encoder, KeepPlan, Plan, Policy, always_on_blocks
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.budget import block_count, check_budget
 from tempomask.routing.static import StaticPlan
@@ -50,7 +50,7 @@ class DropConfig:
             raise InputError(f"recovery is a number of steps, 0 or more, got {self.recovery}")
 
 
-class DroppedBlocks:
+class DroppedBlocks(Policy):
     """A policy that runs the blocks still in `kept`; more can be dropped while it is in use."""
 
     def __init__(self, kept: Sequence[int], encoder: Encoder) -> None:

@@ -226,4 +226,4 @@ def attach(segmenter: Segmenter, export: Export) -> LoadedAdapter:
         slim.load_state_dict(state, assign=True)
     except (KeyError, RuntimeError):
         raise InputError("the pruned network is incomplete; train or copy it again") from None
-    return LoadedAdapter(slim.to(segmenter.no_memory.device).eval(), None)
+    return LoadedAdapter(slim.to(segmenter.device).eval(), None)

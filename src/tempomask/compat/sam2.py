@@ -64,7 +64,7 @@ class InferenceState:
             "video_width": self.video.size[1],
             "num_frames": self.video.num_frames,
             "obj_ids": self.object_ids,
-            "device": self.session.segmenter.no_memory.device,
+            "device": self.session.segmenter.device,
         }
         if key not in values:
             raise unknown_name(f"the inference state has no {key!r}", str(key), values)
@@ -140,7 +140,7 @@ class VideoPredictor:
 
     @property
     def device(self) -> torch.device:
-        return self.segmenter.no_memory.device
+        return self.segmenter.device
 
     @property
     def image_size(self) -> int:

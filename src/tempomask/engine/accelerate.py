@@ -35,13 +35,13 @@ def accelerate(segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> Segm
 
     Raises InputError for one that is accelerated already.
     """
-    if isinstance(segmenter.memory_attention, FastMemoryAttention):
+    if segmenter.fast:
         raise InputError(
             f"this segmenter of {segmenter.config.name} is accelerated already; use it as it is, or"
             " load another one"
         )
     segmenter.eval().requires_grad_(False)
-    segmenter.dtype = dtype
+    segmenter.dtype, segmenter.fast = dtype, True
     keep_freed_memory()
     encoder = segmenter.encoder
     if isinstance(segmenter.neck, FeaturePyramidNeck):
@@ -58,8 +58,7 @@ def accelerate(segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> Segm
             if isinstance(block, TransformerBlock):
                 encoder.blocks[index] = FastTransformerBlock(block, dtype)
     side = segmenter.config.image_size // 16
-    attention = FastMemoryAttention(segmenter.memory_attention, side, dtype)
-    segmenter.memory_attention = attention  # type: ignore[assignment]
+    segmenter.memory_attention = FastMemoryAttention(segmenter.memory_attention, side, dtype)
     fuser = segmenter.memory_encoder.fuser
     for index, block in enumerate(fuser):
         if isinstance(block, FuserBlock):

@@ -12,19 +12,21 @@ import copy
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import local
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from tempomask.errors import InputError
-from tempomask.models.encoder import KeepPlan, Policy, fixed_keep
+from tempomask.models.encoder import KeepPlan, Policy
 from tempomask.models.prompt_encoder import NOT_A_POINT
 from tempomask.models.segmenter import Decoded, Encoded, MemoryInputs, Segmenter
 from tempomask.ops.position import grid_sine
 
 # Graphs of one function that may be made: encoders have many kinds of blocks.
 MOST_GRAPHS = 256
+
+Part = TypeVar("Part", bound=nn.Module)
 
 
 class _OfThread(local):
@@ -39,47 +41,54 @@ class _OfThread(local):
 
 
 class CompiledSegmenter(Segmenter):
-    """The same function as the accelerated segmenter it is made of, which it shares its parts with.
+    """The same function as the accelerated segmenter that it wraps.
 
-    backend: of torch.compile. cuda_graphs: record the graphs of CUDA too. Prompted frames, which
-    come in many shapes, are not compiled. Sessions give it memories in slots
-    (`tracking.static_memory`).
+    Prompted frames, which come in many shapes, are not compiled.
+
+    Args:
+        network: From `accelerate`; it stays as it is.
+        backend: Of torch.compile.
+        cuda_graphs: Record the graphs of CUDA too.
+
+    Raises:
+        InputError: For a network that is not accelerated.
     """
 
-    compiled = True
+    fast = compiled = True
 
-    def __init__(self, fast: Segmenter, backend: str = "inductor", cuda_graphs: bool = False):
-        nn.Module.__init__(self)
-        self.__dict__.update(fast.__dict__)
-        self._modules = dict(fast._modules)
-        if not getattr(self.memory_attention, "takes_absent", False):
+    def __init__(self, network: Segmenter, backend: str = "inductor", cuda_graphs: bool = False):
+        if not network.fast:
             raise InputError('compiling needs the fast engine; load the model with engine="fast"')
-        for module in self.modules():
-            # Shared with the accelerated segmenter, which on a CPU gains from its parts.
-            if hasattr(module, "in_parts") and self.no_memory.device.type != "cpu":
-                module.in_parts = False  # type: ignore[assignment]
+        nn.Module.__init__(self)
+        self.network, self.encoder = network, network.encoder
+        self.config, self.dtype = network.config, network.dtype
         self._cuda_graphs = cuda_graphs
         mode = "reduce-overhead" if cuda_graphs else None
         # In dictionaries, so that they do not become parts of the network.
         self._plain: dict[str, Callable[..., Any]] = {
             "encode": self._encode,
-            "attend": self.memory_attention.forward,
+            "attend": network.memory_attention.forward,
             "decode": self._decode,
-            "encode_memory": super().encode_memory,
+            "encode_memory": network.encode_memory,
         }
         self._graphs = {
             name: torch.compile(step, fullgraph=True, dynamic=False, backend=backend, mode=mode)
             for name, step in self._plain.items()
         }
-        self._routed = {"segmenter": _with_compiled_blocks(self, backend)}
+        self._routed = {"network": _with_compiled_blocks(network, backend)}
         self._compiled: set[Hashable] = set()
         self._thread = _OfThread()
         self._no_prompts: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.network.device
+
     def __getstate__(self) -> dict[str, Any]:
         raise InputError(
-            f"a compiled {self.config.name} can be neither copied nor pickled; do it before warmup,"
-            " or load another one"
+            f"a compiled {self.config.name} can be neither copied nor pickled; do that with the"
+            " model it was compiled from"
         )
 
     @property
@@ -117,23 +126,24 @@ class CompiledSegmenter(Segmenter):
     def encode(
         self, image: Tensor, policy: Policy | None = None, previous_masks: Tensor | None = None
     ) -> Encoded:
-        """As of `Segmenter`. Where a router decides, its blocks are graphs of their own."""
-        keep = fixed_keep(policy, self.encoder)
+        """Same as `Segmenter.encode`. Where a router decides, each block is a graph of its own."""
+        everything = (True,) * self.encoder.num_blocks
+        keep = everything if policy is None else policy.fixed_keep
         if keep is None:
-            return self._routed["segmenter"].encode(image, policy, previous_masks)
+            return self._routed["network"].encode(image, policy, previous_masks)
         features, *fine = self._run("encode", image, keep)
         return Encoded(features, tuple(fine), torch.tensor(keep))
 
     def _encode(self, image: Tensor, keep: tuple[bool, ...]) -> tuple[Tensor, ...]:
-        encoded = super().encode(image, _Fixed(keep))
+        encoded = self.network.encode(image, _Fixed(keep))
         return (encoded.features, *encoded.high_resolution)
 
     def attend(self, features: Tensor, memory: MemoryInputs | None) -> Tensor:
-        """As of `Segmenter`."""
+        """Same as in `Segmenter`."""
         if memory is None:
-            return super().attend(features, None)
+            return self.network.attend(features, None)
         position = grid_sine(*features.shape[2:], features.shape[1], features.device)
-        return self._run("attend", features, position, self._memory_tokens(memory))
+        return self._run("attend", features, position, self.network.memory_tokens(memory))
 
     def decode(
         self,
@@ -146,10 +156,12 @@ class CompiledSegmenter(Segmenter):
         dynamic_multimask: bool = False,
         presence_threshold: float = 0.0,
     ) -> Decoded:
-        """As of `Segmenter`."""
+        """Same as in `Segmenter`."""
         choice = multimask, dynamic_multimask, presence_threshold
         if points is not None or mask_prompt is not None:
-            return super().decode(features, high_resolution, points, labels, mask_prompt, *choice)
+            return self.network.decode(
+                features, high_resolution, points, labels, mask_prompt, *choice
+            )
         prompts = self._without_prompts(features)
         return Decoded(*self._run("decode", features, tuple(high_resolution), *prompts, *choice))
 
@@ -159,8 +171,9 @@ class CompiledSegmenter(Segmenter):
         if count not in self._no_prompts:
             points = torch.zeros(count, 1, 2, device=features.device)
             labels = torch.full((count, 1), NOT_A_POINT, device=features.device)
-            sparse, dense = self.prompt_encoder(points, labels, None, self.config.image_size)
-            position = self.prompt_encoder.grid_position(*features.shape[2:])
+            encoder = self.network.prompt_encoder
+            sparse, dense = encoder(points, labels, None, self.config.image_size)
+            position = encoder.grid_position(*features.shape[2:])
             self._no_prompts[count] = sparse, dense, position
         return self._no_prompts[count]
 
@@ -173,43 +186,52 @@ class CompiledSegmenter(Segmenter):
         position: Tensor,
         *choice: Any,
     ) -> tuple[Tensor, ...]:
-        proposals = self.mask_decoder(features + dense, position, sparse, high_resolution)
-        return tuple(self.select(proposals, *choice))
+        proposals = self.network.mask_decoder(features + dense, position, sparse, high_resolution)
+        return tuple(self.network.select(proposals, *choice))
 
     def encode_memory(
         self, features: Tensor, logits: Tensor, object_score: Tensor, binarise: bool = False
     ) -> Tensor:
-        """As of `Segmenter`."""
+        """Same as in `Segmenter`."""
         if binarise or logits.shape[-1] == self.config.image_size:
-            return super().encode_memory(features, logits, object_score, binarise)
+            return self.network.encode_memory(features, logits, object_score, binarise)
         return self._run("encode_memory", features, logits, object_score)
 
 
-class _Fixed(KeepPlan):
-    """A policy and its plan in one, of blocks that are known beforehand."""
+class _Fixed(Policy):
+    """Runs blocks that are known beforehand."""
 
-    def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> _Fixed:
-        return self
+    def __init__(self, keep: tuple[bool, ...]) -> None:
+        self.keep = keep
 
+    def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> _FixedPlan:
+        return _FixedPlan(self.keep)
+
+
+class _FixedPlan(KeepPlan):
     @property
     def blocks(self) -> Any:
         """No tensor: one on the host would keep the graph from being recorded."""
         return self.keep
 
 
-def _with_compiled_blocks(segmenter: Segmenter, backend: str) -> Segmenter:
-    """The segmenter with every block of its encoder a graph of its own.
+def _with_compiled_blocks(network: Segmenter, backend: str) -> Segmenter:
+    """A shallow copy of the network with every block of its encoder a graph of its own.
 
     Not recorded by CUDA: a recording holds for one order of graphs, and a router takes many.
     """
-    encoder = copy.copy(segmenter.encoder)
-    encoder._modules = dict(encoder._modules)
+    routed, encoder = _shallow(network), _shallow(network.encoder)
     blocks = [torch.compile(block, dynamic=False, backend=backend) for block in encoder.blocks]
     encoder.blocks = nn.ModuleList(blocks)  # type: ignore[arg-type]
-    routed = object.__new__(Segmenter)
-    routed.__dict__.update(segmenter.__dict__)
-    routed._modules = {**segmenter._modules, "encoder": encoder}
+    routed.encoder = encoder
     return routed
+
+
+def _shallow(module: Part) -> Part:
+    """A module with the same parts, which can be exchanged without changing the other one's."""
+    other = copy.copy(module)
+    other._modules = dict(module._modules)
+    return other
 
 
 def _signature(value: Any) -> Hashable:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tempomask.engine.packed import fast_linear, stacked, turned
+from tempomask.engine.packed import fast_linear, in_parts, stacked, turned
 from tempomask.engine.rotated_keys import RotatedKeys
 from tempomask.models.config import Pooling
 from tempomask.models.memory_attention import (
@@ -66,17 +66,14 @@ class FastMemoryAttentionLayer(nn.Module):
         super().__init__()
         own, cross = plain.self_attention, plain.cross_attention
         self.pooling: Pooling = plain.pooling
-        # Parts that fit the cache, on a CPU; elsewhere they would only be more calls.
-        self.in_parts = own.query.weight.device.type == "cpu"
         value = (own.value.weight.data, own.value.bias.data)
         own_parts = [*_and_turned(own.query), *_and_turned(own.key), value]
         self.own = fast_linear(stacked(*own_parts), dtype)
         self.query = fast_linear(stacked(*_and_turned(cross.query)), dtype)
         self.spatial_key = RotatedKeys(cross.key, table, side, dtype)
         self.pointer_key, self.value = cross.key, fast_linear(cross.value, dtype)
-        self.image_key: nn.Module | None = None
-        if hasattr(cross, "image_key"):
-            self.image_norm = cross.image_norm
+        self.image_norm, self.image_key = cross.image_norm, None
+        if cross.image_key is not None:
             self.image_key = RotatedKeys(cross.image_key, table, side, dtype)
         self.own_output = fast_linear(own.output, dtype)
         self.output = fast_linear(cross.output, dtype)
@@ -104,7 +101,7 @@ class FastMemoryAttentionLayer(nn.Module):
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         """The MLP, some tokens at a time, so that its hidden layer stays in the cache."""
-        if not self.in_parts:
+        if not in_parts(x):
             return x + self.contract(self.expand(self.feedforward_norm(x))).to(x.dtype)
         out = torch.empty_like(x)
         for part, target in zip(x.split(MLP_TOKENS, 1), out.split(MLP_TOKENS, 1), strict=True):
@@ -119,7 +116,8 @@ class FastMemoryAttentionLayer(nn.Module):
         keys = pointers.new_empty(*place.shape[:2], pointers.shape[2])
         keys[:, spatial:] = pointers
         self.spatial_key(place[:, :spatial], keys[:, :spatial])
-        if self.image_key is not None and memory.image_keys is not None:
+        if self.image_key is not None and self.image_norm is not None:
+            assert memory.image_keys is not None, "the network's memory keys see the image"
             # Of one image for all objects, or of each object's own.
             images = self.image_norm(memory.image_keys).to(keys.dtype)
             of_images = keys.new_empty(*images.shape[:2], keys.shape[2])
@@ -207,23 +205,20 @@ def _of_objects(memory: MemoryTokens, objects: slice) -> MemoryTokens:
     )
 
 
-class FastMemoryAttention(nn.Module):
+class FastMemoryAttention(MemoryAttention):
     """The same function as the plain memory attention it is made of, on one grid.
 
     The first layer's self-attention does not see the objects and runs once for all of them.
-    takes_absent: it leaves out the memories that `MemoryTokens.absent` marks. dtype: of the
-    computation.
+    It leaves out the memories that `MemoryTokens.absent` marks.
     """
-
-    takes_absent = True
 
     cosine: Tensor
     sine: Tensor
 
     def __init__(self, plain: MemoryAttention, side: int, dtype: torch.dtype) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         layers = [layer for layer in plain.layers if isinstance(layer, MemoryAttentionLayer)]
-        self.norm, self.dtype = plain.norm, dtype
+        self.norm = plain.norm
         attention_part: RotaryAttention = layers[0].self_attention
         weight = attention_part.query.weight
         pairs = axial_table(side, side, weight.shape[0], attention_part.theta, weight.device)
@@ -241,7 +236,7 @@ class FastMemoryAttention(nn.Module):
         table, count = (self.cosine, self.sine), len(memory.values)
         x = self._layers()[0].attend_self(x, table)
         # On a CPU more objects at once only fall out of the cache.
-        step = max(1, TOKENS // x.shape[1]) if self._layers()[0].in_parts else count
+        step = max(1, TOKENS // x.shape[1]) if in_parts(x) else count
         parts = []
         for start in range(0, count, step):
             objects = slice(start, start + step)

@@ -27,6 +27,11 @@ def can_pack(layer: nn.Linear, dtype: torch.dtype) -> bool:
     )
 
 
+def in_parts(x: Tensor) -> bool:
+    """Whether parts of x that fit the cache are faster: on a CPU; elsewhere they are more calls."""
+    return x.device.type == "cpu"
+
+
 class PackedLinear(nn.Module):
     """activation(x W^T + b) in bfloat16; fit for inference only."""
 

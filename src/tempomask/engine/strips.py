@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tempomask.engine.packed import fast_linear
+from tempomask.engine.packed import fast_linear, in_parts
 from tempomask.engine.ragged_windows import attend_ragged, is_ragged
 from tempomask.models.encoder import RoutedBlock
 from tempomask.models.windowed_block import WindowedBlock
@@ -32,8 +32,6 @@ class StripBlock(RoutedBlock):
         if block.shortcut is not None:
             block.shortcut = fast_linear(block.shortcut, dtype)  # type: ignore[assignment]
         self.block = block
-        # Strips fit a CPU's cache; elsewhere they would only be more calls.
-        self.in_parts = block.mlp_norm.weight.device.type == "cpu"
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, h, w, dim): both halves of the block on one strip, then on the next."""
@@ -50,14 +48,14 @@ class StripBlock(RoutedBlock):
 
     def attend(self, x: Tensor) -> Tensor:
         """x (B, h, w, dim): as of `WindowedBlock.attend`."""
-        if self.in_parts and is_ragged(self.block, x.shape[1], x.shape[2]):
+        if in_parts(x) and is_ragged(self.block, x.shape[1], x.shape[2]):
             return attend_ragged(self.block, x)
         parts = [self.block.attend(strip) for strip in self._strips(x)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """x (B, h, w, dim), same shape."""
-        if not self.in_parts:
+        if not in_parts(x):
             return x + self.contract(self.expand(self.block.mlp_norm(x)))
         rows = max(1, TOKENS // x.shape[2])
         out = torch.empty_like(x)
@@ -73,6 +71,6 @@ class StripBlock(RoutedBlock):
         window, height, width = self.block.window_size, x.shape[1], x.shape[2]
         windows = max(1, TOKENS // max(1, width * window))
         ragged = window and bool(height % window or width % window)
-        if not self.in_parts or not window or ragged or windows * window >= height:
+        if not in_parts(x) or not window or ragged or windows * window >= height:
             return (x,)
         return x.split(windows * window, dim=1)

@@ -27,8 +27,8 @@ class FastTrunk(Encoder):
 
     def __init__(self, plain: Hiera | ViT, image_size: int, dtype: torch.dtype) -> None:
         super().__init__()
-        for name in ("strides", "channels", "patch_channels", "patch_stride"):
-            setattr(self, name, getattr(plain, name))
+        self.strides, self.channels = plain.strides, plain.channels
+        self.patch_channels, self.patch_stride = plain.patch_channels, plain.patch_stride
         self.required_blocks, self.feature_blocks = plain.required_blocks, plain.feature_blocks
         self.dtype = dtype
         self.patch_embedding = plain.patch_embedding

@@ -27,6 +27,7 @@ from tempomask.evaluation.instance_predictions import (
 from tempomask.evaluation.settings import Progress, computation
 from tempomask.files import make_folder, write_csv, write_json
 from tempomask.instances.model import InstanceModel
+from tempomask.instances.options import PROTOCOL
 from tempomask.metrics.video_ap import PredictedTrack, TrueTrack, VideoAP, VideoAPResult
 from tempomask.results import InstanceResult
 from tempomask.rle import RLE, encode_rle
@@ -224,7 +225,7 @@ class InstanceRun:
     def track(self, video: VideoEntry) -> list[PredictedTrack]:
         """The best pairs of track and class of a video."""
         # Every track, also those that look like nothing: the protocol ranks, it does not cut off.
-        session = self.model.session(min_score=0.0, max_overlap=1.0)
+        session = self.model.session(options=PROTOCOL)
         masks: dict[int, list[RLE | None]] = {}
         for index, frame in enumerate(self.dataset.frames(video)):
             started = time.perf_counter()

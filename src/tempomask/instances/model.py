@@ -30,6 +30,7 @@ from tempomask.models.instances.config import InstanceConfig
 from tempomask.models.instances.query_decoder import QueryRouter
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.results import InstanceResult, InstanceSummary
+from tempomask.tracking.propagate import check_frames
 from tempomask.weights.instances import load_instance_segmenter
 from tempomask.weights.own import RouterWeights
 
@@ -48,18 +49,22 @@ def load_instances(
 ) -> InstanceModel:
     """Load an instance segmenter by name.
 
-    name: "nano-vis" (bundled), "minvis-r50-ytvis19", "dvis-plus-r50-ovis" ...; None is what the
-        checkpoint holds, or nano-vis without one.
-    checkpoint: a file, a folder or a Hub id; None for the model's own.
-    router: "tar" routes decoder layers by the model's TAR weights, "none" runs all of them, "auto"
-        takes TAR where the file has it; a number runs so many layers on every frame.
-    classes: other names for the classes: a list, a text file with one name a line, or a JSON file
-        with a list or with YouTube-VIS categories. As many as the model has.
-    image_size: pixels of the shorter side as the network sees it; None for the model's own.
-    device, dtype, engine: as of `tempomask.load`.
+    Args:
+        name: "nano-vis" (bundled), "minvis-r50-ytvis19", "dvis-plus-r50-ovis" ...; None is what the
+            checkpoint holds, or nano-vis without one.
+        checkpoint: A file, a folder or a Hub id; None for the model's own.
+        router: "tar" routes decoder layers by the model's TAR weights, "none" runs all of them,
+            "auto" takes TAR where the file has it; a number runs so many layers on every frame.
+        classes: Other names for the classes: a list, a text file with one name a line, or a JSON
+            file with a list or with YouTube-VIS categories. As many as the model has.
+        image_size: Pixels of the shorter side as the network sees it; None for the model's own.
+        device: Same as in `tempomask.load`.
+        dtype: Same as in `tempomask.load`.
+        engine: Same as in `tempomask.load`.
 
-    Raises InputError for an unknown name, a checkpoint that does not fit or is of another stage,
-    a router that is not there, and classes that do not match the head.
+    Raises:
+        InputError: For an unknown name, a checkpoint that does not fit or is of another stage, a
+            router that is not there, and classes that do not match the head.
     """
     if isinstance(router, str) and router not in ("auto", "tar", "none"):
         raise InputError(f"unknown router {router!r}; use auto, tar, none or a number of layers")
@@ -182,41 +187,47 @@ class InstanceModel:
             f" device='{self.device}', dtype={dtype})"
         )
 
-    def session(self, *, start: int = 0, **options: Any) -> InstanceSession:
+    def session(self, *, start: int = 0, options: InstanceOptions | None = None) -> InstanceSession:
         """A live session: `session.step(frame)` for every frame.
 
-        start: index of the first frame. options: of `InstanceOptions`, for instance min_score=0.5.
+        Args:
+            start: Index of the first frame.
+            options: Which tracks are shown.
         """
-        chosen = instance_options(options)
-        return InstanceSession(self.segmenter, self.router, chosen, start=start, dtype=self.dtype)
+        return InstanceSession(self.segmenter, self.router, options, start=start, dtype=self.dtype)
 
     def track(
-        self, source: Any, *, start: int = 0, end: int | None = None, **options: Any
+        self,
+        source: Any,
+        *,
+        frames: range | None = None,
+        options: InstanceOptions | None = None,
     ) -> InstanceTracks:
         """Find and follow all instances of a video, frame by frame.
 
-        source: as of `tempomask.Model.track`. start, end: first frame, and the one after the last.
-        options: of `InstanceOptions`, for instance min_score=0.5.
+        Args:
+            source: Same as in `tempomask.Model.track`.
+            frames: Which frames, in ascending order; None for all.
+            options: Which tracks are shown.
 
-        Bad input raises InputError at once, before the first frame is asked for.
+        Returns:
+            An iterator of one `InstanceResult` a frame, which also has the video's `summary`.
+
+        Raises:
+            InputError: For bad input, before the first frame is asked for.
         """
-        session = self.session(start=start, **options)
-        return InstanceTracks(session, open_video(source), end)
-
-
-def instance_options(options: dict[str, Any]) -> InstanceOptions:
-    """InputError for an option that there is not."""
-    unknown = sorted(set(options) - set(InstanceOptions.__dataclass_fields__))
-    if unknown:
-        known = ", ".join(InstanceOptions.__dataclass_fields__)
-        raise InputError(f"unknown option {unknown[0]!r}; there are {known}")
-    return InstanceOptions(**options)
+        video = open_video(source)
+        chosen = check_frames(frames, video.num_frames)
+        session = self.session(start=chosen.start if chosen else 0, options=options)
+        return InstanceTracks(session, video, chosen.stop if chosen else None)
 
 
 class InstanceTracks(Iterator[InstanceResult]):
     """The results of a video, one a frame, in order; `summary` tells the tracks so far.
 
-    video: the open source, for its size, frame rate and number of frames.
+    Attributes:
+        session: Which the frames go through.
+        video: The open source, for its size, frame rate and number of frames.
     """
 
     def __init__(self, session: InstanceSession, video: Video, end: int | None = None) -> None:

@@ -6,8 +6,6 @@ H x W the video's size, Q queries and tracks, K classes, M decoder layers.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -15,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from tempomask.errors import InputError
 from tempomask.frames import Size
 from tempomask.instances.options import InstanceOptions
 from tempomask.models.instances.config import SIZE_MULTIPLE, InstanceConfig
@@ -23,14 +20,18 @@ from tempomask.models.instances.query_decoder import QueryRouter
 from tempomask.models.instances.segmenter import CarriedState, InstanceSegmenter
 from tempomask.ops.normalise import normalise
 from tempomask.results import InstanceResult, InstanceSummary, InstanceTrack
-from tempomask.tracking.preprocess import check_frame
+from tempomask.tracking.base import VideoSession
 
 
-class InstanceSession:
+class InstanceSession(VideoSession):
     """Follows the instances of one video: `step` frame after frame, then `summary`.
 
-    segmenter, router: they keep nothing of a video, so that several sessions can share them.
-    start: index of the first frame. dtype: of the computation (autocast), float32 for none.
+    Args:
+        segmenter: The network; it keeps nothing of a video, so that several sessions can share it.
+        router: Which decoder layers run; None for all. It keeps nothing either.
+        options: Which tracks are shown.
+        start: Index of the first frame.
+        dtype: Of the computation, by autocast.
     """
 
     def __init__(
@@ -42,8 +43,8 @@ class InstanceSession:
         start: int = 0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.segmenter, self.router, self.dtype = segmenter, router, dtype
-        self.start = start
+        super().__init__(start=start, dtype=dtype)
+        self.segmenter, self.router = segmenter, router
         self.options = options or InstanceOptions()
         self.reset()
 
@@ -53,7 +54,7 @@ class InstanceSession:
 
     def reset(self) -> None:
         """Forget the video: tracks, carried queries, frame numbers and the frame size."""
-        self.size: Size | None = None
+        super().reset()
         self._carried: CarriedState | None = None
         self._tracks = TrackTable(self.config, self.options.score_frames, self.start)
         self._layers_run = 0
@@ -61,24 +62,20 @@ class InstanceSession:
     def step(self, frame: NDArray[np.uint8]) -> InstanceResult:
         """Take in the next frame (H, W, 3), uint8 RGB, and give the instances on it.
 
-        InputError if it is no such array, or of another size than the frames before.
+        Raises:
+            InputError: For another kind of array, or another size than that of the frames before.
         """
-        frame = check_frame(frame)
-        size = (frame.shape[0], frame.shape[1])
-        if self.size not in (None, size):
-            raise InputError(
-                f"a frame of {size[1]} x {size[0]} pixels in a video of {self.size[1]} x"  # type: ignore[index]
-                f" {self.size[0]}; the size may not change, call reset first"  # type: ignore[index]
-            )
-        self.size = size
+        frame = self._checked(frame)
+        size = self._size = frame.shape[0], frame.shape[1]
         inner = network_size(size, self.config)
-        with self._running():
+        with self._computing(self._device):
             image = network_image(frame, inner, self._device)
             tracked, self._carried = self.segmenter.step(image, self._carried, self.router)
             logits, masks = (x[0].float() for x in tracked.predictions)
             self._tracks.add(logits.cpu().numpy())
             shown = self._shown(masks)
             pixels = upsampled(masks[torch.from_numpy(shown).to(masks.device)], inner, size) > 0
+        self._index = self.next_index
         return self._result(shown, pixels.cpu().numpy(), tracked.ran[0].bool().cpu().numpy())
 
     def summary(self) -> InstanceSummary:
@@ -119,7 +116,7 @@ class InstanceSession:
     def _result(
         self, shown: NDArray[np.int64], masks: NDArray[np.bool_], layers: NDArray[np.bool_]
     ) -> InstanceResult:
-        assert self.size is not None
+        assert self._size is not None
         areas = masks.sum(axis=(1, 2))
         if self.options.min_score > 0:
             shown, masks, areas = shown[areas > 0], masks[areas > 0], areas[areas > 0]
@@ -129,7 +126,7 @@ class InstanceSession:
         self._layers_run += int(layers.sum())
         return InstanceResult(
             index=self._tracks.index,
-            size=self.size,
+            size=self._size,
             track_ids=ids[order],
             labels=self._tracks.labels[shown],
             scores=self._tracks.scores[shown],
@@ -137,15 +134,6 @@ class InstanceSession:
             layers=layers,
             classes=self.config.classes,
         )
-
-    @contextmanager
-    def _running(self) -> Iterator[None]:
-        reduced = self.dtype != torch.float32
-        with (
-            torch.inference_mode(),
-            torch.autocast(self._device.type, self.dtype, enabled=reduced),
-        ):
-            yield
 
 
 class TrackTable:

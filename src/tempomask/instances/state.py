@@ -90,7 +90,8 @@ def restore_session(session: InstanceSession, kept: bytes) -> int:
             f"the kept state is not of this model ({error}); start again, without resuming"
         ) from None
     session._tracks, session._carried = table, CarriedState(queries, tracker)
-    session.size, session._layers_run = (height, width), layers_run
+    session._size, session._layers_run = (height, width), layers_run
+    session._index = start + frames - 1
     return start + frames
 
 

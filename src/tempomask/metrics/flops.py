@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, bmm_flop, sdpa_flop_count
 
 from tempomask.errors import InputError
-from tempomask.models.encoder import RoutedBlock
+from tempomask.models.encoder import Policy, RoutedBlock
 from tempomask.models.segmenter import MemoryInputs, Segmenter
 from tempomask.weights.pruned import fit_widths
 
@@ -215,7 +215,7 @@ def frame_cost(
     )
 
 
-class _CountingPlan:
+class _CountingPlan(Policy):
     """A policy and its plan: runs every block and notes what each half costs."""
 
     def __init__(self) -> None:

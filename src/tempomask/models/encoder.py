@@ -10,7 +10,7 @@ Shapes: B batch, S image side, L number of blocks, h x w token grid, C channels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from numpy.typing import NDArray
@@ -71,65 +71,54 @@ class Plan(Protocol):
         ...
 
 
-@runtime_checkable
-class Policy(Protocol):
-    """Decides, once per forward pass, how the blocks run.
+class Policy:
+    """Decides which blocks run. A routing method derives from it and implements `plan`.
 
-    One whose plan depends on previous_masks says so by an attribute `recurrent = True` (see
-    `is_recurrent`): training then encodes frame after frame instead of a clip at once. One that
-    always runs the same blocks has them as an attribute `keep` (see `fixed_keep`).
+    A session takes a `fresh` one for its video and tells it of each frame. The other methods need
+    an implementation only where a policy has a state.
+
+    Attributes:
+        recurrent: The plan depends on previous_masks: training then encodes frame after frame
+            instead of a clip at once.
     """
+
+    recurrent: bool = False
+
+    @property
+    def fixed_keep(self) -> tuple[bool, ...] | None:
+        """Which blocks run, where they are the same for every image; None otherwise."""
+        return None
+
+    @property
+    def reads_results(self) -> bool:
+        """Whether `end_frame` needs the frame's results, which are then waited for.
+
+        Without it, `end_frame` gets empty arrays.
+        """
+        return False
 
     def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
         """Make the plan of one pass.
 
-        embedding: (B, h, w, C), the image after the patch embedding.
-        previous_masks: (B, 1, h', w') logits of the last frame's masks (the union of all objects),
-            or None when there are none.
+        Args:
+            embedding: (B, h, w, C), the image after the patch embedding.
+            previous_masks: (B, 1, h', w') logits of the last frame's masks (the union of all
+                objects), or None when there are none.
         """
-        ...
+        raise TypeError(f"{type(self).__name__} must implement plan")
 
-
-@runtime_checkable
-class VideoPolicy(Protocol):
-    """A policy that follows one video. A session starts a fresh one and tells it of each frame.
-
-    One that has no use for the results says so by an attribute `reads_results = False`: a frame's
-    end is then not waited for, and `end_frame` gets empty arrays.
-    """
-
-    def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
-        """As of `Policy`."""
-        ...
-
-    def fresh(self) -> VideoPolicy:
+    def fresh(self) -> Policy:
         """The same policy at the beginning of a video, sharing networks but no state."""
-        ...
+        return self
 
     def begin_frame(self) -> None:
         """A frame has come; called before its plan is asked for."""
-        ...
 
     def end_frame(self, predicted_iou: NDArray[Any], object_scores: NDArray[Any]) -> None:
         """The frame's results are there: (N,) in [0, 1] and (N,) logits of its N objects."""
-        ...
 
-
-def is_recurrent(policy: Policy | None) -> bool:
-    """Whether a policy's plan depends on the masks of the previous frame."""
-    return bool(getattr(policy, "recurrent", False))
-
-
-def fixed_keep(policy: Policy | None, encoder: Encoder) -> tuple[bool, ...] | None:
-    """Which blocks run whatever the image; None if the policy decides that for each image."""
-    if policy is None:
-        return (True,) * encoder.num_blocks
-    return getattr(policy, "keep", None)
-
-
-def reads_results(policy: VideoPolicy) -> bool:
-    """Whether a policy looks at the results of a frame, or at when they are there."""
-    return bool(getattr(policy, "reads_results", True))
+    def reseed(self, seed: int) -> None:
+        """Begin anew whatever is drawn at random; training calls it before every step."""
 
 
 class KeepPlan:

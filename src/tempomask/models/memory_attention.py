@@ -43,9 +43,8 @@ class RotaryAttention(nn.Module):
         self.key = nn.Linear(key_dim, dim)
         self.value = nn.Linear(key_dim, dim)
         self.output = nn.Linear(dim, dim)
-        if image_keys:
-            self.image_norm = nn.LayerNorm(dim)
-            self.image_key = nn.Linear(dim, dim, bias=False)
+        self.image_norm = nn.LayerNorm(dim) if image_keys else None
+        self.image_key = nn.Linear(dim, dim, bias=False) if image_keys else None
 
     def rotate(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         return rotate(x, axial_table(*grid, x.shape[-1], self.theta, x.device))
@@ -62,7 +61,8 @@ class RotaryAttention(nn.Module):
         query = self.rotate(self.query(x), grid).expand(memory.values.shape[0], -1, -1)
         key = self.key(memory.values + memory.positions)
         spatial, pointers = key.tensor_split([memory.num_spatial], dim=1)
-        if memory.image_keys is not None:
+        if self.image_key is not None and self.image_norm is not None:
+            assert memory.image_keys is not None, "the network's memory keys see the image"
             spatial = spatial + self.image_key(self.image_norm(memory.image_keys))
         key = torch.cat([self.rotate(spatial, grid), pointers], dim=1)
         value = self.value(memory.values)

@@ -50,8 +50,8 @@ class MemoryInputs(NamedTuple):
     temporal_index (T,) long: 6 for conditioning frames, distance - 1 for the others.
     pointers (N, P, C); pointer_distance (P,), or (N, P) where objects differ: signed distance over
     (number of pointers - 1).
-    absent (N, T + P) bool: frames and pointers that are not there (`tracking.static_memory`); None
-    where all are, and always for a memory attention without `takes_absent`.
+    absent (N, T + P) bool: frames and pointers that are not there (`tracking.memory_inputs`); None
+    where all are, and always for a network that is not `fast`.
     """
 
     spatial: Tensor
@@ -97,10 +97,17 @@ def _build_neck(config: SegmenterConfig, encoder: Encoder) -> nn.Module:
 class Segmenter(RoutedNetwork):
     """SAM 2's network; EfficientTAM and nano are configurations of it.
 
-    dtype: of the computation that its weights are stored for; only the fast engine sets another.
+    Attributes:
+        dtype: Of the computation that its weights are stored for; only the fast engine sets
+            another.
+        fast: Rearranged by the engine, which computes in `dtype` alone and leaves out the memories
+            that `MemoryInputs.absent` marks.
+        compiled: Its steps are compiled, and take memories in slots (`tracking.memory_inputs`).
     """
 
     dtype: torch.dtype = torch.float32
+    fast: bool = False
+    compiled: bool = False
 
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__()
@@ -129,6 +136,10 @@ class Segmenter(RoutedNetwork):
     def name(self) -> str:
         return self.config.name
 
+    @property
+    def device(self) -> torch.device:
+        return self.no_memory.device
+
     def encode(
         self, image: Tensor, policy: Policy | None = None, previous_masks: Tensor | None = None
     ) -> Encoded:
@@ -151,9 +162,10 @@ class Segmenter(RoutedNetwork):
         if memory is None:
             return features + self.no_memory[:, None, None]
         position = grid_sine(*features.shape[2:], features.shape[1], features.device)
-        return self.memory_attention(features, position, self._memory_tokens(memory))
+        return self.memory_attention(features, position, self.memory_tokens(memory))
 
-    def _memory_tokens(self, memory: MemoryInputs) -> MemoryTokens:
+    def memory_tokens(self, memory: MemoryInputs) -> MemoryTokens:
+        """The memories of N objects as tokens with their positions in space and time."""
         dim, height, width = memory.spatial.shape[2:]
         spatial = memory.spatial.permute(0, 1, 3, 4, 2).flatten(1, 3)
         grid = grid_sine(height, width, dim, spatial.device).flatten(1).T

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tempomask.errors import InputError
 from tempomask.frames import Size
-from tempomask.models.encoder import Policy, VideoPolicy
+from tempomask.models.encoder import Policy
 from tempomask.prompts import Prompt
 from tempomask.propagation.labels import (
     LabelContext,
@@ -23,8 +23,9 @@ from tempomask.propagation.labels import (
     share_out,
 )
 from tempomask.propagation.network import PatchEncoder
-from tempomask.results import FrameResult
-from tempomask.tracking.preprocess import check_frame, network_input
+from tempomask.results import FrameArrays, FrameResult
+from tempomask.tracking.base import VideoSession
+from tempomask.tracking.frames import network_input
 
 
 def resized_shape(size: Size, short_side: int, multiple: int) -> Size:
@@ -44,7 +45,7 @@ def resized_shape(size: Size, short_side: int, multiple: int) -> Size:
     return round_up(height * short / width), short
 
 
-class PropagationSession:
+class PropagationSession(VideoSession):
     """Propagates masks through one video or stream: `prompt` with masks, then `step` by frame.
 
     Args:
@@ -54,7 +55,7 @@ class PropagationSession:
         reverse: Frames come in descending order.
         size: (H, W) of the video if known, so that masks are checked at once.
         dtype: Of the encoder's computation, by autocast; similarities are float32.
-        policy: Which encoder blocks run; of a `VideoPolicy` a fresh one is taken.
+        policy: Which encoder blocks run; a fresh one is taken.
     """
 
     def __init__(
@@ -68,23 +69,20 @@ class PropagationSession:
         dtype: torch.dtype = torch.float32,
         policy: Policy | None = None,
     ) -> None:
+        super().__init__(start=start, reverse=reverse, size=size, dtype=dtype)
         self.network, self.options = network, options or PropagationOptions()
-        self.size = size
+        self.policy = policy
+        self._begin()
+
+    def reset(self) -> None:
+        """Forget the video: masks, labels, frame numbers and the frame size."""
+        super().reset()
+        self._begin()
+
+    def _begin(self) -> None:
         self.context = LabelContext(self.options)
-        self.policy = policy.fresh() if isinstance(policy, VideoPolicy) else policy
-        self._start, self._reverse, self._dtype = start, reverse, dtype
+        self.policy = None if self.policy is None else self.policy.fresh()
         self._masks: dict[int, NDArray[np.bool_]] = {}
-        self._index: int | None = None
-
-    @property
-    def index(self) -> int | None:
-        """The frame last stepped, None before the first."""
-        return self._index
-
-    @property
-    def next_index(self) -> int:
-        """The frame that `step` takes its argument for."""
-        return self._start if self._index is None else self._index + (-1 if self._reverse else 1)
 
     @property
     def object_ids(self) -> tuple[int, ...]:
@@ -93,7 +91,7 @@ class PropagationSession:
 
     def prompt(self, *, object_id: int = 1, mask: ArrayLike) -> None:
         """The mask (H, W) of an object on the first frame; where masks overlap, the last counts."""
-        self.add(Prompt(self._start, object_id, mask=mask))
+        self.add(Prompt(self.start, object_id, mask=mask))
 
     def add(self, prompt: Prompt) -> None:
         """`prompt` with a ready-made Prompt. InputError unless it is a mask on the first frame."""
@@ -102,13 +100,13 @@ class PropagationSession:
                 f"the prompt for object {prompt.object_id} is no mask; labels are propagated from"
                 " masks: draw one, or make one with `tempomask track` from a click or box"
             )
-        if self._index is not None or prompt.frame != self._start:
+        if self._index is not None or prompt.frame != self.start:
             raise InputError(
                 f"object {prompt.object_id} has its mask on frame {prompt.frame}; labels are"
-                f" propagated from the first frame, {self._start}: give all masks there"
+                f" propagated from the first frame, {self.start}: give all masks there"
             )
-        if self.size is not None:
-            prompt.check_inside(self.size)
+        if self._size is not None:
+            prompt.check_inside(self._size)
         self._masks[prompt.object_id] = np.asarray(prompt.mask)
 
     def step(self, frame: NDArray[np.uint8], index: int | None = None) -> FrameResult:
@@ -118,34 +116,27 @@ class PropagationSession:
         pixel lies above the largest other one, > 0 where the object is. `object_scores` are the
         largest of these, `predicted_iou` the mean probability of the patches found, 0 without any.
         """
-        frame = check_frame(frame)
+        frame = self._checked(frame)
         if index is not None and index != self.next_index:
             raise InputError(
                 f"frame {index} cannot follow; the next one is {self.next_index}, in order"
             )
         if not self._masks:
             raise InputError("no mask given; say where the objects are on the first frame")
-        self._check_size((frame.shape[0], frame.shape[1]))
+        size = frame.shape[0], frame.shape[1]
+        for object_id, mask in self._masks.items():
+            Prompt(self.start, object_id, mask=mask).check_inside(size)
+        self._size = size
         with torch.inference_mode():
-            if isinstance(self.policy, VideoPolicy):
+            if self.policy is not None:
                 self.policy.begin_frame()
-            result = self._begin(frame) if self._index is None else self._advance(frame)
-            if isinstance(self.policy, VideoPolicy):
+            result = self._first(frame) if self._index is None else self._advance(frame)
+            if self.policy is not None:
                 self.policy.end_frame(result.predicted_iou, result.object_scores)
         self._index = self.next_index
         return result
 
-    def _check_size(self, size: Size) -> None:
-        if self.size is not None and size != self.size:
-            raise InputError(
-                f"a frame of {size[1]} x {size[0]} pixels in a video of {self.size[1]} x"
-                f" {self.size[0]}; the size may not change, start a new session"
-            )
-        for object_id, mask in self._masks.items():
-            Prompt(self._start, object_id, mask=mask).check_inside(size)
-        self.size = size
-
-    def _begin(self, frame: NDArray[np.uint8]) -> FrameResult:
+    def _first(self, frame: NDArray[np.uint8]) -> FrameResult:
         """The first frame: its masks, as labels of its patches and as they are."""
         labels = np.zeros(frame.shape[:2], dtype=np.int64)
         for place, mask in enumerate(self._masks.values(), 1):
@@ -180,9 +171,7 @@ class PropagationSession:
             index=self.next_index,
             size=(margins.shape[1], margins.shape[2]),
             object_ids=self.object_ids,
-            low_res_logits=margins,
-            object_scores=scores,
-            predicted_iou=certainty,
+            arrays=FrameArrays(margins, scores, certainty),
             blocks=blocks,
         )
 
@@ -196,7 +185,7 @@ class PropagationSession:
         height, width = resized_shape(size, self.options.short_side, self.network.multiple)
         resized = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
         image = network_input(np.asarray(resized), self.network.device)
-        reduced = self._dtype != torch.float32
-        with torch.autocast(image.device.type, self._dtype, enabled=reduced):
+        reduced = self.dtype != torch.float32
+        with torch.autocast(image.device.type, self.dtype, enabled=reduced):
             encoded = self.network.encode(image, self.policy, previous_masks)
         return encoded.features[0], encoded.blocks.reshape(-1).cpu().numpy()

@@ -44,6 +44,10 @@ class AdaptiveBudget:
         self._tracker_doubt = 0.0
         self._mean, self._variance, self._frames = 0.0, 0.0, 0
 
+    @property
+    def reads_results(self) -> bool:
+        return True
+
     def __repr__(self) -> str:
         return f"AdaptiveBudget({self.config})"
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -166,10 +166,12 @@ def calibrate_threshold(weights: Tensor, always_on: Sequence[int], budget: float
 
 
 class BudgetControl(Protocol):
-    """Chooses beta frame by frame; it follows one video, as `models.encoder.VideoPolicy` does.
+    """Chooses beta frame by frame; it follows one video, as `models.encoder.Policy` does."""
 
-    reads_results, True if left out: as there.
-    """
+    @property
+    def reads_results(self) -> bool:
+        """Whether it looks at the results of a frame, or at when they are there."""
+        ...
 
     def budget(self, uncertainty: float) -> float:
         """The share of blocks that the frame at hand may use.
@@ -191,18 +193,15 @@ class BudgetControl(Protocol):
         ...
 
 
-def reads_results(control: BudgetControl) -> bool:
-    """Whether a control looks at the results of a frame, or at when they are there."""
-    return bool(getattr(control, "reads_results", True))
-
-
 @dataclass(frozen=True)
 class FixedBudget:
     """The same beta on every frame, as in the paper."""
 
     share: float
 
-    reads_results: ClassVar[bool] = False
+    @property
+    def reads_results(self) -> bool:
+        return False
 
     def budget(self, uncertainty: float) -> float:
         return self.share

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tempomask.errors import InputError
-from tempomask.models.encoder import Encoder, KeepPlan, Plan, RoutedBlock, always_on_blocks
+from tempomask.models.encoder import Encoder, KeepPlan, Plan, Policy, RoutedBlock, always_on_blocks
 from tempomask.routing.budget import TopK, unclipped_weights
 
 RouterInputs = Literal["both", "mask", "image"]
@@ -202,7 +202,7 @@ class RoutedPlan:
         return torch.tensor(self.keep)
 
 
-class SamplingPolicy(nn.Module):
+class SamplingPolicy(nn.Module, Policy):
     """The router in training: Bernoulli draws with probability w, at a fixed budget.
 
     settled: choose as in use instead, the blocks of largest w. missed: as of `RoutedPlan`. Draws

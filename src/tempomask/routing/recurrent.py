@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tempomask.errors import InputError
-from tempomask.models.encoder import KeepPlan, Plan
+from tempomask.models.encoder import KeepPlan, Plan, Policy
 from tempomask.routing.adaptive import AdaptiveBudget, AdaptiveConfig
 from tempomask.routing.budget import (
     THRESHOLD,
@@ -29,7 +29,6 @@ from tempomask.routing.budget import (
     TopK,
     activation_weights,
     check_budget,
-    reads_results,
     routing_uncertainty,
     smallest_budget,
     unclipped_weights,
@@ -39,8 +38,8 @@ from tempomask.routing.options import Routing
 from tempomask.routing.predictive import MaskHistory, PredictiveRouter, RoutedPlan
 
 
-class RecurrentPolicy:
-    """A router with a rule and a budget, following one video (`models.encoder.VideoPolicy`).
+class RecurrentPolicy(Policy):
+    """A router with a rule and a budget, following one video.
 
     A frame without previous masks runs all blocks, as does a sample whose mask or embedding is not
     finite. In a batch every sample is routed by itself.
@@ -50,8 +49,8 @@ class RecurrentPolicy:
 
     @property
     def reads_results(self) -> bool:
-        """As of `models.encoder.VideoPolicy`: of an adaptive budget, and of fps on a camera."""
-        return reads_results(self.control)
+        """See `models.encoder.Policy`: of an adaptive budget, and of fps on a camera."""
+        return self.control.reads_results
 
     def __init__(self, router: PredictiveRouter, control: BudgetControl, rule: Rule) -> None:
         self.router, self.control, self.rule = router, control, rule

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from torch import Tensor
 
 from tempomask.errors import InputError
-from tempomask.models.encoder import Encoder, KeepPlan, check_keep
+from tempomask.models.encoder import Encoder, KeepPlan, Policy, check_keep
 
 # Plans A and B are 24 of the 48 blocks of SAM 2's large encoder, chosen by hand in the supplement
 # of RDS.
@@ -18,7 +18,7 @@ PLAN_B = (0, 1, 2, 3, 4, 5, 7, 8, 13, 14, 16, 19, 20, 26, 27, 28, 33, 34, 36, 37
 # fmt: on
 
 
-class StaticPlan:
+class StaticPlan(Policy):
     """Runs the blocks of the given indices and no others.
 
     >>> from tempomask.models.config import HIERA_SIZES
@@ -41,6 +41,10 @@ class StaticPlan:
 
     def __repr__(self) -> str:
         return f"StaticPlan({[index for index, kept in enumerate(self.keep) if kept]})"
+
+    @property
+    def fixed_keep(self) -> tuple[bool, ...]:
+        return self.keep
 
     def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> KeepPlan:
         """The same plan for every frame."""

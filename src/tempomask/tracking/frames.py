@@ -1,5 +1,6 @@
-"""The frames of a session that are still of use: images that can be corrected, features in use.
+"""The frames of a session: resized and normalised, encoded, and kept while they are of use.
 
+SAM 2 resizes video frames with PIL's bicubic filter; transformers' video processor bilinearly.
 S image side, C hidden_dim, h x w the stride-16 grid, L encoder blocks.
 """
 
@@ -13,14 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
-from tempomask.errors import InputError
-from tempomask.frames import Size
+from tempomask.frames import Size, checked_frame
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Encoded, Segmenter
 from tempomask.ops.normalise import normalise
+from tempomask.ops.transfer import to_device
 from tempomask.tracking.options import Resize
-from tempomask.tracking.preprocess import check_frame, network_input, resize_frame
 from tempomask.tracking.upload import Arrival, PreparedFrame, pinned_ring
 
 AnyFrame = NDArray[np.uint8] | PreparedFrame
@@ -33,10 +34,32 @@ def size_of(frame: AnyFrame) -> Size:
     return frame.shape[0], frame.shape[1]
 
 
+def resize_frame(frame: NDArray[np.uint8], image_size: int, kind: Resize) -> NDArray[np.uint8]:
+    """Resize (H, W, 3) to (image_size, image_size, 3), ignoring the aspect, with antialiasing."""
+    if kind == "bicubic":
+        from PIL import Image
+
+        side = (image_size, image_size)
+        return np.asarray(Image.fromarray(frame).resize(side, Image.Resampling.BICUBIC))
+    pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None]
+    size = (image_size, image_size)
+    resized = F.interpolate(pixels, size=size, mode="bilinear", antialias=True)
+    return resized[0].permute(1, 2, 0).numpy()
+
+
+def network_input(image: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """(S, S, 3) uint8 to the normalised (1, 3, S, S) float32 that the encoder takes."""
+    return normalise(to_device(np.array(image), device)[None])
+
+
 class FrameStore:
     """Pixels by frame, the encoder's output for one of them, and features that memories need.
 
-    size: (H, W) of the video, None until it is known.
+    Args:
+        segmenter: The network.
+        resize: How frames come to the network's size.
+        policy: Which encoder blocks run.
+        memory_dtype: In which features that memories need are kept.
     """
 
     def __init__(
@@ -46,15 +69,11 @@ class FrameStore:
         self.resize: Resize = resize
         self.policy = policy
         self.memory_dtype = memory_dtype
-        self._ring = pinned_ring(segmenter.no_memory.device)
+        self._ring = pinned_ring(segmenter.device)
+        # (H, W) of the frames, None before the first.
         self.size: Size | None = None
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget every frame, and the size of the video."""
-        self.size = None
         self._pixels: dict[int, NDArray[np.uint8]] = {}
-        # The newest pixels, on its way to the device.
+        # The newest pixels, on their way to the device.
         self._arriving: tuple[int, Arrival] | None = None
         self._blocks: dict[int, NDArray[np.bool_]] = {}
         self._encoded: tuple[int, Encoded] | None = None
@@ -71,23 +90,6 @@ class FrameStore:
     def __contains__(self, index: int) -> bool:
         return index in self._pixels
 
-    def check(self, frame: Any) -> AnyFrame:
-        """The frame as an array; InputError if it is none, or of another size than those before."""
-        if not isinstance(frame, PreparedFrame):
-            frame = check_frame(frame)
-        elif frame.pixels.shape[0] != (side := self.segmenter.config.image_size):
-            raise InputError(
-                f"a frame prepared for a network of {frame.pixels.shape[0]} pixels, and this one"
-                f" takes {side}; prepare it by the session that steps it"
-            )
-        size = size_of(frame)
-        if self.size is not None and size != self.size:
-            raise InputError(
-                f"a frame of {size[1]} x {size[0]} pixels in a video of {self.size[1]} x"
-                f" {self.size[0]}; the size may not change, start a new session"
-            )
-        return frame
-
     @property
     def sends_ahead(self) -> bool:
         """Whether frames gain by being prepared before their turn."""
@@ -95,7 +97,7 @@ class FrameStore:
 
     def prepare(self, frame: Any) -> PreparedFrame:
         """Resize a frame and send it to the device; by one thread at a time, which may be any."""
-        frame = check_frame(frame)
+        frame = checked_frame(frame)
         side = self.segmenter.config.image_size
         fits = frame.shape[:2] == (side, side)
         pixels = np.array(frame) if fits else resize_frame(frame, side, self.resize)
@@ -115,7 +117,7 @@ class FrameStore:
             self._encoded = None
 
     def encoded(self, index: int, previous_masks: Tensor | None = None) -> Encoded:
-        """The encoder's output for a stored frame; previous_masks as in `models.encoder.Policy`."""
+        """The encoder's output for a stored frame; previous_masks as in `Policy.plan`."""
         if self._encoded is not None and self._encoded[0] == index:
             return self._encoded[1]
         encoded = self.segmenter.encode(self._image(index), self.policy, previous_masks)
@@ -134,7 +136,7 @@ class FrameStore:
         pixels = self._pixels[index]
         if pixels.shape[:2] != (side, side):
             pixels = self._pixels[index] = resize_frame(pixels, side, self.resize)
-        return network_input(pixels, self.segmenter.no_memory.device)
+        return network_input(pixels, self.segmenter.device)
 
     def blocks(self, index: int | None) -> NDArray[np.bool_]:
         """bool (L,): the encoder blocks that ran for a frame; all False if it was not encoded."""

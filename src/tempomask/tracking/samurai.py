@@ -23,7 +23,7 @@ from tempomask.ops.boxes import box_overlap
 from tempomask.tracking.kalman import Box, BoxFilter
 from tempomask.tracking.memory_bank import Memory, MemoryBank, Reach
 from tempomask.tracking.options import SamuraiConfig
-from tempomask.tracking.selection import RecentMemories, Selection
+from tempomask.tracking.selection import MemorySelector, RecentMemories, Selection
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,7 @@ class MotionChooser:
 
 
 @dataclass(frozen=True)
-class MotionAwareMemories:
+class MotionAwareMemories(MemorySelector):
     """SAMURAI's selection: of the frames tracked so far the nearest that were good by all scores.
 
     The frame just before is always taken. Conditioning frames and pointers are those of `recent`,

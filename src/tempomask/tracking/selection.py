@@ -5,9 +5,10 @@ Time runs in the direction of tracking; in reverse the rule is the same on negat
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from tempomask.tracking.memory_bank import Memory, MemoryBank, Reach
 
@@ -29,25 +30,23 @@ class Selection:
     distances: tuple[float, ...]
 
 
-class MemorySelector(Protocol):
+class MemorySelector(ABC):
     """A rule that reads a bank. It has no state: what it needs is in the memories.
 
-    One that does not look at the memories' scores says so by an attribute `reads_scores = False`;
-    they are then never copied from the device, and NaN.
+    Attributes:
+        reads_scores: It looks at the memories' scores; otherwise they are never copied from the
+            device, and NaN.
     """
 
+    reads_scores: ClassVar[bool] = True
+
+    @abstractmethod
     def select(self, bank: MemoryBank, frame: int, reverse: bool) -> Selection:
         """What `frame` attends to."""
-        ...
 
+    @abstractmethod
     def reach(self, bank: MemoryBank, first: int, last: int, reverse: bool) -> Reach:
         """What selections at the frames from `first` to `last`, and after it, can still read."""
-        ...
-
-
-def reads_scores(selector: MemorySelector) -> bool:
-    """Whether a selector looks at the scores of memories."""
-    return bool(getattr(selector, "reads_scores", True))
 
 
 def closest_conditioning(frames: Collection[int], frame: int, limit: int) -> list[int]:
@@ -66,7 +65,7 @@ def closest_conditioning(frames: Collection[int], frame: int, limit: int) -> lis
 
 
 @dataclass(frozen=True)
-class RecentMemories:
+class RecentMemories(MemorySelector):
     """SAM 2's selection: conditioning frames, the last few frames, and the last pointers.
 
     memory_frames (7) and max_pointers (16) as in the network's configuration; stride and

@@ -1,11 +1,13 @@
-"""A session: one video or stream, advanced frame by frame (SAM 2's video predictor)."""
+"""A session: one video or stream, advanced frame by frame (SAM 2's video predictor).
+
+This file says which frame and which prompts come when, and puts everything back if a frame fails;
+`frame_step.py` is what happens on a frame, `state.py` what is known of the video.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from types import TracebackType
-from typing import Any, Self
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -13,11 +15,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from tempomask.errors import InputError
 from tempomask.frames import Size
-from tempomask.models.encoder import Policy, VideoPolicy, reads_results
+from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt, check_given
 from tempomask.results import FrameResult
-from tempomask.tracking.frames import size_of
+from tempomask.tracking.base import VideoSession
+from tempomask.tracking.frame_step import FrameStep
+from tempomask.tracking.frames import FrameStore, size_of
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.samurai import MotionAwareMemories, MotionChooser
 from tempomask.tracking.selection import MemorySelector, RecentMemories
@@ -27,18 +31,25 @@ from tempomask.tracking.upload import PreparedFrame
 NO_SCORES = np.zeros(0, dtype=np.float32)
 
 
-class Session:
+class Session(VideoSession):
     """Tracks objects through one video or stream: `prompt`, then `step` frame after frame.
 
-    As a context manager it forgets the video at the end.
+    Args:
+        segmenter: The network; it keeps nothing, so that several sessions can share it.
+        options: How the video is tracked.
+        num_frames: Of the video if known; SAM 2 scales pointer distances by it below 16 frames.
+        start: Index of the first frame.
+        reverse: Frames come in descending order.
+        size: (H, W) of the video if known, so that prompts are checked before the first frame.
+        dtype: Of the computation, by autocast.
+        policy: Which encoder blocks run; a fresh one is taken, so that several sessions can be
+            given the same.
+        selector: Which memories are attended to; None for the rule of options.memory.
 
-    segmenter: the network; it keeps nothing, so that several sessions can share it.
-    num_frames: of the video if known; SAM 2 scales pointer distances by it below 16 frames.
-    start: index of the first frame. reverse: frames come in descending order.
-    size: (H, W) of the video if known, so that prompts are checked before the first frame.
-    dtype: of the computation (autocast), float32 for none. policy: which encoder blocks run; of a
-    `VideoPolicy` a fresh one is taken, so that several sessions can be given the same.
-    selector: which memories are attended to; by default the rule of options.memory.
+    Example:
+        >>> session = Session(segmenter)  # doctest: +SKIP
+        >>> session.prompt(points=[(410, 260)])  # doctest: +SKIP
+        >>> masks = [session.step(frame).masks for frame in frames]  # doctest: +SKIP
     """
 
     def __init__(
@@ -54,69 +65,39 @@ class Session:
         policy: Policy | None = None,
         selector: MemorySelector | None = None,
     ) -> None:
-        self.options = options = options or TrackingOptions()
-        self.segmenter = segmenter
-        self._start, self._reverse = start, reverse
-        self._dtype, self._policy = dtype, policy
+        super().__init__(start=start, reverse=reverse, size=size, dtype=dtype)
+        self.segmenter, self.options = segmenter, options or TrackingOptions()
+        self._policy, self._first_direction = policy, reverse
+        config = segmenter.config
         recent = RecentMemories(
-            memory_frames=segmenter.config.memory_frames,
-            max_pointers=segmenter.config.max_pointers,
-            stride=options.memory_stride,
-            max_conditioning_frames=options.max_conditioning_frames,
+            memory_frames=config.memory_frames,
+            max_pointers=config.max_pointers,
+            stride=self.options.memory_stride,
+            max_conditioning_frames=self.options.max_conditioning_frames,
             num_frames=num_frames,
         )
-        samurai = options.samurai_constants(segmenter.config.name)
+        samurai = self.options.samurai_constants(config.name)
         if samurai is not None and samurai.official_quirks and reverse:
             raise InputError('memory="samurai-official" tracks forward only; use memory="samurai"')
+        chooser = None if samurai is None else MotionChooser(samurai)
         motion_aware = None if samurai is None else MotionAwareMemories(recent, samurai)
-        self._chooser = None if samurai is None else MotionChooser(samurai)
-        self._selector = selector or motion_aware or recent
-        self.reset()
-        self._state.frames.size = size
+        self._frame_step = FrameStep(
+            segmenter, self.options, selector or motion_aware or recent, chooser
+        )
+        self._begin()
 
     def reset(self) -> None:
         """Forget the video: objects, memories, prompts, frame numbers and the frame size."""
-        policy = self._policy
-        if isinstance(policy, VideoPolicy):
-            policy = policy.fresh()
-        self._state = VideoState(
-            self.segmenter,
-            self.options,
-            self._selector,
-            policy,
-            self._reverse,
-            self._chooser,
-        )
+        super().reset()
+        self._reverse = self._first_direction
+        self._begin()
+
+    def _begin(self) -> None:
+        policy = None if self._policy is None else self._policy.fresh()
+        dtype = getattr(torch, self.options.memory_dtype)
+        frames = FrameStore(self.segmenter, self.options.resize, policy, dtype)
+        self._state = VideoState(frames, self._reverse)
         self._pending: dict[int, list[Prompt]] = {}
-        self._index: int | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.reset()
-
-    @property
-    def index(self) -> int | None:
-        """The frame last stepped, None before the first."""
-        return self._index
-
-    @property
-    def next_index(self) -> int:
-        """The frame that `step` takes its argument for."""
-        if self._index is None:
-            return self._start
-        return self._index + (-1 if self._state.reverse else 1)
-
-    @property
-    def size(self) -> Size | None:
-        """(H, W) of the video, None until it is known."""
-        return self._state.frames.size
 
     @property
     def object_ids(self) -> tuple[int, ...]:
@@ -134,7 +115,7 @@ class Session:
 
     def set_reverse(self, reverse: bool) -> None:
         """Go on in the other direction: forward, or in reverse."""
-        self._state.reverse = reverse
+        self._reverse = self._state.reverse = reverse
 
     def prompt(
         self,
@@ -148,20 +129,30 @@ class Session:
     ) -> FrameResult | None:
         """Say where an object is: on the coming frame, a later one, or one already stepped.
 
-        Arguments as of `Prompt`. frame None is the coming frame. For a frame already stepped this
-        is a correction, and the frame's new result is returned; otherwise None, and the prompt
-        waits. Each call is one interaction, like one click in SAM 2's demo: points add to those
-        given earlier for the same frame, a box or a mask replaces them.
+        Each call is one interaction, like one click in SAM 2's demo: points add to those given
+        earlier for the same frame, a box or a mask replaces them.
+
+        Args:
+            object_id: Same as in `Prompt`.
+            points: Same as in `Prompt`.
+            labels: Same as in `Prompt`.
+            box: Same as in `Prompt`.
+            mask: Same as in `Prompt`.
+            frame: Its index; None for the coming one.
+
+        Returns:
+            For a frame already stepped this is a correction, and the frame's new result; otherwise
+            None, and the prompt waits.
         """
         index = self.next_index if frame is None else frame
         return self.add(Prompt(index, object_id, points, labels, box, mask))
 
     def add(self, prompt: Prompt) -> FrameResult | None:
-        """`prompt` with a ready-made Prompt."""
+        """Same as `prompt`, with a ready-made Prompt."""
         if not self._is_ahead(prompt.frame):
             return self._correct(prompt)
-        if self.size is not None:
-            prompt.check_inside(self.size)
+        if self._size is not None:
+            prompt.check_inside(self._size)
         self._pending.setdefault(prompt.frame, []).append(prompt)
         return None
 
@@ -179,6 +170,10 @@ class Session:
 
         The network sees the frame with its memories, the logits so far and all points given on this
         frame. The frame then conditions the following ones. An unknown object_id adds an object.
+        Arguments as in `prompt`; frame None is the one last stepped.
+
+        Raises:
+            InputError: For a frame that is not kept, and prompts that do not fit.
         """
         if self._index is None:
             raise InputError("there is no frame to correct; call step first")
@@ -188,18 +183,17 @@ class Session:
         return self._correct(Prompt(index, object_id, points, labels, box, mask))
 
     def _correct(self, prompt: Prompt) -> FrameResult:
-        frames = self._state.frames
-        if prompt.frame not in frames or frames.size is None:
+        if prompt.frame not in self._state.frames or self._size is None:
             raise InputError(
                 f"frame {prompt.frame} is not kept; only the last frame is, unless the session is"
                 ' made with keep=N (so many frames more) or keep="all"'
             )
-        prompt.check_inside(frames.size)
+        prompt.check_inside(self._size)
         check_given([prompt], self.object_ids)
-        with self._running(), self._state.undone_on_failure():
-            self._state.focus(prompt.frame)
-            self._state.apply(prompt.frame, [prompt])
-            return self._state.result(prompt.frame)
+        with self._computing(self.segmenter.device), self._undone_on_failure():
+            self._turn_to(prompt.frame)
+            self._frame_step.prompt(self._state, prompt.frame, [prompt])
+            return self.result(prompt.frame)
 
     def clear_points(self, object_id: int, frame: int) -> None:
         """Forget the points given for an object on a frame; the next prompt there starts anew."""
@@ -209,10 +203,6 @@ class Session:
     def clear_prompts(self, object_id: int, frame: int) -> None:
         """Forget that an object was prompted on a frame: it is tracked there as on any other."""
         self._state.forget_prompts(object_id, frame)
-
-    def result(self, frame: int) -> FrameResult:
-        """The result of a frame, of all objects whose result there is kept."""
-        return self._state.result(frame)
 
     def remove(self, object_id: int) -> None:
         """Stop tracking an object; its id can be used again for a new one."""
@@ -247,13 +237,23 @@ class Session:
     def step(
         self, frame: NDArray[np.uint8] | PreparedFrame, index: int | None = None
     ) -> FrameResult:
-        """Take in one frame (H, W, 3), uint8 RGB, and say where every object is in it.
+        """Take in one frame and say where every object is in it.
 
-        frame: may be prepared, see `prepare`. The result is not waited for before it is read.
-        index: of the frame, next_index by default; a frame that is still kept can be tracked again.
         Without any object the encoder does not run, and the result has no rows.
+
+        Args:
+            frame: (H, W, 3), uint8 RGB, or prepared by `prepare`.
+            index: Of the frame, `next_index` by default; a frame that is still kept can be tracked
+                again.
+
+        Returns:
+            The result, which is not waited for before it is read.
+
+        Raises:
+            InputError: For a frame of another kind or size, or one that is not kept, and for
+                prompts that do not fit it.
         """
-        checked = self._state.frames.check(frame)
+        checked = self._taken(frame)
         index = self.next_index if index is None else index
         known = self._is_ahead(index) or index in self._state.frames
         if not known and self.options.keep != "all":
@@ -262,20 +262,21 @@ class Session:
                 ' keep="all" to track frames again'
             )
         prompts = self._due(index, size_of(checked))
-        policy = self._state.frames.policy
-        with self._running(), self._prompting(index, prompts):
-            if isinstance(policy, VideoPolicy):
+        with self._computing(self.segmenter.device), self._undone_on_failure(index, prompts):
+            policy = self._state.frames.policy
+            if policy is not None:
                 policy.begin_frame()
+            self._frame_step.remember(self._state)
             self._state.advance(self._index, index)
             self._state.frames.put(index, checked)
-            self._index = index
-            prompted = self._state.apply(index, prompts)
-            self._state.track(index, prompted)
-            self._state.forget(index, self.next_index)
-            result = self._state.result(index)
-            if isinstance(policy, VideoPolicy):
+            self._index, self._size = index, size_of(checked)
+            prompted = self._frame_step.prompt(self._state, index, prompts)
+            self._frame_step.track(self._state, index, prompted)
+            self._forget()
+            result = self.result(index)
+            if policy is not None:
                 scores = NO_SCORES, NO_SCORES
-                if reads_results(policy):
+                if policy.reads_results:
                     scores = result.predicted_iou, result.object_scores
                 policy.end_frame(*scores)
             return result
@@ -286,30 +287,55 @@ class Session:
         """Apply prompts to their frame, out of turn: tracking need not have reached it.
 
         The frame's memory conditions all others from the next `step` on, also earlier ones.
-        frame: (H, W, 3), uint8 RGB. prompts: at least one, all of the same frame. afresh: in place
-        of the points given for their objects on that frame before.
+
+        Args:
+            frame: (H, W, 3), uint8 RGB.
+            prompts: At least one, all of the same frame.
+            afresh: In place of the points given for their objects on that frame before.
+
+        Returns:
+            The frame's result.
         """
         indices = {prompt.frame for prompt in prompts}
         if len(indices) != 1:
             raise InputError(f"condition takes prompts of one frame, got {sorted(indices)}")
-        checked = self._state.frames.check(frame)
+        checked, index = self._taken(frame), indices.pop()
         for prompt in prompts:
             prompt.check_inside(size_of(checked))
         check_given(prompts, self.object_ids)
-        index = indices.pop()
-        with self._running(), self._state.undone_on_failure():
+        with self._computing(self.segmenter.device), self._undone_on_failure():
             if afresh:
                 for prompt in prompts:
                     self.clear_points(prompt.object_id, index)
-            self._state.focus(index)
+            self._turn_to(index)
             self._state.frames.put(index, checked)
-            self._state.apply(index, prompts)
-            self._state.forget(self._index, self.next_index)
-            return self._state.result(index)
+            self._size = size_of(checked)
+            self._frame_step.prompt(self._state, index, prompts)
+            self._forget()
+            return self.result(index)
+
+    def result(self, frame: int) -> FrameResult:
+        """The result of a frame, of all objects whose result there is kept."""
+        if self._size is None:
+            raise InputError("the size of the video is not known yet; step its first frame")
+        return self._state.result(frame, self._size, self.options.non_overlapping)
+
+    def _taken(self, frame: NDArray[np.uint8] | PreparedFrame) -> NDArray[np.uint8] | PreparedFrame:
+        """The frame; InputError for one of another size than the video, or another network."""
+        if not isinstance(frame, PreparedFrame):
+            return self._checked(frame)
+        side = self.segmenter.config.image_size
+        if frame.pixels.shape[0] != side:
+            raise InputError(
+                f"a frame prepared for a network of {frame.pixels.shape[0]} pixels, and this one"
+                f" takes {side}; prepare it by the session that steps it"
+            )
+        self._check_size(frame.size)
+        return frame
 
     def _is_ahead(self, index: int) -> bool:
         """Whether tracking has yet to come to a frame."""
-        sign = -1 if self._state.reverse else 1
+        sign = -1 if self._reverse else 1
         return sign * index >= sign * self.next_index
 
     def _due(self, index: int, size: Size) -> list[Prompt]:
@@ -318,35 +344,41 @@ class Session:
         for prompt in waiting:
             try:
                 prompt.check_inside(size)
-                check_given(
-                    (p for p in waiting if p.object_id == prompt.object_id), self.object_ids
-                )
+                same = (p for p in waiting if p.object_id == prompt.object_id)
+                check_given(same, self.object_ids)
             except InputError:
                 waiting.remove(prompt)
                 raise
         return self._pending.pop(index, [])
 
-    @contextmanager
-    def _prompting(self, index: int, prompts: list[Prompt]) -> Iterator[None]:
-        """Put the session back as it was, the prompts waiting, if a prompted frame fails."""
-        if not prompts:
-            yield
-            return
-        before = self._index
-        try:
-            with self._state.undone_on_failure():
-                yield
-        except BaseException:
-            self._index = before
-            self._pending[index] = prompts
-            raise
+    def _turn_to(self, index: int) -> None:
+        """Turn to a frame; first remember another one while its features are at hand."""
+        fresh = self._state.fresh
+        if fresh is not None and fresh[0] != index:
+            self._frame_step.remember(self._state)
+
+    def _forget(self) -> None:
+        """Drop everything that no later step and no allowed correction can reach."""
+        if self.options.keep != "all":
+            selector, keep = self._frame_step.selector, self.options.keep
+            self._state.forget(selector, keep, self._index, self.next_index)
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
-        device = self.segmenter.no_memory.device.type
-        reduced = self._dtype != torch.float32
-        casting: AbstractContextManager[Any] = nullcontext()
-        if torch.amp.is_autocast_available(device):
-            casting = torch.autocast(device, self._dtype, enabled=reduced)
-        with torch.inference_mode(), casting:
+    def _undone_on_failure(
+        self, index: int = 0, prompts: Sequence[Prompt] | None = None
+    ) -> Iterator[None]:
+        """Put the session back as it was, `prompts` waiting for their frame, if a frame fails.
+
+        prompts: None for a correction. A frame without prompts is not put back: it costs nothing.
+        """
+        if prompts is not None and not prompts:
             yield
+            return
+        state, before, size = self._state.copy(), self._index, self._size
+        try:
+            yield
+        except BaseException:
+            self._state, self._index, self._size = state, before, size
+            if prompts:
+                self._pending[index] = list(prompts)
+            raise

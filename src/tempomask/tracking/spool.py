@@ -10,30 +10,21 @@ from types import TracebackType
 
 import numpy as np
 
-from tempomask.results import FrameResult
+from tempomask.results import FrameArrays, FrameResult
 
 
 def select_objects(result: FrameResult, object_ids: Sequence[int]) -> FrameResult:
     """The result with only these of its objects, in this order."""
     rows = [result.object_ids.index(object_id) for object_id in object_ids]
-    return replace(
-        result,
-        object_ids=tuple(object_ids),
-        low_res_logits=result.low_res_logits[rows],
-        object_scores=result.object_scores[rows],
-        predicted_iou=result.predicted_iou[rows],
-    )
+    arrays = FrameArrays(*(values[rows] for values in result.delivered))
+    return replace(result, object_ids=tuple(object_ids), arrays=arrays)
 
 
 def merged(first: FrameResult, second: FrameResult) -> FrameResult:
     """The objects of both results of one frame; the encoder blocks of the second."""
-    return replace(
-        second,
-        object_ids=first.object_ids + second.object_ids,
-        low_res_logits=np.concatenate([first.low_res_logits, second.low_res_logits]),
-        object_scores=np.concatenate([first.object_scores, second.object_scores]),
-        predicted_iou=np.concatenate([first.predicted_iou, second.predicted_iou]),
-    )
+    pairs = zip(first.delivered, second.delivered, strict=True)
+    arrays = FrameArrays(*(np.concatenate(pair) for pair in pairs))
+    return replace(second, object_ids=first.object_ids + second.object_ids, arrays=arrays)
 
 
 class ResultSpool:
@@ -84,9 +75,11 @@ class ResultSpool:
                 index=index,
                 size=(height, width),
                 object_ids=tuple(stored["object_ids"].tolist()),
-                low_res_logits=stored["low_res_logits"].astype(np.float32),
-                object_scores=stored["object_scores"],
-                predicted_iou=stored["predicted_iou"],
+                arrays=FrameArrays(
+                    stored["low_res_logits"].astype(np.float32),
+                    stored["object_scores"],
+                    stored["predicted_iou"],
+                ),
                 blocks=stored["blocks"],
                 non_overlapping=bool(stored["non_overlapping"]),
             )

@@ -191,10 +191,9 @@ class Adaptation(Run[AdaptRecipe, ClipBatch]):
 
     def _loss(self, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
         seed = self.recipe.seed * 1_000_003 + self.step
-        reseed = getattr(self.prepared.policy, "reseed", None)
-        if reseed is not None:
+        if self.prepared.policy is not None:
             # Processes route their clips by draws of their own.
-            reseed(seed + 7919 * self.accelerator.process_index)
+            self.prepared.policy.reseed(seed + 7919 * self.accelerator.process_index)
         losses = self.model(*batch, seed, 0.0, self.step)
         return losses.total, {"iou": losses.iou, "extra": losses.extra, "blocks": losses.blocks}
 

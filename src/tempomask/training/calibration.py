@@ -17,7 +17,7 @@ from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.modes import evaluation_mode
 from tempomask.ops.normalise import normalise
-from tempomask.tracking.preprocess import resize_frame
+from tempomask.tracking.frames import resize_frame
 from tempomask.training.validation import track_sequence
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tempomask.adaptation.method import ClipOutputs, Method
 from tempomask.errors import InputError
 from tempomask.frames import Size
-from tempomask.models.encoder import Policy, RoutedNetwork, is_recurrent
+from tempomask.models.encoder import Policy, RoutedNetwork
 from tempomask.ops.normalise import normalise
 from tempomask.propagation.labels import LabelContext, PropagationOptions, labels_on_grid
 from tempomask.propagation.network import EncodedPatches, PatchEncoder
@@ -128,7 +128,8 @@ class PropagationClips(nn.Module):
         """
         contexts = [LabelContext(self.options) for _ in images]
         losses, frames, logits = [], [], []
-        whole = None if is_recurrent(self.policy) else self._encode_whole(images)
+        recurrent = self.policy is not None and self.policy.recurrent
+        whole = None if recurrent else self._encode_whole(images)
         for index in range(images.shape[1]):
             if whole is None:
                 previous = torch.cat([c.masks for c in contexts]).detach() if index else None

@@ -84,6 +84,7 @@ def _match_by_similarity(attention: RotaryAttention) -> None:
     # +-sqrt(dim), sharp enough to prefer the right place and soft enough to learn from.
     nn.init.orthogonal_(attention.query.weight, gain=1.4)
     nn.init.zeros_(attention.query.bias)
+    assert attention.image_key is not None, "nano's memory keys see the image"
     attention.image_key.weight.data.copy_(attention.query.weight.data)
     nn.init.trunc_normal_(attention.key.weight, std=0.01)
     nn.init.zeros_(attention.key.bias)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from tempomask.adaptation.method import ClipOutputs, Method
 from tempomask.models.config import SegmenterConfig
-from tempomask.models.encoder import Policy, is_recurrent
+from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import (
     MASK_PROMPT_BIAS,
     MASK_PROMPT_SCALE,
@@ -25,7 +25,7 @@ from tempomask.models.segmenter import (
     Segmenter,
 )
 from tempomask.ops.normalise import normalise
-from tempomask.tracking.batching import FED_BACK_LOGIT
+from tempomask.tracking.frame_step import FED_BACK_LOGIT
 from tempomask.training.losses import (
     LossWeights,
     best_of,
@@ -162,7 +162,7 @@ class ClipModel(nn.Module):
     ) -> Clips:
         """A batch, ready to be tracked; arguments as of `forward`."""
         images = normalise(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        targets = masks.to(self.segmenter.no_memory.device).float()
+        targets = masks.to(self.segmenter.device).float()
         return Clips(images, targets, owner, seed, true_memory)
 
     def unroll(self, clips: Clips) -> Unrolled:
@@ -172,7 +172,8 @@ class ClipModel(nn.Module):
         memory = ClipMemory()
         losses, ious, scores = [], [], []
         frames, logits, previous = [], [], None
-        whole = None if is_recurrent(self.policy) else self._encode_whole(clips.images)
+        recurrent = self.policy is not None and self.policy.recurrent
+        whole = None if recurrent else self._encode_whole(clips.images)
         for index in range(length):
             target = clips.targets[:, index]
             if whole is None:

@@ -1,14 +1,18 @@
-"""Objects through memory attention, mask decoder and memory encoder in batches, never padded.
+"""One frame's step for all objects: attend to memories, decode masks, encode memories.
 
-Objects whose memories have the same layout attend together; objects with the same number of points
-decode together. C hidden_dim, h x w the stride-16 grid, S the network's image side.
+SAM 2's `track_step` (arXiv 2408.00714, section 4). `session.py` says which frame and which prompts
+come when; the network is `models/segmenter.py`. Objects whose memories have the same layout attend
+together, objects with the same number of points decode together; nothing is padded.
+
+N objects, M masks that compete, C hidden_dim, h x w the stride-16 grid, S the network's image side.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -22,17 +26,18 @@ from tempomask.models.segmenter import (
     MASK_PROMPT_SCALE,
     Decoded,
     Encoded,
-    MemoryInputs,
     Segmenter,
 )
 from tempomask.ops.boxes import mask_extents
 from tempomask.ops.transfer import to_device
+from tempomask.prompts import Prompt
 from tempomask.tracking.cleanup import fill_holes, without_overlap
-from tempomask.tracking.objects import Clicks, Output
+from tempomask.tracking.memory_bank import Memory
+from tempomask.tracking.memory_inputs import is_lone, memory_inputs, memory_slots
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.samurai import Choice, Motion, MotionChooser
-from tempomask.tracking.selection import Selection
-from tempomask.tracking.static_memory import is_lone, static_inputs
+from tempomask.tracking.selection import MemorySelector, Selection
+from tempomask.tracking.state import Clicks, Output, TrackedObject, VideoState, network_mask
 
 # Logits fed back with a further prompt are held within these bounds, as the official code does.
 FED_BACK_LOGIT = 32.0
@@ -44,10 +49,13 @@ T = TypeVar("T")
 class Request:
     """One object to be segmented on one frame.
 
-    selection: its memories; None on an initial conditioning frame and for mask prompts.
-    initial: whether this is an initial conditioning frame. clicks: all so far on this frame.
-    previous: (4h, 4w) logits so far on this frame. mask: (S, S) mask prompt, in place of all these.
-    motion: of the object up to the frame before, for a choice by motion.
+    Attributes:
+        initial: Whether this is an initial conditioning frame.
+        selection: The object's memories; None on such a frame and for mask prompts.
+        clicks: All clicks so far on this frame.
+        previous: (4h, 4w) logits so far on this frame.
+        mask: (S, S) mask prompt, in place of all these.
+        motion: Of the object up to the frame before, for a choice by motion.
     """
 
     initial: bool = False
@@ -62,30 +70,134 @@ class Request:
         return 0 if self.clicks is None else len(self.clicks.labels)
 
 
-class ObjectBatcher:
-    """Runs the network for several objects on one frame.
+class FrameStep:
+    """Runs the network for the objects of a video. All state is in the `VideoState` it is given.
 
-    chooser: lets motion choose among the masks that compete; None leaves that to the network.
+    Args:
+        segmenter: The network.
+        options: How the video is tracked.
+        selector: Which memories are attended to.
+        chooser: Lets motion choose among the masks that compete; None leaves that to the network.
     """
 
     def __init__(
         self,
         segmenter: Segmenter,
         options: TrackingOptions,
+        selector: MemorySelector,
         chooser: MotionChooser | None = None,
     ) -> None:
-        self.segmenter = segmenter
-        self.config = segmenter.config
-        self.options = options
-        self.chooser = chooser
+        self.segmenter, self.config, self.options = segmenter, segmenter.config, options
+        self.selector, self.chooser = selector, chooser
         self.presence_threshold = 0.0 if chooser is None else chooser.config.presence_threshold
-        attention = segmenter.memory_attention
-        compiled = getattr(segmenter, "compiled", False)
-        self.static = compiled if options.static_memory is None else options.static_memory
-        if self.static and not getattr(attention, "takes_absent", False):
+        wanted = options.static_memory
+        self.static = segmenter.compiled if wanted is None else wanted
+        if self.static and not segmenter.fast:
             raise InputError(
                 'static_memory needs the fast engine; load the model with engine="fast"'
             )
+
+    def prompt(self, state: VideoState, index: int, prompts: Sequence[Prompt]) -> set[int]:
+        """Run prompts on a stored frame, those of one object in turn, those of several together.
+
+        Returns the ids of the prompted objects. An object that is new here was in no earlier mask,
+        so that the policy gets none and runs all blocks.
+        """
+        if any(prompt.object_id not in state.objects for prompt in prompts):
+            state.arrived = None
+        queues: dict[int, list[Prompt]] = {}
+        for prompt in prompts:
+            queues.setdefault(prompt.object_id, []).append(prompt)
+        ids = set(queues)
+        while turn := [queue.pop(0) for queue in queues.values() if queue]:
+            for prompt in turn:
+                state.objects.setdefault(prompt.object_id, TrackedObject(prompt.object_id))
+            pairs = [(prompt, state.objects[prompt.object_id]) for prompt in turn]
+            # A first click on a frame segments without memories, as in the official code. Clicks
+            # off the object would then leave nothing of it, so that it is tracked there first.
+            lacking = [o for p, o in pairs if p.is_negative_only and index not in o.outputs]
+            self._track(state, index, [o for o in lacking if o.bank.frames()])
+            requests = [self._request(state, prompt, tracked) for prompt, tracked in pairs]
+            self._segment(state, index, [tracked for _, tracked in pairs], requests)
+        return ids
+
+    def track(self, state: VideoState, index: int, prompted: set[int]) -> None:
+        """Find every object that was not prompted on this frame, now or in advance."""
+        objects = []
+        for object_id, tracked in state.objects.items():
+            if index in tracked.bank.conditioning and index in tracked.outputs:
+                tracked.outputs[index] = replace(tracked.outputs[index], reverse=state.reverse)
+            elif object_id not in prompted:
+                objects.append(tracked)
+        self._track(state, index, objects)
+
+    def remember(self, state: VideoState) -> None:
+        """Encode the memories of fresh results; they are staged until tracking goes on."""
+        if state.fresh is None:
+            return
+        (index, ids), state.fresh = state.fresh, None
+        objects = [tracked for i, tracked in state.objects.items() if i in ids]
+        if not objects:
+            return
+        outputs = [tracked.outputs[index] for tracked in objects]
+        memories = self.encode_memory(state.frames.encoded(index).features, outputs)
+        rows = zip(objects, outputs, memories, self._scores(outputs), strict=True)
+        for tracked, output, features, (score, iou) in rows:
+            memory = Memory(index, features, output.pointer, score, iou, output.motion_score)
+            corrected = output.prompted and self.options.corrections_condition
+            tracked.staged[index] = (memory, output.initial or corrected)
+
+    def _request(self, state: VideoState, prompt: Prompt, tracked: TrackedObject) -> Request:
+        """One interaction: the clicks so far on the frame, its logits so far, and the memories."""
+        index, side, size = prompt.frame, self.config.image_size, state.frames.size
+        output = tracked.outputs.get(index)
+        initial = output is None or output.initial
+        if prompt.mask is not None:
+            tracked.clicks.pop(index, None)
+            return Request(initial, mask=network_mask(prompt, side, self.segmenter.device))
+        assert size is not None, "the frame is stored"
+        clicks = Clicks.of(prompt, size, side).after(tracked.clicks.get(index))
+        tracked.clicks[index] = clicks
+        if output is None:
+            return Request(initial, clicks=clicks)
+        selection = None
+        if not initial:
+            selection = self.selector.select(tracked.bank, index, output.reverse)
+        previous = output.shown if self.options.feed_previous_logits else None
+        return Request(initial, selection, clicks, previous)
+
+    def _track(self, state: VideoState, index: int, objects: Sequence[TrackedObject]) -> None:
+        """Find objects by their memories alone."""
+        requests = []
+        for tracked in objects:
+            # Motion is that of the frame just before; a gap in the frames or a turn ends it.
+            before = tracked.outputs.get(index + (1 if state.reverse else -1))
+            same = before is not None and before.reverse == state.reverse
+            selection = self.selector.select(tracked.bank, index, state.reverse)
+            motion = before.motion if before is not None and same else None
+            requests.append(Request(selection=selection, motion=motion))
+        self._segment(state, index, objects, requests)
+
+    def _segment(
+        self,
+        state: VideoState,
+        index: int,
+        objects: Sequence[TrackedObject],
+        requests: Sequence[Request],
+    ) -> None:
+        """Segment objects on a stored frame and note their results."""
+        if not objects:
+            return
+        # Frames out of turn (conditioned in advance, corrected later) have no frame before them.
+        arrived = state.arrived
+        previous = arrived[1] if arrived is not None and arrived[0] == index else None
+        encoded = state.frames.encoded(index, previous)
+        outputs = self.segment(encoded, requests, state.frames.images)
+        for tracked, output in zip(objects, outputs, strict=True):
+            tracked.outputs[index] = replace(output, reverse=state.reverse)
+        earlier = frozenset() if state.fresh is None else state.fresh[1]
+        fresh = index if state.fresh is None else state.fresh[0]
+        state.fresh = fresh, earlier | {tracked.object_id for tracked in objects}
 
     def segment(
         self, encoded: Encoded, requests: Sequence[Request], images: Mapping[int, Tensor]
@@ -124,9 +236,6 @@ class ObjectBatcher:
             for start in range(0, len(group), step):
                 yield group[start : start + step]
 
-    def _decode_layout(self, request: Request) -> Hashable:
-        return request.mask is not None, request.num_points, request.previous is not None
-
     def _memory_layout(self, request: Request) -> Hashable | None:
         """Equal for requests that can attend together; None for mask prompts, which do not."""
         if request.mask is not None:
@@ -142,50 +251,19 @@ class ObjectBatcher:
     ) -> dict[int, Tensor]:
         """Conditioned features (1, C, h, w) by request."""
         conditioned: dict[int, Tensor] = {}
+        build = memory_slots if self.static else memory_inputs
         for group in self._groups(requests, self._memory_layout):
             selections = [s for i in group if (s := requests[i].selection) is not None]
-            memory = self._memory_inputs(selections, images, encoded) if selections else None
-            features = self.segmenter.attend(encoded.features, memory).expand(
-                len(group), -1, -1, -1
-            )
+            memory = None
+            if selections:
+                memory = build(selections, images, encoded.features, self.config)
+            features = self.segmenter.attend(encoded.features, memory)
+            features = features.expand(len(group), -1, -1, -1)
             conditioned.update(zip(group, features.split(1), strict=True))
         return conditioned
 
-    def _memory_inputs(
-        self, selections: Sequence[Selection], images: Mapping[int, Tensor], encoded: Encoded
-    ) -> MemoryInputs:
-        """The memories of objects with one layout; what they share is given once."""
-        if self.static:
-            return static_inputs(selections, images, encoded.features, self.config)
-        dtype, device = encoded.features.dtype, encoded.features.device
-        no_pointers = encoded.features.new_zeros(0, self.config.hidden_dim)
-        # (N, T, memory_dim, h, w)
-        spatial = torch.stack(
-            [
-                torch.stack([m.features for m in s.spatial if m.features is not None])
-                for s in selections
-            ]
-        )
-        pointers = torch.stack(
-            [
-                torch.stack([m.pointer for m in s.pointers]) if s.pointers else no_pointers
-                for s in selections
-            ]
-        )
-        distances = to_device(_shared([s.distances for s in selections]), device)
-        remembered = None
-        if self.config.memory_attention.image_keys:
-            frames = _shared([tuple(m.frame for m in s.spatial) for s in selections])
-            # (1 or N, T, C, h, w)
-            remembered = torch.stack([torch.stack([images[t] for t in row]) for row in frames])
-            remembered = remembered.to(dtype)
-        return MemoryInputs(
-            spatial=spatial.to(dtype),
-            images=remembered,
-            temporal_index=to_device(np.array(selections[0].temporal_index, dtype=int), device),
-            pointers=pointers,
-            pointer_distance=distances[0] if len(distances) == 1 else distances,
-        )
+    def _decode_layout(self, request: Request) -> Hashable:
+        return request.mask is not None, request.num_points, request.previous is not None
 
     def _several_masks(self, request: Request) -> bool:
         """Whether masks compete for this object on this frame."""
@@ -216,12 +294,20 @@ class ObjectBatcher:
             presence_threshold=self.presence_threshold,
         )
 
+    def _use_masks(self, encoded: Encoded, members: Sequence[Request]) -> Decoded:
+        masks = torch.stack([r.mask for r in members if r.mask is not None])[:, None]
+        return self.segmenter.use_mask_as_output(
+            encoded,
+            masks,
+            multimask=self.options.multimask_mask_pointer,
+            presence_threshold=self.presence_threshold,
+        )
+
     def _choose(
         self, chooser: MotionChooser, decoded: Decoded, members: Sequence[Request]
     ) -> tuple[Decoded, list[Choice]]:
         """Let motion choose: boxes are measured at the network's resolution (N, M, S, S)."""
-        size = (self.config.image_size, self.config.image_size)
-        masks = F.interpolate(decoded.all_logits, size=size, mode="bilinear", align_corners=False)
+        masks = self._at_image_size(decoded.all_logits)
         extents = mask_extents(masks > 0).float()
         # (N, M, 5), in one transfer from the device.
         table = torch.cat([extents, decoded.all_iou[..., None].float()], dim=-1).tolist()
@@ -239,15 +325,6 @@ class ObjectBatcher:
         )
         return chosen, choices
 
-    def _use_masks(self, encoded: Encoded, members: Sequence[Request]) -> Decoded:
-        masks = torch.stack([r.mask for r in members if r.mask is not None])[:, None]
-        return self.segmenter.use_mask_as_output(
-            encoded,
-            masks,
-            multimask=self.options.multimask_mask_pointer,
-            presence_threshold=self.presence_threshold,
-        )
-
     def _outputs(
         self, decoded: Decoded, members: Sequence[Request], choices: Sequence[Choice | None]
     ) -> Iterator[Output]:
@@ -257,7 +334,7 @@ class ObjectBatcher:
         for row, (request, choice) in enumerate(zip(members, choices, strict=True)):
             prompted = request.mask is not None or request.clicks is not None
             yield Output(
-                # As in the official predictor, what a person has seen is what is memorised.
+                # As in the official predictor, what a person has seen is what is remembered.
                 logits=shown[row] if prompted else logits[row],
                 shown=shown[row],
                 object_score=decoded.object_score[row].float(),
@@ -269,6 +346,13 @@ class ObjectBatcher:
                 motion=None if choice is None else choice.motion,
                 motion_score=None if choice is None else choice.score,
             )
+
+    def _scores(self, outputs: Sequence[Output]) -> list[list[float]]:
+        """Object score and predicted IoU of each output, for a selector that reads them."""
+        if not self.selector.reads_scores:
+            return [[math.nan, math.nan]] * len(outputs)
+        scores = [torch.stack([o.object_score, o.predicted_iou]) for o in outputs]
+        return torch.stack(scores).tolist()
 
     def encode_memory(self, features: Tensor, outputs: Sequence[Output]) -> list[Tensor]:
         """Memories (memory_dim, h, w) of the outputs on a frame of raw features (1, C, h, w)."""
@@ -305,14 +389,10 @@ class ObjectBatcher:
         ]
         if not self.options.non_overlapping_memory:
             return logits
-        size = (self.config.image_size, self.config.image_size)
-        full = [
-            F.interpolate(logit[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
-            for logit in logits
-        ]
+        full = [self._at_image_size(logit[None, None])[0, 0] for logit in logits]
         return list(without_overlap(torch.stack(full)))
 
-
-def _shared(rows: list[tuple[T, ...]]) -> list[tuple[T, ...]]:
-    """One row if all are equal, else all of them."""
-    return rows[:1] if all(row == rows[0] for row in rows) else rows
+    def _at_image_size(self, logits: Tensor) -> Tensor:
+        """(N, M, ., .) to (N, M, S, S), bilinearly."""
+        size = (self.config.image_size, self.config.image_size)
+        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)

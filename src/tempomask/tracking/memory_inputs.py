@@ -1,8 +1,8 @@
-"""Memories in slots, so that memory attention meets the same shapes on every frame.
+"""The memories that objects attend to, as the tensors of memory attention.
 
-A compiled network, and a CUDA graph still more, is made for one set of shapes. The usual inputs
-grow: from one remembered frame to seven, from one pointer to sixteen. Here each memory has a slot
-of its own, for each temporal encoding one, and slots that are still empty are masked.
+The usual inputs grow: from one remembered frame to seven, from one pointer to sixteen. A compiled
+network, and a CUDA graph still more, is made for one set of shapes: for it each memory has a slot
+of its own, one for each temporal encoding, and slots that are still empty are masked.
 
 N objects, T slots of remembered frames, P slots of pointers, C hidden_dim, h x w the stride-16
 grid.
@@ -11,6 +11,7 @@ grid.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,24 +23,72 @@ from tempomask.ops.transfer import to_device
 from tempomask.tracking.memory_bank import Memory
 from tempomask.tracking.selection import Selection
 
+T = TypeVar("T")
+
+
+def memory_inputs(
+    selections: Sequence[Selection],
+    images: Mapping[int, Tensor],
+    features: Tensor,
+    config: SegmenterConfig,
+) -> MemoryInputs:
+    """The memories of N objects with one layout; what they share is given once.
+
+    Args:
+        selections: What each object attends to.
+        images: Raw features (C, h, w) by frame, where the network's memory keys see them.
+        features: (1 or N, C, h, w), of the current frame.
+        config: Of the network.
+    """
+    dtype, device = features.dtype, features.device
+    no_pointers = features.new_zeros(0, config.hidden_dim)
+    # (N, T, memory_dim, h, w)
+    spatial = torch.stack(
+        [torch.stack([m.features for m in s.spatial if m.features is not None]) for s in selections]
+    )
+    pointers = torch.stack(
+        [
+            torch.stack([m.pointer for m in s.pointers]) if s.pointers else no_pointers
+            for s in selections
+        ]
+    )
+    distances = to_device(_shared([s.distances for s in selections]), device)
+    remembered = None
+    if config.memory_attention.image_keys:
+        frames = _shared([tuple(m.frame for m in s.spatial) for s in selections])
+        # (1 or N, T, C, h, w)
+        remembered = torch.stack([torch.stack([images[t] for t in row]) for row in frames])
+        remembered = remembered.to(dtype)
+    return MemoryInputs(
+        spatial=spatial.to(dtype),
+        images=remembered,
+        temporal_index=to_device(np.array(selections[0].temporal_index, dtype=int), device),
+        pointers=pointers,
+        pointer_distance=distances[0] if len(distances) == 1 else distances,
+    )
+
+
+def _shared(rows: list[tuple[T, ...]]) -> list[tuple[T, ...]]:
+    """One row if all are equal, else all of them."""
+    return rows[:1] if all(row == rows[0] for row in rows) else rows
+
 
 def is_lone(selection: Selection, config: SegmenterConfig) -> bool:
     """Whether a selection needs shapes of its own: a lone memory is not pooled where others are."""
     return config.memory_attention.pooling != "none" and len(selection.spatial) == 1
 
 
-def static_inputs(
+def memory_slots(
     selections: Sequence[Selection],
     images: Mapping[int, Tensor],
     features: Tensor,
     config: SegmenterConfig,
 ) -> MemoryInputs:
-    """The memories of objects whose layouts may differ, all of them lone or none.
+    """The memories of objects whose layouts may differ, all of them lone or none, in slots.
 
-    images: raw features (C, h, w) by frame, as in `ObjectBatcher`. features (1 or N, C, h, w): of
-    the current frame. T and P follow from the network and the number of conditioning frames alone,
-    which is rounded up to a power of two; `absent` is None once every slot is taken, and attention
-    then runs without a mask.
+    Arguments as in `memory_inputs`. T and P follow from the network and the number of conditioning
+    frames alone, which is rounded up to a power of two; `absent` is None once every slot is taken,
+    and attention then runs without a mask.
     """
     slots = [_slots(s, config, is_lone(s, config)) for s in selections]
     conditioning = _power_of_two(max(len(rows) for rows, _ in slots))
