@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from itertools import combinations
@@ -15,21 +16,31 @@ from torch import Tensor, nn
 
 from tempomask.adaptation.adapter_file import Adapter
 from tempomask.adaptation.method import Attach, ClipOutputs, Export, Method
-from tempomask.adaptation.rds import AdapterConfig
+from tempomask.adaptation.rds import AdapterConfig, RDSConfig
 from tempomask.baselines import adavit, dyt, slimsam, static
 from tempomask.baselines.adavit import AdaViTMethod
 from tempomask.baselines.alignment import (
+    Aligned,
+    aligned,
     box_giou_loss,
     feature_error,
     mask_divergence,
     prediction_alignment,
 )
 from tempomask.baselines.dyt import DyTMethod
-from tempomask.baselines.gates import GatedConfig
-from tempomask.baselines.methods import attach_of
-from tempomask.baselines.pbd import PBD, DropConfig, least_harmful
-from tempomask.baselines.slimsam import SlimConfig, SlimSAM
-from tempomask.baselines.static import Static, StaticConfig, static_blocks
+from tempomask.baselines.gates import Decisions, GatedPolicy
+from tempomask.baselines.methods import METHODS, attach_of, build_method
+from tempomask.baselines.pbd import PBD, least_harmful
+from tempomask.baselines.settings import (
+    AdaViTConfig,
+    AlignmentConfig,
+    BaselineConfig,
+    DyTConfig,
+    PBDConfig,
+    SlimConfig,
+)
+from tempomask.baselines.slimsam import SlimSAM
+from tempomask.baselines.static import Static, static_blocks
 from tempomask.errors import InputError
 from tempomask.models.config import (
     HIERA_SIZES,
@@ -43,12 +54,13 @@ from tempomask.models.hiera import Hiera
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.options import Routing
 from tempomask.routing.static import PLAN_A, PLAN_B, StaticPlan
-from tempomask.training.losses import LossWeights
+from tempomask.training.losses import NO_LOSSES, LossWeights
 from tempomask.training.prompts import PromptSampling
 from tempomask.training.unroll import ClipModel
 
 pytest.importorskip("peft")
 SIDE, DEPTH = 64, 6
+BLOCKS = torch.ones(2, 3, DEPTH, dtype=torch.bool)
 
 
 @pytest.fixture
@@ -87,16 +99,23 @@ class ToyMeasure:
         return torch.randn(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))[:count]
 
 
-CASES: dict[str, tuple[Callable[[], Method], Attach]] = {
-    "pbd": (lambda: PBD(DropConfig(budget=0.5)), static.attach),
-    "pbd-slowly": (lambda: PBD(DropConfig(budget=0.5, recovery=1)), static.attach),
-    "static-a": (lambda: Static(StaticConfig("a", 0.5)), static.attach),
-    "static-b": (lambda: Static(StaticConfig("b", 0.5)), static.attach),
-    "adavit": (lambda: AdaViTMethod(GatedConfig(0.5, adapters=VIEW)), adavit.attach),
-    "dyt": (lambda: DyTMethod(GatedConfig(0.5, adapters=VIEW)), dyt.attach),
-    "slim": (lambda: SlimSAM(SlimConfig(0.5, steps=4, images=2)), slimsam.attach),
-}
 VIEW = AdapterConfig(blocks=3)
+SHORT = SlimConfig(images=2, tune_share=0.25)
+CASES: dict[str, tuple[Callable[[], Method], Attach]] = {
+    "pbd": (lambda: PBD(0.5, PBDConfig(), AdapterConfig()), static.attach),
+    "pbd-slowly": (lambda: PBD(0.5, PBDConfig(recovery=1), AdapterConfig()), static.attach),
+    "pbd-last": (lambda: Static("pbd-last", 0.5, AdapterConfig(), "last"), static.attach),
+    "static-a": (lambda: Static("static-a", 0.5, AdapterConfig(), "a"), static.attach),
+    "static-b": (lambda: Static("static-b", 0.5, AdapterConfig(), "b"), static.attach),
+    "adavit": (lambda: AdaViTMethod(0.5, AdaViTConfig(), VIEW), adavit.attach),
+    "dyt": (lambda: DyTMethod(0.5, DyTConfig(), VIEW), dyt.attach),
+    "slim": (lambda: SlimSAM(0.5, SHORT, 4), slimsam.attach),
+    "slim-paper": (lambda: SlimSAM(0.5, SHORT, 4, staged=True), slimsam.attach),
+    "aligned": (
+        lambda: Aligned(Static("static-a", 0.5, VIEW, "a"), AlignmentConfig(1.0, 1.0)),
+        static.attach,
+    ),
+}
 
 
 @pytest.fixture(params=CASES)
@@ -117,13 +136,14 @@ class Run:
 
     def __init__(self, method: Method, segmenter: Segmenter, state: Any = None) -> None:
         self.method, self.measure = method, ToyMeasure()
+        self.losses: list[float] = []
         self.take(method.prepare(segmenter, self.measure, state))
 
     def take(self, prepared: Any) -> None:
         self.prepared = prepared
         self.model = ClipModel(
             prepared.segmenter,
-            LossWeights(),
+            LossWeights() if prepared.task else NO_LOSSES,
             PromptSampling(mask=0.0, box=1.0),
             prepared.policy,
             self.method,
@@ -143,6 +163,8 @@ class Run:
         if isinstance(self.prepared.policy, nn.Module):
             self.prepared.policy.reseed(step)
         losses = self.model(*clips(step), step, 0.0, step)
+        self.extra = losses.extra.item()
+        self.losses.append(losses.total.item())
         losses.total.backward()
         self.optimizer.step()
         self.silent = [name for name, p in self.trained().items() if p.grad is None]
@@ -247,7 +269,7 @@ def test_damaged_settings_are_named(
 
 
 def test_pbd_drops_the_least_harmful_blocks_as_brute_force_does(segmenter: Segmenter) -> None:
-    run = Run(PBD(DropConfig(budget=0.5)), segmenter)
+    run = Run(PBD(0.5, PBDConfig(), AdapterConfig()), segmenter)
     measure = ToyMeasure()
 
     def score(kept: tuple[int, ...]) -> float:
@@ -266,7 +288,7 @@ def test_pbd_drops_the_least_harmful_blocks_as_brute_force_does(segmenter: Segme
 
 
 def test_pbd_measures_between_drops(segmenter: Segmenter) -> None:
-    run = Run(PBD(DropConfig(budget=0.5, recovery=2)), segmenter)
+    run = Run(PBD(0.5, PBDConfig(recovery=2), AdapterConfig()), segmenter)
     counts = []
     for step in range(6):
         run.step(step)
@@ -280,7 +302,7 @@ def test_pbd_measures_between_drops(segmenter: Segmenter) -> None:
 
 def test_pbd_refuses_a_budget_without_blocks(segmenter: Segmenter) -> None:
     with pytest.raises(InputError, match="the smallest budget is 0.334"):
-        PBD(DropConfig(budget=0.05)).prepare(segmenter, ToyMeasure())
+        PBD(0.05, PBDConfig(), AdapterConfig()).prepare(segmenter, ToyMeasure())
 
 
 def test_blocks_that_change_the_shape_are_never_dropped() -> None:
@@ -305,9 +327,46 @@ def test_static_plans_are_the_published_ones_where_they_fit() -> None:
         static_blocks(tiny, "a", 0.2)
 
 
+def test_the_last_blocks_go_but_for_those_that_begin_a_stage(segmenter: Segmenter) -> None:
+    """The PBD of the RDS paper: 24 of SAM 2's 48 blocks; nano has no block that must stay."""
+    with torch.device("meta"):
+        large = Hiera(HIERA_SIZES["large"])
+    assert static_blocks(large, "last", 0.5) == [*range(23), 44]
+    assert static_blocks(large, "last", 3 / 48) == [2, 8, 44]
+    assert static_blocks(segmenter.encoder, "last", 0.5) == [0, 1, 2]
+    with pytest.raises(InputError, match=r"smallest budget is 0\.063"):
+        static_blocks(large, "last", 2 / 48)
+
+
+def test_slimsam_in_the_stages_of_the_paper(segmenter: Segmenter) -> None:
+    """Distillation of encoder and neck alone, at 1e-4; then the task, at 3e-6 and 5e-6."""
+    run = Run(SlimSAM(0.5, SHORT, 4, staged=True), segmenter)
+    rates, tasks, extras, heads = [], [], [], []
+    for step in range(4):
+        run.step(step)
+        rates.append([group["lr"] for group in run.prepared.groups])
+        tasks.append(run.prepared.task)
+        extras.append(run.extra)
+        heads.append(any("mask_decoder" in name for name in run.trained()))
+    assert rates == [[1e-4]] * 3 + [[3e-6, 5e-6]]
+    assert tasks == heads == [False, False, False, True]
+    assert all(extra > 0 for extra in extras[:3]) and extras[3] == 0
+    # While it aligns nothing of the task is in the loss.
+    assert run.losses[:3] == pytest.approx(extras[:3]) and run.losses[3] > 1
+
+
+def test_slimsam_of_ours_has_the_task_throughout_and_no_distillation_after_its_steps(
+    segmenter: Segmenter,
+) -> None:
+    run = Run(SlimSAM(0.5, SlimConfig(images=2), 6), segmenter)
+    extras = [run.step(step) and run.extra for step in range(6)]
+    assert [extra > 0 for extra in extras] == [True, False, False, False, False, False]
+    assert all(loss > extra + 1 for loss, extra in zip(run.losses, extras, strict=True))
+
+
 def test_slimsam_gets_narrower_twice(segmenter: Segmenter) -> None:
     widths = []
-    run = Run(SlimSAM(SlimConfig(0.5, steps=4, images=2)), segmenter)
+    run = Run(SlimSAM(0.5, SHORT, 4), segmenter)
     for step in range(4):
         run.step(step)
         slim = run.prepared.segmenter
@@ -323,7 +382,7 @@ def test_pruned_widths_in_the_configuration_of_earlier_versions_are_read_over(
     segmenter: Segmenter,
 ) -> None:
     base = deepcopy(segmenter)
-    run = Run(SlimSAM(SlimConfig(0.5, steps=2, images=2)), segmenter)
+    run = Run(SlimSAM(0.5, SHORT, 2), segmenter)
     run.step(0)
     run.step(1)
     export = run.method.export()
@@ -335,7 +394,7 @@ def test_pruned_widths_in_the_configuration_of_earlier_versions_are_read_over(
 
 
 def test_hidden_features_count_first_and_less_and_less() -> None:
-    method = SlimSAM(SlimConfig(steps=300))
+    method = SlimSAM(0.6, SlimConfig(), 300)
     weights = [method.hidden_weight(step) for step in range(300)]
     assert weights[:10] == [0.5] * 10 and set(weights[10:150]) == {0.0}
     assert weights[150:160] == pytest.approx([0.9 - 0.1 * n for n in range(10)])
@@ -345,7 +404,7 @@ def test_hidden_features_count_first_and_less_and_less() -> None:
 def test_the_hidden_features_of_both_steps_are_those_of_the_teacher(segmenter: Segmenter) -> None:
     """With nothing pruned the student is the teacher, and no step finds a difference."""
     for step in (0, 2):
-        method = SlimSAM(SlimConfig(budget=1.0, steps=30, images=2, distillation=1.0))
+        method = SlimSAM(1.0, SlimConfig(images=2, tune_share=1 / 3), 45, staged=True)
         prepared = method.prepare(deepcopy(segmenter), ToyMeasure())
         if step:
             changed = method.on_step(15)
@@ -384,6 +443,74 @@ def test_alignment_is_zero_for_equals_and_grows() -> None:
     assert student.grad[:, 1:].any() and not student.grad[:, 0].any()
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_can_be_aligned_and_none_aligns_by_itself(
+    name: str, segmenter: Segmenter
+) -> None:
+    own = BaselineConfig(slim=SlimConfig(images=2, distillation=0.0))
+    method = build_method(name, RDSConfig(0.5, adapters=VIEW), None, 4, own)
+    assert aligned(method, AlignmentConfig()) is method
+    config = AlignmentConfig(2.0, 3.0)
+    method = aligned(method, config)
+    teacher = deepcopy(segmenter)
+    prepared = method.prepare(segmenter, ToyMeasure())
+    method.on_step(0)
+    torch.manual_seed(0)
+    student, whole = (
+        ClipOutputs(torch.randn(2, 3, 32, 4, 4), torch.randn(2, 3, 16, 16), clips(0)[1], BLOCKS)
+        for _ in range(2)
+    )
+    replayed = []
+
+    def replay(other: Segmenter, policy: Policy | None) -> ClipOutputs:
+        replayed.append(other)
+        same = other.state_dict()
+        assert all(torch.equal(x, same[key]) for key, x in teacher.state_dict().items())
+        return whole
+
+    if isinstance(prepared.policy, GatedPolicy):  # as after a pass
+        logits = torch.zeros(2, 3, requires_grad=True)
+        prepared.policy.train()
+        prepared.policy.decide(1, logits)
+    loss = method.extra_loss(student, replay, 3)
+    assert loss is not None and len(replayed) >= 1
+    wanted = 2 * prediction_alignment(student, whole) + 3 * feature_error(
+        student.features, whole.features
+    )
+    if not isinstance(prepared.policy, GatedPolicy):
+        assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    else:
+        assert len(replayed) == 1 and loss.item() != pytest.approx(wanted.item(), rel=1e-5)
+
+
+def decisions(block: int, *drawn: list[float]) -> Decisions:
+    values = torch.tensor(drawn)
+    return Decisions(block, values, torch.full_like(values, 2.0))
+
+
+def test_the_usage_loss_of_adavit_by_hand() -> None:
+    """Blocks 1 and 2 run for 3/4 and 0 of the images, where half shall: mean 3/8."""
+    taken = [decisions(1, [1.0], [0.0]), decisions(2, [0.0], [0.0]), decisions(1, [1.0], [1.0])]
+    config = AdaViTConfig(usage=2.0, diversity=0.1, entropy=0.3)
+    loss = AdaViTMethod(0.5, config, VIEW).usage_loss(taken, 0.5)
+    p = 1 / (1 + math.exp(-2))
+    entropy = -p * math.log(p) - (1 - p) * math.log(1 - p)
+    each = (0.25 + 0.5) / 2
+    assert loss.item() == pytest.approx(2 * (0.125 + 0.1 * each - 0.3 * entropy), rel=1e-5)
+
+
+def test_the_usage_loss_of_dyt_by_hand() -> None:
+    """Of two images of four tokens, in two blocks: what lacks to one half of an image's tokens."""
+    taken = [
+        decisions(0, [1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]),
+        decisions(1, [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]),
+    ]
+    config = DyTConfig(usage=2.0, minimum=0.5, minimum_weight=0.1)
+    loss = DyTMethod(0.5, config, VIEW).usage_loss(taken, 0.6)
+    usage = (0.625 + 0.25) / 2
+    assert loss.item() == pytest.approx(2 * ((usage - 0.6) ** 2 + 0.1 * (0.25 + 0.5)), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("shift", "giou"),
     [(0, 1.0), (2, 2 / 6), (4, 0.0), (6, -2 / 10)],
@@ -404,10 +531,13 @@ def test_divergence_is_that_of_bernoulli_variables() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SlimConfig(budget=0.0), "budget 0 must be"),
-        (lambda: SlimConfig(steps=1), "two steps of training, got 1"),
-        (lambda: GatedConfig(budget=1.5), r"budget 1\.5 must be"),
-        (lambda: DropConfig(recovery=-1), "0 or more, got -1"),
+        (lambda: SlimSAM(0.0, SHORT, 4), "budget 0 must be"),
+        (lambda: SlimSAM(0.5, SHORT, 1), "two steps of training, got 1"),
+        (lambda: SlimConfig(images=0), r"slim\.images must be 1 or more"),
+        (lambda: SlimConfig(tune_share=1.0), r"slim\.tune_share must be less than 1, got 1"),
+        (lambda: DyTMethod(1.5, DyTConfig(), VIEW), r"budget 1\.5 must be"),
+        (lambda: PBDConfig(recovery=-1), r"pbd\.recovery must be 0 or more, got -1"),
+        (lambda: AlignmentConfig(float("nan")), r"alignment\.predictions must be 0 or more"),
     ],
 )
 def test_bad_settings_are_refused(make: Callable[[], object], message: str) -> None:
@@ -417,7 +547,7 @@ def test_bad_settings_are_refused(make: Callable[[], object], message: str) -> N
 
 def test_a_budget_below_what_must_run_is_refused(segmenter: Segmenter) -> None:
     with pytest.raises(InputError, match="smallest budget"):
-        AdaViTMethod(GatedConfig(0.1)).prepare(segmenter, ToyMeasure())
+        AdaViTMethod(0.1, AdaViTConfig(), AdapterConfig()).prepare(segmenter, ToyMeasure())
 
 
 def test_a_method_of_another_version_is_named() -> None:
@@ -427,7 +557,7 @@ def test_a_method_of_another_version_is_named() -> None:
 
 
 def test_gates_of_another_encoder_are_refused(segmenter: Segmenter) -> None:
-    run = Run(DyTMethod(GatedConfig(0.5, adapters=VIEW)), deepcopy(segmenter))
+    run = Run(DyTMethod(0.5, DyTConfig(), VIEW), deepcopy(segmenter))
     export = run.method.export()
     with torch.device("meta"):
         other: Encoder = Hiera(HIERA_SIZES["tiny"])

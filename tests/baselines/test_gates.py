@@ -81,8 +81,8 @@ def test_blocks_of_few_tokens_count_as_much_as_those_of_many() -> None:
 
     class Scripted(GatedPolicy):
         def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
-            self.decide(torch.linspace(-2, -1, 90))
-            self.decide(torch.linspace(1, 2, 10))
+            self.decide(0, torch.linspace(-2, -1, 90))
+            self.decide(1, torch.linspace(1, 2, 10))
             return KeepPlan([True] * 6)
 
     policy = Scripted()

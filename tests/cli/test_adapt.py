@@ -104,6 +104,22 @@ def test_the_same_command_goes_on(
     assert code == 2 and "was made with steps=2, this run has 400; use" in err
 
 
+def test_settings_of_the_compared_methods_are_options(
+    run: Run, deep: Path, davis: Path, tmp_path: Path
+) -> None:
+    command = ("adapt", "--data", davis, "--checkpoint", deep, "--out", tmp_path, *QUICK)
+    code, _, err = run(*command, "--method", "slim-paper", "--slim.tune-share", 1.5)
+    assert code == 2 and "slim.tune_share must be less than 1, got 1.5" in err
+    given = ("--slim.images", 2, "--slim.tune-share", 0, "--dyt.minimum", 0.3)
+    assert run(*command, "--method", "slim-paper", *given, "--align.features", 0.5)[0] == 0
+    (checkpoint,) = (tmp_path / "training").glob("*.pt")
+    recipe = torch.load(checkpoint)["recipe"]
+    assert recipe["alignment"] == {"predictions": 0.0, "features": 0.5}
+    assert recipe["settings"]["slim"]["images"] == 2
+    assert recipe["settings"]["slim"]["tune_rate"] == 3e-6
+    assert recipe["settings"]["dyt"]["minimum"] == 0.3
+
+
 def test_importances_measured_before_a_stop_are_kept(
     run: Run, deep: Path, davis: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

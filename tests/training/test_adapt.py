@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch.utils.data import Dataset
 from tempomask.adaptation.adapter_file import read_adapter
 from tempomask.adaptation.method import ClipOutputs, Export, Prepared, Replay
 from tempomask.adaptation.rds import RDS, AdapterConfig, FullModel, RDSConfig
+from tempomask.baselines.settings import AlignmentConfig
 from tempomask.data.clips import collate
 from tempomask.data.davis import Davis
 from tempomask.data.davis_clips import DavisClips
@@ -297,6 +299,29 @@ def test_the_loop_keeps_the_contract_of_methods(
         one, other = (s.segmenter.encoder.blocks[block].state_dict() for s in (spy, again))
         assert all(torch.equal(one[name], other[name]) for name in one)
         assert not torch.equal(one["qkv.weight"], base[f"encoder.blocks.{block}.qkv.weight"])
+
+
+class Alone(Spy):
+    """A spy for whom the task does not count."""
+
+    def _train(self, index: int) -> Prepared:
+        return replace(super()._train(index), task=False)
+
+
+@pytest.mark.parametrize("spy", [Spy, Alone])
+def test_alignment_is_added_for_any_method_and_the_task_left_out_on_request(
+    spy: type[Spy], deep_segmenter: Segmenter, clips: Any, tmp_path: Path, measure: SequenceMeasure
+) -> None:
+    base, found = deepcopy(deep_segmenter), []
+    for name, alignment in (("alone", AlignmentConfig()), ("held", AlignmentConfig(5.0, 5.0))):
+        recipe = replace(RECIPE, steps=1, alignment=alignment)
+        run = Adaptation(recipe, spy(), deepcopy(base), clips, tmp_path / name, measure, None, 0)
+        (batch,) = run._batches()
+        found.append(run._train_step(batch))
+    alone, held = found
+    assert held["extra"] > alone["extra"] + 0.01
+    for losses in found:
+        assert (losses["loss"] - losses["extra"] > 1) == (spy is Spy)
 
 
 def test_replay_repeats_prompts_and_memories(segmenter: Segmenter, clips: Any) -> None:

@@ -76,11 +76,13 @@ class Prepared:
         the seed of every step (`Policy.reseed`), so that its draws can be resumed.
     groups: parameter groups for AdamW, each with "params", "lr" and "weight_decay"; the loop scales
         every lr by the recipe's schedule. Every other parameter must have requires_grad False.
+    task: whether SAM 2's losses count, or the method's own alone (SlimSAM's distillation).
     """
 
     segmenter: Segmenter
     policy: Policy | None = None
     groups: list[dict[str, Any]] = field(default_factory=list)
+    task: bool = True
 
 
 @dataclass(frozen=True)
@@ -159,3 +161,27 @@ class Method(Protocol):
     def export(self) -> Export:
         """The trained result."""
         ...
+
+
+class WrappedMethod:
+    """A method that leaves everything to another; subclasses change what they add to."""
+
+    def __init__(self, method: Method) -> None:
+        self.method, self.name = method, method.name
+
+    def prepare(
+        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
+    ) -> Prepared:
+        return self.method.prepare(segmenter, measure, state)
+
+    def on_step(self, step: int) -> Prepared | None:
+        return self.method.on_step(step)
+
+    def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> Tensor | None:
+        return self.method.extra_loss(outputs, replay, step)
+
+    def state(self) -> dict[str, Any]:
+        return self.method.state()
+
+    def export(self) -> Export:
+        return self.method.export()

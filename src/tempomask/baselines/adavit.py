@@ -8,18 +8,24 @@ B batch, h x w token grid, C channels, L number of blocks.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from tempomask.adaptation.method import ClipOutputs, Export, LoadedAdapter, Replay
+from tempomask.adaptation.method import Export, LoadedAdapter
+from tempomask.adaptation.rds import AdapterConfig
 from tempomask.baselines.gates import (
-    SPARSITY,
+    Decisions,
     Gate,
     GatedMethod,
     GatedPolicy,
     attach_gates,
+    means_of_blocks,
     token_widths,
 )
+from tempomask.baselines.settings import AdaViTConfig
 from tempomask.models.encoder import Encoder, RoutedBlock
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.budget import check_budget
@@ -79,7 +85,7 @@ class AdaViTPlan:
         if index in self.policy.always:
             self.decisions.append(x.new_ones(x.shape[0], dtype=torch.bool))
             return block(x)
-        decision = self.policy.decide(self.policy.gates[str(index)](x))
+        decision = self.policy.decide(index, self.policy.gates[str(index)](x))
         chosen = decision.detach() > 0.5
         self.decisions.append(chosen)
         if self.policy.training:
@@ -107,17 +113,36 @@ class AdaViTMethod(GatedMethod):
 
     name = "adavit"
 
+    def __init__(
+        self,
+        budget: float,
+        config: AdaViTConfig,
+        adapters: AdapterConfig,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        super().__init__(budget, config.gate_rate, adapters, progress)
+        self.config = config
+
     def make_policy(self, encoder: Encoder) -> AdaViT:
         always = sorted({0, *encoder.required_blocks})
-        check_budget(self.config.budget, encoder.num_blocks, always)
-        return AdaViT(encoder, self.config.budget)
+        check_budget(self.budget, encoder.num_blocks, always)
+        return AdaViT(encoder, self.budget)
 
     def share_of_yes(self, policy: GatedPolicy) -> float:
         assert isinstance(policy, AdaViT)
-        return policy.share_of_gates(self.config.budget)
+        return policy.share_of_gates(self.budget)
 
-    def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> Tensor | None:
-        return SPARSITY * (self._mean_decision() - self.share_of_yes(self.policy)).abs()
+    def usage_loss(self, taken: Sequence[Decisions], wanted: float) -> Tensor:
+        """The layer loss of the release: |usage - wanted|, of all blocks together and of each.
+
+        The entropy of the gates is rewarded. The release's class has 0.1 for both; its commands
+        leave both out by default, as the paper does.
+        """
+        config, means = self.config, means_of_blocks(taken)
+        loss = (means.mean() - wanted).abs() + config.diversity * (means - wanted).abs().mean()
+        logits = torch.cat([decisions.logits.flatten() for decisions in taken])
+        entropy = F.binary_cross_entropy_with_logits(logits, logits.sigmoid())
+        return config.usage * (loss - config.entropy * entropy)
 
 
 def attach(segmenter: Segmenter, export: Export) -> LoadedAdapter:

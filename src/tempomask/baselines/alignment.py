@@ -1,16 +1,32 @@
 """Losses that hold a cheaper network to the one it came from: masks, their boxes, features.
 
-PBD aligns predictions by KL divergence and GIoU and features by MSE; DyT and SlimSAM use parts.
+PBD aligns predictions by KL divergence and GIoU and features by MSE, DyT predictions alone, RDS
+nothing. What they gain by it is no merit of theirs: here it is a setting of the training, for any
+method (`Aligned`). SlimSAM's distillation, without which its prunings make no sense, uses parts.
+
 B clips, T frames, C channels, h x w grid.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tempomask.adaptation.method import ClipOutputs
+from tempomask.adaptation.method import (
+    ClipOutputs,
+    Measure,
+    Method,
+    Prepared,
+    Replay,
+    WrappedMethod,
+)
+from tempomask.baselines.settings import AlignmentConfig
+from tempomask.models.segmenter import Segmenter
 
 # Logits beyond this say nothing more; those of absent objects are -1024.
 SURE = 12.0
@@ -68,3 +84,29 @@ def prediction_alignment(student: ClipOutputs, teacher: ClipOutputs) -> Tensor:
     """KL and GIoU between what two networks say of the same clips, but for the prompted frames."""
     ours, theirs = student.logits[:, 1:], teacher.logits[:, 1:]
     return mask_divergence(ours, theirs) + box_giou_loss(ours, theirs)
+
+
+class Aligned(WrappedMethod):
+    """A method whose network is held to the untouched one, besides its own loss."""
+
+    def __init__(self, method: Method, config: AlignmentConfig) -> None:
+        super().__init__(method)
+        self.config = config
+
+    def prepare(
+        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
+    ) -> Prepared:
+        self._teacher = deepcopy(segmenter).eval().requires_grad_(False)
+        return super().prepare(segmenter, measure, state)
+
+    def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> Tensor | None:
+        own = super().extra_loss(outputs, replay, step)
+        whole = replay(self._teacher, None)
+        aligned = self.config.predictions * prediction_alignment(outputs, whole)
+        aligned = aligned + self.config.features * feature_error(outputs.features, whole.features)
+        return aligned if own is None else own + aligned
+
+
+def aligned(method: Method, config: AlignmentConfig) -> Method:
+    """The method, aligned if the weights say so."""
+    return Aligned(method, config) if config.predictions or config.features else method

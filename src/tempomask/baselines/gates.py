@@ -12,8 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +37,6 @@ from tempomask.ops.modes import evaluation_mode
 POLICY = "policy."
 # Frames that the threshold is set on.
 IMAGES = 24
-# Weight of the sparsity losses, in both papers.
-SPARSITY = 2.0
 # Both papers soften their decisions by this temperature.
 TEMPERATURE = 5.0
 # A gate starts this far from never and always, so that the other answer is still tried.
@@ -76,11 +73,22 @@ class Gate(nn.Module):
         return self.score(F.layer_norm(tokens, tokens.shape[-1:]))[..., 0]
 
 
+class Decisions(NamedTuple):
+    """What one gate drew in one training pass, with gradients.
+
+    block: its index. drawn: (N, ...) of N images, 0 or 1. logits: the same shape.
+    """
+
+    block: int
+    drawn: Tensor
+    logits: Tensor
+
+
 class GatedPolicy(nn.Module, Policy):
     """Base of policies with a gate per block.
 
     threshold: logits above it mean yes when not training; 0 is the papers' rule.
-    training_decisions: of the passes since they were last taken, with gradients, for the loss.
+    training_decisions: of the passes since they were last taken, for the loss.
     """
 
     threshold: Tensor
@@ -89,7 +97,7 @@ class GatedPolicy(nn.Module, Policy):
         super().__init__()
         self.register_buffer("threshold", torch.zeros(()))
         self.generator: torch.Generator | None = None
-        self.training_decisions: list[Tensor] = []
+        self.training_decisions: list[Decisions] = []
         self._observed: list[Tensor] | None = None
 
     def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
@@ -101,17 +109,17 @@ class GatedPolicy(nn.Module, Policy):
         device = self.threshold.device
         self.generator = torch.Generator(device).manual_seed(seed)
 
-    def decide(self, logits: Tensor) -> Tensor:
+    def decide(self, block: int, logits: Tensor) -> Tensor:
         """0 or 1, of the shape of logits; drawn in training, by the threshold otherwise."""
         if self._observed is not None:
             self._observed.append(logits.detach().flatten())
         if not self.training:
             return (logits > self.threshold).to(logits.dtype)
-        decisions = gumbel_sigmoid(logits.float(), self.generator)
-        self.training_decisions.append(decisions)
-        return decisions
+        drawn = gumbel_sigmoid(logits.float(), self.generator)
+        self.training_decisions.append(Decisions(block, drawn, logits.float()))
+        return drawn
 
-    def take_decisions(self) -> list[Tensor]:
+    def take_decisions(self) -> list[Decisions]:
         """The training decisions so far, which are then forgotten."""
         taken, self.training_decisions = self.training_decisions, []
         return taken
@@ -170,6 +178,14 @@ def _threshold_for(observed: Sequence[Tensor], share: float) -> float:
     return ((ordered[count - 1] + ordered[count]) / 2).item()
 
 
+def means_of_blocks(taken: Sequence[Decisions]) -> Tensor:
+    """(blocks with a gate,): the mean decision of each, over images and passes."""
+    by_block: dict[int, list[Tensor]] = {}
+    for decisions in taken:
+        by_block.setdefault(decisions.block, []).append(decisions.drawn.mean())
+    return torch.stack([torch.stack(means).mean() for means in by_block.values()])
+
+
 def token_widths(encoder: Encoder) -> list[int]:
     """Channels of the tokens before the first block and after every block, from the contract."""
     stages = encoder.channels[-len(encoder.feature_blocks) :]
@@ -180,34 +196,21 @@ def token_widths(encoder: Encoder) -> list[int]:
     return widths
 
 
-@dataclass(frozen=True)
-class GatedConfig:
-    """Settings of AdaViT and DyT.
-
-    budget: AdaViT's share of blocks; DyT's share of tokens that the MLPs see, as in RDS, where its
-    FLOPs are then higher than the budget says (629 G at 0.6, against 500 G). gate_rate: learning
-    rate of gates and DyT's adapters. alignment: weight of DyT's.
-    """
-
-    budget: float = 0.6
-    gate_rate: float = 1e-3
-    alignment: float = 1.0
-    adapters: AdapterConfig = field(default_factory=AdapterConfig)
-
-    def __post_init__(self) -> None:
-        check_share("budget", self.budget)
-
-
 class GatedMethod(ABC):
     """What the two share. A subclass names itself, makes its policy and adds its loss."""
 
     name: str
 
     def __init__(
-        self, config: GatedConfig, progress: Callable[[int, int], None] | None = None
+        self,
+        budget: float,
+        gate_rate: float,
+        adapters: AdapterConfig,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self.config = config
-        self.adapters = ImportantAdapters(config.adapters, progress)
+        check_share("budget", budget)
+        self.budget, self.gate_rate = budget, gate_rate
+        self.adapters = ImportantAdapters(adapters, progress)
 
     @abstractmethod
     def make_policy(self, encoder: Encoder) -> GatedPolicy:
@@ -218,7 +221,11 @@ class GatedMethod(ABC):
         """How many of all gates shall say yes."""
 
     @abstractmethod
-    def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> Tensor | None: ...
+    def usage_loss(self, taken: Sequence[Decisions], wanted: float) -> Tensor:
+        """Of the decisions of a step, of which a share `wanted` shall be yes."""
+
+    def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> Tensor | None:
+        return self.usage_loss(self.policy.take_decisions(), self.share_of_yes(self.policy))
 
     def prepare(
         self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
@@ -226,12 +233,12 @@ class GatedMethod(ABC):
         self._segmenter, self._measure = segmenter, measure
         device = segmenter.device
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.adapters.seed)
+            torch.manual_seed(self.adapters.config.seed)
             self.policy = self.make_policy(segmenter.encoder).to(device)
         adapters = self.adapters.insert(segmenter, measure, state)
         gates = {
             "params": list(self.policy.parameters()),
-            "lr": self.config.gate_rate,
+            "lr": self.gate_rate,
             "weight_decay": 0.0,
         }
         return Prepared(segmenter, self.policy, [adapters, gates])
@@ -239,11 +246,6 @@ class GatedMethod(ABC):
     def on_step(self, step: int) -> Prepared | None:
         """Nothing changes while it trains."""
         return None
-
-    def _mean_decision(self) -> Tensor:
-        """Mean of the decisions of the step, with gradients; each pass of a gate counts alike."""
-        taken = self.policy.take_decisions()
-        return torch.stack([decisions.mean() for decisions in taken]).mean()
 
     def state(self) -> dict[str, Any]:
         return self.adapters.state()
@@ -256,7 +258,7 @@ class GatedMethod(ABC):
         state = self.policy.state_dict()
         tensors = {f"{POLICY}{name}": x.detach().cpu() for name, x in state.items()}
         settings = {
-            "budget": self.config.budget,
+            "budget": self.budget,
             "share_of_yes": {"wanted": share, "reached": reached},
             **self.adapters.settings(),
         }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import NamedTuple
 
 from tempomask.adaptation import rds
 from tempomask.adaptation.adapter_file import Adapter
@@ -12,10 +14,10 @@ from tempomask.adaptation.rds import RDS, FullModel, RDSConfig
 from tempomask.baselines import adavit, dyt, slimsam, static
 from tempomask.baselines.adavit import AdaViTMethod
 from tempomask.baselines.dyt import DyTMethod
-from tempomask.baselines.gates import GatedConfig
-from tempomask.baselines.pbd import PBD, DropConfig
-from tempomask.baselines.slimsam import SlimConfig, SlimSAM
-from tempomask.baselines.static import Static, StaticConfig
+from tempomask.baselines.pbd import PBD
+from tempomask.baselines.settings import BaselineConfig
+from tempomask.baselines.slimsam import SlimSAM
+from tempomask.baselines.static import Static
 from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, always_on_blocks
 from tempomask.routing.budget import check_budget
@@ -24,63 +26,68 @@ from tempomask.routing.budget import check_budget
 Progress = Callable[[int, int], None]
 
 
+class Making(NamedTuple):
+    """What methods are made from, each taking what it has.
+
+    config: of the router and the adapters. own: of the compared methods. steps: of the whole
+    training.
+    """
+
+    config: RDSConfig
+    own: BaselineConfig
+    progress: Progress | None
+    steps: int
+
+
 @dataclass(frozen=True)
 class MethodKind:
     """How a method is trained and used.
 
-    make: the method, from the router's and the adapters' settings (of which it takes what it has),
-        progress, and the steps of the whole training.
-    attach: puts its export back on a network.
-    core: the blocks that it always runs; none for DyT and SlimSAM, which choose tokens and
-        channels.
+    attach: puts its export back on a network. core: the blocks that it always runs; none for DyT
+    and SlimSAM, which choose tokens and channels.
     """
 
-    make: Callable[[RDSConfig, Progress | None, int], Method]
+    make: Callable[[Making], Method]
     attach: Attach
     core: Callable[[Encoder], Collection[int]] = always_on_blocks
 
 
-def _gated(config: RDSConfig) -> GatedConfig:
-    return GatedConfig(config.budget, adapters=config.adapters)
+def _static(name: str, plan: static.Plan) -> Callable[[Making], Method]:
+    return lambda m: Static(name, m.config.budget, m.config.adapters, plan)
+
+
+def _slim(staged: bool) -> Callable[[Making], Method]:
+    return lambda m: SlimSAM(m.config.budget, m.own.slim, m.steps, m.config.adapters.seed, staged)
+
+
+def _no_blocks(encoder: Encoder) -> Collection[int]:
+    return ()
 
 
 # A new method is added here.
 METHODS: dict[str, MethodKind] = {
-    "rds": MethodKind(RDS, rds.attach),
-    "full": MethodKind(
-        lambda config, progress, steps: FullModel(config, progress), rds.attach_without_router
-    ),
-    "static-a": MethodKind(
-        lambda config, progress, steps: Static(StaticConfig("a", config.budget, config.adapters)),
-        static.attach,
-    ),
-    "static-b": MethodKind(
-        lambda config, progress, steps: Static(StaticConfig("b", config.budget, config.adapters)),
-        static.attach,
+    "rds": MethodKind(lambda m: RDS(m.config, m.progress, m.steps), rds.attach),
+    "full": MethodKind(lambda m: FullModel(m.config, m.progress), rds.attach_without_router),
+    "static-a": MethodKind(_static("static-a", "a"), static.attach),
+    "static-b": MethodKind(_static("static-b", "b"), static.attach),
+    "pbd-last": MethodKind(
+        _static("pbd-last", "last"), static.attach, attrgetter("required_blocks")
     ),
     "pbd": MethodKind(
-        lambda config, progress, steps: PBD(
-            DropConfig(config.budget, adapters=config.adapters), progress
-        ),
-        static.attach,
+        lambda m: PBD(m.config.budget, m.own.pbd, m.config.adapters, m.progress), static.attach
     ),
     "adavit": MethodKind(
-        lambda config, progress, steps: AdaViTMethod(_gated(config), progress),
+        lambda m: AdaViTMethod(m.config.budget, m.own.adavit, m.config.adapters, m.progress),
         adavit.attach,
         lambda encoder: {0, *encoder.required_blocks},
     ),
     "dyt": MethodKind(
-        lambda config, progress, steps: DyTMethod(_gated(config), progress),
+        lambda m: DyTMethod(m.config.budget, m.own.dyt, m.config.adapters, m.progress),
         dyt.attach,
-        lambda encoder: (),
+        _no_blocks,
     ),
-    "slim": MethodKind(
-        lambda config, progress, steps: SlimSAM(
-            SlimConfig(config.budget, steps=steps, seed=config.adapters.seed)
-        ),
-        slimsam.attach,
-        lambda encoder: (),
-    ),
+    "slim": MethodKind(_slim(staged=False), slimsam.attach, _no_blocks),
+    "slim-paper": MethodKind(_slim(staged=True), slimsam.attach, _no_blocks),
 }
 
 
@@ -90,16 +97,28 @@ def check_method_budget(name: str, budget: float, encoder: Encoder) -> None:
 
 
 def build_method(
-    name: str, config: RDSConfig, progress: Progress | None = None, steps: int = 2000
+    name: str,
+    config: RDSConfig,
+    progress: Progress | None = None,
+    steps: int = 2000,
+    own: BaselineConfig | None = None,
 ) -> Method:
-    """The method of a name; InputError for an unknown one.
+    """The method of a name.
 
-    config: of the router and the adapters; methods without a router take the budget and the
-    adapters from it. steps: of the whole training, which SlimSAM divides.
+    Args:
+        name: One of `METHODS`.
+        config: Of the router and the adapters; methods without a router take the budget and the
+            adapters from it.
+        progress: Told how many blocks are measured.
+        steps: Of the whole training, which SlimSAM divides.
+        own: Settings of the compared methods.
+
+    Raises:
+        InputError: There is no method of the name.
     """
     if name not in METHODS:
         raise InputError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
-    return METHODS[name].make(config, progress, steps)
+    return METHODS[name].make(Making(config, own or BaselineConfig(), progress, steps))
 
 
 def attach_of(adapter: Adapter) -> Attach:

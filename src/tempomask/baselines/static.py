@@ -1,14 +1,20 @@
-"""Static submodels A and B: the same blocks for every frame, with LoRA, trained on the task alone.
+"""Static submodels: the same blocks for every frame, with LoRA on all of them.
 
-RDS shows with two hand-made plans of 24 of SAM 2's 48 blocks that what suits one video does not
-suit another (supplement C.2). For other encoders and budgets there are no published plans: A then
-spreads its blocks evenly, and B takes others where A has a choice.
+RDS shows with two hand-made plans, A and B, of 24 of SAM 2's 48 blocks that what suits one video
+does not suit another (supplement C.2). For other encoders and budgets there are no published plans:
+A then spreads its blocks evenly, and B takes others where A has a choice.
+
+`last` is the PBD of the RDS paper (supplement A.2): it removes the last blocks, 24 of 48 there. A
+block that begins a stage cannot go, since it halves the grid and doubles the width: without it the
+neck would lack a level. In SAM 2's large encoder these are blocks 2, 8 and 44, so that the last 24
+that can go are 23 to 43 and 45 to 47; nano has none. Features at the end of a stage are emitted
+whether or not its last block ran. "I-LoRA in the remaining blocks" does not give the 7.6 M
+parameters of the paper's table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -31,36 +37,28 @@ from tempomask.routing.budget import block_count, check_budget
 from tempomask.routing.options import Routing
 from tempomask.routing.static import PLAN_A, PLAN_B, PLAN_BLOCKS, StaticPlan
 
-Letter = Literal["a", "b"]
+Plan = Literal["a", "b", "last"]
+PUBLISHED = {"a": PLAN_A, "b": PLAN_B}
 
 
-@dataclass(frozen=True)
-class StaticConfig:
-    """plan: "a" or "b". budget: share of blocks. adapters: LoRA goes to every block of the plan."""
-
-    plan: Letter = "a"
-    budget: float = 0.6
-    adapters: AdapterConfig = field(default_factory=AdapterConfig)
-
-
-def static_blocks(encoder: Encoder, plan: Letter, budget: float) -> list[int]:
+def static_blocks(encoder: Encoder, plan: Plan, budget: float) -> list[int]:
     """The blocks of a plan, ascending; the published ones where they fit.
 
-    InputError for a budget that does not hold the blocks that always run.
+    Raises:
+        InputError: The budget does not hold the blocks that always run.
     """
-    count, always = encoder.num_blocks, always_on_blocks(encoder)
+    count = encoder.num_blocks
+    always = sorted(encoder.required_blocks) if plan == "last" else always_on_blocks(encoder)
     check_budget(budget, count, always)
     wanted = block_count(budget, count)
-    published = {"a": PLAN_A, "b": PLAN_B}[plan]
-    if (
-        count == PLAN_BLOCKS
-        and wanted == len(published)
-        and encoder.required_blocks <= set(published)
-    ):
-        return list(published)
     others = [index for index in range(count) if index not in always]
-    spread = np.linspace(0, len(others) - 1, wanted - len(always)).round().astype(int)
-    chosen = [others[i] for i in spread]
+    free = wanted - len(always)
+    if plan == "last":
+        return sorted([*always, *others[:free]])
+    published = PUBLISHED[plan]
+    if (count, wanted) == (PLAN_BLOCKS, len(published)) and set(always) <= set(published):
+        return list(published)
+    chosen = [others[i] for i in np.linspace(0, len(others) - 1, free).round().astype(int)]
     if plan == "b":
         # What A leaves out, and the last of A's own where that is too little.
         left = [index for index in others if index not in chosen]
@@ -71,17 +69,21 @@ def static_blocks(encoder: Encoder, plan: Letter, budget: float) -> list[int]:
 class Static:
     """`adaptation.method.Method` of a static plan."""
 
-    def __init__(self, config: StaticConfig) -> None:
-        self.config = config
-        self.name = f"static-{config.plan}"
+    def __init__(self, name: str, budget: float, adapters: AdapterConfig, plan: Plan = "a") -> None:
+        self.name, self.budget, self.adapters = name, budget, adapters
+        self.plan: Plan = plan
 
     def prepare(
         self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
     ) -> Prepared:
-        config, self._encoder = self.config, segmenter.encoder
-        self._kept = static_blocks(self._encoder, config.plan, config.budget)
-        group, self._rank = insert_adapters(segmenter, self._kept, config.adapters)
-        return Prepared(segmenter, StaticPlan(self._kept, self._encoder), [group])
+        kept = static_blocks(segmenter.encoder, self.plan, self.budget)
+        return self._adapted(segmenter, kept, StaticPlan(kept, segmenter.encoder))
+
+    def _adapted(self, segmenter: Segmenter, kept: list[int], policy: Policy) -> Prepared:
+        """The network with adapters in the blocks that remain."""
+        self._encoder, self.kept = segmenter.encoder, kept
+        group, self._rank = insert_adapters(segmenter, kept, self.adapters)
+        return Prepared(segmenter, policy, [group])
 
     def on_step(self, step: int) -> Prepared | None:
         """Nothing changes while it trains."""
@@ -96,11 +98,7 @@ class Static:
         return {}
 
     def export(self) -> Export:
-        settings = {
-            "budget": self.config.budget,
-            "kept_blocks": list(self._kept),
-            "rank": self._rank,
-        }
+        settings = {"budget": self.budget, "kept_blocks": self.kept, "rank": self._rank}
         return Export(settings, export_lora(self._encoder))
 
 

@@ -8,11 +8,20 @@ from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
+from tempomask.baselines.settings import (
+    AdaViTConfig,
+    AlignmentConfig,
+    BaselineConfig,
+    DyTConfig,
+    PBDConfig,
+    SlimConfig,
+)
 from tempomask.cli import console
 from tempomask.cli.options import TRAINING, ModelOptions, Names, Positive, at_least
 from tempomask.errors import InputError, check_share
 
 METHOD = Group.create_ordered("Method")
+COMPARED = Group.create_ordered("Compared methods")
 
 
 def adapt(
@@ -38,6 +47,11 @@ def adapt(
     validate_every: Annotated[Positive, Parameter(group=TRAINING)] = 250,
     save_every: Annotated[Positive, Parameter(group=TRAINING)] = 100,
     workers: Annotated[int, at_least(0), Parameter(group=TRAINING)] = 1,
+    align: Annotated[AlignmentConfig, Parameter(group=TRAINING)] = AlignmentConfig(),
+    pbd: Annotated[PBDConfig, Parameter(group=COMPARED)] = PBDConfig(),
+    slim: Annotated[SlimConfig, Parameter(group=COMPARED)] = SlimConfig(),
+    adavit: Annotated[AdaViTConfig, Parameter(group=COMPARED)] = AdaViTConfig(),
+    dyt: Annotated[DyTConfig, Parameter(group=COMPARED)] = DyTConfig(),
 ) -> None:
     """Train a router and adapters for a model; run the same command again to go on after a stop.
 
@@ -68,6 +82,11 @@ def adapt(
         validate_every: Steps between validations.
         save_every: Steps between checkpoints.
         workers: Processes that prepare clips.
+        align: Alignment to the untouched network, whatever the method.
+        pbd: Of the method pbd.
+        slim: Of the methods slim and slim-paper.
+        adavit: Of the method adavit.
+        dyt: Of the method dyt.
     """
     if not data.is_dir():
         raise InputError(f"--data {data} is not a folder")
@@ -89,12 +108,15 @@ def adapt(
             adapters=adapters,
         )
 
+        compared = BaselineConfig(pbd, slim, adavit, dyt)
+
         def measured(done: int, total: int) -> None:
             status.update(f"measuring the importance of blocks: {done} of {total}")
 
         # Importances take minutes; what is measured of them outlives a stop.
         chosen = MeasuredOnce(
-            build_method(method, config, measured, steps), out / "training" / "measured.json"
+            build_method(method, config, measured, steps, compared),
+            out / "training" / "measured.json",
         )
         status.update("loading the model")
         segmenter = load_segmenter(model.model, model.checkpoint, model.image_size)
@@ -102,13 +124,14 @@ def adapt(
         recipe = AdaptRecipe(
             model=segmenter.config.name,
             method=method,
-            settings=asdict(config),
+            settings={**asdict(config), **asdict(compared)},
             image_size=segmenter.config.image_size,
             steps=steps,
             batch_size=batch_size,
             num_frames=num_frames,
             warmup_steps=warmup,
             decay_steps=decay,
+            alignment=align,
             seed=seed,
             validate_every=validate_every,
             save_every=save_every,

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 
 from tempomask.adaptation.adapter_file import base_sample
-from tempomask.adaptation.method import ClipOutputs, Export, Measure, Method, Prepared, Replay
+from tempomask.adaptation.method import Measure, Method, Prepared, WrappedMethod
 from tempomask.files import make_folder, write_json
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.static import StaticPlan
 
 
-class MeasuredOnce:
+class MeasuredOnce(WrappedMethod):
     """A method that shares what is measured on the untrained network with all others.
 
     Scores are kept in a file by weights, data and the blocks that ran, one after the other, so that
@@ -30,7 +30,8 @@ class MeasuredOnce:
     """
 
     def __init__(self, method: Method, path: Path) -> None:
-        self.method, self.path, self.name = method, path, method.name
+        super().__init__(method)
+        self.path = path
 
     def prepare(
         self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
@@ -41,22 +42,6 @@ class MeasuredOnce:
             return self.method.prepare(segmenter, kept, state)
         finally:
             kept.trained = True
-
-    def on_step(self, step: int) -> Prepared | None:
-        """See `adaptation.method.Method`."""
-        return self.method.on_step(step)
-
-    def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> torch.Tensor | None:
-        """See `adaptation.method.Method`."""
-        return self.method.extra_loss(outputs, replay, step)
-
-    def state(self) -> dict[str, Any]:
-        """See `adaptation.method.Method`."""
-        return self.method.state()
-
-    def export(self) -> Export:
-        """See `adaptation.method.Method`."""
-        return self.method.export()
 
 
 class KeptScores:

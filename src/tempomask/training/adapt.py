@@ -17,13 +17,15 @@ from torch.utils.data import Dataset
 
 from tempomask.adaptation.adapter_file import base_sample, same_base, save_adapter
 from tempomask.adaptation.method import Method, Prepared
+from tempomask.baselines.alignment import aligned
+from tempomask.baselines.settings import AlignmentConfig
 from tempomask.errors import InputError
 from tempomask.files import make_folder
 from tempomask.training.adaptation_data import adaptation_data
 from tempomask.training.calibration import SequenceMeasure
 from tempomask.training.checkpoint import REPORTING, load_checkpoint
 from tempomask.training.loop import ClipBatch, clip_batches
-from tempomask.training.losses import LossWeights
+from tempomask.training.losses import NO_LOSSES, LossWeights
 from tempomask.training.prompts import PromptSampling
 from tempomask.training.recipe import schedule
 from tempomask.training.run import Run, make_accelerator
@@ -40,6 +42,7 @@ class AdaptRecipe:
     model, method, settings: what is adapted and how; a run is only resumed with the same.
     steps: optimiser steps; batch_size: clips a step and process; num_frames: frames a clip.
     warmup_steps, decay_steps: of the schedule that scales every learning rate of the method.
+    alignment: to the untouched network, the same for every method.
     """
 
     model: str
@@ -56,6 +59,7 @@ class AdaptRecipe:
     validate_every: int = 250
     save_every: int = 100
     losses: LossWeights = field(default_factory=LossWeights)
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     prompts: PromptSampling = field(default_factory=PromptSampling)
 
     def __post_init__(self) -> None:
@@ -96,7 +100,7 @@ class Adaptation(Run[AdaptRecipe, ClipBatch]):
     ) -> None:
         # Apart from the adapter, which is small.
         super().__init__(recipe, folder / "training", unused_parameters=True)
-        self.method, self.clips, self.folder = method, clips, folder
+        self.method, self.clips, self.folder = aligned(method, recipe.alignment), clips, folder
         self.validation, self.workers = validation, workers
         self._name, self._sample = segmenter.config.name, base_sample(segmenter)
         self._sequences = {what: list(names) for what, names in (sequences or {}).items()}
@@ -108,7 +112,9 @@ class Adaptation(Run[AdaptRecipe, ClipBatch]):
             saved = load_checkpoint(self.checkpoint, recipe, REPORTING)
             self._check_origin(saved)
         segmenter = segmenter.to(self.accelerator.device)
-        self._take(method.prepare(segmenter, measure, None if saved is None else saved["method"]))
+        self._take(
+            self.method.prepare(segmenter, measure, None if saved is None else saved["method"])
+        )
         if saved is not None:
             self._restore(saved)
 
@@ -121,8 +127,9 @@ class Adaptation(Run[AdaptRecipe, ClipBatch]):
         """Train what the method has prepared, with a fresh optimiser."""
         self.prepared = prepared
         recipe = self.recipe
+        losses = recipe.losses if prepared.task else NO_LOSSES
         self.clip_model = ClipModel(
-            prepared.segmenter, recipe.losses, recipe.prompts, prepared.policy, self.method
+            prepared.segmenter, losses, recipe.prompts, prepared.policy, self.method
         )
         self._touched |= set(self._trained())
         groups = [{**group, "params": list(group["params"])} for group in prepared.groups]
