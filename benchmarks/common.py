@@ -36,20 +36,12 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def finish(report: dict[str, Any], out: Path | None) -> None:
-    """Print a report, and write it where the command line says."""
+    """Print a report with the processor it is of, and write it where the command line says."""
+    report = {**report, "processor": processor()}
     print(json.dumps(report, indent=2))
     if out is not None:
         make_folder(out.parent)
         write_json(out, report)
-
-
-def machine() -> dict[str, Any]:
-    """What times depend on besides the code: processor, its matrix units, threads, torch."""
-    return {
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
 
 
 def processor() -> str:
