@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from tempomask import load
 from tempomask.data.clips import ClipMixture, collate
-from tempomask.files import make_folder, write_json
+from tempomask.files import make_folder
 from tempomask.models.config import HieraConfig
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.normalise import normalise
-from tempomask.training.recipe import Recipe, overridden, schedule
-from tempomask.training.run import AveragedRun, batches
+from tempomask.training.recipe import Recipe
+from tempomask.training.run import AveragedRecipe, AveragedRun, batches, parameter_groups
 from tempomask.training.validation import validate
 from tempomask.weights import load_segmenter, save_segmenter
 
@@ -40,7 +40,7 @@ LEARNED = ("encoder.", "neck.")
 
 
 @dataclass(frozen=True)
-class StudentRecipe:
+class StudentRecipe(AveragedRecipe):
     """Distillation of nano's features from single images."""
 
     image_size: int = 256
@@ -50,15 +50,8 @@ class StudentRecipe:
     weight_decay: float = 0.05
     warmup_steps: int = 200
     decay_steps: int = 600
-    clip_norm: float = 1.0
-    average_decay: float = 0.998
-    seed: int = 1
     validate_every: int = 500
     save_every: int = 250
-
-    def rate(self, step: int) -> float:
-        """Learning-rate factor at a step, see `schedule`."""
-        return schedule(step, self.steps, self.warmup_steps, self.decay_steps)
 
 
 def student_of(teacher: Segmenter) -> Segmenter:
@@ -88,12 +81,8 @@ class Distillation(AveragedRun[StudentRecipe, Tensor, Segmenter]):
         self.teacher = load("nano", image_size=recipe.image_size).segmenter
         self.data = data
         self.held_out = Recipe().validation
-        trained = [p for p in self.core.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        self._optimise(self.core, [{**g, "lr": recipe.learning_rate} for g in groups])
+        groups = parameter_groups(self.core, recipe.learning_rate, recipe.weight_decay)
+        self._optimise(self.core, groups)
 
     def _batches(self) -> Iterator[Tensor]:
         recipe, span = self.recipe, range(self.step, self.recipe.steps)
@@ -131,12 +120,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int)
     given = parser.parse_args()
     changes = {name: getattr(given, name) for name in ("steps", "decay_steps", "batch_size")}
-    recipe = overridden(StudentRecipe(), changes)
+    recipe = StudentRecipe().with_overrides(**changes)
     out = make_folder(given.out)
-    write_json(out / "recipe.json", asdict(recipe))
     run = Distillation(recipe, given.data, out)
-    run.resume()
-    run.run()
+    run.complete()
     save_segmenter(run.average, out / "model.safetensors")
 
 

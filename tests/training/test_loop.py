@@ -18,8 +18,8 @@ from tempomask.errors import InputError
 from tempomask.models.hybrid import ConvolutionalStem
 from tempomask.training import loop
 from tempomask.training.checkpoint import load_checkpoint, save_checkpoint
-from tempomask.training.loop import StepBatches, Training, train
-from tempomask.training.recipe import Recipe, StepKind, parameter_groups
+from tempomask.training.loop import StepBatches, Training, train, trained_groups
+from tempomask.training.recipe import Recipe, StepKind
 from tempomask.training.start import build_segmenter, load_imagenet_stem
 from tempomask.training.teacher import ImageTeacher
 from tempomask.weights import load_segmenter
@@ -190,7 +190,7 @@ def test_nano_starts_as_it_should() -> None:
     assert torch.equal(cross.query.weight, cross.image_key.weight)
     tokens = segmenter.mask_decoder.transformer.final_attention
     assert torch.equal(tokens.query.weight, tokens.key.weight)
-    groups = parameter_groups(segmenter, Recipe(frozen_stem_stages=2))
+    groups = trained_groups(segmenter, Recipe(frozen_stem_stages=2))
     assert not any(p.requires_grad for p in segmenter.encoder.stem.stages[1].parameters())
     assert all(p.requires_grad for p in segmenter.encoder.stem.stages[2].parameters())
     rates = {float(g["lr"]) for g in groups}  # type: ignore[arg-type]

@@ -27,8 +27,7 @@ from tempomask.training.checkpoint import REPORTING, load_checkpoint
 from tempomask.training.loop import ClipBatch, clip_batches
 from tempomask.training.losses import NO_LOSSES, LossWeights
 from tempomask.training.prompts import PromptSampling
-from tempomask.training.recipe import schedule
-from tempomask.training.run import Run, make_accelerator
+from tempomask.training.run import Run, RunRecipe, make_accelerator
 from tempomask.training.unroll import ClipModel
 
 if TYPE_CHECKING:
@@ -36,16 +35,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AdaptRecipe:
-    """Training of a method on clips.
+class AdaptRecipe(RunRecipe):
+    """Training of a method on clips; the schedule scales every learning rate of the method.
 
-    model, method, settings: what is adapted and how; a run is only resumed with the same.
-    steps: optimiser steps; batch_size: clips a step and process; num_frames: frames a clip.
-    warmup_steps, decay_steps: of the schedule that scales every learning rate of the method.
-    alignment: to the untouched network, the same for every method.
+    Attributes:
+        model: That is adapted; a run is only resumed with the same, and the same method.
+        method: By name.
+        settings: Of the method.
+        image_size: Side of the network's input.
+        batch_size: Clips a step and process.
+        num_frames: Frames a clip.
+        losses: Weights of the losses.
+        alignment: To the untouched network, the same for every method.
+        prompts: How clips are prompted.
     """
 
-    model: str
+    model: str = "nano"
     method: str = "rds"
     settings: Mapping[str, Any] = field(default_factory=dict)
     image_size: int = 1024
@@ -54,10 +59,6 @@ class AdaptRecipe:
     num_frames: int = 4
     warmup_steps: int = 50
     decay_steps: int = 600
-    clip_norm: float = 1.0
-    seed: int = 1
-    validate_every: int = 250
-    save_every: int = 100
     losses: LossWeights = field(default_factory=LossWeights)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     prompts: PromptSampling = field(default_factory=PromptSampling)
@@ -66,10 +67,6 @@ class AdaptRecipe:
         for name, least in (("steps", 1), ("batch_size", 1), ("num_frames", 2)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be {least} or more, got {getattr(self, name)}")
-
-    def rate(self, step: int) -> float:
-        """Learning-rate factor at a step, see `schedule`."""
-        return schedule(step, self.steps, self.warmup_steps, self.decay_steps)
 
 
 def phases(steps: int) -> tuple[int, int]:

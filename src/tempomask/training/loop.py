@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 from tempomask.data.clips import FRAME_MIXTURE, ClipBatch, ClipMixture, collate
 from tempomask.data.stills import DAVIS, ImageLibrary
 from tempomask.errors import InputError
-from tempomask.files import write_json
-from tempomask.models.hybrid import ConvolutionalStem
+from tempomask.models.hybrid import ConvolutionalStem, HybridEncoder
 from tempomask.models.segmenter import Segmenter
-from tempomask.training.recipe import Recipe, parameter_groups
-from tempomask.training.run import AveragedRun, batches
+from tempomask.training.recipe import Recipe
+from tempomask.training.run import AveragedRun, batches, parameter_groups
 from tempomask.training.start import build_segmenter, load_imagenet_stem
 from tempomask.training.teacher import ImageTeacher
 from tempomask.training.unroll import ClipModel, encoded_per_object
@@ -110,7 +109,7 @@ class Training(AveragedRun[Recipe, ClipBatch, Lesson]):
         out: Path,
         workers: int = 1,
     ) -> None:
-        groups = parameter_groups(segmenter, recipe)
+        groups = trained_groups(segmenter, recipe)
         lesson = Lesson(segmenter, recipe, _teacher(recipe, segmenter))
         if lesson.teacher is not None:
             head = {"params": list(lesson.teacher.head.parameters()), "lr": recipe.learning_rate}
@@ -150,6 +149,21 @@ class Training(AveragedRun[Recipe, ClipBatch, Lesson]):
             scores = validate_prompts(self.averaged, shown)
             tracked = validate(self.averaged, davis_folder(self.root), self.recipe.validation)
         return scores | tracked
+
+
+def trained_groups(segmenter: Segmenter, recipe: Recipe) -> list[dict[str, Any]]:
+    """Optimiser groups; the stem's first stages are frozen, the others learn at a lower rate."""
+    if isinstance(segmenter.encoder, HybridEncoder) and recipe.frozen_stem_stages:
+        stem = segmenter.encoder.stem
+        for module in (stem.first, *stem.stages[: recipe.frozen_stem_stages]):
+            module.requires_grad_(False)
+    return parameter_groups(
+        segmenter,
+        recipe.learning_rate,
+        recipe.weight_decay,
+        slower=lambda name: name.startswith("encoder.stem."),
+        slower_rate=recipe.stem_rate,
+    )
 
 
 def _teacher(recipe: Recipe, segmenter: Segmenter) -> ImageTeacher | None:
@@ -205,12 +219,9 @@ def train(
     library = ImageLibrary(root, recipe.validation)
     segmenter = build_segmenter(recipe, former)
     shown = held_out_frames(root, recipe.validation_size)
-    out.mkdir(parents=True, exist_ok=True)
     data = StepBatches(recipe, library)
     training = Training(recipe, segmenter, data, shown, root, out, workers)
     data.rank, data.world = training.accelerator.process_index, training.accelerator.num_processes
-    training.resume()
-    write_json(out / "recipe.json", asdict(recipe))
-    training.run()
+    training.complete()
     save_segmenter(training.averaged, out / "model.safetensors")
     return training.averaged

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, field
 
 import numpy as np
-from torch import nn
 
 from tempomask.errors import InputError
-from tempomask.models.hybrid import HybridEncoder
-from tempomask.models.segmenter import Segmenter
 from tempomask.training.losses import LossWeights
 from tempomask.training.prompts import PromptSampling
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-AnyRecipe = TypeVar("AnyRecipe", bound="DataclassInstance")
+from tempomask.training.run import AveragedRecipe
 
 
 @dataclass(frozen=True)
 class StepKind:
-    """One kind of step. share: of the steps; clips of so many frames with at most so many objects.
+    """One kind of step.
 
     Clips of one frame ask for every object by clicks and boxes; longer ones are tracked.
+
+    Attributes:
+        share: Of the steps.
+        clips: A step and process.
+        frames: Of a clip.
+        objects: Of a clip, at most.
     """
 
     share: float
@@ -35,21 +32,27 @@ class StepKind:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(AveragedRecipe):
     """Training of nano: steps of frames that show several objects, and of clips, drawn in turn.
 
-    steps: optimiser steps. kinds: what a step and process learns from. image_sizes: one is drawn
-    for each step. learning_rate: of new layers; the ImageNet stem takes stem_rate times it.
-    frozen_stem_stages: first stages of the stem that keep their ImageNet weights.
-    decay_steps: the learning rate is constant after the warm-up and falls over this many last
-        steps; a run can be prolonged: `steps` and `decay_steps` may differ when it is resumed.
-    true_memory_steps: up to this step, frames may be remembered by their true mask, with a
-        probability that falls linearly to zero.
-    average_decay: of the moving average of the weights, which is what is validated and exported.
-    frame_rounds: prompts for every object of a single frame. teacher: weight of `ImageTeacher`.
-    validation: DAVIS sequences that are held out to watch progress, at validation_size; `coco-mini`
-        has images of its own for that.
-    start: digest of the weights that it starts from, which `train` fills in.
+    Attributes:
+        model: That is trained.
+        kinds: What a step and process learns from.
+        image_sizes: One is drawn for each step.
+        learning_rate: Of new layers.
+        stem_rate: The ImageNet stem's, as a share of it.
+        frozen_stem_stages: First stages of the stem that keep their ImageNet weights.
+        true_memory_steps: Up to this step, frames may be remembered by their true mask, with a
+            probability that falls linearly to zero.
+        frame_rounds: Prompts for every object of a single frame.
+        teacher: Weight of `ImageTeacher`.
+        validation: DAVIS sequences that are held out to watch progress; `coco-mini` has images of
+            its own for that.
+        validation_size: Of the images then.
+        losses: Weights of the losses.
+        frame_prompts: How single frames are prompted.
+        clip_prompts: How clips are prompted.
+        start: Digest of the weights that it starts from, which `train` fills in.
     """
 
     model: str = "nano"
@@ -66,14 +69,10 @@ class Recipe:
     weight_decay: float = 0.05
     warmup_steps: int = 60
     decay_steps: int = 6000
-    clip_norm: float = 1.0
-    average_decay: float = 0.998
     true_memory_steps: int = 300
     frame_rounds: int = 2
     teacher: float = 0.3
-    seed: int = 1
     validate_every: int = 500
-    save_every: int = 100
     validation: tuple[str, ...] = ("dance-jump", "horsejump-low", "rollerblade", "soccerball")
     validation_size: int = 384
     losses: LossWeights = field(default_factory=LossWeights)
@@ -99,52 +98,6 @@ class Recipe:
         kind = self.kinds[rng.choice(len(self.kinds), p=shares / shares.sum())]
         return kind, int(rng.choice(self.image_sizes))
 
-    def rate(self, step: int) -> float:
-        """Learning-rate factor at a step, see `schedule`."""
-        return schedule(step, self.steps, self.warmup_steps, self.decay_steps)
-
     def true_memory(self, step: int) -> float:
         """Probability that a frame of this step is remembered by its true mask."""
         return max(0.0, 1.0 - step / max(1, self.true_memory_steps))
-
-    def with_overrides(self, **values: object) -> Recipe:
-        """The recipe with the given fields replaced; None keeps a field. InputError if unknown."""
-        return overridden(self, values)
-
-
-def overridden(recipe: AnyRecipe, values: dict[str, object]) -> AnyRecipe:
-    """A recipe with the given fields replaced; None keeps a field. InputError if unknown."""
-    unknown = sorted(set(values) - set(recipe.__dataclass_fields__))
-    if unknown:
-        raise InputError(f"the recipe has no setting {unknown[0]!r}")
-    return replace(recipe, **{k: v for k, v in values.items() if v is not None})  # type: ignore[arg-type]
-
-
-def schedule(step: int, steps: int, warmup_steps: int, decay_steps: int) -> float:
-    """Learning-rate factor at a step: linear warm-up, constant, then 1 - sqrt decay to zero."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    decayed = step - (steps - decay_steps)
-    return 1.0 if decayed < 0 else 1.0 - math.sqrt((decayed + 1) / (decay_steps + 1))
-
-
-def parameter_groups(segmenter: Segmenter, recipe: Recipe) -> list[dict[str, object]]:
-    """Optimiser groups: no decay on vectors, a lower rate for the stem, its first stages frozen."""
-    if isinstance(segmenter.encoder, HybridEncoder):
-        stem = segmenter.encoder.stem
-        frozen = [stem.first, *stem.stages[: recipe.frozen_stem_stages]]
-        for module in frozen if recipe.frozen_stem_stages else []:
-            module.requires_grad_(False)
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in segmenter.named_parameters():
-        if parameter.requires_grad:
-            key = (name.startswith("encoder.stem."), parameter.dim() > 1)
-            groups.setdefault(key, []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": recipe.learning_rate * (recipe.stem_rate if in_stem else 1.0),
-            "weight_decay": recipe.weight_decay if decays else 0.0,
-        }
-        for (in_stem, decays), parameters in groups.items()
-    ]

@@ -8,50 +8,77 @@ one would have.
 from __future__ import annotations
 
 import json
+import math
 import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from tempomask.errors import InputError
+from tempomask.files import write_json
 from tempomask.training.checkpoint import load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-class RunRecipe(Protocol):
-    """What every recipe says of its run: a dataclass with these settings."""
+@dataclass(frozen=True)
+class RunRecipe:
+    """What every training sets; a kind of training adds its own settings.
 
-    __dataclass_fields__: ClassVar[dict[str, Any]]
+    Attributes:
+        steps: Optimiser steps.
+        warmup_steps: First steps, over which the learning rate rises linearly.
+        decay_steps: Last steps, over which it falls to zero; between the two it is constant. A run
+            can be prolonged: `steps` and `decay_steps` may differ when it is resumed.
+        clip_norm: Largest norm of a step's gradient.
+        seed: Of data, of what is drawn in a step, and of fresh weights.
+        validate_every: Steps from one validation to the next.
+        save_every: Steps from one checkpoint to the next.
+    """
 
-    @property
-    def steps(self) -> int: ...
-    @property
-    def clip_norm(self) -> float: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def validate_every(self) -> int: ...
-    @property
-    def save_every(self) -> int: ...
-    def rate(self, step: int, /) -> float:
-        """What the learning rates of a step are multiplied by."""
-        ...
+    steps: int = 1000
+    warmup_steps: int = 0
+    decay_steps: int = 0
+    clip_norm: float = 1.0
+    seed: int = 1
+    validate_every: int = 250
+    save_every: int = 100
+
+    def rate(self, step: int) -> float:
+        """What the learning rates of a step are multiplied by; the decay is 1 - sqrt."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        decayed = step - (self.steps - self.decay_steps)
+        return 1.0 if decayed < 0 else 1.0 - math.sqrt((decayed + 1) / (self.decay_steps + 1))
+
+    def with_overrides(self, **values: object) -> Self:
+        """The recipe with the given fields replaced; None keeps a field. InputError if unknown."""
+        unknown = sorted(set(values) - {field.name for field in fields(self)})
+        if unknown:
+            raise InputError(f"the recipe has no setting {unknown[0]!r}")
+        given: dict[str, Any] = {k: v for k, v in values.items() if v is not None}
+        return replace(self, **given)
 
 
-class AveragedRecipe(RunRecipe, Protocol):
-    """Of a run that keeps a moving average of its weights."""
+@dataclass(frozen=True)
+class AveragedRecipe(RunRecipe):
+    """Of a run that keeps a moving average of its weights.
 
-    @property
-    def average_decay(self) -> float: ...
+    Attributes:
+        average_decay: Of the average, which is validated and exported; 0 exports the weights.
+    """
+
+    average_decay: float = 0.998
 
 
 RecipeT = TypeVar("RecipeT", bound=RunRecipe)
@@ -74,25 +101,38 @@ def denormals_flushed() -> Iterator[None]:
 class Run(ABC, Generic[RecipeT, Batch]):
     """One training: the model, the optimiser, how many steps they took, and where they are kept.
 
-    out: receives last.pt, validation.jsonl and log/. unused_parameters: some may get no gradient in
-    some steps. A subclass calls `_optimise` before the first step.
+    A subclass calls `_optimise` before the first step.
+
+    Attributes:
+        recipe: Of the run.
+        out: Folder that receives last.pt, validation.jsonl and log/.
+        step: How many steps were taken.
     """
 
     model: nn.Module
 
     def __init__(self, recipe: RecipeT, out: Path, unused_parameters: bool = False) -> None:
+        """Begin at step 0; with unused_parameters, some may get no gradient in some steps."""
         self.recipe, self.out = recipe, out
         self.accelerator = make_accelerator(unused_parameters)
         self.step = 0
 
     @property
     def checkpoint(self) -> Path:
+        """The last one."""
         return self.out / "last.pt"
 
     def resume(self) -> None:
         """Go on from the last checkpoint, if there is one; InputError if of another recipe."""
         if self.checkpoint.exists():
             self._restore(load_checkpoint(self.checkpoint, self.recipe))
+
+    def complete(self) -> dict[str, float]:
+        """Go on from where the last run in this folder stopped; recipe.json says how it was run."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.resume()
+        write_json(self.out / "recipe.json", asdict(self.recipe))
+        return self.run()
 
     @denormals_flushed()
     def run(self) -> dict[str, float]:
@@ -196,7 +236,9 @@ class Run(ABC, Generic[RecipeT, Batch]):
 class AveragedRun(Run[AveragedRecipeT, Batch], Generic[AveragedRecipeT, Batch, Core]):
     """A run that also keeps a moving average of the weights, which is validated and exported.
 
-    core: what is trained; its average stands in evaluation mode on the run's device.
+    Attributes:
+        core: What is trained.
+        average: Of its weights, in evaluation mode on the run's device.
     """
 
     def __init__(
@@ -248,6 +290,36 @@ def batches(
         num_workers=workers,
         prefetch_factor=4 if workers else None,
     )
+
+
+def parameter_groups(
+    model: nn.Module,
+    rate: float,
+    weight_decay: float,
+    slower: Callable[[str], bool] = lambda name: False,
+    slower_rate: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Optimiser groups of what is trained, without weight decay on vectors.
+
+    Args:
+        model: Whose parameters they are.
+        rate: Learning rate.
+        weight_decay: Of matrices.
+        slower: Which names learn at another rate.
+        slower_rate: Theirs, as a share of the rate.
+    """
+    groups: defaultdict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[slower(name), parameter.ndim > 1].append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": rate * (slower_rate if slow else 1.0),
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for (slow, decays), parameters in groups.items()
+    ]
 
 
 @torch.no_grad()

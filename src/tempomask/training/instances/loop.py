@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from tempomask.data.instance_clip import InstanceClip
 from tempomask.errors import InputError
-from tempomask.files import write_json
 from tempomask.instances.query_routing import TemporalQueryRouter
 from tempomask.models.instances.config import instance_config
 from tempomask.models.instances.mask2former import Stem
@@ -21,7 +19,7 @@ from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.training.instances.recipe import InstanceRecipe
 from tempomask.training.instances.stages import StageModel
 from tempomask.training.instances.targets import ClipBatch, collate
-from tempomask.training.run import AveragedRun, batches
+from tempomask.training.run import AveragedRun, batches, parameter_groups
 from tempomask.training.start import load_imagenet_stem
 from tempomask.weights.instances import load_instance_segmenter
 from tempomask.weights.own import RouterWeights, save_instance_segmenter
@@ -31,11 +29,7 @@ WEIGHTS = "model.safetensors"
 
 
 class InstanceTraining(AveragedRun[InstanceRecipe, ClipBatch, StageModel]):
-    """One run.
-
-    clips: item i is a clip that depends on i alone, for any i >= 0. held_out: clips of which the
-    loss is watched.
-    """
+    """One run."""
 
     def __init__(
         self,
@@ -47,8 +41,29 @@ class InstanceTraining(AveragedRun[InstanceRecipe, ClipBatch, StageModel]):
         held_out: Sequence[InstanceClip] = (),
         workers: int = 1,
     ) -> None:
+        """Begin at step 0.
+
+        Args:
+            recipe: Of the run.
+            segmenter: With the weights to start from; it is changed.
+            router: For a stage that trains one.
+            clips: Item i is a clip that depends on i alone, for any i >= 0.
+            out: Folder of the run.
+            held_out: Clips of which the loss is watched.
+            workers: Processes that prepare clips.
+        """
+        backbone = segmenter.network.backbone
+        if isinstance(backbone, Stem) and recipe.frozen_stages:
+            for module in (backbone.first, *backbone.stages[: recipe.frozen_stages]):
+                module.requires_grad_(False)
         core = StageModel(segmenter, router, recipe)
-        groups = parameter_groups(core, recipe)
+        groups = parameter_groups(
+            core,
+            recipe.learning_rate,
+            recipe.weight_decay,
+            slower=lambda name: "network.backbone." in name,
+            slower_rate=recipe.backbone_rate,
+        )
         super().__init__(recipe, core, out, unused_parameters=True)
         self.clips, self.held_out, self.workers = clips, held_out, workers
         self._optimise(core, groups, betas=(0.9, 0.999))
@@ -90,9 +105,11 @@ class InstanceTraining(AveragedRun[InstanceRecipe, ClipBatch, StageModel]):
 
 @dataclass(frozen=True)
 class Start:
-    """Weights to start from: a file, folder or Hub id, and the name of the model that it holds.
+    """Weights to start from.
 
-    checkpoint None takes the named model's own weights; name None what the file says of itself.
+    Attributes:
+        checkpoint: A file, folder or Hub id; None takes the named model's own weights.
+        name: Of the model that it holds; None takes what the file says of itself.
     """
 
     checkpoint: str | Path | None = None
@@ -102,11 +119,17 @@ class Start:
 def build_segmenter(
     recipe: InstanceRecipe, classes: tuple[str, ...], initial: Start | None
 ) -> InstanceSegmenter:
-    """The recipe's segmenter for these classes.
+    """The recipe's segmenter.
 
-    initial: weights to start from, of the same model, or for a stage with a tracker those of its
-    segmenter alone. Without, nano-vis starts from ImageNet weights, and others from scratch.
-    InputError if they do not fit, or if a stage that freezes its segmenter gets none.
+    Args:
+        recipe: Of the run.
+        classes: Names, in the order of the labels.
+        initial: Weights to start from, of the same model, or for a stage with a tracker those of
+            its segmenter alone. Without, nano-vis starts from ImageNet weights, and others from
+            scratch.
+
+    Raises:
+        InputError: They do not fit, or a stage that freezes its segmenter gets none.
     """
     torch.manual_seed(recipe.seed)
     config = instance_config(recipe.model)
@@ -157,27 +180,6 @@ def build_router(
     )
 
 
-def parameter_groups(model: StageModel, recipe: InstanceRecipe) -> list[dict[str, Any]]:
-    """Optimiser groups of what the stage trains: no decay on vectors, another backbone rate."""
-    backbone = model.segmenter.network.backbone
-    if isinstance(backbone, Stem) and recipe.frozen_stages:
-        for module in (backbone.first, *backbone.stages[: recipe.frozen_stages]):
-            module.requires_grad_(False)
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            key = ("network.backbone." in name, parameter.ndim > 1)
-            groups.setdefault(key, []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": recipe.learning_rate * (recipe.backbone_rate if in_backbone else 1.0),
-            "weight_decay": recipe.weight_decay if decays else 0.0,
-        }
-        for (in_backbone, decays), parameters in groups.items()
-    ]
-
-
 def train_instances(
     recipe: InstanceRecipe,
     clips: Clips,
@@ -188,19 +190,25 @@ def train_instances(
     workers: int = 1,
     half: bool = False,
 ) -> Path:
-    """Train by the recipe, going on from `out` if a run stopped there; returns the weights' path.
+    """Train by the recipe, going on from `out` if a run stopped there.
 
-    clips, held_out: as of `InstanceTraining`; classes: names, in the order of the clips' labels.
-    initial: as of `build_segmenter`; the stages "dvis", "tar" and "tar-dvis" need it. half: the
-    matrices of the written weights are bfloat16.
+    Args:
+        recipe: Of the run.
+        clips: See `InstanceTraining`.
+        classes: Names, in the order of the clips' labels.
+        out: Folder of the run.
+        initial: See `build_segmenter`; the stages "dvis", "tar" and "tar-dvis" need it.
+        held_out: See `InstanceTraining`.
+        workers: Processes that prepare clips.
+        half: The matrices of the written weights are bfloat16.
+
+    Returns:
+        The path of the weights.
     """
     segmenter = build_segmenter(recipe, classes, initial)
     router = build_router(recipe, segmenter)
-    out.mkdir(parents=True, exist_ok=True)
     training = InstanceTraining(recipe, segmenter, router, clips, out, held_out, workers)
-    training.resume()
-    write_json(out / "recipe.json", asdict(recipe))
-    training.run()
+    training.complete()
     if training.accelerator.is_main_process:
         training.export(out / WEIGHTS, torch.bfloat16 if half else torch.float32)
     return out / WEIGHTS

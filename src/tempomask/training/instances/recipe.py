@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Self
 
 from tempomask.errors import InputError, unknown_name
 from tempomask.instances.query_routing import QueryRouterConfig
 from tempomask.training.instances.losses import SetLossWeights
-from tempomask.training.recipe import overridden
+from tempomask.training.run import AveragedRecipe
 
 Stage = Literal["minvis", "dvis", "tar", "tar-dvis"]
 # A drop divides the learning rate by this.
@@ -16,20 +16,26 @@ DROP = 10.0
 
 
 @dataclass(frozen=True)
-class InstanceRecipe:
+class InstanceRecipe(AveragedRecipe):
     """One stage of training.
 
-    stage: "minvis" trains the segmenter on single images; "dvis" the tracker, with the segmenter
-        frozen; "tar" the router and the decoder on pairs of frames, with the encoder frozen;
-        "tar-dvis" the router and the tracker on clips, with the segmenter frozen.
-    model: of `weights.instance_zoo`. steps: optimiser steps; batch_size: clips a step and process;
-        num_frames: frames a clip.
-    learning_rate: times backbone_rate for the backbone. drop_steps: where it falls tenfold.
-    frozen_stages: first stages of nano's stem that keep their ImageNet weights.
-    average_decay: of the moving average of the weights, which is exported; 0 exports the weights.
-    noise_ratio: how often DVIS++'s tracks start noisy. guided_share: in this first part of the
-        steps, the segmenter's own predictions decide which track answers for which instance.
-    router: TAR's configuration, None for stages without it; its dim and layers are the model's.
+    Attributes:
+        stage: "minvis" trains the segmenter on single images; "dvis" the tracker, with the
+            segmenter frozen; "tar" the router and the decoder on pairs of frames, with the encoder
+            frozen; "tar-dvis" the router and the tracker on clips, with the segmenter frozen.
+        model: One of `models.instances.config.INSTANCE_SEGMENTERS`.
+        image_size: Side of the clips.
+        batch_size: Clips a step and process.
+        num_frames: Frames a clip.
+        learning_rate: Of all but the backbone.
+        backbone_rate: The backbone's, as a share of it.
+        frozen_stages: First stages of nano's stem that keep their ImageNet weights.
+        drop_steps: Where the learning rate falls tenfold.
+        noise_ratio: How often DVIS++'s tracks start noisy.
+        guided_share: In this first part of the steps, the segmenter's own predictions decide which
+            track answers for which instance.
+        losses: Weights of the losses.
+        router: TAR's configuration, None for stages without it; its dim and layers are the model's.
     """
 
     stage: Stage = "minvis"
@@ -48,9 +54,7 @@ class InstanceRecipe:
     average_decay: float = 0.0
     noise_ratio: float = 0.5
     guided_share: float = 0.5
-    seed: int = 1
     validate_every: int = 500
-    save_every: int = 100
     losses: SetLossWeights = field(default_factory=SetLossWeights)
     router: QueryRouterConfig | None = None
 
@@ -77,10 +81,9 @@ class InstanceRecipe:
 
     def rate(self, step: int) -> float:
         """Learning-rate factor at a step: linear warm-up, then tenfold drops."""
-        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        return warm / DROP ** sum(step >= drop for drop in self.drop_steps)
+        return super().rate(step) / DROP ** sum(step >= drop for drop in self.drop_steps)
 
-    def with_overrides(self, **values: object) -> InstanceRecipe:
+    def with_overrides(self, **values: object) -> Self:
         """The recipe with the given fields replaced; None keeps a field. InputError if unknown.
 
         When only the steps change, the drops move with them.
@@ -88,7 +91,7 @@ class InstanceRecipe:
         steps = values.get("steps")
         if isinstance(steps, int) and values.get("drop_steps") is None:
             values["drop_steps"] = tuple(drop * steps // self.steps for drop in self.drop_steps)
-        return overridden(self, values)
+        return super().with_overrides(**values)
 
 
 # The papers': MinVIS's, DVIS++'s and TAR's, on YouTube-VIS 2019.
