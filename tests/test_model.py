@@ -26,7 +26,7 @@ from tempomask.models.config import (
 from tempomask.models.segmenter import Segmenter
 from tempomask.propagation.model import Propagator
 from tempomask.propagation.options import PropagationOptions
-from tempomask.tracking.propagate import Direction
+from tempomask.tracking.passes import Direction
 from tempomask.weights import save_segmenter
 
 PROMPT = Prompt(1, 3, points=[(20, 10)])

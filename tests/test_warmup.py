@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tempomask import load
-from tempomask.engine.rotary_block import FastTransformerBlock
+from tempomask.engine.hybrid import FastTransformerBlock
 from tempomask.errors import InputError
 from tempomask.model import Model
 from tempomask.models.prompt_encoder import PromptEncoder

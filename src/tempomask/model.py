@@ -30,7 +30,7 @@ from tempomask.prompts import Prompt
 from tempomask.routing.options import Routing
 from tempomask.routing.static import PLAN_A, PLAN_B, PLAN_BLOCKS, StaticPlan
 from tempomask.tracking.options import TrackingOptions
-from tempomask.tracking.propagate import Direction, FrameSource, Results, track
+from tempomask.tracking.passes import Direction, FrameSource, Results, track
 from tempomask.tracking.session import Session
 from tempomask.tracking.tracks import Tracks
 from tempomask.weights import load_segmenter

@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks.speed import frame_profile
 from benchmarks.speed.engine_steps import _InPairs
-from tempomask.engine.rotated_keys import RotatedKeys
+from tempomask.engine.memory_attention import RotatedKeys
 from tempomask.models.config import HieraConfig, segmenter_config
 from tempomask.ops.rope import axial_table
 

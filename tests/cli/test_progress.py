@@ -15,7 +15,7 @@ from tempomask.cli.tracking_task import TrackingTask
 from tempomask.io.video import open_video
 from tempomask.results import FrameArrays, FrameResult
 from tempomask.tracking.options import TrackingOptions
-from tempomask.tracking.propagate import Direction, check_frames, plan_passes
+from tempomask.tracking.passes import Direction, check_frames, plan_passes
 from tempomask.tracking.upload import PreparedFrame, prepared_ahead
 
 FRAMES = 7

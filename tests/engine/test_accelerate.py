@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tempomask.engine import accelerate
+from tempomask.engine.hybrid import FusedConvolution, can_fuse
 from tempomask.engine.packed import (
     Activation,
     PackedLinear,
@@ -22,8 +23,7 @@ from tempomask.engine.packed import (
     fast_token_linear,
 )
 from tempomask.engine.ragged_windows import attend_ragged, is_ragged
-from tempomask.engine.stem import FusedConvolution, can_fuse
-from tempomask.engine.strips import StripBlock
+from tempomask.engine.trunk import StripBlock
 from tempomask.errors import InputError
 from tempomask.model import Model
 from tempomask.models.config import (
@@ -259,7 +259,7 @@ def test_plans_skip_blocks_of_the_fast_trunk() -> None:
 def test_strips_are_the_whole(
     size: tuple[int, int], window: int, pool: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempomask.engine.strips.TOKENS", 1024)
+    monkeypatch.setattr("tempomask.engine.trunk.TOKENS", 1024)
     torch.manual_seed(0)
     if pool:
         size = (size[0] // 2 * 2, size[1] // 2 * 2)

@@ -21,7 +21,7 @@ from tempomask.models.segmenter import Encoded, MemoryInputs, Segmenter
 from tempomask.ops.normalise import normalise
 from tempomask.prompts import Prompt
 from tempomask.tracking.options import TrackingOptions
-from tempomask.tracking.propagate import track
+from tempomask.tracking.passes import track
 from tempomask.tracking.session import Session
 
 

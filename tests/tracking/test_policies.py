@@ -19,7 +19,7 @@ from tempomask.routing.budget import FixedBudget, TopK
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
 from tempomask.routing.recurrent import RecurrentPolicy
 from tempomask.tracking.options import TrackingOptions
-from tempomask.tracking.propagate import track
+from tempomask.tracking.passes import track
 from tempomask.tracking.session import Session
 
 Clip = Callable[..., list[NDArray[np.uint8]]]

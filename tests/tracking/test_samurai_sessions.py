@@ -18,7 +18,7 @@ from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt
 from tempomask.tracking.kalman import Box
 from tempomask.tracking.options import SamuraiConfig, TrackingOptions
-from tempomask.tracking.propagate import track
+from tempomask.tracking.passes import track
 from tempomask.tracking.session import Session
 
 Frames = Callable[..., list[NDArray[np.uint8]]]

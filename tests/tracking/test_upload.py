@@ -17,7 +17,7 @@ from tempomask.models.segmenter import Segmenter
 from tempomask.ops.transfer import waits_for_now
 from tempomask.prompts import Prompt
 from tempomask.results import FrameResult
-from tempomask.tracking.propagate import FrameSource, track
+from tempomask.tracking.passes import FrameSource, track
 from tempomask.tracking.session import Session
 from tempomask.tracking.upload import PinnedRing, PreparedFrame, pinned_ring, prepared_ahead
 

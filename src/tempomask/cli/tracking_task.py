@@ -31,7 +31,7 @@ from tempomask.io.writer import ResultWriter
 from tempomask.prompts import Prompt, check_given
 from tempomask.routing.options import Routing
 from tempomask.tracking.options import TrackingOptions
-from tempomask.tracking.propagate import Direction, check_frames, in_order, plan_passes
+from tempomask.tracking.passes import Direction, check_frames, in_order, plan_passes
 
 if TYPE_CHECKING:
     from tempomask.io.video import Video

@@ -34,7 +34,7 @@ from tempomask.models.segmenter import ABSENT_LOGIT, Segmenter
 from tempomask.prompts import Prompt
 from tempomask.results import FrameResult
 from tempomask.tracking.options import TrackingOptions
-from tempomask.tracking.propagate import FrameSource
+from tempomask.tracking.passes import FrameSource
 from tempomask.tracking.session import Session
 
 Data = ArrayLike | Tensor

@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 from tempomask.engine.fuser import FastFuserBlock
+from tempomask.engine.hybrid import FastStem, FastTransformerBlock, can_fuse
 from tempomask.engine.malloc_tuning import keep_freed_memory
 from tempomask.engine.memory_attention import FastMemoryAttention
 from tempomask.engine.neck import FusedNeck
 from tempomask.engine.packed import fast_token_linear
-from tempomask.engine.rotary_block import FastTransformerBlock
-from tempomask.engine.stem import FastStem, can_fuse
 from tempomask.engine.trunk import FastTrunk
 from tempomask.errors import InputError
 from tempomask.models.hiera import Hiera

@@ -30,7 +30,7 @@ from tempomask.models.instances.config import InstanceConfig
 from tempomask.models.instances.query_decoder import QueryRouter
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.results import InstanceResult, InstanceSummary
-from tempomask.tracking.propagate import check_frames
+from tempomask.tracking.passes import check_frames
 from tempomask.weights.instances import load_instance_segmenter
 from tempomask.weights.own import RouterWeights
 

@@ -25,7 +25,7 @@ from tempomask.propagation.network import PatchEncoder
 from tempomask.propagation.options import PropagationOptions
 from tempomask.propagation.session import PropagationSession
 from tempomask.routing.options import Routing
-from tempomask.tracking.propagate import (
+from tempomask.tracking.passes import (
     Direction,
     Results,
     TrackingPasses,

@@ -89,6 +89,7 @@ class FrameStep:
     ) -> None:
         self.segmenter, self.config, self.options = segmenter, segmenter.config, options
         self.selector, self.chooser = selector, chooser
+        self.memory_dtype: torch.dtype = getattr(torch, options.memory_dtype)
         self.presence_threshold = 0.0 if chooser is None else chooser.config.presence_threshold
         wanted = options.static_memory
         self.static = segmenter.compiled if wanted is None else wanted
@@ -357,7 +358,6 @@ class FrameStep:
     def encode_memory(self, features: Tensor, outputs: Sequence[Output]) -> list[Tensor]:
         """Memories (memory_dim, h, w) of the outputs on a frame of raw features (1, C, h, w)."""
         memories: dict[int, Tensor] = {}
-        dtype = getattr(torch, self.options.memory_dtype)
         logits = self._memory_logits(outputs)
         prompted = [output.prompted for output in outputs]
         harden = self.options.binarise_prompted_masks
@@ -375,7 +375,7 @@ class FrameStep:
                 binarise=layouts[group[0]][1],
             )
             # Copies, so that no long-lived memory holds on to those of the other objects.
-            rows = [row.to(dtype, copy=True) for row in memory]
+            rows = [row.to(self.memory_dtype, copy=True) for row in memory]
             memories.update(zip(group, rows, strict=True))
         return [memories[i] for i in range(len(outputs))]
 

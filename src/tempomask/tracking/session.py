@@ -94,7 +94,7 @@ class Session(VideoSession):
 
     def _begin(self) -> None:
         policy = None if self._policy is None else self._policy.fresh()
-        dtype = getattr(torch, self.options.memory_dtype)
+        dtype = self._frame_step.memory_dtype
         frames = FrameStore(self.segmenter, self.options.resize, policy, dtype)
         self._state = VideoState(frames, self._reverse)
         self._pending: dict[int, list[Prompt]] = {}

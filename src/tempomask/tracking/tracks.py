@@ -8,7 +8,7 @@ from typing import Any
 from tempomask.frames import FrameSource
 from tempomask.io.video import Video, open_video
 from tempomask.results import FrameResult
-from tempomask.tracking.propagate import Results
+from tempomask.tracking.passes import Results
 
 
 class Tracks(Iterator[FrameResult]):

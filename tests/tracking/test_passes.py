@@ -14,7 +14,7 @@ from tempomask.errors import InputError
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt
 from tempomask.tracking.options import TrackingOptions
-from tempomask.tracking.propagate import Direction, track
+from tempomask.tracking.passes import Direction, track
 from tempomask.tracking.session import Session
 
 MASK = np.zeros((48, 80), dtype=bool)
