@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,18 +19,18 @@ import torch
 
 from tempomask.devices import DTypeName, resolve_device, resolve_dtype
 from tempomask.errors import InputError
-from tempomask.frames import IndexedFrames
+from tempomask.frames import FrameSource
 from tempomask.instances.fast import accelerate_instances
 from tempomask.instances.options import InstanceOptions
 from tempomask.instances.query_routing import FixedLayers, QueryRouterConfig, TemporalQueryRouter
 from tempomask.instances.session import InstanceSession
-from tempomask.io.video import Video, open_video
 from tempomask.model import Engine
 from tempomask.models.instances.config import InstanceConfig
 from tempomask.models.instances.query_decoder import QueryRouter
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.results import InstanceResult, InstanceSummary
 from tempomask.tracking.passes import check_frames
+from tempomask.tracking.tracks import Tracks
 from tempomask.weights.instances import load_instance_segmenter
 from tempomask.weights.own import RouterWeights
 
@@ -216,42 +216,34 @@ class InstanceModel:
         Raises:
             InputError: For bad input, before the first frame is asked for.
         """
-        video = open_video(source)
-        chosen = check_frames(frames, video.num_frames)
-        session = self.session(start=chosen.start if chosen else 0, options=options)
-        return InstanceTracks(session, video, chosen.stop if chosen else None)
+        return InstanceTracks(
+            source, lambda start: self.session(start=start, options=options), frames
+        )
 
 
-class InstanceTracks(Iterator[InstanceResult]):
+class InstanceTracks(Tracks[InstanceResult]):
     """The results of a video, one a frame, in order; `summary` tells the tracks so far.
 
     Attributes:
         session: Which the frames go through.
-        video: The open source, for its size, frame rate and number of frames.
     """
 
-    def __init__(self, session: InstanceSession, video: Video, end: int | None = None) -> None:
-        self.session, self.video = session, video
-        try:
-            frames = video.frames(session.start, end)
-        except BaseException:
-            video.close()
-            raise
-        self._results = self._run(frames)
+    session: InstanceSession
 
-    def _run(self, frames: IndexedFrames) -> Generator[InstanceResult, None, None]:
-        with self.video:
-            for _, frame in frames:
-                yield self.session.step(frame)
+    def __init__(
+        self,
+        source: Any,
+        new_session: Callable[[int], InstanceSession],
+        frames: range | None = None,
+    ) -> None:
+        def begin(video: FrameSource) -> Generator[InstanceResult, None, None]:
+            chosen = check_frames(frames, video.num_frames)
+            self.session = new_session(chosen.start if chosen else 0)
+            taken = video.frames(self.session.start, chosen.stop if chosen else None)
+            return (self.session.step(frame) for _, frame in taken)
 
-    def __next__(self) -> InstanceResult:
-        return next(self._results)
+        super().__init__(source, begin)
 
     def summary(self) -> InstanceSummary:
         """The tracks of all frames taken so far."""
         return self.session.summary()
-
-    def close(self) -> None:
-        """Stop early and let go of the video."""
-        self._results.close()
-        self.video.close()

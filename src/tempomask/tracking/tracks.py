@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, TypeVar
 
 from tempomask.frames import FrameSource
 from tempomask.io.video import Video, open_video
-from tempomask.results import FrameResult
-from tempomask.tracking.passes import Results
+
+Result = TypeVar("Result")
 
 
-class Tracks(Iterator[FrameResult]):
+class Tracks(Iterator[Result]):
     """The results of a video, frame by frame, in order.
 
     A video that was opened for them is closed after the last, by an error, and by `close`.
+
+    Args:
+        source: Same as in `Model.track`.
+        begin: Gives the results of its frames.
     """
 
     _opened: Video | None = None
 
-    def __init__(self, source: Any, begin: Callable[[FrameSource], Results]) -> None:
-        """source: as in `Model.track`. begin: gives the results of its frames."""
+    def __init__(
+        self, source: Any, begin: Callable[[FrameSource], Generator[Result, None, None]]
+    ) -> None:
         if not isinstance(source, FrameSource):
             source = self._opened = open_video(source)
         try:
@@ -29,7 +34,7 @@ class Tracks(Iterator[FrameResult]):
             self._close_video()
             raise
 
-    def __next__(self) -> FrameResult:
+    def __next__(self) -> Result:
         try:
             return next(self._results)
         except BaseException:
