@@ -47,7 +47,7 @@ class InstanceTask(Task):
     def begin(self, request: Request, frames: ReplayBuffer, model: InstanceModel) -> None:
         """Open a session."""
         self._request, self._video = request, frames
-        self._session = model.session(start=request.start or 0, **asdict(self.options))
+        self._session = model.session(start=request.start or 0, options=self.options)
         self.classes = model.classes
         self._router = None if model.router is None else type(model.router).__name__
         short_side = model.config.short_side
