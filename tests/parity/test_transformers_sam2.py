@@ -195,7 +195,7 @@ def test_memory_attention(pair: Pair, frames: int) -> None:
         pointer_distance=torch.tensor([1.0, 2.0, 5.0]) / 15,
     )
     ours = pair.ours.attend(features, memory)
-    tokens = pair.ours._memory_tokens(memory)
+    tokens = pair.ours.memory_tokens(memory)
     positions = tokens.positions.expand(2, -1, -1)
     current = grid_sine(side, side, 256, CPU).flatten(1).T[:, None].expand(-1, 2, -1)
     theirs = pair.theirs.memory_attention(
