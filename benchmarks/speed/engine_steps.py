@@ -62,7 +62,7 @@ def left_out(*patches: tuple[str, Any]) -> Iterator[None]:
 VARIANTS: dict[str, list[tuple[str, Any]]] = {
     "fast": [],
     "without packed layers": [("packed.can_pack", lambda layer, dtype: False)],
-    "without strips": [("strips.TOKENS", WHOLE), ("memory_attention.MLP_TOKENS", WHOLE)],
+    "without strips": [("trunk.TOKENS", WHOLE), ("memory_attention.MLP_TOKENS", WHOLE)],
     "without the fused neck": [("accelerate.FeaturePyramidNeck", _Absent)],
     "memory keys turned pair by pair": [("memory_attention.RotatedKeys", _InPairs)],
 }

@@ -259,7 +259,7 @@ def test_eval_youtube_vis(run: Run, weights: Path, video_set: Any, tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c: c["videos"][1].update(width=40), "says 40 x 32"),
+        (lambda c: c["videos"][1].update(width=40), "say 40 x 32"),
         (lambda c: c["videos"][1]["file_names"].__setitem__(3, "gone.png"), "no image"),
         (lambda c: c["categories"].append({"id": 9, "name": "horse"}), "does not know (horse)"),
         (
