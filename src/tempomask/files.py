@@ -86,6 +86,12 @@ def part_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 
 
+def absolute_path(source: str | Path) -> Path | None:
+    """Of a source that is a file or folder; None for any other, such as a camera."""
+    path = Path(source).expanduser()
+    return path.resolve() if path.exists() else None
+
+
 @contextmanager
 def write_errors(place: str | Path) -> Iterator[None]:
     """Turn an OSError of the block into an InputError that names `place` and the remedy."""

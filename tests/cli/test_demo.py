@@ -20,7 +20,7 @@ from tempomask.cli import demo_runs, demo_sheet
 from tempomask.cli.demo import BOX, CLICK, first_prompt
 from tempomask.cli.demo_runs import CLIP, ClipRun
 from tempomask.io.images import read_mask
-from tempomask.io.journal import FrameRecord
+from tempomask.io.records import FrameRecord
 from tempomask.io.video import open_video
 from tempomask.model import Model
 from tempomask.results import FrameArrays, FrameResult

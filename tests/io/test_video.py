@@ -125,7 +125,7 @@ def test_live_sources_lose_old_frames_and_count_what_is_given() -> None:
 
 
 def test_live_stream_from_ffmpeg() -> None:
-    stream = Stream("testsrc=size=64x48:rate=200", "test image", form="lavfi")
+    stream = Stream("testsrc=size=64x48:rate=200", "test image", demuxer="lavfi")
     with stream as video:
         assert (video.size, video.fps, video.num_frames) == ((48, 64), 200, None)
         assert video.live and not video.seekable

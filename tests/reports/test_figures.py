@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from tempomask.errors import InputError
-from tempomask.io.journal import FrameRecord
 from tempomask.io.overlay import object_color
+from tempomask.io.records import FrameRecord
 from tempomask.reports.figures import save_block_chart, save_run_chart
 
 RAN, SKIPPED = (0x2F, 0x6F, 0xB2), (0xE3, 0xE8, 0xEE)

@@ -15,7 +15,8 @@ from tempomask.cli import console
 from tempomask.cli.run import Request, Run
 from tempomask.cli.tracking_task import TrackingTask
 from tempomask.evaluation.frame_times import median_seconds, paired_times
-from tempomask.io.journal import FrameRecord, open_journal
+from tempomask.io.journal import open_journal
+from tempomask.io.records import FrameRecord
 from tempomask.io.result_folder import JOURNAL
 from tempomask.io.video import open_video
 from tempomask.routing.options import Routing

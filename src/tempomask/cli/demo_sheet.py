@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tempomask.cli.demo_runs import VIDEO, ClipRun, found_in, iou
 from tempomask.io.images import save_png
-from tempomask.io.journal import FrameRecord
 from tempomask.io.overlay import contact_sheet, draw_overlay, evenly_spaced
+from tempomask.io.records import FrameRecord
 from tempomask.io.video import open_video
 
 CELLS = 8

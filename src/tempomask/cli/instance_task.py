@@ -12,7 +12,7 @@ from tempomask.cli.run import Plan, ReplayBuffer, Request, Task
 from tempomask.errors import InputError
 from tempomask.instances.options import InstanceOptions
 from tempomask.instances.state import frames_seen, restore_session, session_state
-from tempomask.io.journal import INSTANCES
+from tempomask.io.records import INSTANCES
 from tempomask.io.result_folder import FORMATS
 from tempomask.io.writer import ResultWriter
 from tempomask.results import InstanceResult, InstanceTrack

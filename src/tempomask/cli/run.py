@@ -22,7 +22,8 @@ from tempomask.cli.progress import FrameBar, RunStats
 from tempomask.errors import InputError
 from tempomask.frames import Frame, IndexedFrames, Size
 from tempomask.io.exports import Tracks
-from tempomask.io.journal import Result, ids_of, open_journal
+from tempomask.io.journal import VideoInfo, open_journal
+from tempomask.io.records import Result, ids_of
 from tempomask.io.result_folder import CHARTS, JOURNAL, ResultFolder
 from tempomask.io.video import Video
 from tempomask.io.writer import ResultWriter, check_named
@@ -68,13 +69,13 @@ class Plan:
         results: of the frames, in the order in which they are tracked.
         total: number of frames to read; None where the video does not tell its length.
         resumed_at: the first frame that an earlier run left; None in a new run.
-        again: frames that are tracked again only to get there.
+        skip: frames that are there already, and tracked again only to get to the others.
     """
 
     results: Iterator[Result]
     total: int | None
     resumed_at: int | None = None
-    again: Collection[int] = ()
+    skip: Collection[int] = ()
 
 
 class Task:
@@ -152,19 +153,19 @@ class Run:
         frames = ReplayBuffer(video, bar.read)
         # Bad input is refused here, before anything of an earlier run is replaced.
         task.begin(request, frames, model)
+        settings = {
+            "source": Path(request.source).name,
+            "model": model.name,
+            "checkpoint": request.checkpoint,
+            "start": request.start,
+            **task.settings,
+        }
         with ResultWriter(
             request.out,
+            VideoInfo.of(video, settings, task.classes),
             request.save - set(CHARTS),
             video=video,
-            classes=task.classes,
             tracks=task.tracks,
-            settings={
-                "source": Path(request.source).name,
-                "model": model.name,
-                "checkpoint": request.checkpoint,
-                "start": request.start,
-                **task.settings,
-            },
             resume=request.resume,
             named=request.names,
         ) as writer:
@@ -192,19 +193,19 @@ class Run:
         """Write every result that is not there yet, until the end or Ctrl-C."""
         stats = RunStats()
         drawn = "overlay" in writer.formats
-        with stop_wish() as wish, bar.bar:
-            frames.stop = wish
+        with stop_on_interrupt() as stop, bar.bar:
+            frames.stop = stop
             started = time.perf_counter()
-            for result in _ready(plan.results, wish):
+            for result in _until(stop, plan.results):
                 bar.show(len(ids_of(result)))
-                if result.index in plan.again:
+                if result.index in plan.skip:
                     continue
                 writer.add(frames.frame(result.index) if drawn else None, result)
                 stats.add(result.index)
                 self.task.note(result)
                 if len(stats.indices) % KEEP_EVERY == 0:
                     writer.keep(self.task.state())
-            stats.interrupted = wish.is_set()
+            stats.interrupted = stop.is_set()
             if stats.indices:
                 writer.keep(self.task.state())
             # Within the clock: frames that wait to be written are work too.
@@ -274,32 +275,32 @@ class ReplayBuffer:
 
 
 @contextmanager
-def stop_wish() -> Iterator[Event]:
+def stop_on_interrupt() -> Iterator[Event]:
     """An event that the first Ctrl-C sets; the second interrupts at once, as usual."""
-    wish = Event()
+    stop = Event()
     if current_thread() is not main_thread():
         # Only the main thread may handle signals.
-        yield wish
+        yield stop
         return
 
-    def note_wish(_number: int, _frame: FrameType | None) -> None:
+    def interrupted(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        wish.set()
+        stop.set()
         console.note("stopping after this frame; Ctrl-C again to stop at once")
 
-    before = signal.signal(signal.SIGINT, note_wish)
+    before = signal.signal(signal.SIGINT, interrupted)
     try:
-        yield wish
+        yield stop
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _ready(results: Iterable[Result], wish: Event) -> Iterator[Result]:
-    """The results; after Ctrl-C without the complaint that the frames ended before a prompt."""
+def _until(stop: Event, results: Iterable[Result]) -> Iterator[Result]:
+    """The results; once stopped, without the complaint that the frames ended before a prompt."""
     try:
         yield from results
     except InputError:
-        if not wish.is_set():
+        if not stop.is_set():
             raise
 
 

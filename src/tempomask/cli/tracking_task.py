@@ -25,7 +25,8 @@ from tempomask.cli.progress import RunStats
 from tempomask.cli.run import Plan, ReplayBuffer, Request, Task
 from tempomask.errors import InputError
 from tempomask.io.images import MAX_ID
-from tempomask.io.journal import TRACK, Journal
+from tempomask.io.journal import Journal
+from tempomask.io.records import TRACK
 from tempomask.io.result_folder import CHARTS, FORMATS
 from tempomask.io.writer import ResultWriter
 from tempomask.prompts import Prompt, check_given
@@ -125,7 +126,7 @@ class TrackingTask(Task):
         self._track = partial(
             model.track, frames, direction=self.direction, options=options, routing=self.routing
         )
-        self._whole = self._pass(self.prompts, request.start)
+        self._full_plan = self._plan_from(self.prompts, request.start)
         attention = getattr(model.config, "memory_attention", None)
         self.settings = {
             "image_size": model.config.image_size,
@@ -133,7 +134,7 @@ class TrackingTask(Task):
             "pooled_memory": None if attention is None else attention.pooling,
             "adapter": self.adapter,
             "direction": self.direction,
-            "prompts": [_in_words(prompt) for prompt in self.prompts],
+            "prompts": [_described(prompt) for prompt in self.prompts],
             **self.options.settings(),
             **self.routing.settings(),
         }
@@ -143,7 +144,7 @@ class TrackingTask(Task):
         direction, request = self.direction, self._request
         frame = writer.resume_at(backward=direction == "backward")
         if frame is None:
-            return self._whole
+            return self._full_plan
         if direction == "backward":
             done = frame < (request.end or 0)
         else:
@@ -151,12 +152,12 @@ class TrackingTask(Task):
             done = last is not None and frame >= last
         if done:
             return Plan(iter(()), 0, frame)
-        rest = self._pass(*standing_in(writer.journal, self.prompts, frame, direction))
+        rest = self._plan_from(*resume_prompts(writer.journal, self.prompts, frame, direction))
         results, total = rest.results, rest.total
         first, start = min(writer.journal.finished), request.start or 0
         if direction == "both" and first > start:
             # The backward pass was stopped on its way.
-            prompts, begin = standing_in(writer.journal, self.prompts, first - 1, "backward")
+            prompts, begin = resume_prompts(writer.journal, self.prompts, first - 1, "backward")
             total = None if total is None else total + begin - start + 1
             frames = range(start, begin + 1)
             back = self._track(prompts, direction="backward", frames=frames)
@@ -168,12 +169,12 @@ class TrackingTask(Task):
         self._blocks.append(result.blocks)
         # Masks at the video's size are left to the thread that writes them, where that will do.
         masks = result.masks if result.non_overlapping else result.low_res_logits > 0
-        for place, object_id in enumerate(result.object_ids):
+        for i, object_id in enumerate(result.object_ids):
             seen = self._objects.setdefault(object_id, _Object())
             seen.frames += 1
-            if masks[place].any():
+            if masks[i].any():
                 seen.visible += 1
-                seen.predicted_iou += float(result.predicted_iou[place])
+                seen.predicted_iou += float(result.predicted_iou[i])
 
     def report(self, stats: RunStats) -> dict[str, Any]:
         """Frames, blocks and objects; with a target for the speed, whether it was met."""
@@ -193,7 +194,7 @@ class TrackingTask(Task):
             told["fps_target"] = {"wanted": wanted, "reached": rounded, "met": met}
         return told
 
-    def _pass(self, prompts: Sequence[Prompt], start: int | None) -> Plan:
+    def _plan_from(self, prompts: Sequence[Prompt], start: int | None) -> Plan:
         """Tracking from `start` on; InputError for what does not fit the model or the video."""
         count = self._video.num_frames
         frames = self.frames(prompts, start, self._request.end, count)
@@ -215,7 +216,7 @@ class _Object:
         return {"id": object_id, **seen, "predicted_iou": iou}
 
 
-def standing_in(
+def resume_prompts(
     journal: Journal, prompts: Sequence[Prompt], next_frame: int, direction: Direction
 ) -> tuple[list[Prompt], int]:
     """How to go on at `next_frame`, with the frames before it (backward: after it) finished.
@@ -231,9 +232,9 @@ def standing_in(
         if begun <= set(seen):
             break
         record = journal.record(frame)
-        for place, object_id in enumerate(record.ids):
-            if object_id in begun - set(seen) and record.areas[place]:
-                seen[object_id] = Prompt(frame, object_id, mask=record.masks[place])
+        for i, object_id in enumerate(record.ids):
+            if object_id in begun - set(seen) and record.areas[i]:
+                seen[object_id] = Prompt(frame, object_id, mask=record.masks[i])
     later = [
         prompt
         for prompt in prompts
@@ -260,7 +261,7 @@ def _check_end(backward: bool, prompted: int, end: int | None) -> None:
         )
 
 
-def _in_words(prompt: Prompt) -> str:
+def _described(prompt: Prompt) -> str:
     """A prompt as a person reads it in a message; another prompt reads otherwise."""
     parts = []
     if prompt.points is not None:

@@ -37,7 +37,7 @@ class Stream(Video):
     Args:
         address: what FFmpeg calls it.
         name: for messages.
-        form: of the capture device; None to find out.
+        demuxer: FFmpeg's name of the format or capture device; None to find out.
         options: of FFmpeg.
 
     Raises:
@@ -51,11 +51,11 @@ class Stream(Video):
         address: str,
         name: str,
         *,
-        form: str | None = None,
+        demuxer: str | None = None,
         options: dict[str, str] | None = None,
     ) -> None:
         super().__init__(name)
-        self._container = open_container(address, name, form=form, options=options)
+        self._container = open_container(address, name, demuxer=demuxer, options=options)
         try:
             self._stream = video_stream(self._container, name)
             self._frames = self._decode()
@@ -120,13 +120,13 @@ class Stream(Video):
 
 def open_camera(index: int) -> Stream:
     """The camera with this index, as the system counts; InputError if it is not there."""
-    address, form = camera_address(index, sys.platform)
-    return Stream(address, f"camera {index}", form=form)
+    address, demuxer = camera_address(index, sys.platform)
+    return Stream(address, f"camera {index}", demuxer=demuxer)
 
 
 def open_device(path: Path) -> Stream:
     """The camera at a device file such as /dev/video0; InputError if it sends no images."""
-    return Stream(str(path), str(path), form="v4l2")
+    return Stream(str(path), str(path), demuxer="v4l2")
 
 
 def open_stream(url: str) -> Stream:

@@ -20,13 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.files import replacing
-from tempomask.io.journal import FrameRecord, Journal
+from tempomask.io.journal import Journal
+from tempomask.io.records import FrameRecord
 from tempomask.results import InstanceTrack
 
 Tracks = Sequence[InstanceTrack]
 Export = Callable[[Path, Journal, Tracks], None]
+Lists = dict[str, list[Any]]
 
-LOST_LINE = "0,0,0,0\n"
+_MASKS = "segmentations"
+_NO_BOX = "0,0,0,0\n"
 BOX_COLUMNS = ("frame", "object", "x0", "y0", "x1", "y1", "score", "predicted_iou", "name")
 INSTANCE_BOX_COLUMNS = ("frame", "track", "class", "score", "x0", "y0", "x1", "y1", "area")
 TRACK_COLUMNS = ("track", "class", "score", "first_frame", "last_frame", "frames", "mean_area")
@@ -39,19 +42,23 @@ def write_rle(path: Path, journal: Journal, tracks: Tracks = ()) -> None:
     not seen or the frame was not tracked), `areas`, `bboxes` (x, y, w, h), `scores` (logits, > 0 is
     present) and `predicted_ious`; `score` is the mean predicted IoU where the object is seen.
     """
-    names = journal.info.names
 
-    def head(object_id: int) -> dict[str, Any]:
-        side = _sides(journal)
-        named = {"name": names.get(object_id, str(object_id))}
-        return {"id": object_id, "video_id": 1, "category_id": 1, "iscrowd": 0, **side, **named}
-
-    def rest(lists: dict[str, list[Any]]) -> dict[str, Any]:
+    def annotation(object_id: int, lists: Lists) -> dict[str, Any]:
         pairs = zip(lists["predicted_ious"], lists["areas"], strict=True)
         seen = [iou for iou, area in pairs if area]
-        return {**lists, "score": round(float(np.mean(seen)), 4) if seen else 0.0}
+        return {
+            "id": object_id,
+            "video_id": 1,
+            "category_id": 1,
+            "iscrowd": 0,
+            **_sides(journal),
+            "name": journal.info.names.get(object_id, str(object_id)),
+            _MASKS: None,
+            **lists,
+            "score": round(float(np.mean(seen)), 4) if seen else 0.0,
+        }
 
-    _write_json(path, journal, {}, ["object"], None, head, rest)
+    _write_json(path, journal, annotation, ["object"])
 
 
 def write_youtube_vis(path: Path, journal: Journal, tracks: Tracks) -> None:
@@ -64,17 +71,22 @@ def write_youtube_vis(path: Path, journal: Journal, tracks: Tracks) -> None:
     """
     by_id = {track.track_id: track for track in tracks}
 
-    def head(track_id: int) -> dict[str, Any]:
+    def annotation(track_id: int, lists: Lists) -> dict[str, Any]:
         track = by_id[track_id]
-        first = {"id": track_id, "video_id": 1, "category_id": track.label + 1, "iscrowd": 0}
-        size = {**_sides(journal), "length": journal.length}
-        return {**first, **size, "score": round(track.score, 4)}
-
-    def rest(lists: dict[str, list[Any]]) -> dict[str, Any]:
-        return {name: lists[name] for name in ("areas", "bboxes", "scores")}
+        return {
+            "id": track_id,
+            "video_id": 1,
+            "category_id": track.label + 1,
+            "iscrowd": 0,
+            **_sides(journal),
+            "length": journal.length,
+            "score": round(track.score, 4),
+            _MASKS: None,
+            **{name: lists[name] for name in ("areas", "bboxes", "scores")},
+        }
 
     files = {"file_names": [f"{index:05d}.jpg" for index in range(journal.length)]}
-    _write_json(path, journal, files, journal.info.classes, list(by_id), head, rest)
+    _write_json(path, journal, annotation, journal.info.classes, list(by_id), files)
 
 
 def write_boxes(path: Path, journal: Journal, tracks: Tracks = ()) -> None:
@@ -100,7 +112,7 @@ def write_boxes(path: Path, journal: Journal, tracks: Tracks = ()) -> None:
     folder.mkdir(exist_ok=True)
     for object_id, found in lines.items():
         with replacing(folder / f"{object_id}.txt") as part:
-            text = "".join(found.get(t, LOST_LINE) for t in range(journal.length))
+            text = "".join(found.get(t, _NO_BOX) for t in range(journal.length))
             part.write_text(text, encoding="utf-8")
 
 
@@ -176,18 +188,17 @@ def box_lines_folder(path: Path) -> Path:
 def _write_json(
     path: Path,
     journal: Journal,
-    of_video: dict[str, Any],
+    annotation: Callable[[int, Lists], dict[str, Any]],
     categories: Iterable[str],
-    ids: list[int] | None,
-    head: Callable[[int], dict[str, Any]],
-    rest: Callable[[dict[str, list[Any]]], dict[str, Any]],
+    ids: list[int] | None = None,
+    of_video: dict[str, Any] | None = None,
 ) -> None:
     """The layout of YouTube-VIS, of one video.
 
-    ids: of the annotations, None for all there are. head: what an annotation begins with, by its
-    id. rest: what follows its segmentations, of its lists by frame.
+    annotation: of an object, by its id and its lists by frame; masks come in the place of _MASKS.
+    ids: of the annotations, None for all there are. of_video: what else is told of the video.
     """
-    video = {"id": 1, **_sides(journal), "length": journal.length, **of_video}
+    video = {"id": 1, **_sides(journal), "length": journal.length, **(of_video or {})}
     document = {
         "info": {"description": "tempomask", "fps": journal.info.fps},
         "videos": [video],
@@ -205,14 +216,16 @@ def _write_json(
                 name: [values.get(frame) for frame in range(journal.length)]
                 for name, values in found[object_id].items()
             }
-            file.write(",\n" if number else "\n")
-            file.write(json.dumps(head(object_id))[:-1] + ', "segmentations": [')
-            for frame, place in enumerate(lists.pop("places")):
+            places = lists.pop(_MASKS)
+            text = json.dumps(annotation(object_id, lists))
+            before, after = text.split(f'"{_MASKS}": null', 1)
+            file.write(("," if number else "") + f'\n{before}"{_MASKS}": [')
+            for frame, place in enumerate(places):
                 file.write(", " if frame else "")
                 if place is not None:
                     spool.seek(place)
                 file.write("null" if place is None else spool.readline().rstrip())
-            file.write("], " + json.dumps(rest(lists))[1:])
+            file.write("]" + after)
         file.write("\n]}\n")
 
 
@@ -221,30 +234,27 @@ def _spool(journal: Journal, spool: IO[str]) -> dict[int, dict[str, dict[int, An
 
     Those that are empty are left out, with their box, unless they are instances'.
     """
-    found: dict[int, dict[str, dict[int, Any]]] = defaultdict(lambda: _no_lists())
+    names = (_MASKS, "areas", "bboxes", "scores", "predicted_ious")
+    found: dict[int, dict[str, dict[int, Any]]] = defaultdict(lambda: {name: {} for name in names})
     for record in journal.records():
         for i, object_id in enumerate(record.ids):
             lists, frame = found[object_id], record.index
             lists["areas"][frame] = int(record.areas[i])
             if record.areas[i] or record.classes:
                 lists["bboxes"][frame] = _xywh(record, i)
-                lists["places"][frame] = spool.tell()
+                lists[_MASKS][frame] = spool.tell()
                 spool.write(json.dumps(record.encodings[i]) + "\n")
             lists["scores"][frame] = round(float(record.scores[i]), 4)
             lists["predicted_ious"][frame] = round(float(record.predicted_iou[i]), 4)
     return found
 
 
-def _no_lists() -> dict[str, dict[int, Any]]:
-    return {name: {} for name in ("places", "areas", "bboxes", "scores", "predicted_ious")}
-
-
 def _sides(journal: Journal) -> dict[str, int]:
     return {"width": journal.info.size[1], "height": journal.info.size[0]}
 
 
-def _xywh(record: FrameRecord, place: int) -> list[float]:
-    x0, y0, x1, y1 = record.boxes[place].tolist()
+def _xywh(record: FrameRecord, i: int) -> list[float]:
+    x0, y0, x1, y1 = record.boxes[i].tolist()
     return [x0, y0, x1 - x0, y1 - y0]
 
 

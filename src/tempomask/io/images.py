@@ -183,10 +183,10 @@ def davis_palette() -> NDArray[np.uint8]:
     """The palette of DAVIS and PASCAL VOC, uint8 (256, 3): bits of the id dealt to R, G, B."""
     ids = np.arange(256)
     palette = np.zeros((256, 3), dtype=np.uint8)
-    for place in range(8):
+    for bit in range(8):
         for channel in range(3):
-            bit = ids >> (3 * place + channel) & 1
-            palette[:, channel] |= (bit << (7 - place)).astype(np.uint8)
+            ones = ids >> (3 * bit + channel) & 1
+            palette[:, channel] |= (ones << (7 - bit)).astype(np.uint8)
     palette.setflags(write=False)
     return palette
 

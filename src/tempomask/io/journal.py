@@ -4,8 +4,6 @@ The first line describes the video; every other line holds one frame: ids, score
 (COCO run-length encoding), and which encoder blocks ran; of instances also their classes, and which
 decoder layers ran. A line is written when everything else of its frame is on disk, so the file
 tells which frames are finished, whatever stopped the run.
-
-N objects or instances, L encoder blocks or decoder layers.
 """
 
 from __future__ import annotations
@@ -13,26 +11,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from io import FileIO
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Self
 
 from tempomask.errors import InputError
-from tempomask.files import replacing
+from tempomask.files import absolute_path, replacing
 from tempomask.frames import Size
-from tempomask.results import FrameResult, InstanceResult
-from tempomask.rle import RLE, decode_masks, encode_rle
+from tempomask.io.records import INSTANCES, TRACK, FrameRecord, line_of, read_line
 
-Result = FrameResult | InstanceResult
+if TYPE_CHECKING:
+    from tempomask.io.sources import Video
 
-TRACK, INSTANCES = "track", "instances"
 _VERSION = 1
-# What a line calls its objects and its blocks, by task.
-_KEYS = {TRACK: ("objects", "blocks"), INSTANCES: ("instances", "layers")}
 
 
 @dataclass(frozen=True)
@@ -56,6 +47,17 @@ class VideoInfo:
     settings: Mapping[str, Any] = field(default_factory=dict)
     source: str | None = None
 
+    @classmethod
+    def of(
+        cls, video: Video, settings: Mapping[str, Any], classes: tuple[str, ...] | None = None
+    ) -> Self:
+        """Of a run through an open video. classes: names of labels, of a run of instances."""
+        if classes is not None:
+            settings = {"task": INSTANCES, "classes": list(classes), **settings}
+        path = absolute_path(video.name)
+        source = None if path is None else str(path)
+        return cls(video.size, video.fps, video.num_frames, settings=settings, source=source)
+
     @property
     def task(self) -> str:
         """`track` or `instances`."""
@@ -65,87 +67,6 @@ class VideoInfo:
     def classes(self) -> tuple[str, ...]:
         """The names that labels point to; none for tracked objects."""
         return tuple(self.settings.get("classes", ()))
-
-
-@dataclass(frozen=True, eq=False)
-class FrameRecord:
-    """One finished frame, of tracked objects or of instances.
-
-    Attributes:
-        index: of the frame.
-        size: (H, W) in pixels.
-        ids: of the N objects or tracks.
-        encodings: N masks, run-length encoded.
-        boxes: float32 (N, 4), x0, y0, x1, y1 edges in pixels; zeros for an empty mask.
-        scores: float32 (N,), an object score's logit (> 0 is present), of instances the
-            probability of the class.
-        predicted_iou: float32 (N,) in [0, 1]; NaN for instances.
-        areas: int64 (N,), pixels of the masks.
-        blocks: bool (L,), the encoder blocks that ran, of instances the decoder layers.
-        name: of the source's image; None where frames have no names.
-        labels: int64 (N,), index in `classes`; -1 for tracked objects.
-        classes: the names that labels point to.
-    """
-
-    index: int
-    size: Size
-    ids: tuple[int, ...]
-    encodings: tuple[RLE, ...]
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    predicted_iou: NDArray[np.float32]
-    areas: NDArray[np.int64]
-    blocks: NDArray[np.bool_]
-    name: str | None = None
-    labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    classes: tuple[str, ...] = ()
-
-    @cached_property
-    def masks(self) -> NDArray[np.bool_]:
-        """bool (N, H, W)."""
-        return decode_masks(self.encodings, self.size)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The class name of each instance; none for tracked objects."""
-        return tuple(self.classes[label] for label in self.labels) if self.classes else ()
-
-
-def ids_of(result: Result) -> tuple[int, ...]:
-    """The ids of a result's objects or tracks."""
-    if isinstance(result, InstanceResult):
-        return tuple(result.track_ids.tolist())
-    return result.object_ids
-
-
-def record_of(result: Result, name: str | None = None) -> FrameRecord:
-    """What is kept of a result. name: of the source's image."""
-    count, masks = len(result.masks), result.masks
-    shared = {
-        "index": result.index,
-        "size": result.size,
-        "ids": ids_of(result),
-        "encodings": tuple(encode_rle(mask) for mask in masks),
-        "boxes": result.boxes,
-        "areas": np.count_nonzero(masks, axis=(1, 2)),
-        "name": name,
-    }
-    if isinstance(result, InstanceResult):
-        return FrameRecord(
-            **shared,
-            scores=result.scores,
-            predicted_iou=np.full(count, np.nan, np.float32),
-            blocks=result.layers,
-            labels=result.labels,
-            classes=result.classes,
-        )
-    return FrameRecord(
-        **shared,
-        scores=result.object_scores,
-        predicted_iou=result.predicted_iou,
-        blocks=result.blocks,
-        labels=np.full(count, -1),
-    )
 
 
 class Journal:
@@ -203,7 +124,7 @@ class Journal:
             self._file = FileIO(self.path, "r+")
             self._file.truncate(self._end)
             self._file.seek(self._end)
-        line = _dump(_line(record, self.info.task)).encode()
+        line = _dump(line_of(record, self.info.task)).encode()
         rest = memoryview(line)
         try:
             while rest:
@@ -222,7 +143,8 @@ class Journal:
             file.seek(position)
             line = file.readline()
         try:
-            return _record(json.loads(line), self.info)
+            info = self.info
+            return read_line(json.loads(line), info.task, info.size, info.classes)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise self._damaged(position, error) from None
 
@@ -320,51 +242,6 @@ def _header(info: VideoInfo) -> dict[str, Any]:
         "settings": dict(info.settings),
         "source": info.source,
     }
-
-
-def _line(record: FrameRecord, task: str) -> dict[str, Any]:
-    """The content of a frame's line."""
-    objects, blocks = _KEYS[task]
-    items = []
-    for place, object_id in enumerate(record.ids):
-        item: dict[str, Any] = {"id": object_id}
-        if task == INSTANCES:
-            item["label"] = int(record.labels[place])
-        item["score"] = round(float(record.scores[place]), 4)
-        if task == TRACK:
-            item["predicted_iou"] = round(float(record.predicted_iou[place]), 4)
-        item["box"] = record.boxes[place].tolist()
-        item["area"] = int(record.areas[place])
-        item["rle"] = record.encodings[place]["counts"]
-        items.append(item)
-    ran = "".join("1" if ran else "0" for ran in record.blocks)
-    named = {} if record.name is None else {"name": record.name}
-    return {"frame": record.index, blocks: ran, objects: items, **named}
-
-
-def _record(line: dict[str, Any], info: VideoInfo) -> FrameRecord:
-    """A frame from its line; KeyError, TypeError or ValueError for a line that is none."""
-    objects, blocks = _KEYS[info.task]
-    items = line[objects]
-
-    def column(key: str, dtype: type[np.generic], missing: float | None = None) -> NDArray[Any]:
-        values = [item[key] if missing is None else item.get(key, missing) for item in items]
-        return np.array(values, dtype=dtype)
-
-    return FrameRecord(
-        index=int(line["frame"]),
-        size=info.size,
-        ids=tuple(int(item["id"]) for item in items),
-        encodings=tuple(RLE(size=list(info.size), counts=item["rle"]) for item in items),
-        boxes=column("box", np.float32).reshape(len(items), 4),
-        scores=column("score", np.float32),
-        predicted_iou=column("predicted_iou", np.float32, np.nan),
-        areas=column("area", np.int64),
-        blocks=np.array([mark == "1" for mark in line[blocks]], dtype=bool),
-        name=line.get("name"),
-        labels=column("label", np.int64, -1),
-        classes=info.classes,
-    )
 
 
 def _dump(line: dict[str, Any]) -> str:

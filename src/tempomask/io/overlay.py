@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tempomask.errors import InputError
 from tempomask.frames import Frame, Size
-from tempomask.io.journal import FrameRecord, Result, ids_of
+from tempomask.io.records import FrameRecord, Result, ids_of
 from tempomask.results import FrameResult
 
 if TYPE_CHECKING:
@@ -264,9 +264,9 @@ def _free_top(left: int, top: int, size: tuple[int, int], height: int, taken: Se
     beside = [box for box in taken if box[0] < left + size[0] and left < box[2]]
     edges = [edge for box in beside for edge in (box[1] - size[1] - 1, box[3] + 1)]
     inside = [edge for edge in edges if 0 <= edge <= height - size[1]]
-    for place in (top, *sorted(inside, key=lambda edge: abs(edge - top))):
-        if all(place >= box[3] or place + size[1] <= box[1] for box in beside):
-            return place
+    for edge in (top, *sorted(inside, key=lambda edge: abs(edge - top))):
+        if all(edge >= box[3] or edge + size[1] <= box[1] for box in beside):
+            return edge
     return top
 
 

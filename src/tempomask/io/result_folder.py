@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from tempomask.errors import InputError
-from tempomask.files import part_path
+from tempomask.files import absolute_path, part_path
 from tempomask.io import exports
-from tempomask.io.journal import INSTANCES, TRACK, FrameRecord, Journal, read_header
+from tempomask.io.journal import Journal, read_header
+from tempomask.io.records import INSTANCES, TRACK, FrameRecord
 
 JOURNAL = "frames.jsonl"
 # The session as it was after some frame, for resuming.
@@ -107,10 +108,9 @@ class ResultFolder:
             return
         taken = [(folder / name).resolve() for name in self._names]
         for given in inputs:
-            place = place_of(given)
-            if place is None:
+            path = absolute_path(given)
+            if path is None:
                 continue
-            path = Path(place)
             if path == folder.resolve() or any(p == path or p in path.parents for p in taken):
                 raise InputError(
                     f"results in {folder} would overwrite or mingle with the input {given}; choose"
@@ -150,21 +150,21 @@ class ResultFolder:
 
 
 def image_stem(index: int, name: str | None = None) -> str:
-    """What the images of a frame are called: its number, or the name of the source's image."""
+    """What the images of a frame are called: its number, or the name of the source's image.
+
+    Raises:
+        InputError: For a name that leads elsewhere, as a journal from somebody else may have one.
+    """
+    if name is not None and (name in ("", ".", "..") or "/" in name or "\\" in name):
+        raise InputError(f"frame {index} is called {name!r}, which is no plain name of a file")
     return f"{index:05d}" if name is None else name
-
-
-def place_of(source: str | Path) -> str | None:
-    """The whole path of a source that is a file or folder, None for any other."""
-    path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() else None
 
 
 def holds_another(directory: Path, source: str) -> bool:
     """Whether a folder has the results of a run of another source than this one."""
     if not (directory / JOURNAL).exists():
         return False
-    info, place = read_header(directory / JOURNAL), place_of(source)
-    if info.source is not None and place is not None:
-        return info.source != place
+    info, path = read_header(directory / JOURNAL), absolute_path(source)
+    if info.source is not None and path is not None:
+        return info.source != str(path)
     return info.settings.get("source") != Path(source).name

@@ -11,7 +11,6 @@ from contextlib import closing
 from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
 
@@ -81,8 +80,8 @@ class Video:
         if end is not None and end < start:
             raise InputError(f"end {end} lies before start {start}; frames run from start to end")
         if self.live:
-            return self._counted(start, end, self._deliver(self._read(start, None)))
-        return self._expect_some(start, end, self._deliver(self._read(start, end)))
+            return self._renumbered(start, end, self._prefetched(self._read(start, None)))
+        return self._not_empty(start, end, self._prefetched(self._read(start, end)))
 
     def reversed_frames(self, start: int | None = None, end: int = 0) -> FrameStream:
         """Pairs (index, frame) from `start` (default: the last) down to and including `end`.
@@ -97,7 +96,7 @@ class Video:
         self._check_range(start or 0, None)
         if end < 0 or (start is not None and end > start):
             raise InputError(f"backward from frame {start} to {end}: need 0 <= end <= start")
-        return self._deliver(self._read_reversed(start, end))
+        return self._prefetched(self._read_reversed(start, end))
 
     def close(self) -> None:
         """Stop reading and give everything back. Iterators in use end."""
@@ -109,12 +108,7 @@ class Video:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _check_range(self, start: int, end: int | None) -> None:
@@ -128,7 +122,7 @@ class Video:
                 f" frame {start} is not among them"
             )
 
-    def _deliver(self, items: FrameStream) -> FrameStream:
+    def _prefetched(self, items: FrameStream) -> FrameStream:
         """The items, by way of a thread where that saves time."""
         if not self.decodes or self.prefetch < 1:
             yield from items
@@ -141,14 +135,14 @@ class Video:
             ahead.close()
             self.dropped += ahead.dropped
 
-    def _counted(self, start: int, end: int | None, items: FrameStream) -> FrameStream:
+    def _renumbered(self, start: int, end: int | None, items: FrameStream) -> FrameStream:
         """The items numbered as they arrive: a live source cannot know which are lost."""
         with closing(items):
             taken = islice(items, None if end is None else end - start)
             for index, (_, frame) in enumerate(taken, start):
                 yield index, frame
 
-    def _expect_some(self, start: int, end: int | None, items: FrameStream) -> FrameStream:
+    def _not_empty(self, start: int, end: int | None, items: FrameStream) -> FrameStream:
         """The items; InputError if a source of unknown length ends before the first of them."""
         with closing(items):
             first = next(items, None)

@@ -5,29 +5,21 @@ Whatever stops a run, the files of the finished frames are whole, and the run ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from tempomask.errors import InputError
 from tempomask.files import make_folder, replacing, write_errors
-from tempomask.frames import Frame, Size
+from tempomask.frames import Frame
 from tempomask.io.containers import VideoWriter
 from tempomask.io.exports import Tracks
 from tempomask.io.images import write_label_png, write_mask_png
-from tempomask.io.journal import (
-    INSTANCES,
-    TRACK,
-    Journal,
-    Result,
-    VideoInfo,
-    ids_of,
-    open_journal,
-    record_of,
-)
+from tempomask.io.journal import Journal, VideoInfo, open_journal
 from tempomask.io.overlay import draw_overlay
-from tempomask.io.result_folder import FORMATS, ResultFolder, image_stem, place_of
+from tempomask.io.records import Result, ids_of, record_of
+from tempomask.io.result_folder import FORMATS, ResultFolder, image_stem
 from tempomask.io.threads import WorkerThread
 from tempomask.io.video import Video
 from tempomask.results import FrameResult
@@ -58,21 +50,19 @@ class ResultWriter:
 
     Args:
         directory: of the results.
+        info: what the run is about; resuming with other settings is refused.
         formats: names of the above.
-        video: where the frames come from; gives size, fps and num_frames unless those are given. An
-            overlay of frames that come in another order (backward), or of a resumed run, is drawn
-            at the end from a second reading of it, so it must stay open until then.
-        size: (H, W) of the frames.
-        fps: frames per second.
-        num_frames: of the video.
-        names: of objects by id, for tags and rle.
-        classes: names of labels; makes it a run of instances.
+        video: where the frames come from. An overlay of frames that come in another order
+            (backward), or of a resumed run, is drawn at the end from a second reading of it, so it
+            must stay open until then.
         tracks: of a run of instances, asked for when the files are made.
-        settings: of the run (model, prompts ...); resuming with others is refused.
         resume: keep what is there and go on; else the first frame takes the place of an earlier run
             in the folder, so that nothing is lost to a run without frames.
         named: masks and objects are called after the images of the video, a folder, not by number.
         queue: frames that may wait to be written.
+
+    Attributes:
+        finished: indices of the frames that were finished at the start of a resumed run.
 
     Raises:
         InputError: For an unknown format, a folder that is a file, not writable, full or of another
@@ -83,38 +73,29 @@ class ResultWriter:
     def __init__(
         self,
         directory: str | Path,
+        info: VideoInfo,
         formats: Iterable[str] = ("masks",),
         *,
         video: Video | None = None,
-        size: Size | None = None,
-        fps: float | None = None,
-        num_frames: int | None = None,
-        names: Mapping[int, str] | None = None,
-        classes: tuple[str, ...] | None = None,
         tracks: Callable[[], Tracks] = tuple,
-        settings: Mapping[str, Any] | None = None,
         resume: bool = False,
         named: bool = False,
         queue: int = 4,
     ) -> None:
-        task = TRACK if classes is None else INSTANCES
-        self.formats = check_formats(formats, task)
-        self.folder = ResultFolder(directory, task)
+        self.formats = check_formats(formats, info.task)
+        self.folder = ResultFolder(directory, info.task)
         self._video, self._tracks = video, tracks
         self._frame_names = None if video is None else video.frame_names
         self._named = named
-        if classes is not None:
-            settings = {"task": task, "classes": list(classes), **(settings or {})}
         if named:
             check_named(video)
-            settings = {**(settings or {}), "named": True}
-        info = _video_info(video, size, fps, num_frames, names, settings)
+            info = replace(info, settings={**info.settings, "named": True})
         self.folder.check([] if video is None else [video.name])
         self._new_folder = not self.folder.directory.exists()
         self.directory = make_folder(directory)
         there = self.folder.journal
         # The journal of a run in the folder, which the first frame is to replace.
-        self._earlier = open_journal(there, task) if there.exists() and not resume else None
+        self._earlier = open_journal(there, info.task) if there.exists() and not resume else None
         self.journal = Journal(there, info, resume)
         self.finished = frozenset(i for i in self.journal.finished if self._files_there(i))
         self._overlay = VideoWriter(self.folder.path("overlay"), info.size, info.fps)
@@ -221,12 +202,7 @@ class ResultWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is None:
             self.finish()
             return
@@ -328,21 +304,3 @@ def check_named(video: Video | None) -> None:
             f"{what} cannot be called after the source's images, there are none; leave names"
             " out, or give a folder of images"
         )
-
-
-def _video_info(
-    video: Video | None,
-    size: Size | None,
-    fps: float | None,
-    num_frames: int | None,
-    names: Mapping[int, str] | None,
-    settings: Mapping[str, Any] | None,
-) -> VideoInfo:
-    if video is not None:
-        size = size or video.size
-        fps = fps or video.fps
-        num_frames = num_frames or video.num_frames
-    if size is None:
-        raise InputError("a result writer needs the video, or the size of its frames")
-    source = None if video is None else place_of(video.name)
-    return VideoInfo(size, fps, num_frames, names or {}, settings or {}, source)

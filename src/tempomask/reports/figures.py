@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tempomask.errors import InputError
-from tempomask.io.journal import FrameRecord
 from tempomask.io.overlay import object_color
+from tempomask.io.records import FrameRecord
 from tempomask.reports.canvas import INK, RAN, SKIPPED, block_ticks, figure_of, save, style
 
 if TYPE_CHECKING:
@@ -27,8 +27,13 @@ _LEGEND = 10
 def save_block_chart(path: str | Path, indices: Sequence[int], blocks: ArrayLike) -> None:
     """A PNG of which encoder blocks ran: frames from left to right, the first block at the bottom.
 
-    indices: (T,) of the frames. blocks: bool (T, L). Raises InputError if they do not fit together,
-    or if the file cannot be written.
+    Args:
+        path: of the file.
+        indices: (T,) of the frames.
+        blocks: bool (T, L).
+
+    Raises:
+        InputError: If they do not fit together, or if the file cannot be written.
     """
     ran = _checked(indices, blocks)
     figure = figure_of(1.2 + 0.12 * ran.shape[1])
@@ -43,34 +48,42 @@ def save_run_chart(
 ) -> None:
     """A PNG with three charts over the frames: blocks that ran, object scores, object areas.
 
-    records: as from `io.journal.Journal.records`. names: of objects by id, for the legend.
-    Raises InputError without frames, or if the file cannot be written.
+    Args:
+        path: of the file.
+        records: as from `io.journal.Journal.records`.
+        names: of objects by id, for the legend.
+
+    Raises:
+        InputError: Without frames, or if the file cannot be written.
     """
     listed = list(records)
-    indices = [record.index for record in listed]
+    indices = np.array([record.index for record in listed], dtype=np.int64)
     ran = _checked(indices, [record.blocks for record in listed])
     figure = figure_of(4.6 + 0.12 * ran.shape[1])
     heights = [0.6 + 0.12 * ran.shape[1], 1.7, 1.7]
     blocks, scores, areas = figure.subplots(3, 1, sharex=True, height_ratios=heights)
-    _draw_blocks(blocks, np.asarray(indices), ran)
+    _draw_blocks(blocks, indices, ran)
     pixels = listed[0].size[0] * listed[0].size[1]
     for object_id in sorted({i for record in listed for i in record.ids}):
-        with_object = [
-            (record, record.ids.index(object_id)) for record in listed if object_id in record.ids
-        ]
-        frames = np.array([record.index for record, _ in with_object])
-        logits = np.array([record.scores[i] for record, i in with_object], dtype=np.float64)
-        shares = np.array([record.areas[i] for record, i in with_object]) / pixels
+        # Probability and share of the image by frame; NaN, which breaks the line, where there is
+        # no such object.
+        lines = np.full((2, indices.max() + 1), np.nan)
+        for record in listed:
+            if object_id in record.ids:
+                i = record.ids.index(object_id)
+                # tanh form of the logistic function: no overflow for large logits
+                probability = 0.5 * (1 + np.tanh(float(record.scores[i]) / 2))
+                lines[:, record.index] = probability, 100 * record.areas[i] / pixels
         label = (names or {}).get(object_id, str(object_id))
         color = [channel / 255 for channel in object_color(object_id)]
-        # tanh form of the logistic function: no overflow for large logits
-        _draw_line(scores, frames, 0.5 * (1 + np.tanh(logits / 2)), label, color)
-        _draw_line(areas, frames, 100 * shares, label, color)
+        marker = "o" if np.isfinite(lines[0]).sum() == 1 else None
+        for axes, line in zip((scores, areas), lines, strict=True):
+            axes.plot(line, color=color, label=label, linewidth=1.6, marker=marker)
     _finish_lines(scores, areas)
     save(figure, path)
 
 
-def _checked(indices: Sequence[int], blocks: ArrayLike) -> NDArray[np.bool_]:
+def _checked(indices: Sequence[int] | NDArray[np.int64], blocks: ArrayLike) -> NDArray[np.bool_]:
     """blocks as bool (T, L)."""
     try:
         ran = np.asarray(blocks, dtype=bool)
@@ -107,21 +120,6 @@ def _draw_blocks(axes: Axes, indices: NDArray[np.integer[Any]], ran: NDArray[np.
     axes.set_yticks(block_ticks(count))
     share = f"{ran.mean():.0%}" if ran.size else "none"
     style(axes, f"Encoder blocks that ran: {share} of {count} blocks over {len(indices)} frames")
-
-
-def _draw_line(
-    axes: Axes,
-    frames: NDArray[np.integer[Any]],
-    values: NDArray[np.floating[Any]],
-    label: str,
-    color: Sequence[float],
-) -> None:
-    """A line that is broken where frames are missing."""
-    span = np.arange(frames[0], frames[-1] + 1)
-    line = np.full(len(span), np.nan)
-    line[frames - frames[0]] = values
-    alone = len(frames) == 1
-    axes.plot(span, line, color=color, label=label, linewidth=1.6, marker="o" if alone else None)
 
 
 def _finish_lines(scores: Axes, areas: Axes) -> None:

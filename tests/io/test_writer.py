@@ -7,6 +7,7 @@ import errno
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Never
 
@@ -19,8 +20,9 @@ from tempomask.errors import InputError
 from tempomask.io import writer as writers
 from tempomask.io.exports import load_npz
 from tempomask.io.images import read_mask
-from tempomask.io.journal import open_journal, record_of
+from tempomask.io.journal import VideoInfo, open_journal
 from tempomask.io.overlay import draw_overlay
+from tempomask.io.records import record_of
 from tempomask.io.result_folder import CHARTS
 from tempomask.io.result_folder import FORMATS as ALL_FORMATS
 from tempomask.io.video import open_video
@@ -29,6 +31,24 @@ from tempomask.io.writer import ResultWriter
 SIZE = (48, 128)
 FORMATS = {name: each.file for name, each in ALL_FORMATS["track"].items()}
 COUNT = 10
+
+
+def results(
+    directory: Path,
+    formats: Any = ("masks",),
+    *,
+    video: Any = None,
+    size: tuple[int, int] = SIZE,
+    num_frames: int | None = None,
+    names: Any = None,
+    settings: Any = None,
+    **options: Any,
+) -> ResultWriter:
+    """A writer of the results of a video, or of one of a size."""
+    info = VideoInfo(size, None, num_frames, names or {}, settings or {})
+    if video is not None:
+        info = replace(VideoInfo.of(video, info.settings), names=info.names)
+    return ResultWriter(directory, info, formats, video=video, **options)
 
 
 @pytest.fixture
@@ -42,7 +62,7 @@ def run(frames: Any, moving: Callable[..., Any], tmp_path: Path):
 
     def write(formats: Any, order: Any = range(COUNT), **options: Any):
         options.setdefault("video", open_video(frames))
-        with ResultWriter(tmp_path / "out", formats, **options) as writer:
+        with results(tmp_path / "out", formats, **options) as writer:
             for index in order:
                 writer.add(frames[index], moving(index))
         return writer.finish()
@@ -144,7 +164,7 @@ def test_boxes_and_arrays(run: Callable[..., Any], moving: Callable[..., Any]) -
 def test_objects_that_come_later(tmp_path: Path, make_result: Callable[..., Any]) -> None:
     one, two = np.zeros((2, *SIZE), bool)
     one[2:5, 3:9] = two[7:9, 8:12] = True
-    with ResultWriter(tmp_path, ["npz", "rle"], size=SIZE) as writer:
+    with results(tmp_path, ["npz", "rle"]) as writer:
         writer.add(None, make_result(0, {5: one}, SIZE))
         writer.add(None, make_result(1, {5: one, 2: two}, SIZE))
         writer.add(None, make_result(2, {}, SIZE))
@@ -185,7 +205,7 @@ def test_an_overlay_out_of_order_needs_the_video_again(
     run: Callable[..., Any], frames: Any
 ) -> None:
     with pytest.raises(InputError, match="frames out of order .* cannot be read again"):
-        run(["overlay"], [1, 0], video=None, size=SIZE)
+        run(["overlay"], [1, 0], video=None)
 
 
 def test_one_id_above_255_makes_16_bit_masks(
@@ -193,7 +213,7 @@ def test_one_id_above_255_makes_16_bit_masks(
 ) -> None:
     mask = np.zeros(SIZE, bool)
     mask[3:9, 4:8] = True
-    with ResultWriter(tmp_path, size=SIZE) as writer:
+    with results(tmp_path) as writer:
         writer.add(None, make_result(0, {300: mask}, SIZE))
     assert set(np.unique(read_mask(tmp_path / "masks" / "00000.png"))) == {0, 300}
 
@@ -202,7 +222,7 @@ def test_one_id_above_255_makes_16_bit_masks(
 def test_what_is_finished_when_a_run_stops_is_whole(
     tmp_path: Path, frames: Any, moving: Callable[..., Any], stop: Any
 ) -> None:
-    with pytest.raises(stop), ResultWriter(tmp_path, FORMATS, video=open_video(frames)) as writer:
+    with pytest.raises(stop), results(tmp_path, FORMATS, video=open_video(frames)) as writer:
         for index in range(COUNT):
             if index == 4:
                 raise stop
@@ -216,7 +236,7 @@ def test_what_is_finished_when_a_run_stops_is_whole(
 
 
 def test_nothing_is_left_of_a_run_without_frames(tmp_path: Path, frames: Any) -> None:
-    with ResultWriter(tmp_path / "out", FORMATS, video=open_video(frames)) as writer:
+    with results(tmp_path / "out", FORMATS, video=open_video(frames)) as writer:
         pass
     assert writer.finish() == {}
     assert not list(tmp_path.iterdir())
@@ -230,9 +250,7 @@ def test_resuming_gives_the_files_of_an_unbroken_run(
 
     def write(folder: Path, order: Any, resume: Any):
         video = open_video(frames)
-        writer = ResultWriter(
-            folder, FORMATS, video=video, resume=resume, settings={"model": "nano"}
-        )
+        writer = results(folder, FORMATS, video=video, resume=resume, settings={"model": "nano"})
         point = writer.resume_at(backward)
         for index in order:
             if index not in writer.finished:
@@ -264,7 +282,7 @@ def test_resuming_after_a_crash(
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:6]) + lines[6][:25])  # frame 5 was being written
     (out / "masks" / "00003.png").unlink()
-    writer = ResultWriter(out, ["masks"], size=SIZE, num_frames=COUNT, resume=True)
+    writer = results(out, ["masks"], num_frames=COUNT, resume=True)
     assert writer.finished == {0, 1, 2, 4}
     assert writer.resume_at() == 3
     assert journal.read_bytes() == b"".join(lines[:6]) + lines[6][:25]
@@ -282,23 +300,23 @@ def test_resuming_something_else_is_refused(
     out = tmp_path / "out"
     same = {"model": "nano", "points": [(1, 2)]}
     other = {**same, "model": "tiny"}
-    ResultWriter(out, size=SIZE, settings=same, resume=True).finish()
+    results(out, settings=same, resume=True).finish()
     table = [
         ({"size": (4, 4), "settings": same}, "128 x 48 pixels, this one has 4 x 4"),
         (
-            {"size": SIZE, "settings": other},
+            {"settings": other},
             "model='nano', this run has 'tiny'",
         ),
-        ({"size": SIZE, "settings": {"model": "nano"}}, "points="),
+        ({"settings": {"model": "nano"}}, "points="),
     ]
     for options, message in table:
         with pytest.raises(InputError, match=message):
-            ResultWriter(out, resume=True, **options)
+            results(out, resume=True, **options)
     with pytest.raises(InputError, match="resuming with an overlay needs the video"):
-        ResultWriter(out, ["overlay"], size=SIZE, settings=same, resume=True)
+        results(out, ["overlay"], settings=same, resume=True)
     (out / "frames.jsonl").write_text("hello\n")
     with pytest.raises(InputError, match="no record of finished frames"):
-        ResultWriter(out, size=SIZE, resume=True)
+        results(out, resume=True)
 
 
 def test_a_new_run_takes_the_place_of_the_old_and_spares_the_rest(
@@ -320,14 +338,14 @@ def test_output_folders_that_cannot_be(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file", tmp_path / "file" / "deeper"):
         with pytest.raises(InputError, match="file is a file"):
-            ResultWriter(path, size=SIZE)
+            results(path)
 
     def forbid(*_: Any, **__: Any) -> Never:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr("pathlib.Path.mkdir", forbid)
     with pytest.raises(InputError, match="out is not writable"):
-        ResultWriter(tmp_path / "out", size=SIZE)
+        results(tmp_path / "out")
 
 
 @pytest.mark.parametrize("place", ["write_label_png", "draw_overlay", "journal"])
@@ -353,7 +371,7 @@ def test_a_full_disk_keeps_what_is_finished(
         monkeypatch.setattr(writers, place, fail_at_three(getattr(writers, place)))
     with (
         pytest.raises(InputError, match="no space left to write .*out.* free some space"),
-        ResultWriter(
+        results(
             tmp_path / "out", ["masks", "overlay", "boxes"], video=open_video(frames)
         ) as writer,
     ):
@@ -365,7 +383,7 @@ def test_a_full_disk_keeps_what_is_finished(
 
 
 def test_a_line_that_does_not_fit_is_taken_back(tmp_path: Path, moving: Callable[..., Any]) -> None:
-    writer = ResultWriter(tmp_path, [], size=SIZE)
+    writer = results(tmp_path, [])
     journal = writer.journal
     journal.add(record_of(moving(0)))
     before = journal.path.read_bytes()
@@ -395,10 +413,8 @@ def test_what_a_writer_refuses(
     tmp_path: Path, frames: Any, moving: Callable[..., Any], make_result: Callable[..., Any]
 ) -> None:
     with pytest.raises(InputError, match="'gif'"):
-        ResultWriter(tmp_path, ["gif"], size=SIZE)
-    with pytest.raises(InputError, match="the size of its frames"):
-        ResultWriter(tmp_path, ["masks"])
-    writer = ResultWriter(tmp_path, "overlay", size=SIZE)
+        results(tmp_path, ["gif"])
+    writer = results(tmp_path, "overlay")
     with pytest.raises(InputError, match="needs the frame"):
         writer.add(None, moving(0))
     with pytest.raises(InputError, match="4 x 4 pixels among results of 128 x 48"):
@@ -412,7 +428,7 @@ def test_frames_may_be_reused_by_the_caller(
     tmp_path: Path, frames: Any, moving: Callable[..., Any]
 ) -> None:
     buffer = np.empty_like(frames[0])
-    with ResultWriter(tmp_path, ["overlay"], size=SIZE, queue=50) as writer:
+    with results(tmp_path, ["overlay"], queue=50) as writer:
         for index in range(COUNT):
             buffer[:] = frames[index]
             writer.add(buffer, moving(index))
@@ -427,7 +443,7 @@ def test_a_run_without_frames_leaves_the_earlier_one_as_it_is(
 ) -> None:
     run(FORMATS)
     before = {name: (tmp_path / "out" / name).read_bytes() for name in names(tmp_path / "out")}
-    with ResultWriter(tmp_path / "out", FORMATS, video=open_video(frames)) as writer:
+    with results(tmp_path / "out", FORMATS, video=open_video(frames)) as writer:
         pass
     assert writer.finish() == {}
     after = {name: (tmp_path / "out" / name).read_bytes() for name in names(tmp_path / "out")}
@@ -443,13 +459,13 @@ def test_input_is_not_overwritten(run: Callable[..., Any], tmp_path: Path) -> No
             open_video(source) as video,
             pytest.raises(InputError, match="would overwrite or mingle with the input"),
         ):
-            ResultWriter(out, ["boxes"], video=video)
+            results(out, ["boxes"], video=video)
         assert names(out) == before
     with (
         open_video(out / "masks") as video,
         pytest.raises(InputError, match="would overwrite or mingle with the input"),
     ):
-        ResultWriter(out / "masks", ["boxes"], video=video)
+        results(out / "masks", ["boxes"], video=video)
 
 
 @pytest.mark.parametrize("name", ["masks/00000.png", "boxes.csv", "overlay.mp4"])
@@ -458,7 +474,7 @@ def test_files_that_no_run_recorded_are_not_overwritten(tmp_path: Path, name: st
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"mine")
     with pytest.raises(InputError, match="not known to be of an earlier run"):
-        ResultWriter(tmp_path, ["masks"], size=SIZE)
+        results(tmp_path, ["masks"])
     assert path.read_bytes() == b"mine" and names(tmp_path) == [name]
 
 
@@ -473,7 +489,7 @@ def test_images_called_after_those_of_the_source(
 
     def write(out: Any, order: Any, **options: Any):
         with open_video(folder) as video:
-            with ResultWriter(out, ["masks", "objects", "boxes"], video=video, **options) as writer:
+            with results(out, ["masks", "objects", "boxes"], video=video, **options) as writer:
                 for index in order:
                     writer.add(None, moving(index))
             return writer
@@ -496,4 +512,20 @@ def test_images_called_after_those_of_the_source(
     assert names(out / "masks") == ["00000.png", "00001.png"]
     assert [r.name for r in open_journal(out / "frames.jsonl").records()] == stems[:2]
     with pytest.raises(InputError, match="the list of frames cannot be called after"):
-        ResultWriter(tmp_path / "new", video=open_video(frames), named=True)
+        results(tmp_path / "new", video=open_video(frames), named=True)
+
+
+@pytest.mark.parametrize("name", ["../../precious", "/precious", "..", "", "a\\b"])
+def test_names_that_lead_out_of_the_folder_touch_nothing(
+    run: Callable[..., Any], tmp_path: Path, name: str
+) -> None:
+    """An earlier run's journal may come from anybody; its results are removed by a new run."""
+    run(["masks"], range(1))
+    precious, journal = tmp_path / "precious.png", tmp_path / "out" / "frames.jsonl"
+    precious.write_bytes(b"mine")
+    head, line = (json.loads(line) for line in journal.read_text().splitlines())
+    head["settings"]["named"], line["name"] = True, name
+    journal.write_text(f"{json.dumps(head)}\n{json.dumps(line)}\n")
+    with pytest.raises(InputError, match="is no plain name of a file"):
+        run(["masks"], range(1))
+    assert precious.read_bytes() == b"mine"
