@@ -59,6 +59,7 @@ def test_plain_counts_and_bytes() -> None:
     [
         ({"size": [3, 3], "counts": [1, 2]}, "add up to 3, not to 9"),
         ({"size": [3, 3], "counts": [5, 5]}, "add up to 10"),
+        ({"size": [3, 3], "counts": [2**62, 2**62, 2**62, 2**62, 9]}, "damaged|add up"),
         ({"size": [3, 3], "counts": [-1, 10]}, "add up to"),
         ({"size": [4, 4], "counts": encode_rle(np.eye(3))["counts"]}, "not to 16"),
         ({"size": [3, 3], "counts": "0R"}, "end early"),

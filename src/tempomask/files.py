@@ -56,7 +56,10 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
 def write_json(path: str | Path, value: Any, default: Callable[[Any], Any] | None = None) -> None:
     """A JSON file that appears whole; InputError if it cannot be written.
 
-    default: what to write for a value that JSON has no form for, a path for instance.
+    Args:
+        path: Of the file.
+        value: That JSON can hold.
+        default: What to write for a value that JSON has no form for, a path for instance.
     """
     text = json.dumps(value, indent=2, default=default, ensure_ascii=False)
     with write_errors(path), replacing(path) as part:
@@ -65,7 +68,11 @@ def write_json(path: str | Path, value: Any, default: Callable[[Any], Any] | Non
 
 def write_csv(path: str | Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """A CSV file that appears whole; InputError if it cannot be written."""
-    with write_errors(path), replacing(path) as part, part.open("w", newline="") as file:
+    with (
+        write_errors(path),
+        replacing(path) as part,
+        part.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

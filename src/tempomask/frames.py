@@ -24,7 +24,7 @@ class FrameSource(Protocol):
     Attributes:
         size: (H, W) in pixels.
         num_frames: None when unknown.
-        seekable: whether frames can be read in any order, and again.
+        seekable: Whether frames can be read in any order, and again.
     """
 
     @property
@@ -52,8 +52,8 @@ def checked_frame(frame: Any, name: str = "the frame") -> Frame:
     """A frame as an array.
 
     Args:
-        frame: what somebody gave.
-        name: of the frame, for messages.
+        frame: What somebody gave.
+        name: Of the frame, for messages.
 
     Raises:
         InputError: With a remedy, unless it is RGB, uint8 (H, W, 3).

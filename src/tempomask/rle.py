@@ -30,12 +30,17 @@ class RLE(TypedDict):
 
 
 def encode_rle(mask: NDArray[Any]) -> RLE:
-    """The compressed encoding of one mask (H, W), non-zero on the object; fit for JSON.
+    """The compressed encoding of one mask, fit for JSON.
 
-    Raises InputError for other shapes.
+    Args:
+        mask: (H, W), non-zero on the object.
 
-    >>> encode_rle(np.eye(2, dtype=bool))
-    {'size': [2, 2], 'counts': '0120'}
+    Raises:
+        InputError: For other shapes.
+
+    Example:
+        >>> encode_rle(np.eye(2, dtype=bool))
+        {'size': [2, 2], 'counts': '0120'}
     """
     mask = np.asarray(mask)
     if mask.ndim != 2 or not mask.size:
@@ -72,7 +77,8 @@ def decode_masks(encodings: Sequence[RLE], size: Size) -> NDArray[np.bool_]:
 def run_lengths(rle: RLE) -> NDArray[np.int64]:
     """The lengths of the runs of 0, 1, 0, 1 ... down the columns, of an encoding of either kind.
 
-    Raises InputError for anything else, and for counts that do not add up to H x W.
+    Raises:
+        InputError: For anything else, and for counts that do not add up to H x W.
     """
     try:
         height, width = (int(side) for side in rle["size"])
@@ -80,7 +86,9 @@ def run_lengths(rle: RLE) -> NDArray[np.int64]:
         counts = _expand(text) if isinstance(text, (str, bytes)) else np.array(text, np.int64)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise InputError(f"not a COCO run-length encoding: {error!r}; need size, counts") from None
-    if height < 1 or width < 1 or (counts < 0).any() or counts.sum() != height * width:
+    # Each is held against H x W first, as a sum of large ones could wrap around to it.
+    fit = height > 0 and width > 0 and ((counts >= 0) & (counts <= height * width)).all()
+    if not fit or counts.sum() != height * width:
         raise InputError(
             f"a run-length encoding of size [{height}, {width}] whose counts add up to"
             f" {counts.sum()}, not to {height * width}; the file is damaged, or its size is wrong"

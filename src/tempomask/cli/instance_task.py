@@ -26,7 +26,7 @@ class InstanceTask(Task):
     """Instance segmentation.
 
     Args:
-        options: which tracks a frame shows.
+        options: Which tracks a frame shows.
     """
 
     name = INSTANCES

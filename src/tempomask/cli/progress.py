@@ -25,10 +25,10 @@ class RunStats:
     """What a run did.
 
     Attributes:
-        indices: of the frames that were written.
-        times: when each of them was done, in seconds.
-        seconds: of the whole run, with decoding and writing.
-        interrupted: whether Ctrl-C stopped it.
+        indices: Of the frames that were written.
+        times: When each of them was done, in seconds.
+        seconds: Of the whole run, with decoding and writing.
+        interrupted: Whether Ctrl-C stopped it.
     """
 
     indices: list[int] = field(default_factory=list)
@@ -69,7 +69,7 @@ class FrameBar:
     """A progress bar on stderr: frames, FPS, and what the last one shows.
 
     Args:
-        noun: what is counted on a frame.
+        noun: What is counted on a frame.
     """
 
     def __init__(self, noun: str) -> None:

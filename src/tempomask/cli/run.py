@@ -39,15 +39,15 @@ class Request:
     """What a person asked for, whatever the task.
 
     Attributes:
-        source: as for `open_video`.
-        out: folder of the results.
-        save: names of formats and charts.
-        resume: go on with the run in `out`.
-        start: first frame; None leaves it to the task.
-        end: frame to stop before; backward, the last one tracked.
-        checkpoint: as it was named; None for the model's own.
-        names: whether masks are called after the images of the source.
-        inputs: files that were read for the task, not to be overwritten.
+        source: As for `open_video`.
+        out: Folder of the results.
+        save: Names of formats and charts.
+        resume: Go on with the run in `out`.
+        start: First frame; None leaves it to the task.
+        end: Frame to stop before; backward, the last one tracked.
+        checkpoint: As it was named; None for the model's own.
+        names: Whether masks are called after the images of the source.
+        inputs: Files that were read for the task, not to be overwritten.
     """
 
     source: str
@@ -66,10 +66,10 @@ class Plan:
     """What is still to be done.
 
     Attributes:
-        results: of the frames, in the order in which they are tracked.
-        total: number of frames to read; None where the video does not tell its length.
-        resumed_at: the first frame that an earlier run left; None in a new run.
-        skip: frames that are there already, and tracked again only to get to the others.
+        results: Of the frames, in the order in which they are tracked.
+        total: Number of frames to read; None where the video does not tell its length.
+        resumed_at: The first frame that an earlier run left; None in a new run.
+        skip: Frames that are there already, and tracked again only to get to the others.
     """
 
     results: Iterator[Result]
@@ -83,10 +83,10 @@ class Task:
 
     Attributes:
         name: `track` or `instances`.
-        noun: what a result shows.
-        formats: what can be saved.
-        classes: of instances; None for tracked objects.
-        settings: what must be the same for the run to be resumed, once it has begun.
+        noun: What a result shows.
+        formats: What can be saved.
+        classes: Of instances; None for tracked objects.
+        settings: What must be the same for the run to be resumed, once it has begun.
     """
 
     name: str
@@ -127,9 +127,9 @@ class Run:
     """One run of a task through an open video.
 
     Args:
-        request: what a person asked for.
-        task: what is done with the frames.
-        video: open until the run is over.
+        request: What a person asked for.
+        task: What is done with the frames.
+        video: Open until the run is over.
 
     Raises:
         InputError: For what cannot work, before a model is loaded for it.
@@ -223,11 +223,11 @@ class ReplayBuffer:
     A `FrameSource` for `Model.track`.
 
     Args:
-        video: that is read.
-        on_read: called for every frame that the tracker reads.
+        video: That is read.
+        on_read: Called for every frame that the tracker reads.
 
     Attributes:
-        stop: once set, the frames end.
+        stop: Once set, the frames end.
     """
 
     def __init__(self, video: Video, on_read: Callable[[], None]) -> None:

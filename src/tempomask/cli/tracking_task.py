@@ -49,11 +49,11 @@ class TrackingTask(Task):
     """Tracking of prompted objects.
 
     Args:
-        prompts: of any objects on any frames.
-        direction: as in `Model.track`, like options and routing.
-        options: of a model, or of label propagation.
-        routing: which encoder blocks run.
-        adapter: as it was named; None for none.
+        prompts: Of any objects on any frames.
+        direction: As in `Model.track`, like options and routing.
+        options: Of a model, or of label propagation.
+        routing: Which encoder blocks run.
+        adapter: As it was named; None for none.
     """
 
     name = TRACK

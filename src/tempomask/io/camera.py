@@ -35,10 +35,10 @@ class Stream(Video):
     what the camera sees now. Files read over http have an end, and lose nothing.
 
     Args:
-        address: what FFmpeg calls it.
-        name: for messages.
+        address: What FFmpeg calls it.
+        name: For messages.
         demuxer: FFmpeg's name of the format or capture device; None to find out.
-        options: of FFmpeg.
+        options: Of FFmpeg.
 
     Raises:
         InputError: If it cannot be opened, sends no images, or changes their size.

@@ -43,10 +43,10 @@ def open_container(
     """A container opened for reading.
 
     Args:
-        address: what FFmpeg calls it.
-        name: of the source, for messages.
+        address: What FFmpeg calls it.
+        name: Of the source, for messages.
         demuxer: FFmpeg's name of the format or capture device; None to find out.
-        options: of FFmpeg.
+        options: Of FFmpeg.
 
     Raises:
         InputError: When FFmpeg finds nothing in it that it knows.
@@ -153,9 +153,9 @@ class VideoWriter:
     none it is not made. Odd sizes are padded by a row or column of the edge.
 
     Args:
-        path: of the file.
+        path: Of the file.
         size: (H, W) of the frames.
-        fps: frames per second; None for 24.
+        fps: Frames per second; None for 24.
     """
 
     def __init__(self, path: str | Path, size: Size, fps: float | None = None) -> None:

@@ -6,7 +6,6 @@ to write, the journal, and the tracks of the whole video, which only runs of ins
 
 from __future__ import annotations
 
-import csv
 import json
 import zipfile
 from collections import defaultdict
@@ -19,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tempomask.files import replacing
+from tempomask.files import replacing, write_csv
 from tempomask.io.journal import Journal
 from tempomask.io.records import FrameRecord
 from tempomask.results import InstanceTrack
@@ -107,7 +106,7 @@ def write_boxes(path: Path, journal: Journal, tracks: Tracks = ()) -> None:
                 scores = f"{record.scores[i]:.4f}", f"{record.predicted_iou[i]:.4f}"
                 yield [record.index, object_id, *box, *scores, record.name or ""]
 
-    _write_csv(path, BOX_COLUMNS, rows())
+    write_csv(path, BOX_COLUMNS, rows())
     folder = box_lines_folder(path)
     folder.mkdir(exist_ok=True)
     for object_id, found in lines.items():
@@ -124,7 +123,7 @@ def write_instance_boxes(path: Path, journal: Journal, tracks: Tracks = ()) -> N
         for record in journal.records()
         for i, track_id in enumerate(record.ids)
     )
-    _write_csv(path, INSTANCE_BOX_COLUMNS, rows)
+    write_csv(path, INSTANCE_BOX_COLUMNS, rows)
 
 
 def write_tracks(path: Path, journal: Journal, tracks: Tracks) -> None:
@@ -135,7 +134,7 @@ def write_tracks(path: Path, journal: Journal, tracks: Tracks) -> None:
         + [track.first_frame, track.last_frame, track.num_frames, f"{track.mean_area:.1f}"]
         for track in tracks
     )
-    _write_csv(path, TRACK_COLUMNS, rows)
+    write_csv(path, TRACK_COLUMNS, rows)
 
 
 def write_npz(path: Path, journal: Journal, tracks: Tracks = ()) -> None:
@@ -260,13 +259,6 @@ def _xywh(record: FrameRecord, i: int) -> list[float]:
 
 def _numbers(values: NDArray[np.float32]) -> list[str]:
     return [f"{value:g}" for value in values]
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
 
 
 def _by_id(

@@ -41,12 +41,12 @@ class FrameIndex:
     """The frames of one video file.
 
     Attributes:
-        count: number of frames that can be read.
+        count: Number of frames that can be read.
         times: int64 (count,), increasing, in units of the stream's time base; None where the file
             has no usable ones: then every reading starts at the first frame.
         keys: int64, increasing: frames at which decoding can start, 0 among them.
-        announced: the number the container states; None when it states none.
-        damage: why reading stops after `count` frames although there should be more; None if whole.
+        announced: The number the container states; None when it states none.
+        damage: Why reading stops after `count` frames although there should be more; None if whole.
     """
 
     count: int

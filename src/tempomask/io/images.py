@@ -86,7 +86,7 @@ def read_mask(path: str | Path) -> NDArray[np.int32]:
     nothing but black and white, of any mode, is a plain mask: white becomes 1.
 
     Args:
-        path: of the image.
+        path: Of the image.
 
     Returns:
         int32 (H, W).
@@ -136,7 +136,7 @@ def write_label_png(path: str | Path, labels: NDArray[np.integer[Any]]) -> None:
     """Write a label map as PNG: with DAVIS's palette, or 16-bit grey for ids above 255.
 
     Args:
-        path: of the file, which appears whole or not at all.
+        path: Of the file, which appears whole or not at all.
         labels: (H, W) integers from 0 to 65535.
 
     Raises:

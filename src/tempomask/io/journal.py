@@ -32,12 +32,12 @@ class VideoInfo:
 
     Attributes:
         size: (H, W) in pixels.
-        fps: frames per second; None where the source has no clock.
-        num_frames: of the video; None where unknown.
-        names: of objects by id.
-        settings: what must not change when a run is resumed. A run of instances has its `task` and
+        fps: Frames per second; None where the source has no clock.
+        num_frames: Of the video; None where unknown.
+        names: Of objects by id.
+        settings: What must not change when a run is resumed. A run of instances has its `task` and
             its `classes` there.
-        source: where the frames are, if they are a file or folder.
+        source: Where the frames are, if they are a file or folder.
     """
 
     size: Size
@@ -73,9 +73,9 @@ class Journal:
     """The lines of one run, being written or read.
 
     Args:
-        path: of the file.
-        info: what the run is about.
-        resume: go on with the journal that is there; else a new one takes its place once it has
+        path: Of the file.
+        info: What the run is about.
+        resume: Go on with the journal that is there; else a new one takes its place once it has
             begun.
 
     Raises:

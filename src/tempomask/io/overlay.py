@@ -67,11 +67,11 @@ def draw_overlay(
 
     Args:
         frame: uint8 (H, W, 3), RGB; not changed.
-        result: of objects or instances. The tag of an instance has its class and score.
-        names: text of the tag by object id; the id where there is none.
-        opacity: of the fill, 0 to 1.
-        contour: width in pixels, 0 for none; default 1 to 2 by size.
-        tags: whether to draw them.
+        result: Of objects or instances. The tag of an instance has its class and score.
+        names: Text of the tag by object id; the id where there is none.
+        opacity: Of the fill, 0 to 1.
+        contour: Width in pixels, 0 for none; default 1 to 2 by size.
+        tags: Whether to draw them.
 
     Returns:
         uint8 (H, W, 3), a new array.
@@ -128,9 +128,9 @@ def contact_sheet(
 
     Args:
         frames: uint8 (h, w, 3) each.
-        captions: one for each.
-        columns: of the grid; default, about as wide as a page.
-        cell_width: width of each image in pixels.
+        captions: One for each.
+        columns: Of the grid; default, about as wide as a page.
+        cell_width: Width of each image in pixels.
 
     Returns:
         uint8 (H, W, 3).

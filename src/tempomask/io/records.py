@@ -28,9 +28,9 @@ class FrameRecord:
     """One finished frame, of tracked objects or of instances.
 
     Attributes:
-        index: of the frame.
+        index: Of the frame.
         size: (H, W) in pixels.
-        ids: of the N objects or tracks.
+        ids: Of the N objects or tracks.
         encodings: N masks, run-length encoded.
         boxes: float32 (N, 4), x0, y0, x1, y1 edges in pixels; zeros for an empty mask.
         scores: float32 (N,), an object score's logit (> 0 is present), of instances the
@@ -38,9 +38,9 @@ class FrameRecord:
         predicted_iou: float32 (N,) in [0, 1]; NaN for instances.
         areas: int64 (N,), pixels of the masks.
         blocks: bool (L,), the encoder blocks that ran, of instances the decoder layers.
-        name: of the source's image; None where frames have no names.
+        name: Of the source's image; None where frames have no names.
         labels: int64 (N,), index in `classes`; -1 for tracked objects.
-        classes: the names that labels point to.
+        classes: The names that labels point to.
     """
 
     index: int

@@ -29,9 +29,9 @@ class Format:
     """One thing that `--save` names.
 
     Attributes:
-        file: its file or folder in the run's folder.
-        images: of a folder, one image a frame: a map of labels, or one mask of each object.
-        export: makes the file from the journal when the run ends.
+        file: Its file or folder in the run's folder.
+        images: Of a folder, one image a frame: a map of labels, or one mask of each object.
+        export: Makes the file from the journal when the run ends.
     """
 
     file: str
@@ -64,7 +64,7 @@ class ResultFolder:
     """Paths of the results of one run.
 
     Args:
-        directory: that holds them.
+        directory: That holds them.
         task: `track` or `instances`.
     """
 
@@ -83,9 +83,9 @@ class ResultFolder:
         """The images of a frame in a format: one, or one for each of `ids`, or none.
 
         Args:
-            name: of the format.
-            stem: what the frame is called, see `image_stem`.
-            ids: of the objects on it.
+            name: Of the format.
+            stem: What the frame is called, see `image_stem`.
+            ids: Of the objects on it.
         """
         kind = self.formats[name].images
         if kind == "labels":
@@ -98,7 +98,7 @@ class ResultFolder:
         """Refuse to overwrite input, or what no run has written.
 
         Args:
-            inputs: files and folders that are read, among them names that are no paths.
+            inputs: Files and folders that are read, among them names that are no paths.
 
         Raises:
             InputError: If results would take the place of one of them, or of unknown files.

@@ -34,20 +34,20 @@ class Video:
     others `_read`, and `_read_reversed` if they are seekable.
 
     Args:
-        name: of the source, for messages.
+        name: Of the source, for messages.
 
     Attributes:
-        name: as given.
+        name: As given.
         size: (H, W) in pixels, rotation applied.
-        fps: on average; None for folders and arrays.
-        num_frames: exact number of readable frames; None when unknown (cameras, iterators, and
+        fps: On average; None for folders and arrays.
+        num_frames: Exact number of readable frames; None when unknown (cameras, iterators, and
             files whose packets do not tell).
-        frame_names: what the images of a folder are called, without suffix; None without names.
-        seekable: can be read again, from anywhere and backward.
-        live: a camera or an endless stream; frames not taken in time are lost.
-        decodes: reading costs time worth a thread.
-        prefetch: frames decoded ahead by it; 0 for none.
-        dropped: frames lost so far (live sources only).
+        frame_names: What the images of a folder are called, without suffix; None without names.
+        seekable: Can be read again, from anywhere and backward.
+        live: A camera or an endless stream; frames not taken in time are lost.
+        decodes: Reading costs time worth a thread.
+        prefetch: Frames decoded ahead by it; 0 for none.
+        dropped: Frames lost so far (live sources only).
     """
 
     size: Size
@@ -176,7 +176,7 @@ class ImageFolder(Video):
     """Images of one size, read in natural order.
 
     Args:
-        path: a folder, one image, or a list of images, which is taken in the order given.
+        path: A folder, one image, or a list of images, which is taken in the order given.
 
     Raises:
         InputError: If there are no images, if one has no readable header, if two have different
@@ -220,7 +220,7 @@ class ArrayFrames(Video):
     and in the thread of whoever reads the frames: it may hold things that belong to that thread.
 
     Args:
-        frames: the sequence, array or iterator.
+        frames: The sequence, array or iterator.
 
     Raises:
         InputError: If there are no frames, and for a frame of another type, shape or size.

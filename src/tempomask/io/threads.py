@@ -20,7 +20,7 @@ class WorkerThread(Generic[Item]):
     """A thread that fills a bounded queue for its caller (`reading`), or empties it (`writing`).
 
     Attributes:
-        dropped: how many items of a live source were thrown away.
+        dropped: How many items of a live source were thrown away.
     """
 
     def __init__(self, depth: int, drop: bool = False) -> None:
@@ -41,9 +41,9 @@ class WorkerThread(Generic[Item]):
         An error in reading is raised after the items before it.
 
         Args:
-            items: closed by the thread.
-            depth: how many may be read ahead.
-            drop: for live sources; when the queue is full the oldest item is thrown away, not
+            items: Closed by the thread.
+            depth: How many may be read ahead.
+            drop: For live sources; when the queue is full the oldest item is thrown away, not
                 waited for.
         """
         worker = cls(depth, drop)
@@ -57,8 +57,8 @@ class WorkerThread(Generic[Item]):
         Once `work` has raised, nothing more is done, and `put` and `finish` raise the same.
 
         Args:
-            work: called in the thread.
-            depth: how many items may wait.
+            work: Called in the thread.
+            depth: How many items may wait.
         """
         worker = cls(depth)
         worker._start("tempomask-writer", worker._work, work)

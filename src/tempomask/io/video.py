@@ -32,12 +32,12 @@ def open_video(source: Any, *, prefetch: int = 4, num_frames: int | None = None)
     """Open a source of frames.
 
     Args:
-        source: a path to any video file FFmpeg reads; a folder of JPEG, PNG ... with any names,
+        source: A path to any video file FFmpeg reads; a folder of JPEG, PNG ... with any names,
             taken in natural order, one image, or a list of images' paths; a camera index (0, or
             "0"); a stream URL (rtsp://, http:// ...); an iterable of RGB arrays, uint8 (H, W, 3),
             or of PyAV's frames; or a `Video`, returned as it is.
-        prefetch: frames decoded ahead by a thread; 0 for none.
-        num_frames: of a source that cannot tell, such as an iterator. SAM 2 scales distances in
+        prefetch: Frames decoded ahead by a thread; 0 for none.
+        num_frames: Of a source that cannot tell, such as an iterator. SAM 2 scales distances in
             time by it in videos of fewer than 16 frames, whose masks therefore differ a little
             between a list of frames and an iterator of the same ones, unless this is given.
 

@@ -46,7 +46,7 @@ class VideoFile(Video):
     """A video file on this machine.
 
     Args:
-        path: of the file.
+        path: Of the file.
 
     Raises:
         InputError: If the file is missing, empty, holds no video, or if nothing in it decodes.

@@ -49,20 +49,20 @@ class ResultWriter:
     As a context manager it finishes on the way out, also after an error or Ctrl-C.
 
     Args:
-        directory: of the results.
-        info: what the run is about; resuming with other settings is refused.
-        formats: names of the above.
-        video: where the frames come from. An overlay of frames that come in another order
+        directory: Of the results.
+        info: What the run is about; resuming with other settings is refused.
+        formats: Names of the above.
+        video: Where the frames come from. An overlay of frames that come in another order
             (backward), or of a resumed run, is drawn at the end from a second reading of it, so it
             must stay open until then.
-        tracks: of a run of instances, asked for when the files are made.
-        resume: keep what is there and go on; else the first frame takes the place of an earlier run
+        tracks: Of a run of instances, asked for when the files are made.
+        resume: Keep what is there and go on; else the first frame takes the place of an earlier run
             in the folder, so that nothing is lost to a run without frames.
-        named: masks and objects are called after the images of the video, a folder, not by number.
-        queue: frames that may wait to be written.
+        named: Masks and objects are called after the images of the video, a folder, not by number.
+        queue: Frames that may wait to be written.
 
     Attributes:
-        finished: indices of the frames that were finished at the start of a resumed run.
+        finished: Indices of the frames that were finished at the start of a resumed run.
 
     Raises:
         InputError: For an unknown format, a folder that is a file, not writable, full or of another
@@ -138,7 +138,7 @@ class ResultWriter:
 
         Args:
             frame: uint8 (H, W, 3), RGB; may be None without an overlay.
-            result: of a frame; of one that is finished already it is not written again.
+            result: Of a frame; of one that is finished already it is not written again.
 
         Raises:
             InputError: For a result of another size, and for what went wrong with earlier frames.

@@ -28,7 +28,7 @@ def save_block_chart(path: str | Path, indices: Sequence[int], blocks: ArrayLike
     """A PNG of which encoder blocks ran: frames from left to right, the first block at the bottom.
 
     Args:
-        path: of the file.
+        path: Of the file.
         indices: (T,) of the frames.
         blocks: bool (T, L).
 
@@ -49,9 +49,9 @@ def save_run_chart(
     """A PNG with three charts over the frames: blocks that ran, object scores, object areas.
 
     Args:
-        path: of the file.
-        records: as from `io.journal.Journal.records`.
-        names: of objects by id, for the legend.
+        path: Of the file.
+        records: As from `io.journal.Journal.records`.
+        names: Of objects by id, for the legend.
 
     Raises:
         InputError: Without frames, or if the file cannot be written.
