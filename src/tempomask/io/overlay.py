@@ -63,7 +63,7 @@ def draw_overlay(
     contour: int | None = None,
     tags: bool = True,
 ) -> Frame:
-    """Draw the masks of a result over its frame; a colour belongs to an id and stays.
+    """A copy of a frame with the masks of a result drawn over it; the colour of an id stays.
 
     Args:
         frame: uint8 (H, W, 3), RGB; not changed.
@@ -72,9 +72,6 @@ def draw_overlay(
         opacity: Of the fill, 0 to 1.
         contour: Width in pixels, 0 for none; default 1 to 2 by size.
         tags: Whether to draw them.
-
-    Returns:
-        uint8 (H, W, 3), a new array.
 
     Raises:
         InputError: If masks and frame differ in size.
@@ -90,8 +87,7 @@ def draw_overlay(
             f"masks of {result.size[1]} x {result.size[0]} pixels cannot be drawn over a frame of"
             f" {width} x {height}; give the frame that was tracked"
         )
-    if contour is None:
-        contour = 1 if min(height, width) < 360 else 2
+    contour = 1 + (min(height, width) >= 360) if contour is None else contour
     image = Image.fromarray(frame)
     tagged = []
     for object_id, mask in zip(ids, result.masks, strict=True):
