@@ -14,7 +14,9 @@ NAMES = {
     "full": "all blocks, adapted as long",
     "rds": "RDS",
     "pbd": "PBD",
+    "pbd-last": "PBD, last blocks",
     "slim": "SlimSAM",
+    "slim-paper": "SlimSAM, the paper's stages",
     "adavit": "AdaViT",
     "dyt": "DyT",
     "static-a": "static plan A",
@@ -46,11 +48,14 @@ def rds_speed() -> str:
 
 
 def comparison_rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Points of a comparison by budget, with differences to all blocks adapted as long."""
+    """Points of a comparison by cost, with differences to all blocks adapted as long."""
     full = next(row for row in rows if row["method"] == "full")
     order = {name: place for place, name in enumerate(NAMES)}
-    lines = []
-    for row in sorted(rows, key=lambda row: (-row["budget"], order.get(row["method"], 99))):
+    whole, lines = full["encoder_GMACs"], []
+    rows = sorted(rows, key=lambda row: -row.get("cost", row["budget"]))
+    for row in sorted(
+        rows, key=lambda row: (-row.get("cost", row["budget"]), order.get(row["method"], 99))
+    ):
         difference = bootstrap_difference(row["sequences"], full["sequences"]).to_dict()
         reference = row["method"] in ("full", "base")
         lines.append(
@@ -59,7 +64,7 @@ def comparison_rows(rows: Sequence[Mapping[str, Any]]) -> str:
                 "" if reference else f"{row['budget']:g}",
                 number(row["J&F"]),
                 "" if row["method"] == "full" else interval(difference),
-                number(row["encoder_GMACs"], 2),
+                f"{number(row['encoder_GMACs'], 2)} ({percent(row['encoder_GMACs'] / whole)})",
                 "" if row["speedup"] is None else f"{row['speedup']:.2f}x",
                 percent(row["trained_share"], 1),
             )

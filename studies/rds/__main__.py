@@ -1,4 +1,4 @@
-"""Every method at every ratio, trained and scored, as a table and a figure.
+"""Every method at every cost, trained and scored, as a table and a figure.
 
     python -m studies.rds --data DATA --evaluation DAVIS --out comparison --seeds 1,2,3
 
@@ -9,51 +9,28 @@ while it measures with --time. Writes pareto.json, pareto.md and pareto.png into
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
 
 from studies.rds.chart import save_pareto_chart
-from studies.rds.comparison import (
-    BUDGETS,
-    METHODS,
-    Comparison,
-    ComparisonConfig,
-    Point,
-    PointResult,
-)
+from studies.rds.comparison import Comparison, ComparisonConfig, Point, PointResult
 from studies.rds.summary import markdown_table, rows_of, summarise_comparison
 from studies.rds.times import kept_times, measure_times
+from tempomask.cli.options import Names
 from tempomask.errors import InputError
 from tempomask.files import replacing, write_errors, write_json
 
+app = App(
+    name="python -m studies.rds",
+    help=__doc__,
+    version_flags=(),
+    default_parameter=Parameter(negative=(), allow_repeating=True),
+)
 
-def options(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="as for `tempomask adapt`")
-    parser.add_argument("--evaluation", type=Path, required=True, help="in DAVIS layout")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the points")
-    parser.add_argument("--model", default=None)
-    parser.add_argument("--checkpoint", default=None)
-    parser.add_argument("--image-size", type=int, default=None)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
-    parser.add_argument("--seeds", default="1")
-    parser.add_argument("--sequences", default=None, help="names with commas; all by default")
-    parser.add_argument("--steps", type=int, default=1000, help="optimiser steps a point")
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--num-frames", type=int, default=4)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--summary", action="store_true", help="train nothing; sum up what is done")
-    parser.add_argument(
-        "--time", action="store_true", help="then time every point in turns with the full model"
-    )
-    return parser.parse_args(arguments)
+DEFAULTS = ComparisonConfig()
 
 
 def write_comparison(out: Path, results: list[PointResult]) -> None:
@@ -84,40 +61,64 @@ def say(point: Point, number: int, count: int, what: str) -> None:
     print(f"[{number}/{count}] {what} {point.name}", file=sys.stderr, flush=True)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run what the command line asks for."""
-    given = options(arguments)
-    config = ComparisonConfig(
-        model=given.model,
-        checkpoint=given.checkpoint,
-        image_size=given.image_size,
-        methods=tuple(given.methods.split(",")),
-        budgets=tuple(map(float, given.budgets.split(","))),
-        seeds=tuple(map(int, given.seeds.split(","))),
-        steps=given.steps,
-        batch_size=given.batch_size,
-        num_frames=given.num_frames,
-    )
+@app.default
+def compare(
+    *,
+    config: Annotated[ComparisonConfig, Parameter(name="*")] = DEFAULTS,
+    data: Path,
+    evaluation: Path,
+    out: Path,
+    sequences: Names | None = None,
+    device: str = "auto",
+    workers: int = 1,
+    summary: bool = False,
+    time: bool = False,
+) -> None:
+    """Train and score every point that is not done yet, and write the comparison.
+
+    Args:
+        config: What is compared.
+        data: To train on, as for `tempomask adapt`.
+        evaluation: To score on, in the DAVIS layout.
+        out: Folder of the points.
+        sequences: To score on. Default: all.
+        device: auto, cpu, cuda ...
+        workers: Processes that prepare clips.
+        summary: Train nothing; sum up what is done.
+        time: Then time every point in turns with the full model.
+    """
     comparison = Comparison(
         config,
-        given.data,
-        given.evaluation,
-        given.out,
-        sequences=given.sequences and given.sequences.split(","),
-        device=given.device,
-        workers=given.workers,
+        data,
+        evaluation,
+        out,
+        sequences=sequences,
+        device=device,
+        workers=workers,
         progress=say,
     )
-    results = comparison.finished() if given.summary else comparison.run()
+    for point in comparison.unreachable:
+        print(
+            f"{point.method} cannot cost {point.cost:g} of the encoder, it costs more",
+            file=sys.stderr,
+        )
+    results = comparison.finished() if summary else comparison.run()
     if not results:
-        raise InputError(f"{given.out} has no finished point; run without --summary")
-    if given.time:
+        raise InputError(f"{out} has no finished point; run without --summary")
+    if time:
         measure_times(comparison, say=say)
-    write_comparison(given.out, results)
+    write_comparison(out, results)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        app(arguments, result_action="return_value", exit_on_error=False, print_error=False)
+    except (InputError, CycloptsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Ablations of RDS at one budget: what the router sees, what is adapted, one router or many.
+"""Ablations of RDS at one cost: what the router sees, what is adapted, one router or many.
 
     python -m studies.rds.ablations --data DATA --evaluation DAVIS --out ablations \
         --seeds 1,2,3 --report studies/rds/ablations.json
@@ -30,6 +30,7 @@ from tempomask.adaptation.rds import RDS, RDSConfig
 from tempomask.baselines.adavit import AdaViT
 from tempomask.baselines.dyt import DyT
 from tempomask.baselines.gates import token_widths
+from tempomask.errors import InputError
 from tempomask.files import make_folder, write_json
 from tempomask.models.encoder import always_on_blocks
 from tempomask.models.segmenter import Segmenter
@@ -71,11 +72,13 @@ class Ablation(Comparison):
     """A comparison whose methods are variants of RDS; only: their names, all if None."""
 
     def __init__(
-        self, budget: float, missed: bool, only: list[str] | None, *arguments: Any, **named: Any
+        self, cost: float, missed: bool, only: list[str] | None, *arguments: Any, **named: Any
     ) -> None:
-        self.budget, self.missed = budget, missed
+        self.cost, self.missed = cost, missed
         super().__init__(*arguments, **named)
-        encoder = self.base.encoder
+        encoder, budget = self.base.encoder, self.budget_of(Point("rds", cost, 1))
+        if budget is None:
+            raise InputError(f"RDS costs more than {cost:g} of this encoder at its smallest budget")
         known = variants(budget, missed, encoder.num_blocks, len(always_on_blocks(encoder)))
         unknown = sorted(set(only or ()) - set(known))
         if unknown:
@@ -89,8 +92,11 @@ class Ablation(Comparison):
     @property
     def points(self) -> list[Point]:
         return [
-            Point(name, self.budget, seed) for seed in self.config.seeds for name in self.variants
+            Point(name, self.cost, seed) for seed in self.config.seeds for name in self.variants
         ]
+
+    def budget_of(self, point: Point) -> float | None:
+        return super().budget_of(replace(point, method="rds"))
 
     def method_of(self, point: Point) -> Method:
         config = self.variants[point.method]
@@ -161,7 +167,7 @@ def draw(path: Path, rows: list[Row]) -> None:
         axes.plot(row.seeds, [place] * len(row.seeds), "o", color=INK, markersize=4)
     axes.set_yticks(range(len(rows)), [row.method for row in reversed(rows)])
     axes.set_xlabel("J&F; dots are seeds, bars 95% over sequences")
-    style(axes, f"Variants of RDS at a budget of {rows[0].budget:g}", whole_numbers=False)
+    style(axes, f"Variants of RDS at {rows[0].cost:g} of the encoder", whole_numbers=False)
     save(figure, path)
 
 
@@ -177,7 +183,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--model", default=None)
     parser.add_argument("--checkpoint", default=None)
     parser.add_argument("--image-size", type=int, default=None)
-    parser.add_argument("--budget", type=float, default=0.6)
+    parser.add_argument("--cost", type=float, default=0.6, help="share of the encoder's cost")
     parser.add_argument("--missed", action="store_true", help="train with skipped blocks' gradient")
     parser.add_argument("--variants", help="names with commas between them; all if not given")
     parser.add_argument("--seeds", default="1")
@@ -196,7 +202,7 @@ def main() -> None:
         checkpoint=given.checkpoint,
         image_size=given.image_size,
         methods=(),
-        budgets=(given.budget,),
+        costs=(given.cost,),
         seeds=tuple(int(seed) for seed in given.seeds.split(",")),
         steps=given.steps,
         batch_size=given.batch_size,
@@ -207,7 +213,7 @@ def main() -> None:
         print(f"[{number}/{count}] {what} {point.name}", flush=True)
 
     ablation = Ablation(
-        given.budget,
+        given.cost,
         given.missed,
         None if given.variants is None else given.variants.split(","),
         config,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from studies.bootstrap import bootstrap_difference
-from studies.rds.summary import Row
+from studies.rds.summary import Row, by_method
 from tempomask.errors import InputError
 from tempomask.reports.canvas import INK, figure_of, save, style
 
@@ -20,7 +19,9 @@ if TYPE_CHECKING:
 COLORS = {
     "rds": "#c8352b",
     "pbd": "#2f6fb2",
+    "pbd-last": "#7fb0de",
     "slim": "#3d8f4e",
+    "slim-paper": "#93c79e",
     "adavit": "#8a5bb5",
     "dyt": "#d98a1f",
     "static-a": "#8b929c",
@@ -31,8 +32,10 @@ COLORS = {
 MARKERS = {"full": "*", "base": "D"}
 LABELS = {
     "rds": "RDS",
-    "pbd": "PBD",
+    "pbd": "PBD by measured harm",
+    "pbd-last": "PBD, last blocks",
     "slim": "SlimSAM",
+    "slim-paper": "SlimSAM in the paper's stages",
     "adavit": "AdaViT",
     "dyt": "DyT",
     "static-a": "static plan A",
@@ -58,10 +61,7 @@ def save_pareto_chart(path: str | Path, rows: Sequence[Row]) -> None:
     figure = figure_of(4.4)
     left, right = figure.subplots(1, 2, sharey=True)
     full = next((row for row in rows if row.method == "full"), None)
-    by_method: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_method[row.method].append(row)
-    for members in by_method.values():
+    for members in by_method(rows).values():
         members.sort(key=lambda row: row.macs)
         _draw(left, members, [row.macs / 1e9 for row in members], full)
         if timed:

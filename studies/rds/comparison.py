@@ -1,8 +1,10 @@
-"""Every method at every ratio: trained, evaluated, and compared (RDS, Table 9 and Figure 4).
+"""Every method at every cost: trained, evaluated, and compared (RDS, Table 9 and Figure 4).
 
-A point is one method at one ratio and seed. It is trained, exported as an adapter, loaded as a user
-would load it, and scored; its result is then kept in `points/NAME/point.json`, and never computed
-again: a stopped comparison goes on where it was, within a training too.
+A point is one method at one cost and seed. It is trained at the budget of its own that is expected
+to cost so much (`costs.py`), exported as an adapter, loaded as a user would load it, and scored;
+what it really costs is measured on real frames. Its result is then kept in
+`points/NAME/point.json`, and never computed again: a stopped comparison goes on where it was,
+within a training too.
 
 What methods measure on the untrained network (importances, PBD's drops) is measured once.
 """
@@ -13,96 +15,118 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
-from numpy.typing import NDArray
+from cyclopts import Parameter, Token
 
-from studies.rds.meter import EncoderMeter
+from studies.rds.costs import EncoderCosts
+from studies.rds.meter import encoder_macs, frames_per_second
 from tempomask.adaptation.adapter_file import base_sample
 from tempomask.adaptation.method import Method
-from tempomask.adaptation.rds import AdapterConfig, RDSConfig
-from tempomask.baselines.methods import build_method, check_method_budget
+from tempomask.adaptation.rds import RDSConfig
+from tempomask.baselines.methods import METHODS, build_method
+from tempomask.baselines.settings import AlignmentConfig, BaselineConfig
+from tempomask.cli.options import Names, Numbers, words
 from tempomask.data.davis import Davis
 from tempomask.data.sequences import MaskSequence
 from tempomask.devices import DTypeName
 from tempomask.errors import InputError, check_share
-from tempomask.evaluation.frame_times import WARM_UP, frame_seconds, median_seconds
 from tempomask.evaluation.measured_once import MeasuredOnce
 from tempomask.evaluation.vos import evaluate
 from tempomask.files import make_folder, write_json
-from tempomask.metrics.flops import Macs, frame_cost
 from tempomask.model import Engine, Model, load
 from tempomask.models.segmenter import Segmenter
-from tempomask.prompts import Prompt
 from tempomask.training.adapt import AdaptRecipe, phases, start_adaptation
 from tempomask.training.adaptation_data import training_sequences
 from tempomask.weights import load_segmenter
 
-# As in the paper's Table 9; SlimSAM's ratios there are ninths, ours are the same as for the others.
-BUDGETS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
-METHODS = ("rds", "pbd", "dyt", "adavit", "slim", "static-a", "static-b")
+# Shares of the encoder's multiply-adds.
+COSTS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 # Untrained, and trained as long with all blocks: what the others are compared with.
 REFERENCES = ("base", "full")
-# Frames of each sequence that are counted; frames that are timed, after those that warm up.
-COUNTED_FRAMES, TIMED_FRAMES = 8, 32
+COMPARED = tuple(name for name in METHODS if name not in REFERENCES)
+
+
+def _whole_numbers(_type: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
+    return tuple(int(word) for word in words(tokens[-1].value))
+
+
+Seeds = Annotated[tuple[int, ...], Parameter(converter=_whole_numbers, n_tokens=1)]
 
 
 @dataclass(frozen=True)
 class ComparisonConfig:
     """What is compared, and how long each method trains.
 
-    model, checkpoint: the network that all start from. image_size: to train and evaluate at, the
-    model's own if None. adapters: LoRA's settings for every method but SlimSAM.
+    Args:
+        model: Name of the network that all start from.
+        checkpoint: Its weights.
+        image_size: To train and evaluate at. Default: the model's own.
+        methods: Of rds and what it is compared with. Default: all.
+        costs: Shares of the full encoder's multiply-adds.
+        seeds: Of training.
+        steps: Optimiser steps a point.
+        batch_size: Clips a step.
+        num_frames: Frames a clip.
+        align: Alignment to the untouched network, for every method.
+        rds: Of the router, and of the adapters of every method but SlimSAM; the budgets follow
+            from the costs.
+        baselines: Of the other methods.
     """
 
     model: str | None = None
     checkpoint: str | None = None
     image_size: int | None = None
-    methods: tuple[str, ...] = METHODS
-    budgets: tuple[float, ...] = BUDGETS
-    seeds: tuple[int, ...] = (1,)
+    methods: Names = COMPARED
+    costs: Numbers = COSTS
+    seeds: Seeds = (1,)
     steps: int = 1000
     batch_size: int = 4
     num_frames: int = 4
-    adapters: AdapterConfig = field(default_factory=AdapterConfig)
+    align: AlignmentConfig = field(default_factory=AlignmentConfig)
+    rds: RDSConfig = field(default_factory=RDSConfig)
+    baselines: Annotated[BaselineConfig, Parameter(name="*")] = field(
+        default_factory=BaselineConfig
+    )
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.methods if name not in METHODS]
-        if unknown:
-            raise InputError(f"unknown method {unknown[0]!r}; choose from {', '.join(METHODS)}")
-        if not self.seeds or not self.budgets:
-            raise InputError("a comparison needs at least one budget and one seed")
-        for budget in self.budgets:
-            check_share("budget", budget)
+        for name in self.methods:
+            if name not in COMPARED:
+                raise InputError(f"unknown method {name!r}; choose from {', '.join(COMPARED)}")
+        if not self.seeds or not self.costs:
+            raise InputError("a comparison needs at least one cost and one seed")
+        for cost in self.costs:
+            check_share("cost", cost)
 
 
 @dataclass(frozen=True, order=True)
 class Point:
-    """One method at one budget (share of blocks, of tokens for DyT) and seed."""
+    """One method at one cost, the share of the full encoder's multiply-adds aimed at, and seed."""
 
     method: str
-    budget: float
+    cost: float
     seed: int
 
     @property
     def name(self) -> str:
-        return f"{self.method}-{self.budget:g}-seed{self.seed}"
+        return f"{self.method}-{self.cost:g}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
 class PointResult:
     """What came out of a point.
 
+    budget: of the method's own: share of blocks, of tokens (DyT), of channels' products (SlimSAM).
     mean, region, boundary: J&F, J and F in percent. per_sequence: J&F of each. macs, published: of
     the encoder and what routes it, mean over frames, in multiply-adds, with and without attention's
     products. fps: of whole frames. trained: parameters. blocks_run: mean share.
     """
 
     point: Point
+    budget: float
     mean: float
     region: float
     boundary: float
@@ -131,8 +155,8 @@ class Comparison:
     """All points of a configuration, in a folder.
 
     data: to train on, see `training.adaptation_data`. evaluation: a DAVIS root to score on.
-    Raises InputError for data that cannot be used, for a budget that a method cannot keep, and if
-    the folder holds a comparison of other weights, other data or other settings.
+    Raises InputError for data that cannot be used, and if the folder holds a comparison of other
+    weights, other data or other settings.
     """
 
     def __init__(
@@ -156,8 +180,7 @@ class Comparison:
             "evaluation": data_digest(Davis(evaluation, None, sequences)),
         }
         self.base = self._load_base()
-        for method in config.methods:
-            check_method_budget(method, min(config.budgets), self.base.encoder)
+        self._budgets: dict[tuple[str, float], float | None] = {}
         self.out = make_folder(out)
         self._check_folder()
 
@@ -168,22 +191,30 @@ class Comparison:
     def description(self) -> dict[str, Any]:
         """What all points of a folder share; comparison.json holds it."""
         config = self.config
-        return {
+        found = {
             "model": self.base.config.name,
             "image_size": self.base.config.image_size,
             "steps": config.steps,
             "batch_size": config.batch_size,
             "num_frames": config.num_frames,
-            "adapters": asdict(config.adapters),
+            "align": asdict(config.align),
+            "rds": asdict(config.rds),
+            "baselines": asdict(config.baselines),
             "sequences": None if self.sequences is None else sorted(self.sequences),
             "weights": [round(x, 5) for x in base_sample(self.base).flatten().tolist()[:64]],
             **self._digests,
         }
+        return json.loads(json.dumps(found))
 
     def _check_folder(self) -> None:
         """A folder belongs to one network, one length of training, and the same data."""
         description, path = self.description(), self.out / "comparison.json"
         saved = json.loads(path.read_text()) if path.exists() else {}
+        if saved and "baselines" not in saved:
+            raise InputError(
+                f"{self.out} holds a comparison of an earlier version, at equal budgets instead of"
+                " equal costs; choose another folder"
+            )
         for name, value in description.items():
             # What an earlier version did not write is taken on.
             if name in saved and saved[name] != value:
@@ -193,15 +224,40 @@ class Comparison:
                 )
         write_json(path, {**saved, **description})
 
+    def budget_of(self, point: Point) -> float | None:
+        """The method's own budget at the cost of a point; None if it cannot be so cheap."""
+        if point.method in REFERENCES:
+            return 1.0
+        key = (point.method, point.cost)
+        if key not in self._budgets:
+            self._budgets[key] = self._costs.budget(*key)
+        return self._budgets[key]
+
+    @cached_property
+    def _costs(self) -> EncoderCosts:
+        return EncoderCosts(self.base)
+
     @property
     def points(self) -> list[Point]:
-        """References first, then method by method, each from the largest budget down."""
-        budgets = sorted(self.config.budgets, reverse=True)
-        found = [Point("base", 1.0, self.config.seeds[0])]
-        for seed in self.config.seeds:
+        """References first, then method by method, each from the largest cost down.
+
+        Points of a method that cannot be so cheap are left out, see `unreachable`.
+        """
+        config = self.config
+        found = [Point("base", 1.0, config.seeds[0])]
+        for seed in config.seeds:
             found.append(Point("full", 1.0, seed))
-            found += [Point(method, b, seed) for method in self.config.methods for b in budgets]
+            found += [p for p in self._wanted(seed) if self.budget_of(p) is not None]
         return found
+
+    @property
+    def unreachable(self) -> list[Point]:
+        """Points that cost more than they should even at the method's smallest budget."""
+        return [p for p in self._wanted(self.config.seeds[0]) if self.budget_of(p) is None]
+
+    def _wanted(self, seed: int) -> list[Point]:
+        costs = sorted(self.config.costs, reverse=True)
+        return [Point(method, cost, seed) for method in self.config.methods for cost in costs]
 
     def finished(self) -> list[PointResult]:
         """The points that are done, also those of earlier configurations of this folder."""
@@ -238,13 +294,18 @@ class Comparison:
         recipe = AdaptRecipe(
             model=segmenter.config.name,
             method=point.method,
-            settings={"budget": point.budget, "adapters": asdict(config.adapters)},
+            settings={
+                "budget": self.budget_of(point),
+                "rds": asdict(config.rds),
+                "baselines": asdict(config.baselines),
+            },
             image_size=segmenter.config.image_size,
             steps=config.steps,
             batch_size=config.batch_size,
             num_frames=config.num_frames,
             warmup_steps=warmup,
             decay_steps=decay,
+            alignment=config.align,
             seed=point.seed,
             validate_every=config.steps,
         )
@@ -258,9 +319,11 @@ class Comparison:
 
     def method_of(self, point: Point) -> Method:
         """The method that a point trains; ablations put their variants here."""
-        config, budget = self.config, point.budget
-        adapters = AdapterConfig(**{**asdict(config.adapters), "seed": point.seed})
-        return build_method(point.method, RDSConfig(budget, adapters=adapters), None, config.steps)
+        config, budget = self.config, self.budget_of(point)
+        assert budget is not None, f"{point.name} is unreachable"
+        adapters = replace(config.rds.adapters, seed=point.seed)
+        rds = replace(config.rds, budget=budget, adapters=adapters)
+        return build_method(point.method, rds, None, config.steps, config.baselines)
 
     def load(
         self, point: Point | None, engine: Engine = "fast", dtype: DTypeName = "auto"
@@ -284,6 +347,7 @@ class Comparison:
             trained = json.loads((folder / "training" / "parameters.json").read_text())["trained"]
         return PointResult(
             point=point,
+            budget=self.budget_of(point) or 1.0,
             mean=summary.mean,
             region=summary.scores["J"],
             boundary=summary.scores["F"],
@@ -305,47 +369,3 @@ def data_digest(sequences: Iterable[MaskSequence]) -> str:
         digest.update(f"{sequence.name} {len(sequence)}\n".encode())
         digest.update(sequence.annotations[0].read_bytes())
     return digest.hexdigest()
-
-
-def encoder_macs(model: Model, root: Path, sequences: Sequence[str] | None = None) -> Macs:
-    """Mean cost of the encoder, its neck and its routing, over the first frames of each sequence.
-
-    The very first, on which RDS runs all blocks, is left out. model: of the plain engine.
-    """
-    meter = EncoderMeter(model.segmenter.encoder)
-    counts = []
-    for sequence in Davis(root, None, sequences):
-        frames = list(islice(sequence.frames(), 1 + COUNTED_FRAMES))
-        meter.counts = []
-        with meter.attached():
-            for _ in frame_seconds(model, first_object(sequence), frames, len(sequence)):
-                pass
-        counts += meter.counts[1:]
-    meter.counts = counts
-    return meter.mean + frame_cost(model.segmenter).neck
-
-
-def frames_per_second(
-    model: Model, root: Path, sequences: Sequence[str] | None = None, rounds: int = 2
-) -> float:
-    """Frames a second of the longest sequence, its first object from its mask; the best round.
-
-    It is measured on whatever else the machine does; `times` measures what can be compared.
-    """
-    sequence, frames = timed_frames(root, sequences)
-    prompt = first_object(sequence)
-    best = min(median_seconds(model, prompt, frames, len(sequence)) for _ in range(rounds))
-    return round(1.0 / best, 3)
-
-
-def timed_frames(
-    root: Path, sequences: Sequence[str] | None = None
-) -> tuple[MaskSequence, list[NDArray[np.uint8]]]:
-    """The longest sequence, and those of its frames that are timed."""
-    sequence = max(Davis(root, None, sequences), key=len)
-    return sequence, list(islice(sequence.frames(), WARM_UP + TIMED_FRAMES))
-
-
-def first_object(sequence: MaskSequence) -> Prompt:
-    """The mask of the first object on the first frame."""
-    return Prompt(frame=0, object_id=1, mask=sequence.label_map(0) == sequence.object_ids[0])

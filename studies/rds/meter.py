@@ -1,15 +1,28 @@
-"""What real passes of an encoder cost, with whatever its policy computes and decides on them."""
+"""What real frames cost: multiply-adds of the encoder with its policy, and seconds in all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tempomask.data.davis import Davis
+from tempomask.data.sequences import MaskSequence
 from tempomask.errors import InputError
-from tempomask.metrics.flops import Macs, counting, total
+from tempomask.evaluation.frame_times import WARM_UP, frame_seconds, median_seconds
+from tempomask.metrics.flops import Macs, counting, frame_cost, total
+from tempomask.model import Model
 from tempomask.models.encoder import Encoder
+from tempomask.prompts import Prompt
+
+# Frames of each sequence that are counted; frames that are timed, after those that warm up.
+COUNTED_FRAMES, TIMED_FRAMES = 8, 32
 
 
 @dataclass
@@ -56,3 +69,47 @@ class EncoderMeter:
             raise InputError("no pass of the encoder was counted; run it while it is metered")
         summed, count = total(self.counts), len(self.counts)
         return Macs(round(summed.weights / count), round(summed.products / count))
+
+
+def encoder_macs(model: Model, root: Path, sequences: Sequence[str] | None = None) -> Macs:
+    """Mean cost of the encoder, its neck and its routing, over the first frames of each sequence.
+
+    The very first, on which RDS runs all blocks, is left out. model: of the plain engine.
+    """
+    meter = EncoderMeter(model.segmenter.encoder)
+    counts = []
+    for sequence in Davis(root, None, sequences):
+        frames = list(islice(sequence.frames(), 1 + COUNTED_FRAMES))
+        meter.counts = []
+        with meter.attached():
+            for _ in frame_seconds(model, first_object(sequence), frames, len(sequence)):
+                pass
+        counts += meter.counts[1:]
+    meter.counts = counts
+    return meter.mean + frame_cost(model.segmenter).neck
+
+
+def frames_per_second(
+    model: Model, root: Path, sequences: Sequence[str] | None = None, rounds: int = 2
+) -> float:
+    """Frames a second of the longest sequence, its first object from its mask; the best round.
+
+    It is measured on whatever else the machine does; `times` measures what can be compared.
+    """
+    sequence, frames = timed_frames(root, sequences)
+    prompt = first_object(sequence)
+    best = min(median_seconds(model, prompt, frames, len(sequence)) for _ in range(rounds))
+    return round(1.0 / best, 3)
+
+
+def timed_frames(
+    root: Path, sequences: Sequence[str] | None = None
+) -> tuple[MaskSequence, list[NDArray[np.uint8]]]:
+    """The longest sequence, and those of its frames that are timed."""
+    sequence = max(Davis(root, None, sequences), key=len)
+    return sequence, list(islice(sequence.frames(), WARM_UP + TIMED_FRAMES))
+
+
+def first_object(sequence: MaskSequence) -> Prompt:
+    """The mask of the first object on the first frame."""
+    return Prompt(frame=0, object_id=1, mask=sequence.label_map(0) == sequence.object_ids[0])

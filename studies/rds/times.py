@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from studies.rds.comparison import Comparison, Progress, first_object, timed_frames
+from studies.rds.comparison import Comparison, Progress
+from studies.rds.meter import first_object, timed_frames
 from tempomask.errors import InputError
 from tempomask.evaluation.frame_times import ROUNDS, PairedTimes, median_seconds, paired_times
 from tempomask.files import write_json

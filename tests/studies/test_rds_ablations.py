@@ -18,7 +18,7 @@ def test_the_folder_remembers_what_the_variants_vary_from(tmp_path: Path) -> Non
     for part in ("JPEGImages", "Annotations"):
         (data / part / "one").mkdir(parents=True)
         Image.fromarray(np.ones((32, 32), np.uint8)).save(data / part / "one" / "00000.png")
-    config = ComparisonConfig(methods=(), budgets=(0.6,))
+    config = ComparisonConfig(methods=(), costs=(0.6,))
     folders = (config, data, data, tmp_path / "out")
     names = [point.method for point in Ablation(0.6, True, ["rds"], *folders).points]
     assert names == ["rds"]
