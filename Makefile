@@ -64,4 +64,4 @@ format: $(VENV)/.dev
 
 clean:
 	rm -rf build dist demo .pytest_cache .ruff_cache .hypothesis
-	find src tests benchmarks studies docs examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests benchmarks recipes studies docs examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -30,9 +30,9 @@ ROOT = Path(__file__).parent.parent
 SLOW = (
     "adaptation", "baselines", "benchmarks", "cli", "contracts", "engine", "instances", "parity",
     "propagation", "studies", "training",
-    "compat/test_sam2.py", "data/test_demo_clip.py", "evaluation/test_with_a_network.py",
-    "evaluation/test_davis.py", "evaluation/test_video_instances.py",
-    "metrics/test_synchronisations.py", "test_end_to_end.py", "test_examples.py",
+    "compat/test_sam2.py", "recipes", "evaluation/test_with_a_network.py",
+    "evaluation/test_vos.py", "evaluation/test_video_instances.py",
+    "test_end_to_end.py", "test_examples.py",
     "test_imports.py::test_every_module", "test_imports.py::test_using_the_api",
     "test_model.py", "test_site.py", "test_warmup.py", "tracking/test_official_predictor.py",
     "tracking/test_samurai_sessions.py", "tracking/test_session.py", "weights/test_loading.py",

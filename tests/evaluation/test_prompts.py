@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from tempomask.errors import InputError
 from tempomask.evaluation.prompts import (
     add_error_clicks,
-    box_of,
     check_kind,
     error_click,
     first_frame_prompts,
@@ -69,11 +68,6 @@ def test_error_click_by_brute_force(seed: int, density: float) -> None:
         return
     region = missed if click[1] else false
     assert region[click[0]] == max([*missed.values(), *false.values()])
-
-
-def test_box_of_is_tight_and_goes_past_the_last_pixel() -> None:
-    assert box_of(rectangle(10, 20, 15, 25)) == (20, 10, 25, 15)
-    assert box_of(~EMPTY) == (0, 0, 60, 40)
 
 
 @pytest.mark.parametrize("kind", ["mask", "box", "click", "3clicks", "5clicks"])

@@ -83,16 +83,16 @@ def test_files_are_called_as_their_authors_call_them(name: str, file: str, repos
 
 
 def test_nano_is_bundled_and_says_what_its_weights_may_be_used_for() -> None:
-    assert MODELS["nano"].is_available() and MODELS["nano"].source == "bundled"
+    assert MODELS["nano"].path() and MODELS["nano"].source == "bundled"
     assert "CC BY-NC" in MODELS["nano"].licence
     assert {info.licence for name, info in MODELS.items() if name != "nano"} == {"Apache-2.0"}
 
 
 def test_weights_in_the_home_folder_come_first(make_segmenter: Make, empty_caches: Path) -> None:
     info = MODELS["sam2.1-tiny"]
-    assert not info.is_available()
+    assert info.path() is None
     put_in_hub_cache(empty_caches, "facebook/sam2.1-hiera-tiny", info.file, b"other")
-    assert info.is_available()
+    assert info.path() is not None
     expected = make_segmenter("sam2.1-tiny")
     torch.save({"model": to_official(expected.state_dict())}, empty_caches / "home" / info.file)
     loaded = load_segmenter("sam2.1-tiny")

@@ -9,7 +9,6 @@ Everything follows from the stills and the seed.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +30,9 @@ from tempomask.data.video_instances import (
     seen_ids,
 )
 from tempomask.errors import InputError
-from tempomask.files import make_folder, part_path, replacing, write_errors
+from tempomask.files import make_folder, replacing, replacing_folder, write_errors
 from tempomask.frames import Size
+from tempomask.results import mask_boxes
 from tempomask.rle import encode_rle
 
 # Called with the number of videos made, and the number of all.
@@ -44,8 +44,15 @@ JPEG_QUALITY = 85
 class VideoSetConfig:
     """How large the set is.
 
-    train, validation: numbers of videos. length: least and greatest number of frames. size: (H, W).
-    InputError for numbers that make no video.
+    Attributes:
+        train: Number of videos.
+        validation: Number of videos.
+        length: Least and greatest number of frames.
+        size: (H, W) of the frames.
+        seed: Of everything.
+
+    Raises:
+        InputError: The numbers make no video.
     """
 
     train: int = 1200
@@ -103,12 +110,10 @@ def _write_split(
     scene: SceneConfig,
 ) -> Iterator[int]:
     """Write one split whole or not at all; yields the number of videos done."""
-    part = part_path(folder / split)
-    shutil.rmtree(part, ignore_errors=True)
     videos: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     height, width = config.size
-    try:
+    with replacing_folder(folder / split) as part:
         for number in range(1, count + 1):
             rng = np.random.default_rng((config.seed, SPLITS.index(split), number))
             length = int(rng.integers(config.length[0], config.length[1] + 1))
@@ -118,7 +123,7 @@ def _write_split(
                 _write_frames(part / "JPEGImages", names, video.frames)
             entry = {"id": number, "width": width, "height": height, "length": length}
             videos.append({**entry, "file_names": names})
-            annotations += _annotations(video, number, len(annotations) + 1)
+            annotations += _annotations(video, entry, len(annotations) + 1)
             yield number
         content = {
             "info": {"description": f"tempomask synthetic instances, {split}", "seed": config.seed},
@@ -129,10 +134,6 @@ def _write_split(
         path = folder / f"{split}.json"
         with write_errors(path), replacing(path) as unfinished:
             unfinished.write_text(json.dumps(content, separators=(",", ":")) + "\n", "utf-8")
-            part.rename(folder / split)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
 
 
 def _write_frames(folder: Path, names: list[str], frames: NDArray[np.uint8]) -> None:
@@ -141,31 +142,26 @@ def _write_frames(folder: Path, names: list[str], frames: NDArray[np.uint8]) -> 
         Image.fromarray(frame).save(folder / name, quality=JPEG_QUALITY)
 
 
-def _annotations(video: SyntheticVideo, video_id: int, first_id: int) -> list[dict[str, Any]]:
-    """One annotation for every instance that is seen on some frame."""
+def _annotations(
+    video: SyntheticVideo, entry: dict[str, Any], first_id: int
+) -> list[dict[str, Any]]:
+    """One annotation for every instance of a video that is seen on some frame."""
     seen = seen_ids(video.ids)
-    length, height, width = video.ids.shape
     made = []
     for number in np.flatnonzero(seen.any(axis=0)).tolist():
-        masks = [video.ids[t] == number if seen[t, number] else None for t in range(length)]
+        masks = np.where(seen[:, number, None, None], video.ids == number, False)
+        boxes = [[x, y, x1 - x, y1 - y] for x, y, x1, y1 in mask_boxes(masks).astype(int).tolist()]
+        shown = list(zip(masks, boxes, seen[:, number], strict=True))
         made.append(
             {
+                **entry,
                 "id": first_id + len(made),
-                "video_id": video_id,
+                "video_id": entry["id"],
                 "category_id": CLASSES.index(video.categories[number - 1]) + 1,
                 "iscrowd": 0,
-                "width": width,
-                "height": height,
-                "length": length,
-                "segmentations": [None if mask is None else encode_rle(mask) for mask in masks],
-                "areas": [None if mask is None else int(mask.sum()) for mask in masks],
-                "bboxes": [None if mask is None else _box(mask) for mask in masks],
+                "segmentations": [encode_rle(mask) if there else None for mask, _, there in shown],
+                "areas": [int(mask.sum()) if there else None for mask, _, there in shown],
+                "bboxes": [box if there else None for _, box, there in shown],
             }
         )
     return made
-
-
-def _box(mask: NDArray[np.bool_]) -> list[int]:
-    """x, y, width and height of what a mask that is not empty holds."""
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)).tolist() for axis in (1, 0))
-    return [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]

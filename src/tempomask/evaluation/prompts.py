@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from tempomask.errors import InputError
 from tempomask.prompts import Prompt
-from tempomask.results import FrameResult
+from tempomask.results import FrameResult, mask_boxes
 from tempomask.tracking.session import Session
 
 PromptKind = Literal["mask", "box", "click", "3clicks", "5clicks"]
@@ -25,12 +25,6 @@ def check_kind(kind: str) -> None:
     """InputError unless it is a PromptKind."""
     if kind not in get_args(PromptKind):
         raise InputError(f"unknown prompt {kind!r}; use one of {', '.join(get_args(PromptKind))}")
-
-
-def box_of(mask: Mask) -> tuple[float, float, float, float]:
-    """The tight box x0, y0, x1, y1 of a mask (H, W) that is not empty; edges, not pixel centres."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
 def error_click(truth: Mask, prediction: Mask) -> tuple[tuple[int, int], int] | None:
@@ -64,7 +58,7 @@ def first_frame_prompts(
         if kind == "mask":
             prompts.append(Prompt(frame, object_id, mask=mask))
         elif kind == "box":
-            prompts.append(Prompt(frame, object_id, box=box_of(mask)))
+            prompts.append(Prompt(frame, object_id, box=mask_boxes(mask[None])[0]))
         else:
             click = error_click(mask, np.zeros_like(mask))
             if click is not None:

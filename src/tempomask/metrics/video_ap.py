@@ -108,11 +108,6 @@ class VideoAPResult:
         return self.average_precision(threshold=0.75)
 
     @property
-    def ar1(self) -> float:
-        """AR1: recall with the best prediction of each class in each video."""
-        return self.average_recall(1)
-
-    @property
     def ar10(self) -> float:
         """AR10: recall with the ten best predictions of each class in each video."""
         return self.average_recall(10)

@@ -71,10 +71,6 @@ class ModelInfo:
                 return Path(found)
         return None
 
-    def is_available(self) -> bool:
-        """Whether the weights are on this machine."""
-        return self.path() is not None
-
 
 def _models(
     table: str,

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tempomask.data import demo_clip
+import tempomask
+from recipes import demo_clip
 from tempomask.errors import InputError
 
-SHIPPED = Path(demo_clip.__file__).parents[1] / "assets" / "clip"
+SHIPPED = Path(tempomask.__file__).parent / "assets" / "clip"
 
 
 def read(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

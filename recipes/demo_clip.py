@@ -1,8 +1,8 @@
 """The bundled demo clip: a flying saucer of coffee passes behind an astronaut at a launch pad.
 
-Composed from three photographs that scikit-image ships and that anyone may use (see the card in
-`assets/clip/CLIP.md`); every mask is exact, because we drew the image from it. Run again with
-`python -m tempomask.data.demo_clip OUT`; needs the `train` extra.
+Composed from three photographs that scikit-image ships and that anyone may use (see the card,
+`src/tempomask/assets/clip/CLIP.md`); every mask is exact, because we drew the image from it. Run
+again with `python -m recipes.demo_clip OUT`; needs the `train` extra.
 """
 
 from __future__ import annotations
