@@ -48,25 +48,18 @@ def _official(feed_forward: str, mark: str) -> Layout:
     return Layout(
         title="DINOv3",
         marks=("storage_tokens", f"blocks.0.mlp.{mark}.weight"),
-        rules=(
-            *rules(
-                """
-                cls_token        cls_token
-                register_tokens  storage_tokens
-                patch_embedding  patch_embed.proj
-                norm             norm
-                """
-            ),
-            *rules(
-                f"""
-                {{norm1,norm2}}                  {{norm1,norm2}}
-                attention.{{q,k,v,o}}_proj       attn.{{query,key,value,proj}}
-                layer_scale{{1,2}}.lambda1       ls{{1,2}}.gamma
-                {feed_forward}
-                """,
-                ours="blocks.*.layer.",
-                theirs="blocks.*.",
-            ),
+        rules=rules(
+            f"""
+            cls_token                     cls_token
+            register_tokens               storage_tokens
+            patch_embedding               patch_embed.proj
+            norm                          norm
+            blocks.*.layer.               blocks.*.
+              {{norm1,norm2}}             {{norm1,norm2}}
+              attention.{{q,k,v,o}}_proj  attn.{{query,key,value,proj}}
+              layer_scale{{1,2}}.lambda1  ls{{1,2}}.gamma
+              {feed_forward}
+            """
         ),
         unread=(("mask_token", "cls_token"),),
     )
@@ -75,8 +68,8 @@ def _official(feed_forward: str, mark: str) -> Layout:
 LAYOUTS = (
     TRANSFORMERS_5,
     TRANSFORMERS_4,
-    _official("mlp.{up,down}_proj       mlp.{fc1,fc2}", "fc1"),
-    _official("mlp.{gate,up,down}_proj  mlp.{w1,w2,w3}", "w1"),
+    _official("mlp.{up,down}_proj mlp.{fc1,fc2}", "fc1"),
+    _official("mlp.{gate,up,down}_proj mlp.{w1,w2,w3}", "w1"),
 )
 
 

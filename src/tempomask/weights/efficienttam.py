@@ -11,9 +11,11 @@ from tempomask.weights.layout import Conversion, Layout, rules
 from tempomask.weights.sam2 import AFTER_ENCODER, CONVERSIONS, POINT_STACK, TRUNK, UNREAD
 
 NECK = rules(
-    "{project,project_norm,smooth,smooth_norm}  {conv_1x1,norm_0,conv_3x3,norm_1}",
-    ours="neck.",
-    theirs="image_encoder.neck.convs.0.",
+    """
+    neck.                     image_encoder.neck.convs.0.
+      {project,project_norm}  {conv_1x1,norm_0}
+      {smooth,smooth_norm}    {conv_3x3,norm_1}
+    """
 )
 
 

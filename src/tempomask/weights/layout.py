@@ -42,21 +42,23 @@ def extra_axes(*axes: int) -> Conversion:
     return Conversion(to_ours, to_theirs)
 
 
-def rules(table: str, ours: str = "", theirs: str = "") -> Rules:
-    """The rows of a table of two columns.
+def rules(table: str) -> Rules:
+    r"""The rows of a table of two columns, ours and theirs.
 
-    Args:
-        table: A row per line. Braces stand for several rows, as in a shell.
-        ours: What comes before each name of the first column.
-        theirs: What comes before each name of the second column.
+    Braces stand for several rows, as in a shell. A row whose names end in a dot says what comes
+    before the names of the rows after it; a dot alone stands for nothing.
 
-    >>> rules("{first,last}.norm  n.{0,1}", theirs="model.")
-    (('first.norm', 'model.n.0'), ('last.norm', 'model.n.1'))
+    >>> rules("head. model.\n  {a,b}.norm n.{0,1}")
+    (('head.a.norm', 'model.n.0'), ('head.b.norm', 'model.n.1'))
     """
     pairs: list[tuple[str, str]] = []
+    before, their_before = "", ""
     for line in table.strip().splitlines():
-        left, right = line.split()
-        pairs += zip(_expand(ours + left), _expand(theirs + right), strict=True)
+        ours, theirs = line.split()
+        if ours.endswith("."):
+            before, their_before = ours.lstrip("."), theirs.lstrip(".")
+        else:
+            pairs += zip(_expand(before + ours), _expand(their_before + theirs), strict=True)
     return tuple(pairs)
 
 

@@ -15,225 +15,163 @@ from tempomask.weights.layout import Layout, State, rename, rules
 # Tensors that are computed, not learned.
 COMPUTED = ("num_batches_tracked", "relative_position_index", "empty_weight")
 
-# Norms before their convolutions: the names of a norm begin with its convolution's.
-_BACKBONE = rules(
-    """
-    stem.norm                               stem.conv1.norm
-    stem.conv                               stem.conv1
-    stages.{0,1,2,3}.*.shortcut.norm        res{2,3,4,5}.*.shortcut.norm
-    stages.{0,1,2,3}.*.shortcut.conv        res{2,3,4,5}.*.shortcut
-    stages.{0,1,2,3}.*.conv{1,2,3}.norm     res{2,3,4,5}.*.conv{1,2,3}.norm
-    stages.{0,1,2,3}.*.conv{1,2,3}.conv     res{2,3,4,5}.*.conv{1,2,3}
-    patch_embedding                         patch_embed.proj
-    patch_norm                              patch_embed.norm
-    stages.*.blocks.*.{attention,mlp}_norm  layers.*.blocks.*.{norm1,norm2}
-    stages.*.blocks.*.{qkv,output}          layers.*.blocks.*.attn.{qkv,proj}
-    stages.*.blocks.*.position_bias         layers.*.blocks.*.attn.relative_position_bias_table
-    stages.*.blocks.*.{expand,contract}     layers.*.blocks.*.mlp.{fc1,fc2}
-    stages.*.merge                          layers.*.downsample
-    norms.{0,1,2,3}                         norm{0,1,2,3}
-    """,
-    ours="network.backbone.",
-    theirs="backbone.",
-)
-_PIXELS = rules(
-    """
-    projections.*.{conv,norm}          input_proj.*.{0,1}
-    level_embedding                    transformer.level_embed
-    layers.*.attention.offsets         transformer.encoder.layers.*.self_attn.sampling_offsets
-    layers.*.attention.weights         transformer.encoder.layers.*.self_attn.attention_weights
-    layers.*.attention.{value,output}  transformer.encoder.layers.*.self_attn.{value,output}_proj
-    layers.*.{attention_norm,norm}     transformer.encoder.layers.*.{norm1,norm2}
-    layers.*.{expand,contract}         transformer.encoder.layers.*.{linear1,linear2}
-    {lateral,smooth}.norm              {adapter_1,layer_1}.norm
-    {lateral,smooth}.conv              {adapter_1,layer_1}
-    mask_projection                    mask_features
-    """,
-    ours="network.pixel_decoder.",
-    theirs="sem_seg_head.pixel_decoder.",
-)
 # detectron2 keeps a stack of layers as three lists: cross-attention, self-attention, feed-forward.
 _LAYERS = """
-    cross_attention.input_weight           cross_attention_layers.*.multihead_attn.in_proj_weight
-    cross_attention.input_bias             cross_attention_layers.*.multihead_attn.in_proj_bias
-    cross_attention.output                 cross_attention_layers.*.multihead_attn.out_proj
-    cross_norm                             cross_attention_layers.*.norm
-    self_attention.attention.input_weight  self_attention_layers.*.self_attn.in_proj_weight
-    self_attention.attention.input_bias    self_attention_layers.*.self_attn.in_proj_bias
-    self_attention.attention.output        self_attention_layers.*.self_attn.out_proj
-    self_attention.norm                    self_attention_layers.*.norm
-    feed_forward.{expand,contract,norm}    ffn_layers.*.{linear1,linear2,norm}
+      cross_attention.input_weight           cross_attention_layers.*.multihead_attn.in_proj_weight
+      cross_attention.input_bias             cross_attention_layers.*.multihead_attn.in_proj_bias
+      cross_attention.output                 cross_attention_layers.*.multihead_attn.out_proj
+      cross_norm                             cross_attention_layers.*.norm
+      self_attention.attention.input_weight  self_attention_layers.*.self_attn.in_proj_weight
+      self_attention.attention.input_bias    self_attention_layers.*.self_attn.in_proj_bias
+      self_attention.attention.output        self_attention_layers.*.self_attn.out_proj
+      self_attention.norm                    self_attention_layers.*.norm
+      feed_forward.{expand,contract,norm}    ffn_layers.*.{linear1,linear2,norm}
 """
-_QUERIES = (
-    *rules(
-        _LAYERS,
-        ours="network.query_decoder.layers.*.",
-        theirs="sem_seg_head.predictor.transformer_",
-    ),
-    *rules(
-        """
-        query_{features,positions}  {query_feat,query_embed}.weight
-        level_embedding             level_embed.weight
-        norm                        decoder_norm
-        {class,mask}_head           {class,mask}_embed
-        """,
-        ours="network.query_decoder.",
-        theirs="sem_seg_head.predictor.",
-    ),
-)
-_TRACKER = (
-    *rules(_LAYERS, ours="tracker.layers.*.", theirs="tracker.transformer_"),
-    *rules(
-        """
-        reid_head          sem_seg_head.predictor.reid_embed
-        norm               tracker.decoder_norm
-        {class,mask}_head  tracker.{class,mask}_embed
-        reference_head     tracker.ref_proj
-        mask_projection    tracker.mask_feature_proj
-        """,
-        ours="tracker.",
-    ),
+# R50 or Swin; the names of a norm begin with its convolution's, so that norms come first.
+_DETECTRON2 = rules(
+    """
+    network.backbone.                         backbone.
+      stem.norm                               stem.conv1.norm
+      stem.conv                               stem.conv1
+      stages.{0,1,2,3}.*.shortcut.norm        res{2,3,4,5}.*.shortcut.norm
+      stages.{0,1,2,3}.*.shortcut.conv        res{2,3,4,5}.*.shortcut
+      stages.{0,1,2,3}.*.conv{1,2,3}.norm     res{2,3,4,5}.*.conv{1,2,3}.norm
+      stages.{0,1,2,3}.*.conv{1,2,3}.conv     res{2,3,4,5}.*.conv{1,2,3}
+      patch_embedding                         patch_embed.proj
+      patch_norm                              patch_embed.norm
+      stages.*.blocks.*.{attention,mlp}_norm  layers.*.blocks.*.{norm1,norm2}
+      stages.*.blocks.*.{qkv,output}          layers.*.blocks.*.attn.{qkv,proj}
+      stages.*.blocks.*.position_bias         layers.*.blocks.*.attn.relative_position_bias_table
+      stages.*.blocks.*.{expand,contract}     layers.*.blocks.*.mlp.{fc1,fc2}
+      stages.*.merge                          layers.*.downsample
+      norms.{0,1,2,3}                         norm{0,1,2,3}
+    network.pixel_decoder.                    sem_seg_head.pixel_decoder.
+      projections.*.{conv,norm}               input_proj.*.{0,1}
+      level_embedding                         transformer.level_embed
+      layers.*.attention.offsets  transformer.encoder.layers.*.self_attn.sampling_offsets
+      layers.*.attention.weights  transformer.encoder.layers.*.self_attn.attention_weights
+      layers.*.attention.{value,output}  transformer.encoder.layers.*.self_attn.{value,output}_proj
+      layers.*.{attention_norm,norm}          transformer.encoder.layers.*.{norm1,norm2}
+      layers.*.{expand,contract}              transformer.encoder.layers.*.{linear1,linear2}
+      {lateral,smooth}.norm                   {adapter_1,layer_1}.norm
+      {lateral,smooth}.conv                   {adapter_1,layer_1}
+      mask_projection                         mask_features
+    network.query_decoder.                    sem_seg_head.predictor.
+      query_{features,positions}              {query_feat,query_embed}.weight
+      level_embedding                         level_embed.weight
+      norm                                    decoder_norm
+      {class,mask}_head                       {class,mask}_embed
+    tracker.                                  tracker.
+      norm                                    decoder_norm
+      {class,mask}_head                       {class,mask}_embed
+      reference_head                          ref_proj
+      mask_projection                         mask_feature_proj
+    tracker.                                  sem_seg_head.predictor.
+      reid_head                               reid_embed
+    """
 )
 DETECTRON2 = Layout(
     title="detectron2",
     marks=("sem_seg_head.predictor.query_feat.weight",),
-    rules=(*_BACKBONE, *_PIXELS, *_QUERIES, *_TRACKER),
+    rules=(
+        *_DETECTRON2,
+        *rules("network.query_decoder.layers.*. sem_seg_head.predictor.transformer_" + _LAYERS),
+        *rules("tracker.layers.*. tracker.transformer_" + _LAYERS),
+    ),
 )
 
-_HF_RESNET = (
-    *rules(
-        "stem.{conv,norm} embedder.embedder.{convolution,normalization}",
-        ours="network.backbone.",
-        theirs="model.pixel_level_module.encoder.",
-    ),
-    *rules(
-        """
-        shortcut.{conv,norm}  shortcut.{convolution,normalization}
-        conv{1,2,3}.conv      layer.{0,1,2}.convolution
-        conv{1,2,3}.norm      layer.{0,1,2}.normalization
-        """,
-        ours="network.backbone.stages.*.*.",
-        theirs="model.pixel_level_module.encoder.encoder.stages.*.layers.*.",
-    ),
-)
-_HF_SWIN = (
-    *rules(
-        """
-        patch_embedding  embeddings.patch_embeddings.projection
-        patch_norm       embeddings.norm
-        stages.*.merge   encoder.layers.*.downsample
-        norms.{0,1,2,3}  hidden_states_norms.stage{1,2,3,4}
-        """,
-        ours="network.backbone.",
-        theirs="model.pixel_level_module.encoder.",
-    ),
-    *rules(
-        """
-        {attention,mlp}_norm  {layernorm_before,layernorm_after}
-        output                attention.output.dense
-        position_bias         attention.self.relative_position_bias_table
-        {expand,contract}     {intermediate,output}.dense
-        """,
-        ours="network.backbone.stages.*.blocks.*.",
-        theirs="model.pixel_level_module.encoder.encoder.layers.*.blocks.*.",
-    ),
-)
-_HF_PIXELS = rules(
+_TRANSFORMERS = rules(
     """
-    projections.*.{conv,norm}          input_projections.*.{0,1}
-    level_embedding                    level_embed
-    layers.*.attention.offsets         encoder.layers.*.self_attn.sampling_offsets
-    layers.*.attention.weights         encoder.layers.*.self_attn.attention_weights
-    layers.*.attention.{value,output}  encoder.layers.*.self_attn.{value,output}_proj
-    layers.*.{attention_norm,norm}     encoder.layers.*.{self_attn,final}_layer_norm
-    layers.*.{expand,contract}         encoder.layers.*.{fc1,fc2}
-    {lateral,smooth}.conv              {adapter_1,layer_1}.0
-    {lateral,smooth}.norm              {adapter_1,layer_1}.1
-    mask_projection                    mask_projection
-    """,
-    ours="network.pixel_decoder.",
-    theirs="model.pixel_level_module.decoder.",
+    network.backbone.                      model.pixel_level_module.encoder.
+      stem.{conv,norm}                     embedder.embedder.{convolution,normalization}
+      patch_embedding                      embeddings.patch_embeddings.projection
+      patch_norm                           embeddings.norm
+      stages.*.merge                       encoder.layers.*.downsample
+      norms.{0,1,2,3}                      hidden_states_norms.stage{1,2,3,4}
+    network.backbone.stages.*.*.  model.pixel_level_module.encoder.encoder.stages.*.layers.*.
+      shortcut.{conv,norm}                 shortcut.{convolution,normalization}
+      conv{1,2,3}.conv                     layer.{0,1,2}.convolution
+      conv{1,2,3}.norm                     layer.{0,1,2}.normalization
+    network.backbone.stages.*.             model.pixel_level_module.encoder.encoder.layers.*.
+      blocks.*.{attention,mlp}_norm        blocks.*.{layernorm_before,layernorm_after}
+      blocks.*.output                      blocks.*.attention.output.dense
+      blocks.*.position_bias               blocks.*.attention.self.relative_position_bias_table
+      blocks.*.{expand,contract}           blocks.*.{intermediate,output}.dense
+    network.pixel_decoder.                 model.pixel_level_module.decoder.
+      projections.*.{conv,norm}            input_projections.*.{0,1}
+      level_embedding                      level_embed
+      layers.*.attention.offsets           encoder.layers.*.self_attn.sampling_offsets
+      layers.*.attention.weights           encoder.layers.*.self_attn.attention_weights
+      layers.*.attention.{value,output}    encoder.layers.*.self_attn.{value,output}_proj
+      layers.*.{attention_norm,norm}       encoder.layers.*.{self_attn,final}_layer_norm
+      layers.*.{expand,contract}           encoder.layers.*.{fc1,fc2}
+      {lateral,smooth}.conv                {adapter_1,layer_1}.0
+      {lateral,smooth}.norm                {adapter_1,layer_1}.1
+      mask_projection                      mask_projection
+    network.query_decoder.                 model.transformer_module.
+      query_{features,positions}           {queries_features,queries_embedder}.weight
+      level_embedding                      level_embed.weight
+      norm                                 decoder.layernorm
+      mask_head.layers.{0,1,2}             decoder.mask_predictor.mask_embedder.{0,1,2}.0
+    network.query_decoder.layers.*.        model.transformer_module.decoder.layers.*.
+      cross_attention.input_{weight,bias}  cross_attn.in_proj_{weight,bias}
+      cross_attention.output               cross_attn.out_proj
+      cross_norm                           cross_attn_layer_norm
+      self_attention.attention.output      self_attn.out_proj
+      self_attention.norm                  self_attn_layer_norm
+      feed_forward.{expand,contract,norm}  {fc1,fc2,final_layer_norm}
+    .                                      .
+      network.query_decoder.class_head     class_predictor
+    """
 )
-_HF_QUERIES = (
-    *rules(
-        """
-        cross_attention.input_{weight,bias}  cross_attn.in_proj_{weight,bias}
-        cross_attention.output               cross_attn.out_proj
-        cross_norm                           cross_attn_layer_norm
-        self_attention.attention.output      self_attn.out_proj
-        self_attention.norm                  self_attn_layer_norm
-        feed_forward.{expand,contract,norm}  {fc1,fc2,final_layer_norm}
-        """,
-        ours="network.query_decoder.layers.*.",
-        theirs="model.transformer_module.decoder.layers.*.",
-    ),
-    *rules(
-        """
-        query_{features,positions}  {queries_features,queries_embedder}.weight
-        level_embedding             level_embed.weight
-        norm                        decoder.layernorm
-        mask_head.layers.{0,1,2}    decoder.mask_predictor.mask_embedder.{0,1,2}.0
-        """,
-        ours="network.query_decoder.",
-        theirs="model.transformer_module.",
-    ),
-    ("network.query_decoder.class_head", "class_predictor"),
-)
-_HF_ATTENTION = "model.transformer_module.decoder.layers.*.self_attn"
-_HF_SWIN_ATTENTION = "model.pixel_level_module.encoder.encoder.layers.*.blocks.*.attention.self"
+_ATTENTION = "model.transformer_module.decoder.layers.*.self_attn"
+_SWIN_ATTENTION = "model.pixel_level_module.encoder.encoder.layers.*.blocks.*.attention.self"
 TRANSFORMERS_MASK2FORMER = Layout(
     title="transformers",
     marks=("model.transformer_module.queries_features.weight",),
-    rules=(*_HF_RESNET, *_HF_SWIN, *_HF_PIXELS, *_HF_QUERIES),
+    rules=_TRANSFORMERS,
     # transformers keeps the projections of self-attention apart.
     stacks=(
         *(
             (
                 f"network.query_decoder.layers.*.self_attention.attention.input_{kind}",
-                tuple(f"{_HF_ATTENTION}.{part}_proj.{kind}" for part in "qkv"),
+                tuple(f"{_ATTENTION}.{part}_proj.{kind}" for part in "qkv"),
             )
             for kind in ("weight", "bias")
         ),
         (
             "network.backbone.stages.*.blocks.*.qkv",
-            tuple(f"{_HF_SWIN_ATTENTION}.{part}" for part in ("query", "key", "value")),
+            tuple(f"{_SWIN_ATTENTION}.{part}" for part in ("query", "key", "value")),
         ),
     ),
 )
 
 # How transformers 5 names in memory what its files keep under the older names, and what files
 # written before detectron2's Mask2Former renamed it have.
+_SWIN_5 = "model.pixel_level_module.encoder.swin"
 _OTHER_NAMES = (
-    *rules(
-        """
-        attention.{q,k,v}_proj    attention.self.{query,key,value}
-        attention.o_proj          attention.output.dense
-        mlp.{fc1,fc2}             {intermediate,output}.dense
-        layernorm_{before,after}  layernorm_{before,after}
-        """,
-        ours="model.pixel_level_module.encoder.swin.encoder.layers.*.blocks.*.",
-        theirs="model.pixel_level_module.encoder.encoder.layers.*.blocks.*.",
-    ),
     (
-        "model.pixel_level_module.encoder.swin.encoder.layers.*.blocks.*.attention"
-        ".relative_position_bias.relative_position_bias_table",
-        f"{_HF_SWIN_ATTENTION}.relative_position_bias_table",
+        f"{_SWIN_5}.encoder.layers.*.blocks.*.attention.relative_position_bias"
+        ".relative_position_bias_table",
+        f"{_SWIN_ATTENTION}.relative_position_bias_table",
     ),
     *rules(
         """
-        encoder.layers.*.downsample  encoder.layers.*.downsample
-        embeddings                   embeddings
-        """,
-        ours="model.pixel_level_module.encoder.swin.",
-        theirs="model.pixel_level_module.encoder.",
+        model.pixel_level_module.encoder.swin.encoder.  model.pixel_level_module.encoder.encoder.
+          layers.*.blocks.*.attention.{q,k}_proj        layers.*.blocks.*.attention.self.{query,key}
+          layers.*.blocks.*.attention.v_proj            layers.*.blocks.*.attention.self.value
+          layers.*.blocks.*.attention.o_proj            layers.*.blocks.*.attention.output.dense
+          layers.*.blocks.*.mlp.{fc1,fc2}  layers.*.blocks.*.{intermediate,output}.dense
+          layers                                        layers
+        model.pixel_level_module.encoder.swin.          model.pixel_level_module.encoder.
+          embeddings                                    embeddings
+        .                                               .
+          sem_seg_head.predictor.static_query           sem_seg_head.predictor.query_feat
+        """
     ),
-    ("sem_seg_head.predictor.static_query", "sem_seg_head.predictor.query_feat"),
 )
 # The classifier's norm, which a backbone does not reach.
-_UNREACHED = (
-    "model.pixel_level_module.encoder.swin.layernorm.",
-    "model.pixel_level_module.encoder.layernorm.",
-)
+_UNREACHED = (f"{_SWIN_5}.layernorm.", "model.pixel_level_module.encoder.layernorm.")
 
 
 def published(state: Mapping[str, Tensor]) -> State:

@@ -6,97 +6,70 @@ from tempomask.weights.layout import Layout, extra_axes, rules
 
 TRUNK = rules(
     """
-    patch_embedding          patch_embed.proj
-    position                 pos_embed
-    window_position          pos_embed_window
-    blocks.*.attention_norm  blocks.*.norm1
-    blocks.*.qkv             blocks.*.attn.qkv
-    blocks.*.output          blocks.*.attn.proj
-    blocks.*.shortcut        blocks.*.proj
-    blocks.*.mlp_norm        blocks.*.norm2
-    blocks.*.expand          blocks.*.mlp.layers.0
-    blocks.*.contract        blocks.*.mlp.layers.1
-    """,
-    ours="encoder.",
-    theirs="image_encoder.trunk.",
+    encoder.                   image_encoder.trunk.
+      patch_embedding          patch_embed.proj
+      position                 pos_embed
+      window_position          pos_embed_window
+      blocks.*.attention_norm  blocks.*.norm1
+      blocks.*.qkv             blocks.*.attn.qkv
+      blocks.*.output          blocks.*.attn.proj
+      blocks.*.shortcut        blocks.*.proj
+      blocks.*.mlp_norm        blocks.*.norm2
+      blocks.*.expand          blocks.*.mlp.layers.0
+      blocks.*.contract        blocks.*.mlp.layers.1
+    """
 )
 # Their first convolution belongs to the coarsest map.
-NECK = rules("neck.laterals.{0,1,2,3}  image_encoder.neck.convs.{3,2,1,0}.conv")
-MEMORY_ATTENTION = rules(
-    """
-    layers.*.self_attention.{query,key,value,output}   layers.*.self_attn.{q,k,v,out}_proj
-    layers.*.cross_attention.{query,key,value,output}  layers.*.cross_attn_image.{q,k,v,out}_proj
-    layers.*.{self,cross,feedforward}_norm             layers.*.{norm1,norm2,norm3}
-    layers.*.{expand,contract}                         layers.*.{linear1,linear2}
-    norm                                               norm
-    """,
-    ours="memory_attention.",
-    theirs="memory_attention.",
-)
-MEMORY_ENCODER = rules(
-    """
-    mask_downsampler.layers    mask_downsampler.encoder
-    feature_projection         pix_feat_proj
-    fuser.*.depthwise          fuser.layers.*.dwconv
-    fuser.*.norm               fuser.layers.*.norm
-    fuser.*.{expand,contract}  fuser.layers.*.{pwconv1,pwconv2}
-    fuser.*.scale              fuser.layers.*.gamma
-    output                     out_proj
-    """,
-    ours="memory_encoder.",
-    theirs="memory_encoder.",
-)
-MEMORIES = rules(
-    """
-    memory_temporal_encoding          maskmem_tpos_enc
-    no_memory                         no_mem_embed
-    no_object_pointer                 no_obj_ptr
-    occlusion_embedding               no_obj_embed_spatial
-    object_pointer_projection.layers  obj_ptr_proj.layers
-    pointer_time_projection           obj_ptr_tpos_proj
-    mask_prompt_downsampler           mask_downsample
-    """
-)
-PROMPTS = rules(
-    """
-    frequencies     pe_layer.positional_encoding_gaussian_matrix
-    not_a_point     not_a_point_embed.weight
-    no_mask         no_mask_embed.weight
-    mask_embedding  mask_downscaling
-    """,
-    ours="prompt_encoder.",
-    theirs="sam_prompt_encoder.",
-)
-DECODER_BLOCKS = rules(
-    """
-    self_attention.{query,key,value,output}  self_attn.{q,k,v,out}_proj
-    token_to_image.{query,key,value,output}  cross_attn_token_to_image.{q,k,v,out}_proj
-    image_to_token.{query,key,value,output}  cross_attn_image_to_token.{q,k,v,out}_proj
-    {self,token,feedforward,image}_norm      {norm1,norm2,norm3,norm4}
-    feedforward.layers                       mlp.layers
-    """,
-    ours="mask_decoder.transformer.blocks.*.",
-    theirs="sam_mask_decoder.transformer.layers.*.",
-)
-DECODER = rules(
-    """
-    transformer.final_attention.{query,key}     transformer.final_attn_token_to_image.{q,k}_proj
-    transformer.final_attention.{value,output}  transformer.final_attn_token_to_image.{v,out}_proj
-    transformer.final_norm                      transformer.norm_final_attn
-    object_score_token                          obj_score_token.weight
-    iou_token                                   iou_token.weight
-    mask_tokens                                 mask_tokens.weight
-    upscale_{8,norm,4}                          output_upscaling.{0,1,3}
-    stride_{4,8}                                conv_{s0,s1}
-    mask_heads.*.layers                         output_hypernetworks_mlps.*.layers
-    iou_head.layers                             iou_prediction_head.layers
-    object_score_head.layers                    pred_obj_score_head.layers
-    """,
-    ours="mask_decoder.",
-    theirs="sam_mask_decoder.",
-)
+NECK = rules("neck.laterals.{0,1,2,3} image_encoder.neck.convs.{3,2,1,0}.conv")
 # What the checkpoints of EfficientTAM share.
-AFTER_ENCODER = (*MEMORY_ATTENTION, *MEMORY_ENCODER, *MEMORIES, *PROMPTS, *DECODER_BLOCKS, *DECODER)
+AFTER_ENCODER = rules(
+    """
+    memory_temporal_encoding                    maskmem_tpos_enc
+    no_memory                                   no_mem_embed
+    no_object_pointer                           no_obj_ptr
+    occlusion_embedding                         no_obj_embed_spatial
+    object_pointer_projection.layers            obj_ptr_proj.layers
+    pointer_time_projection                     obj_ptr_tpos_proj
+    mask_prompt_downsampler                     mask_downsample
+    memory_attention.norm                       memory_attention.norm
+    memory_attention.layers.*.                  memory_attention.layers.*.
+      self_attention.{query,key,value,output}   self_attn.{q,k,v,out}_proj
+      cross_attention.{query,key,value,output}  cross_attn_image.{q,k,v,out}_proj
+      {self,cross,feedforward}_norm             {norm1,norm2,norm3}
+      {expand,contract}                         {linear1,linear2}
+    memory_encoder.                             memory_encoder.
+      mask_downsampler.layers                   mask_downsampler.encoder
+      feature_projection                        pix_feat_proj
+      fuser.*.depthwise                         fuser.layers.*.dwconv
+      fuser.*.norm                              fuser.layers.*.norm
+      fuser.*.{expand,contract}                 fuser.layers.*.{pwconv1,pwconv2}
+      fuser.*.scale                             fuser.layers.*.gamma
+      output                                    out_proj
+    prompt_encoder.                             sam_prompt_encoder.
+      frequencies                               pe_layer.positional_encoding_gaussian_matrix
+      not_a_point                               not_a_point_embed.weight
+      no_mask                                   no_mask_embed.weight
+      mask_embedding                            mask_downscaling
+    mask_decoder.                               sam_mask_decoder.
+      object_score_token                        obj_score_token.weight
+      iou_token                                 iou_token.weight
+      mask_tokens                               mask_tokens.weight
+      upscale_{8,norm,4}                        output_upscaling.{0,1,3}
+      stride_{4,8}                              conv_{s0,s1}
+      mask_heads.*.layers                       output_hypernetworks_mlps.*.layers
+      iou_head.layers                           iou_prediction_head.layers
+      object_score_head.layers                  pred_obj_score_head.layers
+    mask_decoder.transformer.                   sam_mask_decoder.transformer.
+      final_attention.{query,key,value,output}  final_attn_token_to_image.{q,k,v,out}_proj
+      final_norm                                norm_final_attn
+    mask_decoder.transformer.blocks.*.          sam_mask_decoder.transformer.layers.*.
+      self_attention.{query,key,value,output}   self_attn.{q,k,v,out}_proj
+      token_to_image.{query,key,value,output}   cross_attn_token_to_image.{q,k,v,out}_proj
+      image_to_token.{query,key,value,output}   cross_attn_image_to_token.{q,k,v,out}_proj
+      {self,token,feedforward,image}_norm       {norm1,norm2,norm3,norm4}
+      feedforward.layers                        mlp.layers
+    """
+)
 POINT_STACK = (
     "prompt_encoder.point_embeddings",
     tuple(f"sam_prompt_encoder.point_embeddings.{label}.weight" for label in range(4)),

@@ -17,113 +17,76 @@ from tempomask.models.config import (
 from tempomask.weights.layout import Layout, rules
 from tempomask.weights.sam2 import HIERA_CONVERSIONS
 
-ENCODER = rules(
+RULES = rules(
     """
-    encoder.patch_embedding          backbone.patch_embed.projection
-    encoder.position                 backbone.pos_embed
-    encoder.window_position          backbone.pos_embed_window
-    encoder.blocks.*.attention_norm  backbone.blocks.*.layer_norm1
-    encoder.blocks.*.qkv             backbone.blocks.*.attn.qkv
-    encoder.blocks.*.output          backbone.blocks.*.attn.proj
-    encoder.blocks.*.shortcut        backbone.blocks.*.proj
-    encoder.blocks.*.mlp_norm        backbone.blocks.*.layer_norm2
-    encoder.blocks.*.expand          backbone.blocks.*.mlp.proj_in
-    encoder.blocks.*.contract        backbone.blocks.*.mlp.proj_out
-    neck.laterals.{0,1,2,3}          neck.convs.{3,2,1,0}
-    """,
-    theirs="vision_encoder.",
-)
-MEMORY_ATTENTION = rules(
+    encoder.                                    vision_encoder.backbone.
+      patch_embedding                           patch_embed.projection
+      position                                  pos_embed
+      window_position                           pos_embed_window
+      blocks.*.attention_norm                   blocks.*.layer_norm1
+      blocks.*.qkv                              blocks.*.attn.qkv
+      blocks.*.output                           blocks.*.attn.proj
+      blocks.*.shortcut                         blocks.*.proj
+      blocks.*.mlp_norm                         blocks.*.layer_norm2
+      blocks.*.expand                           blocks.*.mlp.proj_in
+      blocks.*.contract                         blocks.*.mlp.proj_out
+    .                                           .
+      neck.laterals.{0,1,2,3}                   vision_encoder.neck.convs.{3,2,1,0}
+      memory_temporal_encoding                  memory_temporal_positional_encoding
+      no_memory                                 no_memory_embedding
+      no_object_pointer                         no_object_pointer
+      occlusion_embedding                       occlusion_spatial_embedding_parameter
+      object_pointer_projection.layers.{0,1,2}  object_pointer_proj.{proj_in,layers.0,proj_out}
+      pointer_time_projection                   temporal_positional_encoding_projection_layer
+      mask_prompt_downsampler                   mask_downsample
+      memory_attention.norm                     memory_attention.layer_norm
+    memory_attention.layers.*.                  memory_attention.layers.*.
+      self_attention.{query,key,value,output}   self_attn.{q,k,v,o}_proj
+      cross_attention.{query,key,value,output}  cross_attn_image.{q,k,v,o}_proj
+      {self,cross,feedforward}_norm             layer_norm{1,2,3}
+      {expand,contract}                         {linear1,linear2}
+    memory_encoder.                             memory_encoder.
+      mask_downsampler.layers.{0,3,6,9}         mask_downsampler.layers.{0,1,2,3}.conv
+      mask_downsampler.layers.{1,4,7,10}        mask_downsampler.layers.{0,1,2,3}.layer_norm
+      mask_downsampler.layers.12                mask_downsampler.final_conv
+      feature_projection                        feature_projection
+      fuser.*.depthwise                         memory_fuser.layers.*.depthwise_conv
+      fuser.*.norm                              memory_fuser.layers.*.layer_norm
+      fuser.*.{expand,contract}                 memory_fuser.layers.*.pointwise_conv{1,2}
+      fuser.*.scale                             memory_fuser.layers.*.scale
+      output                                    projection
+    prompt_encoder.                             prompt_encoder.
+      frequencies                               shared_embedding.positional_embedding
+      point_embeddings                          point_embed.weight
+      not_a_point                               not_a_point_embed.weight
+      no_mask                                   no_mask_embed.weight
+      mask_embedding.{0,3,6}                    mask_embed.conv{1,2,3}
+      mask_embedding.{1,4}                      mask_embed.layer_norm{1,2}
+    mask_decoder.                               mask_decoder.
+      object_score_token                        obj_score_token.weight
+      iou_token                                 iou_token.weight
+      mask_tokens                               mask_tokens.weight
+      upscale_{8,norm,4}                        upscale_{conv1,layer_norm,conv2}
+      stride_{4,8}                              conv_s{0,1}
+      mask_heads.*.layers.{0,1,2}  output_hypernetworks_mlps.*.{proj_in,layers.0,proj_out}
+      iou_head.layers.{0,1,2}                   iou_prediction_head.{proj_in,layers.0,proj_out}
+      object_score_head.layers.{0,1,2}          pred_obj_score_head.{proj_in,layers.0,proj_out}
+    mask_decoder.transformer.                   mask_decoder.transformer.
+      final_attention.{query,key,value,output}  final_attn_token_to_image.{q,k,v,o}_proj
+      final_norm                                layer_norm_final_attn
+    mask_decoder.transformer.blocks.*.          mask_decoder.transformer.layers.*.
+      self_attention.{query,key,value,output}   self_attn.{q,k,v,o}_proj
+      token_to_image.{query,key,value,output}   cross_attn_token_to_image.{q,k,v,o}_proj
+      image_to_token.{query,key,value,output}   cross_attn_image_to_token.{q,k,v,o}_proj
+      {self,token,feedforward,image}_norm       layer_norm{1,2,3,4}
+      feedforward.layers.{0,1}                  mlp.{proj_in,proj_out}
     """
-    layers.*.self_attention.{query,key,value,output}   layers.*.self_attn.{q,k,v,o}_proj
-    layers.*.cross_attention.{query,key,value,output}  layers.*.cross_attn_image.{q,k,v,o}_proj
-    layers.*.{self,cross,feedforward}_norm             layers.*.layer_norm{1,2,3}
-    layers.*.{expand,contract}                         layers.*.{linear1,linear2}
-    norm                                               layer_norm
-    """,
-    ours="memory_attention.",
-    theirs="memory_attention.",
-)
-MEMORY_ENCODER = rules(
-    """
-    mask_downsampler.layers.{0,3,6,9}   mask_downsampler.layers.{0,1,2,3}.conv
-    mask_downsampler.layers.{1,4,7,10}  mask_downsampler.layers.{0,1,2,3}.layer_norm
-    mask_downsampler.layers.12          mask_downsampler.final_conv
-    feature_projection                  feature_projection
-    fuser.*.depthwise                   memory_fuser.layers.*.depthwise_conv
-    fuser.*.norm                        memory_fuser.layers.*.layer_norm
-    fuser.*.{expand,contract}           memory_fuser.layers.*.pointwise_conv{1,2}
-    fuser.*.scale                       memory_fuser.layers.*.scale
-    output                              projection
-    """,
-    ours="memory_encoder.",
-    theirs="memory_encoder.",
-)
-MEMORIES = rules(
-    """
-    memory_temporal_encoding                  memory_temporal_positional_encoding
-    no_memory                                 no_memory_embedding
-    no_object_pointer                         no_object_pointer
-    occlusion_embedding                       occlusion_spatial_embedding_parameter
-    object_pointer_projection.layers.{0,1,2}  object_pointer_proj.{proj_in,layers.0,proj_out}
-    pointer_time_projection                   temporal_positional_encoding_projection_layer
-    mask_prompt_downsampler                   mask_downsample
-    """
-)
-PROMPTS = rules(
-    """
-    frequencies             shared_embedding.positional_embedding
-    point_embeddings        point_embed.weight
-    not_a_point             not_a_point_embed.weight
-    no_mask                 no_mask_embed.weight
-    mask_embedding.{0,3,6}  mask_embed.conv{1,2,3}
-    mask_embedding.{1,4}    mask_embed.layer_norm{1,2}
-    """,
-    ours="prompt_encoder.",
-    theirs="prompt_encoder.",
-)
-DECODER = rules(
-    """
-    transformer.final_attention.{query,key}     transformer.final_attn_token_to_image.{q,k}_proj
-    transformer.final_attention.{value,output}  transformer.final_attn_token_to_image.{v,o}_proj
-    transformer.final_norm                      transformer.layer_norm_final_attn
-    object_score_token                          obj_score_token.weight
-    iou_token                                   iou_token.weight
-    mask_tokens                                 mask_tokens.weight
-    upscale_{8,4}                               upscale_conv{1,2}
-    upscale_norm                                upscale_layer_norm
-    stride_{4,8}                                conv_s{0,1}
-    mask_heads.*.layers.{0,1,2}  output_hypernetworks_mlps.*.{proj_in,layers.0,proj_out}
-    iou_head.layers.{0,1,2}                     iou_prediction_head.{proj_in,layers.0,proj_out}
-    object_score_head.layers.{0,1,2}            pred_obj_score_head.{proj_in,layers.0,proj_out}
-    """,
-    ours="mask_decoder.",
-    theirs="mask_decoder.",
-)
-DECODER_BLOCKS = rules(
-    """
-    self_attention.{query,key,value,output}  self_attn.{q,k,v,o}_proj
-    token_to_image.{query,key,value,output}  cross_attn_token_to_image.{q,k,v,o}_proj
-    image_to_token.{query,key,value,output}  cross_attn_image_to_token.{q,k,v,o}_proj
-    {self,token,feedforward,image}_norm      layer_norm{1,2,3,4}
-    feedforward.layers.{0,1}                 mlp.{proj_in,proj_out}
-    """,
-    ours="mask_decoder.transformer.blocks.*.",
-    theirs="mask_decoder.transformer.layers.*.",
 )
 
 TRANSFORMERS_SAM2 = Layout(
     title="transformers SAM 2",
     marks=("vision_encoder.backbone.pos_embed_window", "memory_temporal_positional_encoding"),
-    rules=(
-        *ENCODER,
-        *MEMORY_ATTENTION,
-        *MEMORY_ENCODER,
-        *MEMORIES,
-        *PROMPTS,
-        *DECODER_BLOCKS,
-        *DECODER,
-    ),
+    rules=RULES,
     conversions=HIERA_CONVERSIONS,
     copies=rules(
         "shared_image_embedding.positional_embedding"
