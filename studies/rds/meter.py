@@ -33,7 +33,7 @@ class EncoderMeter:
     plain one: torch's counter does not see into the packed layers of the fast engine.
 
     >>> with EncoderMeter(segmenter.encoder).attached() as meter:  # doctest: +SKIP
-    ...     evaluate(model, root, policy=policy)
+    ...     evaluate(model, Davis(root), routing=policy)
     >>> meter.mean  # doctest: +SKIP
     """
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from tempomask.data.instance_clip import InstanceClip
+from tempomask.data.instance_clip import InstanceClip, MixedClips
 from tempomask.errors import InputError
 from tempomask.instances.query_routing import QueryRouterConfig
 from tempomask.models.instances.config import InstanceConfig
@@ -43,7 +43,6 @@ from tempomask.training.instances.matching import (
     match_images,
     sample_points,
 )
-from tempomask.training.instances.mixture import ClipMixture
 from tempomask.training.instances.noise import WeightedAverageNoise, mixture
 from tempomask.training.instances.recipe import RECIPES, InstanceRecipe, instance_recipe
 from tempomask.training.instances.targets import ClipTargets, FrameTargets, collate
@@ -322,12 +321,12 @@ def test_training_lowers_the_loss(instance_config: MakeConfig, tmp_path: Path) -
 
 
 def test_a_mixture_keeps_its_shares_and_its_clips() -> None:
-    mixed = ClipMixture([Squares(1), Squares(2)], [1, 3])
+    mixed = MixedClips([Squares(1), Squares(2)], [1, 3])
     frames = [len(mixed[index].frames) for index in range(200)]
     assert frames == [len(mixed[index].frames) for index in range(200)]
     assert 120 < frames.count(2) < 180
     with pytest.raises(InputError, match="1 sources need as many positive shares"):
-        ClipMixture([Squares(1)], [1, 2])
+        MixedClips([Squares(1)], [1, 2])
 
 
 def test_stages_need_their_start() -> None:

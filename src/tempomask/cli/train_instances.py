@@ -130,7 +130,7 @@ def _clips(
     if coco_images is None:
         raise InputError("--coco needs --coco-images, the folder of its images")
     from tempomask.data.coco_pseudo_video import CocoPseudoVideos
-    from tempomask.training.instances.mixture import ClipMixture
+    from tempomask.data.instance_clip import MixedClips
 
     pseudo = CocoPseudoVideos(
         coco,
@@ -140,7 +140,7 @@ def _clips(
         num_frames=recipe.num_frames,
         seed=recipe.seed,
     )
-    return ClipMixture([videos, pseudo], [1 - COCO_SHARE, COCO_SHARE], recipe.seed)
+    return MixedClips([videos, pseudo], [1 - COCO_SHARE, COCO_SHARE], recipe.seed)
 
 
 def _held_out(path: Path, recipe: InstanceRecipe) -> list[InstanceClip]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import Dataset
 
 from tempomask.errors import InputError
 
@@ -72,3 +73,25 @@ def clip_with_an_instance(make: Callable[[], InstanceClip]) -> InstanceClip:
             break
         clip = make()
     return clip
+
+
+class MixedClips(Dataset[InstanceClip]):
+    """Clips from several data sets; clip i depends on seed and i alone.
+
+    Args:
+        sources: Their clip i depends on i alone, for any i >= 0.
+        shares: How often a clip comes from each; positive.
+        seed: Of the choice.
+    """
+
+    def __init__(
+        self, sources: Sequence[Dataset[InstanceClip]], shares: Sequence[float], seed: int = 1
+    ) -> None:
+        if not sources or len(sources) != len(shares) or min(shares) <= 0:
+            raise InputError(f"{len(sources)} sources need as many positive shares, got {shares}")
+        self.sources, self.seed = list(sources), seed
+        self.shares = np.asarray(shares, dtype=float) / sum(shares)
+
+    def __getitem__(self, index: int) -> InstanceClip:
+        chosen = np.random.default_rng((self.seed, index)).choice(len(self.sources), p=self.shares)
+        return self.sources[chosen][index]

@@ -14,19 +14,22 @@ from tempomask.rle import RLE, decode_rle
 
 
 def mask_of(segmentation: Any, size: Size) -> NDArray[np.bool_]:
-    """bool (H, W) of a segmentation; all False for None. Raises InputError as `as_rle` does."""
+    """bool (H, W) of a segmentation, see `as_rle`; all False for None."""
     rle = as_rle(segmentation, size)
     return np.zeros(size, dtype=bool) if rle is None else decode_rle(rle)
 
 
 def as_rle(segmentation: Any, size: Size) -> RLE | None:
-    """The run-length encoding of a segmentation in an image of size (H, W); None stays None.
+    """The run-length encoding of a segmentation; None stays None.
 
-    segmentation: {size, counts} with counts as text or as a list; polygons, a list of lists of
-        x, y, x, y ...; or None (also an empty list) where the object is not seen.
+    Args:
+        segmentation: {size, counts} with counts as text or as a list, which are not looked into;
+            polygons, a list of lists of x, y, x, y ...; or None (also an empty list) where the
+            object is not seen.
+        size: (H, W) of the image.
 
-    Raises InputError for anything else, another size, and polygons without pycocotools. Counts are
-    not looked into; `decode_rle` does that.
+    Raises:
+        InputError: It is anything else, of another size, or of polygons without pycocotools.
     """
     if segmentation is None or segmentation == []:
         return None

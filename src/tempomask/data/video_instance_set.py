@@ -79,9 +79,20 @@ def write_video_set(
     scene: SceneConfig | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Make the set from the stills under `root`, see `InstanceImages`; its annotation files.
+    """Make the set.
 
-    Raises InputError for missing stills, and if `out` holds such a set already or is not writable.
+    Args:
+        root: Of the stills, see `InstanceImages`.
+        out: Folder of the set.
+        config: How large it is.
+        scene: What its videos show.
+        progress: Told about every video.
+
+    Returns:
+        Its annotation files.
+
+    Raises:
+        InputError: Stills are missing, or `out` holds such a set already or is not writable.
     """
     config, scene = config or VideoSetConfig(), scene or SceneConfig()
     sizes = {"train": config.train, "validation": config.validation}

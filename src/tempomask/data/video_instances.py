@@ -45,10 +45,14 @@ ATTEMPTS = 40
 class SceneConfig:
     """What is put into a scene.
 
-    instances: least and greatest number of cut-outs; shares: of the classes, in their order;
-    twins: share of scenes in which a cut-out comes twice, so that looks alone do not tell which is
-    which; motion: how things move, with more coming, going and crossing than a tracker's clips
-    have; its deformation is what adds up over `full_length` frames, shorter clips have less.
+    Attributes:
+        instances: Least and greatest number of cut-outs.
+        shares: Of the classes, in their order.
+        twins: Share of scenes in which a cut-out comes twice, so that looks alone do not tell which
+            is which.
+        motion: How things move, with more coming, going and crossing than a tracker's clips have.
+        full_length: Frames over which its deformation adds up; shorter clips have less.
+        colour: How colours vary.
     """
 
     instances: tuple[int, int] = (2, 7)
@@ -70,13 +74,18 @@ class SceneConfig:
 
 
 class InstanceImages:
-    """The stills of one split; no image is in both splits. Each is read once and kept.
-
-    root: a folder with `stills-256/SET/{images,labels}`, see `stills`.
-    Raises InputError when a part is missing, or is too small to be split.
-    """
+    """The stills of one split; no image is in both splits. Each is read once and kept."""
 
     def __init__(self, root: str | Path, split: Split) -> None:
+        """List the stills.
+
+        Args:
+            root: Folder with `stills-256/SET/{images,labels}`, see `stills`.
+            split: Of the set.
+
+        Raises:
+            InputError: A part is missing, or is too small to be split.
+        """
         if split not in SPLITS:
             raise InputError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
         root = Path(root)

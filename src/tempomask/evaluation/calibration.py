@@ -42,7 +42,14 @@ HELD = 0.02
 
 @dataclass(frozen=True)
 class Calibration:
-    """threshold: tau. share: of the encoder's blocks that ran with it, over frames: the mean."""
+    """What was found.
+
+    Attributes:
+        budget: That was asked for.
+        threshold: tau.
+        share: Of the encoder's blocks that ran with it, the mean over frames.
+        frames: That were looked at.
+    """
 
     budget: float
     threshold: float
@@ -64,11 +71,18 @@ def calibrate(
 ) -> Calibration:
     """The tau with which the model's router runs `budget` of the blocks on these sequences.
 
-    Every sequence is tracked from its first annotation, up to max_frames. progress: told what is
-    being tracked. Frames that run all blocks for lack of a previous mask are left out of the share.
+    Frames that run all blocks for lack of a previous mask are left out of the share.
 
-    Raises InputError without a recurrent router, for a budget that is none or too small, and for a
-    sequence without objects on its first frame.
+    Args:
+        model: With a recurrent router.
+        dataset: Its sequences are tracked from their first annotations.
+        budget: Share of the blocks.
+        max_frames: Of each sequence that are tracked, None for all.
+        progress: Told what is being tracked.
+
+    Raises:
+        InputError: There is no recurrent router, the budget is none or too small, or a sequence has
+            no objects on its first frame.
     """
     policy = calibrated_policy(model, budget)
     always_on = policy.router.config.always_on

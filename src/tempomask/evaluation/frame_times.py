@@ -25,7 +25,12 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class PairedTimes:
-    """Median seconds a frame, of each round: of a model, and of the full model beside it."""
+    """Median seconds a frame, of each round.
+
+    Attributes:
+        own: Of a model.
+        beside: Of the full model beside it.
+    """
 
     own: tuple[float, ...]
     beside: tuple[float, ...]
@@ -70,8 +75,12 @@ def median_seconds(
 ) -> float:
     """Median seconds a frame of tracking, after those that warm up; decoding is left out.
 
-    frames: (H, W, 3) each; num_frames: of the video that they begin. routing: same as in
-    `Model.session`.
+    Args:
+        model: That tracks.
+        prompt: On the first frame.
+        frames: (H, W, 3) each.
+        num_frames: Of the video that they begin, None if they are all.
+        routing: Same as in `Model.session`.
     """
     times = list(frame_seconds(model, prompt, frames, num_frames, routing))
     return float(np.median(times[min(WARM_UP, len(times) - 1) :]))

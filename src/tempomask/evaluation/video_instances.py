@@ -171,14 +171,7 @@ def evaluate_instances(
         predictions=run.predictions,
         videos=len(dataset),
         frames=run.frames,
-        settings={
-            "model": model.name,
-            "router": None if model.router is None else type(model.router).__name__,
-            "short_side": model.config.short_side,
-            **computation(model.device, model.dtype),
-            "limit": limit,
-            "dataset": dataset.path.name,
-        },
+        settings={**_settings(model), "limit": limit, "dataset": dataset.path.name},
         fps=run.frames / run.seconds if run.seconds else None,
         layers_run=run.layers / run.frames if run.frames else None,
     )
@@ -291,6 +284,15 @@ def categories_of(classes: Sequence[str], dataset: YouTubeVIS) -> dict[int, int]
             " for this data, or rename its classes with a classes file"
         )
     return {places[plain_name(name)]: category for category, name in dataset.categories.items()}
+
+
+def _settings(model: InstanceModel) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "router": None if model.router is None else type(model.router).__name__,
+        "short_side": model.config.short_side,
+        **computation(model.device, model.dtype),
+    }
 
 
 def _write(folder: Path, summary: InstanceEvaluation) -> None:

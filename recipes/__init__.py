@@ -1,0 +1,1 @@
+"""How what is bundled was made: run by hand, from a checkout."""
