@@ -26,7 +26,8 @@ import torch
 from studies.rds.comparison import Comparison, ComparisonConfig, Point
 from studies.rds.summary import Row, differences, rows_of
 from tempomask.adaptation.method import Method
-from tempomask.adaptation.rds import RDS, RDSConfig
+from tempomask.adaptation.options import RDSConfig, RouterTraining
+from tempomask.adaptation.rds import RDS
 from tempomask.baselines.adavit import AdaViT
 from tempomask.baselines.dyt import DyT
 from tempomask.baselines.gates import token_widths
@@ -43,24 +44,29 @@ CALLS, WARM_UP = 200, 20
 RANK = 16
 
 
-def variants(budget: float, missed: bool, num_blocks: int, least: int) -> dict[str, RDSConfig]:
-    """Variants by name; "rds" is our setting, but for `missed` (`RDSConfig.learn_missed`).
+def variants(budget: float, num_blocks: int, least: int) -> dict[str, RDSConfig]:
+    """Variants by name; "rds" is our setting, "paper" the paper's own training.
 
     least: blocks that are always adapted.
     """
-    plain = RDSConfig(budget, learn_missed=missed)
-    other = f"{'no ' * missed}gradient of skipped blocks"
-    found = {
-        "rds": plain,
-        "mask only": replace(plain, inputs="mask"),
-        "image only": replace(plain, inputs="image"),
-        "four masks": replace(plain, mask_frames=4),
-        "global importance": replace(plain, adapters=replace(plain.adapters, view="global")),
-        "local importance": replace(plain, adapters=replace(plain.adapters, view="local")),
-        "draws to the end": replace(plain, settled_share=0.0),
-        other: replace(plain, learn_missed=not missed),
-        "equal start of the router": replace(plain, importance_start=0.0),
+    plain = RDSConfig(budget)
+    routers = {
+        "rds": RouterTraining(),
+        "paper": RouterTraining().as_in_the_paper(),
+        "worth learnt": RouterTraining(learn_worth=1.0, worth_warmup=100),
+        "paper's weights": RouterTraining(weights="paper"),
+        "bernoulli draws": RouterTraining(draws="bernoulli"),
+        "no gradient of skipped blocks": RouterTraining(skipped_gradient=False),
+        "constant temperature": RouterTraining(last_temperature=1.0),
+        "draws to the end": RouterTraining(settled_share=0.0),
+        "equal start of the router": RouterTraining(importance_start=0.0),
+        "mask only": RouterTraining(inputs="mask"),
+        "image only": RouterTraining(inputs="image"),
+        "four masks": RouterTraining(mask_frames=4),
     }
+    found = {name: replace(plain, router=router) for name, router in routers.items()}
+    for view in ("global", "local"):
+        found[f"{view} importance"] = replace(plain, adapters=replace(plain.adapters, view=view))
     for quarters in (1, 3, 4):  # two quarters are the paper's half
         blocks = max(least, num_blocks * quarters // 4)
         adapters = replace(plain.adapters, blocks=blocks, rank=RANK)
@@ -72,14 +78,14 @@ class Ablation(Comparison):
     """A comparison whose methods are variants of RDS; only: their names, all if None."""
 
     def __init__(
-        self, cost: float, missed: bool, only: list[str] | None, *arguments: Any, **named: Any
+        self, cost: float, only: list[str] | None, *arguments: Any, **named: Any
     ) -> None:
-        self.cost, self.missed = cost, missed
+        self.cost = cost
         super().__init__(*arguments, **named)
         encoder, budget = self.base.encoder, self.budget_of(Point("rds", cost, 1))
         if budget is None:
             raise InputError(f"RDS costs more than {cost:g} of this encoder at its smallest budget")
-        known = variants(budget, missed, encoder.num_blocks, len(always_on_blocks(encoder)))
+        known = variants(budget, encoder.num_blocks, len(always_on_blocks(encoder)))
         unknown = sorted(set(only or ()) - set(known))
         if unknown:
             raise SystemExit(f"unknown variants {unknown}; choose of {', '.join(known)}")
@@ -87,7 +93,7 @@ class Ablation(Comparison):
 
     def description(self) -> dict[str, Any]:
         """Also what the variants vary from: their names do not tell."""
-        return {**super().description(), "learn_missed": self.missed}
+        return {**super().description(), "rds": asdict(RDSConfig(self.cost))}
 
     @property
     def points(self) -> list[Point]:
@@ -184,7 +190,6 @@ def options() -> argparse.Namespace:
     parser.add_argument("--checkpoint", default=None)
     parser.add_argument("--image-size", type=int, default=None)
     parser.add_argument("--cost", type=float, default=0.6, help="share of the encoder's cost")
-    parser.add_argument("--missed", action="store_true", help="train with skipped blocks' gradient")
     parser.add_argument("--variants", help="names with commas between them; all if not given")
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--steps", type=int, default=1000)
@@ -214,7 +219,6 @@ def main() -> None:
 
     ablation = Ablation(
         given.cost,
-        given.missed,
         None if given.variants is None else given.variants.split(","),
         config,
         given.data,
@@ -231,7 +235,6 @@ def main() -> None:
         "routing_ms": routing_latency(ablation.base.eval()),
         "settings": {
             **asdict(config),
-            "learn_missed": given.missed,
             "threads": torch.get_num_threads(),
         },
     }

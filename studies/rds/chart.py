@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 COLORS = {
     "rds": "#c8352b",
+    "rds-worth": "#e2857d",
+    "rds-paper": "#7a1f19",
     "pbd": "#2f6fb2",
     "pbd-last": "#7fb0de",
     "slim": "#3d8f4e",
@@ -32,6 +34,8 @@ COLORS = {
 MARKERS = {"full": "*", "base": "D"}
 LABELS = {
     "rds": "RDS",
+    "rds-worth": "RDS, worth learnt",
+    "rds-paper": "RDS, as in the paper",
     "pbd": "PBD by measured harm",
     "pbd-last": "PBD, last blocks",
     "slim": "SlimSAM",

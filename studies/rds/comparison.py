@@ -26,7 +26,7 @@ from studies.rds.costs import EncoderCosts
 from studies.rds.meter import encoder_macs, frames_per_second
 from tempomask.adaptation.adapter_file import base_sample
 from tempomask.adaptation.method import Method
-from tempomask.adaptation.rds import RDSConfig
+from tempomask.adaptation.options import RDSConfig
 from tempomask.baselines.methods import METHODS, build_method
 from tempomask.baselines.settings import AlignmentConfig, BaselineConfig
 from tempomask.cli.options import Names, Numbers, words

@@ -76,8 +76,8 @@ def test_progress_is_told(segmenter: Segmenter, make_measure: Callable[[Segmente
 def test_blocks_that_change_the_shape_are_not_measured() -> None:
     torch.manual_seed(0)
     encoder = Hiera(HieraConfig(embed_dim=8, stages=(1, 2, 3, 2), global_attention_blocks=()))
-    changes = local_changes(encoder, torch.randn(2, 3, 64, 64))
     always_on = always_on_blocks(encoder)
+    changes = local_changes(encoder, torch.randn(2, 3, 64, 64), always_on)
     assert always_on == (0, 1, 3, 6, 7)
     assert all((value == 0) == (i in always_on) for i, value in enumerate(changes))
 
@@ -131,5 +131,5 @@ def test_only_patches_count_where_a_map_holds_other_tokens() -> None:
             layer.weight.zero_()
             if layer.bias is not None:
                 layer.bias.zero_()
-    changes = local_changes(encoder, torch.randn(2, 3, 48, 64))
+    changes = local_changes(encoder, torch.randn(2, 3, 48, 64), always_on_blocks(encoder))
     assert changes == pytest.approx([0, 0, 0], abs=1e-6)

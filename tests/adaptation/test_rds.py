@@ -20,16 +20,10 @@ from tempomask.adaptation.adapter_file import (
     save_adapter,
 )
 from tempomask.adaptation.method import Export
-from tempomask.adaptation.rds import (
-    RDS,
-    AdapterConfig,
-    FullModel,
-    RDSConfig,
-    attach,
-    attach_without_router,
-)
+from tempomask.adaptation.options import AdapterConfig, RDSConfig, RouterTraining
+from tempomask.adaptation.rds import RDS, FullModel, attach, attach_without_router
 from tempomask.errors import InputError
-from tempomask.model import Model
+from tempomask.model import Model, load
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.options import Routing
 from tempomask.routing.recurrent import RecurrentPolicy
@@ -71,7 +65,7 @@ def test_what_is_trained(segmenter: Segmenter, make_measure: MakeMeasure) -> Non
     method = RDS(CONFIG)
     prepared = method.prepare(segmenter, make_measure(segmenter))
     adapters, router = prepared.groups
-    assert adapters["lr"] == CONFIG.adapters.rate and router["lr"] == CONFIG.router_rate
+    assert adapters["lr"] == CONFIG.adapters.rate and router["lr"] == CONFIG.router.router_rate
     trained = {id(p) for group in prepared.groups for p in group["params"]}
     modules = [prepared.segmenter, prepared.policy]
     wanting = {id(p) for m in modules for p in m.parameters() if p.requires_grad}  # type: ignore[union-attr]
@@ -162,6 +156,134 @@ def test_the_full_model_has_adapters_and_no_router(
         model.policy(Routing(0.5))
 
 
+def test_adapters_and_k_can_be_chosen(segmenter: Segmenter, make_measure: MakeMeasure) -> None:
+    adapters = AdapterConfig(blocks=(4, 1), rank=2)
+    method = RDS(RDSConfig(0.5, RouterTraining(always_on=(2, 5)), adapters))
+    prepared = method.prepare(segmenter, make_measure(segmenter))
+    assert method.adapters.blocks == (1, 4) and method.router is not None
+    adapted = {n.split(".")[2] for n, p in segmenter.named_parameters() if "lora_" in n}
+    assert adapted == {"1", "4"} and prepared.policy is method.policy
+    assert method.router.config.always_on == (2, 5)
+    assert method.adapters.importance is not None
+    drops = method.adapters.importance.global_drops
+    assert [drop == 0 for drop in drops] == [False, False, True, False, False, True]
+    assert method.export().settings["router"]["always_on"] == [2, 5]
+
+
+def test_an_adapter_with_a_chosen_k_runs_it(
+    segmenter: Segmenter, make_measure: MakeMeasure
+) -> None:
+    plain = Segmenter(segmenter.config).eval()
+    plain.load_state_dict(segmenter.state_dict())
+    method = RDS(replace(CONFIG, router=RouterTraining(always_on=(2,))))
+    method.prepare(segmenter, make_measure(segmenter))
+    attached = attach(plain, method.export())
+    assert attached.make_policy is not None
+    x, masks = torch.randn(1, 4, 4, 32), torch.randn(1, 1, 16, 16)
+    least = attached.make_policy(Routing(1 / 6)).plan(x, masks).blocks
+    assert least.tolist() == [False, False, True, False, False, False]
+
+
+def test_named_blocks_need_no_importance_where_the_router_starts_equal(
+    segmenter: Segmenter, make_measure: MakeMeasure
+) -> None:
+    measure = make_measure(segmenter)
+    adapters = AdapterConfig(blocks=(1, 4), rank=2)
+    method = RDS(RDSConfig(0.5, RouterTraining(importance_start=0.0), adapters))
+    method.prepare(segmenter, measure)
+    assert measure.scored == 0 and method.state() == {}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            RDSConfig(0.5, RouterTraining(always_on=(0, 6))),
+            r"there are no blocks \[6\]: .* blocks 0 to 5",
+        ),
+        (
+            RDSConfig(0.3, RouterTraining(always_on=(0, 1))),
+            r"2 of the 6 blocks always run; .* 0\.334",
+        ),
+        (
+            RDSConfig(0.5, adapters=AdapterConfig(blocks=(1, 9))),
+            r"there are no blocks \[9\]: the encoder has blocks 0 to 5",
+        ),
+    ],
+    ids=["K", "K too large", "adapters"],
+)
+def test_blocks_that_cannot_be_chosen(
+    segmenter: Segmenter, make_measure: MakeMeasure, config: RDSConfig, message: str
+) -> None:
+    measure = make_measure(segmenter)
+    with pytest.raises(InputError, match=message):
+        RDS(config).prepare(segmenter, measure)
+    assert measure.scored == 0, "refused before anything is measured"
+
+
+def test_the_temperature_falls_over_the_training(
+    segmenter: Segmenter, make_measure: MakeMeasure
+) -> None:
+    method = RDS(replace(CONFIG, router=RouterTraining(learn_worth=1.0, worth_warmup=4)), steps=21)
+    method.prepare(segmenter, make_measure(segmenter))
+    policy = method.policy
+    assert policy is not None and policy.router.config.temperature == 0.2
+    seen = []
+    for step in range(21):
+        method.on_step(step)
+        seen.append((policy.temperature, policy.settled, policy.straight_through))
+    temperatures = [temperature for temperature, _, _ in seen]
+    assert temperatures[0] == 1.0 and temperatures[20] == pytest.approx(0.2)
+    assert temperatures[10] == pytest.approx(0.2**0.5), "geometrically"
+    assert [step for step, (_, settled, _) in enumerate(seen) if settled] == list(range(15, 21))
+    assert [step for step, (_, _, learns) in enumerate(seen) if not learns] == [0, 1, 2, 3]
+
+
+def test_the_papers_training_is_a_variant() -> None:
+    ours = RouterTraining(learn_worth=1.0, worth_warmup=3, mask_frames=4)
+    paper = ours.as_in_the_paper()
+    assert (paper.weights, paper.draws, paper.settled_share) == ("paper", "bernoulli", 0.0)
+    assert paper.first_temperature == paper.last_temperature == 1.0
+    assert paper.importance_start == paper.learn_worth == paper.worth_warmup == 0
+    assert paper.skipped_gradient, "as X' = r h(X) + (1 - r) X has it"
+    assert paper.mask_frames == 4
+
+
+# Blocks that nano-rds ran before routers had versions, on the frames of `moving_box`.
+NANO_RDS = {
+    Routing(0.6): ["11100001010111", "11110000010111", "11110000010111", "11110000010111"],
+    Routing(0.5): ["11100000010111", "11100000010111", "11110000000111", "11110000000111"],
+    Routing(0.3): ["10100000000011", "11100000000001", "11100000000001", "11100000000001"],
+    Routing(0.6, "calibrated"): ["11100001010111"] + 3 * ["11100000000111"],
+    Routing(0.6, "threshold"): 2 * ["11111111011111"] + 2 * ["11110101011111"],
+    Routing(0.6, "stochastic", seed=2): [
+        "11110111010111", "11111011001111", "11110001011111", "11100101000011",
+    ],
+}  # fmt: skip
+
+
+def moving_box() -> list[np.ndarray]:
+    rng = np.random.default_rng(3)
+    back = rng.integers(0, 255, (12, 16, 3)).repeat(16, 0).repeat(16, 1)
+    frames = []
+    for t in range(5):
+        frame = back.copy()
+        frame[60 + 8 * t : 120 + 8 * t, 40 + 20 * t : 110 + 20 * t] = (250, 200, 40)
+        frames.append(frame.astype(np.uint8))
+    return frames
+
+
+def test_an_adapter_made_before_routers_had_versions_gives_the_same_plans() -> None:
+    model = load("nano", adapter="nano-rds", image_size=256, dtype="float32", engine="plain")
+    mask = np.zeros((192, 256), bool)
+    mask[60:120, 40:110] = True
+    for routing, expected in NANO_RDS.items():
+        session = model.session(num_frames=5, routing=routing)
+        session.prompt(mask=mask)
+        ran = [session.step(frame).blocks for frame in moving_box()]
+        assert ["".join(str(int(b)) for b in blocks) for blocks in ran[1:]] == expected, routing
+
+
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
@@ -188,7 +310,7 @@ def test_learning_rates_that_are_none_are_refused(rate: float) -> None:
     with pytest.raises(InputError, match="^rate must be a learning rate above 0"):
         AdapterConfig(rate=rate)
     with pytest.raises(InputError, match="^router_rate must be a learning rate above 0"):
-        RDSConfig(router_rate=rate)
+        RouterTraining(router_rate=rate)
 
 
 @pytest.mark.parametrize(
@@ -196,10 +318,15 @@ def test_learning_rates_that_are_none_are_refused(rate: float) -> None:
     [
         (lambda: AdapterConfig(rank=0), "rank of adapters must be 1 or more"),
         (lambda: AdapterConfig(decay=-0.1), r"decay must be a number from 0 up, got -0\.1"),
-        (lambda: RDSConfig(settled_share=1.5), "settled_share must lie between 0 and 1"),
-        (lambda: RDSConfig(importance_start=float("nan")), "importance_start must be a number"),
+        (lambda: RouterTraining(settled_share=1.5), "settled_share must lie between 0 and 1"),
+        (lambda: RouterTraining(importance_start=float("nan")), "importance_start must be a"),
+        (lambda: RouterTraining(weights="some"), "weights must be free or paper, got 'some'"),  # type: ignore[arg-type]
+        (lambda: RouterTraining(draws="some"), "draws must be exact or bernoulli, got 'some'"),  # type: ignore[arg-type]
+        (lambda: RouterTraining(last_temperature=0.0), r"last_temperature must lie between 0\.01"),
+        (lambda: RouterTraining(learn_worth=-1.0), "learn_worth must be a weight from 0 up, got"),
+        (lambda: RouterTraining(worth_warmup=9), "with a learn_worth above 0; got 9 with 0"),
     ],
-    ids=["rank", "decay", "settled", "start"],
+    ids=["rank", "decay", "settled", "start", "weights", "draws", "temperature", "worth", "warmup"],
 )
 def test_settings_that_make_no_sense_are_refused(make: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -312,7 +439,7 @@ def test_a_router_that_does_not_fit(
 ) -> None:
     adapter = read_adapter(folder)
     settings = dict(adapter.export.settings)
-    settings["router"] = {**settings["router"], "always_on": [0, 1, 5]}
+    settings["router"] = {**settings["router"], "always_on": [0, 9]}
     base = Segmenter(segmenter.config)
     with pytest.raises(InputError, match="take its own adapter"):
         attach(base, Export(settings, adapter.export.tensors))

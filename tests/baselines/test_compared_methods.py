@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tempomask.adaptation.adapter_file import Adapter
 from tempomask.adaptation.method import Attach, ClipOutputs, Export, Method
-from tempomask.adaptation.rds import AdapterConfig, RDSConfig
+from tempomask.adaptation.options import AdapterConfig, RDSConfig
 from tempomask.baselines import adavit, dyt, slimsam, static
 from tempomask.baselines.adavit import AdaViTMethod
 from tempomask.baselines.alignment import (
@@ -52,6 +52,7 @@ from tempomask.models.config import (
 from tempomask.models.encoder import Encoder, Policy
 from tempomask.models.hiera import Hiera
 from tempomask.models.segmenter import Segmenter
+from tempomask.routing.budget import block_count
 from tempomask.routing.options import Routing
 from tempomask.routing.static import PLAN_A, PLAN_B, StaticPlan
 from tempomask.training.losses import NO_LOSSES, LossWeights
@@ -320,7 +321,7 @@ def test_static_plans_are_the_published_ones_where_they_fit() -> None:
     for encoder in (large, tiny):
         for budget in (0.6, 0.75, 1.0):
             a, b = (static_blocks(encoder, plan, budget) for plan in ("a", "b"))
-            assert len(a) == len(b) == int(budget * encoder.num_blocks + 1e-6)
+            assert len(a) == len(b) == block_count(budget, encoder.num_blocks)
             assert set(a) >= {0, encoder.num_blocks - 1, *encoder.required_blocks} <= set(b)
             assert (a == b) == (budget == 1.0)
     with pytest.raises(InputError, match="smallest budget"):
@@ -423,7 +424,7 @@ def test_the_hidden_features_of_both_steps_are_those_of_the_teacher(segmenter: S
 
 
 def outputs(logits: Tensor) -> ClipOutputs:
-    return ClipOutputs(logits, logits, logits, torch.ones(1))
+    return ClipOutputs(logits, logits, logits, torch.ones(1), torch.zeros(()))
 
 
 def test_alignment_is_zero_for_equals_and_grows() -> None:

@@ -92,6 +92,47 @@ def test_adapt_leaves_a_small_folder(adapter: Path, deep: Path) -> None:
     assert settings["budget"] == 0.5 and len(settings["adapted_blocks"]) == 3
 
 
+def test_blocks_can_be_named_and_k_chosen(
+    run: Run, deep: Path, davis: Path, tmp_path: Path
+) -> None:
+    """Every setting of the router can be given on the command line."""
+    code, _, err = run(
+        "adapt", "--data", davis, "--checkpoint", deep, "--out", tmp_path / "a", "--budget", 0.5,
+        *QUICK[:-2], "--blocks", "1,3-4", "--always-on", "2,7", "--weights", "paper", "--draws",
+        "bernoulli", "--no-skipped-gradient", "--first-temperature", 2, "--last-temperature", 0.5,
+        "--importance-start", 0,
+        "--settled-share", 0, "--learn-worth", 0.5, "--worth-warmup", 1, "--router-rate", 1e-3,
+    )  # fmt: skip
+    assert code == 0, err
+    settings = json.loads((tmp_path / "a" / "adapter.json").read_text())["settings"]
+    assert settings["adapted_blocks"] == [1, 3, 4] and "importance" not in settings
+    router = settings["router"]
+    assert router["always_on"] == [2, 7] and router["version"] == 2
+    assert (router["weights"], router["temperature"]) == ("paper", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--blocks", "1,two"), "--blocks '1,two' is no list of blocks, such as 0,2,12-17"),
+        (("--always-on", "5-3"), "--always-on '5-3' is no list of blocks"),
+        (("--always-on", "0,9"), "there are no blocks [9]: the encoder has blocks 0 to 7"),
+        (("--last-temperature", 0), "last_temperature must lie between 0.01 and 100, got 0"),
+        (("--weights", "none"), "none"),
+        (("--draws", "none"), "none"),
+        (("--worth-warmup", 5), "worth_warmup is a number of steps from 0 up"),
+    ],
+    ids=str,
+)
+def test_settings_of_the_router_that_cannot_be(
+    run: Run, deep: Path, davis: Path, tmp_path: Path, given: tuple[Any, ...], message: str
+) -> None:
+    code, _, err = run(
+        "adapt", "--data", davis, "--checkpoint", deep, "--out", tmp_path / "a", *QUICK, *given
+    )
+    assert code == 2 and message in err and err.count("\n") == 1
+
+
 def test_the_same_command_goes_on(
     run: Run, adapter: Path, deep: Path, davis: Path, tmp_path: Path
 ) -> None:

@@ -17,47 +17,35 @@ from tempomask.routing.budget import (
     Stochastic,
     Threshold,
     TopK,
-    activation_weights,
     block_count,
     calibrate_threshold,
     check_budget,
     routing_uncertainty,
     smallest_budget,
-    unclipped_weights,
 )
+from tempomask.routing.weights import activation_weights, unclipped_weights
 
 
 @st.composite
 def routed(draw: st.DrawFn) -> tuple[Tensor, list[int], float]:
-    """p (L,) in (0, 1), K, and a budget that K fits into."""
+    """Logits (L,), K, and a budget that K fits into."""
     count = draw(st.integers(3, 50))
-    p = torch.tensor(draw(st.lists(st.floats(1e-3, 0.999), min_size=count, max_size=count)))
+    p = torch.tensor(draw(st.lists(st.floats(-9, 9), min_size=count, max_size=count)))
     always_on = sorted(draw(st.sets(st.integers(0, count - 1), max_size=count // 2)))
     least = max(smallest_budget(count, always_on), 0.02)
     return p, always_on, draw(st.floats(least, 1.0))
 
 
 @given(routed())
-def test_weights_are_those_of_algorithm_1(case: tuple[Tensor, list[int], float]) -> None:
-    p, _, budget = case
-    weights = activation_weights(p, budget)
-    total = sum(p.tolist())
-    expected = [min(budget * len(p) * x / total, 1.0) for x in p.tolist()]
-    assert weights.tolist() == pytest.approx(expected, rel=1e-4)
-    # Clipping at 1 only ever takes away from the expected number of blocks.
-    assert weights.sum() <= budget * len(p) * (1 + 1e-5)
-
-
-@given(routed())
 def test_top_k_holds_the_budget_exactly(case: tuple[Tensor, list[int], float]) -> None:
-    p, always_on, budget = case
-    weights = activation_weights(p, budget)
+    logits, always_on, budget = case
+    weights = unclipped_weights(logits, budget, always_on)
     kept = TopK().keep(weights, always_on, budget)
     count = sum(kept)
     assert all(kept[i] for i in always_on)
-    assert count <= budget * len(p) + 1e-5 or count == len(always_on)
-    assert count > budget * len(p) - 1 - 1e-5
-    free = [i for i in range(len(p)) if i not in always_on]
+    assert count == block_count(budget, len(weights), always_on)
+    assert abs(count - budget * len(weights)) <= 0.5 + 1e-5
+    free = [i for i in range(len(weights)) if i not in always_on]
     best_left = max((weights[i].item() for i in free if not kept[i]), default=0.0)
     worst_kept = min((weights[i].item() for i in free if kept[i]), default=1.0)
     assert worst_kept >= best_left
@@ -65,11 +53,11 @@ def test_top_k_holds_the_budget_exactly(case: tuple[Tensor, list[int], float]) -
 
 @given(routed(), st.integers(0, 100))
 def test_every_rule_keeps_what_must_run(case: tuple[Tensor, list[int], float], seed: int) -> None:
-    p, always_on, budget = case
-    weights = activation_weights(p, budget)
+    logits, always_on, budget = case
+    weights = unclipped_weights(logits, budget, always_on)
     for rule in (TopK(), Threshold(), Threshold(1.0), Stochastic(seed)):
         kept = rule.keep(weights, always_on, budget)
-        assert len(kept) == len(p) and all(kept[i] for i in always_on)
+        assert len(kept) == len(weights) and all(kept[i] for i in always_on)
 
 
 def test_ties_go_to_the_earlier_block() -> None:
@@ -79,9 +67,9 @@ def test_ties_go_to_the_earlier_block() -> None:
 
 def test_the_papers_threshold_does_not_hold_the_budget() -> None:
     """An indifferent router runs everything or nothing but K."""
-    indifferent = torch.full((10,), 0.5)
-    for budget, ran in ((0.6, 10), (0.4, 2)):
-        weights = activation_weights(indifferent, budget)
+    indifferent = torch.zeros(10)
+    for budget, ran in ((0.6, 10), (0.5, 2)):
+        weights = activation_weights(indifferent, budget, [0, 9])
         assert sum(Threshold().keep(weights, [0, 9], budget)) == ran
         assert sum(TopK().keep(weights, [0, 9], budget)) == round(10 * budget)
 
@@ -126,7 +114,7 @@ def test_a_budget_is_held_where_more_blocks_are_wanted_than_may_run() -> None:
     logits[:, 3:7] = 5.0
     logits += 0.3 * torch.randn(logits.shape, generator=generator)
     recorded = RecordedRule(TopK())
-    for row in unclipped_weights(logits.sigmoid(), 0.3):
+    for row in unclipped_weights(logits, 0.3, [0, 13]):
         recorded.keep(row, [0, 13], 0.3)
     rule = Threshold(calibrate_threshold(torch.stack(recorded.weights), [0, 13], 0.3))
     kept = [rule.keep(row, [0, 13], 0.3) for row in recorded.weights]
@@ -163,9 +151,27 @@ def test_the_smallest_budget_is_accepted(count: int, data: st.DataObject) -> Non
     assert check_budget(min(least, 1.0), count, always_on)
     assert block_count(least, count) >= len(always_on)
     below = least - 0.002
-    if below > 0 and block_count(below, count) < len(always_on):
+    if below > 0 and below * count < len(always_on) - 1e-3:
         with pytest.raises(InputError):
             check_budget(below, count, always_on)
+
+
+@pytest.mark.parametrize(
+    ("budget", "blocks", "always_on", "expected"),
+    [
+        (0.6, 14, (0, 13), 8),  # 8.4
+        (0.7, 14, (0, 13), 10),  # 9.8
+        (0.6, 48, (0, 2, 8, 44, 47), 29),  # 28.8
+        (0.6, 8, (0, 7), 5),  # 4.8
+        (0.5, 13, (), 6),  # 6.5
+        (0.15, 14, (0, 1, 2), 3),
+        (1.0, 14, (0, 13), 14),
+    ],
+)
+def test_a_budget_stands_for_the_nearest_number_of_blocks(
+    budget: float, blocks: int, always_on: tuple[int, ...], expected: int
+) -> None:
+    assert block_count(budget, blocks, always_on) == expected
 
 
 @pytest.mark.parametrize(
@@ -184,7 +190,7 @@ def test_a_recorded_rule_notes_what_the_rule_did() -> None:
 
 
 def test_clipped_weights_do_not_hide_which_blocks_are_wanted_more() -> None:
-    p = torch.tensor([0.0, 0.90, 0.95, 0.99, 0.0, 0.01])
-    weights = unclipped_weights(p, 0.5)
-    assert (activation_weights(p, 0.5)[1:4] == 1).sum() >= 1 and weights.max() > 1
+    logits = torch.tensor([-9.0, 2.2, 3.0, 4.6, -9.0, -5.0])
+    weights = unclipped_weights(logits, 0.5, [5], "paper")
+    assert (weights.clamp(max=1)[1:4] == 1).sum() >= 1 and weights.max() > 1
     assert TopK().keep(weights, [5], 0.5) == [False, False, True, True, False, True]

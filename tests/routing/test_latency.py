@@ -35,7 +35,7 @@ def run(
 ) -> tuple[list[float], list[float]]:
     """Frame times and shares over a video on a machine: seconds(frame, share of blocks)."""
     clock = Clock()
-    control = LatencyBudget(LatencyConfig(fps, LEAST, count_waiting), clock)
+    control = LatencyBudget(LatencyConfig(fps, LEAST, count_waiting, 1 / BLOCKS), clock)
     times, shares = [], []
     for index in range(frames):
         began = clock.now

@@ -27,7 +27,7 @@ def router() -> PredictiveRouter:
     torch.manual_seed(0)
     router = PredictiveRouter(CONFIG).eval()
     with torch.no_grad():
-        router.head.weight.mul_(200)
+        router.head.weight.mul_(10)
     return router.requires_grad_(False)
 
 
@@ -125,7 +125,7 @@ def test_wishes(router: PredictiveRouter, routing: Routing, control: Any, rule: 
         (
             Routing(fps=25),
             "RecurrentPolicy(LatencyBudget(LatencyConfig(fps=25, least=0.2, count_waiting=True,"
-            " gain=0.35, memory=0.15)), TopK())",
+            " block=0.1, gain=0.35, memory=0.15)), TopK())",
         ),
     ],
     ids=["fixed", "stochastic", "adaptive", "threshold", "fps"],

@@ -20,7 +20,7 @@ def test_the_folder_remembers_what_the_variants_vary_from(tmp_path: Path) -> Non
         Image.fromarray(np.ones((32, 32), np.uint8)).save(data / part / "one" / "00000.png")
     config = ComparisonConfig(methods=(), costs=(0.6,))
     folders = (config, data, data, tmp_path / "out")
-    names = [point.method for point in Ablation(0.6, True, ["rds"], *folders).points]
-    assert names == ["rds"]
-    with pytest.raises(InputError, match="with other learn_missed"):
-        Ablation(0.6, False, ["rds"], *folders)
+    names = [point.method for point in Ablation(0.6, ["rds", "paper"], *folders).points]
+    assert names == ["rds", "paper"]
+    with pytest.raises(InputError, match="with other rds"):
+        Ablation(0.5, ["rds"], *folders)

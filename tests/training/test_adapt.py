@@ -19,7 +19,8 @@ from torch.utils.data import Dataset
 
 from tempomask.adaptation.adapter_file import read_adapter
 from tempomask.adaptation.method import ClipOutputs, Export, Prepared, Replay
-from tempomask.adaptation.rds import RDS, AdapterConfig, FullModel, RDSConfig
+from tempomask.adaptation.options import AdapterConfig, RDSConfig, RouterTraining
+from tempomask.adaptation.rds import RDS, FullModel
 from tempomask.baselines.settings import AlignmentConfig
 from tempomask.data.clips import collate
 from tempomask.data.davis import Davis
@@ -199,15 +200,15 @@ def test_a_run_with_other_data_or_weights_is_not_gone_on_with(
         resumed(["disk3"])
 
 
-@pytest.mark.parametrize("learn_missed", [True, False])
+@pytest.mark.parametrize("skipped_gradient", [True, False])
 def test_skipped_blocks_are_computed_for_the_router_alone_or_not_at_all(
     deep_segmenter: Segmenter,
     clips: Any,
     tmp_path: Path,
     measure: SequenceMeasure,
-    learn_missed: bool,
+    skipped_gradient: bool,
 ) -> None:
-    config = replace(CONFIG, learn_missed=learn_missed)
+    config = replace(CONFIG, router=RouterTraining(skipped_gradient=skipped_gradient))
     run = start(deep_segmenter, clips, tmp_path, measure, config)
     samples, silent = [0] * 6, [0] * 6
 
@@ -220,9 +221,10 @@ def test_skipped_blocks_are_computed_for_the_router_alone_or_not_at_all(
     watched = run._train_step(collate([clips[i] for i in range(2)]))
     total = 2 * 3 * 6
     assert sum(samples) == round(watched["blocks"] * total) < total
+    assert watched["load"] == watched["load_in_use"] == pytest.approx(0.5)
     # The first frame of both clips runs everything, and so do the blocks of K on all frames.
     assert samples[0] == samples[5] == 6 and all(n >= 2 for n in samples)
-    assert silent == [6 - n if learn_missed else 0 for n in samples]
+    assert silent == [6 - n if skipped_gradient else 0 for n in samples]
 
 
 class Spy:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from tempomask.adaptation.method import Measure
+from tempomask.adaptation.options import View
 from tempomask.errors import InputError
 from tempomask.models.encoder import (
     Encoder,
@@ -28,7 +28,6 @@ from tempomask.models.encoder import (
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.static import StaticPlan
 
-View = Literal["both", "global", "local"]
 # Images that local importance is averaged over, and how many pass the encoder at once.
 IMAGES, BATCH = 16, 4
 
@@ -77,24 +76,27 @@ def measure_importance(
     segmenter: Segmenter,
     measure: Measure,
     progress: Callable[[int, int], None] | None = None,
+    always_on: Sequence[int] | None = None,
 ) -> Importance:
     """Both importances on calibration data.
 
-    progress: called with the number of blocks removed so far, and of all that will be.
+    progress: called with the number of blocks removed so far, and of all that will be. always_on:
+    K, the encoder's own if None.
     """
     encoder = segmenter.encoder
-    drops = global_drops(encoder, lambda p: measure.score(segmenter, p), progress)
-    changes = local_changes(encoder, measure.images(IMAGES))
-    return Importance(tuple(drops), tuple(changes), always_on_blocks(encoder))
+    core = always_on_blocks(encoder, always_on)
+    drops = global_drops(encoder, lambda p: measure.score(segmenter, p), core, progress)
+    changes = local_changes(encoder, measure.images(IMAGES), core)
+    return Importance(tuple(drops), tuple(changes), core)
 
 
 def global_drops(
     encoder: Encoder,
     score: Callable[[Policy | None], float],
+    always_on: Sequence[int],
     progress: Callable[[int, int], None] | None = None,
 ) -> list[float]:
     """I_G(i) = score of the whole network - score without block i; 0 for blocks of K."""
-    always_on = always_on_blocks(encoder)
     others = [i for i in range(encoder.num_blocks) if i not in always_on]
     whole = score(None)
     drops = [0.0] * encoder.num_blocks
@@ -107,13 +109,13 @@ def global_drops(
 
 
 @torch.no_grad()
-def local_changes(encoder: Encoder, images: Tensor) -> list[float]:
+def local_changes(encoder: Encoder, images: Tensor, always_on: Sequence[int]) -> list[float]:
     """I_L of every block over images (N, 3, S, S); the mean over patches and images, 0 for K."""
     observer = _CosineObserver(encoder.num_blocks)
     for batch in images.split(BATCH):
         encoder(batch, observer)
     changes = (1 - observer.total / len(images)).tolist()
-    for index in always_on_blocks(encoder):
+    for index in always_on:
         changes[index] = 0.0
     return changes
 

@@ -34,17 +34,27 @@ class ClipOutputs(NamedTuple):
     logits: (B, T, 4h, 4w), of the single mask; frame 0 is the prompted one.
     targets: (B, T, S, S), the true masks, zeros and ones.
     blocks: bool (B, T, L), which encoder blocks ran.
+    loss: scalar, the mean loss of the task over all predictions.
     """
 
     features: Tensor
     logits: Tensor
     targets: Tensor
     blocks: Tensor
+    loss: Tensor
 
 
-# Runs another network (a teacher) with a policy on the clips of the step at hand, with the same
-# prompts and memories of its own. Keep the teacher out of training mode; no gradients are kept.
-Replay = Callable[[Segmenter, Policy | None], ClipOutputs]
+class Replay(Protocol):
+    """Runs a network on the clips of the step at hand: the same prompts, memories of its own."""
+
+    def __call__(
+        self, network: Segmenter, policy: Policy | None, /, *, gradients: bool = False
+    ) -> ClipOutputs:
+        """What a network says with a policy.
+
+        Keep a teacher out of training mode. gradients: keep what they need; no others do.
+        """
+        ...
 
 
 class Measure(Protocol):
@@ -77,12 +87,14 @@ class Prepared:
     groups: parameter groups for AdamW, each with "params", "lr" and "weight_decay"; the loop scales
         every lr by the recipe's schedule. Every other parameter must have requires_grad False.
     task: whether SAM 2's losses count, or the method's own alone (SlimSAM's distillation).
+    watch: gives numbers of the last step for the log, by name.
     """
 
     segmenter: Segmenter
     policy: Policy | None = None
     groups: list[dict[str, Any]] = field(default_factory=list)
     task: bool = True
+    watch: Callable[[], Mapping[str, float]] | None = None
 
 
 @dataclass(frozen=True)

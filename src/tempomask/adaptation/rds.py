@@ -6,22 +6,14 @@ paper). `FullModel` trains the same adapters without a router, for comparison.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tempomask.adaptation.importance import Importance, View, measure_importance
-from tempomask.adaptation.lora import (
-    add_lora,
-    check_rank,
-    export_lora,
-    merge_lora,
-    suitable_rank,
-)
+from tempomask.adaptation.adapters import ImportantAdapters
+from tempomask.adaptation.lora import export_lora, merge_lora
 from tempomask.adaptation.method import (
     ClipOutputs,
     Export,
@@ -30,141 +22,18 @@ from tempomask.adaptation.method import (
     Prepared,
     Replay,
 )
+from tempomask.adaptation.options import RDSConfig
+from tempomask.adaptation.worth import measured_worth, worth_loss, worth_targets
 from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, Policy, always_on_blocks
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.budget import check_budget
 from tempomask.routing.options import Routing
-from tempomask.routing.predictive import (
-    PredictiveRouter,
-    RouterConfig,
-    RouterInputs,
-    SamplingPolicy,
-)
+from tempomask.routing.predictive import PredictiveRouter, RouterConfig
 from tempomask.routing.recurrent import recurrent_policy
+from tempomask.routing.sampling import SamplingPolicy
 
 ROUTER = "router."
-
-
-@dataclass(frozen=True)
-class AdapterConfig:
-    """I-LoRA: which blocks get adapters, and how they are trained.
-
-    blocks: how many in all (K_sel), half of the encoder's if None, as in the paper. view: the
-    importance that ranks them. rank: of the adapters, see `lora.suitable_rank` if None; scale:
-    alpha / rank. rate, decay: of AdamW. seed: of the adapters' initial weights.
-    """
-
-    blocks: int | None = None
-    view: View = "both"
-    rank: int | None = None
-    scale: int = 1
-    rate: float = 3e-4
-    decay: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.view not in ("both", "global", "local"):
-            raise InputError(f"importance must be both, global or local, got {self.view!r}")
-        if self.rank is not None and self.rank < 1:
-            raise InputError(f"the rank of adapters must be 1 or more, got {self.rank}")
-        check_rate("rate", self.rate)
-        if not (self.decay >= 0 and math.isfinite(self.decay)):
-            raise InputError(f"decay must be a number from 0 up, got {self.decay:g}")
-
-
-def check_rate(name: str, rate: float) -> None:
-    """InputError for a learning rate that is none."""
-    if not (rate > 0 and math.isfinite(rate)):
-        raise InputError(f"{name} must be a learning rate above 0, such as 3e-4, got {rate:g}")
-
-
-@dataclass(frozen=True)
-class RDSConfig:
-    """budget: beta. inputs, mask_frames: as of `RouterConfig`. router_rate: of AdamW.
-
-    importance_start: the router starts with logits from this, for the most important block by both
-    views, down to its negative, for the least: importance is measured for the adapters anyway. 0
-    starts with equal logits, as the paper seems to. settled_share: of the steps, at the end, in
-    which the blocks are chosen as in use, so that the adapters learn what they will meet; 0 draws
-    to the end, as the paper does. learn_missed: in training compute skipped blocks too, for the
-    router's gradient alone, see `RoutedPlan`; it costs time, and gained nothing on nano.
-    """
-
-    budget: float = 0.6
-    inputs: RouterInputs = "both"
-    mask_frames: int = 1
-    router_rate: float = 3e-4
-    importance_start: float = 1.0
-    settled_share: float = 0.3
-    learn_missed: bool = False
-    adapters: AdapterConfig = AdapterConfig()
-
-    def __post_init__(self) -> None:
-        check_rate("router_rate", self.router_rate)
-        if not math.isfinite(self.importance_start):
-            raise InputError(f"importance_start must be a number, got {self.importance_start:g}")
-        if not 0 <= self.settled_share <= 1:
-            raise InputError(f"settled_share must lie between 0 and 1, got {self.settled_share:g}")
-
-
-def insert_adapters(
-    segmenter: Segmenter, blocks: Collection[int], config: AdapterConfig
-) -> tuple[dict[str, Any], int]:
-    """Freeze a network and adapt blocks of its encoder: the adapters' optimiser group, their rank.
-
-    The `blocks` and `view` of config are not used.
-    """
-    encoder = segmenter.encoder
-    total = sum(p.numel() for p in segmenter.parameters())
-    rank = config.rank or suitable_rank(encoder, blocks, total)
-    segmenter.requires_grad_(False)
-    parameters = add_lora(encoder, blocks, rank, config.scale, config.seed)
-    return {"params": parameters, "lr": config.rate, "weight_decay": config.decay}, rank
-
-
-class ImportantAdapters:
-    """I-LoRA on one network: measured, chosen, inserted, and exported. Any method can use it."""
-
-    def __init__(
-        self, config: AdapterConfig, progress: Callable[[int, int], None] | None = None
-    ) -> None:
-        self.config, self._progress = config, progress
-        self.importance: Importance | None = None
-        self.blocks: tuple[int, ...] = ()
-        self.rank = 0
-
-    def insert(
-        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Freeze the network, add adapters, and give their optimiser group.
-
-        state: as of `state` in the run that is resumed.
-        """
-        config, encoder = self.config, segmenter.encoder
-        if config.rank is not None:
-            check_rank(encoder, config.rank)  # before anything is measured
-        count = config.blocks
-        if count is None:
-            count = max(encoder.num_blocks // 2, len(always_on_blocks(encoder)))
-        if state is not None:
-            values = {name: tuple(value) for name, value in state["importance"].items()}
-            self.importance = Importance(**values)
-        else:
-            self.importance = measure_importance(segmenter, measure, self._progress)
-        self.blocks = self.importance.select(count, config.view)
-        group, self.rank = insert_adapters(segmenter, self.blocks, config)
-        return group
-
-    def state(self) -> dict[str, Any]:
-        """What was measured, for `insert` to resume."""
-        if self.importance is None:
-            return {}
-        return {"importance": {k: list(v) for k, v in asdict(self.importance).items()}}
-
-    def settings(self) -> dict[str, Any]:
-        """For people who read an adapter's description."""
-        return {"adapted_blocks": list(self.blocks), "rank": self.rank, **self.state()}
 
 
 class FullModel:
@@ -176,7 +45,7 @@ class FullModel:
         self, config: RDSConfig, progress: Callable[[int, int], None] | None = None
     ) -> None:
         self.config = config
-        self.adapters = ImportantAdapters(config.adapters, progress)
+        self.adapters = ImportantAdapters(config.adapters, progress, config.router.always_on)
         self.encoder: Encoder | None = None
 
     def prepare(
@@ -203,7 +72,10 @@ class FullModel:
 
 
 class RDS(FullModel):
-    """Router and adapters, trained jointly at the budget. steps: of the whole training."""
+    """Router and adapters, trained jointly at the budget.
+
+    steps: of the whole training, which temperature and settling divide; 0 holds both at their end.
+    """
 
     name = "rds"
 
@@ -211,44 +83,83 @@ class RDS(FullModel):
         self, config: RDSConfig, progress: Callable[[int, int], None] | None = None, steps: int = 0
     ) -> None:
         super().__init__(config, progress)
+        self.steps = steps
         self.router: PredictiveRouter | None = None
         self.policy: SamplingPolicy | None = None
-        self.settled_from = steps - int(config.settled_share * steps) if steps else None
 
     def prepare(
         self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
     ) -> Prepared:
-        config, encoder = self.config, segmenter.encoder
-        check_budget(config.budget, encoder.num_blocks, always_on_blocks(encoder))
-        prepared = super().prepare(segmenter, measure, state)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.adapters.seed)
-            self.router = PredictiveRouter(
-                RouterConfig.for_encoder(encoder, config.inputs, config.mask_frames)
-            )
-        self._start_from_importance()
-        group = {
-            "params": list(self.router.parameters()),
-            "lr": config.router_rate,
-            "weight_decay": 0.0,
-        }
-        self.policy = SamplingPolicy(self.router, config.budget, config.learn_missed)
-        return Prepared(segmenter, self.policy, [*prepared.groups, group])
+        budget, training, encoder = self.config.budget, self.config.router, segmenter.encoder
+        always_on = always_on_blocks(encoder, training.always_on)
+        check_budget(budget, encoder.num_blocks, always_on)
+        self.encoder, self._segmenter = encoder, segmenter
+        ranked = training.importance_start != 0
+        adapters = self.adapters.insert(segmenter, measure, state, ranked)
+        self.router = self._new_router(encoder, always_on)
+        self.policy = SamplingPolicy(self.router, budget, training.draws, training.skipped_gradient)
+        parameters = list(self.router.parameters())
+        group = {"params": parameters, "lr": training.router_rate, "weight_decay": 0.0}
+        return Prepared(segmenter, self.policy, [adapters, group], self._watch)
 
-    def _start_from_importance(self) -> None:
-        importance, router = self.adapters.importance, self.router
-        assert importance is not None and router is not None
-        # Whatever the view of the adapters: it varies what is adapted, and nothing else.
-        order = importance.ordered("both")
-        start = self.config.importance_start
-        with torch.no_grad():
-            router.head.bias[order] = torch.linspace(start, -start, len(order))
+    def _new_router(self, encoder: Encoder, always_on: tuple[int, ...]) -> PredictiveRouter:
+        """A router with logits in the order of importance."""
+        training = self.config.router
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.adapters.seed)
+            router = PredictiveRouter(
+                RouterConfig.for_encoder(
+                    encoder,
+                    always_on=always_on,
+                    inputs=training.inputs,
+                    mask_frames=training.mask_frames,
+                    weights=training.weights,
+                    temperature=training.last_temperature,
+                )
+            )
+        if self.adapters.importance is not None:
+            # Whatever the view of the adapters: it varies what is adapted, and nothing else.
+            order = self.adapters.importance.ordered("both")
+            start = training.importance_start
+            with torch.no_grad():
+                router.head.bias[order] = torch.linspace(start, -start, len(order))
+        return router
 
     def on_step(self, step: int) -> Prepared | None:
-        """From a step on, blocks are chosen as in use."""
-        if self.policy is not None and self.settled_from is not None:
-            self.policy.settled = step >= self.settled_from
+        """Lower the temperature; from a step on, choose blocks as in use."""
+        training, policy = self.config.router, self.policy
+        if policy is not None and self.steps:
+            progress = min(1.0, step / max(1, self.steps - 1))
+            fall = training.last_temperature / training.first_temperature
+            policy.temperature = training.first_temperature * fall**progress
+            policy.settled = step >= self.steps - int(training.settled_share * self.steps)
+            policy.straight_through = step >= training.worth_warmup
         return None
+
+    def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> Tensor | None:
+        """The router's error in predicting what blocks are worth, if that is learnt."""
+        weight = self.config.router.learn_worth
+        if not weight or self.policy is None or not self.policy.logits:
+            return None
+        always_on = self.policy.router.config.always_on
+        free = [i for i in range(outputs.blocks.shape[-1]) if i not in always_on]
+        # The first frame runs all blocks and is not planned.
+        worth = measured_worth(self._segmenter, replay)[:, 1:]
+        logits = torch.stack(self.policy.logits, dim=1)
+        return weight * worth_loss(logits, worth_targets(worth, free), free)
+
+    def _watch(self) -> dict[str, float]:
+        """Of the last clips' routed frames: the share of blocks that was drawn, and that of use."""
+        policy = self.policy
+        if policy is None or not policy.loads:
+            return {}
+        total = policy.router.config.num_blocks
+        drawn = sum(policy.loads) / len(policy.loads)
+        return {
+            "load": drawn / total,
+            "load_in_use": policy.load_in_use / total,
+            "temperature": policy.temperature,
+        }
 
     def export(self) -> Export:
         base = super().export()
@@ -258,7 +169,7 @@ class RDS(FullModel):
         settings = {
             "budget": self.config.budget,
             "thresholds": {},
-            "router": asdict(self.router.config),
+            "router": self.router.config.to_settings(),
             **base.settings,
         }
         return Export(settings, {**base.tensors, **router})
@@ -291,22 +202,16 @@ def read_router(encoder: Encoder, export: Export) -> PredictiveRouter:
     """The exported router in evaluation mode; InputError if it does not fit the encoder."""
     state = {k.removeprefix(ROUTER): x for k, x in export.tensors.items() if k.startswith(ROUTER)}
     try:
-        values = export.settings["router"]
-        config = RouterConfig(**{**values, "always_on": tuple(values["always_on"])})
+        config = RouterConfig.from_settings(export.settings["router"])
         router: nn.Module = PredictiveRouter(config)
         router.load_state_dict(state)
-    except (KeyError, TypeError, RuntimeError):
+    except (KeyError, TypeError, ValueError, RuntimeError):
         raise InputError("the adapter's router is incomplete; train or copy it again") from None
-    wanted = RouterConfig.for_encoder(encoder)
-    same = (config.num_blocks, config.channels, config.always_on, config.mask_stride) == (
-        wanted.num_blocks,
-        wanted.channels,
-        wanted.always_on,
-        wanted.mask_stride,
-    )
-    if not same:
+    if not config.fits(encoder):
+        wanted = RouterConfig.for_encoder(encoder)
         raise InputError(
-            f"the adapter's router plans {config.num_blocks} blocks of width {config.channels}, but"
-            f" the encoder has {wanted.num_blocks} of width {wanted.channels}; take its own adapter"
+            f"the adapter's router plans {config.num_blocks} blocks of width {config.channels}, of"
+            f" which {list(config.always_on)} always run; it does not fit the encoder, of"
+            f" {wanted.num_blocks} blocks of width {wanted.channels}: take its own adapter"
         )
     return router.requires_grad_(False).eval()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tempomask.adaptation.method import Export, LoadedAdapter
-from tempomask.adaptation.rds import AdapterConfig
+from tempomask.adaptation.options import AdapterConfig
 from tempomask.baselines.gates import (
     Decisions,
     Gate,

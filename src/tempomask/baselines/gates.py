@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tempomask.adaptation.adapters import ImportantAdapters
 from tempomask.adaptation.lora import export_lora, merge_lora
 from tempomask.adaptation.method import (
     ClipOutputs,
@@ -27,7 +28,7 @@ from tempomask.adaptation.method import (
     Prepared,
     Replay,
 )
-from tempomask.adaptation.rds import AdapterConfig, ImportantAdapters
+from tempomask.adaptation.options import AdapterConfig
 from tempomask.baselines.static import fixed
 from tempomask.errors import InputError, check_share
 from tempomask.models.encoder import Encoder, Plan, Policy

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import NamedTuple
 
 from tempomask.adaptation import rds
 from tempomask.adaptation.adapter_file import Adapter
 from tempomask.adaptation.method import Attach, Method
-from tempomask.adaptation.rds import RDS, FullModel, RDSConfig
+from tempomask.adaptation.options import RDSConfig
+from tempomask.adaptation.rds import RDS, FullModel
 from tempomask.baselines import adavit, dyt, slimsam, static
 from tempomask.baselines.adavit import AdaViTMethod
 from tempomask.baselines.dyt import DyTMethod
@@ -67,6 +68,18 @@ def _no_blocks(encoder: Encoder) -> Collection[int]:
 # A new method is added here.
 METHODS: dict[str, MethodKind] = {
     "rds": MethodKind(lambda m: RDS(m.config, m.progress, m.steps), rds.attach),
+    "rds-worth": MethodKind(
+        lambda m: RDS(
+            replace(m.config, router=m.config.router.with_worth(m.steps)), m.progress, m.steps
+        ),
+        rds.attach,
+    ),
+    "rds-paper": MethodKind(
+        lambda m: RDS(
+            replace(m.config, router=m.config.router.as_in_the_paper()), m.progress, m.steps
+        ),
+        rds.attach,
+    ),
     "full": MethodKind(lambda m: FullModel(m.config, m.progress), rds.attach_without_router),
     "static-a": MethodKind(_static("static-a", "a"), static.attach),
     "static-b": MethodKind(_static("static-b", "b"), static.attach),

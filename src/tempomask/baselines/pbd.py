@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from tempomask.adaptation.method import Export, Measure, Prepared
-from tempomask.adaptation.rds import AdapterConfig
+from tempomask.adaptation.options import AdapterConfig
 from tempomask.baselines.settings import PBDConfig
 from tempomask.baselines.static import Static
 from tempomask.errors import InputError

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
+from tempomask.adaptation.adapters import insert_adapters
 from tempomask.adaptation.lora import export_lora, merge_lora
 from tempomask.adaptation.method import (
     ClipOutputs,
@@ -29,7 +30,7 @@ from tempomask.adaptation.method import (
     Prepared,
     Replay,
 )
-from tempomask.adaptation.rds import AdapterConfig, insert_adapters
+from tempomask.adaptation.options import AdapterConfig
 from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, Policy, always_on_blocks
 from tempomask.models.segmenter import Segmenter

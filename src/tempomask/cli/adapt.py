@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Group, Parameter
 
+from tempomask.adaptation.options import AdapterConfig, RDSConfig, RouterTraining, View
 from tempomask.baselines.settings import (
     AdaViTConfig,
     AlignmentConfig,
@@ -17,11 +18,56 @@ from tempomask.baselines.settings import (
     SlimConfig,
 )
 from tempomask.cli import console
-from tempomask.cli.options import TRAINING, ModelOptions, Names, Positive, at_least
+from tempomask.cli.options import (
+    TRAINING,
+    Blocks,
+    CountOrBlocks,
+    ModelOptions,
+    Names,
+    Positive,
+    at_least,
+)
 from tempomask.errors import InputError, check_share
+from tempomask.routing.options import Draws, RouterInputs, WeightsForm
 
 METHOD = Group.create_ordered("Method")
 COMPARED = Group.create_ordered("Compared methods")
+ROUTER = Group.create_ordered("Router of rds")
+
+
+@Parameter(name="*", group=ROUTER)
+@dataclass(frozen=True)
+class RouterFlags(RouterTraining):
+    """How the router of rds is made and trained.
+
+    Args:
+        inputs: What it sees.
+        mask_frames: Previous masks that it sees.
+        always_on: Blocks that always run, such as 0,2,12-17. Default: the first, the last, and
+            those that change the shape.
+        weights: Normalised over the free blocks, or over all as in the paper.
+        draws: Of as many blocks as run in use, or of each by itself as in the paper.
+        skipped_gradient: Learn from skipped blocks too, which are then computed in training.
+        router_rate: Learning rate of the router.
+        first_temperature: What logits are divided by at the start.
+        last_temperature: The same at the end and in use.
+        importance_start: First logit of the most important block; 0: all start equal.
+        settled_share: Share of the steps, at the end, without draws.
+        learn_worth: Weight of the loss that predicts what blocks are worth; 0: none.
+        worth_warmup: Steps in which that loss alone trains the router.
+    """
+
+    # Named again, as the library resolves the names of types in this module.
+    inputs: RouterInputs = "both"
+    mask_frames: Annotated[int, at_least(1)] = 1
+    always_on: Blocks | None = None
+    weights: WeightsForm = "free"
+    draws: Draws = "exact"
+    skipped_gradient: Annotated[bool, Parameter(negative="--no-skipped-gradient")] = True
+
+    def training(self) -> RouterTraining:
+        """The same without flags."""
+        return RouterTraining(**{f.name: getattr(self, f.name) for f in fields(RouterTraining)})
 
 
 def adapt(
@@ -31,14 +77,11 @@ def adapt(
     model: ModelOptions = ModelOptions(),
     budget: Annotated[float, Parameter(group=METHOD)] = 0.6,
     method: Annotated[str, Parameter(group=METHOD)] = "rds",
-    blocks: Annotated[int | None, Parameter(group=METHOD)] = None,
+    blocks: Annotated[CountOrBlocks | None, Parameter(group=METHOD)] = None,
     rank: Annotated[int | None, at_least(1), Parameter(group=METHOD)] = None,
-    importance: Annotated[Literal["both", "global", "local"], Parameter(group=METHOD)] = "both",
-    inputs: Annotated[Literal["both", "mask", "image"], Parameter(group=METHOD)] = "both",
-    mask_frames: Annotated[int, at_least(1), Parameter(group=METHOD)] = 1,
-    learn_missed: Annotated[bool, Parameter(group=METHOD)] = False,
+    importance: Annotated[View, Parameter(group=METHOD)] = "both",
+    router: RouterFlags = RouterFlags(),
     rate: Annotated[float, Parameter(group=TRAINING)] = 3e-4,
-    router_rate: Annotated[float, Parameter(group=TRAINING)] = 3e-4,
     steps: Annotated[Positive, Parameter(group=TRAINING)] = 2000,
     batch_size: Annotated[Positive, Parameter(group=TRAINING)] = 4,
     num_frames: Annotated[int, at_least(2), Parameter(group=TRAINING)] = 4,
@@ -66,14 +109,10 @@ def adapt(
         out: Folder for the adapter; a stopped run goes on in it.
         budget: Share of the encoder's blocks to run.
         method: rds, or one that it is compared with.
-        blocks: Blocks that get adapters. Default: half of them.
+        blocks: How many blocks get adapters, or which, such as 0,2,12-17. Default: half of them.
         rank: Of the adapters. Default: the largest power of two within 4% of the model.
         importance: What chooses them.
-        inputs: What the router sees.
-        mask_frames: Previous masks the router sees.
-        learn_missed: Compute skipped blocks too in training, for the gradient of the router.
         rate: Learning rate of the adapters.
-        router_rate: Learning rate of the router.
         steps: Optimiser steps in all.
         batch_size: Clips a step and GPU.
         num_frames: Frames a clip.
@@ -92,22 +131,13 @@ def adapt(
         raise InputError(f"--data {data} is not a folder")
     check_share("--budget", budget)
     with console.waiting("starting") as status:
-        from tempomask.adaptation.rds import AdapterConfig, RDSConfig
         from tempomask.baselines.methods import build_method
         from tempomask.evaluation.measured_once import MeasuredOnce
         from tempomask.training.adapt import AdaptRecipe, phases, start_adaptation
         from tempomask.weights import load_segmenter
 
         adapters = AdapterConfig(blocks=blocks, view=importance, rank=rank, rate=rate, seed=seed)
-        config = RDSConfig(
-            budget,
-            inputs,
-            mask_frames,
-            router_rate,
-            learn_missed=learn_missed,
-            adapters=adapters,
-        )
-
+        config = RDSConfig(budget, router.training(), adapters)
         compared = BaselineConfig(pbd, slim, adavit, dyt)
 
         def measured(done: int, total: int) -> None:

@@ -59,6 +59,24 @@ def _numbers(_type: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
     return found
 
 
+def _blocks(_type: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
+    text, found = tokens[-1].value, set[int]()
+    for part in words(text):
+        first, _, last = part.partition("-")
+        if not (first.isdecimal() and (last or first).isdecimal()):
+            found.clear()
+            break
+        found |= set(range(int(first), int(last or first) + 1))
+    if not found:
+        raise InputError(f"{tokens[-1].keyword} {text!r} is no list of blocks, such as 0,2,12-17")
+    return tuple(sorted(found))
+
+
+def _count_or_blocks(_type: Any, tokens: Sequence[Token]) -> int | tuple[int, ...]:
+    text = tokens[-1].value.strip()
+    return int(text) if text.isdecimal() else _blocks(_type, tokens)
+
+
 def at_least(least: int) -> Parameter:
     """An option whose number is `least` or more."""
 
@@ -71,6 +89,9 @@ def at_least(least: int) -> Parameter:
 
 Names = Annotated[tuple[str, ...], Parameter(converter=_split, n_tokens=1)]
 Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers, n_tokens=1)]
+# Blocks such as 0,2,12-17; a single number of the second is how many there are to be.
+Blocks = Annotated[tuple[int, ...], Parameter(converter=_blocks, n_tokens=1)]
+CountOrBlocks = Annotated[int | tuple[int, ...], Parameter(converter=_count_or_blocks, n_tokens=1)]
 Json = Annotated[bool, Parameter(name="--json", group=OUTPUT)]
 Positive = Annotated[int, at_least(1)]
 

@@ -211,9 +211,30 @@ class RoutedNetwork(nn.Module):
         return next(self.encoder.parameters()).device
 
 
-def always_on_blocks(encoder: Encoder) -> tuple[int, ...]:
-    """The set K of blocks that no router skips: first, last, and those that change the shape."""
-    return tuple(sorted({0, encoder.num_blocks - 1, *encoder.required_blocks}))
+def always_on_blocks(encoder: Encoder, chosen: Sequence[int] | None = None) -> tuple[int, ...]:
+    """The set K of blocks that no router skips: first, last, and those that change the shape.
+
+    Args:
+        encoder: whose blocks are meant.
+        chosen: K itself, instead.
+
+    Raises:
+        InputError: For chosen blocks that there are not, or without those that change the shape.
+    """
+    if chosen is None:
+        return tuple(sorted({0, encoder.num_blocks - 1, *encoder.required_blocks}))
+    check_block_indices(chosen, encoder)
+    check_keep([index in chosen for index in range(encoder.num_blocks)], encoder)
+    return tuple(sorted(set(chosen)))
+
+
+def check_block_indices(blocks: Sequence[int], encoder: Encoder) -> None:
+    """InputError for blocks that an encoder does not have."""
+    beyond = sorted(index for index in blocks if not 0 <= index < encoder.num_blocks)
+    if beyond:
+        raise InputError(
+            f"there are no blocks {beyond}: the encoder has blocks 0 to {encoder.num_blocks - 1}"
+        )
 
 
 def check_keep(keep: Sequence[bool], encoder: Encoder) -> None:

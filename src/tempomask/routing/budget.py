@@ -1,10 +1,13 @@
 """Budgets and the rules that turn activation weights into a choice of blocks (RDS, Algorithm 1).
 
+A budget beta stands for k blocks, K among them: beta L rounded to a whole number (`block_count`).
+Training, every rule and every method that RDS is compared with take k from there.
+
 The paper's deterministic rule keeps every block with w >= tau, which does not hold the budget:
 where the router is indifferent, all blocks run or only K. `TopK` holds it on every frame, and a
 calibrated threshold (`calibrate_threshold`) holds it on average over the videos it was made with.
 
-L encoder blocks, K the blocks that always run, beta the budget: the share of blocks that may run.
+L encoder blocks, K the blocks that always run, w their weights (`routing.weights`).
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ def check_budget(budget: float, num_blocks: int, always_on: Sequence[int]) -> fl
     """The budget, if K fits into it; InputError otherwise, naming the smallest possible."""
     check_share("budget", budget)
     least = smallest_budget(num_blocks, always_on)
-    if block_count(budget, num_blocks) < len(always_on):
+    if budget * num_blocks < len(always_on) - 1e-6:
         raise InputError(
             f"budget {budget:g} is too small: {len(always_on)} of the {num_blocks} blocks always"
             f" run; the smallest budget is {least:g}"
@@ -40,20 +43,9 @@ def check_budget(budget: float, num_blocks: int, always_on: Sequence[int]) -> fl
     return budget
 
 
-def block_count(budget: float, num_blocks: int) -> int:
-    """The most blocks that may run within a budget."""
-    return math.floor(budget * num_blocks + 1e-6)
-
-
-def activation_weights(probabilities: Tensor, budget: float) -> Tensor:
-    """w = min(beta L p / sum p, 1) of p (..., L), the sum over all blocks, K included."""
-    return unclipped_weights(probabilities, budget).clamp(max=1.0)
-
-
-def unclipped_weights(probabilities: Tensor, budget: float) -> Tensor:
-    """beta L p / sum p: among blocks whose w is 1, it still tells which are wanted more."""
-    total = probabilities.sum(dim=-1, keepdim=True)
-    return budget * probabilities.shape[-1] * probabilities / total
+def block_count(budget: float, num_blocks: int, always_on: Sequence[int] = ()) -> int:
+    """k, the blocks that run at a budget: beta L rounded, at least K's; halves are rounded down."""
+    return max(len(always_on), math.floor(budget * num_blocks + 0.5 - 1e-6))
 
 
 class Rule(Protocol):
@@ -70,12 +62,12 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class TopK:
-    """The blocks of largest w, as many as the budget allows and never more; K is among them."""
+    """The k blocks of largest w, K among them."""
 
     def keep(self, weights: Tensor, always_on: Sequence[int], budget: float) -> list[bool]:
         ranked = weights.clone()
         ranked[list(always_on)] = math.inf
-        count = max(len(always_on), block_count(budget, len(weights)))
+        count = block_count(budget, len(weights), always_on)
         kept = torch.zeros(len(weights), dtype=torch.bool)
         # Ties go to the earlier block, whatever the machine.
         kept[ranked.argsort(descending=True, stable=True)[:count]] = True
@@ -87,7 +79,7 @@ class TopK:
 
 @dataclass(frozen=True)
 class Threshold:
-    """Blocks with w >= tau: the paper's deterministic rule, and with a calibrated tau its cure."""
+    """Blocks with w >= tau: the paper's deterministic rule; a calibrated tau makes it hold."""
 
     tau: float = THRESHOLD
 
@@ -101,7 +93,7 @@ class Threshold:
 
 
 class Stochastic:
-    """Each block by chance, with probability w, as in training; the same seed, the same draws."""
+    """Each block by chance, with probability w (the paper's draws); same seed, same draws."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed

@@ -21,6 +21,8 @@ class LatencyConfig:
     count_waiting: a frame lasts from its beginning to that of the next, with reading and writing,
         as is right for files; otherwise only until its result, as is right for a camera, where the
         rest is waiting.
+    block: share of one block, to which budgets are rounded down: a frame with one block more would
+        take too long. 0 leaves them as they are.
     gain: how far one frame moves beta, as a share of the way. memory: weight of the newest frame in
         the running estimates.
     """
@@ -28,6 +30,7 @@ class LatencyConfig:
     fps: float
     least: float
     count_waiting: bool = True
+    block: float = 0.0
     gain: float = 0.35
     memory: float = 0.15
 
@@ -83,7 +86,9 @@ class LatencyBudget:
             self._observe(self._clock() - self._began)
 
     def budget(self, uncertainty: float) -> float:
-        return self._budget
+        block = self.config.block
+        whole = math.floor(self._budget / block + 1e-6) * block if block else self._budget
+        return min(max(whole, self.config.least), 1.0)
 
     def spent(self, share: float) -> None:
         self._share = share

@@ -1,4 +1,4 @@
-"""What a user may ask of a router, as one frozen dataclass: `Routing`."""
+"""What a user may ask of a router, as one frozen dataclass: `Routing`; names of its settings."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from tempomask.errors import InputError
 
 RuleName = Literal["top-k", "threshold", "calibrated", "stochastic"]
 RULES: tuple[RuleName, ...] = get_args(RuleName)
+# What a router sees, how its logits become weights, and how plans are drawn in training.
+RouterInputs = Literal["both", "mask", "image"]
+WeightsForm = Literal["free", "paper"]
+Draws = Literal["exact", "bernoulli"]
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,31 @@
 """The prediction-aware router of RDS: one small network that plans a whole encoder pass.
 
-Y = alpha f(M) + g(X), l = phi(Y), p = sigmoid(l), w = min(beta L p / sum p, 1) (Algorithm 1), from
-the mask M of the previous frame and the patch embedding X of the current one. What the paper leaves
-open (widths, convolutions, alpha) follows the candidates of our notes, see docs/method/rds.md.
+Y = alpha f(M) + g(X), l = phi(Y) (Algorithm 1), from the mask M of the previous frame and the patch
+embedding X of the current one; `weights.py` turns the logits l into the blocks' weights. What the
+paper leaves open (widths, convolutions, alpha) is listed in docs/method/rds.md.
 
 B batch, h x w grid of the patch embedding, C its channels, L encoder blocks.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tempomask.errors import InputError
-from tempomask.models.encoder import Encoder, KeepPlan, Plan, Policy, RoutedBlock, always_on_blocks
-from tempomask.routing.budget import TopK, unclipped_weights
+from tempomask.models.encoder import Encoder, always_on_blocks
+from tempomask.routing.options import RouterInputs, WeightsForm
+from tempomask.routing.weights import unclipped_weights
 
-RouterInputs = Literal["both", "mask", "image"]
 # Kernels of mask embeddings whose patches overlap, by stride; as in SAM 2's patch embedding.
 OVERLAP = {4: 7}
+# Standard deviation of the head's first weights, by version: with normalised inputs, and before.
+HEAD_DEVIATION = {1: 0.01, 2: 0.15}
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,9 @@ class RouterConfig:
 
     hidden: channels of Y and of the convolutions. inputs: of the ablation, "both" in the paper.
     mask_frames: how many previous masks are seen, 1 in the paper and 4 in its ablation.
+    weights: how logits become weights, see `routing.weights`. temperature: logits are divided by it
+    first; training ends with it. version: 2 normalises what enters the last two layers, so that
+    the logits of different frames differ from the start; 1 did not.
     """
 
     num_blocks: int
@@ -40,25 +46,61 @@ class RouterConfig:
     hidden: int = 32
     inputs: RouterInputs = "both"
     mask_frames: int = 1
+    weights: WeightsForm = "free"
+    temperature: float = 1.0
+    version: int = 2
 
     def __post_init__(self) -> None:
         if self.inputs not in ("both", "mask", "image"):
             raise InputError(f"router inputs must be both, mask or image, got {self.inputs!r}")
         if self.mask_frames < 1:
             raise InputError(f"mask_frames must be 1 or more, got {self.mask_frames}")
+        if self.weights not in get_args(WeightsForm):
+            raise InputError(f"weights must be free or paper, got {self.weights!r}")
+        if not 0 < self.temperature <= 100:
+            raise InputError(f"temperature must be above 0, such as 0.2, got {self.temperature:g}")
+        if self.version not in HEAD_DEVIATION:
+            raise InputError(
+                f"this router is of version {self.version}; this release knows"
+                f" {', '.join(map(str, HEAD_DEVIATION))}: update it"
+            )
 
     @staticmethod
-    def for_encoder(
-        encoder: Encoder, inputs: RouterInputs = "both", mask_frames: int = 1
-    ) -> RouterConfig:
-        """The configuration that fits an encoder; K comes from its contract."""
+    def for_encoder(encoder: Encoder, **settings: Any) -> RouterConfig:
+        """The configuration that fits an encoder.
+
+        settings: fields that the encoder does not tell; K comes from its contract unless given.
+        """
         return RouterConfig(
             num_blocks=encoder.num_blocks,
             channels=encoder.patch_channels,
             mask_stride=encoder.patch_stride,
-            always_on=always_on_blocks(encoder),
-            inputs=inputs,
-            mask_frames=mask_frames,
+            **{"always_on": always_on_blocks(encoder), **settings},
+        )
+
+    def to_settings(self) -> dict[str, Any]:
+        """Plain values, for an adapter's description."""
+        return {**asdict(self), "always_on": list(self.always_on)}
+
+    @staticmethod
+    def from_settings(values: Mapping[str, Any]) -> RouterConfig:
+        """The configuration of a description; one without a version is of version 1.
+
+        Raises:
+            TypeError, KeyError: For settings that are missing or unknown.
+        """
+        first = {"version": 1, "weights": "paper"} if "version" not in values else {}
+        always_on = tuple(int(index) for index in values["always_on"])
+        return RouterConfig(**{**values, **first, "always_on": always_on})
+
+    def fits(self, encoder: Encoder) -> bool:
+        """Whether a router of this configuration can plan for an encoder."""
+        wanted = RouterConfig.for_encoder(encoder)
+        return (
+            self.num_blocks == wanted.num_blocks
+            and self.channels == wanted.channels
+            and self.mask_stride == wanted.mask_stride
+            and encoder.required_blocks <= set(self.always_on) <= set(range(encoder.num_blocks))
         )
 
 
@@ -83,15 +125,28 @@ class PredictiveRouter(nn.Module):
         self.mix = nn.Conv2d(hidden, hidden, 3, stride=2, padding=1)
         self.expand = nn.Linear(hidden, 2 * hidden)
         self.head = nn.Linear(2 * hidden, config.num_blocks)
-        # p near 1/2 everywhere at first: every block is as likely as any other.
-        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.normal_(self.head.weight, std=HEAD_DEVIATION[config.version])
         nn.init.zeros_(self.head.bias)
 
     def forward(self, embedding: Tensor, masks: Tensor) -> Tensor:
         """embedding (B, h, w, C); masks (B, F, h', w') logits, newest first: (B, L) logits."""
         fused = self._fused(embedding, masks)
         pooled = F.gelu(self.mix(F.gelu(self.reduce(fused)))).mean(dim=(2, 3))
-        return self.head(F.gelu(self.expand(pooled))).float()
+        hidden = F.gelu(self.expand(self._normalised(pooled)))
+        return self.head(self._normalised(hidden)).float()
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        """x (B, D) with mean 0 and deviation 1 over D: a mean over the grid varies little."""
+        return F.layer_norm(x, x.shape[-1:]) if self.config.version > 1 else x
+
+    def weights(self, logits: Tensor, budget: float, temperature: float | None = None) -> Tensor:
+        """The unclipped weights (..., L) of `routing.weights`.
+
+        temperature: as in use if None.
+        """
+        config = self.config
+        scaled = logits / (config.temperature if temperature is None else temperature)
+        return unclipped_weights(scaled, budget, config.always_on, config.weights)
 
     def _fused(self, embedding: Tensor, masks: Tensor) -> Tensor:
         """Y (B, hidden, h, w). Neither input is trained through."""
@@ -144,113 +199,3 @@ def _finite(masks: Tensor) -> Tensor:
 def _where(samples: Tensor, masks: Tensor, others: Tensor) -> Tensor:
     """masks (B, F, h, w) for the samples marked in (B,), others elsewhere."""
     return torch.where(samples[:, None, None, None], masks, others)
-
-
-class RoutedPlan:
-    """Routes every sample by itself: a block runs on the samples that want it, and on no others.
-
-    keep: (B, L). weights: w (B, L) with gradients in training, or None. The block's output is then
-    r h(x) + (1 - r) x with r in value and w in gradient (straight-through). missed: compute h(x)
-    where r is 0 too, for the gradient of w alone: there a trained network tells what the block is
-    worth, while its loss is stationary where the block runs. Without it a block that no sample
-    wants is not computed.
-    """
-
-    def __init__(
-        self, keep: list[list[bool]], weights: Tensor | None = None, missed: bool = False
-    ) -> None:
-        self.keep, self._weights, self._learns_missed = keep, weights, missed
-
-    def apply(self, index: int, block: RoutedBlock, x: Tensor) -> Tensor:
-        rows = [row for row, kept in enumerate(self.keep) if kept[index]]
-        skipped = [row for row, kept in enumerate(self.keep) if not kept[index]]
-        if not skipped:
-            return self._straight_through(index, None, x, block(x))
-        if self._weights is not None and self._learns_missed:
-            x = self._missed(index, torch.tensor(skipped, device=x.device), block, x)
-        if not rows:
-            return x
-        chosen = torch.tensor(rows, device=x.device)
-        inputs = x.index_select(0, chosen)
-        outputs = self._straight_through(index, chosen, inputs, block(inputs))
-        return x.to(outputs.dtype).index_copy(0, chosen, outputs)
-
-    def _missed(self, index: int, skipped: Tensor, block: RoutedBlock, x: Tensor) -> Tensor:
-        """x, unchanged in value, with the gradient of w on the samples that skip the block."""
-        assert self._weights is not None
-        inputs = x.index_select(0, skipped)
-        with torch.no_grad():
-            change = block(inputs) - inputs
-        weights = self._weights[:, index].index_select(0, skipped)
-        step = (weights - weights.detach()).to(x.dtype)[:, None, None, None]
-        return x.index_copy(0, skipped, inputs + step * change.to(x.dtype))
-
-    def _straight_through(
-        self, index: int, chosen: Tensor | None, inputs: Tensor, outputs: Tensor
-    ) -> Tensor:
-        if self._weights is None or inputs.shape != outputs.shape:
-            return outputs
-        weights = self._weights[:, index]
-        if chosen is not None:
-            weights = weights.index_select(0, chosen)
-        # r - 1: zero in value, so that the output is exactly the block's.
-        step = (weights - weights.detach()).to(outputs.dtype)[:, None, None, None]
-        return outputs + step * (outputs - inputs)
-
-    @property
-    def blocks(self) -> Tensor:
-        return torch.tensor(self.keep)
-
-
-class SamplingPolicy(nn.Module, Policy):
-    """The router in training: Bernoulli draws with probability w, at a fixed budget.
-
-    settled: choose as in use instead, the blocks of largest w. missed: as of `RoutedPlan`. Draws
-    come from a generator of its own, see `reseed`, on the CPU, so that they are the same on every
-    machine. A pass without previous masks runs all blocks and begins a new clip; a sample whose
-    mask or embedding is not finite runs all blocks. In evaluation mode `TopK` holds the budget.
-    """
-
-    recurrent = True
-
-    def __init__(self, router: PredictiveRouter, budget: float, missed: bool = False) -> None:
-        super().__init__()
-        self.router, self.budget, self.settled = router, budget, False
-        self._learns_missed = missed
-        self._generator = torch.Generator()
-        self._history = MaskHistory(router.config.mask_frames)
-
-    def reseed(self, seed: int) -> None:
-        """Start the draws anew."""
-        self._generator.manual_seed(seed)
-
-    def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
-        config = self.router.config
-        if previous_masks is None:
-            self._history.clear()
-            return KeepPlan([True] * config.num_blocks)
-        valid, masks = self._history.push(previous_masks.detach())
-        wanted = unclipped_weights(self.router(embedding, masks).sigmoid(), self.budget)
-        valid = valid & wanted.detach().isfinite().all(dim=1)
-        # The one transfer of this pass.
-        known = torch.where(valid[:, None], wanted.detach(), torch.inf).cpu()
-        kept = self._drawn(known) if self.training and not self.settled else self._ranked(known)
-        if not (self.training and torch.is_grad_enabled()):
-            return RoutedPlan(kept)
-        # Blocks of K always run: what their w is must not be learnt.
-        core = torch.zeros(config.num_blocks, dtype=torch.bool, device=wanted.device)
-        core[list(config.always_on)] = True
-        weights = wanted.clamp(max=1.0)
-        weights = torch.where(core, weights.detach(), weights)
-        return RoutedPlan(kept, weights, self._learns_missed)
-
-    def _drawn(self, weights: Tensor) -> list[list[bool]]:
-        kept = torch.rand(weights.shape, generator=self._generator) < weights
-        kept[:, list(self.router.config.always_on)] = True
-        return kept.tolist()
-
-    def _ranked(self, weights: Tensor) -> list[list[bool]]:
-        # An unusable sample has infinite weights, and then nothing is ranked.
-        rule, core = TopK(), self.router.config.always_on
-        rows = zip(weights, weights.isfinite().all(dim=1), strict=True)
-        return [rule.keep(w, core, self.budget if ranked else 1.0) for w, ranked in rows]

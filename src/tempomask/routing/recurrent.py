@@ -1,6 +1,6 @@
 """The recurrent policy of RDS in use: router, budget and rule.
 
-The host waits for the device once a frame, for the router's probabilities; with an adaptive budget,
+The host waits for the device once a frame, for the router's logits; with an adaptive budget,
 and with fps on a camera, a second time, at the frame's end, for its results.
 
 B batch, L encoder blocks, K the blocks that always run.
@@ -27,15 +27,14 @@ from tempomask.routing.budget import (
     Stochastic,
     Threshold,
     TopK,
-    activation_weights,
     check_budget,
     routing_uncertainty,
     smallest_budget,
-    unclipped_weights,
 )
 from tempomask.routing.latency import LatencyBudget, LatencyConfig
 from tempomask.routing.options import Routing
-from tempomask.routing.predictive import MaskHistory, PredictiveRouter, RoutedPlan
+from tempomask.routing.plans import RoutedPlan
+from tempomask.routing.predictive import MaskHistory, PredictiveRouter
 
 
 class RecurrentPolicy(Policy):
@@ -75,23 +74,22 @@ class RecurrentPolicy(Policy):
             self._history.clear()
             return KeepPlan(everything)
         valid, masks = self._history.push(previous_masks)
-        probabilities = self.router(embedding, masks).sigmoid()
+        logits = self.router(embedding, masks)
         # The one synchronisation of a plan: everything after it is decided on the host.
-        host = torch.cat([probabilities, valid[:, None].to(probabilities.dtype)], dim=1).cpu()
+        host = torch.cat([logits, valid[:, None].to(logits.dtype)], dim=1).cpu()
         # NaN is the answer to an image whose embedding is not finite.
         usable = (host[:, -1] > 0) & host.isfinite().all(dim=1)
         rows = zip(host[:, :-1], usable.tolist(), strict=True)
         keep = [self._choose(row) if used else everything for row, used in rows]
         return KeepPlan(keep[0]) if len(keep) == 1 else RoutedPlan(keep)
 
-    def _choose(self, probabilities: Tensor) -> list[bool]:
-        """The blocks of one sample from its p (L,)."""
-        config = self.router.config
+    def _choose(self, logits: Tensor) -> list[bool]:
+        """The blocks of one sample from its logits (L,)."""
         # Uncertainty is judged at half of the blocks, whatever beta is chosen after it.
-        uncertainty = routing_uncertainty(activation_weights(probabilities, 0.5))
+        uncertainty = routing_uncertainty(self.router.weights(logits, 0.5).clamp(max=1.0))
         budget = self.control.budget(uncertainty)
-        weights = unclipped_weights(probabilities, budget)
-        keep = self.rule.keep(weights, config.always_on, budget)
+        weights = self.router.weights(logits, budget)
+        keep = self.rule.keep(weights, self.router.config.always_on, budget)
         self.control.spent(sum(keep) / len(keep))
         return keep
 
@@ -115,7 +113,8 @@ def recurrent_policy(
     control: BudgetControl = FixedBudget(budget)
     if routing.fps is not None:
         waits = routing.count_waiting is not False
-        control = LatencyBudget(LatencyConfig(routing.fps, least, waits), clock)
+        latency = LatencyConfig(routing.fps, least, waits, block=1 / config.num_blocks)
+        control = LatencyBudget(latency, clock)
     elif routing.adaptive:
         control = AdaptiveBudget(AdaptiveConfig(budget, least))
     return RecurrentPolicy(router, control, _rule(routing, budget, thresholds or {}))

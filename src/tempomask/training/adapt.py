@@ -199,7 +199,10 @@ class Adaptation(Run[AdaptRecipe, ClipBatch]):
             # Processes route their clips by draws of their own.
             self.prepared.policy.reseed(seed + 7919 * self.accelerator.process_index)
         losses = self.model(*batch, seed, 0.0, self.step)
-        return losses.total, {"iou": losses.iou, "extra": losses.extra, "blocks": losses.blocks}
+        watched = {"iou": losses.iou, "extra": losses.extra, "blocks": losses.blocks}
+        if self.prepared.watch is not None:
+            watched |= {name: torch.tensor(x) for name, x in self.prepared.watch().items()}
+        return losses.total, watched
 
     def _state(self) -> dict[str, Any]:
         policy = self.prepared.policy

@@ -56,7 +56,7 @@ def adaptation_data(
     every = list(training_sequences(root))
     if held_out is None:
         held_out = [
-            s.name for s in _spread(every, min(MOST_HELD_OUT, len(every) // HELD_OUT_SHARE))
+            s.name for s in spread(every, min(MOST_HELD_OUT, len(every) // HELD_OUT_SHARE))
         ]
     known = {sequence.name for sequence in every}
     for name in held_out:
@@ -74,7 +74,7 @@ def adaptation_data(
     return AdaptationData(
         clips,
         tuple(sequence.name for sequence in training),
-        tuple(_spread(training, min(measured, len(training)))),
+        tuple(spread(training, min(measured, len(training)))),
         tuple(sequence for sequence in every if sequence.name in held_out),
     )
 
@@ -94,6 +94,6 @@ def _is_mixture(root: Path) -> bool:
     return (root / MIXTURE_VIDEO).is_dir()
 
 
-def _spread(sequences: Sequence[MaskSequence], count: int) -> list[MaskSequence]:
+def spread(sequences: Sequence[MaskSequence], count: int) -> list[MaskSequence]:
     """`count` of them, evenly spaced."""
     return [sequences[(2 * i + 1) * len(sequences) // (2 * count)] for i in range(count)]

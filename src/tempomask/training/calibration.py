@@ -21,8 +21,11 @@ from tempomask.tracking.frames import resize_frame
 from tempomask.training.validation import track_sequence
 
 
-class _Loaded(NamedTuple):
-    """frames (T, S, S, 3) uint8; masks bool (T, S, S), all objects as one."""
+class SquareVideo(NamedTuple):
+    """Frames of a sequence, squeezed to squares, and the masks of all its objects as one.
+
+    frames (T, S, S, 3) uint8; masks bool (T, S, S).
+    """
 
     frames: Tensor
     masks: Tensor
@@ -50,7 +53,7 @@ class SequenceMeasure:
         self._device, self._dtype = device, dtype
         self._names = [sequence.name for sequence in sequences]
         indices = range(0, frames * stride, stride)
-        self._loaded = [_load(sequence, image_size, indices) for sequence in sequences]
+        self._loaded = [load_square(sequence, image_size, indices) for sequence in sequences]
         digest = hashlib.sha256(f"{self._names} {dtype}".encode())
         for loaded in self._loaded:
             digest.update(loaded.frames.numpy().tobytes() + loaded.masks.numpy().tobytes())
@@ -71,7 +74,7 @@ class SequenceMeasure:
             rows = [self._score(segmenter, policy, loaded) for loaded in self._loaded]
         return dict(zip(self._names, rows, strict=True))
 
-    def _score(self, segmenter: Segmenter, policy: Policy | None, loaded: _Loaded) -> float:
+    def _score(self, segmenter: Segmenter, policy: Policy | None, loaded: SquareVideo) -> float:
         frames = loaded.frames.to(self._device)
         first = loaded.masks[0].float().to(self._device)
         found = track_sequence(segmenter, frames, first, policy).cpu().numpy()
@@ -89,7 +92,7 @@ class SequenceMeasure:
         return normalise(torch.stack(chosen[:count]).to(self._device))
 
 
-def _load(sequence: MaskSequence, side: int, indices: range) -> _Loaded:
+def load_square(sequence: MaskSequence, side: int, indices: range) -> SquareVideo:
     """The frames and masks of the indices that there are, at least two, squeezed to a square."""
     if len(sequence) < 2:
         raise InputError(f"sequence {sequence.name} has {len(sequence)} frames; it needs two")
@@ -106,7 +109,7 @@ def _load(sequence: MaskSequence, side: int, indices: range) -> _Loaded:
         raise InputError(
             f"sequence {sequence.name}: the first annotation is empty; an object must be marked"
         )
-    return _Loaded(torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(masks)))
+    return SquareVideo(torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(masks)))
 
 
 def _square(mask: np.ndarray, side: int) -> np.ndarray:

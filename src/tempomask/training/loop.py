@@ -82,8 +82,8 @@ class Lesson(nn.Module):
                 generator = torch.Generator().manual_seed(seed * self.rounds + number)
                 losses += self.frames.prompted_frame(objects, clips.targets[:, 0], generator)[1]
         else:
-            losses, ious, _, outputs = self.clips.unroll(clips)
-            features = outputs.features[:, 0]
+            ious, _, outputs = self.clips.unroll(clips)
+            losses, features = [outputs.loss], outputs.features[:, 0]
             watched["iou"] = torch.stack(ious).mean()
         total = torch.stack(losses).mean()
         if self.teacher is not None:

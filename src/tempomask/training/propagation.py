@@ -101,16 +101,18 @@ class PropagationClips(nn.Module):
         """
         images = normalise(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         targets = masks.to(self.network.device).float()
-        losses, outputs = self._unroll(images, targets)
-        total = torch.stack(losses).mean()
+        outputs = self._unroll(images, targets)
+        total = outputs.loss
         extra = total.new_zeros(())
         if self.method is not None:
 
-            def replay(network: RoutedNetwork, policy: Policy | None) -> ClipOutputs:
+            def replay(
+                network: RoutedNetwork, policy: Policy | None, *, gradients: bool = False
+            ) -> ClipOutputs:
                 assert isinstance(network, PatchEncoder)
                 other = PropagationClips(network, self.options, self.loss, policy)
-                with torch.no_grad():
-                    return other._unroll(images, targets)[1]
+                with torch.set_grad_enabled(gradients):
+                    return other._unroll(images, targets)
 
             own = self.method.extra_loss(outputs, replay, step)
             extra = extra if own is None else own
@@ -119,8 +121,8 @@ class PropagationClips(nn.Module):
         share = outputs.blocks.float().mean()
         return ClipLosses(total + extra, iou, total.new_zeros(()), extra.detach(), share)
 
-    def _unroll(self, images: Tensor, targets: Tensor) -> tuple[list[Tensor], ClipOutputs]:
-        """Propagate the first masks through the clips: the loss of every frame, and the outputs.
+    def _unroll(self, images: Tensor, targets: Tensor) -> ClipOutputs:
+        """Propagate the first masks through the clips.
 
         Args:
             images: (B, T, 3, S, S), normalised.
@@ -148,7 +150,7 @@ class PropagationClips(nn.Module):
                         losses.append(self.loss(context.step(features), truth))
                 logits.append(torch.cat([object_logits(c.labels) for c in contexts]))
             frames.append(frame)
-        return losses, _outputs(frames, logits, targets)
+        return _outputs(frames, logits, targets, torch.stack(losses).mean())
 
     def _encode_whole(self, images: Tensor) -> list[EncodedPatches]:
         """All frames of all clips as one batch, where no frame needs the masks of another."""
@@ -181,7 +183,9 @@ def object_logits(labels: Tensor) -> Tensor:
     return sure[1:] - torch.stack(others)
 
 
-def _outputs(frames: list[EncodedPatches], logits: list[Tensor], targets: Tensor) -> ClipOutputs:
+def _outputs(
+    frames: list[EncodedPatches], logits: list[Tensor], targets: Tensor, loss: Tensor
+) -> ClipOutputs:
     batch = len(targets)
     return ClipOutputs(
         features=torch.stack([f.features.permute(0, 3, 1, 2) for f in frames], dim=1),
@@ -189,4 +193,5 @@ def _outputs(frames: list[EncodedPatches], logits: list[Tensor], targets: Tensor
         targets=targets,
         # A plan shared by the batch reports its blocks once.
         blocks=torch.stack([f.blocks.expand(batch, -1) for f in frames], dim=1),
+        loss=loss,
     )

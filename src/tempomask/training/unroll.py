@@ -61,9 +61,8 @@ class Clips(NamedTuple):
 
 
 class Unrolled(NamedTuple):
-    """losses: of every prediction. ious, scores: of every frame. outputs: for a method."""
+    """ious, scores: of every frame. outputs: for a method."""
 
-    losses: list[Tensor]
     ious: list[Tensor]
     scores: list[Tensor]
     outputs: ClipOutputs
@@ -140,14 +139,16 @@ class ClipModel(nn.Module):
         with its true mask instead of the predicted one. step: of the optimiser, for the method.
         """
         clips = self.clips(frames, masks, owner, seed, true_memory)
-        losses, ious, scores, outputs = self.unroll(clips)
-        total = torch.stack(losses).mean()
+        ious, scores, outputs = self.unroll(clips)
+        total = outputs.loss
         extra = total.new_zeros(())
         if self.method is not None:
 
-            def replay(segmenter: Segmenter, policy: Policy | None) -> ClipOutputs:
+            def replay(
+                segmenter: Segmenter, policy: Policy | None, *, gradients: bool = False
+            ) -> ClipOutputs:
                 other = ClipModel(segmenter, self.weights, self.prompts, policy)
-                with torch.no_grad():
+                with torch.set_grad_enabled(gradients):
                     return other.unroll(clips).outputs
 
             own = self.method.extra_loss(outputs, replay, step)
@@ -197,7 +198,8 @@ class ClipModel(nn.Module):
             if index < length - 1:
                 use_truth = torch.rand((), generator=generator).item() < clips.true_memory
                 self._remember(memory, frame, decoded, target if use_truth else None)
-        return Unrolled(losses, ious, scores, _outputs(frames, logits, clips.targets))
+        loss = torch.stack(losses).mean()
+        return Unrolled(ious, scores, _outputs(frames, logits, clips.targets, loss))
 
     def _encode_whole(self, images: Tensor) -> list[Encoded]:
         """All frames of all clips as one batch, where no frame needs the masks of another."""
@@ -304,7 +306,9 @@ def _full_size(logits: Tensor, target: Tensor) -> Tensor:
     return F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def _outputs(frames: list[Encoded], logits: list[Tensor], targets: Tensor) -> ClipOutputs:
+def _outputs(
+    frames: list[Encoded], logits: list[Tensor], targets: Tensor, loss: Tensor
+) -> ClipOutputs:
     batch = len(frames[0].features)
     return ClipOutputs(
         features=torch.stack([frame.features for frame in frames], dim=1),
@@ -312,6 +316,7 @@ def _outputs(frames: list[Encoded], logits: list[Tensor], targets: Tensor) -> Cl
         targets=targets,
         # A plan shared by the batch reports its blocks once.
         blocks=torch.stack([frame.blocks.expand(batch, -1) for frame in frames], dim=1),
+        loss=loss,
     )
 
 
