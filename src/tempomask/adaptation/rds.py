@@ -100,7 +100,7 @@ class RDS(FullModel):
         self.policy = SamplingPolicy(self.router, budget, training.draws, training.skipped_gradient)
         parameters = list(self.router.parameters())
         group = {"params": parameters, "lr": training.router_rate, "weight_decay": 0.0}
-        return Prepared(segmenter, self.policy, [adapters, group], self._watch)
+        return Prepared(segmenter, self.policy, [adapters, group], watch=self._watch)
 
     def _new_router(self, encoder: Encoder, always_on: tuple[int, ...]) -> PredictiveRouter:
         """A router with logits in the order of importance."""
