@@ -194,7 +194,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--num-frames", type=int, default=4)
+    parser.add_argument("--num-frames", type=int, default=8)
     parser.add_argument("--sequences", default=None)
     parser.add_argument("--workers", type=int, default=1)
     return parser.parse_args()

@@ -85,7 +85,7 @@ class ComparisonConfig:
     seeds: Seeds = (1,)
     steps: int = 1000
     batch_size: int = 4
-    num_frames: int = 4
+    num_frames: int = 8
     align: AlignmentConfig = field(default_factory=AlignmentConfig)
     rds: RDSConfig = field(default_factory=RDSConfig)
     baselines: Annotated[BaselineConfig, Parameter(name="*")] = field(

@@ -22,14 +22,15 @@ from tempomask.adaptation.method import ClipOutputs, Export, Prepared, Replay
 from tempomask.adaptation.options import AdapterConfig, RDSConfig, RouterTraining
 from tempomask.adaptation.rds import RDS, FullModel
 from tempomask.baselines.settings import AlignmentConfig
-from tempomask.data.clips import collate
+from tempomask.data.clips import Clip, collate
 from tempomask.data.davis import Davis
 from tempomask.data.davis_clips import DavisClips
 from tempomask.errors import InputError
 from tempomask.models.config import HybridConfig
+from tempomask.models.encoder import Encoder, Plan
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.static import StaticPlan
-from tempomask.training.adapt import Adaptation, AdaptRecipe, start_adaptation
+from tempomask.training.adapt import PROMPTS, Adaptation, AdaptRecipe, start_adaptation
 from tempomask.training.adaptation_data import adaptation_data
 from tempomask.training.calibration import SequenceMeasure
 from tempomask.training.losses import LossWeights
@@ -225,6 +226,47 @@ def test_skipped_blocks_are_computed_for_the_router_alone_or_not_at_all(
     # The first frame of both clips runs everything, and so do the blocks of K on all frames.
     assert samples[0] == samples[5] == 6 and all(n >= 2 for n in samples)
     assert silent == [6 - n if skipped_gradient else 0 for n in samples]
+
+
+class Watching(StaticPlan):
+    """Runs everything and keeps the masks that it is given."""
+
+    recurrent = True
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(range(encoder.num_blocks), encoder)
+        self.seen: list[Tensor | None] = []
+
+    def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
+        self.seen.append(previous_masks)
+        return super().plan(embedding, previous_masks)
+
+
+def test_a_router_in_training_sees_the_union_of_a_clips_objects(
+    deep_segmenter: Segmenter, clips: Any
+) -> None:
+    """The second clip has two objects; the greatest logit counts, as in use."""
+    one, other = clips[0], clips[1]
+    halves = other.masks.repeat(2, axis=0)
+    halves[0, ..., : SIDE // 2], halves[1, ..., SIDE // 2 :] = 0, 0
+    batch = collate([one, Clip(other.frames, halves, "halves")])
+    policy = Watching(deep_segmenter.encoder)
+    model = ClipModel(deep_segmenter.eval(), LossWeights(), PROMPTS["mask"], policy)
+    with torch.no_grad():
+        outputs = model.unroll(model.clips(*batch, seed=0)).outputs
+    assert policy.seen[0] is None and len(policy.seen) == 3
+    for index, seen in enumerate(policy.seen[1:]):
+        assert seen is not None and seen.shape[:2] == (2, 1)
+        logits = outputs.logits[:, index]
+        assert torch.equal(seen[0, 0], logits[0])
+        assert torch.equal(seen[1, 0], torch.maximum(logits[1], logits[2]))
+
+
+def test_adaptation_follows_several_objects_from_their_masks(davis: Path) -> None:
+    recipe = AdaptRecipe()
+    assert (recipe.num_frames, recipe.prompts.mask) == (8, 1.0) and recipe.most_objects > 1
+    data = adaptation_data(davis, SIDE, 3, 1, (), most_objects=recipe.most_objects)
+    assert {len(data.clips[index].masks) for index in range(24)} == {1, 2}
 
 
 class Spy:

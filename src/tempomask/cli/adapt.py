@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
@@ -84,7 +84,9 @@ def adapt(
     rate: Annotated[float, Parameter(group=TRAINING)] = 3e-4,
     steps: Annotated[Positive, Parameter(group=TRAINING)] = 2000,
     batch_size: Annotated[Positive, Parameter(group=TRAINING)] = 4,
-    num_frames: Annotated[int, at_least(2), Parameter(group=TRAINING)] = 4,
+    num_frames: Annotated[int, at_least(2), Parameter(group=TRAINING)] = 8,
+    most_objects: Annotated[Positive, Parameter(group=TRAINING)] = 3,
+    prompts: Annotated[Literal["mask", "mixed"], Parameter(group=TRAINING)] = "mask",
     seed: Annotated[int, Parameter(group=TRAINING)] = 1,
     validation: Annotated[Names | None, Parameter(group=TRAINING)] = None,
     validate_every: Annotated[Positive, Parameter(group=TRAINING)] = 250,
@@ -116,6 +118,8 @@ def adapt(
         steps: Optimiser steps in all.
         batch_size: Clips a step and GPU.
         num_frames: Frames a clip.
+        most_objects: Objects a clip, at most.
+        prompts: Of the first frame: its mask, or masks, boxes and clicks mixed.
         seed: Of data, prompts and routing.
         validation: Sequences to hold out. Default: some, evenly spread.
         validate_every: Steps between validations.
@@ -133,7 +137,7 @@ def adapt(
     with console.waiting("starting") as status:
         from tempomask.baselines.methods import build_method
         from tempomask.evaluation.measured_once import MeasuredOnce
-        from tempomask.training.adapt import AdaptRecipe, phases, start_adaptation
+        from tempomask.training.adapt import PROMPTS, AdaptRecipe, phases, start_adaptation
         from tempomask.weights import load_segmenter
 
         adapters = AdapterConfig(blocks=blocks, view=importance, rank=rank, rate=rate, seed=seed)
@@ -159,6 +163,8 @@ def adapt(
             steps=steps,
             batch_size=batch_size,
             num_frames=num_frames,
+            most_objects=most_objects,
+            prompts=PROMPTS[prompts],
             warmup_steps=warmup,
             decay_steps=decay,
             alignment=align,

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from tempomask.models.segmenter import Segmenter
 
 
+# How clips are prompted: by their first masks, as in semi-supervised use, or by everything.
+PROMPTS = {"mask": PromptSampling(mask=1.0, box=0.0), "mixed": PromptSampling()}
+
+
 @dataclass(frozen=True)
 class AdaptRecipe(RunRecipe):
     """Training of a method on clips; the schedule scales every learning rate of the method.
@@ -45,6 +49,7 @@ class AdaptRecipe(RunRecipe):
         image_size: Side of the network's input.
         batch_size: Clips a step and process.
         num_frames: Frames a clip.
+        most_objects: Objects a clip, at most; the router sees the union of their masks, as in use.
         losses: Weights of the losses.
         alignment: To the untouched network, the same for every method.
         prompts: How clips are prompted.
@@ -56,15 +61,17 @@ class AdaptRecipe(RunRecipe):
     image_size: int = 1024
     steps: int = 2000
     batch_size: int = 4
-    num_frames: int = 4
+    num_frames: int = 8
+    most_objects: int = 3
     warmup_steps: int = 50
     decay_steps: int = 600
     losses: LossWeights = field(default_factory=LossWeights)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
-    prompts: PromptSampling = field(default_factory=PromptSampling)
+    prompts: PromptSampling = PROMPTS["mask"]
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch_size", 1), ("num_frames", 2)):
+        leasts = {"steps": 1, "batch_size": 1, "num_frames": 2, "most_objects": 1}
+        for name, least in leasts.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be {least} or more, got {getattr(self, name)}")
 
@@ -243,7 +250,8 @@ def start_adaptation(
     data that cannot be used, and for a folder `out` that holds a run with other settings, weights
     or sequences.
     """
-    data = adaptation_data(root, recipe.image_size, recipe.num_frames, recipe.seed, held_out)
+    shape = recipe.image_size, recipe.num_frames, recipe.seed
+    data = adaptation_data(root, *shape, held_out, most_objects=recipe.most_objects)
     out = make_folder(out)
     device = make_accelerator().device
     side = recipe.image_size

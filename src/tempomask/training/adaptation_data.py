@@ -45,19 +45,18 @@ def adaptation_data(
     seed: int,
     held_out: Sequence[str] | None = None,
     measured: int = 6,
+    most_objects: int = 1,
 ) -> AdaptationData:
     """Read a folder. held_out: names; None holds out a few, evenly spread, and () none.
 
-    Raises InputError for a folder in neither layout, for sequences without masks, for masks that do
-    not pair with frames (naming them), and for too few sequences.
+    most_objects: of a clip. Raises InputError for a folder in neither layout, for sequences without
+    masks, for masks that do not pair with frames (naming them), and for too few sequences.
     """
     from tempomask.data.davis_clips import DavisClips
 
     every = list(training_sequences(root))
     if held_out is None:
-        held_out = [
-            s.name for s in spread(every, min(MOST_HELD_OUT, len(every) // HELD_OUT_SHARE))
-        ]
+        held_out = [s.name for s in spread(every, min(MOST_HELD_OUT, len(every) // HELD_OUT_SHARE))]
     known = {sequence.name for sequence in every}
     for name in held_out:
         if name not in known:
@@ -68,9 +67,11 @@ def adaptation_data(
     if _is_mixture(root):
         from tempomask.data.clips import ClipMixture
 
-        clips: Dataset[Any] = ClipMixture(root, image_size, num_frames, seed, held_out)
+        clips: Dataset[Any] = ClipMixture(
+            root, image_size, num_frames, seed, held_out, most_objects=most_objects
+        )
     else:
-        clips = DavisClips(training, image_size, num_frames, seed)
+        clips = DavisClips(training, image_size, num_frames, seed, most_objects=most_objects)
     return AdaptationData(
         clips,
         tuple(sequence.name for sequence in training),
