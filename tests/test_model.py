@@ -25,6 +25,7 @@ from tempomask.models.config import (
 )
 from tempomask.models.segmenter import Segmenter
 from tempomask.propagation.model import Propagator
+from tempomask.propagation.network import PatchEncoder
 from tempomask.propagation.options import PropagationOptions
 from tempomask.tracking.passes import Direction
 from tempomask.weights import save_segmenter
@@ -205,7 +206,9 @@ def tracked(request: pytest.FixtureRequest, model: Model) -> tuple[Any, Prompt]:
     """A `track` method and a prompt for it."""
     if request.param == "model":
         return model.track, PROMPT
-    propagator = Propagator(model.segmenter.encoder, config=PropagationOptions(short_side=32))
+    propagator = Propagator(
+        PatchEncoder(model.segmenter.encoder), options=PropagationOptions(short_side=32)
+    )
     return propagator.track, Prompt(mask=np.ones((24, 40), bool))
 
 

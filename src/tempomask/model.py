@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -24,8 +24,8 @@ from tempomask.devices import (
 from tempomask.errors import InputError
 from tempomask.frames import Size
 from tempomask.models.config import SegmenterConfig
-from tempomask.models.encoder import Policy
-from tempomask.models.segmenter import Segmenter
+from tempomask.models.encoder import Policy, RoutedNetwork
+from tempomask.models.segmenter import Segmenter, as_segmenter
 from tempomask.prompts import Prompt
 from tempomask.routing.options import Routing
 from tempomask.routing.static import PLAN_A, PLAN_B, PLAN_BLOCKS, StaticPlan
@@ -78,23 +78,45 @@ def load(
     precision = resolve_dtype(dtype, place)
     if engine not in ("fast", "plain"):
         raise InputError(f"engine must be fast or plain, got {engine!r}")
+
+    def build(name: str | None) -> Segmenter:
+        return load_segmenter(name, checkpoint, image_size, pooled_memory).to(place)
+
     if adapter is None:
-        segmenter = load_segmenter(name, checkpoint, image_size, pooled_memory).to(place)
-        return Model(_engine(segmenter, precision, engine), precision)
+        return Model(_engine(build(name), precision, engine), precision)
+    attached = load_adapted(build, name, adapter, any_name=checkpoint is None)
+    segmenter = _engine(as_segmenter(attached.network).to(place), precision, engine)
+    return Model(segmenter, precision, attached)
+
+
+def load_adapted(
+    build: Callable[[str | None], RoutedNetwork],
+    name: str | None,
+    adapter: str | Path,
+    *,
+    any_name: bool = False,
+) -> LoadedAdapter:
+    """A network with an adapter on it.
+
+    Args:
+        build: Loads the network of a name, on its device.
+        name: That was asked for, if any.
+        adapter: A folder, or the name of a bundled one.
+        any_name: Without a name, take the network that the adapter was made for.
+
+    Raises:
+        InputError: For an adapter that cannot be read, of another model, or of other weights.
+    """
     from tempomask.adaptation.adapter_file import attach_adapter, check_model, read_adapter
     from tempomask.baselines.methods import attach_of
 
     wanted = read_adapter(adapter)
     attach = attach_of(wanted)
-    if name is None and checkpoint is None:
+    if name is None and any_name:
         name = wanted.model
     if name is not None:
         check_model(wanted, name)
-    attached = attach_adapter(
-        load_segmenter(name, checkpoint, image_size, pooled_memory).to(place), wanted, attach
-    )
-    segmenter = _engine(attached.segmenter.to(place), precision, engine)
-    return Model(segmenter, precision, attached)
+    return attach_adapter(build(name), wanted, attach)
 
 
 def _engine(segmenter: Segmenter, dtype: torch.dtype, engine: Engine) -> Segmenter:
@@ -111,8 +133,94 @@ RoutingChoice = Routing | float | Policy | None
 STATIC_PLANS = {"plan-a": PLAN_A, "plan-b": PLAN_B}
 
 
-class Model:
-    """A network on a device. It keeps nothing of a video: share it between sessions freely.
+class RoutedModel:
+    """A network on a device, with the adapter that came with it: what all models share.
+
+    Args:
+        network: With a routed encoder.
+        dtype: Of the computation, by autocast.
+        adapter: What was loaded with it, if anything.
+    """
+
+    def __init__(
+        self, network: RoutedNetwork, dtype: torch.dtype, adapter: LoadedAdapter | None
+    ) -> None:
+        self.network = network.eval()
+        self.dtype = dtype
+        self.adapter = adapter
+
+    @property
+    def name(self) -> str:
+        """Of the configuration, as `load` takes it."""
+        return self.network.name
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.network.device
+
+    @property
+    def pooling(self) -> str | None:
+        """How its memories are pooled; None where they are not, or where there are none."""
+        return None
+
+    def policy(
+        self, routing: RoutingChoice = None, *, count_waiting: bool | None = None
+    ) -> Policy | None:
+        """Which encoder blocks run, as the network takes it.
+
+        Args:
+            routing: Same as in `track`.
+            count_waiting: For a `Routing` that leaves it open.
+
+        Returns:
+            The policy; None where all blocks run.
+
+        Raises:
+            InputError: For a router that is not there, a budget that it cannot keep, and for a
+                budget, rule or fps where no router could follow it.
+        """
+        if isinstance(routing, Policy):
+            return routing
+        asked = as_routing(routing)
+        if asked.count_waiting is None:
+            asked = replace(asked, count_waiting=count_waiting)
+        adapter, router = self.adapter, asked.router
+        if adapter is not None and adapter.make_policy and router in ("auto", adapter.method):
+            return adapter.make_policy(asked)
+        from tempomask.baselines.methods import METHODS
+
+        if router not in (known := ("auto", "none", *METHODS, *STATIC_PLANS)):
+            raise InputError(f"unknown router {router!r}; use {', '.join(known)}")
+        if replace(asked, router="auto", count_waiting=None) != Routing():
+            if router == "none":
+                raise InputError(
+                    "router none runs all blocks, so that a budget, a rule and fps mean nothing;"
+                    " leave them out, or the router"
+                )
+            raise InputError(
+                "a budget, a rule and fps need a router: load the model with an adapter, as"
+                " tempomask adapt makes them (nano-rds comes with the package, for nano)"
+            )
+        if router in STATIC_PLANS:
+            encoder = self.network.encoder
+            if encoder.num_blocks != PLAN_BLOCKS:
+                raise InputError(
+                    f"{router} is for encoders of {PLAN_BLOCKS} blocks (SAM 2's large one); this"
+                    f" one has {encoder.num_blocks}: use an adapter, or router none"
+                )
+            return StaticPlan(STATIC_PLANS[router], encoder)
+        if router in ("auto", "none") or (adapter is not None and router == adapter.method):
+            return None
+        has = "no adapter" if adapter is None else f"an adapter of {adapter.method}"
+        raise InputError(
+            f"router {router!r} needs an adapter of that method, and the model has {has}; use auto,"
+            f" none, {', '.join(STATIC_PLANS)}, or load it with adapter=..."
+        )
+
+
+class Model(RoutedModel):
+    """A segmenter on a device. It keeps nothing of a video: share it between sessions freely.
 
     Args:
         segmenter: The network.
@@ -134,14 +242,8 @@ class Model:
                 f"the segmenter was accelerated for {segmenter.dtype}, and the model is to compute"
                 f" in {dtype}; accelerate it for that, or give dtype={segmenter.dtype}"
             )
-        self.segmenter = segmenter.eval()
-        self.dtype = dtype
-        self.adapter = adapter
-
-    @property
-    def name(self) -> str:
-        """Of the configuration, as `load` takes it."""
-        return self.config.name
+        super().__init__(segmenter, dtype, adapter)
+        self.segmenter = segmenter
 
     @property
     def config(self) -> SegmenterConfig:
@@ -149,12 +251,17 @@ class Model:
         return self.segmenter.config
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.segmenter.device
+    def image_size(self) -> int:
+        """Side of the square that the network sees, in pixels."""
+        return self.config.image_size
+
+    @property
+    def pooling(self) -> str | None:
+        """How its memories are pooled; None where they are not."""
+        return self.config.memory_attention.pooling
 
     def __repr__(self) -> str:
-        size, dtype = self.config.image_size, str(self.dtype).removeprefix("torch.")
+        size, dtype = self.image_size, str(self.dtype).removeprefix("torch.")
         return f"Model({self.name!r}, image_size={size}, device='{self.device}', dtype={dtype})"
 
     def warmup(
@@ -236,60 +343,6 @@ class Model:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return Model(compiled, self.dtype, self.adapter)
-
-    def policy(
-        self, routing: RoutingChoice = None, *, count_waiting: bool | None = None
-    ) -> Policy | None:
-        """Which encoder blocks run, as the network takes it.
-
-        Args:
-            routing: Same as in `track`.
-            count_waiting: For a `Routing` that leaves it open.
-
-        Returns:
-            The policy; None where all blocks run.
-
-        Raises:
-            InputError: For a router that is not there, a budget that it cannot keep, and for a
-                budget, rule or fps where no router could follow it.
-        """
-        if isinstance(routing, Policy):
-            return routing
-        asked = as_routing(routing)
-        if asked.count_waiting is None:
-            asked = replace(asked, count_waiting=count_waiting)
-        adapter, router = self.adapter, asked.router
-        if adapter is not None and adapter.make_policy and router in ("auto", adapter.method):
-            return adapter.make_policy(asked)
-        from tempomask.baselines.methods import METHODS
-
-        if router not in (known := ("auto", "none", *METHODS, *STATIC_PLANS)):
-            raise InputError(f"unknown router {router!r}; use {', '.join(known)}")
-        if replace(asked, router="auto", count_waiting=None) != Routing():
-            if router == "none":
-                raise InputError(
-                    "router none runs all blocks, so that a budget, a rule and fps mean nothing;"
-                    " leave them out, or the router"
-                )
-            raise InputError(
-                "a budget, a rule and fps need a router: load the model with an adapter, as"
-                " tempomask adapt makes them (nano-rds comes with the package, for nano)"
-            )
-        if router in STATIC_PLANS:
-            encoder = self.segmenter.encoder
-            if encoder.num_blocks != PLAN_BLOCKS:
-                raise InputError(
-                    f"{router} is for encoders of {PLAN_BLOCKS} blocks (SAM 2's large one); this"
-                    f" one has {encoder.num_blocks}: use an adapter, or router none"
-                )
-            return StaticPlan(STATIC_PLANS[router], encoder)
-        if router in ("auto", "none") or (adapter is not None and router == adapter.method):
-            return None
-        has = "no adapter" if adapter is None else f"an adapter of {adapter.method}"
-        raise InputError(
-            f"router {router!r} needs an adapter of that method, and the model has {has}; use auto,"
-            f" none, {', '.join(STATIC_PLANS)}, or load it with adapter=..."
-        )
 
     def track(
         self,

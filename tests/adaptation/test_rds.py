@@ -124,7 +124,7 @@ def test_an_adapter_saved_and_loaded_gives_the_same_masks(
     plain.load_state_dict(base)
     attached = attach_adapter(plain, read_adapter(folder), attach)
     assert attached.make_policy is not None
-    after = follow(attached.segmenter, attached.make_policy(Routing()))
+    after = follow(attached.network, attached.make_policy(Routing()))
     for one, other in zip(before, after, strict=True):
         assert np.allclose(one, other, atol=1e-3)
         assert np.array_equal(one > 0, other > 0)
@@ -150,7 +150,7 @@ def test_the_full_model_has_adapters_and_no_router(
     sampled = save_adapter(tmp_path / "own", "full", "nano", base_sample(plain), adapter.export)
     attached = attach_adapter(plain, read_adapter(sampled), attach_without_router)
     assert attached.make_policy is None
-    model = Model(attached.segmenter, adapter=attached._replace(method="full"))
+    model = Model(attached.network, adapter=attached._replace(method="full"))
     assert model.policy() is None and model.policy(Routing(router="full")) is None
     with pytest.raises(InputError, match="need a router"):
         model.policy(Routing(0.5))
@@ -394,7 +394,7 @@ def test_weights_kept_in_bfloat16_are_the_same_weights(segmenter: Segmenter, tmp
         for parameter in segmenter.parameters():
             parameter.copy_(parameter.bfloat16().float())
     assert (
-        attach_adapter(segmenter, read_adapter(tmp_path), attach_without_router).segmenter
+        attach_adapter(segmenter, read_adapter(tmp_path), attach_without_router).network
         is segmenter
     )
 

@@ -195,7 +195,7 @@ def test_what_is_exported_does_what_was_trained(
     assert before.shape != wanted.shape or not torch.allclose(wanted, before)
     attached = case[1](deepcopy(base), export)
     again = None if attached.make_policy is None else attached.make_policy(Routing())
-    assert torch.allclose(logits(attached.segmenter, again), wanted, atol=1e-4)
+    assert torch.allclose(logits(attached.network, again), wanted, atol=1e-4)
     assert export.settings["budget"] == 0.5
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -91,7 +90,7 @@ class ReadingModel:
     """Makes `ReadingSession`s and keeps them in `sessions`."""
 
     name = "reader"
-    config = SimpleNamespace(image_size=64)
+    image_size = 64
     device = torch.device("cpu")
     dtype = torch.float32
 

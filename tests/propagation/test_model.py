@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
 import torch
 
 import tempomask
+from tempomask.adaptation.method import LoadedAdapter
 from tempomask.devices import DTypeName
 from tempomask.engine.trunk import FastTrunk
 from tempomask.errors import InputError
-from tempomask.model import Model, RoutingChoice
+from tempomask.model import RoutingChoice
 from tempomask.models.config import HieraConfig, HybridConfig, ViTConfig, segmenter_config
 from tempomask.models.encoder import Policy
 from tempomask.models.hybrid import HybridEncoder
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt
 from tempomask.propagation.model import Propagator, load_propagator
+from tempomask.propagation.network import PatchEncoder
 from tempomask.propagation.options import PropagationOptions
 from tempomask.routing.options import Routing
 from tempomask.routing.static import StaticPlan
@@ -33,59 +34,54 @@ HIERA = HieraConfig(8, 1, (1, 1, 2, 1), (3,), window_sizes=(8, 4, 6, 3), positio
 VIT = ViTConfig(16, 2, 2, global_attention_blocks=(1,), window_size=3, position_size=5)
 
 
-class Routed:
-    """What a propagator needs of a model with an adapter."""
-
-    adapter = "that of the model"
-
-    def __init__(self, encoder: HybridEncoder) -> None:
-        self.encoder = encoder
-        self.asked: list[tuple[RoutingChoice, bool | None]] = []
-
-    def policy(
-        self, routing: RoutingChoice = None, *, count_waiting: bool | None = None
-    ) -> Policy | None:
-        self.asked.append((routing, count_waiting))
-        return None if routing is None else StaticPlan([1], self.encoder)
-
-
 @pytest.fixture
-def encoder() -> HybridEncoder:
-    return HybridEncoder(HybridConfig(dim=16, num_heads=2, depth=2))
+def network() -> PatchEncoder:
+    return PatchEncoder(HybridEncoder(HybridConfig(dim=16, num_heads=2, depth=2)), "nano")
 
 
-def test_the_model_of_the_encoder_is_asked_for_a_policy(encoder: HybridEncoder) -> None:
-    model = Routed(encoder)
-    propagator = Propagator(encoder, "nano", SMALL, model=cast(Model, model))
-    assert propagator.adapter == model.adapter
+class Asked:
+    """Makes a policy that runs the second block, and notes what was asked for."""
+
+    def __init__(self, network: PatchEncoder) -> None:
+        self.wishes: list[Routing] = []
+        self.adapter = LoadedAdapter(network, self.make, "rds")
+
+    def make(self, routing: Routing) -> Policy:
+        self.wishes.append(routing)
+        return StaticPlan([1], self.adapter.network.encoder)
+
+
+def test_the_adapter_is_asked_for_a_policy(network: PatchEncoder) -> None:
+    asked = Asked(network)
+    propagator = Propagator(network, adapter=asked.adapter, options=SMALL)
     results = list(propagator.track(FRAMES, PROMPT, routing=0.6))
     assert [result.blocks.tolist() for result in results] == [[False, True]] * 3
-    assert model.asked == [(0.6, True)]
-    plain = list(propagator.track(FRAMES, PROMPT))
-    assert all(result.blocks.all() for result in plain) and len(model.asked) == 2
-    mine = Propagator(encoder, "nano", SMALL).session(routing=StaticPlan([0], encoder))
+    assert asked.wishes == [Routing(0.6, count_waiting=True)]
+    plain = list(propagator.track(FRAMES, PROMPT, routing=Routing(router="none")))
+    assert all(result.blocks.all() for result in plain) and len(asked.wishes) == 1
+    mine = propagator.session(routing=StaticPlan([0], network.encoder))
     mine.add(PROMPT)
-    assert mine.step(FRAMES[0]).blocks.tolist() == [True, False]
+    assert mine.step(FRAMES[0]).blocks.tolist() == [True, False] and len(asked.wishes) == 1
 
 
-def test_a_frame_rate_counts_waiting_where_a_model_does(encoder: HybridEncoder) -> None:
+def test_a_frame_rate_counts_waiting_where_a_model_does(network: PatchEncoder) -> None:
     """Reading and writing count for videos that are there, not for what comes when it comes."""
-    model = Routed(encoder)
-    propagator = Propagator(encoder, "nano", SMALL, model=cast(Model, model))
+    asked = Asked(network)
+    propagator = Propagator(network, adapter=asked.adapter, options=SMALL)
     wish = Routing(fps=5.0)
     propagator.track(FRAMES, PROMPT, routing=wish)
     propagator.track(iter(FRAMES), PROMPT, routing=wish)
     propagator.session(routing=wish)
-    assert [waiting for _, waiting in model.asked] == [True, False, False]
+    assert [wish.count_waiting for wish in asked.wishes] == [True, False, False]
 
 
 @pytest.mark.parametrize(
     "wish", [Routing(router="rds"), 0.6, Routing(fps=5.0), Routing(rule="stochastic")], ids=str
 )
-def test_an_encoder_alone_has_no_router(encoder: HybridEncoder, wish: RoutingChoice) -> None:
-    propagator = Propagator(encoder, "dinov3-vits16", SMALL)
+def test_without_an_adapter_there_is_no_router(network: PatchEncoder, wish: RoutingChoice) -> None:
+    propagator = Propagator(network, options=SMALL)
     assert propagator.adapter is None and propagator.policy() is None
-    with pytest.raises(InputError, match="dinov3-vits16 has no router"):
+    with pytest.raises(InputError, match="need a router|needs an adapter"):
         propagator.session(routing=wish)
 
 
@@ -99,7 +95,7 @@ def test_loaded_models_take_images_of_any_aspect(
     config = replace(segmenter_config("sam2.1-tiny"), encoder=encoder_config, image_size=128)
     monkeypatch.setattr("tempomask.model.load_segmenter", lambda *_: Segmenter(config).eval())
     propagator = load_propagator("sam2.1-tiny", short_side=64, device="cpu", dtype=dtype)
-    assert isinstance(propagator.encoder, FastTrunk)
+    assert isinstance(propagator.network.encoder, FastTrunk)
     for frames, prompt in ((FRAMES, PROMPT), (TALL, Prompt(mask=np.eye(96, 64, dtype=bool)))):
         results = list(propagator.track(frames, prompt))
         assert len(results) == 3 and results[0].masks.sum() == 64
@@ -108,9 +104,9 @@ def test_loaded_models_take_images_of_any_aspect(
 
 def test_names_and_adapters(tmp_path: Path) -> None:
     assert tempomask.load_propagator is load_propagator and tempomask.Propagator is Propagator
-    with pytest.raises(InputError, match="is for a segmenter"):
+    with pytest.raises(InputError, match="there is no adapter at"):
         load_propagator("dinov3-vits16", adapter=tmp_path)
     with pytest.raises(InputError, match="there is no checkpoint"):
         load_propagator("nano", checkpoint=tmp_path / "nothing.safetensors")
     loaded = load_propagator(device="cpu", dtype="float32")
-    assert loaded.config == PropagationOptions() and loaded.adapter is None
+    assert loaded.options == PropagationOptions() and loaded.adapter is None

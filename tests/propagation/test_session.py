@@ -332,7 +332,7 @@ def test_any_encoder_will_do(name: str) -> None:
     """Images that are no squares; the map of stride 16."""
     torch.manual_seed(0)
     frames, labels = scene(3)
-    propagator = Propagator(ENCODERS[name](), name, SHORT)
+    propagator = Propagator(PatchEncoder(ENCODERS[name](), name), options=SHORT)
     session = prompted(propagator.session(), labels)
     for frame in frames:
         result = session.step(frame)
@@ -344,7 +344,7 @@ def test_any_encoder_will_do(name: str) -> None:
 
 def test_track_is_a_loop_over_step_in_both_directions() -> None:
     frames, labels = scene(6)
-    propagator = Propagator(Colours(), "colours", SHORT)
+    propagator = Propagator(PatchEncoder(Colours(), "colours"), options=SHORT)
     prompts = [Prompt(object_id=i, mask=labels[0] == i) for i in (5, 2)]
     found = list(propagator.track(frames, prompts, frames=range(5)))
     assert [result.index for result in found] == [0, 1, 2, 3, 4]
@@ -393,7 +393,7 @@ def refusals() -> list[tuple[Callable[[Propagator], object], str]]:
 @pytest.mark.parametrize(("call", "message"), refusals(), ids=lambda x: str(x)[:24])
 def test_bad_input(call: Callable[[Propagator], object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        call(Propagator(Colours(), "colours", SHORT))
+        call(Propagator(PatchEncoder(Colours(), "colours"), options=SHORT))
 
 
 def test_frames_of_another_size() -> None:
@@ -411,4 +411,4 @@ def test_the_bundled_model_propagates() -> None:
     assert repr(propagator) == "Propagator('nano', short_side=64, device='cpu', dtype=float32)"
     prompts = [Prompt(object_id=i, mask=labels[0] == i) for i in (5, 2)]
     results = list(propagator.track(frames, prompts))
-    assert results[1].blocks.shape == (propagator.encoder.num_blocks,)
+    assert results[1].blocks.shape == (propagator.network.encoder.num_blocks,)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tempomask.adaptation.method import Attach, Export, LoadedAdapter
 from tempomask.errors import InputError
-from tempomask.models.segmenter import Segmenter
+from tempomask.models.encoder import RoutedNetwork
 
 DESCRIPTION, TENSORS = "adapter.json", "adapter.safetensors"
 FORMAT = 1
@@ -44,11 +44,11 @@ class Adapter:
     sample: Tensor
 
 
-def base_sample(segmenter: Segmenter) -> Tensor:
+def base_sample(network: RoutedNetwork) -> Tensor:
     """A few weights of every encoder block, by which the base network is known again."""
     rows = []
-    for index in range(segmenter.encoder.num_blocks):
-        first = next(iter(segmenter.encoder.linear_layers(index).values()))
+    for index in range(network.encoder.num_blocks):
+        first = next(iter(network.encoder.linear_layers(index).values()))
         values = first.weight.detach().flatten().float().cpu()
         rows.append(values[torch.linspace(0, len(values) - 1, SAMPLED).long()])
     return torch.stack(rows)
@@ -198,18 +198,18 @@ def check_model(adapter: Adapter, name: str) -> None:
         )
 
 
-def attach_adapter(segmenter: Segmenter, adapter: Adapter, attach: Attach) -> LoadedAdapter:
+def attach_adapter(network: RoutedNetwork, adapter: Adapter, attach: Attach) -> LoadedAdapter:
     """Put an adapter on its base network, which may be changed in place.
 
     attach: of its method, see `baselines.methods.attach_of`.
 
     Raises InputError for an adapter of another model, or of other weights of the same.
     """
-    name = segmenter.config.name
+    name = network.name
     check_model(adapter, name)
-    if not same_base(base_sample(segmenter), adapter.sample):
+    if not same_base(base_sample(network), adapter.sample):
         raise InputError(
             f"the adapter {adapter.folder} was made for other weights of {name} than those loaded;"
             " give the checkpoint that it was trained on"
         )
-    return attach(segmenter, adapter.export)._replace(method=adapter.method)
+    return attach(network, adapter.export)._replace(method=adapter.method)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from torch import Tensor
 
 from tempomask.errors import InputError
-from tempomask.models.encoder import Policy
+from tempomask.models.encoder import Policy, RoutedNetwork
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.options import Routing
 
@@ -121,18 +121,18 @@ class Export:
 class LoadedAdapter(NamedTuple):
     """An adapter on its network, ready to track.
 
-    segmenter: with adapters merged where the maths allows it. make_policy: the policy for what a
+    network: with adapters merged where the maths allows it. make_policy: the policy for what a
     user asks of the router (budget, rule, frames a second); None where the method has no router.
     InputError from it for what the method cannot do. method: its name, as in `Routing.router`.
     """
 
-    segmenter: Segmenter
+    network: RoutedNetwork
     make_policy: Callable[[Routing], Policy] | None
     method: str = ""
 
 
 # Puts an export back on the untouched base network, which it may change in place.
-Attach = Callable[[Segmenter, Export], LoadedAdapter]
+Attach = Callable[[RoutedNetwork, Export], LoadedAdapter]
 
 
 class Method(Protocol):

@@ -25,7 +25,7 @@ from tempomask.adaptation.method import (
 from tempomask.adaptation.options import RDSConfig
 from tempomask.adaptation.worth import measured_worth, worth_loss, worth_targets
 from tempomask.errors import InputError
-from tempomask.models.encoder import Encoder, Policy, always_on_blocks
+from tempomask.models.encoder import Encoder, Policy, RoutedNetwork, always_on_blocks
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.budget import check_budget
 from tempomask.routing.options import Routing
@@ -175,23 +175,23 @@ class RDS(FullModel):
         return Export(settings, {**base.tensors, **router})
 
 
-def attach_without_router(segmenter: Segmenter, export: Export) -> LoadedAdapter:
+def attach_without_router(network: RoutedNetwork, export: Export) -> LoadedAdapter:
     """Merge the adapters; all blocks run."""
-    merge_lora(segmenter.encoder, export.tensors)
-    return LoadedAdapter(segmenter, None)
+    merge_lora(network.encoder, export.tensors)
+    return LoadedAdapter(network, None)
 
 
-def attach(segmenter: Segmenter, export: Export) -> LoadedAdapter:
+def attach(network: RoutedNetwork, export: Export) -> LoadedAdapter:
     """Merge the adapters, and rebuild the router on the network's device."""
     budget, thresholds = export.setting("budget", float), export.setting("thresholds", _thresholds)
-    router = read_router(segmenter.encoder, export)
-    merge_lora(segmenter.encoder, export.tensors)
-    router = router.to(segmenter.device)
+    router = read_router(network.encoder, export)
+    merge_lora(network.encoder, export.tensors)
+    router = router.to(network.device)
 
     def make_policy(routing: Routing) -> Policy:
         return recurrent_policy(router, routing, budget, thresholds)
 
-    return LoadedAdapter(segmenter, make_policy)
+    return LoadedAdapter(network, make_policy)
 
 
 def _thresholds(saved: Mapping[str, Any]) -> dict[str, float]:

@@ -26,8 +26,7 @@ from tempomask.baselines.gates import (
     token_widths,
 )
 from tempomask.baselines.settings import AdaViTConfig
-from tempomask.models.encoder import Encoder, RoutedBlock
-from tempomask.models.segmenter import Segmenter
+from tempomask.models.encoder import Encoder, RoutedBlock, RoutedNetwork
 from tempomask.routing.budget import check_budget
 
 
@@ -145,7 +144,7 @@ class AdaViTMethod(GatedMethod):
         return config.usage * (loss - config.entropy * entropy)
 
 
-def attach(segmenter: Segmenter, export: Export) -> LoadedAdapter:
+def attach(network: RoutedNetwork, export: Export) -> LoadedAdapter:
     """Merge the adapters and rebuild the routers."""
     budget = export.setting("budget", float)
-    return attach_gates(segmenter, export, AdaViT(segmenter.encoder, budget), budget)
+    return attach_gates(network, export, AdaViT(network.encoder, budget), budget)

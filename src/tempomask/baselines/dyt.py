@@ -27,9 +27,8 @@ from tempomask.baselines.gates import (
 )
 from tempomask.baselines.settings import DyTConfig
 from tempomask.errors import InputError
-from tempomask.models.encoder import Encoder, RoutedBlock
+from tempomask.models.encoder import Encoder, RoutedBlock, RoutedNetwork
 from tempomask.models.hybrid import TransformerBlock
-from tempomask.models.segmenter import Segmenter
 from tempomask.models.windowed_block import WindowedBlock
 
 # Of the paper's adapters.
@@ -154,7 +153,7 @@ class DyTMethod(GatedMethod):
         return config.usage * (usage + config.minimum_weight * torch.stack(lacking).sum())
 
 
-def attach(segmenter: Segmenter, export: Export) -> LoadedAdapter:
+def attach(network: RoutedNetwork, export: Export) -> LoadedAdapter:
     """Merge the adapters and rebuild the token gates."""
     budget = export.setting("budget", float)
-    return attach_gates(segmenter, export, DyT(segmenter.encoder, budget), budget)
+    return attach_gates(network, export, DyT(network.encoder, budget), budget)

@@ -31,7 +31,7 @@ from tempomask.adaptation.method import (
 from tempomask.adaptation.options import AdapterConfig
 from tempomask.baselines.static import fixed
 from tempomask.errors import InputError, check_share
-from tempomask.models.encoder import Encoder, Plan, Policy
+from tempomask.models.encoder import Encoder, Plan, Policy, RoutedNetwork
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.modes import evaluation_mode
 
@@ -267,7 +267,7 @@ class GatedMethod(ABC):
 
 
 def attach_gates(
-    segmenter: Segmenter, export: Export, policy: GatedPolicy, budget: float
+    network: RoutedNetwork, export: Export, policy: GatedPolicy, budget: float
 ) -> LoadedAdapter:
     """Merge the adapters, and load the gates of an export into a fresh policy."""
     state = {k.removeprefix(POLICY): x for k, x in export.tensors.items() if k.startswith(POLICY)}
@@ -275,6 +275,6 @@ def attach_gates(
         policy.load_state_dict(state)
     except RuntimeError:
         raise InputError("the adapter's gates do not fit this encoder; take its own") from None
-    merge_lora(segmenter.encoder, export.tensors)
-    policy = policy.to(segmenter.device).requires_grad_(False).eval()
-    return LoadedAdapter(segmenter, lambda routing: fixed(policy, routing, budget))
+    merge_lora(network.encoder, export.tensors)
+    policy = policy.to(network.device).requires_grad_(False).eval()
+    return LoadedAdapter(network, lambda routing: fixed(policy, routing, budget))

@@ -51,7 +51,8 @@ from tempomask.baselines.pruning import (
 from tempomask.baselines.settings import SlimConfig
 from tempomask.errors import InputError, check_share
 from tempomask.models.config import SegmenterConfig
-from tempomask.models.segmenter import Segmenter
+from tempomask.models.encoder import RoutedNetwork
+from tempomask.models.segmenter import Segmenter, as_segmenter
 from tempomask.weights.own import config_from_json, config_to_json
 from tempomask.weights.pruned import fit_widths
 
@@ -220,8 +221,9 @@ class _Hidden:
         return seen
 
 
-def attach(segmenter: Segmenter, export: Export) -> LoadedAdapter:
+def attach(network: RoutedNetwork, export: Export) -> LoadedAdapter:
     """The pruned network, on the device of the one that it replaces; no router."""
+    segmenter = as_segmenter(network)
     try:
         config = config_from_json(SegmenterConfig, export.settings["config"])
         config = config.with_image_size(segmenter.config.image_size)

@@ -32,7 +32,7 @@ from tempomask.adaptation.method import (
 )
 from tempomask.adaptation.options import AdapterConfig
 from tempomask.errors import InputError
-from tempomask.models.encoder import Encoder, Policy, always_on_blocks
+from tempomask.models.encoder import Encoder, Policy, RoutedNetwork, always_on_blocks
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.budget import block_count, check_budget
 from tempomask.routing.options import Routing
@@ -103,13 +103,13 @@ class Static:
         return Export(settings, export_lora(self._encoder))
 
 
-def attach(segmenter: Segmenter, export: Export) -> LoadedAdapter:
+def attach(network: RoutedNetwork, export: Export) -> LoadedAdapter:
     """Merge the adapters; the policy runs the blocks that remain."""
     kept = export.setting("kept_blocks", lambda saved: [int(index) for index in saved])
     budget = export.setting("budget", float)
-    policy = StaticPlan(kept, segmenter.encoder)
-    merge_lora(segmenter.encoder, export.tensors)
-    return LoadedAdapter(segmenter, lambda routing: fixed(policy, routing, budget))
+    policy = StaticPlan(kept, network.encoder)
+    merge_lora(network.encoder, export.tensors)
+    return LoadedAdapter(network, lambda routing: fixed(policy, routing, budget))
 
 
 def fixed(policy: Policy, routing: Routing, budget: float) -> Policy:

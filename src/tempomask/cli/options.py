@@ -138,7 +138,7 @@ class ModelOptions:
             from tempomask.propagation.model import load_propagator
 
             return load_propagator(
-                name or "nano", self.checkpoint, short_side, self.device, self.dtype, adapter
+                name, self.checkpoint, short_side, self.device, self.dtype, adapter
             )
 
 

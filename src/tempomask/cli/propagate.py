@@ -37,6 +37,8 @@ def propagate(
 
     `tempomask propagate dog.mp4 --mask first.png --model dinov3-vits16`
 
+    `tempomask propagate dog.mp4 --mask first.png --adapter adapter --budget 0.6`
+
     The model is dinov3-vits16 or a larger one, or any of `tempomask models`, by its encoder.
     Ctrl-C stops after the frame at hand and keeps what is finished; the exit code is then 130.
 
@@ -49,8 +51,6 @@ def propagate(
         direction: forward or backward.
     """
     prompts = masks_at(frame, mask or [])
-    if routing.fps is not None or routing.adaptive:
-        raise InputError("--fps and --adaptive need a tracker's scores; propagate has none")
     with console.waiting("starting"):
         from tempomask.cli.run import Request, Run
         from tempomask.cli.tracking_task import TrackingTask, print_report

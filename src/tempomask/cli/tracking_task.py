@@ -127,11 +127,10 @@ class TrackingTask(Task):
             model.track, frames, direction=self.direction, options=options, routing=self.routing
         )
         self._full_plan = self._plan_from(self.prompts, request.start)
-        attention = getattr(model.config, "memory_attention", None)
         self.settings = {
-            "image_size": model.config.image_size,
+            "image_size": model.image_size,
             "dtype": str(model.dtype).removeprefix("torch."),
-            "pooled_memory": None if attention is None else attention.pooling,
+            "pooled_memory": model.pooling,
             "adapter": self.adapter,
             "direction": self.direction,
             "prompts": [_described(prompt) for prompt in self.prompts],

@@ -22,7 +22,7 @@ def model_settings(model: Model | Propagator) -> dict[str, Any]:
     return {
         "model": model.name,
         "method": "propagation" if isinstance(model, Propagator) else "tracking",
-        "image_size": model.config.image_size,
+        "image_size": model.image_size,
         **computation(model.device, model.dtype),
     }
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tempomask.errors import InputError
 from tempomask.models.config import HieraConfig, SegmenterConfig, ViTConfig
 from tempomask.models.encoder import Encoder, Policy, RoutedNetwork
 from tempomask.models.hiera import Hiera
@@ -344,3 +345,10 @@ def _dynamic_multimask(logits: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
     rows = torch.arange(logits.shape[0], device=logits.device)
     choice = torch.where(stable, 0, 1 + iou[:, 1:].argmax(dim=1))
     return logits[rows, choice][:, None], iou[rows, choice][:, None]
+
+
+def as_segmenter(network: RoutedNetwork) -> Segmenter:
+    """The network, where only a whole segmenter will do; InputError for an encoder alone."""
+    if not isinstance(network, Segmenter):
+        raise InputError(f"this needs a segmenter, and {network.name} is an encoder alone")
+    return network

@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tempomask.adaptation.adapter_file import read_adapter
 from tempomask.devices import DTypeName, resolve_device, resolve_dtype
 from tempomask.errors import InputError
 from tempomask.frames import FrameSource, Size
-from tempomask.model import Model, RoutingChoice, as_routing, load
+from tempomask.model import RoutedModel, RoutingChoice, load, load_adapted
 from tempomask.models.config import SEGMENTERS
-from tempomask.models.encoder import Encoder, Policy
 from tempomask.prompts import Prompt
-from tempomask.propagation.network import PatchEncoder
+from tempomask.propagation.network import PatchEncoder, as_patch_encoder
 from tempomask.propagation.options import PropagationOptions
 from tempomask.propagation.session import PropagationSession
-from tempomask.routing.options import Routing
 from tempomask.tracking.passes import (
     Direction,
     Results,
@@ -42,89 +41,82 @@ if TYPE_CHECKING:
 
 
 def load_propagator(
-    name: str = "nano",
+    name: str | None = None,
     checkpoint: str | Path | None = None,
     short_side: int | None = None,
-    device: str = "auto",
-    dtype: DTypeName = "auto",
+    device: str | int | torch.device = "auto",
+    dtype: DTypeName | torch.dtype = "auto",
     adapter: str | Path | None = None,
 ) -> Propagator:
     """Load an encoder by name, ready to propagate masks.
 
-    name: "dinov3-vits16" and its larger kin, which need the extra `dinov3` and weights behind a
-        licence; or any model of `load`, of which the image encoder serves.
-    checkpoint, device, dtype: as of `load`.
-    short_side: of the images the encoder sees; None for 960, as published.
-    adapter: as of `load`, for the models that `load` knows; its router then chooses the blocks.
+    Args:
+        name: "dinov3-vits16" and its larger kin, which need the extra `dinov3` and weights behind a
+            licence; or any model of `load`, of which the image encoder serves. None for what the
+            adapter was made for, what the checkpoint holds, or nano.
+        checkpoint: Same as in `load`; that of a DINOv3 needs its name too.
+        short_side: Of the images that the encoder sees, in pixels; None for 960, as published.
+        device: Same as in `load`.
+        dtype: Same as in `load`.
+        adapter: Same as in `load`: it is merged into the weights, and its router then chooses the
+            blocks.
 
-    Raises InputError as `load` does.
+    Raises:
+        InputError: Same as in `load`.
     """
-    config = PropagationOptions()
+    options = PropagationOptions()
     if short_side is not None:
-        config = replace(config, short_side=short_side)
-    if name in SEGMENTERS:
+        options = replace(options, short_side=short_side)
+    if name is None and checkpoint is None and adapter is not None:
+        name = read_adapter(adapter).model
+    if name is not None and name not in (known := [*SEGMENTERS, *DINOV3_MODELS]):
+        raise unknown_model(name, known)
+    if name not in DINOV3_MODELS:
         model = load(name, checkpoint, device=device, dtype=dtype, adapter=adapter)
-        return Propagator(model.segmenter.encoder, name, config, model.dtype, model)
-    if name in DINOV3_MODELS:
-        if adapter is not None:
-            raise InputError(f"adapter {adapter} is for a segmenter; {name} takes none")
-        place = resolve_device(device)
-        precision = resolve_dtype(dtype, place)
-        return Propagator(load_dinov3(name, checkpoint).to(place), name, config, precision)
-    names = [*SEGMENTERS, *DINOV3_MODELS]
-    raise unknown_model(name, names)
+        network = PatchEncoder(model.segmenter.encoder, model.name)
+        return Propagator(network, model.dtype, model.adapter, options)
+    place = resolve_device(device)
+    precision = resolve_dtype(dtype, place)
+
+    def build(name: str | None) -> PatchEncoder:
+        return PatchEncoder(load_dinov3(name, checkpoint).to(place), name or "dinov3")
+
+    if adapter is None:
+        return Propagator(build(name), precision, options=options)
+    attached = load_adapted(build, name, adapter)
+    return Propagator(as_patch_encoder(attached.network), precision, attached, options)
 
 
-class Propagator:
+class Propagator(RoutedModel):
     """An encoder on a device that propagates masks. It keeps nothing of a video.
 
-    config: the settings unless `track` or `session` are given others. dtype: of the encoder's
-    computation; similarities are float32. model: that the encoder is part of, for its router.
+    Args:
+        network: The encoder.
+        dtype: Of its computation, by autocast; similarities are float32.
+        adapter: What was loaded with it, if anything.
+        options: The settings, unless `track` or `session` are given others.
     """
 
     def __init__(
         self,
-        encoder: Encoder,
-        name: str = "encoder",
-        config: PropagationOptions | None = None,
+        network: PatchEncoder,
         dtype: torch.dtype = torch.float32,
-        model: Model | None = None,
+        adapter: LoadedAdapter | None = None,
+        options: PropagationOptions | None = None,
     ) -> None:
-        self.network = PatchEncoder(encoder, name).eval()
-        self.name, self.dtype, self._model = name, dtype, model
-        self.config = config or PropagationOptions()
+        super().__init__(network, dtype, adapter)
+        self.network: PatchEncoder = network
+        self.options = options or PropagationOptions()
 
     @property
-    def encoder(self) -> Encoder:
-        return self.network.encoder
-
-    @property
-    def device(self) -> torch.device:
-        return self.network.device
-
-    @property
-    def adapter(self) -> LoadedAdapter | None:
-        """The model's, None without one."""
-        return None if self._model is None else self._model.adapter
-
-    def policy(
-        self, routing: RoutingChoice = None, *, count_waiting: bool | None = None
-    ) -> Policy | None:
-        """Same as `Model.policy`. Encoders without a model have no router, but take a policy."""
-        if self._model is not None:
-            return self._model.policy(routing, count_waiting=count_waiting)
-        if isinstance(routing, Policy):
-            return routing
-        asked = replace(as_routing(routing), count_waiting=None)
-        if asked not in (Routing(), Routing(router="none")):
-            raise InputError(f"{self.name} has no router; leave router, budget, rule and fps out")
-        return None
+    def image_size(self) -> int:
+        """Short side of the images that the network sees, in pixels."""
+        return self.options.short_side
 
     def __repr__(self) -> str:
-        dtype = str(self.dtype).removeprefix("torch.")
+        size, dtype = self.image_size, str(self.dtype).removeprefix("torch.")
         return (
-            f"Propagator({self.name!r}, short_side={self.config.short_side},"
-            f" device='{self.device}', dtype={dtype})"
+            f"Propagator({self.name!r}, short_side={size}, device='{self.device}', dtype={dtype})"
         )
 
     def session(
@@ -145,13 +137,13 @@ class Propagator:
             start: Index of the first frame, which has the masks.
             reverse: Frames come in descending order.
             size: (H, W) of the video if known, so that masks are checked at once.
-            options: The settings in place of `config`.
+            options: The settings in place of those of the propagator.
             routing: Same as in `Model.track`.
         """
         del num_frames
         return PropagationSession(
             self.network,
-            options or self.config,
+            options or self.options,
             start=start,
             reverse=reverse,
             size=size,
@@ -176,7 +168,7 @@ class Propagator:
             prompts: Masks, all on the frame where propagation starts.
             direction: "forward" or "backward".
             frames: Same as in `Model.track`; its first frame, backward its last, has the masks.
-            options: The settings in place of `config`.
+            options: The settings in place of those of the propagator.
             routing: Same as in `Model.track`.
 
         Returns:
@@ -194,7 +186,7 @@ class Propagator:
             backward = direction == "backward"
             session = PropagationSession(
                 self.network,
-                options or self.config,
+                options or self.options,
                 start=passes.backward[0] if backward else passes.forward[0],
                 reverse=backward,
                 size=video.size,

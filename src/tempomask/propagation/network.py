@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
+from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, Policy, RoutedNetwork
 
 # Of the encoder's maps the one whose stride is nearest to this is compared.
@@ -57,3 +58,10 @@ class PatchEncoder(RoutedNetwork):
         output = self.encoder(image, policy, previous_masks)
         features = output.features[self._level].float().permute(0, 2, 3, 1)
         return EncodedPatches(F.normalize(features, dim=-1), output.blocks)
+
+
+def as_patch_encoder(network: RoutedNetwork) -> PatchEncoder:
+    """The network, where only patch features will do; InputError for a whole segmenter."""
+    if not isinstance(network, PatchEncoder):
+        raise InputError(f"labels are propagated by an encoder alone, and {network.name} is more")
+    return network

@@ -39,11 +39,6 @@ class PropagationOptions:
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be above 0, got {getattr(self, name)!r}")
 
-    @property
-    def image_size(self) -> int:
-        """The short side, by the name that segmenters have for it."""
-        return self.short_side
-
     def settings(self) -> dict[str, Any]:
         """The fields that are not at their defaults, as summaries and journals name them."""
         pairs = ((f, getattr(self, f.name)) for f in fields(self))

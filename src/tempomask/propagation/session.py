@@ -16,16 +16,15 @@ from tempomask.errors import InputError
 from tempomask.frames import Size
 from tempomask.models.encoder import Policy
 from tempomask.prompts import Prompt
-from tempomask.propagation.labels import (
-    LabelContext,
-    PropagationOptions,
-    labels_on_grid,
-    share_out,
-)
+from tempomask.propagation.labels import LabelContext, labels_on_grid, share_out
 from tempomask.propagation.network import PatchEncoder
+from tempomask.propagation.options import PropagationOptions
 from tempomask.results import FrameArrays, FrameResult
 from tempomask.tracking.base import VideoSession
 from tempomask.tracking.frames import network_input
+
+# A margin of 1 has no finite logit; nothing is surer than this.
+SURE = 0.999
 
 
 def resized_shape(size: Size, short_side: int, multiple: int) -> Size:
@@ -132,7 +131,9 @@ class PropagationSession(VideoSession):
                 self.policy.begin_frame()
             result = self._first(frame) if self._index is None else self._advance(frame)
             if self.policy is not None:
-                self.policy.end_frame(result.predicted_iou, result.object_scores)
+                # As a policy reads the scores of a tracker: logits of being there.
+                margins = np.clip(result.object_scores, -SURE, SURE)
+                self.policy.end_frame(result.predicted_iou, 2 * np.arctanh(margins))
         self._index = self.next_index
         return result
 
