@@ -77,9 +77,7 @@ def variants(budget: float, num_blocks: int, least: int) -> dict[str, RDSConfig]
 class Ablation(Comparison):
     """A comparison whose methods are variants of RDS; only: their names, all if None."""
 
-    def __init__(
-        self, cost: float, only: list[str] | None, *arguments: Any, **named: Any
-    ) -> None:
+    def __init__(self, cost: float, only: list[str] | None, *arguments: Any, **named: Any) -> None:
         self.cost = cost
         super().__init__(*arguments, **named)
         encoder, budget = self.base.encoder, self.budget_of(Point("rds", cost, 1))

@@ -87,14 +87,14 @@ def draw_overlay(
             f"masks of {result.size[1]} x {result.size[0]} pixels cannot be drawn over a frame of"
             f" {width} x {height}; give the frame that was tracked"
         )
-    contour = 1 + (min(height, width) >= 360) if contour is None else contour
+    thickness = 1 + (min(height, width) >= 360) if contour is None else contour
     image = Image.fromarray(frame)
     tagged = []
     for object_id, mask in zip(ids, result.masks, strict=True):
         box = _box(mask)
         if box is None:
             continue
-        _draw_mask(image, mask, box, object_color(object_id), opacity, contour)
+        _draw_mask(image, mask, box, object_color(object_id), opacity, thickness)
         if tags:
             tagged.append((object_id, _box_of_largest_part(mask, box)))
     texts = {**_tags(result, ids), **(names or {})}
