@@ -390,7 +390,7 @@ def test_pruned_widths_in_the_configuration_of_earlier_versions_are_read_over(
     config = json.loads(export.settings["config"])
     config["encoder"] |= {"head_dims": [8] * DEPTH, "mlp_dims": [64] * DEPTH}
     before = Export({**export.settings, "config": json.dumps(config)}, export.tensors)
-    found = [logits(slimsam.attach(base, x).segmenter, None) for x in (export, before)]
+    found = [logits(slimsam.attach(base, x).network, None) for x in (export, before)]
     assert torch.equal(*found)
 
 
@@ -458,7 +458,13 @@ def test_every_method_can_be_aligned_and_none_aligns_by_itself(
     method.on_step(0)
     torch.manual_seed(0)
     student, whole = (
-        ClipOutputs(torch.randn(2, 3, 32, 4, 4), torch.randn(2, 3, 16, 16), clips(0)[1], BLOCKS)
+        ClipOutputs(
+            torch.randn(2, 3, 32, 4, 4),
+            torch.randn(2, 3, 16, 16),
+            clips(0)[1],
+            BLOCKS,
+            torch.tensor(0.0),
+        )
         for _ in range(2)
     )
     replayed = []

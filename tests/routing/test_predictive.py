@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tempomask.tracking.preprocess import resize_frame
 from torch import Tensor
 
 import tempomask
@@ -21,6 +20,7 @@ from tempomask.models.hybrid import HybridEncoder
 from tempomask.models.vit import ViT
 from tempomask.ops.normalise import normalise
 from tempomask.routing.predictive import MaskHistory, PredictiveRouter, RouterConfig
+from tempomask.tracking.frames import resize_frame
 from tempomask.weights import load_segmenter
 
 CONFIG = RouterConfig(num_blocks=6, channels=8, mask_stride=4, always_on=(0, 5))

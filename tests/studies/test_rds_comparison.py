@@ -356,7 +356,7 @@ class TestResuming:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"methods": ("rds", "magic")}, "unknown method 'magic'; choose from rds, static-a"),
+            ({"methods": ("rds", "magic")}, "unknown method 'magic'; choose from rds, rds-worth"),
             ({"costs": (0.5, 1.5)}, r"cost 1\.5 must be"),
             ({"seeds": ()}, "at least one cost and one seed"),
         ],
