@@ -32,10 +32,10 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.common import HEIGHT, WIDTH, autocast, finish, parser, randomised, wait
+from benchmarks.flops import FrameCost, frame_cost
 from benchmarks.speed.against_transformers import Task, their_model
 from benchmarks.speed.synchronisations import Synchronisations
 from tempomask.engine import accelerate
-from tempomask.metrics.flops import FrameCost, frame_cost
 from tempomask.model import Model
 from tempomask.models.config import (
     HybridConfig,

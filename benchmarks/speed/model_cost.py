@@ -3,7 +3,7 @@
     python -m benchmarks.speed.model_cost --models sam2.1-large,nano --out model_cost.json
 
 "weights": multiply-adds of activations with weights, which is what RDS counts as FLOPs; "all" adds
-the two products inside attention. See `tempomask/metrics/flops.py`.
+the two products inside attention. See `benchmarks/flops.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import finish, parser
-from tempomask.metrics.flops import Macs, frame_cost
+from benchmarks.flops import Macs, frame_cost
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
 

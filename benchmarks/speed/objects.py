@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from benchmarks.common import FULL_FROM, autocast, finish, noise, parser, seconds_of, shortest
+from benchmarks.flops import frame_cost
 from tempomask.devices import resolve_dtype
 from tempomask.engine import accelerate
-from tempomask.metrics.flops import frame_cost
 from tempomask.model import Model
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter

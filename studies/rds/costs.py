@@ -13,11 +13,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from benchmarks.flops import frame_cost, total
 from studies.rds.speed_candidates import slimmed
 from tempomask.baselines.dyt import ADAPTER_DIM
 from tempomask.baselines.methods import METHODS
 from tempomask.baselines.static import Plan, static_blocks
-from tempomask.metrics.flops import frame_cost, total
 from tempomask.models.segmenter import Segmenter
 
 PLANS: dict[str, Plan] = {"static-a": "a", "static-b": "b", "pbd-last": "last"}

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.flops import Macs, counting, frame_cost, total
 from tempomask.data.davis import Davis
 from tempomask.data.sequences import MaskSequence
 from tempomask.errors import InputError
 from tempomask.evaluation.frame_times import WARM_UP, frame_seconds, median_seconds
-from tempomask.metrics.flops import Macs, counting, frame_cost, total
 from tempomask.model import Model
 from tempomask.models.encoder import Encoder
 from tempomask.prompts import Prompt

@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import FULL_FROM, Clock, autocast, finish, noise, parser, timed_calls, wait
+from benchmarks.flops import FrameCost, Macs, frame_cost, total
 from studies.rds.meter import EncoderMeter
 from studies.rds.speed_candidates import METHODS, Candidate, build
 from tempomask.devices import DTypeName, resolve_device, resolve_dtype
 from tempomask.engine import accelerate
-from tempomask.metrics.flops import FrameCost, Macs, frame_cost, total
 from tempomask.model import Model
 from tempomask.models.config import segmenter_config
 from tempomask.models.encoder import KeepPlan, Plan, Policy

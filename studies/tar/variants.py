@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tempomask.data.instance_clips import VideoInstanceClips
 from tempomask.data.youtube_vis import YouTubeVIS
-from tempomask.data.youtube_vis_clips import VideoInstanceClips
 from tempomask.errors import InputError
 from tempomask.training.instances.loop import WEIGHTS, Start, train_instances
 from tempomask.training.instances.recipe import InstanceRecipe, instance_recipe

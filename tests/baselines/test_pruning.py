@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.flops import frame_cost
 from tempomask.baselines.pruning import (
     Bottleneck,
     Importances,
@@ -27,7 +28,6 @@ from tempomask.baselines.pruning import (
     prune,
 )
 from tempomask.errors import InputError
-from tempomask.metrics.flops import frame_cost
 from tempomask.models.config import (
     HieraConfig,
     HybridConfig,

@@ -288,9 +288,3 @@ def test_data_check(run: Run, video_set: Any) -> None:
     code, out, err = run("data", "check", path, "--decode")
     assert code == 1 and len(out.splitlines()) == 1 and "video 1: no image" in out
     assert "1 problem" in err
-
-
-def test_data_synthetic_needs_stills(run: Run, tmp_path: Path) -> None:
-    code, _, err = run("data", "synthetic", tmp_path / "set", "--stills", tmp_path)
-    assert code == 2 and "no labelled images" in err
-    assert not (tmp_path / "set").exists()

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tempomask.data.instance_clips import VideoInstanceClips
 from tempomask.data.segmentations import as_rle, mask_of
 from tempomask.data.youtube_vis import YouTubeVIS
 from tempomask.data.youtube_vis_check import check
-from tempomask.data.youtube_vis_clips import VideoInstanceClips
 from tempomask.errors import InputError
 from tempomask.rle import encode_rle
 
@@ -240,7 +240,7 @@ def test_clips_depend_on_seed_and_index_alone(video_set: MakeVideoSet) -> None:
 
 def test_augmented_clips_keep_masks_on_their_objects(video_set: MakeVideoSet) -> None:
     dataset = YouTubeVIS(video_set())
-    clips = VideoInstanceClips(dataset, image_size=96, num_frames=2, window=4)
+    clips = VideoInstanceClips(dataset, image_size=96, num_frames=2)
     for index in range(12):
         clip = clips[index]
         assert clip.frames.shape == (2, 96, 96, 3)
@@ -282,8 +282,6 @@ def test_each_video_once_in_a_round(video_set: MakeVideoSet) -> None:
 
 def test_clips_that_cannot_be_made(video_set: MakeVideoSet) -> None:
     dataset = YouTubeVIS(video_set())
-    with pytest.raises(InputError, match="window of 2 frames does not hold clips of 3"):
-        VideoInstanceClips(dataset, num_frames=3, window=2)
     with pytest.raises(InputError, match="6 frames or more"):
         VideoInstanceClips(dataset, num_frames=6)
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.flops import counting
 from studies.rds.costs import PLANS, EncoderCosts
 from tempomask.baselines.dyt import DyT
 from tempomask.baselines.gates import fit_threshold
 from tempomask.baselines.static import static_blocks
-from tempomask.metrics.flops import counting
 from tempomask.models.config import HieraConfig, HybridConfig, MaskDecoderConfig, segmenter_config
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.flops import frame_cost
 from studies.rds.speed import calls_of
 from tempomask.baselines.static import static_blocks
-from tempomask.metrics.flops import frame_cost
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.static import StaticPlan

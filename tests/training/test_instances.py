@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from tempomask.data.instance_clip import InstanceClip, MixedClips
+from tempomask.data.instance_clips import InstanceClip
 from tempomask.errors import InputError
 from tempomask.instances.query_routing import QueryRouterConfig
 from tempomask.models.instances.config import InstanceConfig
@@ -318,15 +318,6 @@ def test_training_lowers_the_loss(instance_config: MakeConfig, tmp_path: Path) -
         training.step = step
         losses.append(training._train_step(batch)["loss"])
     assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
-
-
-def test_a_mixture_keeps_its_shares_and_its_clips() -> None:
-    mixed = MixedClips([Squares(1), Squares(2)], [1, 3])
-    frames = [len(mixed[index].frames) for index in range(200)]
-    assert frames == [len(mixed[index].frames) for index in range(200)]
-    assert 120 < frames.count(2) < 180
-    with pytest.raises(InputError, match="1 sources need as many positive shares"):
-        MixedClips([Squares(1)], [1, 2])
 
 
 def test_stages_need_their_start() -> None:

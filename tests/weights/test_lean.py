@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from recipes.nano_vis.lean import write_lean
 from tempomask.errors import InputError
 from tempomask.models.instances.config import InstanceConfig
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.weights.files import read_checkpoint
 from tempomask.weights.instances import load_instance_segmenter
-from tempomask.weights.own import RouterWeights, save_instance_segmenter, write_lean
+from tempomask.weights.own import RouterWeights, save_instance_segmenter
 
 MakeConfig = Callable[..., InstanceConfig]
 

@@ -1,45 +1,10 @@
-"""`tempomask data`: make the synthetic set of video instances, and check sets of one's own."""
+"""`tempomask data`: check a data set of one's own."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 from tempomask.cli import console
-from tempomask.cli.options import at_least
-
-
-def synthetic(
-    out: Path,
-    /,
-    *,
-    stills: Path,
-    train: Annotated[int, at_least(0)] = 1200,
-    validation: Annotated[int, at_least(0)] = 40,
-    seed: int = 1,
-) -> None:
-    """Compose videos of people, horses, nuclei and shapes, in YouTube-VIS format.
-
-    Training and validation videos share no image. Needs the extra `train`.
-
-    Args:
-        out: Folder for the set.
-        stills: Folder that holds stills-256/.
-        train: Videos to train with.
-        validation: Videos to validate with.
-        seed: All of the set follows from it.
-    """
-    with console.waiting("starting"):
-        from tempomask.data.video_instance_set import VideoSetConfig, write_video_set
-
-    config = VideoSetConfig(train=train, validation=validation, seed=seed)
-    with console.bars() as bar:
-        task = bar.add_task("videos", total=train + validation)
-        paths = write_video_set(
-            stills, out, config, progress=lambda done, _total: bar.update(task, completed=done)
-        )
-    for path in paths:
-        console.out.print(str(path), soft_wrap=True)
 
 
 def check(annotations: Path, /, *, images: Path | None = None, decode: bool = False) -> int:

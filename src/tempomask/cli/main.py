@@ -15,7 +15,7 @@ from tempomask import __version__
 from tempomask.cli import console
 from tempomask.cli.adapt import adapt
 from tempomask.cli.calibrate import calibrate
-from tempomask.cli.data import check, synthetic
+from tempomask.cli.data import check
 from tempomask.cli.demo import demo
 from tempomask.cli.evaluate import davis
 from tempomask.cli.evaluate_boxes import boxes
@@ -42,7 +42,7 @@ app = App(
     console=console.out,
 )
 evaluation = App(name="eval", help="Score a model, or masks on disk, on a dataset.")
-data = App(name="data", help="Make and check data for instance segmentation.")
+data = App(name="data", help="Check data for instance segmentation.")
 for command in (
     track,
     propagate,
@@ -57,8 +57,7 @@ for command in (
     app.command(command)
 for command in (davis, boxes, youtube_vis):
     evaluation.command(command)
-for command in (synthetic, check):
-    data.command(command)
+data.command(check)
 app.command(evaluation)
 app.command(data)
 app.register_install_completion_command(help="Install completion for your shell.")

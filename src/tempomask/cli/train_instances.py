@@ -10,14 +10,12 @@ from tempomask.cli.options import Positive, at_least
 from tempomask.errors import InputError
 
 if TYPE_CHECKING:
-    from tempomask.data.instance_clip import InstanceClip
-    from tempomask.training.instances.loop import Clips
+    from tempomask.data.instance_clips import InstanceClip, VideoInstanceClips
+    from tempomask.data.youtube_vis import YouTubeVIS
     from tempomask.training.instances.recipe import InstanceRecipe
 
 # Clips of which the loss is watched.
 HELD_OUT = 32
-# Share of pseudo-videos beside videos; DVIS++ does not state it in its paper.
-COCO_SHARE = 0.5
 
 
 def train_instances(
@@ -31,8 +29,6 @@ def train_instances(
     start_model: str | None = None,
     model: str | None = None,
     held_out: Path | None = None,
-    coco: Path | None = None,
-    coco_images: Path | None = None,
     steps: Positive | None = None,
     batch_size: Positive | None = None,
     image_size: Annotated[int | None, at_least(64)] = None,
@@ -60,8 +56,6 @@ def train_instances(
         start_model: Name of the model they hold, if the file does not say it.
         model: Another model than the recipe's.
         held_out: Validation file in YouTube-VIS format, to watch the loss.
-        coco: COCO instances file: half the clips are pseudo-videos.
-        coco_images: Folder of COCO's images.
         steps: Optimiser steps in all.
         batch_size: Clips a step.
         image_size: Side of the clips.
@@ -91,7 +85,7 @@ def train_instances(
         seed=seed,
     )
     dataset = YouTubeVIS(annotations, images)
-    clips = _clips(dataset, chosen, coco, coco_images)
+    clips = _clips(dataset, chosen)
     watched = [] if held_out is None else _held_out(held_out, chosen)
     initial = Start(start, start_model) if start or start_model else None
     weights = run(chosen, clips, dataset.classes, out, initial, watched, workers, half)
@@ -117,41 +111,20 @@ def _recipe(
     return recipe.with_overrides(**values)
 
 
-def _clips(
-    dataset: Any, recipe: InstanceRecipe, coco: Path | None, coco_images: Path | None
-) -> Clips:
-    from tempomask.data.youtube_vis_clips import VideoInstanceClips
+def _clips(dataset: YouTubeVIS, recipe: InstanceRecipe, augment: bool = True) -> VideoInstanceClips:
+    from tempomask.data.instance_clips import VideoInstanceClips
 
-    videos = VideoInstanceClips(
-        dataset, image_size=recipe.image_size, num_frames=recipe.num_frames, seed=recipe.seed
-    )
-    if coco is None:
-        return videos
-    if coco_images is None:
-        raise InputError("--coco needs --coco-images, the folder of its images")
-    from tempomask.data.coco_pseudo_video import CocoPseudoVideos
-    from tempomask.data.instance_clip import MixedClips
-
-    pseudo = CocoPseudoVideos(
-        coco,
-        coco_images,
-        classes=dataset.classes,
+    return VideoInstanceClips(
+        dataset,
         image_size=recipe.image_size,
         num_frames=recipe.num_frames,
         seed=recipe.seed,
+        augment=augment,
     )
-    return MixedClips([videos, pseudo], [1 - COCO_SHARE, COCO_SHARE], recipe.seed)
 
 
 def _held_out(path: Path, recipe: InstanceRecipe) -> list[InstanceClip]:
     from tempomask.data.youtube_vis import YouTubeVIS
-    from tempomask.data.youtube_vis_clips import VideoInstanceClips
 
-    clips = VideoInstanceClips(
-        YouTubeVIS(path),
-        image_size=recipe.image_size,
-        num_frames=recipe.num_frames,
-        seed=recipe.seed,
-        augment=False,
-    )
+    clips = _clips(YouTubeVIS(path), recipe, augment=False)
     return [clips[index] for index in range(min(HELD_OUT, len(clips)))]

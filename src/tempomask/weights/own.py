@@ -123,7 +123,7 @@ def save_segmenter(
     """
     buffers = dict(segmenter.named_buffers())
     state = _stored(segmenter.state_dict(), buffers, dtype)
-    _write(Path(path), state, {SEGMENTER_KEY: config_to_json(segmenter.config)})
+    write_safetensors(Path(path), state, {SEGMENTER_KEY: config_to_json(segmenter.config)})
 
 
 def save_instance_segmenter(
@@ -138,27 +138,7 @@ def save_instance_segmenter(
     if router is not None:
         tensors |= {f"{ROUTER_PREFIX}{name}": tensor for name, tensor in router.state.items()}
         metadata[ROUTER_KEY] = router.config
-    _write(Path(path), _stored(tensors, (), dtype), metadata)
-
-
-def write_lean(path: str | Path, base: str | Path, out: str | Path) -> None:
-    """Write to `out` what the checkpoint at `path` holds and the one at `base` does not.
-
-    The new file names the base, which has to lie beside it, and knows it by its hash.
-
-    Raises:
-        InputError: A file cannot be read or written, or the two have nothing in common.
-    """
-    whole, known = read_checkpoint(Path(path)), read_checkpoint(Path(base)).state
-    own = {
-        name: tensor
-        for name, tensor in whole.state.items()
-        if name not in known or not tensor.equal(known[name].to(tensor.dtype))
-    }
-    if len(own) == len(whole.state):
-        raise InputError(f"{path} has no tensor in common with {base}; was it trained from it?")
-    shared = {"file": Path(base).name, "sha256": _hash(Path(base))}
-    _write(Path(out), own, {**whole.metadata, BASE_KEY: json.dumps(shared)})
+    write_safetensors(Path(path), _stored(tensors, (), dtype), metadata)
 
 
 def complete(file: Checkpoint) -> Checkpoint:
@@ -173,14 +153,15 @@ def complete(file: Checkpoint) -> Checkpoint:
     path = file.path.with_name(shared["file"])
     if not path.is_file():
         raise InputError(f"{file.path} rests on {path.name}, which is not beside it; put it there")
-    if _hash(path) != shared["sha256"]:
+    if file_hash(path) != shared["sha256"]:
         raise InputError(
             f"{file.path} rests on another {path.name} than the one beside it; fetch both anew"
         )
     return replace(file, state={**read_checkpoint(path).state, **file.state})
 
 
-def _hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -195,7 +176,8 @@ def _stored(state: Mapping[str, Tensor], exact: Collection[str], dtype: torch.dt
     }
 
 
-def _write(path: Path, state: State, metadata: dict[str, str]) -> None:
+def write_safetensors(path: Path, state: State, metadata: dict[str, str]) -> None:
+    """Write a file that appears whole or not at all; InputError if it cannot be written."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tempomask.data.instance_clip import InstanceClip
+from tempomask.data.instance_clips import InstanceClip
 from tempomask.errors import InputError
 from tempomask.instances.query_routing import TemporalQueryRouter
 from tempomask.models.instances.config import instance_config

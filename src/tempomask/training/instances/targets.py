@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tempomask.data.instance_clip import InstanceClip
+from tempomask.data.instance_clips import InstanceClip
 
 
 class ClipTargets(NamedTuple):

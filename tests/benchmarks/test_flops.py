@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.flops import Macs, counting, frame_cost, total
 from studies.rds.meter import EncoderMeter
 from tempomask.errors import InputError
-from tempomask.metrics.flops import Macs, counting, frame_cost, total
 from tempomask.models.config import (
     HieraConfig,
     HybridConfig,

@@ -1,4 +1,6 @@
-"""The synthetic set of `video_instances` on disk, in YouTube-VIS format: made by one call.
+"""The synthetic set of `scenes` on disk, in YouTube-VIS format. Needs the extra `train`.
+
+    python -m recipes.nano_vis.video_set OUT --stills DATA
 
     OUT/train.json        OUT/train/JPEGImages/0001/00000.jpg
     OUT/validation.json   OUT/validation/JPEGImages/0001/00000.jpg
@@ -8,6 +10,7 @@ Everything follows from the stills and the seed.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,9 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tempomask.data.motion import Stage
-from tempomask.data.synthetic import SyntheticVideo
-from tempomask.data.video_instances import (
+from recipes.nano_vis.scenes import (
     CLASSES,
     SPLITS,
     InstanceImages,
@@ -29,6 +30,8 @@ from tempomask.data.video_instances import (
     compose_scene,
     seen_ids,
 )
+from tempomask.data.motion import Stage
+from tempomask.data.synthetic import SyntheticVideo
 from tempomask.errors import InputError
 from tempomask.files import make_folder, replacing, replacing_folder, write_errors
 from tempomask.frames import Size
@@ -176,3 +179,16 @@ def _annotations(
             }
         )
     return made
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, help="folder for the set")
+    parser.add_argument("--stills", type=Path, required=True, help="folder of stills-256/")
+    parser.add_argument("--train", type=int, default=VideoSetConfig.train)
+    parser.add_argument("--validation", type=int, default=VideoSetConfig.validation)
+    parser.add_argument("--seed", type=int, default=VideoSetConfig.seed)
+    given = parser.parse_args()
+    chosen = VideoSetConfig(given.train, given.validation, seed=given.seed)
+    for path in write_video_set(given.stills, given.out, chosen):
+        print(path)

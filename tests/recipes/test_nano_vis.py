@@ -1,4 +1,4 @@
-"""Synthetic video instances, their set on disk, and COCO as pseudo-video."""
+"""Synthetic video instances, and their set on disk."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tempomask.data.coco_pseudo_video import CocoPseudoVideos, labels_of
-from tempomask.data.motion import Stage
-from tempomask.data.video_instance_set import VideoSetConfig, write_video_set
-from tempomask.data.video_instances import (
+from recipes.nano_vis.scenes import (
     CLASSES,
     LEAST_PIXELS,
     InstanceImages,
@@ -22,12 +19,15 @@ from tempomask.data.video_instances import (
     compose_scene,
     seen_ids,
 )
+from recipes.nano_vis.video_set import VideoSetConfig, write_video_set
+from tempomask.data.motion import Stage
 from tempomask.data.youtube_vis import YouTubeVIS
 from tempomask.data.youtube_vis_check import check
 from tempomask.errors import InputError
 
 SETS = ("person-ccp", "person-290", "horse-weizmann", "nuclei-dsb2018", "regions-bsds500")
 PER_SET = 8
+STAGE = Stage.plain(64, 48)
 SMALL = VideoSetConfig(train=3, validation=2, length=(3, 5), size=(48, 64))
 
 
@@ -63,7 +63,7 @@ def test_splits_share_no_image(stills: Path) -> None:
 
 
 def test_people_are_no_scenery(stills: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempomask.data.video_instances.PEOPLE_AND_HORSES", frozenset({"0", "1"}))
+    monkeypatch.setattr("recipes.nano_vis.scenes.PEOPLE_AND_HORSES", frozenset({"0", "1"}))
     names = {still.image.stem for still in InstanceImages(stills, "train").scenery}
     assert names == {"2", "4", "5", "6"}
 
@@ -81,9 +81,8 @@ def test_cutouts_are_of_one_thing(stills: Path, category: str) -> None:
 
 def test_scenes_are_seeded(stills: Path) -> None:
     images = InstanceImages(stills, "train")
-    stage = Stage.plain(64, 48)
     one, again, other = (
-        compose_scene(np.random.default_rng(seed), images, 4, stage) for seed in (1, 1, 2)
+        compose_scene(np.random.default_rng(seed), images, 4, STAGE) for seed in (1, 1, 2)
     )
     assert one.frames.shape == (4, 48, 64, 3)
     assert np.array_equal(one.frames, again.frames) and np.array_equal(one.ids, again.ids)
@@ -94,7 +93,7 @@ def test_twins_look_alike(stills: Path) -> None:
     images = InstanceImages(stills, "train")
     config = SceneConfig(instances=(1, 1), twins=1.0)
     for seed in range(4):
-        video = compose_scene(np.random.default_rng(seed), images, 2, Stage.plain(64, 48), config)
+        video = compose_scene(np.random.default_rng(seed), images, 2, STAGE, config)
         assert len(video.categories) == 2 and len(set(video.categories)) == 1
 
 
@@ -175,83 +174,3 @@ def test_bad_sources(stills: Path, tmp_path: Path) -> None:
         InstanceImages(tmp_path, "train")
     with pytest.raises(InputError, match="'test'"):
         InstanceImages(stills, "test")  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def coco(tmp_path: Path) -> Path:
-    """Two images: a car as polygon and a crowd of people; a dog as RLE."""
-    (tmp_path / "images").mkdir()
-    for name, box in (("a.png", (20, 30, 60, 90)), ("b.png", (10, 10, 50, 50))):
-        image = np.full((100, 120, 3), 30, np.uint8)
-        image[box[0] : box[2], box[1] : box[3]] = 200
-        Image.fromarray(image).save(tmp_path / "images" / name)
-    polygon = [[30.0, 20.0, 90.0, 20.0, 90.0, 60.0, 30.0, 60.0]]
-    counts = [10 * 100 + 10, *[40, 60] * 39, 40, 70 * 100 + 50]
-    content = {
-        "images": [
-            {"id": 1, "file_name": "a.png", "width": 120, "height": 100},
-            {"id": 2, "file_name": "b.png", "width": 120, "height": 100},
-            {"id": 3, "file_name": "none.png", "width": 120, "height": 100},
-        ],
-        "categories": [{"id": 3, "name": "car"}, {"id": 18, "name": "dog"}, {"id": 1, "name": "x"}],
-        "annotations": [
-            {"id": 1, "image_id": 1, "category_id": 3, "segmentation": polygon, "iscrowd": 0},
-            {"id": 2, "image_id": 1, "category_id": 18, "segmentation": polygon, "iscrowd": 1},
-            {
-                "id": 3,
-                "image_id": 2,
-                "category_id": 18,
-                "segmentation": {"size": [100, 120], "counts": counts},
-                "iscrowd": 0,
-            },
-            {"id": 4, "image_id": 3, "category_id": 1, "segmentation": polygon, "iscrowd": 0},
-        ],
-    }
-    path = tmp_path / "instances.json"
-    path.write_text(json.dumps(content))
-    return path
-
-
-def test_coco_images_move_with_their_instances(coco: Path) -> None:
-    clips = CocoPseudoVideos(
-        coco, coco.parent / "images", classes=("dog", "sedan"), image_size=64, num_frames=3
-    )
-    assert len(clips) == 2
-    labels = set()
-    for index in range(12):
-        clip = clips[index]
-        labels |= set(clip.labels.tolist())
-        assert clip.frames.shape == (3, 64, 64, 3) and len(clip.labels) == 1
-        for t in range(3):
-            mask = clip.masks[t, 0]
-            if mask.sum() > 100 and (~mask).sum() > 100:
-                assert clip.frames[t][mask].mean() > 2 * clip.frames[t][~mask].mean()
-    assert labels == {0, 1}
-    assert np.array_equal(clips[3].masks, clips[3].masks)
-    assert not np.array_equal(clip.frames[0], clip.frames[2])
-
-
-def test_coco_names_in_other_words() -> None:
-    names = {1: "person", 3: "car", 4: "motorcycle", 16: "bird", 43: "tennis racket", 6: "bus"}
-    assert labels_of(names, ("person", "sedan", "motorbike", "parrot", "tennis_racket")) == {
-        1: 0,
-        3: 1,
-        4: 2,
-        43: 4,
-    }
-    assert labels_of(names, ("vehicle", "bird")) == {3: 0, 6: 0, 16: 1}
-
-
-def test_coco_input_errors(coco: Path, tmp_path: Path) -> None:
-    images = coco.parent / "images"
-    with pytest.raises(InputError, match="no image of .* has an instance of cat"):
-        CocoPseudoVideos(coco, images, classes=("cat",))
-    with pytest.raises(InputError, match="no such folder"):
-        CocoPseudoVideos(coco, tmp_path / "none")
-    missing = CocoPseudoVideos(coco, images, classes=("x",))
-    with pytest.raises(InputError, match="none.png"):
-        missing[0]
-    other = tmp_path / "videos.json"
-    other.write_text('{"videos": []}')
-    with pytest.raises(InputError, match="no list of images"):
-        CocoPseudoVideos(other, images)

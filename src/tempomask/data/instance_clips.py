@@ -1,7 +1,11 @@
-"""Training clips from videos in YouTube-VIS format: a few near frames, cropped alike."""
+"""Training clips of video instances: a few adjacent frames in YouTube-VIS format, cropped alike.
+
+Shape legend: T frames in temporal order, N instances, S image side (a multiple of 32), C classes.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -10,15 +14,52 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from tempomask.data.colour import ColourJitter, vary_colour
-from tempomask.data.instance_clip import InstanceClip, clip_with_an_instance, instances_in_view
 from tempomask.data.youtube_vis import VideoEntry, YouTubeVIS
 from tempomask.errors import InputError
 from tempomask.frames import Size
 
+# Tries to make a clip that shows an instance.
+ATTEMPTS = 10
 # Share of clips that show the whole frame; the others are cropped to a square of this share, at
 # least, of its shorter side.
 WHOLE_FRAMES = 0.4
 LEAST_CROP = 0.6
+
+
+@dataclass(frozen=True, eq=False)
+class InstanceClip:
+    """A few frames of a video with its instances; a data set's item, a function of its index alone.
+
+    Attributes:
+        frames: uint8 (T, S, S, 3) RGB.
+        masks: bool (T, N, S, S), may overlap; N may be 0.
+        labels: int64 (N,) from 0 to C - 1.
+        present: bool (T, N), the instance is to be found on the frame; its mask is else empty.
+
+    Raises:
+        InputError: The parts do not fit together.
+    """
+
+    frames: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+    labels: NDArray[np.int64]
+    present: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        times, height, width, *_ = self.frames.shape
+        number = len(self.labels)
+        for name, array, shape in (
+            ("frames", self.frames, (times, height, width, 3)),
+            ("masks", self.masks, (times, number, height, width)),
+            ("labels", self.labels, (number,)),
+            ("present", self.present, (times, number)),
+        ):
+            if array.shape != shape:
+                raise InputError(f"a clip's {name} have shape {array.shape}, not {shape}")
+        if number and self.labels.min() < 0:
+            raise InputError(f"a clip has the label {self.labels.min()}; labels start from 0")
+        if (self.masks.any(axis=(2, 3)) & ~self.present).any():
+            raise InputError("a clip has a mask of an instance that is not present")
 
 
 class View(NamedTuple):
@@ -27,6 +68,16 @@ class View(NamedTuple):
     part: tuple[int, int, int, int]
     scale: float
     mirrored: bool
+
+    def show(self, image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+        """An image (H, W) or (H, W, 3) as a square (S, S) or (S, S, 3), 0 where the view ends."""
+        x, y, width, height = self.part
+        columns, rows = (min(side, max(1, round(size * self.scale))) for size in (width, height))
+        part = Image.fromarray(np.ascontiguousarray(image[y : y + height, x : x + width]))
+        resized = np.asarray(part.resize((columns, rows), Image.Resampling.BILINEAR))
+        shown = np.zeros((side, side, *image.shape[2:]), dtype=np.uint8)
+        shown[:rows, :columns] = resized[:, ::-1] if self.mirrored else resized
+        return shown
 
 
 class VideoInstanceClips(Dataset[InstanceClip]):
@@ -42,7 +93,6 @@ class VideoInstanceClips(Dataset[InstanceClip]):
         *,
         image_size: int = 480,
         num_frames: int = 2,
-        window: int | None = None,
         seed: int = 1,
         augment: bool = True,
     ) -> None:
@@ -53,7 +103,6 @@ class VideoInstanceClips(Dataset[InstanceClip]):
             image_size: Side S of the square frames; what an image does not fill stays black, below
                 or right of it, as at inference.
             num_frames: Of a clip.
-            window: The frames lie among so many consecutive ones; None for adjacent frames.
             seed: Of all random choices.
             augment: Random crops, mirroring and colours; else the whole frame as it is.
 
@@ -62,11 +111,8 @@ class VideoInstanceClips(Dataset[InstanceClip]):
         """
         if not dataset.annotated:
             raise InputError(f"{dataset.path} has no annotations; training needs the train file")
-        if window is not None and window < num_frames:
-            raise InputError(f"a window of {window} frames does not hold clips of {num_frames}")
         self.dataset, self.side, self.num_frames = dataset, image_size, num_frames
-        self.window = window or num_frames
-        self.seed, self.augment = seed, augment
+        self.seed, self.augment, self.classes = seed, augment, dataset.classes
         self.videos = [
             video
             for video in dataset.videos
@@ -76,28 +122,32 @@ class VideoInstanceClips(Dataset[InstanceClip]):
             raise InputError(
                 f"no video of {dataset.path} has annotations and {num_frames} frames or more"
             )
-        self.classes = dataset.classes
 
     def __len__(self) -> int:
         """One clip a video; larger indices give further clips."""
         return len(self.videos)
 
     def __getitem__(self, index: int) -> InstanceClip:
+        """The first of some tries that shows an instance, else the last of them."""
         rng = np.random.default_rng((self.seed, index))
         # Every video once before any comes again, each time in another order.
         round_, place = divmod(index, len(self.videos))
         order = np.random.default_rng((self.seed, round_, len(self.videos)))
         video = self.videos[order.permutation(len(self.videos))[place]]
-        return clip_with_an_instance(lambda: self._clip(rng, video))
+        for _ in range(ATTEMPTS - 1):
+            clip = self._clip(rng, video)
+            if clip.present.any():
+                return clip
+        return self._clip(rng, video)
 
     def _clip(self, rng: np.random.Generator, video: VideoEntry) -> InstanceClip:
-        times = self._times(rng, len(video))
-        view = (
-            random_view(rng, video.size, self.side)
-            if self.augment
-            else whole_view(video.size, self.side)
-        )
-        frames = np.stack([show(self.dataset.frame(video, t), view, self.side) for t in times])
+        """Adjacent frames, and those instances that some of them show."""
+        start = int(rng.integers(len(video) - self.num_frames + 1))
+        times = range(start, start + self.num_frames)
+        view = whole_view(video.size, self.side)
+        if self.augment:
+            view = random_view(rng, video.size, self.side)
+        frames = np.stack([view.show(self.dataset.frame(video, t), self.side) for t in times])
         if self.augment:
             frames = vary_colour(rng, frames, ColourJitter(drift=0.005, flicker=0.005))
         wanted = [a for a in self.dataset.annotations(video.id) if not a.is_crowd]
@@ -105,16 +155,13 @@ class VideoInstanceClips(Dataset[InstanceClip]):
         for number, annotation in enumerate(wanted):
             for place, t in enumerate(times):
                 if annotation.seen[t]:
-                    masks[place, number] = show_mask(annotation.mask(t), view, self.side)
-        labels = [self.dataset.labels[a.category_id] for a in wanted]
-        return instances_in_view(frames, masks, labels)
-
-    def _times(self, rng: np.random.Generator, length: int) -> list[int]:
-        """T frame numbers in order, within one window."""
-        window = min(self.window, length)
-        start = int(rng.integers(length - window + 1))
-        chosen = rng.choice(window, self.num_frames, replace=False)
-        return sorted(start + int(offset) for offset in chosen)
+                    # Pixels that it covers by half or more.
+                    grey = annotation.mask(t).astype(np.uint8) * np.uint8(255)
+                    masks[place, number] = view.show(grey, self.side) > 127
+        labels = np.array([self.dataset.labels[a.category_id] for a in wanted], dtype=np.int64)
+        present = np.asarray(masks.any(axis=(2, 3)))
+        kept = present.any(axis=0)
+        return InstanceClip(frames, masks[:, kept], labels[kept], present[:, kept])
 
 
 def whole_view(size: Size, side: int) -> View:
@@ -131,29 +178,3 @@ def random_view(rng: np.random.Generator, size: Size, side: int) -> View:
     crop = max(1, int(min(size) * rng.uniform(LEAST_CROP, 1.0)))
     x, y = int(rng.integers(width - crop + 1)), int(rng.integers(height - crop + 1))
     return View((x, y, crop, crop), side / crop, mirrored)
-
-
-def show(image: NDArray[np.uint8], view: View, side: int) -> NDArray[np.uint8]:
-    """An image (H, W, 3) in a view, (S, S, 3); black where the view ends."""
-    shown = np.zeros((side, side, 3), dtype=np.uint8)
-    resized = _resized(image, view, side)
-    shown[: resized.shape[0], : resized.shape[1]] = resized
-    return shown
-
-
-def show_mask(mask: NDArray[np.bool_], view: View, side: int) -> NDArray[np.bool_]:
-    """A mask (H, W) in a view, bool (S, S): pixels that it covers by half or more."""
-    shown = np.zeros((side, side), dtype=bool)
-    grey = mask.astype(np.uint8) * np.uint8(255)
-    resized = np.asarray(_resized(grey, view, side)) > 127
-    shown[: resized.shape[0], : resized.shape[1]] = resized
-    return shown
-
-
-def _resized(array: NDArray[np.uint8], view: View, side: int) -> NDArray[np.uint8]:
-    x, y, width, height = view.part
-    part = array[y : y + height, x : x + width]
-    columns, rows = (min(side, max(1, round(extent * view.scale))) for extent in (width, height))
-    image = Image.fromarray(np.ascontiguousarray(part))
-    resized = np.asarray(image.resize((columns, rows), Image.Resampling.BILINEAR))
-    return resized[:, ::-1] if view.mirrored else resized

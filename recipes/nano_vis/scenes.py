@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from recipes.nano_vis.scenery import PEOPLE_AND_HORSES
 from tempomask.data.colour import ColourJitter, vary_colour
 from tempomask.data.motion import ImageArray, Stage
-from tempomask.data.scenery import PEOPLE_AND_HORSES
 from tempomask.data.shapes import drawn_shape
 from tempomask.data.stills import (
     LEAST_AREA,
