@@ -15,15 +15,12 @@ def check(annotations: Path, /, *, images: Path | None = None, decode: bool = Fa
         images: Folder that file names start from. Default: looked for beside the annotations.
         decode: Read every image to the end; slower.
     """
-    with console.waiting("reading"):
-        from tempomask.data.youtube_vis_check import check as problems
+    from tempomask.data.youtube_vis_check import check as problems
 
-        found = problems(annotations, images, decode=decode, progress=None)
-        first = next(found, None)
     count = 0
-    while first is not None:
-        console.out.print(first, soft_wrap=True)
-        count, first = count + 1, next(found, None)
+    for problem in problems(annotations, images, decode=decode):
+        console.out.print(problem, soft_wrap=True)
+        count += 1
     if count:
         console.note(f"{count} problem{'' if count == 1 else 's'}")
         return 1

@@ -4,69 +4,52 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from tempomask.cli import console
-from tempomask.cli.options import FRAMES, MODEL, RunOutput
-from tempomask.devices import DTypeName
-from tempomask.errors import InputError
+from tempomask.cli.options import FRAMES, MODEL, ModelOptions, RunOutput
 from tempomask.instances.options import InstanceOptions
 
 if TYPE_CHECKING:
-    from tempomask.instances.model import InstanceModel, RouterName
+    from tempomask.instances.model import InstanceModel
 
 
 @Parameter(name="*", group=MODEL)
 @dataclass(frozen=True)
-class InstanceModelOptions:
+class InstanceModelOptions(ModelOptions):
     """Which instance segmenter, and where it runs.
 
     Args:
         model: Such as nano-vis, minvis-r50-ytvis19, dvis-plus-r50-ovis. Default: what the
             checkpoint holds, or nano-vis.
         checkpoint: Weights: a file, a folder or a Hub id. Default: the model's own.
-        router: Which decoder layers run: tar routes by the model's TAR weights, none runs all, a
-            number so many on every frame; auto takes TAR where the file has it.
-        classes: Other names for the classes: a text file with one a line, or JSON.
         image_size: Shorter side of what the network sees. Default: the model's own.
         device: auto, cpu, cuda, cuda:1 or mps.
         dtype: Number type of the computation.
+        router: Which decoder layers run: tar routes by the model's TAR weights, none runs all, a
+            number so many on every frame; auto takes TAR where the file has it.
+        classes: Other names for the classes: a text file with one a line, or JSON.
     """
 
-    model: Annotated[str | None, Parameter(name=["--model", "-m"])] = None
-    checkpoint: str | None = None
-    router: str = "auto"
+    router: Literal["auto", "tar", "none"] | int = "auto"
     classes: Path | None = None
-    image_size: int | None = None
-    device: str = "auto"
-    dtype: DTypeName = "auto"
 
-    def load(self) -> InstanceModel:
+    def load_instances(self) -> InstanceModel:
         """The model, with a spinner while it loads; InputError as from its loader."""
-        router = router_choice(self.router)
         with console.waiting("loading the model"):
             from tempomask.instances.model import load_instances
 
             return load_instances(
                 self.model,
                 self.checkpoint,
-                router,
+                self.router,
                 self.classes,
                 self.image_size,
                 self.device,
                 self.dtype,
             )
-
-
-def router_choice(text: str) -> RouterName | int:
-    """A number of layers, or the router's name; InputError for anything else."""
-    if text.isdecimal():
-        return int(text)
-    if text not in ("auto", "tar", "none"):
-        raise InputError(f"--router {text}: unknown; use auto, tar, none or a number of layers")
-    return cast("RouterName", text)
 
 
 def instances(
@@ -110,5 +93,5 @@ def instances(
     )
     with open_video(source) as video:
         run = Run(request, InstanceTask(shown), video)
-        report, files = run.execute(model.load())
+        report, files = run.execute(model.load_instances())
     return console.conclude(report, files, output.as_json, print_report)

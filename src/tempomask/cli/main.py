@@ -17,20 +17,22 @@ from tempomask.cli.adapt import adapt
 from tempomask.cli.calibrate import calibrate
 from tempomask.cli.data import check
 from tempomask.cli.demo import demo
-from tempomask.cli.evaluate import davis
-from tempomask.cli.evaluate_boxes import boxes
-from tempomask.cli.evaluate_instances import youtube_vis
+from tempomask.cli.evaluate import boxes, davis, youtube_vis
 from tempomask.cli.instances import instances
 from tempomask.cli.models import models
 from tempomask.cli.prompt_options import PromptOptions, in_order_given
 from tempomask.cli.propagate import propagate
 from tempomask.cli.track import track
-from tempomask.cli.train import train
-from tempomask.cli.train_instances import train_instances
+from tempomask.cli.train import train, train_instances
 from tempomask.errors import InputError
 
-# No --no-FLAG beside every --FLAG, no --empty-LIST; of an option given twice the last holds.
-PLAIN = Parameter(negative=(), allow_repeating=True)
+# No --no-FLAG beside every --FLAG, no --empty-LIST; of an option given twice the last holds. That a
+# flag is off unless it is given goes without saying.
+PLAIN = Parameter(
+    negative=(),
+    allow_repeating=True,
+    show_default=lambda value: None if value is False else value,
+)
 
 app = App(
     name="tempomask",

@@ -6,7 +6,8 @@ such a group as one parameter and hands it on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from itertools import chain, count
 from pathlib import Path
@@ -30,8 +31,6 @@ TRACKING = Group.create_ordered("Tracking")
 FRAMES = Group.create_ordered("Frames")
 TRAINING = Group.create_ordered("Training")
 OUTPUT = Group.create_ordered("Output")
-# What --save of the trackers knows.
-TRACKED = "masks, objects, overlay, rle, npz, boxes, chart, blocks"
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -39,42 +38,34 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _split(_type: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
-    found = words(tokens[-1].value)
-    if not found:
-        raise InputError(
-            f"{tokens[-1].keyword} is empty; leave it out, or give names with commas between"
-        )
-    return found
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in words(text))
 
 
-def _numbers(_type: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
-    text = tokens[-1].value
-    try:
-        found = tuple(float(part) for part in words(text))
-    except ValueError:
-        found = ()
-    if not found:
-        raise InputError(f"{tokens[-1].keyword} {text!r} is no list of numbers, such as 0.5,0.6")
-    return found
-
-
-def _blocks(_type: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
-    text, found = tokens[-1].value, set[int]()
+def _blocks(text: str) -> tuple[int, ...]:
+    found = set[int]()
     for part in words(text):
         first, _, last = part.partition("-")
-        if not (first.isdecimal() and (last or first).isdecimal()):
-            found.clear()
-            break
         found |= set(range(int(first), int(last or first) + 1))
-    if not found:
-        raise InputError(f"{tokens[-1].keyword} {text!r} is no list of blocks, such as 0,2,12-17")
     return tuple(sorted(found))
 
 
-def _count_or_blocks(_type: Any, tokens: Sequence[Token]) -> int | tuple[int, ...]:
-    text = tokens[-1].value.strip()
-    return int(text) if text.isdecimal() else _blocks(_type, tokens)
+def _count_or_blocks(text: str) -> int | tuple[int, ...]:
+    return int(text) if text.strip().isdecimal() else _blocks(text)
+
+
+def _listed(read: Callable[[str], Any], what: str) -> Parameter:
+    """An option of one word that `read` takes apart; nothing, or ValueError, is bad input."""
+
+    def convert(_type: Any, tokens: Sequence[Token]) -> Any:
+        text, found = tokens[-1].value, ()
+        with suppress(ValueError):
+            found = read(text)
+        if found == ():
+            raise InputError(f"{tokens[-1].keyword} {text!r} is no list of {what}")
+        return found
+
+    return Parameter(converter=convert, n_tokens=1)
 
 
 def at_least(least: int) -> Parameter:
@@ -87,11 +78,13 @@ def at_least(least: int) -> Parameter:
     return Parameter(validator=check)
 
 
-Names = Annotated[tuple[str, ...], Parameter(converter=_split, n_tokens=1)]
-Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers, n_tokens=1)]
-# Blocks such as 0,2,12-17; a single number of the second is how many there are to be.
-Blocks = Annotated[tuple[int, ...], Parameter(converter=_blocks, n_tokens=1)]
-CountOrBlocks = Annotated[int | tuple[int, ...], Parameter(converter=_count_or_blocks, n_tokens=1)]
+Names = Annotated[tuple[str, ...], _listed(words, "names, such as one,two; leave it out for all")]
+Numbers = Annotated[tuple[float, ...], _listed(_numbers, "numbers, such as 0.5,0.6")]
+Blocks = Annotated[tuple[int, ...], _listed(_blocks, "blocks, such as 0,2,12-17")]
+# A single number is how many there are to be.
+CountOrBlocks = Annotated[
+    int | tuple[int, ...], _listed(_count_or_blocks, "blocks, such as 0,2,12-17")
+]
 Json = Annotated[bool, Parameter(name="--json", group=OUTPUT)]
 Positive = Annotated[int, at_least(1)]
 
@@ -171,12 +164,6 @@ class RoutingOptions(Routing):
             check_share("--budget", self.budget)
         if self.fps is not None and not self.fps > 0:
             raise InputError(f"--fps {self.fps:g} must be more than 0")
-        for name, value, rule in (
-            ("threshold", self.threshold, "threshold"),
-            ("routing-seed", self.seed, "stochastic"),
-        ):
-            if value is not None and self.rule != rule:
-                raise InputError(f"--{name} is for --rule {rule}; leave it out, or give that rule")
         super().__post_init__()
 
     @property

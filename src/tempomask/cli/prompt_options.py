@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,11 +21,7 @@ from tempomask.errors import InputError
 if TYPE_CHECKING:
     from tempomask.prompts import Prompt
 
-_PROMPTING = {"point", "negative", "box", "mask"}
-_STANDING = {"object_id": "--object", "frame": "--frame"}
-_KEYS = {"frame", "object", "points", "labels", "box", "mask"}
-
-
+_KEYS = ("box", "frame", "labels", "mask", "object", "points")
 _FLAGS = {
     "--point": "point",
     "--negative": "negative",
@@ -78,7 +74,11 @@ class PromptOptions:
 
     def files(self) -> tuple[Path, ...]:
         """The files that the options name, and the masks that JSON files among them name."""
-        return prompt_files(self.order)
+        files = [Path(text) for name, text in self.order if name in ("mask", "prompts")]
+        for path in [Path(text) for name, text in self.order if name == "prompts"]:
+            masks = (entry.get("mask") for entry in json.loads(path.read_text(encoding="utf-8")))
+            files += [path.parent / mask for mask in masks if mask is not None]
+        return tuple(files)
 
 
 def in_order_given(arguments: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -91,108 +91,62 @@ def in_order_given(arguments: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-@dataclass
-class _Parts:
-    """What was said so far about one object on one frame."""
-
-    frame: int
-    object_id: int
-    points: list[tuple[float, ...]] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    box: tuple[float, ...] | None = None
-
-    def prompt(self) -> Prompt:
-        from tempomask.prompts import Prompt
-
-        return Prompt(
-            frame=self.frame,
-            object_id=self.object_id,
-            points=self.points or None,
-            labels=self.labels or None,
-            box=self.box,
-        )
-
-
-class _Collector:
-    """Gathers prompts: clicks and a box of one object on one frame are one prompt."""
-
-    def __init__(self, frame: int) -> None:
-        self.frame, self.object_id = frame, 1
-        # Whether --object has named it.
-        self.named = False
-        self.listed: list[_Parts | Prompt] = []
-        self.open: dict[tuple[int, int], _Parts] = {}
-
-    def parts(self) -> _Parts:
-        key = (self.frame, self.object_id)
-        if key not in self.open:
-            self.open[key] = _Parts(*key)
-            self.listed.append(self.open[key])
-        return self.open[key]
-
-    def point(self, text: str, option: str, label: int) -> None:
-        parts = self.parts()
-        parts.points.append(coordinates(text, 2, option, "x,y"))
-        parts.labels.append(label)
-
-    def box(self, text: str) -> None:
-        parts = self.parts()
-        if parts.box is not None:
-            raise InputError(
-                f"--box {text}: object {self.object_id} has a box on frame {self.frame} already;"
-                " put --object N before the box of another object"
-            )
-        parts.box = coordinates(text, 4, "--box", "x0,y0,x1,y1")
-
-    def mask(self, path: Path) -> None:
-        # Clicks that follow a mask correct it, so they make a prompt of their own.
-        self.open.pop((self.frame, self.object_id), None)
-        self.listed.extend(mask_prompts(path, self.frame, self.object_id, self.named))
-
-    def prompts(self) -> list[Prompt]:
-        return [item.prompt() if isinstance(item, _Parts) else item for item in self.listed]
-
-
 def prompts_from_options(options: Iterable[tuple[str, str]], frame: int = 0) -> list[Prompt]:
-    """The prompts that a row of options stands for. InputError for an option that acts on none.
+    """The prompts that a row of options stands for; clicks and a box of one object are one prompt.
 
-    frame: of prompts that name none.
+    Args:
+        options: (name, text), in order.
+        frame: Of prompts that name none.
+
+    Raises:
+        InputError: For what cannot be read, and for an option that acts on no prompt.
     """
-    collector = _Collector(frame)
+    from tempomask.prompts import Prompt
+
+    file_frame, object_id, named = frame, 1, False
+    listed: list[dict[str, Any] | Prompt] = []
+    # What was said so far about an object on a frame.
+    begun: dict[tuple[int, int], dict[str, Any]] = {}
     for name, text in _standing_first(list(options)):
+        here = frame, object_id
         if name == "object_id":
-            collector.object_id, collector.named = whole(text, "--object"), True
+            object_id, named = whole(text, "--object"), True
         elif name == "frame":
-            collector.frame = whole(text, "--frame")
-        elif name in ("point", "negative"):
-            collector.point(text, f"--{name}", int(name == "point"))
-        elif name == "box":
-            collector.box(text)
-        elif name == "mask":
-            collector.mask(Path(text))
+            frame = whole(text, "--frame")
         elif name == "prompts":
-            collector.listed.extend(read_prompts(Path(text), frame))
-    return collector.prompts()
+            listed += read_prompts(Path(text), file_frame)
+        elif name == "mask":
+            # Clicks that follow a mask correct it, so they make a prompt of their own.
+            begun.pop(here, None)
+            listed += mask_prompts(Path(text), frame, object_id, named)
+        else:
+            if here not in begun:
+                begun[here] = {"frame": frame, "object_id": object_id}
+                listed.append(begun[here])
+            _add(begun[here], name, text)
+    return [item if isinstance(item, Prompt) else Prompt(**item) for item in listed]
 
 
-def prompt_files(options: Iterable[tuple[str, str]]) -> tuple[Path, ...]:
-    """The files that the options name, and the masks that JSON files among them name."""
-    files: list[Path] = []
-    for name, text in options:
-        if name in ("mask", "prompts"):
-            files.append(Path(text))
-        if name == "prompts":
-            entries = json.loads(Path(text).read_text(encoding="utf-8"))
-            masks = [entry["mask"] for entry in entries if entry.get("mask") is not None]
-            files += [Path(text).parent / mask for mask in masks]
-    return tuple(files)
+def _add(parts: dict[str, Any], name: str, text: str) -> None:
+    """Add a click or a box to what was said about an object on a frame."""
+    if name != "box":
+        parts.setdefault("points", []).append(coordinates(text, 2, f"--{name}", "x,y"))
+        parts.setdefault("labels", []).append(int(name == "point"))
+        return
+    if "box" in parts:
+        raise InputError(
+            f"--box {text}: object {parts['object_id']} has a box on frame {parts['frame']}"
+            " already; put --object N before the box of another object"
+        )
+    parts["box"] = coordinates(text, 4, "--box", "x0,y0,x1,y1")
 
 
 def _standing_first(options: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """The options, with an --object or --frame that stands once, behind all prompts, put first."""
-    prompted = [k for k, (name, _) in enumerate(options) if name in _PROMPTING]
+    prompting = ("point", "negative", "box", "mask")
+    prompted = [k for k, (name, _) in enumerate(options) if name in prompting]
     last = prompted[-1] if prompted else -1
-    for name, option in _STANDING.items():
+    for name, option in (("object_id", "--object"), ("frame", "--frame")):
         places = [k for k, (given, _) in enumerate(options) if given == name]
         if not places or places[-1] < last:
             continue
@@ -213,7 +167,7 @@ def mask_prompts(path: Path, frame: int, object_id: int, named: bool = False) ->
     from tempomask.prompts import Prompt
 
     labels = read_mask(path)
-    ids = sorted({int(i) for i in set(labels.ravel().tolist())} - {0})
+    ids = sorted(set(labels.ravel().tolist()) - {0})
     if not ids:
         raise InputError(f"the mask {path} is empty; mark at least one pixel")
     if len(ids) == 1:
@@ -254,30 +208,24 @@ def read_prompts(path: Path, frame: int = 0) -> list[Prompt]:
     return listed
 
 
-def _read_entry(entry: Any, folder: Path, default_frame: int) -> list[Prompt]:
+def _read_entry(entry: Any, folder: Path, frame: int) -> list[Prompt]:
     from tempomask.prompts import Prompt
 
     if not isinstance(entry, dict):
-        raise InputError(f"expected an object with {', '.join(sorted(_KEYS))}, got {entry!r}")
-    unknown = sorted(set(entry) - _KEYS)
+        raise InputError(f"expected an object with {', '.join(_KEYS)}, got {entry!r}")
+    unknown = sorted(set(entry) - set(_KEYS))
     if unknown:
-        raise InputError(f"unknown key {unknown[0]!r}; use {', '.join(sorted(_KEYS))}")
-    frame, object_id = entry.get("frame", default_frame), entry.get("object", 1)
-    if entry.get("mask") is None:
-        return [
-            Prompt(
-                frame=frame,
-                object_id=object_id,
-                points=entry.get("points"),
-                labels=entry.get("labels"),
-                box=entry.get("box"),
-            )
-        ]
+        raise InputError(f"unknown key {unknown[0]!r}; use {', '.join(_KEYS)}")
+    entry = {"frame": frame, **entry}
+    named = "object" in entry
+    object_id, mask = entry.pop("object", 1), entry.pop("mask", None)
+    if mask is None:
+        return [Prompt(object_id=object_id, **entry)]
     if entry.get("points") is not None or entry.get("box") is not None:
         raise InputError("a mask excludes points and a box; correct it with a prompt after it")
-    if not isinstance(entry["mask"], str):
-        raise InputError(f"mask must be the path of an image, got {entry['mask']!r}")
-    return mask_prompts(folder / entry["mask"], frame, object_id, "object" in entry)
+    if not isinstance(mask, str):
+        raise InputError(f"mask must be the path of an image, got {mask!r}")
+    return mask_prompts(folder / mask, entry["frame"], object_id, named)
 
 
 def whole(text: str, option: str) -> int:
