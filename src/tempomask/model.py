@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -16,11 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from tempomask.devices import (
-    DTypeName,
-    resolve_device,
-    resolve_dtype,
-)
+from tempomask.devices import DTypeName, resolve_device, resolve_dtype
 from tempomask.errors import InputError
 from tempomask.frames import Size
 from tempomask.models.config import SegmenterConfig
@@ -28,7 +24,7 @@ from tempomask.models.encoder import Policy, RoutedNetwork
 from tempomask.models.segmenter import Segmenter, as_segmenter
 from tempomask.prompts import Prompt
 from tempomask.routing.options import Routing
-from tempomask.routing.static import PLAN_A, PLAN_B, PLAN_BLOCKS, StaticPlan
+from tempomask.routing.static import STATIC_PLANS, static_plan
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.passes import Direction, FrameSource, Results, track
 from tempomask.tracking.session import Session
@@ -82,55 +78,23 @@ def load(
     def build(name: str | None) -> Segmenter:
         return load_segmenter(name, checkpoint, image_size, pooled_memory).to(place)
 
+    attached = None
     if adapter is None:
-        return Model(_engine(build(name), precision, engine), precision)
-    attached = load_adapted(build, name, adapter, any_name=checkpoint is None)
-    segmenter = _engine(as_segmenter(attached.network).to(place), precision, engine)
+        segmenter = build(name)
+    else:
+        from tempomask.baselines.methods import load_adapted
+
+        attached = load_adapted(build, name, adapter, any_name=checkpoint is None)
+        segmenter = as_segmenter(attached.network).to(place)
+    if engine == "fast":
+        from tempomask.engine import accelerate
+
+        segmenter = accelerate(segmenter, precision)
     return Model(segmenter, precision, attached)
-
-
-def load_adapted(
-    build: Callable[[str | None], RoutedNetwork],
-    name: str | None,
-    adapter: str | Path,
-    *,
-    any_name: bool = False,
-) -> LoadedAdapter:
-    """A network with an adapter on it.
-
-    Args:
-        build: Loads the network of a name, on its device.
-        name: That was asked for, if any.
-        adapter: A folder, or the name of a bundled one.
-        any_name: Without a name, take the network that the adapter was made for.
-
-    Raises:
-        InputError: For an adapter that cannot be read, of another model, or of other weights.
-    """
-    from tempomask.adaptation.adapter_file import attach_adapter, check_model, read_adapter
-    from tempomask.baselines.methods import attach_of
-
-    wanted = read_adapter(adapter)
-    attach = attach_of(wanted)
-    if name is None and any_name:
-        name = wanted.model
-    if name is not None:
-        check_model(wanted, name)
-    return attach_adapter(build(name), wanted, attach)
-
-
-def _engine(segmenter: Segmenter, dtype: torch.dtype, engine: Engine) -> Segmenter:
-    if engine == "plain":
-        return segmenter
-    from tempomask.engine import accelerate
-
-    return accelerate(segmenter, dtype)
 
 
 # What stands for a routing: one itself, a budget, or a policy; None leaves it to the adapter.
 RoutingChoice = Routing | float | Policy | None
-# Fixed choices of blocks that need no adapter, for encoders of `PLAN_BLOCKS` blocks.
-STATIC_PLANS = {"plan-a": PLAN_A, "plan-b": PLAN_B}
 
 
 class RoutedModel:
@@ -160,9 +124,19 @@ class RoutedModel:
         return self.network.device
 
     @property
+    def image_size(self) -> int:
+        """Side of the square that the network sees, in pixels; of a propagator, the short side."""
+        raise TypeError(f"{type(self).__name__} must implement image_size")
+
+    @property
     def pooling(self) -> str | None:
         """How its memories are pooled; None where they are not, or where there are none."""
         return None
+
+    def __repr__(self) -> str:
+        kind, dtype = type(self).__name__, str(self.dtype).removeprefix("torch.")
+        size, device = self.image_size, self.device
+        return f"{kind}({self.name!r}, image_size={size}, device='{device}', dtype={dtype})"
 
     def policy(
         self, routing: RoutingChoice = None, *, count_waiting: bool | None = None
@@ -182,7 +156,7 @@ class RoutedModel:
         """
         if isinstance(routing, Policy):
             return routing
-        asked = as_routing(routing)
+        asked = Routing.of(routing)
         if asked.count_waiting is None:
             asked = replace(asked, count_waiting=count_waiting)
         adapter, router = self.adapter, asked.router
@@ -192,7 +166,7 @@ class RoutedModel:
 
         if router not in (known := ("auto", "none", *METHODS, *STATIC_PLANS)):
             raise InputError(f"unknown router {router!r}; use {', '.join(known)}")
-        if replace(asked, router="auto", count_waiting=None) != Routing():
+        if replace(asked, router="auto", count_waiting=None).settings():
             if router == "none":
                 raise InputError(
                     "router none runs all blocks, so that a budget, a rule and fps mean nothing;"
@@ -203,13 +177,7 @@ class RoutedModel:
                 " tempomask adapt makes them (nano-rds comes with the package, for nano)"
             )
         if router in STATIC_PLANS:
-            encoder = self.network.encoder
-            if encoder.num_blocks != PLAN_BLOCKS:
-                raise InputError(
-                    f"{router} is for encoders of {PLAN_BLOCKS} blocks (SAM 2's large one); this"
-                    f" one has {encoder.num_blocks}: use an adapter, or router none"
-                )
-            return StaticPlan(STATIC_PLANS[router], encoder)
+            return static_plan(router, self.network.encoder)
         if router in ("auto", "none") or (adapter is not None and router == adapter.method):
             return None
         has = "no adapter" if adapter is None else f"an adapter of {adapter.method}"
@@ -259,10 +227,6 @@ class Model(RoutedModel):
     def pooling(self) -> str | None:
         """How its memories are pooled; None where they are not."""
         return self.config.memory_attention.pooling
-
-    def __repr__(self) -> str:
-        size, dtype = self.image_size, str(self.dtype).removeprefix("torch.")
-        return f"Model({self.name!r}, image_size={size}, device='{self.device}', dtype={dtype})"
 
     def warmup(
         self,
@@ -434,14 +398,3 @@ class Model(RoutedModel):
             dtype=self.dtype,
             policy=self.policy(routing, count_waiting=False),
         )
-
-
-def as_routing(routing: Routing | float | None) -> Routing:
-    """A `Routing` of what stands for one; InputError for anything else."""
-    if routing is None:
-        return Routing()
-    if isinstance(routing, int | float) and not isinstance(routing, bool):
-        return Routing(budget=float(routing))
-    if isinstance(routing, Routing):
-        return routing
-    raise InputError(f"routing must be a budget, a Routing or a policy, got {routing!r}")

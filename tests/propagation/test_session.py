@@ -408,7 +408,7 @@ def test_the_bundled_model_propagates() -> None:
     """nano's encoder by name, at a small size."""
     frames, labels = scene(2)
     propagator = load_propagator("nano", short_side=64, device="cpu", dtype="float32")
-    assert repr(propagator) == "Propagator('nano', short_side=64, device='cpu', dtype=float32)"
+    assert repr(propagator) == "Propagator('nano', image_size=64, device='cpu', dtype=float32)"
     prompts = [Prompt(object_id=i, mask=labels[0] == i) for i in (5, 2)]
     results = list(propagator.track(frames, prompts))
     assert results[1].blocks.shape == (propagator.network.encoder.num_blocks,)

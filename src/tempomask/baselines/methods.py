@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from operator import attrgetter
+from pathlib import Path
 from typing import NamedTuple
 
 from tempomask.adaptation import rds
-from tempomask.adaptation.adapter_file import Adapter
-from tempomask.adaptation.method import Attach, Method
+from tempomask.adaptation.adapter_file import (
+    Adapter,
+    attach_adapter,
+    check_model,
+    read_adapter,
+)
+from tempomask.adaptation.method import Attach, LoadedAdapter, Method
 from tempomask.adaptation.options import RDSConfig
 from tempomask.adaptation.rds import RDS, FullModel
 from tempomask.baselines import adavit, dyt, slimsam, static
@@ -20,7 +26,7 @@ from tempomask.baselines.settings import BaselineConfig
 from tempomask.baselines.slimsam import SlimSAM
 from tempomask.baselines.static import Static
 from tempomask.errors import InputError
-from tempomask.models.encoder import Encoder, always_on_blocks
+from tempomask.models.encoder import Encoder, RoutedNetwork, always_on_blocks
 from tempomask.routing.budget import check_budget
 
 # Called with the number of blocks measured so far, and of all that will be.
@@ -142,3 +148,30 @@ def attach_of(adapter: Adapter) -> Attach:
             f" {', '.join(METHODS)}"
         )
     return METHODS[adapter.method].attach
+
+
+def load_adapted(
+    build: Callable[[str | None], RoutedNetwork],
+    name: str | None,
+    adapter: str | Path,
+    *,
+    any_name: bool = False,
+) -> LoadedAdapter:
+    """A network with an adapter on it.
+
+    Args:
+        build: Loads the network of a name, on its device.
+        name: That was asked for, if any.
+        adapter: A folder, or the name of a bundled one.
+        any_name: Without a name, take the network that the adapter was made for.
+
+    Raises:
+        InputError: For an adapter that cannot be read, of another model, or of other weights.
+    """
+    wanted = read_adapter(adapter)
+    attach = attach_of(wanted)
+    if name is None and any_name:
+        name = wanted.model
+    if name is not None:
+        check_model(wanted, name)
+    return attach_adapter(build(name), wanted, attach)

@@ -97,7 +97,7 @@ def davis(
                 out=out,
                 prompt=prompt,
                 options=options,
-                routing=routing.routing,
+                routing=routing,
                 progress=bar.show,
             )
     _conclude(summary, as_json, out, _print_masks)

@@ -166,14 +166,9 @@ class RoutingOptions(Routing):
             raise InputError(f"--fps {self.fps:g} must be more than 0")
         super().__post_init__()
 
-    @property
-    def routing(self) -> Routing:
-        """What is asked of the router, without the adapter."""
-        return Routing(**{f.name: getattr(self, f.name) for f in fields(Routing)})
-
     def adapter_for(self, model: str | None, checkpoint: str | None) -> str | None:
         """The adapter named, else the model's bundled one if anything is asked of a router."""
-        if self.adapter is not None or checkpoint is not None or not self.routing.settings():
+        if self.adapter is not None or checkpoint is not None or not self.settings():
             return self.adapter
         from tempomask.adaptation.adapter_file import bundled_adapters
 

@@ -69,7 +69,7 @@ def propagate(
         names=output.names,
         inputs=tuple(mask or ()),
     )
-    task = TrackingTask(prompts, direction, propagation, routing.routing, adapter)
+    task = TrackingTask(prompts, direction, propagation, routing, adapter)
     with open_video(source) as video:
         run = Run(request, task, video)
         loaded = model.load_propagator(model.model, adapter, propagation.short_side)

@@ -71,7 +71,7 @@ def track(
         names=output.names,
         inputs=prompts.files(),
     )
-    task = TrackingTask(wanted, direction, options, routing.routing, adapter)
+    task = TrackingTask(wanted, direction, options, routing, adapter)
     with open_video(source) as video:
         run = Run(request, task, video)
         report, files = run.execute(model.load(adapter, tracking.pooled_memory))

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from tempomask.model import Model, RoutingChoice, as_routing
+from tempomask.model import Model, RoutingChoice
 from tempomask.models.encoder import Policy
 from tempomask.propagation.model import Propagator
 from tempomask.propagation.options import PropagationOptions
+from tempomask.routing.options import Routing
 from tempomask.tracking.options import TrackingOptions
 
 # Called with the sequence, the number of its frames that are done, and the number of all of them.
@@ -34,7 +35,7 @@ def run_settings(
     chosen = {} if options is None else options.settings()
     if isinstance(routing, Policy):
         return {"policy": str(routing), **chosen}
-    return {"policy": None, **chosen, **as_routing(routing).settings()}
+    return {"policy": None, **chosen, **Routing.of(routing).settings()}
 
 
 def computation(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tempomask.adaptation.adapter_file import read_adapter
+from tempomask.baselines.methods import load_adapted
 from tempomask.devices import DTypeName, resolve_device, resolve_dtype
 from tempomask.errors import InputError
 from tempomask.frames import FrameSource, Size
-from tempomask.model import RoutedModel, RoutingChoice, load, load_adapted
+from tempomask.model import RoutedModel, RoutingChoice, load
 from tempomask.models.config import SEGMENTERS
 from tempomask.prompts import Prompt
 from tempomask.propagation.network import PatchEncoder, as_patch_encoder
@@ -112,12 +113,6 @@ class Propagator(RoutedModel):
     def image_size(self) -> int:
         """Short side of the images that the network sees, in pixels."""
         return self.options.short_side
-
-    def __repr__(self) -> str:
-        size, dtype = self.image_size, str(self.dtype).removeprefix("torch.")
-        return (
-            f"Propagator({self.name!r}, short_side={size}, device='{self.device}', dtype={dtype})"
-        )
 
     def session(
         self,

@@ -82,9 +82,21 @@ class Routing:
                 f'the rule {self.rule} does not hold a budget; with adaptive use rule="top-k"'
             )
 
+    @classmethod
+    def of(cls, routing: Routing | float | None) -> Routing:
+        """What stands for a routing as one: a budget, or None; InputError for anything else."""
+        if routing is None:
+            return cls()
+        if isinstance(routing, int | float) and not isinstance(routing, bool):
+            return cls(budget=float(routing))
+        if isinstance(routing, Routing):
+            return routing
+        raise InputError(f"routing must be a budget, a Routing or a policy, got {routing!r}")
+
     def settings(self) -> dict[str, Any]:
         """The fields that are not at their defaults, as summaries and journals name them."""
-        changed = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default}
+        known = fields(Routing)
+        changed = {f.name: v for f in known if (v := getattr(self, f.name)) != f.default}
         if "seed" in changed:
             changed["routing_seed"] = changed.pop("seed")
         return changed

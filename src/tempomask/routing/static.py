@@ -16,6 +16,7 @@ PLAN_BLOCKS = 48
 PLAN_A = (0, 1, 2, 3, 4, 6, 7, 8, 12, 13, 15, 18, 21, 25, 28, 32, 34, 35, 38, 39, 42, 43, 44, 47)
 PLAN_B = (0, 1, 2, 3, 4, 5, 7, 8, 13, 14, 16, 19, 20, 26, 27, 28, 33, 34, 36, 37, 42, 43, 44, 47)
 # fmt: on
+STATIC_PLANS = {"plan-a": PLAN_A, "plan-b": PLAN_B}
 
 
 class StaticPlan(Policy):
@@ -49,3 +50,13 @@ class StaticPlan(Policy):
     def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> KeepPlan:
         """The same plan for every frame."""
         return KeepPlan(self.keep)
+
+
+def static_plan(name: str, encoder: Encoder) -> StaticPlan:
+    """A plan that needs no adapter, by name; InputError for an encoder of another size."""
+    if encoder.num_blocks != PLAN_BLOCKS:
+        raise InputError(
+            f"{name} is for encoders of {PLAN_BLOCKS} blocks (SAM 2's large one); this one has"
+            f" {encoder.num_blocks}: use an adapter, or router none"
+        )
+    return StaticPlan(STATIC_PLANS[name], encoder)
