@@ -324,8 +324,8 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "both": (("--fps", 10, "--budget", 0.5), "fps chooses the budget itself"),
     "rule": (("--rule", "best"), 'Invalid value "best" for --rule'),
     "adaptive": (("--adaptive", "--rule", "threshold"), "does not hold a budget"),
-    "threshold": (("--threshold", 0.4), "--threshold is for --rule threshold; leave it out"),
-    "seed": (("--routing-seed", 0), "--routing-seed is for --rule stochastic; leave it out"),
+    "threshold": (("--threshold", 0.4), "a threshold is for the rule threshold, not for top-k"),
+    "seed": (("--routing-seed", 0), "a seed is for the rule stochastic, not for top-k"),
     "router": (("--router", "dyt"), "the model has an adapter of rds"),
 }
 

@@ -183,9 +183,9 @@ def test_other_settings_are_refused(follow: Follow, run: Run, video: Path, weigh
     [
         (("--save", "film"), "--save film: unknown"),
         (("--min-score", "2"), "min_score must be from 0 to 1"),
-        (("--start", "9"), "has 7 frames"),
-        (("--start", "3", "--end", "3"), "there are none"),
-        (("--router", "fast"), "--router fast: unknown"),
+        (("--start", "9"), "beyond the video's 7 frames"),
+        (("--start", "3", "--end", "3"), "leaves no frame"),
+        (("--router", "fast"), 'unable to convert "fast"'),
         (("--router", "tar"), "has no TAR weights"),
         (("--router", "9"), "9"),
         (("--classes", "names.txt"), "cannot read the classes file names.txt"),

@@ -233,7 +233,7 @@ def test_resume_refuses_another_run(track: Track, run: Run, video: Path, checkpo
         (["--object", 70000, "--point", "1,2"], "object id 70000 does not fit a mask image"),
         (["--point", "1,2", "--frame", 70], "prompt on frame 70, but the video has 7 frames"),
         (["--point", "1,2", "--save", "masks,gif"], "--save gif: unknown; choose from masks"),
-        (["--point", "1,2", "--save", ""], "--save is empty; leave it out, or give names"),
+        (["--point", "1,2", "--save", ""], "--save '' is no list of names, such as"),
         (["--point", "1,2", "--router", "none", "--budget", 0.5], "router none runs all blocks"),
         (["--point", "1,2", "--memory", "x"], 'Invalid value "x" for --memory'),
         (["--point", "1,2", "--direction", "up"], 'Invalid value "up" for --direction'),
@@ -241,11 +241,8 @@ def test_resume_refuses_another_run(track: Track, run: Run, video: Path, checkpo
         (["--point", "1,2", "--image-size", 65], "image_size 65 does not fit nano"),
         (["--point", "1,2", "--device", "cuda:7"], "device 'cuda:7' asked for"),
         (["--point", "1,2", "--preset", "best"], 'Invalid value "best" for --preset'),
-        (
-            ["--point", "1,2", "--end", 0],
-            "end 0 stops before the prompt on frame 0; end is the first",
-        ),
-        (["--point", "1,2", "--frame", 4, "--end", 2], "end 2 stops before the prompt on frame 4"),
+        (["--point", "1,2", "--end", 0], "--end 0 leaves no frame: tracking starts at frame 0"),
+        (["--point", "1,2", "--frame", 4, "--end", 2], "--end 2 leaves no frame"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(

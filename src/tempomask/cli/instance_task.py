@@ -16,6 +16,7 @@ from tempomask.io.records import INSTANCES
 from tempomask.io.result_folder import FORMATS
 from tempomask.io.writer import ResultWriter
 from tempomask.results import InstanceResult, InstanceTrack
+from tempomask.tracking.passes import check_frames
 
 if TYPE_CHECKING:
     from tempomask.instances.model import InstanceModel
@@ -39,10 +40,9 @@ class InstanceTask(Task):
     def check(self, request: Request, video: Video) -> None:
         """InputError for what cannot work, before a model is loaded for it."""
         start, end = request.start or 0, request.end
-        if start < 0 or (end is not None and end <= start):
-            raise InputError(f"frames from {start} to before {end}: there are none")
-        if video.num_frames is not None and start >= video.num_frames:
-            raise InputError(f"{video.name} has {video.num_frames} frames; --start {start}")
+        if end is not None and end <= start:
+            raise InputError(f"--end {end} leaves no frame after --start {start}")
+        check_frames(range(start, start + 1), video.num_frames)
 
     def begin(self, request: Request, frames: ReplayBuffer, model: InstanceModel) -> None:
         """Open a session."""

@@ -102,21 +102,24 @@ class TrackingTask(Task):
         """The frames to track from `start` (None: from the prompts on) to before `end`.
 
         Raises:
-            InputError: For an end that leaves out the prompted frame from which tracking starts.
+            InputError: Where that leaves no frame.
         """
         if start is None and end is None:
             return None
         prompted = [prompt.frame for prompt in prompts]
-        backward = self.direction == "backward"
-        if start is None and not (self.direction == "both" and self.lookahead):
-            _check_end(backward, (max if backward else min)(prompted), end)
-        if backward:
-            frames = range(max(prompted) if start is None else start, (end or 0) - 1, -1)
+        if self.direction == "backward":
+            first = max(prompted) if start is None else start
+            frames, meaning = range(first, (end or 0) - 1, -1), "the last frame tracked"
         else:
-            first = min(prompted) if self.direction == "forward" else 0
-            frames = range(first if start is None else start, sys.maxsize if end is None else end)
+            low = min(prompted) if self.direction == "forward" else 0
+            first = low if start is None else start
+            frames = range(first, sys.maxsize if end is None else end)
+            meaning = "the first frame left out"
         if not frames:
-            raise InputError(f"there are no frames from {start} to {end}; check --start and --end")
+            raise InputError(
+                f"--end {end} leaves no frame: tracking starts at frame {first}, and the end is"
+                f" {meaning}"
+            )
         return check_frames(frames, num_frames)
 
     def begin(self, request: Request, frames: ReplayBuffer, model: Model | Propagator) -> None:
@@ -242,22 +245,6 @@ def resume_prompts(
     planned = [*seen.values(), *later]
     # Every frame before a later prompt has to be tracked too, so the next one is the latest start.
     return planned, sign * min(sign * next_frame, *(sign * prompt.frame for prompt in planned))
-
-
-def _check_end(backward: bool, prompted: int, end: int | None) -> None:
-    """InputError for an end that leaves out the prompted frame from which tracking starts."""
-    if end is None:
-        return
-    if backward and end > prompted:
-        raise InputError(
-            f"end {end} lies after the prompt on frame {prompted}; backward, end is the last frame"
-            f" tracked: take {prompted} or less"
-        )
-    if not backward and end <= prompted:
-        raise InputError(
-            f"end {end} stops before the prompt on frame {prompted}; end is the first frame left"
-            f" out: take {prompted + 1} or more"
-        )
 
 
 def _described(prompt: Prompt) -> str:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,28 +25,42 @@ BUFFERS = 3
 AHEAD = 1
 
 
-class Arrival(Protocol):
-    """A tensor that is on its way to a device."""
+class Arrival:
+    """A tensor on its way to a GPU, copied by a stream of its own."""
+
+    def __init__(self, tensor: Tensor, done: Any) -> None:
+        self._tensor, self._done = tensor, done
 
     def wait(self) -> None:
         """Hold the host up until the copy is done."""
-        ...
+        self._done.synchronize()
 
     def take(self) -> Tensor:
         """The tensor, for work that is enqueued from now on; the host does not wait."""
-        ...
+        stream = torch.cuda.current_stream(self._tensor.device)
+        stream.wait_event(self._done)
+        # Its memory was taken on another stream, and must not be given out while this one reads it.
+        self._tensor.record_stream(stream)
+        return self._tensor
 
 
-class Transport(Protocol):
-    """How tensors come to a device."""
+class Transport:
+    """Pinned host memory, and a stream that copies beside the computation."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._stream = device, torch.cuda.Stream(device)
 
     def buffer(self, shape: tuple[int, ...]) -> Tensor:
         """Host memory, uint8, that can be copied from without waiting."""
-        ...
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
 
     def send(self, buffer: Tensor) -> Arrival:
         """Begin to copy a buffer."""
-        ...
+        with torch.cuda.stream(self._stream):
+            tensor = buffer.to(self._device, non_blocking=True)
+            done = torch.cuda.Event()
+            done.record(self._stream)
+        return Arrival(tensor, done)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,43 +101,9 @@ class PinnedRing:
         return buffer if buffer.shape == shape else self._transport.buffer(shape)
 
 
-class CudaArrival:
-    """A tensor that a stream of its own copies to a GPU."""
-
-    def __init__(self, tensor: Tensor, done: Any) -> None:
-        self._tensor, self._done = tensor, done
-
-    def wait(self) -> None:
-        self._done.synchronize()
-
-    def take(self) -> Tensor:
-        stream = torch.cuda.current_stream(self._tensor.device)
-        stream.wait_event(self._done)
-        # Its memory was taken on another stream, and must not be given out while this one reads it.
-        self._tensor.record_stream(stream)
-        return self._tensor
-
-
-class CudaTransport:
-    """Pinned host memory, and a stream that copies beside the computation."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._stream = device, torch.cuda.Stream(device)
-
-    def buffer(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-
-    def send(self, buffer: Tensor) -> CudaArrival:
-        with torch.cuda.stream(self._stream):
-            tensor = buffer.to(self._device, non_blocking=True)
-            done = torch.cuda.Event()
-            done.record(self._stream)
-        return CudaArrival(tensor, done)
-
-
 def pinned_ring(device: torch.device) -> PinnedRing | None:
     """The ring of a GPU; None for devices that share the host's memory or lack pinned copies."""
-    return PinnedRing(CudaTransport(device)) if device.type == "cuda" else None
+    return PinnedRing(Transport(device)) if device.type == "cuda" else None
 
 
 def prepared_ahead(
