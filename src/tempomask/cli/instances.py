@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from tempomask.cli import console
 from tempomask.cli.options import FRAMES, MODEL, ModelOptions, RunOutput
+from tempomask.devices import DTypeName
 from tempomask.instances.options import InstanceOptions
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class InstanceModelOptions(ModelOptions):
         classes: Other names for the classes: a text file with one a line, or JSON.
     """
 
+    # Named again, as the library resolves the names of types in this module.
+    dtype: DTypeName = "auto"
     router: Literal["auto", "tar", "none"] | int = "auto"
     classes: Path | None = None
 

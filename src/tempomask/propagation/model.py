@@ -29,7 +29,9 @@ from tempomask.tracking.passes import (
     Direction,
     Results,
     TrackingPasses,
+    check_direction,
     check_frames,
+    checked_prompts,
     plan_passes,
 )
 from tempomask.tracking.tracks import Tracks
@@ -174,10 +176,12 @@ class Propagator(RoutedModel):
         """
 
         def begin(video: FrameSource) -> Results:
-            listed = [prompts] if isinstance(prompts, Prompt) else list(prompts)
-            if not listed:
-                raise InputError("no prompt given; give the mask of an object on the first frame")
-            passes = _one_pass(listed, direction, frames, video)
+            listed = checked_prompts(prompts, video)
+            if direction == "both":
+                raise InputError('labels are propagated in direction "forward" or "backward"')
+            check_direction(direction, video)
+            checked = check_frames(frames, video.num_frames)
+            passes = plan_passes(listed[:1], direction, checked)
             backward = direction == "backward"
             session = PropagationSession(
                 self.network,
@@ -193,25 +197,6 @@ class Propagator(RoutedModel):
             return _results(session, video, passes)
 
         return Tracks(source, begin)
-
-
-def _one_pass(
-    prompts: list[Prompt], direction: Direction, frames: range | None, video: FrameSource
-) -> TrackingPasses:
-    """The pass through the video; InputError for a direction or frames that it does not allow."""
-    if direction not in ("forward", "backward"):
-        raise InputError(
-            f'label propagation runs in direction "forward" or "backward", got {direction!r}'
-        )
-    if direction == "backward" and not video.seekable:
-        raise InputError("backward needs a source that can be read in any order, such as a file")
-    first = prompts[0].frame
-    if video.num_frames is not None and first >= video.num_frames:
-        raise InputError(
-            f"prompt on frame {first}, but the video has {video.num_frames} frames"
-            f" (0 to {video.num_frames - 1})"
-        )
-    return plan_passes(prompts[:1], direction, check_frames(frames, video.num_frames))
 
 
 def _results(session: PropagationSession, source: FrameSource, passes: TrackingPasses) -> Results:

@@ -62,8 +62,8 @@ def track(
             backward where that is needed.
     """
     options = options or TrackingOptions()
-    ordered = _checked_prompts(prompts, source)
-    _check_direction(direction, source, options.lookahead)
+    ordered = checked_prompts(prompts, source)
+    check_direction(direction, source, options.lookahead)
     frames = check_frames(frames, source.num_frames)
     check_given(in_order(ordered, direction, options.lookahead))
     new_session = partial(
@@ -188,7 +188,7 @@ def _first_frames(prompts: Iterable[Prompt]) -> dict[int, int]:
     return first
 
 
-def _check_direction(direction: str, source: FrameSource, lookahead: bool) -> None:
+def check_direction(direction: str, source: FrameSource, lookahead: bool = False) -> None:
     """InputError for an unknown direction, and where the source would have to be rewound."""
     if direction not in ("forward", "backward", "both"):
         raise InputError(f'direction must be "forward", "backward" or "both", got {direction!r}')
@@ -197,7 +197,7 @@ def _check_direction(direction: str, source: FrameSource, lookahead: bool) -> No
         raise InputError(f"{what} needs a source that can be read in any order, such as a file")
 
 
-def _checked_prompts(prompts: Prompt | Iterable[Prompt], source: FrameSource) -> list[Prompt]:
+def checked_prompts(prompts: Prompt | Iterable[Prompt], source: FrameSource) -> list[Prompt]:
     """The prompts by frame, those of one frame in the order given."""
     if not isinstance(prompts, Iterable | Prompt):
         raise InputError(f"prompts must be Prompt objects, got {type(prompts).__name__}")
