@@ -140,7 +140,7 @@ class FrameResult:
 
     @cached_property
     def masks(self) -> NDArray[np.bool_]:
-        """bool (N, H, W): logits above 0."""
+        """Logits above 0: bool (N, H, W)."""
         return self.logits > 0
 
     @cached_property
@@ -153,7 +153,7 @@ class FrameResult:
 
     @property
     def lost(self) -> NDArray[np.bool_]:
-        """bool (N,): of which objects nothing was found.
+        """Of which objects nothing was found: bool (N,).
 
         The object score is not above 0, or `masks` is empty, which with non_overlapping it also is
         where stronger objects have all of it.

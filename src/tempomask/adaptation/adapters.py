@@ -55,7 +55,7 @@ class ImportantAdapters:
     ) -> dict[str, Any]:
         """Freeze the network, add adapters, and give their optimiser group.
 
-        state: as of `state` in the run that is resumed. ranked: measure the importance even where
+        state: from `state` in the run that is resumed. ranked: measure the importance even where
         the blocks are named.
         """
         config, encoder = self.config, segmenter.encoder

@@ -102,7 +102,7 @@ class GatedPolicy(nn.Module, Policy):
         self._observed: list[Tensor] | None = None
 
     def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
-        """As of `models.encoder.Policy`."""
+        """See `models.encoder.Policy`."""
         raise TypeError(f"{type(self).__name__} must implement plan")
 
     def reseed(self, seed: int) -> None:

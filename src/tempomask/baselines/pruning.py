@@ -169,7 +169,7 @@ def _necks(config: SegmenterConfig, stages: int) -> list[str]:
 
 
 def group_importances(segmenter: Segmenter, weights: Mapping[str, Tensor]) -> Importances:
-    """Sums over the members of each group; weights as of `disturbed_importance`."""
+    """Sums over the members of each group; weights: see `disturbed_importance`."""
     embedding = []
     for members in embedding_members(segmenter):
         sums = [_sum_but(weights[name], dim) for name, dim in members]

@@ -257,8 +257,10 @@ class ReplayBuffer:
         return self._watch(self.video.reversed_frames(start, end))
 
     def frame(self, index: int) -> Frame:
-        """The frame of a result. Tracked frames are at hand; those of an earlier pass are read
-        again, in one go where they are asked for in ascending order."""
+        """The frame of a result: a tracked one is at hand; one of an earlier pass is read again.
+
+        In one go, where they are asked for in ascending order.
+        """
         for known, frame in self._latest:
             if known == index:
                 return frame

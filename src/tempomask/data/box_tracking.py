@@ -105,7 +105,7 @@ class BoxTrackingData(SequenceSet[BoxSequence]):
         self.sequences = [_READERS[layout](name, path) for name, path in found.items()]
 
     def settings(self) -> dict[str, Any]:
-        """Same as of `SequenceSet`."""
+        """See `SequenceSet`."""
         return {**super().settings(), "layout": self.layout}
 
 

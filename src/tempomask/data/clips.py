@@ -110,7 +110,7 @@ def collate(clips: list[Clip]) -> ClipBatch:
 class ClipMixture(Dataset[Clip]):
     """Clips of T frames of one to most_objects objects that are visible in the first frame.
 
-    root: as of `ImageLibrary`, or one, to be shared; held_out: DAVIS sequences to leave out. length
+    root: see `ImageLibrary`, or one, to be shared; held_out: DAVIS sequences to leave out. length
     is what len() says, one epoch of a plain loader; larger indices give further clips. Images are
     decoded once and kept, about 1.5 GB when all have been seen.
     """

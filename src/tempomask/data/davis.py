@@ -42,7 +42,7 @@ class Davis(SequenceSet[MaskSequence]):
                 val), or "all" for every sequence. None takes the val list of 2017, or else that of
                 2016, or else, without lists, every sequence.
             sequences: Only these, whether they are in the split or not.
-            single_object: Same as of `MaskSequence`; lists of 2016 imply it.
+            single_object: Same as in `MaskSequence`; lists of 2016 imply it.
             resolution: Folder such as "480p"; None takes 480p if it is there, else what is.
             max_frames: Of each sequence, only so many of its first frames.
 
@@ -77,7 +77,7 @@ class Davis(SequenceSet[MaskSequence]):
             )
 
     def settings(self) -> dict[str, Any]:
-        """Same as of `SequenceSet`."""
+        """See `SequenceSet`."""
         return {
             **super().settings(),
             "split": self.split,

@@ -35,7 +35,7 @@ KEPT_FRAMES = 512
 class DavisClips(Dataset[Clip]):
     """Clips of T frames of one to most_objects objects, visible in the first frame.
 
-    sequences: as of `data.davis.Davis`, those to train on. length is what len() says; larger
+    sequences: see `data.davis.Davis`, those to train on. length is what len() says; larger
     indices give further clips.
     """
 

@@ -189,7 +189,7 @@ class YouTubeVIS:
         return read_sized(path, video.size, f"frame {frame} of video {video.id}")
 
     def frames(self, video: VideoEntry) -> Iterator[NDArray[np.uint8]]:
-        """All frames of a video in order, as of `frame`."""
+        """All frames of a video in order, see `frame`."""
         for index in range(len(video)):
             yield self.frame(video, index)
 

@@ -110,7 +110,7 @@ class FastStem(ConvolutionalStem):
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """image (B, 3, S, S), S even down to stride 16: maps as of `ConvolutionalStem`."""
+        """image (B, 3, S, S), S even down to stride 16: maps: see `ConvolutionalStem`."""
         return self.maps(self.first(image.to(self.dtype)))
 
 

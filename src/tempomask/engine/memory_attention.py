@@ -42,7 +42,7 @@ class SharedTokens(NamedTuple):
     """What every layer reads of the memories of N objects, made once.
 
     place (N, K, memory_dim): values and positions. values (N, K', memory_dim): pooled where keys
-    will be. num_spatial: leading tokens of place that are spatial. image_keys: as of
+    will be. num_spatial: leading tokens of place that are spatial. image_keys: see
     `MemoryTokens`. bias: joins the logits of the keys (1 or N, K'), or None. pooled: whether keys
     are pooled 2x2 too.
     """

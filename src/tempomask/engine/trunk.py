@@ -53,7 +53,7 @@ class FastTrunk(Encoder):
     def forward(
         self, image: Tensor, policy: Policy | None = None, previous_masks: Tensor | None = None
     ) -> EncoderOutput:
-        """image (B, 3, H, W), normalised, sides as of the plain encoder. See `EncoderOutput`."""
+        """image (B, 3, H, W), normalised, sides as in the plain encoder. See `EncoderOutput`."""
         image = image.to(self.dtype).contiguous(memory_format=torch.channels_last)
         x = self.patch_embedding(image).permute(0, 2, 3, 1)
         # In place: x is fresh, and another of its size would cost more than the sum.
@@ -112,7 +112,7 @@ class StripBlock(RoutedBlock):
         return out
 
     def attend(self, x: Tensor) -> Tensor:
-        """x (B, h, w, dim): as of `WindowedBlock.attend`."""
+        """Same as `WindowedBlock.attend`, of x (B, h, w, dim)."""
         if in_parts(x) and is_ragged(self.block, x.shape[1], x.shape[2]):
             return attend_ragged(self.block, x)
         parts = [self.block.attend(strip) for strip in self._strips(x)]

@@ -1,7 +1,7 @@
 """Video instance segmentation on data in YouTube-VIS format: a model or a results file, scored.
 
 Average precision and recall are those of the YouTube-VIS protocol (`metrics.video_ap`). Files
-without annotations, as of the benchmarks' validation sets, give a results file to hand in.
+without annotations, as in the benchmarks' validation sets, give a results file to hand in.
 """
 
 from __future__ import annotations

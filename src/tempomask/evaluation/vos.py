@@ -163,7 +163,7 @@ def evaluate_masks(
     annotation are ignored, with a note in the summary.
 
     Args:
-        dataset: Same as of `evaluate`.
+        dataset: Same as in `evaluate`.
         masks: The folder, or the `out` of `evaluate`.
         out: Folder for results.csv and summary.json.
         progress: Told about every frame.

@@ -46,7 +46,7 @@ def fold_norms(module: nn.Module) -> None:
 
 @torch.no_grad()
 def folded(layer: ConvolutionNorm) -> nn.Conv2d:
-    """w (conv(x) - mean) / sqrt(var + eps) + b as one convolution."""
+    """The layer w (conv(x) - mean) / sqrt(var + eps) + b as one convolution."""
     conv, norm = layer.conv, layer.norm
     scale = norm.weight * torch.rsqrt(norm.running_var + EPSILON)
     conv.weight.mul_(scale[:, None, None, None])

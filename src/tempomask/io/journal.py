@@ -195,7 +195,7 @@ class Journal:
 
 
 def open_journal(path: str | Path, task: str | None = None) -> Journal:
-    """The journal of an earlier run, to read its records; InputError as of `read_header`."""
+    """The journal of an earlier run, to read its records; InputError as in `read_header`."""
     return Journal(path, read_header(path, task), resume=True)
 
 

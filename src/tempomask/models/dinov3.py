@@ -191,7 +191,7 @@ class DINOv3(Encoder):
     def forward(
         self, image: Tensor, policy: Policy | None = None, previous_masks: Tensor | None = None
     ) -> EncoderOutput:
-        """image (B, 3, H, W), normalised; both multiples of the patch size. See `EncoderOutput`."""
+        """Encode an image (B, 3, H, W), both multiples of the patch size. See `EncoderOutput`."""
         embedding = self.patch_embedding(image).permute(0, 2, 3, 1)
         batch, _, width, dim = embedding.shape
         prefix = torch.cat([self.cls_token, self.register_tokens], dim=1).to(embedding.dtype)

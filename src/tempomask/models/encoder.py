@@ -67,7 +67,7 @@ class Plan(Protocol):
 
     @property
     def blocks(self) -> Tensor:
-        """bool (L,) or (B, L): which blocks ran; complete once the last block was applied."""
+        """Which blocks ran, bool (L,) or (B, L); complete once the last block was applied."""
         ...
 
 
@@ -188,7 +188,7 @@ class Encoder(nn.Module):
     def forward(
         self, image: Tensor, policy: Policy | None = None, previous_masks: Tensor | None = None
     ) -> EncoderOutput:
-        """image (B, 3, S, S), normalised. See `EncoderOutput` and `Policy.plan`."""
+        """Encode an image (B, 3, S, S), normalised. See `EncoderOutput` and `Policy.plan`."""
         raise TypeError(f"{type(self).__name__} must implement forward")
 
 

@@ -72,7 +72,7 @@ class Hiera(Encoder):
         policy: Policy | None = None,
         previous_masks: Tensor | None = None,
     ) -> EncoderOutput:
-        """image (B, 3, S, S), normalised; S a multiple of 32. See `EncoderOutput`."""
+        """Encode an image (B, 3, S, S), normalised; S a multiple of 32. See `EncoderOutput`."""
         x = self.patch_embedding(image).permute(0, 2, 3, 1)
         x = x + self.position_encoding(x.shape[1], x.shape[2])
         emitted, blocks = self.run_blocks(x, policy, previous_masks)

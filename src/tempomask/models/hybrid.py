@@ -145,7 +145,7 @@ class TransformerBlock(RoutedBlock):
     def rotations(
         self, height: int, width: int, head_dim: int, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Cosine and sine tables of a grid, as of `axial_table`; a pruned block has its own."""
+        """Cosine and sine tables of a grid, see `axial_table`; a pruned block has its own."""
         frequencies = self.rotary_frequencies
         if frequencies is None:
             return axial_table(height, width, head_dim, self.ROPE_THETA, device)
@@ -193,7 +193,7 @@ class HybridEncoder(Encoder):
     def forward(
         self, image: Tensor, policy: Policy | None = None, previous_masks: Tensor | None = None
     ) -> EncoderOutput:
-        """image (B, 3, S, S), normalised; S a multiple of 32. See `EncoderOutput`."""
+        """Encode an image (B, 3, S, S), normalised; S a multiple of 32. See `EncoderOutput`."""
         # Depthwise convolutions run nearly twice as fast on a CPU with the channels last.
         image = image.contiguous(memory_format=torch.channels_last)
         stride_4, stride_8, stride_16, *stride_32 = self.stem(image)

@@ -54,7 +54,7 @@ class MaskDecoder(nn.Module):
         return self.stride_4(stride_4), self.stride_8(stride_8)
 
     def upscale(self, image: Tensor, high_resolution: tuple[Tensor, ...]) -> Tensor:
-        """image (N, C, h, w) to (N, C/8, 4h, 4w), with the frame's finer features if any."""
+        """An image (N, C, h, w) to (N, C/8, 4h, 4w), with the frame's finer features if any."""
         x = self.upscale_8(image)
         if high_resolution:
             stride_4, stride_8 = high_resolution

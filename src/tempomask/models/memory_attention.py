@@ -23,7 +23,7 @@ class MemoryTokens(NamedTuple):
 
     values (N, K, memory_dim); positions, broadcastable to values, added for the keys only;
     num_spatial: how many leading tokens are spatial; image_keys (1 or N, num_spatial, D) or None.
-    absent: as of `MemoryInputs`, for the fast engine.
+    absent: see `MemoryInputs`, for the fast engine.
     """
 
     values: Tensor
@@ -50,14 +50,14 @@ class RotaryAttention(nn.Module):
         return rotate(x, axial_table(*grid, x.shape[-1], self.theta, x.device))
 
     def attend_self(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """x (N, hw, D) attends to itself."""
+        """Let x (N, hw, D) attend to itself."""
         query, key = self.rotate(self.query(x), grid), self.rotate(self.key(x), grid)
         return self.output(attention(query, key, self.value(x)))
 
     def attend_memory(
         self, x: Tensor, memory: MemoryTokens, grid: tuple[int, int], pooling: Pooling
     ) -> Tensor:
-        """x (1 or N, hw, D) attends to the memory tokens: (N, hw, D)."""
+        """Let x (1 or N, hw, D) attend to the memory tokens: (N, hw, D)."""
         query = self.rotate(self.query(x), grid).expand(memory.values.shape[0], -1, -1)
         key = self.key(memory.values + memory.positions)
         spatial, pointers = key.tensor_split([memory.num_spatial], dim=1)
@@ -90,7 +90,7 @@ class MemoryAttentionLayer(nn.Module):
         self.feedforward_norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, memory: MemoryTokens, grid: tuple[int, int]) -> Tensor:
-        """x (1 or N, hw, D): (N, hw, D); until the objects' memories are seen, one x is for all."""
+        """From x (1 or N, hw, D) to (N, hw, D); one x is for all until memories are seen."""
         x = x + self.self_attention.attend_self(self.self_norm(x), grid)
         attended = self.cross_attention.attend_memory(
             self.cross_norm(x), memory, grid, self.pooling
@@ -113,7 +113,7 @@ class MemoryAttention(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, features: Tensor, position: Tensor, memory: MemoryTokens) -> Tensor:
-        """features (B or N, D, h, w), position (D, h, w): conditioned features (N, D, h, w)."""
+        """Condition features (B or N, D, h, w) at positions (D, h, w): (N, D, h, w)."""
         grid = (features.shape[2], features.shape[3])
         x = (features + self.POSITION_WEIGHT * position).flatten(2).transpose(1, 2)
         for layer in self.layers:

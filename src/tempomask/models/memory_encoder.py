@@ -55,6 +55,6 @@ class MemoryEncoder(nn.Module):
         self.output = nn.Conv2d(hidden_dim, memory_dim, 1)
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        """features (1 or N, C, h, w), mask (N, 1, 16h, 16w) in [0, 1]: (N, memory_dim, h, w)."""
+        """Features (1 or N, C, h, w), mask (N, 1, 16h, 16w) in [0, 1]: (N, memory_dim, h, w)."""
         downsampled = self.mask_downsampler(mask * MASK_SCALE + MASK_BIAS)
         return self.output(self.fuser(self.feature_projection(features) + downsampled))

@@ -69,7 +69,7 @@ class PromptEncoder(nn.Module):
         return self.encode_position(grid).permute(2, 0, 1)[None]
 
     def embed_points(self, points: Tensor, labels: Tensor, image_size: int) -> Tensor:
-        """points (N, P, 2) in pixels of the network input, labels (N, P): tokens (N, P, C)."""
+        """Points (N, P, 2) in pixels of the network input, labels (N, P): tokens (N, P, C)."""
         encoded = self.encode_position((points.float() + 0.5) / image_size)
         is_point = (labels != NOT_A_POINT)[..., None]
         learned = self.point_embeddings[labels.clamp(min=0).long()]

@@ -31,7 +31,7 @@ class PromptMaps(nn.Module):
         self.spread = nn.Conv2d(dim // 2, dim, 3, padding=1)
 
     def forward(self, features: Tensor, points: Tensor, labels: Tensor, image_size: int) -> Tensor:
-        """features (N, C, h, w), points (N, P, 2) in pixels, labels (N, P) as in `PromptEncoder`.
+        """Features (N, C, h, w), points (N, P, 2) in pixels, labels (N, P) as in `PromptEncoder`.
 
         Objects without any point or box get zeros.
         """

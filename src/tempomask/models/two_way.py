@@ -21,7 +21,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(inner, dim)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query (N, A, dim), key and value (N, B, dim): (N, A, dim)."""
+        """Query (N, A, dim), key and value (N, B, dim): (N, A, dim)."""
         q, k, v = (
             layer(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for layer, x in ((self.query, query), (self.key, key), (self.value, value))
@@ -75,7 +75,7 @@ class TwoWayTransformer(nn.Module):
         self.final_norm = nn.LayerNorm(dim)
 
     def forward(self, image: Tensor, position: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """image (N, C, h, w), position (1, C, h, w), tokens (N, T, C).
+        """Image (N, C, h, w), position (1, C, h, w), tokens (N, T, C).
 
         Returns the tokens (N, T, C) and the image features (N, hw, C).
         """

@@ -55,7 +55,7 @@ class WindowedBlock(RoutedBlock):
         self.contract = nn.Linear(mlp_dim, output_dim)
 
     def attend(self, x: Tensor) -> Tensor:
-        """x (B, h, w, dim) to (B, h', w', output_dim), h' = h / 2 where the block pools."""
+        """From x (B, h, w, dim) to (B, h', w', output_dim), h' = h / 2 where the block pools."""
         normed = self.attention_norm(x)
         shortcut = x if self.shortcut is None else self.shortcut(normed)
         if self.pool:
@@ -82,5 +82,5 @@ class WindowedBlock(RoutedBlock):
         return attended.transpose(1, 2).reshape(count, height, width, -1)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """x (B, h, w, output_dim), same shape."""
+        """From x (B, h, w, output_dim) to the same shape."""
         return x + self.contract(F.gelu(self.expand(self.mlp_norm(x))))

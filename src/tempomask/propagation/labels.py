@@ -127,7 +127,7 @@ def _near(
     radius: float,
     device: torch.device,
 ) -> Tensor:
-    """bool (patches of the tile, patches around it): which lie within the radius of which."""
+    """Which lie within the radius of which: bool (patches of the tile, patches around it)."""
     squares = []
     for inner, outer, length in zip(tile, around, shape, strict=True):
         here = torch.arange(*inner.indices(length), device=device)

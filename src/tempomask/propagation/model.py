@@ -1,4 +1,4 @@
-"""The front door of label propagation: `load_propagator`, then `track` or `session` as of a model.
+"""The front door of label propagation: `load_propagator`, then `track` or `session`.
 
 >>> propagator = load_propagator("dinov3-vits16")  # doctest: +SKIP
 >>> for result in propagator.track("dog.mp4", [Prompt(mask=mask)]):  # doctest: +SKIP

@@ -54,7 +54,7 @@ class PatchEncoder(RoutedNetwork):
     def encode(
         self, image: Tensor, policy: Policy | None = None, previous_masks: Tensor | None = None
     ) -> EncodedPatches:
-        """Features of images (B, 3, H, W), normalised; the other arguments as of `Encoder`."""
+        """Features of images (B, 3, H, W), normalised; the other arguments: see `Encoder`."""
         output = self.encoder(image, policy, previous_masks)
         features = output.features[self._level].float().permute(0, 2, 3, 1)
         return EncodedPatches(F.normalize(features, dim=-1), output.blocks)

@@ -139,7 +139,7 @@ class FrameStore:
         return network_input(pixels, self.segmenter.device)
 
     def blocks(self, index: int | None) -> NDArray[np.bool_]:
-        """bool (L,): the encoder blocks that ran for a frame; all False if it was not encoded."""
+        """The encoder blocks that ran for a frame, bool (L,); all False if it was not encoded."""
         if index in self._blocks:
             return self._blocks[index]
         return np.zeros(self.segmenter.encoder.num_blocks, dtype=bool)

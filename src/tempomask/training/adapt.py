@@ -246,7 +246,7 @@ def start_adaptation(
 ) -> Adaptation:
     """Everything up to the first step: data read, blocks measured, the last checkpoint loaded.
 
-    root, held_out: as of `adaptation_data`. Then call `run` and `export`. Raises InputError for
+    root, held_out: see `adaptation_data`. Then call `run` and `export`. Raises InputError for
     data that cannot be used, and for a folder `out` that holds a run with other settings, weights
     or sequences.
     """

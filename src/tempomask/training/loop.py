@@ -201,7 +201,7 @@ def train(
 ) -> Segmenter:
     """Train by the recipe on the data under root, resuming from out; returns the averaged model.
 
-    root: as of `ImageLibrary`. out receives last.pt, validation.jsonl, log/ and, at the end, the
+    root: see `ImageLibrary`. out receives last.pt, validation.jsonl, log/ and, at the end, the
     weights of the moving average as model.safetensors. start: weights of a nano to go on from
     wherever they fit. Raises InputError for data or weights that are missing, and for a folder out
     that holds a run with other settings or from other weights.

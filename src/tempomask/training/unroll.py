@@ -51,7 +51,7 @@ class ClipLosses(NamedTuple):
 
 
 class Clips(NamedTuple):
-    """images (B, T, 3, S, S), normalised; targets (N, T, S, S); the rest as of `ClipModel`."""
+    """images (B, T, 3, S, S), normalised; targets (N, T, S, S); the rest: see `ClipModel`."""
 
     images: Tensor
     targets: Tensor
@@ -161,7 +161,7 @@ class ClipModel(nn.Module):
     def clips(
         self, frames: Tensor, masks: Tensor, owner: Tensor, seed: int, true_memory: float = 0.0
     ) -> Clips:
-        """A batch, ready to be tracked; arguments as of `forward`."""
+        """A batch, ready to be tracked; arguments: see `forward`."""
         images = normalise(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         targets = masks.to(self.segmenter.device).float()
         return Clips(images, targets, owner, seed, true_memory)
