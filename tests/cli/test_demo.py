@@ -16,7 +16,7 @@ from PIL import Image
 from tempomask.adaptation import adapter_file
 from tempomask.adaptation.adapter_file import base_sample, save_adapter
 from tempomask.adaptation.method import Export
-from tempomask.cli import demo_runs, demo_sheet
+from tempomask.cli import demo_runs
 from tempomask.cli.demo import BOX, CLICK, first_prompt
 from tempomask.cli.demo_runs import CLIP, ClipRun
 from tempomask.io.images import read_mask
@@ -102,7 +102,6 @@ def beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for index, frame in video.frames(0, 12):
             Image.fromarray(frame).save(folder / f"{index:02d}.png", compress_level=1)
     monkeypatch.setattr(demo_runs, "VIDEO", folder)
-    monkeypatch.setattr(demo_sheet, "VIDEO", folder)
     return folder
 
 

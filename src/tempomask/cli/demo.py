@@ -44,7 +44,6 @@ def demo(
     routing = RoutingOptions(budget, adapter=adapter, router="rds")
     with console.waiting("starting"):
         from tempomask.cli import demo_runs
-        from tempomask.cli.demo_sheet import draw_sheet
         from tempomask.cli.tracking_task import print_report
 
     full = model.load()
@@ -62,7 +61,7 @@ def demo(
             with console.waiting("measuring the speed of both"):
                 times = demo_runs.measure(routed, full, given, budget)
             report["submodel"] = {"adapter": name, **demo_runs.compare(*runs.values()), **times}
-    files["sheet"] = draw_sheet(out / "contact_sheet.png", runs)
+    files["sheet"] = demo_runs.draw_sheet(out / "contact_sheet.png", runs)
 
     def show(_: Any) -> None:
         print_report(report, remedy="run it again")

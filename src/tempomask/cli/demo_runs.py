@@ -1,4 +1,4 @@
-"""The runs of the demo: masks beside the exact ones, and a submodel beside the full model."""
+"""What the demo runs, measures and draws: a submodel beside the full model, and exact masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from tempomask.cli import console
 from tempomask.cli.run import Request, Run
 from tempomask.cli.tracking_task import TrackingTask
 from tempomask.evaluation.frame_times import median_seconds, paired_times
+from tempomask.io.images import save_png
 from tempomask.io.journal import open_journal
+from tempomask.io.overlay import contact_sheet, draw_overlay, evenly_spaced
 from tempomask.io.records import FrameRecord
 from tempomask.io.result_folder import JOURNAL
 from tempomask.io.video import open_video
@@ -29,6 +31,8 @@ CLIP = Path(__file__).parent.parent / "assets" / "clip"
 VIDEO = CLIP / "clip.mp4"
 # Frames of a turn of the timing, with those that warm up; turns of each model.
 TIMED_FRAMES, ROUNDS = 25, 3
+# Of the contact sheet.
+CELLS = 8
 
 Mask = NDArray[np.bool_]
 
@@ -52,7 +56,7 @@ def track_clip(
         report, files = Run(request, task, video).execute(model)
     records = list(open_journal(out / JOURNAL).records())
     exact = exact_masks()
-    ious = [iou(found_in(record), exact[record.index]) for record in records[1:]]
+    ious = [iou(record, exact[record.index]) for record in records[1:]]
     return ClipRun({**report, "iou": mean(ious)}, files, records)
 
 
@@ -64,15 +68,12 @@ def exact_masks() -> Mask:
     return masks.reshape(frames, height, width)
 
 
-def found_in(record: FrameRecord) -> Mask:
-    """Where an object was found: bool (H, W)."""
-    return np.asarray(record.masks.any(axis=0))
-
-
-def iou(one: Mask, other: Mask) -> float:
-    """Intersection over union; 1 where both are empty."""
-    union = np.count_nonzero(one | other)
-    return np.count_nonzero(one & other) / union if union else 1.0
+def iou(record: FrameRecord, other: FrameRecord | Mask) -> float:
+    """Intersection over union of where an object was found; 1 where both found nothing."""
+    mask = record.masks.any(axis=0)
+    beside = other.masks.any(axis=0) if isinstance(other, FrameRecord) else other
+    union = np.count_nonzero(mask | beside)
+    return np.count_nonzero(mask & beside) / union if union else 1.0
 
 
 def mean(values: Sequence[float]) -> float:
@@ -85,8 +86,7 @@ def compare(full: ClipRun, routed: ClipRun) -> dict[str, Any]:
 
     Agreement is the IoU of both models' masks, frame by frame after the one that was prompted.
     """
-    pairs = zip(full.records[1:], routed.records[1:], strict=True)
-    both = [iou(found_in(one), found_in(other)) for one, other in pairs]
+    both = [iou(*pair) for pair in zip(full.records[1:], routed.records[1:], strict=True)]
     ran = np.array([record.blocks for record in routed.records[1:]])
     return {
         "blocks_run": routed.report["blocks_run"],
@@ -129,3 +129,33 @@ def print_comparison(full: Mapping[str, Any], routed: Mapping[str, Any]) -> None
         f" (worst frame {routed['least_agreement']:.3f})",
         soft_wrap=True,
     )
+
+
+def draw_sheet(path: Path, runs: Mapping[str, ClipRun]) -> Path:
+    """A PNG of frames evenly over the run; of two runs, each frame twice, side by side.
+
+    runs: by the model's name; the first is what the other is compared with. Frames that the other
+    did not reach are left out, and an other that reached none.
+    """
+    runs = {name: run for name, run in runs.items() if run.records}
+    by_index = [{record.index: record for record in run.records} for run in runs.values()]
+    common = sorted(set.intersection(*(set(run) for run in by_index)))
+    shown = {common[place] for place in evenly_spaced(len(common), CELLS)}
+    cells, captions = [], []
+    with open_video(VIDEO) as video:
+        fps = video.fps or 24.0
+        for index, frame in video.frames(0, max(shown) + 1):
+            if index not in shown:
+                continue
+            first = by_index[0][index]
+            for name, records in zip(runs, by_index, strict=True):
+                record = records[index]
+                cells.append(draw_overlay(frame, record))
+                if record is first:
+                    told = f"frame {index}, {index / fps:.1f} s" + f": {name}" * (len(runs) > 1)
+                else:
+                    ran = f"{record.blocks.sum()} of {len(record.blocks)} blocks"
+                    told = f"{name}: {ran}, IoU {iou(record, first):.2f}"
+                captions.append(told)
+    save_png(path, contact_sheet(cells, captions, columns=4 if len(runs) > 1 else None))
+    return path
