@@ -78,7 +78,6 @@ def test_a_segmenter_and_then_its_router(annotations: Path, tmp_path: Path) -> N
     [
         ("nano-vis-tar", (), "starts from a trained segmenter"),
         ("nano-vis", ("--warmup-layers", "2"), "recipe nano-vis trains no router"),
-        ("nano-vis", ("--coco", "x.json"), "--coco needs --coco-images"),
         ("nano-viz", (), "unknown recipe 'nano-viz'"),
     ],
 )
