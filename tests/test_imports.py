@@ -42,6 +42,7 @@ LAYERS = [
     "training",
     "evaluation",
     "reports",
+    "web",
     "cli",
     "__main__",
 ]
@@ -53,11 +54,14 @@ OPTIONAL = {
     "peft",
     "pycocotools",
     "skimage",
+    "starlette",
     "supervision",
     "tensorboard",
     "trackeval",
     "transformers",
+    "uvicorn",
     "vos_benchmark",
+    "websockets",
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -12,11 +12,8 @@ from hypothesis import strategies as st
 
 from tempomask import InputError
 from tempomask.cli.main import app
-from tempomask.cli.prompt_options import (
-    in_order_given,
-    prompts_from_options,
-    read_prompts,
-)
+from tempomask.cli.prompt_options import in_order_given, prompts_from_options
+from tempomask.io.prompt_file import read_prompts
 
 
 def said(*options: tuple[str, str]) -> list[tuple[object, ...]]:

@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError, Parameter
 from tempomask import __version__
 from tempomask.cli import console
 from tempomask.cli.adapt import adapt
+from tempomask.cli.annotate import annotate
 from tempomask.cli.calibrate import calibrate
 from tempomask.cli.data import check
 from tempomask.cli.demo import demo
@@ -47,6 +48,7 @@ evaluation = App(name="eval", help="Score a model, or masks on disk, on a datase
 data = App(name="data", help="Check data for instance segmentation.")
 for command in (
     track,
+    annotate,
     propagate,
     instances,
     demo,

@@ -21,7 +21,7 @@ from tempomask.errors import InputError
 if TYPE_CHECKING:
     from tempomask.prompts import Prompt
 
-_KEYS = ("box", "frame", "labels", "mask", "object", "points")
+
 _FLAGS = {
     "--point": "point",
     "--negative": "negative",
@@ -101,6 +101,7 @@ def prompts_from_options(options: Iterable[tuple[str, str]], frame: int = 0) -> 
     Raises:
         InputError: For what cannot be read, and for an option that acts on no prompt.
     """
+    from tempomask.io.prompt_file import mask_prompts, read_prompts
     from tempomask.prompts import Prompt
 
     file_frame, object_id, named = frame, 1, False
@@ -156,76 +157,6 @@ def _standing_first(options: list[tuple[str, str]]) -> list[tuple[str, str]]:
         options = [options[places[0]], *options[: places[0]], *options[places[0] + 1 :]]
         last += 1
     return options
-
-
-def mask_prompts(path: Path, frame: int, object_id: int, named: bool = False) -> list[Prompt]:
-    """A mask image as prompts: one object, or with several ids one object for each id.
-
-    object_id: of the one object. named: it was asked for, so several are an InputError.
-    """
-    from tempomask.io.images import read_mask
-    from tempomask.prompts import Prompt
-
-    labels = read_mask(path)
-    ids = sorted(set(labels.ravel().tolist()) - {0})
-    if not ids:
-        raise InputError(f"the mask {path} is empty; mark at least one pixel")
-    if len(ids) == 1:
-        return [Prompt(frame=frame, object_id=object_id, mask=labels != 0)]
-    if named:
-        raise InputError(
-            f"the mask {path} holds {len(ids)} objects, with ids {ids[0]} to {ids[-1]}, and cannot"
-            f" be object {object_id}; leave the object out, or give a mask of it alone"
-        )
-    return [Prompt(frame=frame, object_id=i, mask=labels == i) for i in ids]
-
-
-def read_prompts(path: Path, frame: int = 0) -> list[Prompt]:
-    """Prompts from a JSON list of {frame, object, points, labels, box, mask}.
-
-    A mask is the path of an image, relative to the JSON file. object is 1 and frame as given
-    here if left out. InputError, with the file and the entry, for everything else.
-    """
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read --prompts {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"--prompts {path} is not JSON: {error}") from None
-    if entries == []:
-        raise InputError(
-            f"--prompts {path} is an empty list; add a prompt, such as"
-            ' {"object": 1, "points": [[410, 260]]}'
-        )
-    if not isinstance(entries, list):
-        raise InputError(f"--prompts {path} must hold a list of prompts: [{{...}}, ...]")
-    listed: list[Prompt] = []
-    for position, entry in enumerate(entries):
-        try:
-            listed.extend(_read_entry(entry, path.parent, frame))
-        except InputError as error:
-            raise InputError(f"{path}, prompt {position}: {error}") from None
-    return listed
-
-
-def _read_entry(entry: Any, folder: Path, frame: int) -> list[Prompt]:
-    from tempomask.prompts import Prompt
-
-    if not isinstance(entry, dict):
-        raise InputError(f"expected an object with {', '.join(_KEYS)}, got {entry!r}")
-    unknown = sorted(set(entry) - set(_KEYS))
-    if unknown:
-        raise InputError(f"unknown key {unknown[0]!r}; use {', '.join(_KEYS)}")
-    entry = {"frame": frame, **entry}
-    named = "object" in entry
-    object_id, mask = entry.pop("object", 1), entry.pop("mask", None)
-    if mask is None:
-        return [Prompt(object_id=object_id, **entry)]
-    if entry.get("points") is not None or entry.get("box") is not None:
-        raise InputError("a mask excludes points and a box; correct it with a prompt after it")
-    if not isinstance(mask, str):
-        raise InputError(f"mask must be the path of an image, got {mask!r}")
-    return mask_prompts(folder / mask, entry["frame"], object_id, named)
 
 
 def whole(text: str, option: str) -> int:

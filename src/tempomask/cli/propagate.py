@@ -10,7 +10,6 @@ from cyclopts import Parameter
 
 from tempomask.cli import console
 from tempomask.cli.options import FRAMES, ModelOptions, RoutingOptions, RunOutput
-from tempomask.cli.prompt_options import mask_prompts
 from tempomask.errors import InputError
 from tempomask.propagation.options import PropagationOptions
 
@@ -81,6 +80,8 @@ def masks_at(frame: int, paths: list[Path]) -> list[Prompt]:
     """The objects of mask images as prompts on a frame; InputError if two have the same id."""
     if not paths:
         raise InputError("no mask given; say where the objects are on the first frame with --mask")
+    from tempomask.io.prompt_file import mask_prompts
+
     prompts = [prompt for n, path in enumerate(paths, 1) for prompt in mask_prompts(path, frame, n)]
     ids = [prompt.object_id for prompt in prompts]
     for object_id in ids:

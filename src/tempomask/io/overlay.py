@@ -78,7 +78,7 @@ def draw_overlay(
     """
     from PIL import Image
 
-    ids = result.ids if isinstance(result, FrameRecord | DrawnMasks) else ids_of(result)
+    ids = result.ids if isinstance(result, DrawnMasks) else ids_of(result)
     if not ids:
         return frame.copy()
     height, width = frame.shape[:2]

@@ -5,7 +5,7 @@ N objects or instances, L encoder blocks or decoder layers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -66,16 +66,27 @@ class FrameRecord:
         """The class name of each instance; none for tracked objects."""
         return tuple(self.classes[label] for label in self.labels) if self.classes else ()
 
+    def label_map(self) -> NDArray[np.int32]:
+        """int32 (H, W): the id of each pixel, 0 for none; where masks overlap, the last one's."""
+        labels = np.zeros(self.size, dtype=np.int32)
+        for object_id, mask in zip(self.ids, self.masks, strict=True):
+            labels[mask] = object_id
+        return labels
 
-def ids_of(result: Result) -> tuple[int, ...]:
+
+def ids_of(result: Result | FrameRecord) -> tuple[int, ...]:
     """The ids of a result's objects or tracks."""
+    if isinstance(result, FrameRecord):
+        return result.ids
     if isinstance(result, InstanceResult):
         return tuple(result.track_ids.tolist())
     return result.object_ids
 
 
-def record_of(result: Result, name: str | None = None) -> FrameRecord:
+def record_of(result: Result | FrameRecord, name: str | None = None) -> FrameRecord:
     """What is kept of a result. name: of the source's image."""
+    if isinstance(result, FrameRecord):
+        return replace(result, name=name)
     count, masks = len(result.masks), result.masks
     shared = {
         "index": result.index,

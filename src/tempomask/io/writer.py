@@ -18,18 +18,18 @@ from tempomask.io.exports import Tracks
 from tempomask.io.images import write_label_png, write_mask_png
 from tempomask.io.journal import Journal, VideoInfo, open_journal
 from tempomask.io.overlay import draw_overlay
-from tempomask.io.records import Result, ids_of, record_of
+from tempomask.io.records import FrameRecord, Result, ids_of, record_of
 from tempomask.io.result_folder import FORMATS, ResultFolder, image_stem
 from tempomask.io.threads import WorkerThread
 from tempomask.io.video import Video
-from tempomask.results import FrameResult
+from tempomask.results import InstanceResult
 
 
 class _Item(NamedTuple):
     """What the thread is to write: a result with its frame, or the session's state."""
 
     frame: Frame | None
-    result: Result | None
+    result: Result | FrameRecord | None
     state: bytes | None = None
 
 
@@ -133,12 +133,13 @@ class ResultWriter:
         with write_errors(self.directory):
             self.folder.state.unlink(missing_ok=True)
 
-    def add(self, frame: Frame | None, result: Result) -> None:
+    def add(self, frame: Frame | None, result: Result | FrameRecord) -> None:
         """Queue one result for writing.
 
         Args:
             frame: uint8 (H, W, 3), RGB; may be None without an overlay.
-            result: Of a frame; of one that is finished already it is not written again.
+            result: Of a frame, or its record; of one that is finished already it is not written
+                again.
 
         Raises:
             InputError: For a result of another size, and for what went wrong with earlier frames.
@@ -234,14 +235,16 @@ class ResultWriter:
                 with replacing(self.folder.state) as part:
                     part.write_bytes(item.state)
 
-    def _write_result(self, frame: Frame | None, result: Result) -> None:
+    def _write_result(self, frame: Frame | None, result: Result | FrameRecord) -> None:
         if self._earlier is not None:
             self.folder.remove(self._earlier)
             self._earlier = None
         self.journal.begin()
         for name in self.formats:
             paths = self._images(name, result.index, ids_of(result))
-            if self.folder.formats[name].images == "labels" and isinstance(result, FrameResult):
+            if self.folder.formats[name].images == "labels" and not isinstance(
+                result, InstanceResult
+            ):
                 self.folder.path(name).mkdir(exist_ok=True)
                 write_label_png(paths[0], result.label_map())
                 continue
@@ -252,7 +255,7 @@ class ResultWriter:
             self._draw(frame, result)
         self.journal.add(record_of(result, self._name_of(result.index)))
 
-    def _draw(self, frame: Frame, result: Result) -> None:
+    def _draw(self, frame: Frame, result: Result | FrameRecord) -> None:
         """Add a frame to the overlay, or note that the overlay has to wait for the end."""
         if not self._redraw and result.index <= self._last_drawn:
             self._check_redraw("an overlay of frames out of order")

@@ -1,0 +1,11 @@
+// Everything begins here.
+
+import * as canvas from "./canvas.js";
+import * as objects from "./objects.js";
+import * as panels from "./panels.js";
+import { connect } from "./socket.js";
+import * as timeline from "./timeline.js";
+import * as tools from "./tools.js";
+
+for (const part of [canvas, timeline, objects, tools, panels]) part.start();
+connect();
