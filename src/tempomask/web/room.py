@@ -176,9 +176,8 @@ class Room:
     def _delete_object(self, message: Message) -> None:
         info = self._object(message["object"])
         values: Values = [("objects", info.id, None)]
-        for table in ("prompts", "masks"):
-            spots = self.state.prompts if table == "prompts" else self.state.masks
-            values += [(table, spot, None) for spot in spots if spot.object_id == info.id]
+        values += [("prompts", spot, None) for spot in self.state.prompts if spot[1] == info.id]
+        values += [("masks", spot, None) for spot in self.state.masks if spot[1] == info.id]
         self._change(f"delete {info.name}", values)
 
     # Prompts.
