@@ -23,7 +23,7 @@ from tempomask.web.models import Models
 from tempomask.web.pixels import Pixels
 from tempomask.web.project import Project, new_object
 from tempomask.web.runs import Progress, Run
-from tempomask.web.state import Change, MaskEntry, Spot, Table
+from tempomask.web.state import Change, MaskEntry, Spot, State, Table, Values
 from tempomask.web.views import (
     change_view,
     history_view,
@@ -33,8 +33,6 @@ from tempomask.web.views import (
     review_view,
 )
 from tempomask.web.worker import Worker
-
-Values = list[tuple[Table, Any, Any]]
 
 
 class Client:
@@ -103,7 +101,7 @@ class Room:
         }
 
     @property
-    def state(self) -> Any:
+    def state(self) -> State:
         """The project's tables."""
         return self.project.state
 
@@ -175,10 +173,7 @@ class Room:
 
     def _delete_object(self, message: Message) -> None:
         info = self._object(message["object"])
-        values: Values = [("objects", info.id, None)]
-        values += [("prompts", spot, None) for spot in self.state.prompts if spot[1] == info.id]
-        values += [("masks", spot, None) for spot in self.state.masks if spot[1] == info.id]
-        self._change(f"delete {info.name}", values)
+        self._change(f"delete {info.name}", self.state.without(info.id))
 
     # Prompts.
 

@@ -16,6 +16,8 @@ from tempomask.prompts import Prompt
 DEPTH = 200
 
 Table = Literal["objects", "prompts", "masks", "blocks"]
+# Table, key and new value each; None for nothing.
+Values = list[tuple[Table, Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,17 @@ class State:
         wanted = None if objects is None else set(objects)
         spots = sorted(spot for spot in self.prompts if wanted is None or spot.object_id in wanted)
         return [prompt for spot in spots for prompt in self.prompts[spot]]
+
+    def without(self, object_id: int) -> Values:
+        """What takes an object away, with its prompts and masks."""
+        values: Values = [("objects", object_id, None)]
+        for spot in self.prompts:
+            if spot.object_id == object_id:
+                values.append(("prompts", spot, None))
+        for spot in self.masks:
+            if spot.object_id == object_id:
+                values.append(("masks", spot, None))
+        return values
 
     def next_id(self) -> int:
         """For a new object: above all that there are."""
