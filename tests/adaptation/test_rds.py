@@ -67,7 +67,7 @@ def test_what_is_trained(segmenter: Segmenter, make_measure: MakeMeasure) -> Non
     adapters, router = prepared.groups
     assert adapters["lr"] == CONFIG.adapters.rate and router["lr"] == CONFIG.router.router_rate
     trained = {id(p) for group in prepared.groups for p in group["params"]}
-    modules = [prepared.segmenter, prepared.policy]
+    modules = [prepared.network, prepared.policy]
     wanting = {id(p) for m in modules for p in m.parameters() if p.requires_grad}  # type: ignore[union-attr]
     assert trained == wanting
     assert len(method.adapters.blocks) == 4 and {0, 5} <= set(method.adapters.blocks)

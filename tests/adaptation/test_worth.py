@@ -120,7 +120,7 @@ def test_a_router_learns_worth_alone_and_then_beside_the_loss(
     policy, router = method.policy, method.router
     assert policy is not None and router is not None
     sampling = PromptSampling(mask=1, box=0)
-    model = ClipModel(prepared.segmenter, LossWeights(), sampling, policy, method).train()
+    model = ClipModel(prepared.network, LossWeights(), sampling, policy, method).train()
     optimizer = torch.optim.AdamW(router.parameters(), lr=training.router_rate)
     extras, free = [], [1, 2, 3, 4]
     for step in range(32):
@@ -136,7 +136,7 @@ def test_a_router_learns_worth_alone_and_then_beside_the_loss(
         watched = prepared.watch() if prepared.watch is not None else {}
         assert watched["load"] == watched["load_in_use"] == 0.5
     assert extras[29] < 0.5 * extras[0]
-    worth = asked(prepared.segmenter, lambda replay: measured_worth(prepared.segmenter, replay))
+    worth = asked(prepared.network, lambda replay: measured_worth(prepared.network, replay))
     targets = worth_targets(worth[:, 1:], free)
     logits = torch.stack(policy.logits, dim=1)[..., free].detach()
     pairs = torch.stack([logits.flatten(), targets.flatten()])

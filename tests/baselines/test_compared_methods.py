@@ -49,13 +49,13 @@ from tempomask.models.config import (
     MemoryAttentionConfig,
     SegmenterConfig,
 )
-from tempomask.models.encoder import Encoder, Policy
+from tempomask.models.encoder import Encoder, Policy, RoutedNetwork
 from tempomask.models.hiera import Hiera
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.budget import block_count
 from tempomask.routing.options import Routing
 from tempomask.routing.static import PLAN_A, PLAN_B, StaticPlan
-from tempomask.training.losses import NO_LOSSES, LossWeights
+from tempomask.training.losses import LossWeights
 from tempomask.training.prompts import PromptSampling
 from tempomask.training.unroll import ClipModel
 
@@ -143,11 +143,12 @@ class Run:
     def take(self, prepared: Any) -> None:
         self.prepared = prepared
         self.model = ClipModel(
-            prepared.segmenter,
-            LossWeights() if prepared.task else NO_LOSSES,
+            prepared.network,
+            LossWeights(),
             PromptSampling(mask=0.0, box=1.0),
             prepared.policy,
             self.method,
+            prepared.task,
         )
         self.optimizer = torch.optim.AdamW(
             [{**group, "params": list(group["params"])} for group in prepared.groups]
@@ -184,14 +185,14 @@ def test_what_is_exported_does_what_was_trained(
 ) -> None:
     base = deepcopy(segmenter)
     run = Run(case[0](), segmenter)
-    before = logits(run.prepared.segmenter, None)
+    before = logits(run.prepared.network, None)
     for step in range(4):
         assert run.step(step) < 1e4
     export = run.method.export()
     policy = run.prepared.policy
     if isinstance(policy, nn.Module):
         policy.eval()
-    wanted = logits(run.prepared.segmenter, policy)
+    wanted = logits(run.prepared.network, policy)
     assert before.shape != wanted.shape or not torch.allclose(wanted, before)
     attached = case[1](deepcopy(base), export)
     again = None if attached.make_policy is None else attached.make_policy(Routing())
@@ -232,6 +233,8 @@ def test_gradients_reach_what_is_trained_and_nothing_else(
     gates = [n for n in run.trained() if "gates" in n or "adapters" in n]
     assert not set(gates) & set(run.silent)
     unused = ("mask_decoder", "prompt_encoder", "memory_", "no_", "occlusion", "mask_prompt")
+    if not run.prepared.task:  # the fine maps serve masks alone
+        unused += ("neck.laterals.0", "neck.laterals.1")
     silent = [n for n in run.silent if not any(word in n for word in unused)]
     assert not silent or run.method.name == "pbd", silent
     for name, parameter in run.model.named_parameters():
@@ -370,7 +373,7 @@ def test_slimsam_gets_narrower_twice(segmenter: Segmenter) -> None:
     run = Run(SlimSAM(0.5, SHORT, 4), segmenter)
     for step in range(4):
         run.step(step)
-        slim = run.prepared.segmenter
+        slim = run.prepared.network
         attention = sum(block.output.in_features for block in slim.encoder.blocks)
         mlp = sum(block.expand.out_features for block in slim.encoder.blocks)
         widths.append((slim.config.encoder.dim, attention, mlp))
@@ -414,10 +417,10 @@ def test_the_hidden_features_of_both_steps_are_those_of_the_teacher(segmenter: S
         else:
             assert method.on_step(0) is None
         model = ClipModel(
-            prepared.segmenter, LossWeights(), PromptSampling(), prepared.policy, method
+            prepared.network, LossWeights(), PromptSampling(), prepared.policy, method
         )
         assert model(*clips(0), 0, 0.0, 15 if step else 0).extra.item() < 1e-6
-        noisy = prepared.segmenter.encoder.blocks[1].expand.weight
+        noisy = prepared.network.encoder.blocks[1].expand.weight
         noisy.data.add_(torch.randn_like(noisy))
         method.on_step(16 if step else 1)
         assert model(*clips(0), 0, 0.0, 16 if step else 1).extra.item() > 1e-4
@@ -459,17 +462,19 @@ def test_every_method_can_be_aligned_and_none_aligns_by_itself(
     torch.manual_seed(0)
     student, whole = (
         ClipOutputs(
-            torch.randn(2, 3, 32, 4, 4),
-            torch.randn(2, 3, 16, 16),
-            clips(0)[1],
-            BLOCKS,
-            torch.tensor(0.0),
+            features=torch.randn(2, 3, 32, 4, 4),
+            logits=torch.randn(2, 3, 16, 16),
+            targets=clips(0)[1],
+            blocks=BLOCKS,
+            loss=torch.zeros(()),
         )
         for _ in range(2)
     )
     replayed = []
 
-    def replay(other: Segmenter, policy: Policy | None) -> ClipOutputs:
+    def replay(
+        other: RoutedNetwork, policy: Policy | None, /, *, gradients: bool = False
+    ) -> ClipOutputs:
         replayed.append(other)
         same = other.state_dict()
         assert all(torch.equal(x, same[key]) for key, x in teacher.state_dict().items())

@@ -30,10 +30,11 @@ from tempomask.models.config import HybridConfig
 from tempomask.models.encoder import Encoder, Plan
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.static import StaticPlan
-from tempomask.training.adapt import PROMPTS, Adaptation, AdaptRecipe, start_adaptation
+from tempomask.training.adapt import Adaptation, AdaptRecipe, start_adaptation
 from tempomask.training.adaptation_data import adaptation_data
 from tempomask.training.calibration import SequenceMeasure
 from tempomask.training.losses import LossWeights
+from tempomask.training.objectives import PROMPTS, TrackingObjective
 from tempomask.training.prompts import PromptSampling
 from tempomask.training.unroll import ClipModel
 
@@ -147,7 +148,7 @@ def test_interrupted_equals_uninterrupted(
     moved = [n for n, value in trained(whole).items() if not torch.equal(value, before[n])]
     assert any("lora" in n for n in moved) and any("router" in n for n in moved)
     # Nothing else has moved.
-    state = whole.prepared.segmenter.state_dict()
+    state = whole.prepared.network.state_dict()
     same = [n for n in base if n in state]
     assert len(same) > 100 and all(torch.equal(state[n], base[n]) for n in same)
     assert set(scores) == {"disk0", "disk1", "mean"}
@@ -217,7 +218,7 @@ def test_skipped_blocks_are_computed_for_the_router_alone_or_not_at_all(
         counts = samples if torch.is_grad_enabled() else silent
         counts[index] += len(given)
 
-    for index, block in enumerate(run.prepared.segmenter.encoder.blocks):
+    for index, block in enumerate(run.prepared.network.encoder.blocks):
         block.register_forward_hook(lambda _, given, __, i=index: count(i, given[0]))
     watched = run._train_step(collate([clips[i] for i in range(2)]))
     total = 2 * 3 * 6
@@ -264,7 +265,8 @@ def test_a_router_in_training_sees_the_union_of_a_clips_objects(
 
 def test_adaptation_follows_several_objects_from_their_masks(davis: Path) -> None:
     recipe = AdaptRecipe()
-    assert (recipe.num_frames, recipe.prompts.mask) == (8, 1.0) and recipe.most_objects > 1
+    assert recipe.num_frames == 8 and recipe.most_objects > 1
+    assert recipe.objective == TrackingObjective(prompts=PROMPTS["mask"])
     data = adaptation_data(davis, SIDE, 3, 1, (), most_objects=recipe.most_objects)
     assert {len(data.clips[index].masks) for index in range(24)} == {1, 2}
 
@@ -426,7 +428,7 @@ def test_a_perfect_tracker_scores_one(
     deep_segmenter: Segmenter, measure: SequenceMeasure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truths = iter([loaded.masks[1:] for loaded in measure._loaded])
-    monkeypatch.setattr("tempomask.training.calibration.track_sequence", lambda *_: next(truths))
+    monkeypatch.setattr("tempomask.training.objectives.track_sequence", lambda *_: next(truths))
     assert measure.score(deep_segmenter) == 1.0
 
 

@@ -13,8 +13,10 @@ from torch.nn import functional as F
 from tempomask.adaptation.lora import add_lora
 from tempomask.errors import InputError
 from tempomask.models.dinov3 import DINOv3, DINOv3Config
-from tempomask.propagation.labels import LabelContext, PropagationOptions
+from tempomask.models.encoder import KeepPlan
+from tempomask.propagation.labels import LabelContext
 from tempomask.propagation.network import PatchEncoder
+from tempomask.propagation.options import PropagationOptions
 from tempomask.propagation.session import PropagationSession
 from tempomask.routing.static import StaticPlan
 from tempomask.training.propagation import (
@@ -28,6 +30,8 @@ from tempomask.training.propagation import (
 pytest.importorskip("transformers")
 SIDE = 96
 OPTIONS = PropagationOptions(short_side=SIDE)
+# Each of two clips shows one object.
+OWNERS = torch.arange(2)
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ def test_clips_are_propagated_as_by_a_session(network: PatchEncoder) -> None:
     original = LabelContext.step
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LabelContext, "step", lambda *a: seen.append(x := original(*a)) or x)
-        model(frames, masks, seed=0)
+        model(frames, masks, OWNERS, seed=0)
     trained = torch.stack(seen).unflatten(0, (3, 2))  # frame by frame, clip by clip
     for clip in range(2):
         session = PropagationSession(network, OPTIONS)
@@ -77,16 +81,16 @@ def test_the_plan_of_a_frame_sees_the_objects_of_the_frame_before(network: Patch
         recurrent = True
         seen: list[Tensor | None]
 
-        def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> object:
+        def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> KeepPlan:
             self.seen.append(previous_masks)
             return super().plan(embedding, previous_masks)
 
     everything = Everything(range(6), network.encoder)
     everything.seen = []
     frames, masks = noisy_clips()
-    plain = PropagationClips(network, OPTIONS, PropagationLoss())(frames, masks, seed=0)
+    plain = PropagationClips(network, OPTIONS, PropagationLoss())(frames, masks, OWNERS, seed=0)
     routed = PropagationClips(network, OPTIONS, PropagationLoss(), everything)(
-        frames, masks, seed=0
+        frames, masks, OWNERS, seed=0
     )
     assert routed.total.item() == pytest.approx(plain.total.item(), rel=1e-4)
     assert plain.blocks == routed.blocks == 1
@@ -95,6 +99,26 @@ def test_the_plan_of_a_frame_sees_the_objects_of_the_frame_before(network: Patch
     assert second is not None and second.shape == (2, 1, 6, 6) and not second.requires_grad
     first = torch.stack([first_labels(m[:1].float(), (6, 6)) for m in masks])
     assert torch.equal(second[:, 0] > 0, first[..., 1] > 0)
+
+
+def test_several_objects_of_a_clip_compete_as_in_a_session(network: PatchEncoder) -> None:
+    """One clip with two objects and one with one: each clip is propagated by itself."""
+    frames, masks = noisy_clips()
+    below = torch.zeros_like(masks[:1])
+    below[..., 80:, :] = 1
+    targets, owner = torch.cat([masks[:1], below, masks[1:]]), torch.tensor([0, 0, 1])
+    model = PropagationClips(network, OPTIONS, PropagationLoss())
+    outputs = model.unroll(model.clips(frames, targets, owner, seed=0)).outputs
+    assert outputs.logits.shape == (3, 4, 6, 6) and outputs.blocks.shape == (2, 4, 6)
+    session = PropagationSession(network, OPTIONS)
+    for object_id, mask in enumerate((masks[0, 0], below[0, 0]), 1):
+        session.prompt(object_id=object_id, mask=mask.bool().numpy())
+    for index, frame in enumerate(frames[0].numpy()):
+        session.step(frame)
+        expected = object_logits(session.context.labels)
+        torch.testing.assert_close(outputs.logits[:2, index], expected, atol=1e-4, rtol=1e-4)
+    alone = model.unroll(model.clips(frames[1:], masks[1:], torch.tensor([0]), seed=0)).outputs
+    torch.testing.assert_close(outputs.logits[2:], alone.logits, atol=1e-4, rtol=1e-4)
 
 
 def test_gradients_of_the_labels_are_right() -> None:
@@ -150,7 +174,7 @@ def test_adapters_learn_what_looks_alike(network: PatchEncoder) -> None:
     optimizer = torch.optim.AdamW(parameters, lr=5e-3)
     losses: list[float] = []
     for _ in range(20):
-        found = model(frames, masks, seed=0)
+        found = model(frames, masks, OWNERS, seed=0)
         losses.append(found.total.item())
         optimizer.zero_grad()
         found.total.backward()

@@ -10,21 +10,20 @@ from tempomask.adaptation.importance import Importance, measure_importance
 from tempomask.adaptation.lora import add_lora, check_rank, suitable_rank
 from tempomask.adaptation.method import Measure
 from tempomask.adaptation.options import AdapterConfig
-from tempomask.models.encoder import Encoder, check_block_indices
-from tempomask.models.segmenter import Segmenter
+from tempomask.models.encoder import Encoder, RoutedNetwork, check_block_indices
 
 
 def insert_adapters(
-    segmenter: Segmenter, blocks: Collection[int], config: AdapterConfig
+    network: RoutedNetwork, blocks: Collection[int], config: AdapterConfig
 ) -> tuple[dict[str, Any], int]:
     """Freeze a network and adapt blocks of its encoder: the adapters' optimiser group, their rank.
 
     The `blocks` and `view` of config are not used.
     """
-    encoder = segmenter.encoder
-    total = sum(p.numel() for p in segmenter.parameters())
+    encoder = network.encoder
+    total = sum(p.numel() for p in network.parameters())
     rank = config.rank or suitable_rank(encoder, blocks, total)
-    segmenter.requires_grad_(False)
+    network.requires_grad_(False)
     parameters = add_lora(encoder, blocks, rank, config.scale, config.seed)
     return {"params": parameters, "lr": config.rate, "weight_decay": config.decay}, rank
 
@@ -48,7 +47,7 @@ class ImportantAdapters:
 
     def insert(
         self,
-        segmenter: Segmenter,
+        network: RoutedNetwork,
         measure: Measure,
         state: Mapping[str, Any] | None = None,
         ranked: bool = False,
@@ -58,23 +57,23 @@ class ImportantAdapters:
         state: from `state` in the run that is resumed. ranked: measure the importance even where
         the blocks are named.
         """
-        config, encoder = self.config, segmenter.encoder
+        config, encoder = self.config, network.encoder
         if config.rank is not None:
             check_rank(encoder, config.rank)  # before anything is measured
         named = config.blocks if isinstance(config.blocks, tuple) else None
         if named is not None:
             check_block_indices(named, encoder)
         if ranked or named is None:
-            self.importance = self._importance(segmenter, measure, state)
+            self.importance = self._importance(network, measure, state)
         self.blocks = self._chosen(encoder) if named is None else tuple(sorted(set(named)))
-        group, self.rank = insert_adapters(segmenter, self.blocks, config)
+        group, self.rank = insert_adapters(network, self.blocks, config)
         return group
 
     def _importance(
-        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None
+        self, network: RoutedNetwork, measure: Measure, state: Mapping[str, Any] | None
     ) -> Importance:
         if state is None:
-            return measure_importance(segmenter, measure, self._progress, self._always_on)
+            return measure_importance(network, measure, self._progress, self._always_on)
         return Importance(**{name: tuple(value) for name, value in state["importance"].items()})
 
     def _chosen(self, encoder: Encoder) -> tuple[int, ...]:

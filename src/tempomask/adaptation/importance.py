@@ -23,9 +23,9 @@ from tempomask.models.encoder import (
     KeepPlan,
     Policy,
     RoutedBlock,
+    RoutedNetwork,
     always_on_blocks,
 )
-from tempomask.models.segmenter import Segmenter
 from tempomask.routing.static import StaticPlan
 
 # Images that local importance is averaged over, and how many pass the encoder at once.
@@ -73,7 +73,7 @@ def _ranks(blocks: Sequence[int], values: Sequence[float]) -> dict[int, int]:
 
 
 def measure_importance(
-    segmenter: Segmenter,
+    network: RoutedNetwork,
     measure: Measure,
     progress: Callable[[int, int], None] | None = None,
     always_on: Sequence[int] | None = None,
@@ -83,9 +83,9 @@ def measure_importance(
     progress: called with the number of blocks removed so far, and of all that will be. always_on:
     K, the encoder's own if None.
     """
-    encoder = segmenter.encoder
+    encoder = network.encoder
     core = always_on_blocks(encoder, always_on)
-    drops = global_drops(encoder, lambda p: measure.score(segmenter, p), core, progress)
+    drops = global_drops(encoder, lambda p: measure.score(network, p), core, progress)
     changes = local_changes(encoder, measure.images(IMAGES), core)
     return Importance(tuple(drops), tuple(changes), core)
 

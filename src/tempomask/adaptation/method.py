@@ -21,7 +21,6 @@ from torch import Tensor
 
 from tempomask.errors import InputError
 from tempomask.models.encoder import Policy, RoutedNetwork
-from tempomask.models.segmenter import Segmenter
 from tempomask.routing.options import Routing
 
 Setting = TypeVar("Setting")
@@ -48,7 +47,7 @@ class Replay(Protocol):
     """Runs a network on the clips of the step at hand: the same prompts, memories of its own."""
 
     def __call__(
-        self, network: Segmenter, policy: Policy | None, /, *, gradients: bool = False
+        self, network: RoutedNetwork, policy: Policy | None, /, *, gradients: bool = False
     ) -> ClipOutputs:
         """What a network says with a policy.
 
@@ -60,7 +59,7 @@ class Replay(Protocol):
 class Measure(Protocol):
     """Calibration data, for methods that measure before or while they train."""
 
-    def score(self, segmenter: Segmenter, policy: Policy | None = None) -> float:
+    def score(self, network: RoutedNetwork, policy: Policy | None = None) -> float:
         """Mean J&F in [0, 1] on the calibration sequences, first mask given; without gradients."""
         ...
 
@@ -81,7 +80,7 @@ class Measure(Protocol):
 class Prepared:
     """What the loop trains.
 
-    segmenter: the network to unroll: the given one, changed in place, or another (SlimSAM's).
+    network: to unroll: the given one, changed in place, or another (SlimSAM's).
     policy: routes its encoder; an `nn.Module` if it has parameters or a training mode. It is told
         the seed of every step (`Policy.reseed`), so that its draws can be resumed.
     groups: parameter groups for AdamW, each with "params", "lr" and "weight_decay"; the loop scales
@@ -90,7 +89,7 @@ class Prepared:
     watch: gives numbers of the last step for the log, by name.
     """
 
-    segmenter: Segmenter
+    network: RoutedNetwork
     policy: Policy | None = None
     groups: list[dict[str, Any]] = field(default_factory=list)
     task: bool = True
@@ -145,7 +144,7 @@ class Method(Protocol):
     name: str
 
     def prepare(
-        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
+        self, network: RoutedNetwork, measure: Measure, state: Mapping[str, Any] | None = None
     ) -> Prepared:
         """Freeze, insert, prune: make a trained network ready, in place if that suits.
 
@@ -182,9 +181,9 @@ class WrappedMethod:
         self.method, self.name = method, method.name
 
     def prepare(
-        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
+        self, network: RoutedNetwork, measure: Measure, state: Mapping[str, Any] | None = None
     ) -> Prepared:
-        return self.method.prepare(segmenter, measure, state)
+        return self.method.prepare(network, measure, state)
 
     def on_step(self, step: int) -> Prepared | None:
         return self.method.on_step(step)

@@ -26,7 +26,6 @@ from tempomask.adaptation.options import RDSConfig
 from tempomask.adaptation.worth import measured_worth, worth_loss, worth_targets
 from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, Policy, RoutedNetwork, always_on_blocks
-from tempomask.models.segmenter import Segmenter
 from tempomask.routing.budget import check_budget
 from tempomask.routing.options import Routing
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
@@ -49,10 +48,10 @@ class FullModel:
         self.encoder: Encoder | None = None
 
     def prepare(
-        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
+        self, network: RoutedNetwork, measure: Measure, state: Mapping[str, Any] | None = None
     ) -> Prepared:
-        self.encoder = segmenter.encoder
-        return Prepared(segmenter, None, [self.adapters.insert(segmenter, measure, state)])
+        self.encoder = network.encoder
+        return Prepared(network, None, [self.adapters.insert(network, measure, state)])
 
     def on_step(self, step: int) -> Prepared | None:
         """Nothing changes while it trains."""
@@ -88,19 +87,19 @@ class RDS(FullModel):
         self.policy: SamplingPolicy | None = None
 
     def prepare(
-        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
+        self, network: RoutedNetwork, measure: Measure, state: Mapping[str, Any] | None = None
     ) -> Prepared:
-        budget, training, encoder = self.config.budget, self.config.router, segmenter.encoder
+        budget, training, encoder = self.config.budget, self.config.router, network.encoder
         always_on = always_on_blocks(encoder, training.always_on)
         check_budget(budget, encoder.num_blocks, always_on)
-        self.encoder, self._segmenter = encoder, segmenter
+        self.encoder, self._network = encoder, network
         ranked = training.importance_start != 0
-        adapters = self.adapters.insert(segmenter, measure, state, ranked)
+        adapters = self.adapters.insert(network, measure, state, ranked)
         self.router = self._new_router(encoder, always_on)
         self.policy = SamplingPolicy(self.router, budget, training.draws, training.skipped_gradient)
         parameters = list(self.router.parameters())
         group = {"params": parameters, "lr": training.router_rate, "weight_decay": 0.0}
-        return Prepared(segmenter, self.policy, [adapters, group], watch=self._watch)
+        return Prepared(network, self.policy, [adapters, group], watch=self._watch)
 
     def _new_router(self, encoder: Encoder, always_on: tuple[int, ...]) -> PredictiveRouter:
         """A router with logits in the order of importance."""
@@ -144,7 +143,7 @@ class RDS(FullModel):
         always_on = self.policy.router.config.always_on
         free = [i for i in range(outputs.blocks.shape[-1]) if i not in always_on]
         # The first frame runs all blocks and is not planned.
-        worth = measured_worth(self._segmenter, replay)[:, 1:]
+        worth = measured_worth(self._network, replay)[:, 1:]
         logits = torch.stack(self.policy.logits, dim=1)
         return weight * worth_loss(logits, worth_targets(worth, free), free)
 

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tempomask.adaptation.method import Replay
-from tempomask.models.encoder import Plan, Policy
-from tempomask.models.segmenter import Segmenter
+from tempomask.models.encoder import Plan, Policy, RoutedNetwork
 from tempomask.routing.plans import RoutedPlan
 
 # Weights of a frame's worth and of its neighbours' when a clip is smoothed.
@@ -44,13 +43,13 @@ class Switches(Policy):
         return RoutedPlan(torch.ones(size, dtype=torch.bool).tolist(), r)
 
 
-def measured_worth(segmenter: Segmenter, replay: Replay) -> Tensor:
+def measured_worth(network: RoutedNetwork, replay: Replay) -> Tensor:
     """-dL/dr (B, T, L) of the full model on the clips of the step at hand, L their mean loss.
 
     Blocks that change the shape have no r: theirs is 0.
     """
-    switches = Switches(segmenter.encoder.num_blocks)
-    outputs = replay(segmenter, switches, gradients=True)
+    switches = Switches(network.encoder.num_blocks)
+    outputs = replay(network, switches, gradients=True)
     batch, length = outputs.blocks.shape[:2]
     # A policy that is not recurrent sees all frames of all clips in one pass.
     (r,) = switches.passes

@@ -26,7 +26,7 @@ from tempomask.adaptation.method import (
     WrappedMethod,
 )
 from tempomask.baselines.settings import AlignmentConfig
-from tempomask.models.segmenter import Segmenter
+from tempomask.models.encoder import RoutedNetwork
 
 # Logits beyond this say nothing more; those of absent objects are -1024.
 SURE = 12.0
@@ -94,10 +94,10 @@ class Aligned(WrappedMethod):
         self.config = config
 
     def prepare(
-        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
+        self, network: RoutedNetwork, measure: Measure, state: Mapping[str, Any] | None = None
     ) -> Prepared:
-        self._teacher = deepcopy(segmenter).eval().requires_grad_(False)
-        return super().prepare(segmenter, measure, state)
+        self._teacher = deepcopy(network).eval().requires_grad_(False)
+        return super().prepare(network, measure, state)
 
     def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> Tensor | None:
         own = super().extra_loss(outputs, replay, step)

@@ -32,7 +32,6 @@ from tempomask.adaptation.options import AdapterConfig
 from tempomask.baselines.static import fixed
 from tempomask.errors import InputError, check_share
 from tempomask.models.encoder import Encoder, Plan, Policy, RoutedNetwork
-from tempomask.models.segmenter import Segmenter
 from tempomask.ops.modes import evaluation_mode
 
 POLICY = "policy."
@@ -229,20 +228,20 @@ class GatedMethod(ABC):
         return self.usage_loss(self.policy.take_decisions(), self.share_of_yes(self.policy))
 
     def prepare(
-        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
+        self, network: RoutedNetwork, measure: Measure, state: Mapping[str, Any] | None = None
     ) -> Prepared:
-        self._segmenter, self._measure = segmenter, measure
-        device = segmenter.device
+        self._network, self._measure = network, measure
+        device = network.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.adapters.config.seed)
-            self.policy = self.make_policy(segmenter.encoder).to(device)
-        adapters = self.adapters.insert(segmenter, measure, state)
+            self.policy = self.make_policy(network.encoder).to(device)
+        adapters = self.adapters.insert(network, measure, state)
         gates = {
             "params": list(self.policy.parameters()),
             "lr": self.gate_rate,
             "weight_decay": 0.0,
         }
-        return Prepared(segmenter, self.policy, [adapters, gates])
+        return Prepared(network, self.policy, [adapters, gates])
 
     def on_step(self, step: int) -> Prepared | None:
         """Nothing changes while it trains."""
@@ -252,9 +251,9 @@ class GatedMethod(ABC):
         return self.adapters.state()
 
     def export(self) -> Export:
-        images, encoder = self._measure.images(IMAGES), self._segmenter.encoder
+        images, encoder = self._measure.images(IMAGES), self._network.encoder
         share = self.share_of_yes(self.policy)
-        with evaluation_mode(self._segmenter):
+        with evaluation_mode(self._network):
             reached = fit_threshold(self.policy, encoder, images, share)
         state = self.policy.state_dict()
         tensors = {f"{POLICY}{name}": x.detach().cpu() for name, x in state.items()}

@@ -18,8 +18,14 @@ from tempomask.adaptation.options import AdapterConfig
 from tempomask.baselines.settings import PBDConfig
 from tempomask.baselines.static import Static
 from tempomask.errors import InputError
-from tempomask.models.encoder import Encoder, KeepPlan, Plan, Policy, always_on_blocks
-from tempomask.models.segmenter import Segmenter
+from tempomask.models.encoder import (
+    Encoder,
+    KeepPlan,
+    Plan,
+    Policy,
+    RoutedNetwork,
+    always_on_blocks,
+)
 from tempomask.routing.budget import block_count, check_budget
 from tempomask.routing.static import StaticPlan
 
@@ -75,20 +81,20 @@ class PBD(Static):
         self.config, self._progress = config, progress
 
     def prepare(
-        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
+        self, network: RoutedNetwork, measure: Measure, state: Mapping[str, Any] | None = None
     ) -> Prepared:
-        encoder = segmenter.encoder
+        encoder = network.encoder
         check_budget(self.budget, encoder.num_blocks, always_on_blocks(encoder))
-        self._segmenter, self._measure = segmenter, measure
+        self._network, self._measure = network, measure
         self._excess = encoder.num_blocks - block_count(self.budget, encoder.num_blocks)
         self.policy, self._order = DroppedBlocks(encoder), []
         if state is None:
             self._drop_until(0)
-            return self._adapted(segmenter, self.policy.indices, self.policy)
+            return self._adapted(network, self.policy.indices, self.policy)
         self._order = [int(index) for index in state["dropped"]]
         for index in self._order:
             self.policy.drop(index)
-        return self._adapted(segmenter, [int(i) for i in state["adapted"]], self.policy)
+        return self._adapted(network, [int(i) for i in state["adapted"]], self.policy)
 
     def on_step(self, step: int) -> Prepared | None:
         """Drop what is due; the same adapters are trained on."""
@@ -96,7 +102,7 @@ class PBD(Static):
         return None
 
     def _drop_until(self, step: int) -> None:
-        encoder, recovery = self._segmenter.encoder, self.config.recovery
+        encoder, recovery = self._network.encoder, self.config.recovery
         due = self._excess if recovery == 0 else min(self._excess, step // recovery + 1)
         while len(self._order) < due:
             required = sorted(encoder.required_blocks)
@@ -107,7 +113,7 @@ class PBD(Static):
                 self._progress(len(self._order), self._excess)
 
     def _score(self, kept: Sequence[int]) -> float:
-        return self._measure.score(self._segmenter, StaticPlan(kept, self._segmenter.encoder))
+        return self._measure.score(self._network, StaticPlan(kept, self._network.encoder))
 
     def state(self) -> dict[str, Any]:
         """What was dropped so far, and which blocks have adapters."""

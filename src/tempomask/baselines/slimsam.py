@@ -85,8 +85,9 @@ class SlimSAM:
             raise InputError(f"SlimSAM prunes in two steps of training, got {steps} in all")
 
     def prepare(
-        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
+        self, network: RoutedNetwork, measure: Measure, state: Mapping[str, Any] | None = None
     ) -> Prepared:
+        segmenter = as_segmenter(network)
         self._teacher = deepcopy(segmenter).eval().requires_grad_(False)
         self._images = measure.images(self.config.images)
         self._bottlenecks: list[Bottleneck] | None = None

@@ -33,7 +33,6 @@ from tempomask.adaptation.method import (
 from tempomask.adaptation.options import AdapterConfig
 from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, Policy, RoutedNetwork, always_on_blocks
-from tempomask.models.segmenter import Segmenter
 from tempomask.routing.budget import block_count, check_budget
 from tempomask.routing.options import Routing
 from tempomask.routing.static import PLAN_A, PLAN_B, PLAN_BLOCKS, StaticPlan
@@ -75,16 +74,16 @@ class Static:
         self.plan: Plan = plan
 
     def prepare(
-        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
+        self, network: RoutedNetwork, measure: Measure, state: Mapping[str, Any] | None = None
     ) -> Prepared:
-        kept = static_blocks(segmenter.encoder, self.plan, self.budget)
-        return self._adapted(segmenter, kept, StaticPlan(kept, segmenter.encoder))
+        kept = static_blocks(network.encoder, self.plan, self.budget)
+        return self._adapted(network, kept, StaticPlan(kept, network.encoder))
 
-    def _adapted(self, segmenter: Segmenter, kept: list[int], policy: Policy) -> Prepared:
+    def _adapted(self, network: RoutedNetwork, kept: list[int], policy: Policy) -> Prepared:
         """The network with adapters in the blocks that remain."""
-        self._encoder, self.kept = segmenter.encoder, kept
-        group, self._rank = insert_adapters(segmenter, kept, self.adapters)
-        return Prepared(segmenter, policy, [group])
+        self._encoder, self.kept = network.encoder, kept
+        group, self._rank = insert_adapters(network, kept, self.adapters)
+        return Prepared(network, policy, [group])
 
     def on_step(self, step: int) -> Prepared | None:
         """Nothing changes while it trains."""

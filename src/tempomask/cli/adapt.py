@@ -75,6 +75,7 @@ def adapt(
     data: Path,
     out: Path,
     model: ModelOptions = ModelOptions(),
+    objective: Annotated[Literal["tracking", "propagation"] | None, Parameter(group=METHOD)] = None,
     budget: Annotated[float, Parameter(group=METHOD)] = 0.6,
     method: Annotated[str, Parameter(group=METHOD)] = "rds",
     blocks: Annotated[CountOrBlocks | None, Parameter(group=METHOD)] = None,
@@ -104,11 +105,17 @@ def adapt(
 
     `tempomask track dog.mp4 --point 410,260 --adapter adapter --budget 0.6`
 
+    `tempomask adapt --model dinov3-vits16 --data DAVIS --out adapter`
+
+    `tempomask propagate dog.mp4 --mask first.png --adapter adapter --budget 0.6`
+
     The network itself stays as it is. Several GPUs: accelerate launch -m tempomask adapt ...
 
     Args:
         data: Folder in the DAVIS layout, or one with davis16-train-256 and stills-256.
         out: Folder for the adapter; a stopped run goes on in it.
+        objective: What for: tracking, or propagation of labels by the encoder alone. Default:
+            tracking, and propagation with DINOv3.
         budget: Share of the encoder's blocks to run.
         method: rds, or one that it is compared with.
         blocks: How many blocks get adapters, or which, such as 0,2,12-17. Default: half of them.
@@ -137,8 +144,8 @@ def adapt(
     with console.waiting("starting") as status:
         from tempomask.baselines.methods import build_method
         from tempomask.evaluation.measured_once import MeasuredOnce
-        from tempomask.training.adapt import PROMPTS, AdaptRecipe, phases, start_adaptation
-        from tempomask.weights import load_segmenter
+        from tempomask.training.adapt import AdaptRecipe, phases, start_adaptation
+        from tempomask.training.objectives import PROMPTS, load_for
 
         adapters = AdapterConfig(blocks=blocks, view=importance, rank=rank, rate=rate, seed=seed)
         config = RDSConfig(budget, router.training(), adapters)
@@ -153,18 +160,20 @@ def adapt(
             out / "training" / "measured.json",
         )
         status.update("loading the model")
-        segmenter = load_segmenter(model.model, model.checkpoint, model.image_size)
+        network, what_for, side = load_for(
+            objective, model.model, model.checkpoint, model.image_size, PROMPTS[prompts]
+        )
         warmup, decay = phases(steps)
         recipe = AdaptRecipe(
-            model=segmenter.config.name,
+            model=network.name,
             method=method,
             settings={**asdict(config), **asdict(compared)},
-            image_size=segmenter.config.image_size,
+            objective=what_for,
+            image_size=side,
             steps=steps,
             batch_size=batch_size,
             num_frames=num_frames,
             most_objects=most_objects,
-            prompts=PROMPTS[prompts],
             warmup_steps=warmup,
             decay_steps=decay,
             alignment=align,
@@ -173,8 +182,8 @@ def adapt(
             save_every=save_every,
         )
         status.update("reading the data")
-        run = start_adaptation(segmenter, data, out, chosen, recipe, validation, workers)
-    own = (p for n, p in run.prepared.segmenter.named_parameters() if "lora_" not in n)
+        run = start_adaptation(network, data, out, chosen, recipe, validation, workers)
+    own = (p for n, p in run.prepared.network.named_parameters() if "lora_" not in n)
     share = run.trained_parameters / sum(p.numel() for p in own)
     console.note(f"training {run.trained_parameters:,} parameters, {share:.1%} of the network")
     if run.step:

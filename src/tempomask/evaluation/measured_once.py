@@ -17,8 +17,7 @@ import torch
 from tempomask.adaptation.adapter_file import base_sample
 from tempomask.adaptation.method import Measure, Method, Prepared, WrappedMethod
 from tempomask.files import make_folder, write_json
-from tempomask.models.encoder import Policy
-from tempomask.models.segmenter import Segmenter
+from tempomask.models.encoder import Policy, RoutedNetwork
 from tempomask.routing.static import StaticPlan
 
 
@@ -34,12 +33,12 @@ class MeasuredOnce(WrappedMethod):
         self.path = path
 
     def prepare(
-        self, segmenter: Segmenter, measure: Measure, state: Mapping[str, Any] | None = None
+        self, network: RoutedNetwork, measure: Measure, state: Mapping[str, Any] | None = None
     ) -> Prepared:
         """Prepare with scores from the file; afterwards, with training, everything is measured."""
         kept = KeptScores(measure, self.path)
         try:
-            return self.method.prepare(segmenter, kept, state)
+            return self.method.prepare(network, kept, state)
         finally:
             kept.trained = True
 
@@ -52,24 +51,24 @@ class KeptScores:
         # Processes that train together measure alike; one of them writes.
         self._writes = os.environ.get("RANK", "0") == "0"
 
-    def score(self, segmenter: Segmenter, policy: Policy | None = None) -> float:
+    def score(self, network: RoutedNetwork, policy: Policy | None = None) -> float:
         """See `adaptation.method.Measure`."""
         if self.trained or not (policy is None or isinstance(policy, StaticPlan)):
-            return self._measure.score(segmenter, policy)
-        keep = [True] * segmenter.encoder.num_blocks if policy is None else policy.keep
+            return self._measure.score(network, policy)
+        keep = [True] * network.encoder.num_blocks if policy is None else policy.keep
         key = "".join("1" if kept else "0" for kept in keep)
         kept = json.loads(self._path.read_text()) if self._path.exists() else {}
-        scores = kept.setdefault(self._origin(segmenter), {})
+        scores = kept.setdefault(self._origin(network), {})
         if key not in scores:
-            scores[key] = self._measure.score(segmenter, policy)
+            scores[key] = self._measure.score(network, policy)
             if self._writes:
                 make_folder(self._path.parent)
                 write_json(self._path, kept)
         return scores[key]
 
-    def _origin(self, segmenter: Segmenter) -> str:
+    def _origin(self, network: RoutedNetwork) -> str:
         """Of which weights and data a score is."""
-        weights = base_sample(segmenter).numpy().tobytes()
+        weights = base_sample(network).numpy().tobytes()
         return hashlib.sha256(weights + self._measure.fingerprint.encode()).hexdigest()[:16]
 
     @property

@@ -1,7 +1,8 @@
 """Adaptation training: one command for RDS and every method that it is compared with.
 
-With the data and the losses of `loop.py`: clips, prompts and routing draws of a step depend only on
-the seed and the step. Only what the method asked for is trained; the checkpoint holds that alone.
+The objective (`objectives.py`) says how clips become losses and how a network is scored. Clips,
+prompts and routing draws of a step depend only on the seed and the step. Only what the method asked
+for is trained; the checkpoint holds that alone.
 """
 
 from __future__ import annotations
@@ -25,17 +26,11 @@ from tempomask.training.adaptation_data import adaptation_data
 from tempomask.training.calibration import SequenceMeasure
 from tempomask.training.checkpoint import REPORTING, load_checkpoint
 from tempomask.training.loop import ClipBatch, clip_batches
-from tempomask.training.losses import NO_LOSSES, LossWeights
-from tempomask.training.prompts import PromptSampling
+from tempomask.training.objectives import Objective, TrackingObjective
 from tempomask.training.run import Run, RunRecipe, make_accelerator
-from tempomask.training.unroll import ClipModel
 
 if TYPE_CHECKING:
-    from tempomask.models.segmenter import Segmenter
-
-
-# How clips are prompted: by their first masks, as in semi-supervised use, or by everything.
-PROMPTS = {"mask": PromptSampling(mask=1.0, box=0.0), "mixed": PromptSampling()}
+    from tempomask.models.encoder import RoutedNetwork
 
 
 @dataclass(frozen=True)
@@ -50,9 +45,8 @@ class AdaptRecipe(RunRecipe):
         batch_size: Clips a step and process.
         num_frames: Frames a clip.
         most_objects: Objects a clip, at most; the router sees the union of their masks, as in use.
-        losses: Weights of the losses.
+        objective: What for: how clips are followed, and with which prompts and losses.
         alignment: To the untouched network, the same for every method.
-        prompts: How clips are prompted.
     """
 
     model: str = "nano"
@@ -65,9 +59,8 @@ class AdaptRecipe(RunRecipe):
     most_objects: int = 3
     warmup_steps: int = 50
     decay_steps: int = 600
-    losses: LossWeights = field(default_factory=LossWeights)
+    objective: Objective = field(default_factory=TrackingObjective)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
-    prompts: PromptSampling = PROMPTS["mask"]
 
     def __post_init__(self) -> None:
         leasts = {"steps": 1, "batch_size": 1, "num_frames": 2, "most_objects": 1}
@@ -84,7 +77,7 @@ def phases(steps: int) -> tuple[int, int]:
 class Adaptation(Run[AdaptRecipe, ClipBatch]):
     """One run: a method on a network. Its adapter comes into `folder`, its checkpoint beside it.
 
-    segmenter: the base, with its weights; it is changed. clips: item i is a Clip that depends on i
+    network: the base, with its weights; it is changed. clips: item i is a Clip that depends on i
     alone. measure: calibration data for the method, from sequences that it may train on.
     validation: of sequences held out, None for no validation. sequences: names by what they are
     for; a run is only resumed with the same, and with the same weights.
@@ -94,7 +87,7 @@ class Adaptation(Run[AdaptRecipe, ClipBatch]):
         self,
         recipe: AdaptRecipe,
         method: Method,
-        segmenter: Segmenter,
+        network: RoutedNetwork,
         clips: Dataset[Any],
         folder: Path,
         measure: SequenceMeasure,
@@ -106,7 +99,7 @@ class Adaptation(Run[AdaptRecipe, ClipBatch]):
         super().__init__(recipe, folder / "training", unused_parameters=True)
         self.method, self.clips, self.folder = aligned(method, recipe.alignment), clips, folder
         self.validation, self.workers = validation, workers
-        self._name, self._sample = segmenter.config.name, base_sample(segmenter)
+        self._name, self._sample = network.name, base_sample(network)
         self._sequences = {what: list(names) for what, names in (sequences or {}).items()}
         # Names of everything that was trained so far, in whatever phase of the method.
         self._touched: set[str] = set()
@@ -115,9 +108,9 @@ class Adaptation(Run[AdaptRecipe, ClipBatch]):
             # Phases of methods lie where the number of steps puts them: it stays.
             saved = load_checkpoint(self.checkpoint, recipe, REPORTING)
             self._check_origin(saved)
-        segmenter = segmenter.to(self.accelerator.device)
+        network = network.to(self.accelerator.device)
         self._take(
-            self.method.prepare(segmenter, measure, None if saved is None else saved["method"])
+            self.method.prepare(network, measure, None if saved is None else saved["method"])
         )
         if saved is not None:
             self._restore(saved)
@@ -130,10 +123,8 @@ class Adaptation(Run[AdaptRecipe, ClipBatch]):
     def _take(self, prepared: Prepared) -> None:
         """Train what the method has prepared, with a fresh optimiser."""
         self.prepared = prepared
-        recipe = self.recipe
-        losses = recipe.losses if prepared.task else NO_LOSSES
-        self.clip_model = ClipModel(
-            prepared.segmenter, losses, recipe.prompts, prepared.policy, self.method
+        self.clip_model = self.recipe.objective.clip_model(
+            prepared.network, prepared.policy, self.method, prepared.task
         )
         self._touched |= set(self._trained())
         groups = [{**group, "params": list(group["params"])} for group in prepared.groups]
@@ -225,7 +216,7 @@ class Adaptation(Run[AdaptRecipe, ClipBatch]):
     def _validate(self) -> dict[str, float]:
         if self.validation is None:
             return {}
-        rows = self.validation.scores(self.prepared.segmenter, self.prepared.policy)
+        rows = self.validation.scores(self.prepared.network, self.prepared.policy)
         return {**rows, "mean": sum(rows.values()) / len(rows)}
 
     def export(self) -> Path:
@@ -236,7 +227,7 @@ class Adaptation(Run[AdaptRecipe, ClipBatch]):
 
 
 def start_adaptation(
-    segmenter: Segmenter,
+    network: RoutedNetwork,
     root: Path,
     out: Path,
     method: Method,
@@ -256,11 +247,14 @@ def start_adaptation(
     device = make_accelerator().device
     side = recipe.image_size
     precision = torch.bfloat16  # as in training
-    measure = SequenceMeasure(data.measured, side, device, dtype=precision)
+    objective = recipe.objective
+    measure = SequenceMeasure(data.measured, side, device, dtype=precision, objective=objective)
     validation = None
     if data.held_out:
-        validation = SequenceMeasure(data.held_out, side, device, dtype=precision)
+        validation = SequenceMeasure(
+            data.held_out, side, device, dtype=precision, objective=objective
+        )
     sequences = {"training": data.training, "held-out": [s.name for s in data.held_out]}
     return Adaptation(
-        recipe, method, segmenter, data.clips, out, measure, validation, workers, sequences
+        recipe, method, network, data.clips, out, measure, validation, workers, sequences
     )

@@ -1,4 +1,4 @@
-"""Calibration data for adaptation: some annotated sequences, tracked and scored again and again."""
+"""Calibration data for adaptation: some annotated sequences, followed and scored many times."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from tempomask.data.sequences import MaskSequence
 from tempomask.errors import InputError
 from tempomask.metrics.region_boundary import region_and_boundary
-from tempomask.models.encoder import Policy
-from tempomask.models.segmenter import Segmenter
+from tempomask.models.encoder import Policy, RoutedNetwork
 from tempomask.ops.modes import evaluation_mode
 from tempomask.ops.normalise import normalise
 from tempomask.tracking.frames import resize_frame
-from tempomask.training.validation import track_sequence
+from tempomask.training.objectives import Objective, TrackingObjective
 
 
 class SquareVideo(NamedTuple):
@@ -36,6 +35,7 @@ class SequenceMeasure:
 
     image_size: of the network; both frames and masks are scored at it. frames, stride: of every
     sequence the first `frames` at every `stride`-th. All objects of a sequence count as one.
+    objective: says how objects are followed; None for tracking.
     Raises InputError for sequences without a mask on their first frame.
     """
 
@@ -47,37 +47,38 @@ class SequenceMeasure:
         frames: int = 16,
         stride: int = 3,
         dtype: torch.dtype = torch.float32,
+        objective: Objective | None = None,
     ) -> None:
         if not sequences:
             raise InputError("there is no sequence to measure on; hold out fewer sequences")
         self._device, self._dtype = device, dtype
+        self._objective = TrackingObjective() if objective is None else objective
         self._names = [sequence.name for sequence in sequences]
         indices = range(0, frames * stride, stride)
         self._loaded = [load_square(sequence, image_size, indices) for sequence in sequences]
-        digest = hashlib.sha256(f"{self._names} {dtype}".encode())
+        digest = hashlib.sha256(f"{self._names} {dtype} {self._objective}".encode())
         for loaded in self._loaded:
             digest.update(loaded.frames.numpy().tobytes() + loaded.masks.numpy().tobytes())
         # See `adaptation.method.Measure`; of frames and masks as they are scored.
         self.fingerprint = digest.hexdigest()
 
     @torch.no_grad()
-    def score(self, segmenter: Segmenter, policy: Policy | None = None) -> float:
+    def score(self, network: RoutedNetwork, policy: Policy | None = None) -> float:
         """Mean J&F in [0, 1] over the sequences."""
-        return float(np.mean(list(self.scores(segmenter, policy).values())))
+        return float(np.mean(list(self.scores(network, policy).values())))
 
     @torch.no_grad()
-    def scores(self, segmenter: Segmenter, policy: Policy | None = None) -> dict[str, float]:
+    def scores(self, network: RoutedNetwork, policy: Policy | None = None) -> dict[str, float]:
         """Mean J&F of each sequence, first mask given, over the frames after it."""
-        modules = [m for m in (segmenter, policy) if isinstance(m, nn.Module)]
-        device, reduced = self._device.type, self._dtype != torch.float32
-        with evaluation_mode(*modules), torch.autocast(device, self._dtype, enabled=reduced):
-            rows = [self._score(segmenter, policy, loaded) for loaded in self._loaded]
+        modules = [m for m in (network, policy) if isinstance(m, nn.Module)]
+        with evaluation_mode(*modules):
+            rows = [self._score(network, policy, loaded) for loaded in self._loaded]
         return dict(zip(self._names, rows, strict=True))
 
-    def _score(self, segmenter: Segmenter, policy: Policy | None, loaded: SquareVideo) -> float:
+    def _score(self, network: RoutedNetwork, policy: Policy | None, loaded: SquareVideo) -> float:
         frames = loaded.frames.to(self._device)
         first = loaded.masks[0].float().to(self._device)
-        found = track_sequence(segmenter, frames, first, policy).cpu().numpy()
+        found = self._objective.follow(network, frames, first, policy, self._dtype).cpu().numpy()
         return float(np.mean(region_and_boundary(found, loaded.masks[1:].numpy())))
 
     def images(self, count: int) -> Tensor:

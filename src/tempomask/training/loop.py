@@ -82,9 +82,8 @@ class Lesson(nn.Module):
                 generator = torch.Generator().manual_seed(seed * self.rounds + number)
                 losses += self.frames.prompted_frame(objects, clips.targets[:, 0], generator)[1]
         else:
-            ious, _, outputs = self.clips.unroll(clips)
+            outputs, watched["iou"], _ = self.clips.unroll(clips)
             losses, features = [outputs.loss], outputs.features[:, 0]
-            watched["iou"] = torch.stack(ious).mean()
         total = torch.stack(losses).mean()
         if self.teacher is not None:
             told = self.teacher(features, images)

@@ -23,8 +23,6 @@ class LossWeights:
     object_score: float = 1.0
 
 
-NO_LOSSES = LossWeights(0.0, 0.0, 0.0, 0.0)
-
 # Focal loss of Lin et al. with SAM's constants.
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 

@@ -4,26 +4,28 @@ The functions are those of use (`propagation/labels.py`), so that what is traine
 gradient of the propagated labels reaches the encoder's adapters through the similarities of patches
 and through the labels of the frames before, and the router by its straight-through weights.
 
-B clips of T frames, h x w patches, M labels (background first), S image side.
+B clips of T frames, h x w patches, N objects, M labels (background first), S image side.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tempomask.adaptation.method import ClipOutputs, Method
 from tempomask.errors import InputError
 from tempomask.frames import Size
 from tempomask.models.encoder import Policy, RoutedNetwork
-from tempomask.ops.normalise import normalise
-from tempomask.propagation.labels import LabelContext, PropagationOptions, labels_on_grid
-from tempomask.propagation.network import EncodedPatches, PatchEncoder
+from tempomask.propagation.labels import LabelContext, labels_on_grid
+from tempomask.propagation.network import EncodedPatches, as_patch_encoder
+from tempomask.propagation.options import PropagationOptions
+from tempomask.propagation.session import PropagationSession
 from tempomask.training.losses import mask_iou
-from tempomask.training.unroll import ClipLosses
+from tempomask.training.unrolled_clips import Clips, Unrolled, UnrolledClips
 
 # Labels are propagated from few patches, so that a probability may be exactly 0; this much of an
 # even distribution is mixed in, and the loss of a patch that is surely wrong stays finite.
@@ -62,72 +64,38 @@ class PropagationLoss:
         return self.cross_entropy * crossed + self.dice * dice.mean()
 
 
-class PropagationClips(nn.Module):
-    """An encoder whose labels are propagated over clips, returning losses; DDP can wrap it.
+class PropagationClips(UnrolledClips):
+    """An encoder whose labels are propagated over clips; nothing is drawn, and nothing prompted.
 
     Args:
-        network: That is trained.
+        network: That is trained, a `PatchEncoder`.
         options: Of the propagation; the size of images is that of the clips.
         loss: Of every frame after the first.
-        policy: Routes the encoder; one that is recurrent sees each frame's objects before the next
-            frame is encoded.
-        method: Of adaptation; its own loss is added.
+        policy: Same as in `UnrolledClips`.
+        method: Same as in `UnrolledClips`.
+        task: Same as in `UnrolledClips`.
     """
 
     def __init__(
         self,
-        network: PatchEncoder,
+        network: RoutedNetwork,
         options: PropagationOptions,
         loss: PropagationLoss,
         policy: Policy | None = None,
         method: Method | None = None,
+        task: bool = True,
     ) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network, policy, method, task)
         self.options, self.loss = options, loss
-        self.policy, self.method = policy, method
 
-    def forward(
-        self, frames: Tensor, masks: Tensor, seed: int, true_memory: float = 0.0, step: int = 0
-    ) -> ClipLosses:
-        """The losses of clips.
+    def alike(self, network: RoutedNetwork, policy: Policy | None) -> PropagationClips:
+        """The same for another network, without a method."""
+        return PropagationClips(network, self.options, self.loss, policy)
 
-        Args:
-            frames: (B, T, S, S, 3), uint8.
-            masks: (B, T, S, S), zeros and ones.
-            seed: As in `ClipModel`; nothing is drawn here.
-            true_memory: As in `ClipModel`; labels are propagated as they are.
-            step: Of the optimiser, for the method.
-        """
-        images = normalise(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        targets = masks.to(self.network.device).float()
-        outputs = self._unroll(images, targets)
-        total = outputs.loss
-        extra = total.new_zeros(())
-        if self.method is not None:
-
-            def replay(
-                network: RoutedNetwork, policy: Policy | None, *, gradients: bool = False
-            ) -> ClipOutputs:
-                assert isinstance(network, PatchEncoder)
-                other = PropagationClips(network, self.options, self.loss, policy)
-                with torch.set_grad_enabled(gradients):
-                    return other._unroll(images, targets)
-
-            own = self.method.extra_loss(outputs, replay, step)
-            extra = extra if own is None else own
-        wanted = F.interpolate(targets[:, 1:], size=outputs.logits.shape[-2:], mode="area")
-        iou = mask_iou(outputs.logits[:, 1:], wanted).mean()
-        share = outputs.blocks.float().mean()
-        return ClipLosses(total + extra, iou, total.new_zeros(()), extra.detach(), share)
-
-    def _unroll(self, images: Tensor, targets: Tensor) -> ClipOutputs:
-        """Propagate the first masks through the clips.
-
-        Args:
-            images: (B, T, 3, S, S), normalised.
-            targets: (B, T, S, S).
-        """
+    def unroll(self, clips: Clips) -> Unrolled:
+        """Propagate the first masks through the clips, frame by frame."""
+        images, network = clips.images, as_patch_encoder(self.network)
+        targets = [clips.targets[clips.owner == clip] for clip in range(len(images))]
         contexts = [LabelContext(self.options) for _ in images]
         losses, frames, logits = [], [], []
         recurrent = self.policy is not None and self.policy.recurrent
@@ -135,27 +103,30 @@ class PropagationClips(nn.Module):
         for index in range(images.shape[1]):
             if whole is None:
                 previous = torch.cat([c.masks for c in contexts]).detach() if index else None
-                frame = self.network.encode(images[:, index], self.policy, previous)
+                frame = network.encode(images[:, index], self.policy, previous)
             else:
                 frame = whole[index]
             # Similarities are float32 in use, too.
             with torch.autocast(images.device.type, enabled=False):
-                for clip, context in enumerate(contexts):
-                    masks, features = targets[clip, index][None], frame.features[clip]
+                for features, context, masks in zip(frame.features, contexts, targets, strict=True):
                     grid = features.shape[0], features.shape[1]
                     if index == 0:
-                        context.begin(features, first_labels(masks, grid))
+                        context.begin(features, first_labels(masks[:, 0], grid))
                     else:
-                        truth = truth_on_grid(masks, grid)
+                        truth = truth_on_grid(masks[:, index], grid)
                         losses.append(self.loss(context.step(features), truth))
                 logits.append(torch.cat([object_logits(c.labels) for c in contexts]))
             frames.append(frame)
-        return _outputs(frames, logits, targets, torch.stack(losses).mean())
+        outputs = _outputs(frames, logits, clips.targets, torch.stack(losses).mean())
+        wanted = F.interpolate(clips.targets[:, 1:], size=outputs.logits.shape[-2:], mode="area")
+        iou = mask_iou(outputs.logits[:, 1:], wanted).mean()
+        return Unrolled(outputs, iou, outputs.loss.new_zeros(()))
 
     def _encode_whole(self, images: Tensor) -> list[EncodedPatches]:
         """All frames of all clips as one batch, where no frame needs the masks of another."""
         batch, length = images.shape[:2]
-        features, blocks = self.network.encode(images.flatten(0, 1), self.policy)
+        network = as_patch_encoder(self.network)
+        features, blocks = network.encode(images.flatten(0, 1), self.policy)
         features = features.unflatten(0, (batch, length))
         ran = blocks.expand(batch * length, -1).unflatten(0, (batch, length))
         return [EncodedPatches(features[:, t], ran[:, t]) for t in range(length)]
@@ -186,7 +157,7 @@ def object_logits(labels: Tensor) -> Tensor:
 def _outputs(
     frames: list[EncodedPatches], logits: list[Tensor], targets: Tensor, loss: Tensor
 ) -> ClipOutputs:
-    batch = len(targets)
+    batch = len(frames[0].features)
     return ClipOutputs(
         features=torch.stack([f.features.permute(0, 3, 1, 2) for f in frames], dim=1),
         logits=torch.stack(logits, dim=1),
@@ -195,3 +166,27 @@ def _outputs(
         blocks=torch.stack([f.blocks.expand(batch, -1) for f in frames], dim=1),
         loss=loss,
     )
+
+
+def propagate_sequence(
+    network: RoutedNetwork,
+    frames: Tensor,
+    first: Tensor,
+    options: PropagationOptions,
+    policy: Policy | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Masks bool (T - 1, S, S) of the frames after the first, from its mask, by a session.
+
+    Args:
+        network: A `PatchEncoder`.
+        frames: (T, S, S, 3), uint8.
+        first: (S, S), zeros and ones.
+        options: Of the propagation.
+        policy: Routes the encoder.
+        dtype: Of the encoder's computation.
+    """
+    session = PropagationSession(as_patch_encoder(network), options, dtype=dtype, policy=policy)
+    session.prompt(mask=first.bool().cpu().numpy())
+    results = [session.step(frame) for frame in frames.cpu().numpy()]
+    return torch.from_numpy(np.stack([result.masks[0] for result in results[1:]]))

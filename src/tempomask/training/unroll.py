@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tempomask.adaptation.method import ClipOutputs, Method
 from tempomask.models.config import SegmenterConfig
-from tempomask.models.encoder import Policy
+from tempomask.models.encoder import Policy, RoutedNetwork
 from tempomask.models.segmenter import (
     MASK_PROMPT_BIAS,
     MASK_PROMPT_SCALE,
@@ -23,8 +23,8 @@ from tempomask.models.segmenter import (
     Encoded,
     MemoryInputs,
     Segmenter,
+    as_segmenter,
 )
-from tempomask.ops.normalise import normalise
 from tempomask.tracking.frame_step import FED_BACK_LOGIT
 from tempomask.training.losses import (
     LossWeights,
@@ -34,38 +34,7 @@ from tempomask.training.losses import (
     object_score_loss,
 )
 from tempomask.training.prompts import PromptSampling, box_prompt, click
-
-
-class ClipLosses(NamedTuple):
-    """Scalars: the total to descend, and what to watch.
-
-    iou: of the single mask. object_score: its loss. extra: the adaptation method's own loss, within
-    the total. blocks: share of the encoder's blocks that ran.
-    """
-
-    total: Tensor
-    iou: Tensor
-    object_score: Tensor
-    extra: Tensor
-    blocks: Tensor
-
-
-class Clips(NamedTuple):
-    """images (B, T, 3, S, S), normalised; targets (N, T, S, S); the rest: see `ClipModel`."""
-
-    images: Tensor
-    targets: Tensor
-    owner: Tensor
-    seed: int
-    true_memory: float
-
-
-class Unrolled(NamedTuple):
-    """ious, scores: of every frame. outputs: for a method."""
-
-    ious: list[Tensor]
-    scores: list[Tensor]
-    outputs: ClipOutputs
+from tempomask.training.unrolled_clips import Clips, Unrolled, UnrolledClips
 
 
 class FrameOutput(NamedTuple):
@@ -101,11 +70,16 @@ class ClipMemory:
         )
 
 
-class ClipModel(nn.Module):
-    """The segmenter unrolled over a clip, returning losses; one module, so that DDP can wrap it.
+class ClipModel(UnrolledClips):
+    """A segmenter tracking over clips: prompts on the first frame, SAM 2's losses on all.
 
-    policy: routes the encoder; one that is recurrent sees each frame's masks before the next frame
-    is encoded. method: of adaptation; its own loss is added.
+    Args:
+        segmenter: That is trained.
+        weights: Of the losses.
+        prompts: How the first frame is prompted.
+        policy: Same as in `UnrolledClips`.
+        method: Same as in `UnrolledClips`.
+        task: Same as in `UnrolledClips`.
     """
 
     def __init__(
@@ -115,56 +89,20 @@ class ClipModel(nn.Module):
         prompts: PromptSampling,
         policy: Policy | None = None,
         method: Method | None = None,
+        task: bool = True,
     ) -> None:
-        super().__init__()
-        self.segmenter = segmenter
+        super().__init__(segmenter, policy, method, task)
         self.weights = weights
         self.prompts = prompts
-        self.policy = policy
-        self.method = method
 
-    def forward(
-        self,
-        frames: Tensor,
-        masks: Tensor,
-        owner: Tensor,
-        seed: int,
-        true_memory: float = 0.0,
-        step: int = 0,
-    ) -> ClipLosses:
-        """frames (B, T, S, S, 3) uint8, masks (N, T, S, S) of 0 and 1.
+    @property
+    def segmenter(self) -> Segmenter:
+        """The network."""
+        return as_segmenter(self.network)
 
-        owner (N,) long: the clip of each object, in ascending order. seed: of the prompt sampling,
-        so that a resumed run repeats itself. true_memory: probability that a frame is remembered
-        with its true mask instead of the predicted one. step: of the optimiser, for the method.
-        """
-        clips = self.clips(frames, masks, owner, seed, true_memory)
-        ious, scores, outputs = self.unroll(clips)
-        total = outputs.loss
-        extra = total.new_zeros(())
-        if self.method is not None:
-
-            def replay(
-                segmenter: Segmenter, policy: Policy | None, *, gradients: bool = False
-            ) -> ClipOutputs:
-                other = ClipModel(segmenter, self.weights, self.prompts, policy)
-                with torch.set_grad_enabled(gradients):
-                    return other.unroll(clips).outputs
-
-            own = self.method.extra_loss(outputs, replay, step)
-            extra = extra if own is None else own
-        visible = clips.targets.flatten(2).any(dim=2)
-        watched = object_score_loss(torch.stack(scores, dim=1), visible, self.weights).mean()
-        share = outputs.blocks.float().mean()
-        return ClipLosses(total + extra, torch.stack(ious).mean(), watched, extra.detach(), share)
-
-    def clips(
-        self, frames: Tensor, masks: Tensor, owner: Tensor, seed: int, true_memory: float = 0.0
-    ) -> Clips:
-        """A batch, ready to be tracked; arguments: see `forward`."""
-        images = normalise(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        targets = masks.to(self.segmenter.device).float()
-        return Clips(images, targets, owner, seed, true_memory)
+    def alike(self, network: RoutedNetwork, policy: Policy | None) -> ClipModel:
+        """The same for another network, without a method."""
+        return ClipModel(as_segmenter(network), self.weights, self.prompts, policy)
 
     def unroll(self, clips: Clips) -> Unrolled:
         """Track the clips, frame by frame."""
@@ -198,8 +136,10 @@ class ClipModel(nn.Module):
             if index < length - 1:
                 use_truth = torch.rand((), generator=generator).item() < clips.true_memory
                 self._remember(memory, frame, decoded, target if use_truth else None)
-        loss = torch.stack(losses).mean()
-        return Unrolled(ious, scores, _outputs(frames, logits, clips.targets, loss))
+        visible = clips.targets.flatten(2).any(dim=2)
+        score_loss = object_score_loss(torch.stack(scores, dim=1), visible, self.weights)
+        said = _outputs(frames, logits, clips.targets, torch.stack(losses).mean())
+        return Unrolled(said, torch.stack(ious).mean(), score_loss.mean())
 
     def _encode_whole(self, images: Tensor) -> list[Encoded]:
         """All frames of all clips as one batch, where no frame needs the masks of another."""
