@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -159,6 +160,17 @@ class RoutedModel:
         asked = Routing.of(routing)
         if asked.count_waiting is None:
             asked = replace(asked, count_waiting=count_waiting)
+        if asked.memory_budget == 1:
+            return self._block_policy(asked)
+        encoder = as_segmenter(self.network).encoder
+        policy = self._block_policy(replace(asked, memory_budget=1.0))
+        # A copy, as an adapter may give the same policy to several.
+        policy = copy(policy) if policy else StaticPlan(range(encoder.num_blocks), encoder)
+        policy.memory_budget = asked.memory_budget
+        return policy
+
+    def _block_policy(self, asked: Routing) -> Policy | None:
+        """Which encoder blocks run; None for all."""
         adapter, router = self.adapter, asked.router
         if adapter is not None and adapter.make_policy and router in ("auto", adapter.method):
             return adapter.make_policy(asked)

@@ -16,11 +16,12 @@ from tempomask.errors import InputError
 from tempomask.model import Model
 from tempomask.models.segmenter import Encoded, MemoryInputs, Segmenter
 from tempomask.prompts import Prompt
-from tempomask.tracking.frame_step import FrameStep, Request
+from tempomask.tracking.frame_step import FrameStep
 from tempomask.tracking.memory_bank import Memory, MemoryBank
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.selection import RecentMemories
 from tempomask.tracking.session import Session
+from tempomask.tracking.state import Request
 
 MakeTiny = Callable[[str], Segmenter]
 Attend = Callable[[Tensor, MemoryInputs | None], Tensor]

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from tempomask.prompts import Prompt
-from tempomask.tracking.frame_step import Request
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.session import Session
-from tempomask.tracking.state import Clicks
+from tempomask.tracking.state import Clicks, Request
 
 NETWORKS = ["segmenter", "segmenter_with_image_keys", "segmenter_without_pointer_time"]
 FIRST = {1: 0, 2: 3, 3: 5}
@@ -123,4 +122,4 @@ def test_the_fixture_has_one_layout(session: Session) -> None:
     layouts = {
         session._frame_step._memory_layout(request) for request in tracking_requests(session)
     }
-    assert layouts == {((6, 5, 4, 3, 2, 1, 0), 16)}
+    assert layouts == {((6, 5, 4, 3, 2, 1, 0), 16, False)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -150,6 +150,8 @@ class RoutingOptions(Routing):
         fps: Choose the budget frame by frame so that frames come this fast.
         router: Which encoder blocks run: auto (the adapter's choice, else all), none (all), rds
             (chosen anew for each frame), plan-a, plan-b.
+        memory_budget: Share of a frame's tokens that may attend to an object's memories: those near
+            its last mask and a coarse grid. 1 is exact.
         adapter: What tempomask adapt made: a folder, or the name of a bundled one.
     """
 
@@ -164,11 +166,13 @@ class RoutingOptions(Routing):
             check_share("--budget", self.budget)
         if self.fps is not None and not self.fps > 0:
             raise InputError(f"--fps {self.fps:g} must be more than 0")
+        check_share("--memory-budget", self.memory_budget)
         super().__post_init__()
 
     def adapter_for(self, model: str | None, checkpoint: str | None) -> str | None:
         """The adapter named, else the model's bundled one if anything is asked of a router."""
-        if self.adapter is not None or checkpoint is not None or not self.settings():
+        asked = replace(self, memory_budget=1.0).settings()
+        if self.adapter is not None or checkpoint is not None or not asked:
             return self.adapter
         from tempomask.adaptation.adapter_file import bundled_adapters
 

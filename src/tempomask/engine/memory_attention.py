@@ -26,6 +26,8 @@ from tempomask.models.memory_attention import (
     MemoryAttentionLayer,
     MemoryTokens,
     RotaryAttention,
+    TokenChoice,
+    take_rows,
 )
 from tempomask.models.pooled_memory_attention import LOG_WINDOW_AREA, WINDOW
 from tempomask.ops.attention import attention
@@ -44,7 +46,7 @@ class SharedTokens(NamedTuple):
     place (N, K, memory_dim): values and positions. values (N, K', memory_dim): pooled where keys
     will be. num_spatial: leading tokens of place that are spatial. image_keys: see
     `MemoryTokens`. bias: joins the logits of the keys (1 or N, K'), or None. pooled: whether keys
-    are pooled 2x2 too.
+    are pooled 2x2 too. chosen: see `MemoryTokens`.
     """
 
     place: Tensor
@@ -53,6 +55,7 @@ class SharedTokens(NamedTuple):
     image_keys: Tensor | None
     bias: Tensor | None
     pooled: bool
+    chosen: TokenChoice | None
 
 
 def _and_turned(layer: nn.Linear) -> list[tuple[Tensor, Tensor | None]]:
@@ -99,8 +102,13 @@ class FastMemoryAttentionLayer(nn.Module):
         query, query_turned = self.query(self.cross_norm(x)).chunk(2, dim=-1)
         query = _rotated(query, query_turned, table)
         key, value = self._keys(memory, grid), self.value(memory.values)
-        attended = attention(query.expand(key.shape[0], -1, -1), key, value, memory.bias)
-        return self._feed_forward(x + self.output(attended).to(x.dtype))
+        query = query.expand(key.shape[0], -1, -1)
+        if memory.chosen is not None:
+            query = take_rows(query, memory.chosen.index)
+        attended = self.output(attention(query, key, value, memory.bias)).to(x.dtype)
+        if memory.chosen is not None:
+            attended = take_rows(attended, memory.chosen.source)
+        return self._feed_forward(x + attended)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         """The MLP, some tokens at a time, so that its hidden layer stays in the cache."""
@@ -149,6 +157,7 @@ def _shared(
         memory.image_keys,
         _bias(memory, grid[0] * grid[1], pooled, pooled and pooling == "eq5", dtype),
         pooled,
+        memory.chosen,
     )
 
 
@@ -205,6 +214,7 @@ def _of_objects(memory: MemoryTokens, objects: slice) -> MemoryTokens:
         memory.num_spatial,
         None if memory.image_keys is None else part(memory.image_keys),
         None if memory.absent is None else part(memory.absent),
+        None if memory.chosen is None else TokenChoice(*map(part, memory.chosen)),
     )
 
 

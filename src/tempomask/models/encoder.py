@@ -80,9 +80,12 @@ class Policy:
     Attributes:
         recurrent: The plan depends on previous_masks: training then encodes frame after frame
             instead of a clip at once.
+        memory_budget: Share of a frame's tokens that may attend to an object's memories; which
+            ones, `routing.memory` decides.
     """
 
     recurrent: bool = False
+    memory_budget: float = 1.0
 
     @property
     def fixed_keep(self) -> tuple[bool, ...] | None:

@@ -18,12 +18,23 @@ from tempomask.ops.attention import attention
 from tempomask.ops.rope import axial_table, rotate
 
 
+class TokenChoice(NamedTuple):
+    """Which tokens of a frame attend to the memories, of N objects; the others take their results.
+
+    index (N, k) long: those that attend. source (N, hw) long: the place in index of the token whose
+    result each token takes, its own if it attends.
+    """
+
+    index: Tensor
+    source: Tensor
+
+
 class MemoryTokens(NamedTuple):
     """What a frame attends to: spatial memories frame by frame, then object pointers.
 
     values (N, K, memory_dim); positions, broadcastable to values, added for the keys only;
     num_spatial: how many leading tokens are spatial; image_keys (1 or N, num_spatial, D) or None.
-    absent: see `MemoryInputs`, for the fast engine.
+    absent, chosen: see `MemoryInputs`; the former for the fast engine.
     """
 
     values: Tensor
@@ -31,6 +42,13 @@ class MemoryTokens(NamedTuple):
     num_spatial: int
     image_keys: Tensor | None
     absent: Tensor | None = None
+    chosen: TokenChoice | None = None
+
+
+def take_rows(x: Tensor, index: Tensor) -> Tensor:
+    """The rows of x (1 or N, A, D) at index (N, B), of each its own: (N, B, D)."""
+    first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+    return F.embedding(index + first, x.flatten(0, 1))
 
 
 class RotaryAttention(nn.Module):
@@ -59,6 +77,8 @@ class RotaryAttention(nn.Module):
     ) -> Tensor:
         """Let x (1 or N, hw, D) attend to the memory tokens: (N, hw, D)."""
         query = self.rotate(self.query(x), grid).expand(memory.values.shape[0], -1, -1)
+        if memory.chosen is not None:
+            query = take_rows(query, memory.chosen.index)
         key = self.key(memory.values + memory.positions)
         spatial, pointers = key.tensor_split([memory.num_spatial], dim=1)
         if self.image_key is not None and self.image_norm is not None:
@@ -70,7 +90,8 @@ class RotaryAttention(nn.Module):
             attended = attention(query, key, value)
         else:
             attended = pooled_attention(query, key, value, memory.num_spatial, grid, pooling)
-        return self.output(attended)
+        attended = self.output(attended)
+        return attended if memory.chosen is None else take_rows(attended, memory.chosen.source)
 
 
 class MemoryAttentionLayer(nn.Module):

@@ -38,11 +38,11 @@ def pooled_attention(
 ) -> Tensor:
     """Single-head attention over pooled spatial memories and untouched object pointers.
 
-    query (N, hw, D); key, value (N, K, D) of which the first num_spatial tokens are whole frames of
+    query (N, A, D); key, value (N, K, D) of which the first num_spatial tokens are whole frames of
     the grid (rotated keys) and the rest pointers. A single memory frame is not pooled, as in the
-    official code. Returns (N, hw, D).
+    official code. Returns (N, A, D).
     """
-    if num_spatial <= query.shape[1]:
+    if num_spatial <= grid[0] * grid[1]:
         return attention(query, key, value)
     spatial_key = pool_grid(key[:, :num_spatial], grid)
     pooled_value = torch.cat(

@@ -19,7 +19,7 @@ from tempomask.models.encoder import Encoder, Policy, RoutedNetwork
 from tempomask.models.hiera import Hiera
 from tempomask.models.hybrid import HybridEncoder
 from tempomask.models.mask_decoder import MaskDecoder, MaskProposals
-from tempomask.models.memory_attention import MemoryAttention, MemoryTokens
+from tempomask.models.memory_attention import MemoryAttention, MemoryTokens, TokenChoice
 from tempomask.models.memory_encoder import MemoryEncoder
 from tempomask.models.neck import FeaturePyramidNeck, SingleLevelNeck
 from tempomask.models.prompt_encoder import NOT_A_POINT, PromptEncoder
@@ -53,6 +53,7 @@ class MemoryInputs(NamedTuple):
     (number of pointers - 1).
     absent (N, T + P) bool: frames and pointers that are not there (`tracking.memory_inputs`); None
     where all are, and always for a network that is not `fast`.
+    chosen: which tokens attend to them (`routing.memory`), None for all.
     """
 
     spatial: Tensor
@@ -61,6 +62,7 @@ class MemoryInputs(NamedTuple):
     pointers: Tensor
     pointer_distance: Tensor
     absent: Tensor | None = None
+    chosen: TokenChoice | None = None
 
 
 class Decoded(NamedTuple):
@@ -189,6 +191,7 @@ class Segmenter(RoutedNetwork):
             num_spatial=spatial.shape[1],
             image_keys=None if images is None else images.permute(0, 1, 3, 4, 2).flatten(1, 3),
             absent=memory.absent,
+            chosen=memory.chosen,
         )
 
     def _pointer_positions(self, distance: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
-"""What a user may ask of a router, as one frozen dataclass: `Routing`; names of its settings."""
+"""What a user may ask of routing, as one frozen dataclass: `Routing`; names of its settings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, check_share
 
 RuleName = Literal["top-k", "threshold", "calibrated", "stochastic"]
 RULES: tuple[RuleName, ...] = get_args(RuleName)
@@ -17,7 +17,9 @@ Draws = Literal["exact", "bernoulli"]
 
 @dataclass(frozen=True)
 class Routing:
-    """Which encoder blocks run on a frame. The defaults leave everything to the model's adapter.
+    """What runs on a frame: which encoder blocks, and how much of the memory attention.
+
+    The defaults leave the blocks to the model's adapter, and let all tokens attend to memories.
 
     `Model.track`, `Model.session` and `evaluate` take one as `routing=`; a number there is short
     for a budget.
@@ -39,6 +41,9 @@ class Routing:
         router: "auto" is the adapter's, or none without an adapter; "none" runs all blocks; "rds"
             and other methods' names ask for an adapter of that method; "plan-a" and "plan-b" are
             fixed choices for SAM 2's large encoder.
+        memory_budget: Share of a frame's tokens that may attend to the memories of an object, above
+            0 and at most 1: those near its last mask, and a coarse grid (`routing/memory.py`). 1 is
+            exact. Works with any segmenter, without an adapter.
 
     Raises:
         InputError: For an unknown rule, and for values that do not go together.
@@ -56,8 +61,10 @@ class Routing:
     fps: float | None = None
     count_waiting: bool | None = None
     router: str = "auto"
+    memory_budget: float = 1.0
 
     def __post_init__(self) -> None:
+        check_share("memory_budget", self.memory_budget)
         if self.rule not in RULES:
             raise InputError(f"unknown rule {self.rule!r}; use {', '.join(RULES)}")
         for name, value, rule in (

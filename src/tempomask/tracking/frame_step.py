@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -31,43 +31,26 @@ from tempomask.models.segmenter import (
 from tempomask.ops.boxes import mask_extents
 from tempomask.ops.transfer import to_device
 from tempomask.prompts import Prompt
+from tempomask.routing.memory import MemoryRouter, together
 from tempomask.tracking.cleanup import fill_holes, without_overlap
 from tempomask.tracking.memory_bank import Memory
 from tempomask.tracking.memory_inputs import is_lone, memory_inputs, memory_slots
 from tempomask.tracking.options import TrackingOptions
-from tempomask.tracking.samurai import Choice, Motion, MotionChooser
-from tempomask.tracking.selection import MemorySelector, Selection
-from tempomask.tracking.state import Clicks, Output, TrackedObject, VideoState, network_mask
+from tempomask.tracking.samurai import Choice, MotionChooser
+from tempomask.tracking.selection import MemorySelector
+from tempomask.tracking.state import (
+    Clicks,
+    Output,
+    Request,
+    TrackedObject,
+    VideoState,
+    network_mask,
+)
 
 # Logits fed back with a further prompt are held within these bounds, as the official code does.
 FED_BACK_LOGIT = 32.0
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """One object to be segmented on one frame.
-
-    Attributes:
-        initial: Whether this is an initial conditioning frame.
-        selection: The object's memories; None on such a frame and for mask prompts.
-        clicks: All clicks so far on this frame.
-        previous: (4h, 4w) logits so far on this frame.
-        mask: (S, S) mask prompt, in place of all these.
-        motion: Of the object up to the frame before, for a choice by motion.
-    """
-
-    initial: bool = False
-    selection: Selection | None = None
-    clicks: Clicks | None = None
-    previous: Tensor | None = None
-    mask: Tensor | None = None
-    motion: Motion | None = None
-
-    @property
-    def num_points(self) -> int:
-        return 0 if self.clicks is None else len(self.clicks.labels)
 
 
 class FrameStep:
@@ -78,6 +61,7 @@ class FrameStep:
         options: How the video is tracked.
         selector: Which memories are attended to.
         chooser: Lets motion choose among the masks that compete; None leaves that to the network.
+        memory_budget: Same as in `models.encoder.Policy`.
     """
 
     def __init__(
@@ -86,9 +70,12 @@ class FrameStep:
         options: TrackingOptions,
         selector: MemorySelector,
         chooser: MotionChooser | None = None,
+        memory_budget: float = 1.0,
     ) -> None:
         self.segmenter, self.config, self.options = segmenter, segmenter.config, options
         self.selector, self.chooser = selector, chooser
+        grid = (self.config.image_size // 16,) * 2
+        self.router = None if memory_budget == 1 else MemoryRouter(memory_budget, grid)
         self.memory_dtype: torch.dtype = getattr(torch, options.memory_dtype)
         self.presence_threshold = 0.0 if chooser is None else chooser.config.presence_threshold
         wanted = options.static_memory
@@ -169,14 +156,25 @@ class FrameStep:
 
     def _track(self, state: VideoState, index: int, objects: Sequence[TrackedObject]) -> None:
         """Find objects by their memories alone."""
-        requests = []
-        for tracked in objects:
+        requests, known = [], {}
+        for row, tracked in enumerate(objects):
             # Motion is that of the frame just before; a gap in the frames or a turn ends it.
             before = tracked.outputs.get(index + (1 if state.reverse else -1))
-            same = before is not None and before.reverse == state.reverse
             selection = self.selector.select(tracked.bank, index, state.reverse)
-            motion = before.motion if before is not None and same else None
+            motion = None
+            if before is not None and before.reverse == state.reverse:
+                motion, known[row] = before.motion, before
             requests.append(Request(selection=selection, motion=motion))
+        if self.router is not None and known:
+            outputs = list(known.values())
+            logits = torch.stack([output.logits for output in outputs])
+            scores = torch.stack([output.object_score for output in outputs])
+            ious = torch.stack([output.predicted_iou for output in outputs])
+            earlier = [output.focus for output in outputs]
+            for row, focus in zip(
+                known, self.router.route(earlier, logits, scores, ious), strict=True
+            ):
+                requests[row] = replace(requests[row], focus=focus)
         self._segment(state, index, objects, requests)
 
     def _segment(
@@ -243,9 +241,10 @@ class FrameStep:
             return None
         if request.selection is None:
             return "initial"
+        routed = request.focus is not None and request.focus.routed
         if self.static:
-            return "lone" if is_lone(request.selection, self.config) else "several"
-        return request.selection.temporal_index, len(request.selection.distances)
+            return is_lone(request.selection, self.config), routed
+        return request.selection.temporal_index, len(request.selection.distances), routed
 
     def _attend(
         self, encoded: Encoded, requests: Sequence[Request], images: Mapping[int, Tensor]
@@ -258,6 +257,7 @@ class FrameStep:
             memory = None
             if selections:
                 memory = build(selections, images, encoded.features, self.config)
+                memory = memory._replace(chosen=together([requests[i].focus for i in group]))
             features = self.segmenter.attend(encoded.features, memory)
             features = features.expand(len(group), -1, -1, -1)
             conditioned.update(zip(group, features.split(1), strict=True))
@@ -346,6 +346,7 @@ class FrameStep:
                 initial=request.initial,
                 motion=None if choice is None else choice.motion,
                 motion_score=None if choice is None else choice.score,
+                focus=request.focus,
             )
 
     def _scores(self, outputs: Sequence[Output]) -> list[list[float]]:

@@ -81,9 +81,9 @@ class Session(VideoSession):
             raise InputError('memory="samurai-official" tracks forward only; use memory="samurai"')
         chooser = None if samurai is None else MotionChooser(samurai)
         motion_aware = None if samurai is None else MotionAwareMemories(recent, samurai)
-        self._frame_step = FrameStep(
-            segmenter, self.options, selector or motion_aware or recent, chooser
-        )
+        chosen = selector or motion_aware or recent
+        budget = 1.0 if policy is None else policy.memory_budget
+        self._frame_step = FrameStep(segmenter, self.options, chosen, chooser, budget)
         self._begin()
 
     def reset(self) -> None:

@@ -17,10 +17,11 @@ from tempomask.frames import Size
 from tempomask.ops.transfer import to_device, waits_for_now
 from tempomask.prompts import Prompt
 from tempomask.results import DeferredArrays, FrameArrays, FrameResult
+from tempomask.routing.memory import Focus
 from tempomask.tracking.frames import FrameStore
 from tempomask.tracking.memory_bank import Memory, MemoryBank
 from tempomask.tracking.samurai import Motion
-from tempomask.tracking.selection import MemorySelector
+from tempomask.tracking.selection import MemorySelector, Selection
 
 # Labels of the two leading points that stand for a box.
 BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 2, 3
@@ -91,6 +92,7 @@ class Output:
         reverse: The direction of tracking at that time.
         motion: With SAMURAI's memory, as in `samurai.Choice`.
         motion_score: The same.
+        focus: With a memory budget, which tokens attended to the object's memories, and why.
     """
 
     logits: Tensor
@@ -104,6 +106,34 @@ class Output:
     reverse: bool = False
     motion: Motion | None = None
     motion_score: float | None = None
+    focus: Focus | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One object to be segmented on one frame.
+
+    Attributes:
+        initial: Whether this is an initial conditioning frame.
+        selection: The object's memories; None on such a frame and for mask prompts.
+        clicks: All clicks so far on this frame.
+        previous: (4h, 4w) logits so far on this frame.
+        mask: (S, S) mask prompt, in place of all these.
+        motion: Of the object up to the frame before, for a choice by motion.
+        focus: Same as in `Output`.
+    """
+
+    initial: bool = False
+    selection: Selection | None = None
+    clicks: Clicks | None = None
+    previous: Tensor | None = None
+    mask: Tensor | None = None
+    motion: Motion | None = None
+    focus: Focus | None = None
+
+    @property
+    def num_points(self) -> int:
+        return 0 if self.clicks is None else len(self.clicks.labels)
 
 
 @dataclass
