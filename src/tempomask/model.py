@@ -25,7 +25,7 @@ from tempomask.models.encoder import Policy, RoutedNetwork
 from tempomask.models.segmenter import Segmenter, as_segmenter
 from tempomask.prompts import Prompt
 from tempomask.routing.options import Routing
-from tempomask.routing.static import STATIC_PLANS, static_plan
+from tempomask.routing.static import STATIC_PLANS, StaticPlan, static_plan
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.passes import Direction, FrameSource, Results, track
 from tempomask.tracking.session import Session
