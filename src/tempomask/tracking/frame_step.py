@@ -74,8 +74,8 @@ class FrameStep:
     ) -> None:
         self.segmenter, self.config, self.options = segmenter, segmenter.config, options
         self.selector, self.chooser = selector, chooser
-        grid = (self.config.image_size // 16,) * 2
-        self.router = None if memory_budget == 1 else MemoryRouter(memory_budget, grid)
+        side = self.config.image_size // 16
+        self.router = None if memory_budget == 1 else MemoryRouter(memory_budget, (side, side))
         self.memory_dtype: torch.dtype = getattr(torch, options.memory_dtype)
         self.presence_threshold = 0.0 if chooser is None else chooser.config.presence_threshold
         wanted = options.static_memory
