@@ -48,7 +48,7 @@ class Variant:
 
         def note(_: Any, inputs: tuple[Any, ...]) -> None:
             chosen, tokens = inputs[2].chosen, inputs[0].shape[2] * inputs[0].shape[3]
-            shares.append(1.0 if chosen is None else chosen.index.shape[1] / tokens)
+            shares.append(1.0 if chosen is None else chosen.tokens.shape[1] / tokens)
 
         noting = attention.register_forward_pre_hook(note)
         with timed_calls(clock, [attention]):

@@ -65,5 +65,5 @@ def test_a_token_takes_the_result_it_is_told_to(tiny: Callable[[str], Segmenter]
     got = attention.attend_memory(x, tokens, (SIDE, SIDE), "none")
     full = attention.attend_memory(x, tokens._replace(chosen=None), (SIDE, SIDE), "none")
     for row in range(OBJECTS):
-        expected = full[row, chosen.index[row]][chosen.source[row]]
+        expected = full[row, chosen.tokens[row]][chosen.source[row]]
         torch.testing.assert_close(got[row], expected, rtol=1e-4, atol=1e-4)

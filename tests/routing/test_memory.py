@@ -71,7 +71,7 @@ def test_objects_have_tokens_of_their_own() -> None:
     index, source = router.choose(torch.cat(masks), [(0.0, 0.0), (0.0, 1.0)])
     for row, (mask, shift) in enumerate(zip(masks, [(0.0, 0.0), (0.0, 1.0)], strict=True)):
         alone = router.choose(mask, [shift])
-        assert torch.equal(index[row], alone.index[0])
+        assert torch.equal(index[row], alone.tokens[0])
         assert torch.equal(source[row], alone.source[0])
     assert not torch.equal(index[0], index[1])
 

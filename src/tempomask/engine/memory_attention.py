@@ -104,7 +104,7 @@ class FastMemoryAttentionLayer(nn.Module):
         key, value = self._keys(memory, grid), self.value(memory.values)
         query = query.expand(key.shape[0], -1, -1)
         if memory.chosen is not None:
-            query = take_rows(query, memory.chosen.index)
+            query = take_rows(query, memory.chosen.tokens)
         attended = self.output(attention(query, key, value, memory.bias)).to(x.dtype)
         if memory.chosen is not None:
             attended = take_rows(attended, memory.chosen.source)

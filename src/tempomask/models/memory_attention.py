@@ -21,11 +21,11 @@ from tempomask.ops.rope import axial_table, rotate
 class TokenChoice(NamedTuple):
     """Which tokens of a frame attend to the memories, of N objects; the others take their results.
 
-    index (N, k) long: those that attend. source (N, hw) long: the place in index of the token whose
-    result each token takes, its own if it attends.
+    tokens (N, k) long: those that attend. source (N, hw) long: the place among these of the one
+    whose result each token takes, its own if it attends.
     """
 
-    index: Tensor
+    tokens: Tensor
     source: Tensor
 
 
@@ -78,7 +78,7 @@ class RotaryAttention(nn.Module):
         """Let x (1 or N, hw, D) attend to the memory tokens: (N, hw, D)."""
         query = self.rotate(self.query(x), grid).expand(memory.values.shape[0], -1, -1)
         if memory.chosen is not None:
-            query = take_rows(query, memory.chosen.index)
+            query = take_rows(query, memory.chosen.tokens)
         key = self.key(memory.values + memory.positions)
         spatial, pointers = key.tensor_split([memory.num_spatial], dim=1)
         if self.image_key is not None and self.image_norm is not None:

@@ -116,15 +116,16 @@ class MemoryRouter:
             # What a prompted frame says of itself is no measure for others.
             return Focus(centre, None, 0.0, 0.0)
         rate = 1.0 if earlier.shift is None else RATE
-        pairs = (earlier.iou, iou), (earlier.score, score)
-        means = [old + rate * (new - old) for old, new in pairs]
+        mean_iou = earlier.iou + rate * (iou - earlier.iou)
+        mean_score = earlier.score + rate * (score - earlier.score)
         if centre is None or earlier.centre is None:
-            return Focus(centre, None, *means, saved=earlier.saved)
+            return Focus(centre, None, mean_iou, mean_score, earlier.saved)
         shift = centre[0] - earlier.centre[0], centre[1] - earlier.centre[1]
         unsure = iou < SURE_IOU * earlier.iou or score < SURE_SCORE * earlier.score
         routed = earlier.saved < 1 - self.budget and not (unsure and earlier.saved >= 0)
         share = self.count / math.prod(self.grid) if routed else 1.0
-        return Focus(centre, shift, *means, earlier.saved + self.budget - share, routed)
+        saved = earlier.saved + self.budget - share
+        return Focus(centre, shift, mean_iou, mean_score, saved, routed)
 
     def choose(self, masks: Tensor, shifts: Sequence[tuple[float, float]]) -> TokenChoice:
         """The tokens of N objects with masks (N, 4h, 4w), logits, that have moved by shifts."""
