@@ -1,13 +1,43 @@
-"""The one exception for input that a person can mend: one line: what, which value, what to do."""
+"""The one exception for input that a person can mend: one line: what, which value, what to do.
+
+And the one warning, for what is done all the same but is probably not what was meant.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 
 class InputError(ValueError):
     """Raised for bad input: files, prompts, sizes, names, checkpoints. The message is one line."""
+
+
+class InputWarning(UserWarning):
+    """Of input or results that are probably wrong. Commands print each as one line on stderr."""
+
+
+def warn(message: str) -> None:
+    """Warn of input in one line."""
+    warnings.warn(message, InputWarning, stacklevel=3)
+
+
+class Flaws(dict[str, str]):
+    """What is wrong with some of many sequences, by name: the others go on."""
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Note an InputError of the block instead of raising it."""
+        try:
+            yield
+        except InputError as error:
+            self[name] = str(error)
+
+    def check(self, rest: Collection[object]) -> None:
+        """Raise the first flaw as an InputError if nothing is left."""
+        if self and not rest:
+            raise InputError(next(iter(self.values())))
 
 
 @contextmanager

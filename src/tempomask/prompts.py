@@ -101,6 +101,15 @@ class Prompt:
                 self._refuse("has labels but no points")
             return
         points = self._numbers("points")
+        if (
+            self.box is not None
+            and not points.size
+            and (self.labels is None or not np.size(self.labels))
+        ):
+            # SAM 2 takes empty arrays beside a box.
+            object.__setattr__(self, "points", None)
+            object.__setattr__(self, "labels", None)
+            return
         if points.shape == (2,):
             points = points[None]
         if points.ndim != 2 or points.shape[1] != 2 or not len(points):

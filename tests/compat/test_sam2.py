@@ -185,3 +185,24 @@ def test_what_cannot_be_tracked(predictor: VideoPredictor, tmp_path: Path) -> No
     frames = iter([np.zeros((HEIGHT, WIDTH, 3), np.uint8)])
     with pytest.raises(InputError, match="read in any order"):
         predictor.init_state(open_video(frames))
+
+
+@pytest.mark.parametrize(
+    ("points", "labels"),
+    [
+        (np.zeros((0, 2), np.float32), np.zeros(0, np.int32)),
+        (np.zeros((0, 2), np.float32), None),
+        ([], []),
+        (torch.zeros(1, 0, 2), torch.zeros(1, 0)),
+    ],
+)
+def test_empty_points_beside_a_box_are_none(
+    predictor: VideoPredictor, folder: Path, points: Any, labels: Any
+) -> None:
+    answers = [
+        predictor.add_new_points_or_box(
+            predictor.init_state(folder), 0, 1, box=[10, 4, 40, 30], **given
+        )[2]
+        for given in ({}, {"points": points, "labels": labels})
+    ]
+    assert torch.equal(*answers)

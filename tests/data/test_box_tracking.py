@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tempomask.data.box_tracking import BoxTrackingData, read_boxes
-from tempomask.errors import InputError
+from tempomask.errors import InputError, InputWarning
 
 
 def images(folder: Path, count: int, first: int = 1, digits: int = 8) -> None:
@@ -118,8 +118,33 @@ def test_files_that_do_not_fit(lasot: Path, text: str, message: str) -> None:
 
 def test_flags_of_another_length(lasot: Path) -> None:
     (lasot / "bus" / "bus-5" / "out_of_view.txt").write_text("0,0\n")
-    with pytest.raises(InputError, match="has 2 numbers for 5 frames"):
-        BoxTrackingData(lasot, "lasot")
+    data = BoxTrackingData(lasot, "lasot")
+    assert [s.name for s in data] == ["bird-2", "bird-10"]
+    assert "has 2 numbers for 5 frames" in data.flaws["bus-5"]
+
+
+@pytest.mark.parametrize(
+    "flawed", ["613,731,247,-11", "-1,-1,-1,-1", "nan,nan,nan,nan", "1 2 inf 4"]
+)
+def test_flawed_boxes_count_as_absent(lasot: Path, flawed: str) -> None:
+    truth = lasot / "bus" / "bus-5" / "groundtruth.txt"
+    lines = truth.read_text().splitlines()
+    truth.write_text("\n".join([*lines[:4], flawed]) + "\n")
+    with pytest.warns(InputWarning, match="bus-5: 1 boxes .* of frame 4"):
+        (sequence,) = BoxTrackingData(lasot, "lasot", sequences=["bus-5"])
+    assert sequence.visible.tolist() == [True, False, False, True, False]
+    assert sequence.boxes[4].tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("lines", "used"), [(4, 4), (6, 5)])
+def test_lengths_off_by_one(lasot: Path, lines: int, used: int) -> None:
+    folder = lasot / "bus" / "bus-5"
+    (folder / "groundtruth.txt").write_text(boxes(lines))
+    (folder / "out_of_view.txt").write_text("1,0,0,0,0\n")
+    with pytest.warns(InputWarning, match=f"has 5 images and {lines} boxes; {used} are used"):
+        (sequence,) = BoxTrackingData(lasot, "lasot", sequences=["bus-5"])
+    assert len(sequence) == len(sequence.boxes) == used
+    assert sequence.visible.tolist() == [False, False, True, True, True][:used]
 
 
 def test_wrong_places(tmp_path: Path) -> None:

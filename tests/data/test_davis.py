@@ -85,9 +85,10 @@ GREY, ONE, PALETTE = "L", "1", "P"
         (GREY, (255,), False, {0, 1}),
         (GREY, (1, 2), False, {0, 1, 2}),
         (GREY, (1, 2), True, {0, 1}),
-        (GREY, (1, 255), False, {0, 1, 255}),
+        (GREY, (1, 255), False, {0, 1}),
+        (GREY, (1, 255), True, {0, 1}),
         (PALETTE, (1, 2), False, {0, 1, 2}),
-        (PALETTE, (255,), False, {0, 255}),
+        (PALETTE, (255,), False, {0}),
         (ONE, (1,), False, {0, 1}),
         ("RGB", (255,), False, {0, 1}),
         ("RGBA", (255,), False, {0, 1}),
@@ -112,7 +113,8 @@ def test_label_values(
     found = sequence.label_map(0)
     assert found.dtype == np.int32
     assert set(np.unique(found).tolist()) == expected
-    assert np.array_equal(found > 0, labels > 0)
+    void = mode == PALETTE or len(values) > 1
+    assert np.array_equal(found > 0, (labels > 0) & ((labels < 255) | (not void)))
 
 
 def test_colour_annotation_is_refused(tmp_path: Path) -> None:
@@ -229,3 +231,31 @@ def test_bad_annotations(tmp_path: Path) -> None:
     sequence.annotations[2].write_bytes(b"no image")
     with pytest.raises(InputError, match=r"00002.png"):
         sequence.label_map(2)
+
+
+def test_void_is_no_object_on_any_frame(tmp_path: Path) -> None:
+    """Also where nothing but void is left, which looks like one object in white."""
+    void = mask_of(1)
+    void[-2:] = 255
+    write_sequence(tmp_path, "cow", [void, np.where(void == 255, void, 0), mask_of(1)])
+    (sequence,) = Davis(tmp_path)
+    assert sequence.object_ids == (1,)
+    assert [set(np.unique(sequence.label_map(i)).tolist()) for i in range(3)] == [
+        {0, 1},
+        {0},
+        {0, 1},
+    ]
+
+
+def test_one_flawed_sequence_is_left_out_and_named(tmp_path: Path) -> None:
+    for name in ("cow", "dog", "elk"):
+        write_sequence(tmp_path, name, [mask_of(1)] * 3)
+    labels = tmp_path / "Annotations" / "480p" / "dog"
+    (labels / "00001.png").unlink()
+    data = Davis(tmp_path)
+    assert [sequence.name for sequence in data] == ["cow", "elk"]
+    assert list(data.flaws) == ["dog"] and "00001.jpg has no annotation" in data.flaws["dog"]
+    # Two files for one frame are a flaw too, whichever would be taken.
+    Image.fromarray(mask_of(1)).save(labels / "00001.png")
+    Image.fromarray(mask_of(1)).save(labels / "00001.tif")
+    assert "two frames have the name 00001" in Davis(tmp_path).flaws["dog"]

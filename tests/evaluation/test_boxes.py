@@ -75,6 +75,32 @@ def test_boxes_that_do_not_fit(otb: Path, tmp_path: Path) -> None:
         evaluate_box_files(BoxTrackingData(otb, "otb"), folder)
 
 
+def test_a_flaw_ends_one_sequence_only(otb: Path, reading_model, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (otb / "fast" / "img" / "0003.png").write_bytes(b"damaged")
+    summary = evaluate_boxes(reading_model(), BoxTrackingData(otb, "otb"), out=tmp_path / "out")
+    assert list(summary.per_sequence) == ["slow"] and "0003.png" in summary.flaws["fast"]
+    assert [p.name for p in (tmp_path / "out" / "boxes").iterdir()] == ["slow.txt"]
+    lines = (otb / "fast" / "groundtruth_rect.txt").read_text().splitlines()
+    (otb / "fast" / "groundtruth_rect.txt").write_text("\n".join(["900,1,4,4", *lines[1:]]))
+    model = reading_model()
+    summary = evaluate_boxes(model, BoxTrackingData(otb, "otb"))
+    assert "lies outside" in summary.flaws["fast"] and len(model.sessions) == 1
+    with pytest.raises(InputError, match="lies outside"):
+        evaluate_boxes(model, BoxTrackingData(otb, "otb", sequences=["fast"]))
+
+
+def test_a_flaw_is_told_at_the_end_with_exit_code_1(
+    otb: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "slow.txt").write_text((otb / "slow" / "groundtruth_rect.txt").read_text())
+    (tmp_path / "fast.txt").write_text("1,2,3,4\n")
+    arguments = ["eval", "boxes", str(otb), "--layout", "otb", "--boxes", str(tmp_path)]
+    assert cli.main(arguments) == 1
+    told = capfd.readouterr()
+    assert "1 sequences" in told.out and "has 1 boxes" in told.err
+    assert told.err.rstrip().endswith("left out of the scores: fast")
+
+
 def test_the_command(otb: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "mine"
     for name in ("slow", "fast"):

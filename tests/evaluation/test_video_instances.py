@@ -146,14 +146,18 @@ def test_a_model_and_its_results_file_score_alike(
         assert scores == sorted(scores, reverse=True) and len(scores) == 6
 
 
-def test_a_missing_image_leaves_no_results(
+def test_a_missing_image_leaves_out_one_video(
     video_set: MakeVideoSet, model: InstanceModel, tmp_path: Path
 ) -> None:
     path = video_set()
     (path.parent / "JPEGImages/video2/00004.png").unlink()
+    found = evaluate_instances(model, YouTubeVIS(path), out=tmp_path / "out")
+    assert list(found.flaws) == ["video2"] and "no image" in found.flaws["video2"]
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {row["video_id"] for row in rows} == {1} and found.videos == 1
     with pytest.raises(InputError, match="no image"):
-        evaluate_instances(model, YouTubeVIS(path), out=tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+        evaluate_instances(model, YouTubeVIS(path, videos=["video2"]), out=tmp_path / "none")
+    assert list((tmp_path / "none").iterdir()) == []
 
 
 def test_classes_are_matched_by_name(video_set: MakeVideoSet, model: InstanceModel) -> None:

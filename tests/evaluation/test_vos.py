@@ -288,15 +288,31 @@ def test_predictions_of_another_size_are_refused(
 def test_what_cannot_be_scored_is_refused_before_tracking(
     davis: Make, clip: Make, reading_model: Make, tmp_path: Path
 ) -> None:
-    """The second sequence is at fault, and the first has not been tracked."""
+    """Alone it is refused; beside others it is listed, and the others are tracked."""
     empty = [np.zeros((24, 32), np.uint8), *clip(3)]
     for faulty, message in ((clip(2), "has 2 frames"), (empty, "is empty")):
-        model = reading_model()
+        model, out = reading_model(), tmp_path / "out"
         root = davis(cow=clip(4), dog=faulty)
         with pytest.raises(InputError, match=message):
-            evaluate(model, Davis(root), out=tmp_path / "out")
-        assert not model.sessions and not (tmp_path / "out").exists()
+            evaluate(model, Davis(root, sequences=["dog"]), out=out)
+        assert not model.sessions and not out.exists()
+        summary = evaluate(model, Davis(root), out=out)
+        assert list(summary.per_sequence) == ["cow"] and len(model.sessions) == 1
+        assert message in summary.flaws["dog"]
+        assert message in json.loads((out / "summary.json").read_text())["flaws"]["dog"]
         shutil.rmtree(root)
+        shutil.rmtree(out)
+
+
+def test_a_flaw_met_while_tracking_ends_one_sequence_only(
+    davis: Make, clip: Make, reading_model: Make, tmp_path: Path
+) -> None:
+    root = davis(cow=clip(4), dog=clip(4), elk=clip(4))
+    (root / "Annotations" / "480p" / "dog" / "00002.png").write_bytes(b"damaged")
+    summary = evaluate(reading_model(), Davis(root), out=tmp_path / "out")
+    assert list(summary.per_sequence) == ["cow", "elk"] and summary.objects == 2
+    assert "00002.png" in summary.flaws["dog"]
+    assert sorted(p.name for p in (tmp_path / "out" / "masks").iterdir()) == ["cow", "elk"]
 
 
 def test_bad_arguments(davis: Make, clip: Make, reading_model: Make, tmp_path: Path) -> None:

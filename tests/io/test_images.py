@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from tempomask.errors import InputError
-from tempomask.io.images import davis_palette, read_mask, write_label_png, write_mask_png
+from tempomask.io.images import (
+    davis_palette,
+    is_white_mask,
+    read_mask,
+    write_label_png,
+    write_mask_png,
+)
 
 
 @settings(
@@ -72,6 +78,103 @@ def test_a_mask_drawn_in_white(tmp_path: Path) -> None:
     mask = np.eye(5, dtype=bool)
     write_mask_png(tmp_path / "a.png", mask)
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), mask)
+
+
+def disc(size: int = 64, radius: float = 20) -> Image.Image:
+    y, x = np.mgrid[:size, :size] - size / 2 + 0.5
+    return Image.fromarray(np.where(x**2 + y**2 < radius**2, np.uint8(255), np.uint8(0)))
+
+
+def palette_of(image: Image.Image, *colours: tuple[int, int, int]) -> Image.Image:
+    """The image with indices for black and white in the order of these colours."""
+    indices = (np.asarray(image) == 0) == (colours[0] == (255, 255, 255))
+    made = Image.fromarray(indices.astype(np.uint8))
+    made.putpalette([value for colour in colours for value in colour])
+    return made
+
+
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        palette_of(disc(), WHITE, BLACK),
+        palette_of(disc(), BLACK, WHITE),
+        disc().convert("RGB").quantize(2),
+        disc().convert("RGB").quantize(2, dither=Image.Dither.NONE).convert("P"),
+        disc().convert("1"),
+        disc().convert("RGBA"),
+        Image.merge("LA", [Image.new("L", (64, 64), 255), disc()]),
+        Image.merge("RGBA", [Image.new("L", (64, 64), 255)] * 3 + [disc()]),
+        Image.fromarray((np.asarray(disc()) // 255).astype(np.uint16) * 65535),
+        Image.fromarray(np.asarray(disc()).astype(np.uint16)),
+    ],
+)
+def test_white_on_black_is_one_object(tmp_path: Path, image: Any) -> None:
+    image.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), np.asarray(disc()) > 0)
+    assert is_white_mask(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA"])
+@pytest.mark.parametrize(
+    "soften",
+    [
+        lambda image: image.resize((32, 32), Image.Resampling.BOX),
+        lambda image: image.resize((40, 40), Image.Resampling.BICUBIC),
+        lambda image: image.resize((200, 200), Image.Resampling.BILINEAR),
+        lambda image: image.filter(ImageFilter.GaussianBlur(1)),
+        lambda image: image.rotate(33, Image.Resampling.BILINEAR),
+    ],
+)
+def test_soft_edges_of_white_are_cut_in_the_middle(tmp_path: Path, soften: Any, mode: str) -> None:
+    image = soften(disc())
+    image.convert(mode).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), np.asarray(image) > 127)
+
+
+def test_soft_edges_in_a_palette(tmp_path: Path) -> None:
+    image = disc().resize((32, 32), Image.Resampling.BOX)
+    image.convert("RGB").quantize(256).save(tmp_path / "a.png")
+    assert read_mask(tmp_path / "a.png").max() == 1
+
+
+def test_ids_beside_void_stay_ids(tmp_path: Path) -> None:
+    labels = np.zeros((40, 40), np.uint8)
+    labels[5:20, 5:20], labels[25:35, 25:35], labels[5, 30] = 200, 2, 3
+    labels[20:22, 5:20] = 255
+    for made in (Image.fromarray(labels), Image.fromarray(labels).convert("P")):
+        made.save(tmp_path / "a.png")
+        np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), labels)
+        assert not is_white_mask(tmp_path / "a.png")
+
+
+def test_palettes_whose_background_is_another_colour(tmp_path: Path) -> None:
+    image = Image.fromarray(np.eye(5, dtype=np.uint8))
+    image.putpalette([200, 30, 30, 0, 0, 0])
+    image.save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="black, the background, as index 1 .* colour 200,30,30"):
+        read_mask(tmp_path / "a.png")
+
+
+def test_black_on_nothing_is_no_empty_mask(tmp_path: Path) -> None:
+    Image.merge("LA", [Image.new("L", (64, 64), 0), disc()]).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="kind LA"):
+        read_mask(tmp_path / "a.png")
+
+
+def test_masks_of_floats(tmp_path: Path) -> None:
+    for values, expected in (([0.0, 1.0], [0, 1]), ([0.0, 7.0], [0, 7]), ([0.2, 1.0], None)):
+        Image.fromarray(np.array([values], np.float32)).save(tmp_path / "a.tif")
+        if expected:
+            assert read_mask(tmp_path / "a.tif").tolist() == [expected]
+        else:
+            with pytest.raises(InputError, match="kind F"):
+                read_mask(tmp_path / "a.tif")
+    Image.fromarray(np.array([[-1, 2]], np.int32)).save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match="id -1"):
+        read_mask(tmp_path / "a.tif")
 
 
 def test_a_mask_with_soft_edges_is_no_map_of_objects(tmp_path: Path) -> None:

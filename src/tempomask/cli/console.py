@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.status import Status
 from rich.table import Table
+
+from tempomask.errors import InputWarning
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 BAD_INPUT = 2
@@ -32,6 +35,14 @@ def error(message: str) -> None:
 def note(message: str) -> None:
     """One line on stderr."""
     err.print(message, soft_wrap=True)
+
+
+def show_warning(message: Warning | str, kind: type[Warning], *place: Any) -> None:
+    """Take the place of `warnings.showwarning`: ours in one line, others as they are."""
+    if issubclass(kind, InputWarning):
+        err.print(f"warning: {message}", style="yellow", soft_wrap=True)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, kind, *place[:2]))
 
 
 def waiting(message: str) -> Status:

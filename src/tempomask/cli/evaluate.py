@@ -49,7 +49,7 @@ def davis(
     tracking: TrackingFlags = TrackingFlags(),
     routing: RoutingOptions = RoutingOptions(),
     as_json: Json = False,
-) -> None:
+) -> int:
     """Track every sequence of ROOT from its first annotation and print J, F and J&F.
 
     FPS leaves decoding and writing out. First and last frames are not scored, as DAVIS does it.
@@ -100,7 +100,7 @@ def davis(
                 routing=routing,
                 progress=bar.show,
             )
-    _conclude(summary, as_json, out, _print_masks)
+    return _conclude(summary, as_json, out, _print_masks)
 
 
 def boxes(
@@ -115,7 +115,7 @@ def boxes(
     predictions: Annotated[Path | None, Parameter(name="--boxes")] = None,
     out: Out = None,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Track every sequence of ROOT from its first box; success, precision and average overlap.
 
     The boxes are those of the masks. FPS leaves decoding and writing out.
@@ -143,7 +143,7 @@ def boxes(
         loaded = model.load(pooled_memory=tracking.pooled_memory)
         with closing(VideoBar()) as bar:
             summary = evaluate_boxes(loaded, data, out=out, options=options, progress=bar.show)
-    _conclude(summary, as_json, out, _print_boxes)
+    return _conclude(summary, as_json, out, _print_boxes)
 
 
 def youtube_vis(
@@ -157,7 +157,7 @@ def youtube_vis(
     limit: Positive = 10,
     out: Out = None,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Find the instances of every video and print AP, AP50, AP75, AR1 and AR10.
 
     Without annotations in the file, as in the benchmarks' validation sets, results are only
@@ -185,7 +185,7 @@ def youtube_vis(
         loaded = model.load_instances()
         with closing(VideoBar()) as bar:
             found = evaluate_instances(loaded, dataset, out=out, limit=limit, progress=bar.show)
-    _conclude(found, as_json, out, _print_instances)
+    return _conclude(found, as_json, out, _print_instances)
 
 
 class VideoBar:
@@ -209,14 +209,22 @@ class VideoBar:
             self.bar.stop()
 
 
-def _conclude(summary: Any, as_json: bool, out: Path | None, show: Callable[[Any], None]) -> None:
-    """The summary of an evaluation as JSON, or as `show` prints it for a person."""
+def _conclude(summary: Any, as_json: bool, out: Path | None, show: Callable[[Any], None]) -> int:
+    """Print an evaluation as JSON, or by `show` for a person, and what was left out.
+
+    The exit code: 1 if anything was left out.
+    """
     if as_json:
         console.print_json(summary.to_dict())
-        return
-    show(summary)
-    if out is not None:
-        console.out.print(f"written: {out}")
+    else:
+        show(summary)
+        if out is not None:
+            console.out.print(f"written: {out}")
+    for name, flaw in summary.flaws.items():
+        console.error(flaw if name in flaw else f"{name}: {flaw}")
+    if summary.flaws:
+        console.note(f"left out of the scores: {', '.join(summary.flaws)}")
+    return int(bool(summary.flaws))
 
 
 def _speed(summary: Any) -> str:

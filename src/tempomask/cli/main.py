@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 bad input (one line on stderr), 130 stopped with Ctrl-C.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -25,7 +26,7 @@ from tempomask.cli.prompt_options import PromptOptions, in_order_given
 from tempomask.cli.propagate import propagate
 from tempomask.cli.track import track
 from tempomask.cli.train import train, train_instances
-from tempomask.errors import InputError
+from tempomask.errors import InputError, InputWarning
 
 # No --no-FLAG beside every --FLAG, no --empty-LIST; of an option given twice the last holds. That a
 # flag is off unless it is given goes without saying.
@@ -77,7 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prompts = bound.arguments.get("prompts")
         if isinstance(prompts, PromptOptions):
             bound.arguments["prompts"] = replace(prompts, order=in_order_given(words))
-        return command(*bound.args, **bound.kwargs) or 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", InputWarning)
+            warnings.showwarning = console.show_warning
+            return command(*bound.args, **bound.kwargs) or 0
     except (InputError, CycloptsError) as error:
         if traceback:
             raise

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.data.sequences import FrameSequence, SequenceSet, choose, folders
-from tempomask.errors import InputError
+from tempomask.errors import InputError, warn
 from tempomask.io.sources import list_images, natural_key
 
 Layout = Literal["lasot", "got10k", "otb"]
@@ -39,12 +39,24 @@ class BoxSequence(FrameSequence):
     """T frames with the box of one object.
 
     Attributes:
-        boxes: float64 (T, 4) as x, y, w, h in pixels.
+        boxes: float64 (T, 4) as x, y, w, h in pixels; zeros in place of boxes with a negative side
+            or numbers that are not finite.
         visible: bool (T,), the object is there to be seen.
     """
 
     boxes: NDArray[np.float64]
     visible: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        flawed = ~np.isfinite(self.boxes).all(axis=1) | (self.boxes[:, 2:] < 0).any(axis=1)
+        if flawed.any():
+            first = int(flawed.argmax())
+            warn(
+                f"sequence {self.name}: {np.count_nonzero(flawed)} boxes are none and count as"
+                f" absent, such as {box_text(self.boxes[first])} of frame {first}"
+            )
+            object.__setattr__(self, "boxes", np.where(flawed[:, None], 0.0, self.boxes))
+            object.__setattr__(self, "visible", self.visible & ~flawed)
 
     @property
     def first_box(self) -> tuple[float, float, float, float]:
@@ -58,7 +70,7 @@ class BoxSequence(FrameSequence):
         box = max(x, 0.0), max(y, 0.0), min(x + w, width), min(y + h, height)
         if box[0] >= box[2] or box[1] >= box[3]:
             raise InputError(
-                f"sequence {self.name}: the first box {x:g},{y:g},{w:g},{h:g} lies outside the"
+                f"sequence {self.name}: the first box {box_text(self.boxes[0])} lies outside the"
                 f" {width} x {height} image, so that there is nothing to track"
             )
         return box
@@ -102,7 +114,7 @@ class BoxTrackingData(SequenceSet[BoxSequence]):
             )
         if sequences is not None:
             found = {name: found[name] for name in choose(sequences, found, self.root)}
-        self.sequences = [_READERS[layout](name, path) for name, path in found.items()]
+        self._read_each(found, lambda name: _READERS[layout](name, found[name]))
 
     def settings(self) -> dict[str, Any]:
         """See `SequenceSet`."""
@@ -128,6 +140,11 @@ def read_boxes(path: Path) -> NDArray[np.float64]:
     return np.array(rows, dtype=np.float64).reshape(-1, 4)
 
 
+def box_text(box: NDArray[np.float64]) -> str:
+    """A box as in a file, x,y,w,h."""
+    return ",".join(f"{value:g}" for value in box)
+
+
 def _lines(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -149,9 +166,10 @@ def _read_flags(path: Path, count: int, missing: bool = False) -> NDArray[np.boo
         values = np.array(re.split(r"[,\s]+", ",".join(_lines(path)).strip(",")), dtype=np.float64)
     except ValueError:
         raise InputError(f"{path} must hold a number for each frame") from None
-    if len(values) != count:
+    if abs(len(values) - count) > 1:
         raise InputError(f"{path} has {len(values)} numbers for {count} frames")
-    return values > 0
+    # A number too few or too many is common in published files.
+    return np.append(values > 0, missing)[:count]
 
 
 def _find_lasot(root: Path, split: str | None) -> dict[str, Path]:
@@ -199,9 +217,13 @@ def _sequence(
             f"sequence {name} has a box on its first frame only, so that it cannot be scored; use"
             " `tempomask track --box ... --save boxes` for results to hand in"
         )
-    if len(boxes) != len(images):
+    count = min(len(boxes), len(images))
+    if abs(len(boxes) - len(images)) > 1 or not count:
         raise InputError(f"sequence {name} has {len(images)} images but {len(boxes)} boxes")
-    return BoxSequence(name, tuple(images), boxes, visible)
+    if len(boxes) != len(images):
+        # Of published files some are one longer.
+        warn(f"sequence {name} has {len(images)} images and {len(boxes)} boxes; {count} are used")
+    return BoxSequence(name, tuple(images[:count]), boxes[:count], visible[:count])
 
 
 def _read_lasot(name: str, folder: Path) -> BoxSequence:
@@ -209,10 +231,7 @@ def _read_lasot(name: str, folder: Path) -> BoxSequence:
     hidden = [
         _read_flags(folder / f"{x}.txt", len(boxes)) for x in ("full_occlusion", "out_of_view")
     ]
-    images = list_images(folder / "img")
-    # Some sequences have one image more than boxes.
-    extra = len(images) == len(boxes) + 1 > 2
-    return _sequence(name, images[:-1] if extra else images, boxes, ~np.any(hidden, axis=0))
+    return _sequence(name, list_images(folder / "img"), boxes, ~np.any(hidden, axis=0))
 
 
 def _read_got10k(name: str, folder: Path) -> BoxSequence:

@@ -13,7 +13,6 @@ from typing import Any
 
 from tempomask.data.sequences import MaskSequence, SequenceSet, choose, folders
 from tempomask.errors import InputError
-from tempomask.io.images import IMAGE_SUFFIXES
 from tempomask.io.sources import list_images, natural_key
 
 RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
@@ -66,10 +65,12 @@ class Davis(SequenceSet[MaskSequence]):
             names = _listed(self.root, self.split, present)
         year = None if self.split is None else self.split.split("/")[0]
         single_object = single_object or year in SINGLE_OBJECT_YEARS
-        self.sequences = [
-            _pair(name, images / name, annotations / name, single_object).first(max_frames)
-            for name in names
-        ]
+        self._read_each(
+            names,
+            lambda name: _pair(name, images / name, annotations / name, single_object).first(
+                max_frames
+            ),
+        )
         if max_frames is not None:
             self.notes = (
                 f"only the first {max_frames} frames of each sequence: no scores to compare with"
@@ -161,11 +162,7 @@ def _pair(name: str, images: Path, annotations: Path, single_object: bool) -> Ma
     if not annotations.is_dir():
         raise InputError(f"sequence {name} has frames but no annotations at {annotations}")
     frames = list_images(images)
-    labels = {
-        path.stem: path
-        for path in annotations.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    }
+    labels = {path.stem: path for path in list_images(annotations)}
     counts = f"({len(frames)} frames, {len(labels)} annotations)"
     lacking = next((frame for frame in frames if frame.stem not in labels), None)
     if lacking is not None:

@@ -6,7 +6,7 @@ sequences alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +15,20 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tempomask.errors import InputError, unknown_name
+from tempomask.errors import Flaws, InputError, unknown_name
 from tempomask.frames import Size
-from tempomask.io.images import image_size, read_image, read_mask
+from tempomask.io.images import (
+    bit_depth,
+    image_size,
+    is_white_mask,
+    read_image,
+    read_mask,
+    read_values,
+)
 from tempomask.io.sources import natural_key
+
+# Pixels of an annotation that count for nothing.
+VOID = 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +53,9 @@ class FrameSequence:
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
         """Frames (H, W, 3), uint8 RGB, one after the other."""
+        bits = bit_depth(self.images)
         for path in self.images:
-            yield read_image(path)
+            yield read_image(path, bits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,21 +85,31 @@ class MaskSequence(FrameSequence):
         ids = tuple(int(i) for i in np.unique(self.label_map(0)) if i)
         if not ids:
             raise InputError(
-                f"sequence {self.name}: the first annotation {self.annotations[0]} is empty; an"
-                " object must be marked there to be tracked"
+                f"sequence {self.name}: the first annotation {self.annotations[0]} is empty"
+                f" ({VOID} is void); an object must be marked there to be tracked"
             )
         return ids
 
     def label_map(self, index: int) -> NDArray[np.int32]:
         """Ground truth of a frame, int32 (H, W): 0 for background, else the object's id.
 
-        An image of nothing but black and white is one object with id 1.
+        Where the first annotation is one object in white, the others are too. Else 255 is void, and
+        background here, as in DAVIS's tool.
 
         Raises:
             InputError: Ids cannot be read from the file, or its size is not that of the frames.
         """
         path = self.annotations[index]
-        return self.checked(read_mask(path), path)
+        if self._white:
+            labels = (read_mask(path) > 0).astype(np.int32)
+        else:
+            labels = read_values(path).astype(np.int32)
+            labels[labels == VOID] = 0
+        return self.checked(labels, path)
+
+    @cached_property
+    def _white(self) -> bool:
+        return is_white_mask(self.annotations[0])
 
     def checked(self, labels: NDArray[np.int32], path: Path) -> NDArray[np.int32]:
         """A label map of the sequence's size and objects; InputError, with its file, if it is not.
@@ -131,12 +152,22 @@ class SequenceSet(Generic[AnySequence]):
     Attributes:
         root: Folder of the data set.
         sequences: In order.
+        flaws: Why other sequences cannot be read, by name.
         notes: What a reader of scores on them should know.
     """
 
     root: Path
     sequences: list[AnySequence]
+    flaws: Flaws
     notes: tuple[str, ...] = ()
+
+    def _read_each(self, names: Iterable[str], read: Callable[[str], AnySequence]) -> None:
+        """Read the sequences of these names; those with a flaw are noted, unless all have one."""
+        self.flaws, self.sequences = Flaws(), []
+        for name in names:
+            with self.flaws.of(name):
+                self.sequences.append(read(name))
+        self.flaws.check(self.sequences)
 
     def settings(self) -> dict[str, Any]:
         """What was read, for the records of an evaluation."""

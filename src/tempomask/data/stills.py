@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from tempomask.errors import InputError
+from tempomask.io.images import read_image, read_values
 
 if TYPE_CHECKING:
     import cv2
@@ -122,15 +122,13 @@ class ImageLibrary:
     def image(self, path: Path) -> ImageArray:
         """(H, W, 3) uint8 RGB."""
         if path not in self._read:
-            with Image.open(path) as image:
-                self._read[path] = np.asarray(image.convert("RGB"))
+            self._read[path] = read_image(path)
         return self._read[path]
 
     def label(self, path: Path) -> ImageArray:
         """(H, W) label values."""
         if path not in self._read:
-            with Image.open(path) as image:
-                self._read[path] = np.asarray(image)
+            self._read[path] = read_values(path)
         return self._read[path]
 
     def video(self, rng: np.random.Generator) -> Video:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.data.box_tracking import BoxSequence, BoxTrackingData, read_boxes
-from tempomask.errors import InputError
+from tempomask.errors import Flaws, InputError
 from tempomask.evaluation.settings import Progress, model_settings, run_settings
 from tempomask.files import make_folder, replacing, write_csv, write_errors, write_json
 from tempomask.io.exports import box_line
@@ -40,6 +40,7 @@ class BoxSummary:
         frames: Of all sequences.
         fps: None for boxes from disk.
         settings: Of model, run and data.
+        flaws: Why a sequence is not among them, by name.
     """
 
     scores: BoxResult
@@ -47,6 +48,7 @@ class BoxSummary:
     frames: int
     fps: float | None
     settings: dict[str, Any]
+    flaws: Flaws
 
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json: percent, with the names that papers use."""
@@ -56,6 +58,7 @@ class BoxSummary:
             "frames": self.frames,
             "sequences": {name: percent(score) for name, score in self.per_sequence.items()},
             "settings": self.settings,
+            "flaws": self.flaws,
         }
 
 
@@ -87,27 +90,34 @@ def evaluate_boxes(
         progress: Told about every frame.
 
     Raises:
-        InputError: An option is unknown, a first box lies outside the image, or the folder cannot
-            be written.
+        InputError: An option is unknown, no sequence can be tracked, or the folder cannot be
+            written.
     """
-    prompts = [Prompt(box=sequence.first_box) for sequence in data]
     scores = _Scores(data, out)
+    prompts: dict[str, Prompt] = {}
+    for sequence in data:
+        with scores.flaws.of(sequence.name):
+            prompts[sequence.name] = Prompt(box=sequence.first_box)
+    scores.flaws.check(prompts)
     seconds = 0.0
-    for sequence, prompt in zip(data, prompts, strict=True):
+    for sequence in data:
+        if sequence.name not in prompts:
+            continue
         session = model.session(
             num_frames=len(sequence), size=sequence.size, options=options, routing=routing
         )
-        session.add(prompt)
         boxes = np.zeros((len(sequence), 4))
-        for index, frame in enumerate(sequence.frames()):
-            started = time.perf_counter()
-            x0, y0, x1, y1 = session.step(frame).boxes[0].tolist()
-            seconds += time.perf_counter() - started
-            boxes[index] = x0, y0, x1 - x0, y1 - y0
-            if progress is not None:
-                progress(sequence.name, index + 1, len(sequence))
-        scores.add(sequence, boxes)
-        if scores.folder is not None:
+        with scores.flaws.of(sequence.name):
+            session.add(prompts[sequence.name])
+            for index, frame in enumerate(sequence.frames()):
+                started = time.perf_counter()
+                x0, y0, x1, y1 = session.step(frame).boxes[0].tolist()
+                seconds += time.perf_counter() - started
+                boxes[index] = x0, y0, x1 - x0, y1 - y0
+                if progress is not None:
+                    progress(sequence.name, index + 1, len(sequence))
+            scores.add(sequence, boxes)
+        if scores.folder is not None and sequence.name not in scores.flaws:
             path = make_folder(scores.folder / "boxes") / f"{sequence.name}.txt"
             with write_errors(path), replacing(path) as part:
                 part.write_text("".join(box_line(box) for box in boxes.tolist()), encoding="utf-8")
@@ -135,13 +145,14 @@ def evaluate_box_files(
     paths = [_box_file(Path(boxes), sequence.name) for sequence in data]
     scores = _Scores(data, out)
     for sequence, path in zip(data, paths, strict=True):
-        predicted = read_boxes(path)
-        if len(predicted) != len(sequence):
-            raise InputError(
-                f"{path} has {len(predicted)} boxes, the sequence has {len(sequence)} frames; one"
-                " line for each frame is needed"
-            )
-        scores.add(sequence, predicted)
+        with scores.flaws.of(sequence.name):
+            predicted = read_boxes(path)
+            if len(predicted) != len(sequence):
+                raise InputError(
+                    f"{path} has {len(predicted)} boxes, the sequence has {len(sequence)} frames;"
+                    " one line for each frame is needed"
+                )
+            scores.add(sequence, predicted)
         if progress is not None:
             progress(sequence.name, len(sequence), len(sequence))
     return scores.summary({"model": None, "boxes": Path(boxes).name}, 0.0)
@@ -156,6 +167,7 @@ class _Scores:
         self.metric = BoxMetric(PROTOCOLS[data.layout])
         self.results: dict[str, BoxResult] = {}
         self.frames = 0
+        self.flaws = Flaws(data.flaws)
 
     def add(self, sequence: BoxSequence, boxes: NDArray[np.float64]) -> None:
         score = self.metric.update(boxes, sequence.boxes, sequence.visible, sequence.size)
@@ -172,7 +184,10 @@ class _Scores:
     def summary(self, settings: dict[str, Any], seconds: float) -> BoxSummary:
         fps = self.frames / seconds if seconds else None
         settings = {**settings, **self.data.settings()}
-        summary = BoxSummary(self.metric.compute(), self.results, self.frames, fps, settings)
+        self.flaws.check(self.results)
+        summary = BoxSummary(
+            self.metric.compute(), self.results, self.frames, fps, settings, self.flaws
+        )
         if self.folder is not None:
             write_json(self.folder / "summary.json", summary.to_dict(), default=str)
         return summary

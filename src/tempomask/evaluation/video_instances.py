@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.data.youtube_vis import VideoEntry, YouTubeVIS, plain_name
-from tempomask.errors import InputError
+from tempomask.errors import Flaws, InputError
 from tempomask.evaluation.instance_predictions import (
     RESULTS,
     read_predictions,
@@ -51,6 +51,7 @@ class InstanceEvaluation:
         settings: Of the run.
         fps: Frames over seconds of the session's steps, None for a results file.
         layers_run: Decoder layers a frame, None for a results file.
+        flaws: Why a video is not among them, by name.
     """
 
     scores: VideoAPResult | None
@@ -61,6 +62,7 @@ class InstanceEvaluation:
     settings: Mapping[str, Any]
     fps: float | None = None
     layers_run: float | None = None
+    flaws: Mapping[str, str] = field(default_factory=Flaws)
 
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json: scores in percent, None where there is nothing to find."""
@@ -75,6 +77,7 @@ class InstanceEvaluation:
             "FPS": self.fps,
             "layers_run": self.layers_run,
             "settings": dict(self.settings),
+            "flaws": dict(self.flaws),
         }
 
     def class_rows(self) -> list[tuple[str, float, float, int]]:
@@ -112,9 +115,11 @@ def evaluate_predictions(
             " servers, hand the results in there"
         )
     found = read_predictions(predictions, dataset)
-    metric = VideoAP(dataset.categories)
+    metric, flaws = VideoAP(dataset.categories), Flaws()
     for video in dataset.videos:
-        metric.update(true_tracks(dataset, video), found.get(video.id, []))
+        with flaws.of(video.name):
+            metric.update(true_tracks(dataset, video), found.get(video.id, []))
+    flaws.check(range(len(dataset) - len(flaws)))
     summary = InstanceEvaluation(
         scores=metric.compute(),
         classes=dataset.categories,
@@ -126,6 +131,7 @@ def evaluate_predictions(
             "predictions": Path(predictions).name,
             "dataset": dataset.path.name,
         },
+        flaws=flaws,
     )
     if out is not None:
         _write(make_folder(out), summary)
@@ -160,7 +166,7 @@ def evaluate_instances(
         )
     run = InstanceRun(model, dataset, limit, progress)
     folder = None if out is None else make_folder(out)
-    rows = (row for video in dataset.videos for row in rows_of(run.track(video), video))
+    rows = run.rows()
     if folder is None:
         deque(rows, maxlen=0)
     else:
@@ -169,11 +175,12 @@ def evaluate_instances(
         scores=run.metric.compute() if dataset.annotated else None,
         classes=dataset.categories,
         predictions=run.predictions,
-        videos=len(dataset),
+        videos=len(dataset) - len(run.flaws),
         frames=run.frames,
         settings={**_settings(model), "limit": limit, "dataset": dataset.path.name},
         fps=run.frames / run.seconds if run.seconds else None,
         layers_run=run.layers / run.frames if run.frames else None,
+        flaws=run.flaws,
     )
     if folder is not None:
         _write(folder, summary)
@@ -188,6 +195,7 @@ class InstanceRun:
         frames: Likewise.
         layers: Decoder layers that ran, likewise.
         predictions: Likewise.
+        flaws: Why a video could not be tracked or scored, by name.
     """
 
     def __init__(
@@ -214,6 +222,14 @@ class InstanceRun:
         self.category_ids = categories_of(model.classes, dataset)
         self.metric = VideoAP(dataset.categories)
         self.seconds, self.frames, self.layers, self.predictions = 0.0, 0, 0, 0
+        self.flaws = Flaws()
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Results of all videos but those with a flaw, which are noted, unless all have one."""
+        for video in self.dataset.videos:
+            with self.flaws.of(video.name):
+                yield from rows_of(self.track(video), video)
+        self.flaws.check(range(len(self.dataset) - len(self.flaws)))
 
     def track(self, video: VideoEntry) -> list[PredictedTrack]:
         """The best pairs of track and class of a video."""

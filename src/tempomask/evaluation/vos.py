@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from tempomask.data.sequences import MaskSequence, SequenceSet
-from tempomask.errors import InputError
+from tempomask.errors import Flaws, InputError
 from tempomask.evaluation.prompts import (
     CLICKS,
     PromptKind,
@@ -67,6 +67,7 @@ class EvaluationSummary:
         fps: Frames over seconds of tracking; None when masks on disk were scored.
         blocks_run: Mean share of encoder blocks that ran after the first frames.
         settings: Of model, run and data.
+        flaws: Why a sequence is not among them, by name.
         notes: What a reader of the scores should know.
     """
 
@@ -77,6 +78,7 @@ class EvaluationSummary:
     fps: float | None
     blocks_run: float | None
     settings: dict[str, Any]
+    flaws: Flaws
     notes: tuple[str, ...] = ()
 
     @property
@@ -95,6 +97,7 @@ class EvaluationSummary:
             "blocks_run": self.blocks_run,
             "sequences": self.per_sequence,
             "settings": self.settings,
+            "flaws": self.flaws,
             "notes": list(self.notes),
         }
 
@@ -128,16 +131,19 @@ def evaluate(
         progress: Told about every frame.
 
     Raises:
-        InputError: The prompt or an option is unknown, a sequence has no objects on its first frame
-            or less than three frames, or the folder cannot be written.
+        InputError: The prompt or an option is unknown, the folder cannot be written, or no sequence
+            can be scored; those that cannot are listed in the summary.
     """
     check_kind(prompt)
-    _check_scorable(dataset)
+    sequences, flaws = _scorable(dataset)
     folder = None if out is None else make_folder(out)
     scored: list[SequenceScore] = []
-    for sequence in dataset:
+    for sequence in sequences:
         target = None if folder is None else folder / "masks" / sequence.name
-        with nullcontext() if target is None else replacing_folder(target) as masks:
+        with (
+            flaws.of(sequence.name),
+            nullcontext() if target is None else replacing_folder(target) as masks,
+        ):
             scored.append(_track(model, sequence, prompt, options, routing, masks, progress))
         if folder is not None:
             _write_results(folder, scored)
@@ -147,7 +153,7 @@ def evaluate(
         **dataset.settings(),
         **run_settings(options, routing),
     }
-    return _summarise(dataset, scored, settings, folder)
+    return _summarise(dataset, scored, settings, folder, flaws)
 
 
 def evaluate_masks(
@@ -169,24 +175,25 @@ def evaluate_masks(
         progress: Told about every frame.
 
     Raises:
-        InputError: A sequence or a frame is missing, or a mask has another size.
+        InputError: A sequence or a frame is missing, or no sequence can be scored.
     """
-    _check_scorable(dataset)
-    predicted = _predictions(Path(masks), dataset)
+    sequences, flaws = _scorable(dataset)
+    predicted = _predictions(Path(masks), sequences)
     folder = None if out is None else make_folder(out)
     scored = []
-    for sequence, paths in zip(dataset, predicted, strict=True):
-        metric = RegionBoundary(sequence.object_ids)
-        for index, path in enumerate(paths, 1):
-            labels = sequence.checked(read_mask(path), path)
-            metric.update(labels, sequence.label_map(index))
-            if progress is not None:
-                progress(sequence.name, index, len(paths))
-        scored.append(SequenceScore(sequence.name, metric.compute(), len(sequence)))
+    for sequence, paths in zip(sequences, predicted, strict=True):
+        with flaws.of(sequence.name):
+            metric = RegionBoundary(sequence.object_ids)
+            for index, path in enumerate(paths, 1):
+                labels = sequence.checked(read_mask(path), path)
+                metric.update(labels, sequence.label_map(index))
+                if progress is not None:
+                    progress(sequence.name, index, len(paths))
+            scored.append(SequenceScore(sequence.name, metric.compute(), len(sequence)))
     if folder is not None:
         _write_results(folder, scored)
     settings = {"model": None, "masks": Path(masks).name, **dataset.settings()}
-    return _summarise(dataset, scored, settings, folder)
+    return _summarise(dataset, scored, settings, folder, flaws)
 
 
 def _track(
@@ -228,18 +235,26 @@ def _track(
     return SequenceScore(sequence.name, metric.compute(), length, seconds, tuple(shares))
 
 
-def _check_scorable(dataset: Sequences) -> None:
-    """InputError, before anything is tracked, unless all sequences can be scored."""
+def _scorable(dataset: Sequences) -> tuple[list[MaskSequence], Flaws]:
+    """The sequences that can be scored, before anything is tracked, and what others lack.
+
+    InputError, the first flaw, if there are none.
+    """
+    found, flaws = [], Flaws(dataset.flaws)
     for sequence in dataset:
-        if len(sequence) < 3:
-            raise InputError(
-                f"sequence {sequence.name} has {len(sequence)} frames to read; the first and the"
-                " last are not scored, so that it needs 3 or more"
-            )
-        _ = sequence.object_ids
+        with flaws.of(sequence.name):
+            if len(sequence) < 3:
+                raise InputError(
+                    f"sequence {sequence.name} has {len(sequence)} frames to read; the first and"
+                    " the last are not scored, so that it needs 3 or more"
+                )
+            _ = sequence.object_ids
+            found.append(sequence)
+    flaws.check(found)
+    return found, flaws
 
 
-def _predictions(folder: Path, dataset: Sequences) -> list[list[Path]]:
+def _predictions(folder: Path, dataset: Sequence[MaskSequence]) -> list[list[Path]]:
     """The predicted mask of every scored frame, by sequence; InputError if any is missing."""
     if not folder.is_dir():
         raise InputError(f"no such folder of masks: {folder}; it needs a folder for each sequence")
@@ -287,8 +302,10 @@ def _summarise(
     scored: Sequence[SequenceScore],
     settings: dict[str, Any],
     folder: Path | None,
+    flaws: Flaws,
 ) -> EvaluationSummary:
-    """Average over all objects, and write summary.json."""
+    """Average over all objects, and write summary.json; the first flaw if there are none."""
+    flaws.check(scored)
     together = RegionBoundaryResult(tuple(o for s in scored for o in s.scores.objects))
     seconds = sum(sequence.seconds for sequence in scored)
     frames = sum(sequence.frames for sequence in scored)
@@ -307,6 +324,7 @@ def _summarise(
         fps=frames / seconds if seconds else None,
         blocks_run=float(np.mean(shares)) if shares else None,
         settings=settings,
+        flaws=flaws,
         notes=(*ignored, *dataset.notes),
     )
     if folder is not None:

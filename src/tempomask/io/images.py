@@ -5,7 +5,7 @@ A label map is int32 (H, W): the object id of each pixel, 0 for none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -30,8 +30,8 @@ IMAGE_SUFFIXES = frozenset(
 MAX_PALETTE_ID = 255
 MAX_ID = 65535
 
-# White among the ids of a grey image is usual for pixels that count for nothing; with more shades
-# than this beside it, the image is one mask with soft edges.
+# Beside white, a grey image has no more ids than this, or it is no label map; shades above this
+# without any flat part are soft edges.
 _MOST_IDS_WITH_WHITE = 32
 
 # Fast to write, and within a few percent of the smallest file: label maps have long runs.
@@ -47,81 +47,269 @@ def opened(path: str | Path) -> Iterator[Image]:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        # By its name, Pillow 13 maps uncompressed TIFF into memory and turns it wrong.
+        with open(path, "rb") as file, Image.open(file) as image:
             yield image
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise unreadable(path, error) from None
 
 
 def image_size(path: str | Path) -> Size:
     """(H, W) of an image as it is shown, from its header alone; InputError if it has none."""
     with opened(path) as image:
+        turned = _orientation(image, path) > 4
         width, height = image.size
-        # Reading EXIF data that comes after the pixels would decode the whole image.
-        turned = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) > 4
     return (width, height) if turned else (height, width)
 
 
-def read_image(path: str | Path) -> Frame:
-    """An image as RGB, uint8 (H, W, 3), turned as its EXIF data says; transparency is dropped."""
-    from PIL import ImageOps
-
+def page_count(path: str | Path) -> int:
+    """How many images a file holds."""
     with opened(path) as image:
-        if "exif" in image.info:
-            image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):
-            # Grey values of up to 16 bits; PIL itself would clip them at 255.
-            grey = np.asarray(image)
-            scaled = grey >> 8 if grey.max(initial=0) > 255 else grey
-            return np.repeat(scaled.astype(np.uint8)[..., None], 3, axis=2)
-        return np.array(image.convert("RGB"))
+        return _pages(image)
+
+
+def bit_depth(paths: Sequence[str | Path]) -> int | None:
+    """The least of 8, 10, 12, 14 and 16 bits that holds the grey values of all images and pages.
+
+    One scale for a sequence: with one for each image, brightness would jump. None, and nothing is
+    decoded, where the first image has no more than 8 bits.
+    """
+    highest = 0
+    for path in paths:
+        with opened(path) as image:
+            if path == paths[0] and not image.mode.startswith("I"):
+                return None
+            for page in range(_pages(image)):
+                image.seek(page)
+                highest = max(highest, int(np.max(np.asarray(image))))
+    return _bits(highest)
+
+
+def read_image(path: str | Path, bits: int | None = None) -> Frame:
+    """An image as it is shown, RGB, uint8 (H, W, 3): turned, and black where it is transparent.
+
+    Args:
+        path: Of the image.
+        bits: Of grey images of more than 8 bits, see `bit_depth`; default, what this one needs.
+
+    Raises:
+        InputError: For an unreadable image, one of several pages, and for values beyond 16 bits, of
+            floats beyond 0 to 1.
+    """
+    with opened(path) as image:
+        return _as_frame(_single(image, path), path, bits)
+
+
+def read_pages(path: str | Path, pages: range, bits: int | None = None) -> Iterator[Frame]:
+    """The pages of a TIFF stack or an animation, each as from `read_image`."""
+    with opened(path) as image:
+        for page in pages:
+            image.seek(page)
+            yield _as_frame(image, path, bits)
+
+
+def read_values(path: str | Path) -> NDArray[Any]:
+    """Pixel values (H, W) of a label image as they are stored: palette indices, shades of grey.
+
+    Raises:
+        InputError: Same as of `read_mask`, but any shades will do.
+    """
+    with _opened_mask(path) as image:
+        return _checked_ids(np.asarray(image), image.mode, path)
+
+
+def is_white_mask(path: str | Path) -> bool:
+    """Whether a mask image shows one object in white on black."""
+    return _read_mask(path)[1]
 
 
 def read_mask(path: str | Path) -> NDArray[np.int32]:
     """A label map from an image file; one object that is drawn in white has the id 1.
 
-    Palette, grey, black-and-white and 16-bit images give their pixel values as ids. An image of
-    nothing but black and white, of any mode, is a plain mask: white becomes 1.
+    Palette, grey and 16-bit images give their pixel values as ids. An image of nothing but black
+    and white, of any mode and palette, is a plain mask: white becomes 1. So is one with soft edges
+    between them, which are cut in the middle.
 
     Args:
         path: Of the image.
 
     Returns:
-        int32 (H, W).
+        int32 (H, W), turned as frames are.
 
     Raises:
-        InputError: For a missing or unreadable file, for colours (ids cannot be told from them),
-            and for JPEG and masks with soft edges (their shades of grey would be ids).
+        InputError: For a missing or unreadable file, one of several pages, for colours (ids cannot
+            be told from them), for JPEG, and for shades that are neither ids nor edges.
     """
+    return _read_mask(path)[0]
+
+
+def _read_mask(path: str | Path) -> tuple[NDArray[np.int32], bool]:
+    """A label map, and whether it is one object in white."""
+    with _opened_mask(path) as image:
+        shown, values, mode = _shown_grey(image, path), np.asarray(image), image.mode
+    if shown is not None and not shown.any():
+        return np.zeros(shown.shape, np.int32), False
+    white = None if shown is None else _white_part(shown, path)
+    if white is not None:
+        return white.astype(np.int32), True
+    return _checked_ids(values, mode, path).astype(np.int32), False
+
+
+def _shown_grey(image: Image, path: str | Path) -> NDArray[Any] | None:
+    """Shades of grey (H, W) that a mask shows; None for colours, whose indices may still be ids."""
+    if image.mode == "P":
+        return _palette_grey(image, path)
+    if image.mode == "L" or image.mode[0] in "IF":
+        return np.asarray(image)
+    shown = _over_black(image)
+    grey = shown[..., 0]
+    # Black on nothing cannot be told from nothing.
+    blank = image.has_transparency_data and not grey.any()
+    return None if blank or (shown != grey[..., None]).any() else grey
+
+
+def _palette_grey(image: Image, path: str | Path) -> NDArray[Any] | None:
+    """The shades that a palette image shows, if they are white and greys.
+
+    InputError where index 0 is in use in another colour than black, and black as another index.
+    """
+    indices = np.asarray(image)
+    colours = np.zeros((256, 3), np.uint8)
+    palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    colours[: len(palette)] = palette
+    used = np.flatnonzero(np.bincount(indices.ravel(), minlength=256))
+    shown = colours[used]
+    if (shown == shown[:, :1]).all() and shown.max() == 255:
+        return colours[indices, 0]
+    black = used[~shown.any(axis=1)]
+    if colours[0].any() and len(black) and used[0] == 0:
+        raise InputError(
+            f"the mask {path} shows black, the background, as index {black[0]} of its palette, and"
+            f" index 0 in the colour {','.join(map(str, colours[0].tolist()))}; save it with black"
+            " as index 0"
+        )
+    return None
+
+
+def _white_part(values: NDArray[Any], path: str | Path) -> NDArray[np.bool_] | None:
+    """Where a grey image (H, W) shows its one object in white; None for a map of ids."""
+    from scipy import ndimage
+
+    deep = values.dtype.itemsize > 1
+    white = int(values.max(initial=0))
+    if white != 255 and not (deep and white == MAX_ID):
+        return None
+    core, between = values == white, (values > 0) & (values < white)
+    if not between.any():
+        return core
+    flat = ndimage.maximum_filter(values, 3) == ndimage.minimum_filter(values, 3)
+    shades = np.unique(values[between])
+    thin = not (between & flat).any() and shades[-1] > _MOST_IDS_WITH_WHITE
+    if thin and np.count_nonzero(between) <= 2 * np.count_nonzero(core):
+        return values > white // 2
+    if not deep and (thin or len(shades) > _MOST_IDS_WITH_WHITE):
+        raise InputError(
+            f"the mask {path} has soft edges ({len(shades)} shades between black and white), which"
+            " would be as many objects; save it in black and white alone"
+        )
+    return None
+
+
+def _over_black(image: Image) -> Frame:
+    """RGB (H, W, 3) of an image of 8 bits a channel, black where it is transparent."""
+    from PIL import Image
+
+    if image.has_transparency_data:
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image.convert("RGBA"))
+    return np.array(image.convert("RGB"))
+
+
+def _as_frame(image: Image, path: str | Path, bits: int | None) -> Frame:
+    image = _upright(image, path)
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return _over_black(image)
+    # Grey of more than 8 bits, which PIL itself would clip at 255.
+    grey = np.asarray(image)
+    low, high = grey.min(initial=0), grey.max(initial=0)
+    most = 1 if image.mode == "F" else MAX_ID
+    if not (low >= 0 and high <= most):  # also refuses NaN
+        raise InputError(
+            f"the image {path} has values from {low:g} to {high:g}; grey images of its kind are"
+            f" read from 0 to {most}: scale it to that"
+        )
+    if image.mode == "F":
+        grey = np.rint(255 * grey)
+    else:
+        grey = np.minimum(grey >> ((bits or _bits(int(high))) - 8), 255)
+    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _bits(highest: int) -> int:
+    """The least of 8, 10, 12, 14 and 16 bits that holds a value; 16 for greater ones too."""
+    return next((bits for bits in (8, 10, 12, 14) if highest < 1 << bits), 16)
+
+
+def _pages(image: Image) -> int:
+    """Of a file; what phones put behind the image in a JPEG are no frames."""
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+
+
+def _single(image: Image, path: str | Path) -> Image:
+    """The image; InputError if there are more in its file."""
+    if _pages(image) > 1:
+        raise InputError(
+            f"{path} holds {_pages(image)} images, where one is needed; save them one by one, or"
+            " open the file by itself as a video"
+        )
+    return image
+
+
+def _orientation(image: Image, path: str | Path) -> int:
+    """How an image is turned, 1 to 8 as in EXIF; 1 of TIFF, which PIL turns by itself."""
+    if image.format == "TIFF":
+        return 1
+    if image.format == "PNG" and not any("exif" in key or "xmp" in key for key in image.info):
+        # The data may come after the pixels; only then are they decoded for it.
+        if b"eXIf" not in Path(path).read_bytes():
+            return 1
+        image.load()
+    return image.getexif().get(_ORIENTATION, 1)
+
+
+def _upright(image: Image, path: str | Path) -> Image:
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image) if _orientation(image, path) > 1 else image
+
+
+@contextmanager
+def _opened_mask(path: str | Path) -> Iterator[Image]:
+    """A mask image, upright; InputError for what cannot be one."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no such mask: {path}; check the path")
     with opened(path) as image:
-        kind, mode = image.format, image.mode
-        values: NDArray[Any] = np.asarray(image)
-    if kind in ("JPEG", "MPO"):
-        raise InputError(f"the mask {path} is a JPEG, which blurs ids; save it as PNG")
-    if mode in ("LA", "RGB", "RGBA"):
-        values = _black_and_white(values, mode)
+        if image.format in ("JPEG", "MPO"):
+            raise InputError(f"the mask {path} is a JPEG, which blurs ids; save it as PNG")
+        yield _upright(_single(image, path), path)
+
+
+def _checked_ids(values: NDArray[Any], mode: str, path: str | Path) -> NDArray[Any]:
+    """Pixel values as whole numbers from 0; InputError, with the mode, for any others."""
+    if values.ndim == 2 and values.dtype.kind == "f" and (values == np.floor(values)).all():
+        values = values.astype(np.int64)
     if values.ndim != 2 or values.dtype.kind not in "biu":
         raise InputError(
             f"the mask {path} is an image of kind {mode}; ids cannot be read from colours: save it"
             " in black and white alone, or as a palette or grey PNG whose pixel values are the"
             " object ids"
         )
-    labels = values.astype(np.int32)
-    if mode == "L" and labels.max(initial=0) == 255:
-        shades = np.count_nonzero(np.bincount(labels.ravel(), minlength=256)[1:255])
-        if shades > _MOST_IDS_WITH_WHITE:
-            raise InputError(
-                f"the mask {path} has soft edges ({shades} shades between black and white), which"
-                " would be as many objects; save it in black and white alone"
-            )
-        if not shades:
-            labels[labels == 255] = 1
-    return labels
+    if values.min(initial=0) < 0 or values.max(initial=0) >= 2**31:
+        raise InputError(f"the mask {path} has the id {values.min()}; ids begin at 0")
+    return values
 
 
 def unreadable(path: str | Path, error: BaseException) -> InputError:
@@ -189,13 +377,3 @@ def davis_palette() -> NDArray[np.uint8]:
             palette[:, channel] |= (ones << (7 - bit)).astype(np.uint8)
     palette.setflags(write=False)
     return palette
-
-
-def _black_and_white(values: NDArray[Any], mode: str) -> NDArray[Any]:
-    """Ones where an opaque image of black and white alone is white; others as they are."""
-    colours = values if mode == "RGB" else values[..., :-1]
-    grey = colours[..., 0]
-    opaque = mode == "RGB" or (values[..., -1] == 255).all()
-    if opaque and (colours == grey[..., None]).all() and np.isin(grey, (0, 255)).all():
-        return (grey == 255).astype(np.uint8)
-    return values

@@ -8,15 +8,24 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
+from functools import cached_property
 from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 from weakref import WeakSet
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, warn
 from tempomask.frames import Frame, Size, checked_frame
-from tempomask.io.images import IMAGE_SUFFIXES, image_size, read_image
+from tempomask.io.images import (
+    IMAGE_SUFFIXES,
+    bit_depth,
+    image_size,
+    opened,
+    page_count,
+    read_image,
+    read_pages,
+)
 from tempomask.io.threads import WorkerThread
 
 FrameStream = Generator[tuple[int, Frame], None, None]
@@ -24,6 +33,11 @@ AnyPath = str | PathLike[str]
 
 VIDEO_SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".gif")
+)
+
+# Kinds of images that are common in recordings, but not read.
+_OTHER_IMAGES = frozenset(
+    (".heic", ".heif", ".exr", ".hdr", ".dng", ".raw", ".npy", ".gif", ".svg")
 )
 
 
@@ -180,7 +194,7 @@ class ImageFolder(Video):
 
     Raises:
         InputError: If there are no images, if one has no readable header, if two have different
-            sizes, or if one name comes with two suffixes (frames and masks in one folder).
+            sizes or one name (frames and masks in one folder), or if one holds several images.
     """
 
     def __init__(self, path: AnyPath | Sequence[AnyPath]) -> None:
@@ -193,14 +207,19 @@ class ImageFolder(Video):
             for each in self.paths:
                 if not each.is_file():
                     raise InputError(f"no such image: {each}; check the path")
+            _check_names(self.paths)
         self.frame_names = [each.stem for each in self.paths]
         self.num_frames = len(self.paths)
         self.size = image_size(self.paths[0])
         for other in self.paths[1:]:
             self._check_size(other, image_size(other))
 
+    @cached_property
+    def _bits(self) -> int | None:
+        return bit_depth(self.paths)
+
     def _frame(self, index: int) -> Frame:
-        image = read_image(self.paths[index])
+        image = read_image(self.paths[index], self._bits)
         self._check_size(self.paths[index], (image.shape[0], image.shape[1]))
         return image
 
@@ -211,6 +230,44 @@ class ImageFolder(Video):
                 f" {self.size[1]} x {self.size[0]} pixels, {path.name} has {size[1]} x {size[0]};"
                 " bring them to one size, or take out those that do not belong"
             )
+
+
+class ImagePages(Video):
+    """The images in one file: a TIFF stack, or an animated WebP, PNG or AVIF.
+
+    Args:
+        path: Of the file.
+
+    Raises:
+        InputError: If the file is not readable.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.path, self.num_frames, self.size = path, page_count(path), image_size(path)
+        with opened(path) as image:
+            image.load()
+            duration = image.info.get("duration")
+        self.fps = 1000 / duration if duration else None
+
+    @cached_property
+    def _bits(self) -> int | None:
+        return bit_depth([self.path])
+
+    def _frame(self, index: int) -> Frame:
+        # Opened anew for each: not every animation can be wound back.
+        return next(self._read(index, index + 1))[1]
+
+    def _read(self, start: int, end: int | None) -> FrameStream:
+        pages = range(self.num_frames or 0)[start:end]
+        for index, frame in zip(pages, read_pages(self.path, pages, self._bits), strict=True):
+            if frame.shape[:2] != self.size:
+                raise InputError(
+                    f"page {index} of {self.name} has {frame.shape[1]} x {frame.shape[0]} pixels,"
+                    f" the first of {self.num_frames} has {self.size[1]} x {self.size[0]}; save"
+                    " those of one size in a file of their own"
+                )
+            yield index, frame
 
 
 class ArrayFrames(Video):
@@ -288,23 +345,39 @@ class ArrayFrames(Video):
 def list_images(folder: str | Path) -> list[Path]:
     """The images of a folder in natural order.
 
+    Other files are left out with a warning, but for text, tables and hidden ones.
+
     Raises:
-        InputError: If there are none, or two of one name.
+        InputError: If there are none, two of one name, or one that is a link to nothing.
     """
     entries = sorted(Path(folder).iterdir(), key=lambda path: natural_key(path.name))
     visible = [path for path in entries if not path.name.startswith(".")]
-    images = [p for p in visible if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+    images = [p for p in visible if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
     if not images:
         raise InputError(f"no images (JPEG, PNG ...) in the folder {folder}{_hint(visible)}")
+    for path in images:
+        if not path.is_file():
+            raise InputError(
+                f"{path} is a link to a file that is not there; mend it, or remove it if the frame"
+                " is not wanted"
+            )
+    _check_names(images)
+    other = [path.name for path in visible if path.suffix.lower() in _OTHER_IMAGES]
+    if other:
+        warn(f"{folder}: {len(other)} files that are not read as frames, such as {other[0]}")
+    return images
+
+
+def _check_names(images: Sequence[Path]) -> None:
+    """InputError for two images of one name, a frame and its mask for instance."""
     by_stem: dict[str, Path] = {}
     for path in images:
         other = by_stem.setdefault(path.stem, path)
         if other is not path:
             raise InputError(
-                f"{folder} holds both {other.name} and {path.name}; which one is the frame is not"
-                " clear: keep frames in a folder of their own"
+                f"two frames have the name {path.stem}: {other} and {path}; results are called"
+                " after frames: keep one of them, or rename it"
             )
-    return images
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:

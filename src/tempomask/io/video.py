@@ -18,8 +18,8 @@ import numpy as np
 
 from tempomask.errors import InputError
 from tempomask.io.camera import open_camera, open_device, open_stream
-from tempomask.io.images import IMAGE_SUFFIXES
-from tempomask.io.sources import ArrayFrames, ImageFolder, Video
+from tempomask.io.images import IMAGE_SUFFIXES, page_count
+from tempomask.io.sources import ArrayFrames, ImageFolder, ImagePages, Video
 from tempomask.io.video_file import VideoFile
 
 __all__ = ["Video", "open_video"]
@@ -33,9 +33,9 @@ def open_video(source: Any, *, prefetch: int = 4, num_frames: int | None = None)
 
     Args:
         source: A path to any video file FFmpeg reads; a folder of JPEG, PNG ... with any names,
-            taken in natural order, one image, or a list of images' paths; a camera index (0, or
-            "0"); a stream URL (rtsp://, http:// ...); an iterable of RGB arrays, uint8 (H, W, 3),
-            or of PyAV's frames; or a `Video`, returned as it is.
+            taken in natural order, one image, a TIFF stack or animation, or a list of images'
+            paths; a camera index (0, or "0"); a stream URL (rtsp://, http:// ...); an iterable of
+            RGB arrays, uint8 (H, W, 3), or of PyAV's frames; or a `Video`, returned as it is.
         prefetch: Frames decoded ahead by a thread; 0 for none.
         num_frames: Of a source that cannot tell, such as an iterator. SAM 2 scales distances in
             time by it in videos of fewer than 16 frames, whose masks therefore differ a little
@@ -96,6 +96,8 @@ def _open_path(text: str | bytes) -> Video:
         raise InputError(f"no such file or folder: {text}; check the path")
     if path.is_char_device():
         return open_device(path)
-    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+    if path.is_dir():
         return ImageFolder(path)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return ImagePages(path) if page_count(path) > 1 else ImageFolder(path)
     return VideoFile(path)

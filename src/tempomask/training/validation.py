@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
 from tempomask.data.clips import Clip, ClipBatch, collate
 from tempomask.data.stills import held_out_images
+from tempomask.io.images import read_image, read_values
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.modes import evaluation_mode
@@ -37,12 +39,16 @@ def load_sequence(
         return None
     size = (image_size, image_size)
     frames = [
-        np.asarray(Image.open(p).convert("RGB").resize(size, Image.Resampling.BICUBIC))
+        np.asarray(Image.fromarray(read_image(p)).resize(size, Image.Resampling.BICUBIC))
         for p in images
     ]
     labels = [root / "Annotations" / name / f"{p.stem}.png" for p in images]
-    masks = [np.asarray(Image.open(p).resize(size, Image.Resampling.NEAREST)) > 0 for p in labels]
+    masks = [_resized_ids(p, size) > 0 for p in labels]
     return torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(masks)).float()
+
+
+def _resized_ids(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(read_values(path)).resize(size, Image.Resampling.NEAREST))
 
 
 @torch.no_grad()
@@ -99,8 +105,8 @@ def held_out_frames(root: Path, image_size: int, least_area: float = 0.002) -> l
     size = (image_size, image_size)
     batches = []
     for still in held_out_images(root):
-        image = Image.open(still.image).convert("RGB").resize(size, Image.Resampling.BICUBIC)
-        ids = np.asarray(Image.open(still.label).resize(size, Image.Resampling.NEAREST))
+        image = Image.fromarray(read_image(still.image)).resize(size, Image.Resampling.BICUBIC)
+        ids = _resized_ids(still.label, size)
         masks = [ids == number for number in np.setdiff1d(ids, [0])]
         masks = [mask for mask in masks if mask.mean() > least_area]
         if masks:
