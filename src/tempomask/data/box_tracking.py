@@ -48,7 +48,8 @@ class BoxSequence(FrameSequence):
     visible: NDArray[np.bool_]
 
     def __post_init__(self) -> None:
-        flawed = ~np.isfinite(self.boxes).all(axis=1) | (self.boxes[:, 2:] < 0).any(axis=1)
+        sides = self.boxes[:, 2:]
+        flawed = np.asarray(~np.isfinite(self.boxes).all(axis=1) | (sides < 0).any(axis=1))
         if flawed.any():
             first = int(flawed.argmax())
             warn(
