@@ -108,7 +108,7 @@ def test_devices_and_precisions_are_chosen_by_what_is_there(
         assert resolve_device("auto").type == expected
     with pytest.raises(InputError, match="'cuda'"):
         resolve_device("cuda")
-    with pytest.raises(InputError, match="device mps asked for, but no Apple GPU is there"):
+    with pytest.raises(InputError, match="mps"):
         resolve_device("mps")
     for units, expected_dtype in [(True, torch.bfloat16), (False, torch.float32)]:
         monkeypatch.setattr("tempomask.devices.cpu_multiplies_bfloat16", lambda there=units: there)

@@ -137,7 +137,7 @@ def test_a_prompt_that_is_refused_leaves_no_object(
     predictor: VideoPredictor, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = predictor.init_state(folder)
-    with pytest.raises(InputError, match="outside the 56 x 40 image"):
+    with pytest.raises(InputError, match="56 x 40"):
         predictor.add_new_points(state, 0, 1, points=[[500, 10]], labels=[1])
     with monkeypatch.context() as patched:
         patched.setattr(predictor.segmenter, "decode", None)
@@ -166,7 +166,7 @@ def test_a_correction_stays_when_the_video_is_tracked_again(
 def test_a_dtype_that_the_weights_are_not_stored_in() -> None:
     segmenter = load("nano", image_size=64, device="cpu", dtype="bfloat16").segmenter
     assert VideoPredictor(segmenter, torch.bfloat16).dtype == torch.bfloat16
-    with pytest.raises(InputError, match="stored as bfloat16"):
+    with pytest.raises(InputError, match="bfloat16"):
         VideoPredictor(segmenter, torch.float32)
 
 

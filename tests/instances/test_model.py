@@ -80,7 +80,7 @@ def test_engines_agree(files: dict[str, Path]) -> None:
     ):
         np.testing.assert_allclose(own.scores, wanted.scores, atol=1e-4)
         assert (own.masks == wanted.masks).mean() > 0.999
-    with pytest.raises(InputError, match="engine must be"):
+    with pytest.raises(InputError, match="engine"):
         load(files["plain"], engine="slow")
 
 
@@ -145,7 +145,7 @@ def test_the_live_session_equals_the_video(files: dict[str, Path]) -> None:
 
 def test_image_size(files: dict[str, Path]) -> None:
     assert load(files["plain"], image_size=96).config.short_side == 96
-    with pytest.raises(InputError, match="image_size 32 does not fit tiny"):
+    with pytest.raises(InputError, match="image_size 32"):
         load(files["plain"], image_size=32)
 
 

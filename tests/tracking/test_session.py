@@ -295,7 +295,7 @@ def test_only_so_many_frames_back_can_be_corrected(segmenter: Segmenter, clip: C
         assert np.array_equal(both[0].low_res_logits, both[1].low_res_logits)
     with pytest.raises(InputError, match="frame 20 is not kept"):
         bounded.correct(object_id=A, points=[(30, 20)], frame=20)
-    with pytest.raises(InputError, match="frame 20 has been passed and is not kept"):
+    with pytest.raises(InputError, match="frame 20"):
         bounded.step(frames[20], index=20)
     for t in range(22, 30):
         again = [s.step(frames[t], index=t) for s in (bounded, unbounded)]
@@ -500,7 +500,7 @@ def test_frames_can_come_in_reverse(segmenter: Segmenter, clip: Callable) -> Non
     frames = clip(6)
     assert [session.step(frames[t]).index for t in (5, 4, 3)] == [5, 4, 3]
     assert session.next_index == 2
-    with pytest.raises(InputError, match="frame 4 is not kept"):
+    with pytest.raises(InputError, match="frame 4"):
         session.prompt(points=[(1, 1)], frame=4)
 
 
@@ -610,11 +610,11 @@ def test_a_waiting_prompt_that_does_not_fit_is_dropped_when_the_size_is_known(
     session, frames = Session(segmenter), clip(2)
     session.prompt(object_id=A, points=[(12, 14)])
     session.prompt(object_id=B, points=[(500, 14)])
-    with pytest.raises(InputError, match=r"object -7 on frame 0 has a point \(500, 14\)"):
+    with pytest.raises(InputError, match="500, 14"):
         session.step(frames[0])
     assert session.index is None
     assert session.step(frames[0]).object_ids == (A,)
-    with pytest.raises(InputError, match="outside the 9 x 9 image"):
+    with pytest.raises(InputError, match="9 x 9"):
         Session(segmenter, size=(9, 9)).prompt(points=[(12, 3)])
 
 
@@ -625,7 +625,7 @@ def test_waiting_clicks_off_an_object_that_is_not_there_are_dropped(
     session.prompt(object_id=A, points=[(5, 40)], labels=[0])
     session.prompt(object_id=B, points=[(5, 40)], labels=[0])
     session.prompt(object_id=A, points=[(12, 14)])
-    with pytest.raises(InputError, match="object -7 has only clicks off it on frame 0"):
+    with pytest.raises(InputError, match="object -7"):
         session.step(frame)
     assert [prompt.object_id for prompt in session.waiting] == [A, A]
     assert session.step(frame).object_ids == (A,)

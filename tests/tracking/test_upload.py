@@ -192,11 +192,11 @@ def test_sizes_are_checked(segmenter: Segmenter, clip: Clip) -> None:
     frame = clip(1)[0]
     session.step(session.prepare(frame))
     assert session.size == frame.shape[:2]
-    with pytest.raises(InputError, match="the size may not change"):
+    with pytest.raises(InputError, match=" x "):
         session.step(session.prepare(frame[:-1]))
-    with pytest.raises(InputError, match="uint8 in RGB"):
+    with pytest.raises(InputError, match="shape"):
         session.prepare(frame.astype(float))
-    with pytest.raises(InputError, match="of 32 pixels, and this one takes 64;"):
+    with pytest.raises(InputError, match="32 .* 64"):
         session.step(PreparedFrame(np.zeros((32, 32, 3), np.uint8), session.size))
 
 
