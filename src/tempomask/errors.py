@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from typing import get_args
 
 
 class InputError(ValueError):
@@ -60,6 +61,25 @@ def check_share(name: str, share: float) -> None:
     """
     if not 0 < share <= 1:  # also refuses NaN
         raise InputError(f"{name} {share:g} must be more than 0 and at most 1")
+
+
+def check_choice(name: str, value: object, kind: object) -> None:
+    """InputError for a value that is none of a Literal's.
+
+    >>> from typing import Literal
+    >>> check_choice("engine", "fast", Literal["fast", "plain"])
+    """
+    *others, last = get_args(kind)
+    if value not in (*others, last):
+        raise InputError(f"{name} must be {', '.join(map(str, others))} or {last}, got {value!r}")
+
+
+def check_least(options: object, **least: int) -> None:
+    """InputError for a field below its least value; None is none."""
+    for name, bound in least.items():
+        value = getattr(options, name)
+        if value is not None and value < bound:
+            raise InputError(f"{name} must be {bound} or more, got {value}")
 
 
 def unknown_name(text: str, name: str, known: Iterable[str]) -> InputError:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from tempomask.devices import DTypeName, resolve_device, resolve_dtype
-from tempomask.errors import InputError
+from tempomask.errors import InputError, check_choice
 from tempomask.frames import Size
 from tempomask.models.config import SegmenterConfig
 from tempomask.models.encoder import Policy, RoutedNetwork
@@ -73,8 +73,7 @@ def load(
     """
     place = resolve_device(device)
     precision = resolve_dtype(dtype, place)
-    if engine not in ("fast", "plain"):
-        raise InputError(f"engine must be fast or plain, got {engine!r}")
+    check_choice("engine", engine, Engine)
 
     def build(name: str | None) -> Segmenter:
         return load_segmenter(name, checkpoint, image_size, pooled_memory).to(place)
@@ -291,8 +290,8 @@ class Model(RoutedModel):
         numbers of objects, this routing and these options. Others work as well, uncompiled.
 
         Args:
-            size: (H, W) of the video.
-            objects: How many are tracked at once; several numbers to be ready for each.
+            size: Same as in `warmup`.
+            objects: Same as in `warmup`.
             prompted_frames: How many frames with prompts or corrections an object may have.
             options: Same as in `track`.
             routing: Same as in `track`.

@@ -142,7 +142,7 @@ def test_a_policy_in_words(router: PredictiveRouter, routing: Routing, words: st
     [
         ({"budget": 1.5}, "budget 1.5 must be more than 0 and at most 1"),
         ({"budget": 0.1}, r"2 of the 10 blocks always run; the smallest budget is 0\.2"),
-        ({"rule": "best"}, "unknown rule 'best'; use top-k"),
+        ({"rule": "best"}, "rule must be top-k, .* got 'best'"),
         ({"rule": "threshold", "threshold": 1.5}, "threshold must lie"),
         ({"rule": "threshold", "threshold": float("nan")}, "threshold must lie"),
         ({"threshold": 0.4}, "a threshold is for the rule threshold, not for top-k; leave it out"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Literal
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, check_choice
 from tempomask.routing.options import Draws, RouterInputs, WeightsForm
 
 View = Literal["both", "global", "local"]
@@ -16,13 +16,6 @@ def check_rate(name: str, rate: float) -> None:
     """InputError for a learning rate that is not above 0, or not finite."""
     if not (rate > 0 and math.isfinite(rate)):
         raise InputError(f"{name} must be a learning rate above 0, such as 3e-4, got {rate:g}")
-
-
-def check_choice(name: str, value: str, kind: object) -> None:
-    """InputError for a value that is none of a Literal's."""
-    *others, last = get_args(kind)
-    if value not in (*others, last):
-        raise InputError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 
 from tempomask.devices import DTypeName, resolve_device, resolve_dtype
-from tempomask.errors import InputError
+from tempomask.errors import InputError, check_choice
 from tempomask.frames import FrameSource
 from tempomask.instances.fast import accelerate_instances
 from tempomask.instances.options import InstanceOptions
@@ -68,8 +68,7 @@ def load_instances(
     """
     if isinstance(router, str) and router not in ("auto", "tar", "none"):
         raise InputError(f"unknown router {router!r}; use auto, tar, none or a number of layers")
-    if engine not in ("fast", "plain"):
-        raise InputError(f'engine must be "fast" or "plain", got {engine!r}')
+    check_choice("engine", engine, Engine)
     place = resolve_device(device)
     precision = resolve_dtype(dtype, place)
     loaded = load_instance_segmenter(name, checkpoint, with_router=router == "tar")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, check_least
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,7 @@ class InstanceOptions:
         for name in ("min_score", "max_overlap"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
-        if self.score_frames < 1:
-            raise InputError(f"score_frames must be 1 or more, got {self.score_frames}")
+        check_least(self, score_frames=1)
 
 
 # Everything that the YouTube-VIS protocol ranks.

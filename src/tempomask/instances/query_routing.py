@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, check_choice
 from tempomask.models.instances.attention import MultiheadAttention
 from tempomask.models.instances.minvis import in_order, match_queries
 
@@ -45,10 +45,7 @@ class QueryRouterConfig:
                 f"warmup_layers must be from 0 to {self.layers - 1} for a decoder of"
                 f" {self.layers} layers, got {self.warmup_layers}"
             )
-        if self.synchroniser not in get_args(Synchroniser):
-            raise InputError(
-                f"unknown synchroniser {self.synchroniser!r}; use attention, bipartite or none"
-            )
+        check_choice("synchroniser", self.synchroniser, Synchroniser)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from operator import index
 from typing import Literal
 
-from tempomask.errors import InputError, unknown_name
+from tempomask.errors import InputError, check_choice, unknown_name
 
 Pooling = Literal["none", "eq5", "eq6"]
 
@@ -119,8 +119,7 @@ class SegmenterConfig:
 
     def with_pooling(self, pooling: Pooling) -> SegmenterConfig:
         """The same segmenter with other pooling of memory keys; its weights fit as they are."""
-        if pooling not in ("none", "eq5", "eq6"):
-            raise InputError(f"pooling must be none, eq5 or eq6, got {pooling!r}")
+        check_choice("pooling", pooling, Pooling)
         attention = replace(self.memory_attention, pooling=pooling)
         return replace(self, memory_attention=attention).with_image_size(self.image_size)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from tempomask.errors import InputError, check_share
+from tempomask.errors import InputError, check_choice, check_share
 
 RuleName = Literal["top-k", "threshold", "calibrated", "stochastic"]
-RULES: tuple[RuleName, ...] = get_args(RuleName)
 # What a router sees, how its logits become weights, and how plans are drawn in training.
 RouterInputs = Literal["both", "mask", "image"]
 WeightsForm = Literal["free", "paper"]
@@ -65,8 +64,7 @@ class Routing:
 
     def __post_init__(self) -> None:
         check_share("memory_budget", self.memory_budget)
-        if self.rule not in RULES:
-            raise InputError(f"unknown rule {self.rule!r}; use {', '.join(RULES)}")
+        check_choice("rule", self.rule, RuleName)
         for name, value, rule in (
             ("threshold", self.threshold, "threshold"),
             ("seed", self.seed, "stochastic"),

@@ -8,9 +8,9 @@ defaults) and those its builder turns on for people who click (`TrackingOptions.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, check_choice, check_least
 
 Direction = Literal["forward", "backward", "both"]
 Preset = Literal["evaluation", "interactive"]
@@ -18,6 +18,7 @@ Compatibility = Literal["official", "transformers"]
 MemoryRule = Literal["recent", "samurai", "samurai-official"]
 MemoryDType = Literal["bfloat16", "float16", "float32"]
 Resize = Literal["bicubic", "bilinear"]
+Binarise = Literal[False, True, "frame"]
 # SAMURAI's weight of the motion score for large models; that of all others is a default below.
 LARGE_MOTION_WEIGHT = 0.15
 
@@ -131,7 +132,7 @@ class TrackingOptions:
     non_overlapping: bool = False
     non_overlapping_memory: bool = False
     dynamic_multimask: bool = False
-    binarise_prompted_masks: bool | Literal["frame"] = False
+    binarise_prompted_masks: Binarise = False
     memory_from_full_mask: bool = False
     multimask_mask_pointer: bool = False
     resize: Resize = "bicubic"
@@ -165,22 +166,14 @@ class TrackingOptions:
         Raises:
             InputError: For unknown names, and for bad values.
         """
-        for name, value, known in (
-            ("preset", preset, get_args(Preset)),
-            ("compatibility", compatibility, get_args(Compatibility)),
-        ):
-            if value not in known:
-                raise InputError(f"unknown {name} {value!r}; use one of {', '.join(known)}")
+        check_choice("preset", preset, Preset)
+        check_choice("compatibility", compatibility, Compatibility)
         if compatibility == "transformers":
             return cls.transformers(**changes)
         return cls.interactive(**changes) if preset == "interactive" else cls(**changes)
 
     def __post_init__(self) -> None:
-        least = {"memory_stride": 1, "fill_holes": 0, "objects_per_batch": 1}
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise InputError(f"{name} must be {bound} or more, got {value}")
+        check_least(self, memory_stride=1, fill_holes=0, objects_per_batch=1)
         if self.max_conditioning_frames != -1 and self.max_conditioning_frames < 2:
             raise InputError(
                 "max_conditioning_frames must be -1 (all) or at least 2,"
@@ -188,16 +181,10 @@ class TrackingOptions:
             )
         if self.keep != "all" and (isinstance(self.keep, str) or self.keep < 0):
             raise InputError(f'keep must be 0 or more frames, or "all", got {self.keep!r}')
-        choices = {
-            "memory": get_args(MemoryRule),
-            "memory_dtype": get_args(MemoryDType),
-            "resize": get_args(Resize),
-            "binarise_prompted_masks": (False, True, "frame"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                listed = ", ".join(map(str, allowed))
-                raise InputError(f"{name} must be one of {listed}, got {getattr(self, name)!r}")
+        check_choice("memory", self.memory, MemoryRule)
+        check_choice("memory_dtype", self.memory_dtype, MemoryDType)
+        check_choice("resize", self.resize, Resize)
+        check_choice("binarise_prompted_masks", self.binarise_prompted_masks, Binarise)
         if self.memory == "recent" and self.samurai is not None:
             raise InputError('samurai constants were given; they need memory="samurai"')
         if self.memory != "recent" and self.memory_stride != 1:

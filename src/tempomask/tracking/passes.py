@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, check_choice
 from tempomask.frames import FrameSource, IndexedFrames
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
@@ -41,21 +41,9 @@ def track(
 
     With options.lookahead every prompted frame is remembered before tracking starts, as in SAM 2's
     offline predictor; otherwise prompts act when their frame comes, and tracking equals `step`.
-
-    Args:
-        segmenter: The network; it keeps nothing of the video.
-        source: The frames.
-        prompts: Of any objects on any frames; several on one frame act one after the other.
-        direction: "forward", "backward", or "both": frames in ascending order, each object from a
-            forward pass from its first prompted frame on, and from a backward pass before that.
-        frames: Which frames are tracked, see `check_frames`. None: from the first prompted frame to
-            the last of the video; backward, from the last prompted one down to 0; both, all.
-        options: How the video is tracked.
-        dtype: Of the computation, by autocast.
-        policy: Which encoder blocks run; None for all.
-
-    Returns:
-        A generator of one result a frame.
+    Arguments are those of `Model.track`, with its network, number type and policy. In both
+    directions an object comes from a forward pass from its first prompted frame on, and from a
+    backward pass before that.
 
     Raises:
         InputError: For prompts that do not fit the video, and for a source that cannot be read
@@ -190,8 +178,7 @@ def _first_frames(prompts: Iterable[Prompt]) -> dict[int, int]:
 
 def check_direction(direction: str, source: FrameSource, lookahead: bool = False) -> None:
     """InputError for an unknown direction, and where the source would have to be rewound."""
-    if direction not in ("forward", "backward", "both"):
-        raise InputError(f'direction must be "forward", "backward" or "both", got {direction!r}')
+    check_choice("direction", direction, Direction)
     if not source.seekable and (direction != "forward" or lookahead):
         what = "lookahead" if lookahead else f"direction {direction!r}"
         raise InputError(f"{what} needs a source that can be read in any order, such as a file")

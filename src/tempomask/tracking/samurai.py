@@ -148,7 +148,8 @@ class MotionAwareMemories(MemorySelector):
         ids = {memory.frame for memory in chosen}
         others = {t: m for t, m in bank.conditioning.items() if t not in ids} | bank.recent
         sign = -1 if reverse else 1
-        nearest = self._nearest(bank, others, frame, sign)
+        before = frame - sign
+        nearest = [before, *self._nearest_good(bank, others, before, sign)[: self.slots - 1]]
         # Slot 0 is the frame just before; like SAM 2's, it stays empty if there is no such memory.
         rows = [(others[t], row) for row, t in enumerate(nearest) if t in others]
         rows = [(memory, row) for memory, row in reversed(rows) if memory.features is not None]
@@ -157,14 +158,6 @@ class MotionAwareMemories(MemorySelector):
             spatial=(*chosen, *(memory for memory, _ in rows)),
             temporal_index=(*([self.slots] * len(chosen)), *(row for _, row in rows)),
         )
-
-    def _nearest(
-        self, bank: MemoryBank, others: dict[int, Memory], frame: int, sign: int
-    ) -> list[int]:
-        """Frame numbers from the newest to the oldest, at most as many as there are slots."""
-        before = frame - sign
-        good = self._nearest_good(bank, others, before, sign)
-        return [before, *good[: self.slots - 1]]
 
     def _nearest_good(
         self, bank: MemoryBank, memories: dict[int, Memory], before: int, sign: int

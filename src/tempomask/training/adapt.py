@@ -20,7 +20,7 @@ from tempomask.adaptation.adapter_file import base_sample, same_base, save_adapt
 from tempomask.adaptation.method import Method, Prepared
 from tempomask.baselines.alignment import aligned
 from tempomask.baselines.settings import AlignmentConfig
-from tempomask.errors import InputError
+from tempomask.errors import InputError, check_least
 from tempomask.files import make_folder
 from tempomask.training.adaptation_data import adaptation_data
 from tempomask.training.calibration import SequenceMeasure
@@ -63,10 +63,7 @@ class AdaptRecipe(RunRecipe):
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
 
     def __post_init__(self) -> None:
-        leasts = {"steps": 1, "batch_size": 1, "num_frames": 2, "most_objects": 1}
-        for name, least in leasts.items():
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be {least} or more, got {getattr(self, name)}")
+        check_least(self, steps=1, batch_size=1, num_frames=2, most_objects=1)
 
 
 def phases(steps: int) -> tuple[int, int]:
