@@ -37,7 +37,6 @@ def calibrate(
         sequences: Only these sequences, with commas between.
         max_frames: Frames of every sequence. Default: all.
         out: Folder for a copy with the thresholds. Default: ADAPTER itself.
-        as_json: Print one JSON object on stdout, all else on stderr.
     """
     with console.waiting("starting"):
         from tempomask.adaptation.adapter_file import BUNDLED, copy_adapter, find_adapter

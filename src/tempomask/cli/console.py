@@ -88,13 +88,6 @@ def stop_of(report: Mapping[str, Any], remedy: str = "--resume goes on") -> str:
     return f", stopped by Ctrl-C; {remedy}" if report["interrupted"] else ""
 
 
-def print_files(files: Mapping[str, Path]) -> None:
-    """What was written, one line a format."""
-    width = max((8, *(len(name) for name in files)))
-    for name, path in sorted(files.items()):
-        out.print(f"{name:{width}} {path}", soft_wrap=True)
-
-
 def conclude(
     report: Mapping[str, Any],
     files: Mapping[str, Path],
@@ -109,5 +102,7 @@ def conclude(
         print_json({**report, "files": {name: str(path) for name, path in files.items()}})
     else:
         show(report)
-        print_files(files)
+        width = max((8, *map(len, files)))
+        for name, path in sorted(files.items()):
+            out.print(f"{name:{width}} {path}", soft_wrap=True)
     return INTERRUPTED if report["interrupted"] else 0

@@ -38,7 +38,6 @@ def demo(
         prompt: What is given on the first frame.
         adapter: What tempomask adapt made: a folder, or the name of a bundled one.
         budget: Share of the encoder's blocks that may run. Default: the adapter's.
-        as_json: Print one JSON object on stdout, all else on stderr.
     """
     given = first_prompt(prompt)
     routing = RoutingOptions(budget, adapter=adapter, router="rds")

@@ -66,7 +66,6 @@ def davis(
             dinov3-vits16, nano ... --image-size is then the short side.
         masks: Score this folder of SEQ/NNNNN.png instead of a model.
         out: Folder for masks/, results.csv and summary.json.
-        as_json: Print one JSON object on stdout, all else on stderr.
     """
     if routing.fps is not None:
         raise InputError("--fps is for track; a score needs a budget that does not move with time")
@@ -127,7 +126,6 @@ def boxes(
         split: LaSOT: a list beside the classes, such as testing_set. GOT-10k: val or train.
         predictions: Score this folder of SEQ.txt (x,y,w,h a line) instead of a model.
         out: Folder for boxes/, results.csv and summary.json.
-        as_json: Print one JSON object on stdout, all else on stderr.
     """
     with console.waiting("starting"):
         from tempomask.data.box_tracking import BoxTrackingData
@@ -170,7 +168,6 @@ def youtube_vis(
         videos: Only these, by name or id, such as 0032,17.
         limit: Predictions for each video.
         out: Folder for results.json (to hand in), summary.json and classes.csv.
-        as_json: Print one JSON object on stdout, all else on stderr.
     """
     with console.waiting("starting"):
         from tempomask.data.youtube_vis import YouTubeVIS

@@ -7,11 +7,7 @@ from tempomask.cli.options import Json
 
 
 def models(*, as_json: Json = False) -> None:
-    """List every model: size, resolution, source, licence, and whether it is on this machine.
-
-    Args:
-        as_json: Print a JSON list on stdout instead of a table.
-    """
+    """List every model: size, resolution, source, licence, and whether it is on this machine."""
     from tempomask.weights.zoo import DINOV3_MODELS, MODELS
 
     rows = [

@@ -85,7 +85,9 @@ Blocks = Annotated[tuple[int, ...], _listed(_blocks, "blocks, such as 0,2,12-17"
 CountOrBlocks = Annotated[
     int | tuple[int, ...], _listed(_count_or_blocks, "blocks, such as 0,2,12-17")
 ]
-Json = Annotated[bool, Parameter(name="--json", group=OUTPUT)]
+Json = Annotated[
+    bool, Parameter(name="--json", group=OUTPUT, help="Print JSON on stdout, all else on stderr.")
+]
 Positive = Annotated[int, at_least(1)]
 
 
@@ -230,14 +232,13 @@ class RunOutput:
         save: Formats, with commas between.
         names: Call masks after the source's images, as YouTube-VOS and MOSE do, not by number.
         resume: Go on with an interrupted run in the same folder, after its last finished frame.
-        as_json: Print one JSON object on stdout, all else on stderr.
     """
 
     out: Path | None = None
     save: Names | None = None
     names: bool = False
     resume: bool = False
-    as_json: Annotated[bool, Parameter(name="--json")] = False
+    as_json: Json = False
 
     def folder(self, source: str, what: str) -> Path:
         """The folder named, else one in this folder that no other source has taken."""

@@ -40,30 +40,17 @@ def memory_inputs(
         features: (1 or N, C, h, w), of the current frame.
         config: Of the network.
     """
-    dtype, device = features.dtype, features.device
-    no_pointers = features.new_zeros(0, config.hidden_dim)
-    # (N, T, memory_dim, h, w)
-    spatial = torch.stack(
-        [torch.stack([m.features for m in s.spatial if m.features is not None]) for s in selections]
-    )
-    pointers = torch.stack(
-        [
-            torch.stack([m.pointer for m in s.pointers]) if s.pointers else no_pointers
-            for s in selections
-        ]
-    )
+    spatial, device = [s.spatial for s in selections], features.device
     distances = to_device(_shared([s.distances for s in selections]), device)
-    remembered = None
-    if config.memory_attention.image_keys:
-        frames = _shared([tuple(m.frame for m in s.spatial) for s in selections])
-        # (1 or N, T, C, h, w)
-        remembered = torch.stack([torch.stack([images[t] for t in row]) for row in frames])
-        remembered = remembered.to(dtype)
+    # Where all objects remember the same frames, one row of images is for all.
+    seen = _shared([tuple(m.frame for m in row) for row in spatial])
     return MemoryInputs(
-        spatial=spatial.to(dtype),
-        images=remembered,
+        spatial=_stacked([[m.features for m in row] for row in spatial]).to(features.dtype),
+        images=_images(spatial[: len(seen)], images, features, config),
         temporal_index=to_device(np.array(selections[0].temporal_index, dtype=int), device),
-        pointers=pointers,
+        pointers=_stacked(
+            [[m.pointer for m in s.pointers] for s in selections], spatial[0][0].pointer
+        ),
         pointer_distance=distances[0] if len(distances) == 1 else distances,
     )
 
@@ -103,15 +90,12 @@ def memory_slots(
     index = [*[config.memory_frames - 1] * conditioning, *range(recent - 1, -1, -1)]
     device = features.device
     return MemoryInputs(
-        spatial=_stacked([[None if m is None else m.features for m in r] for r in spatial]).to(
-            features.dtype
-        ),
-        images=_images(spatial, images, features) if config.memory_attention.image_keys else None,
+        spatial=_stacked([[m and m.features for m in row] for row in spatial]).to(features.dtype),
+        images=_images(spatial, images, features, config),
         temporal_index=to_device(np.array(index), device),
         pointers=_stacked(
-            [[None if m is None else m.pointer for m in row] for row in pointers],
-            # Where every memory lies ahead (lookahead), there is no pointer at all.
-            like=selections[0].spatial[0].pointer,
+            [[m and m.pointer for m in row] for row in pointers],
+            selections[0].spatial[0].pointer,
         ),
         pointer_distance=to_device(distances[0] if len(distances) == 1 else distances, device),
         absent=None if all(map(all, taken)) else to_device(~np.array(taken), device),
@@ -142,16 +126,26 @@ def _padded(memories: Sequence[Memory | None], size: int) -> list[Memory | None]
 
 
 def _stacked(rows: Sequence[Sequence[Tensor | None]], like: Tensor | None = None) -> Tensor:
-    """(N, slots, ...), zeros in the empty ones; like: one of them, needed if all are empty."""
+    """(N, slots, ...), zeros in the empty ones.
+
+    like: one of them; needed where there may be none, as of pointers if every memory lies ahead.
+    """
     if like is None:
         like = next(x for row in rows for x in row if x is not None)
+    if not rows[0]:
+        return like.new_zeros(len(rows), 0, *like.shape)
     empty = torch.zeros_like(like)
     return torch.stack([torch.stack([empty if x is None else x for x in row]) for row in rows])
 
 
 def _images(
-    spatial: Sequence[Sequence[Memory | None]], images: Mapping[int, Tensor], features: Tensor
-) -> Tensor:
-    """(N, T, C, h, w): the raw features of the remembered frames."""
-    rows = [[None if m is None else images[m.frame] for m in row] for row in spatial]
+    spatial: Sequence[Sequence[Memory | None]],
+    images: Mapping[int, Tensor],
+    features: Tensor,
+    config: SegmenterConfig,
+) -> Tensor | None:
+    """(1 or N, T, C, h, w): raw features of the remembered frames, where memory keys see them."""
+    if not config.memory_attention.image_keys:
+        return None
+    rows = [[m and images[m.frame] for m in row] for row in spatial]
     return _stacked(rows).to(features.dtype)
