@@ -81,19 +81,11 @@ def instances(
     """
     with console.waiting("starting"):
         from tempomask.cli.instance_task import InstanceTask, print_report
-        from tempomask.cli.run import Request, Run
+        from tempomask.cli.run import Run
         from tempomask.io.video import open_video
 
-    request = Request(
-        source=source,
-        out=output.folder(source, "instances"),
-        save=frozenset(output.save or ("overlay", "json", "tracks")),
-        resume=output.resume,
-        start=start,
-        end=end,
-        checkpoint=model.checkpoint,
-        names=output.names,
-    )
+    saved, weights = ("overlay", "json", "tracks"), model.checkpoint
+    request = output.request(source, "instances", saved, start=start, end=end, checkpoint=weights)
     with open_video(source) as video:
         run = Run(request, InstanceTask(shown), video)
         report, files = run.execute(model.load_instances())

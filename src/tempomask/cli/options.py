@@ -22,6 +22,7 @@ from tempomask.routing.options import Routing, RuleName
 from tempomask.tracking.options import Compatibility, MemoryRule, Preset, TrackingOptions
 
 if TYPE_CHECKING:
+    from tempomask.cli.run import Request
     from tempomask.model import Model
     from tempomask.propagation.model import Propagator
 
@@ -240,9 +241,12 @@ class RunOutput:
     resume: bool = False
     as_json: Json = False
 
-    def folder(self, source: str, what: str) -> Path:
-        """The folder named, else one in this folder that no other source has taken."""
-        return self.out or default_folder(source, what)
+    def request(self, source: str, what: str, saved: Sequence[str], **rest: Any) -> Request:
+        """What is asked of a run; a folder left out is SOURCE-what, formats left out are `saved`."""
+        from tempomask.cli.run import Request
+
+        out, save = self.out or default_folder(source, what), frozenset(self.save or saved)
+        return Request(source, out, save, self.resume, names=self.names, **rest)
 
 
 def default_folder(source: str, what: str) -> Path:

@@ -51,29 +51,21 @@ def propagate(
     """
     prompts = masks_at(frame, mask or [])
     with console.waiting("starting"):
-        from tempomask.cli.run import Request, Run
+        from tempomask.cli.run import Run
         from tempomask.cli.tracking_task import TrackingTask, print_report
         from tempomask.io.video import open_video
 
     if model.image_size is not None:
         propagation = replace(propagation, short_side=model.image_size)
     adapter = routing.adapter_for(model.model, model.checkpoint)
-    request = Request(
-        source=source,
-        out=output.folder(source, "tracked"),
-        save=frozenset(output.save or ("masks", "overlay")),
-        resume=output.resume,
-        end=end,
-        checkpoint=model.checkpoint,
-        names=output.names,
-        inputs=tuple(mask or ()),
-    )
+    saved, weights, files = ("masks", "overlay"), model.checkpoint, tuple(mask or ())
+    request = output.request(source, "tracked", saved, end=end, checkpoint=weights, inputs=files)
     task = TrackingTask(prompts, direction, propagation, routing, adapter)
     with open_video(source) as video:
         run = Run(request, task, video)
         loaded = model.load_propagator(model.model, adapter, propagation.short_side)
-        report, files = run.execute(loaded)
-    return console.conclude(report, files, output.as_json, print_report)
+        report, written = run.execute(loaded)
+    return console.conclude(report, written, output.as_json, print_report)
 
 
 def masks_at(frame: int, paths: list[Path]) -> list[Prompt]:

@@ -17,8 +17,6 @@ from tempomask.cli.options import (
 from tempomask.cli.prompt_options import PromptOptions
 from tempomask.tracking.options import Direction
 
-SAVED = ("masks", "overlay")
-
 
 def track(
     source: str,
@@ -54,25 +52,19 @@ def track(
     wanted = prompts.read(max(0, start or 0))
     options = tracking.options()
     with console.waiting("starting"):
-        from tempomask.cli.run import Request, Run
+        from tempomask.cli.run import Run
         from tempomask.cli.tracking_task import TrackingTask, print_report
         from tempomask.io.video import open_video
 
     adapter = routing.adapter_for(model.model, model.checkpoint)
     routed = adapter is not None and routing.router != "none"
-    request = Request(
-        source=source,
-        out=output.folder(source, "tracked"),
-        save=frozenset(output.save or (*SAVED, *["blocks"] * routed)),
-        resume=output.resume,
-        start=start,
-        end=end,
-        checkpoint=model.checkpoint,
-        names=output.names,
-        inputs=prompts.files(),
+    saved = ("masks", "overlay", *["blocks"] * routed)
+    weights, files = model.checkpoint, prompts.files()
+    request = output.request(
+        source, "tracked", saved, start=start, end=end, checkpoint=weights, inputs=files
     )
     task = TrackingTask(wanted, direction, options, routing, adapter)
     with open_video(source) as video:
         run = Run(request, task, video)
-        report, files = run.execute(model.load(adapter, tracking.pooled_memory))
-    return console.conclude(report, files, output.as_json, print_report)
+        report, written = run.execute(model.load(adapter, tracking.pooled_memory))
+    return console.conclude(report, written, output.as_json, print_report)
