@@ -242,7 +242,7 @@ class RunOutput:
     as_json: Json = False
 
     def request(self, source: str, what: str, saved: Sequence[str], **rest: Any) -> Request:
-        """What is asked of a run; a folder left out is SOURCE-what, formats left out are `saved`."""
+        """What is asked of a run; a folder left out is SOURCE-what, formats are `saved`."""
         from tempomask.cli.run import Request
 
         out, save = self.out or default_folder(source, what), frozenset(self.save or saved)
