@@ -32,6 +32,7 @@ LAYERS = [
     "tracking",
     "instances",
     "propagation",
+    "routed_model",
     "model",
     "instances.model",
     "propagation.model",

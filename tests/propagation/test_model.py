@@ -14,7 +14,6 @@ from tempomask.adaptation.method import LoadedAdapter
 from tempomask.devices import DTypeName
 from tempomask.engine.trunk import FastTrunk
 from tempomask.errors import InputError
-from tempomask.model import RoutingChoice
 from tempomask.models.config import HieraConfig, HybridConfig, ViTConfig, segmenter_config
 from tempomask.models.encoder import Policy
 from tempomask.models.hybrid import HybridEncoder
@@ -23,6 +22,7 @@ from tempomask.prompts import Prompt
 from tempomask.propagation.model import Propagator, load_propagator
 from tempomask.propagation.network import PatchEncoder
 from tempomask.propagation.options import PropagationOptions
+from tempomask.routed_model import RoutingChoice
 from tempomask.routing.options import Routing
 from tempomask.routing.static import StaticPlan
 

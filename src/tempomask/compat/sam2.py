@@ -29,10 +29,11 @@ from torch import Tensor
 from tempomask.errors import InputError, unknown_name
 from tempomask.frames import Size
 from tempomask.io.video import open_video
-from tempomask.model import Model, RoutingChoice
+from tempomask.model import Model
 from tempomask.models.segmenter import ABSENT_LOGIT, Segmenter
 from tempomask.prompts import Prompt
 from tempomask.results import FrameResult
+from tempomask.routed_model import RoutingChoice
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.passes import FrameSource
 from tempomask.tracking.session import Session

@@ -16,8 +16,9 @@ from tempomask.evaluation.settings import Progress, model_settings, run_settings
 from tempomask.files import make_folder, replacing, write_csv, write_errors, write_json
 from tempomask.io.exports import box_line
 from tempomask.metrics.boxes import PROTOCOLS, BoxMetric, BoxResult
-from tempomask.model import Model, RoutingChoice
+from tempomask.model import Model
 from tempomask.prompts import Prompt
+from tempomask.routed_model import RoutingChoice
 from tempomask.tracking.options import TrackingOptions
 
 _NAMES = {

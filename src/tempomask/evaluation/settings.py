@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from tempomask.model import Model, RoutingChoice
+from tempomask.model import Model
 from tempomask.models.encoder import Policy
 from tempomask.propagation.model import Propagator
 from tempomask.propagation.options import PropagationOptions
+from tempomask.routed_model import RoutingChoice
 from tempomask.routing.options import Routing
 from tempomask.tracking.options import TrackingOptions
 

@@ -27,9 +27,10 @@ from tempomask.evaluation.settings import Progress, model_settings, run_settings
 from tempomask.files import make_folder, replacing_folder, write_csv, write_errors, write_json
 from tempomask.io.images import read_mask, write_label_png
 from tempomask.metrics.region_boundary import SCORES, RegionBoundary, RegionBoundaryResult
-from tempomask.model import Model, RoutingChoice
+from tempomask.model import Model
 from tempomask.propagation.model import Propagator
 from tempomask.propagation.options import PropagationOptions
+from tempomask.routed_model import RoutingChoice
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.session import Session
 

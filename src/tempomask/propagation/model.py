@@ -19,12 +19,13 @@ from tempomask.baselines.methods import load_adapted
 from tempomask.devices import DTypeName, resolve_device, resolve_dtype
 from tempomask.errors import InputError
 from tempomask.frames import FrameSource, Size
-from tempomask.model import RoutedModel, RoutingChoice, load
+from tempomask.model import load
 from tempomask.models.config import SEGMENTERS
 from tempomask.prompts import Prompt
 from tempomask.propagation.network import PatchEncoder, as_patch_encoder
 from tempomask.propagation.options import PropagationOptions
 from tempomask.propagation.session import PropagationSession
+from tempomask.routed_model import RoutedModel, RoutingChoice
 from tempomask.tracking.passes import (
     Direction,
     Results,
