@@ -192,7 +192,6 @@ class Run:
     ) -> RunStats:
         """Write every result that is not there yet, until the end or Ctrl-C."""
         stats = RunStats()
-        drawn = "overlay" in writer.formats
         with stop_on_interrupt() as stop, bar.bar:
             frames.stop = stop
             started = time.perf_counter()
@@ -200,7 +199,7 @@ class Run:
                 bar.show(len(ids_of(result)))
                 if result.index in plan.skip:
                     continue
-                writer.add(frames.frame(result.index) if drawn else None, result)
+                writer.add(frames.frame(result.index) if writer.draws else None, result)
                 stats.add(result.index)
                 self.task.note(result)
                 if len(stats.indices) % KEEP_EVERY == 0:

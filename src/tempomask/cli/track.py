@@ -39,9 +39,9 @@ def track(
 
     `tempomask track dog.mp4 --point 410,260 --router rds --budget 0.6`
 
-    Formats of --save: masks, objects, overlay, rle, npz, boxes, chart, blocks. Default:
-    masks,overlay, and blocks with an adapter. Ctrl-C stops after the frame at hand and keeps what
-    is finished; the exit code is then 130.
+    Formats of --save: masks, objects, overlay, cutouts, rle, npz, boxes, coco, yolo, mot, mots,
+    chart, blocks. Default: masks,overlay, and blocks with an adapter. Ctrl-C stops after the frame
+    at hand and keeps what is finished; the exit code is then 130.
 
     Args:
         source: Video file, folder of images, stream URL, or a number for a camera.

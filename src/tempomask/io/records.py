@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tempomask.errors import InputError
 from tempomask.frames import Size
 from tempomask.results import FrameResult, InstanceResult
 from tempomask.rle import RLE, decode_masks, encode_rle
@@ -113,6 +114,17 @@ def record_of(result: Result | FrameRecord, name: str | None = None) -> FrameRec
         blocks=result.blocks,
         labels=np.full(count, -1),
     )
+
+
+def image_stem(index: int, name: str | None = None) -> str:
+    """What the images of a frame are called: its number, or the name of the source's image.
+
+    Raises:
+        InputError: For a name that leads elsewhere, as a journal from somebody else may have one.
+    """
+    if name is not None and (name in ("", ".", "..") or "/" in name or "\\" in name):
+        raise InputError(f"frame {index} is called {name!r}, which is no plain name of a file")
+    return f"{index:05d}" if name is None else name
 
 
 def line_of(record: FrameRecord, task: str) -> dict[str, Any]:

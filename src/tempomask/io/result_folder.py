@@ -13,9 +13,9 @@ from typing import Literal
 
 from tempomask.errors import InputError
 from tempomask.files import absolute_path, part_path
-from tempomask.io import exports
+from tempomask.io import dataset_exports, exports
 from tempomask.io.journal import Journal, read_header
-from tempomask.io.records import INSTANCES, TRACK, FrameRecord
+from tempomask.io.records import INSTANCES, TRACK, FrameRecord, image_stem
 
 JOURNAL = "frames.jsonl"
 # The session as it was after some frame, for resuming.
@@ -30,26 +30,34 @@ class Format:
 
     Attributes:
         file: Its file or folder in the run's folder.
-        images: Of a folder, one image a frame: a map of labels, or one mask of each object.
+        images: Of a folder, what is on its images: a map of labels a frame, or of each object its
+            mask, or its pixels.
         export: Makes the file from the journal when the run ends.
+        drawn: Made of the frames too, not of masks alone.
     """
 
     file: str
-    images: Literal["labels", "objects"] | None = None
+    images: Literal["labels", "objects", "cutouts"] | None = None
     export: exports.Export | None = None
+    drawn: bool = False
 
 
 FORMATS: Mapping[str, Mapping[str, Format]] = {
     TRACK: {
         "masks": Format("masks", images="labels"),
         "objects": Format("objects", images="objects"),
-        "overlay": Format("overlay.mp4"),
+        "overlay": Format("overlay.mp4", drawn=True),
         "rle": Format("rle.json", export=exports.write_rle),
         "npz": Format("masks.npz", export=exports.write_npz),
         "boxes": Format("boxes.csv", export=exports.write_boxes),
+        "coco": Format("coco.json", export=dataset_exports.write_coco),
+        "yolo": Format("yolo", export=dataset_exports.write_yolo),
+        "mot": Format("mot.txt", export=dataset_exports.write_mot),
+        "mots": Format("mots.txt", export=dataset_exports.write_mots),
+        "cutouts": Format("cutouts", images="cutouts", drawn=True),
     },
     INSTANCES: {
-        "overlay": Format("overlay.mp4"),
+        "overlay": Format("overlay.mp4", drawn=True),
         "json": Format("instances.json", export=exports.write_youtube_vis),
         "tracks": Format("tracks.csv", export=exports.write_tracks),
         "boxes": Format("boxes.csv", export=exports.write_instance_boxes),
@@ -90,7 +98,7 @@ class ResultFolder:
         kind = self.formats[name].images
         if kind == "labels":
             return [self.path(name) / f"{stem}.png"]
-        if kind == "objects":
+        if kind is not None:
             return [self.path(name) / str(object_id) / f"{stem}.png" for object_id in ids]
         return []
 
@@ -147,17 +155,9 @@ class ResultFolder:
             if each.export is exports.write_boxes:
                 lines = exports.box_lines_folder(self.path(name))
                 yield from (lines / f"{object_id}.txt" for object_id in record.ids)
-
-
-def image_stem(index: int, name: str | None = None) -> str:
-    """What the images of a frame are called: its number, or the name of the source's image.
-
-    Raises:
-        InputError: For a name that leads elsewhere, as a journal from somebody else may have one.
-    """
-    if name is not None and (name in ("", ".", "..") or "/" in name or "\\" in name):
-        raise InputError(f"frame {index} is called {name!r}, which is no plain name of a file")
-    return f"{index:05d}" if name is None else name
+            if each.export is dataset_exports.write_yolo:
+                labels = f"labels/{image_stem(record.index, record.name)}.txt"
+                yield from (self.path(name) / file for file in (labels, "data.yaml"))
 
 
 def holds_another(directory: Path, source: str) -> bool:

@@ -14,12 +14,13 @@ from tempomask.errors import InputError
 from tempomask.files import make_folder, replacing, write_errors
 from tempomask.frames import Frame
 from tempomask.io.containers import VideoWriter
+from tempomask.io.dataset_exports import write_cutout
 from tempomask.io.exports import Tracks
 from tempomask.io.images import write_label_png, write_mask_png
 from tempomask.io.journal import Journal, VideoInfo, open_journal
 from tempomask.io.overlay import draw_overlay
-from tempomask.io.records import FrameRecord, Result, ids_of, record_of
-from tempomask.io.result_folder import FORMATS, ResultFolder, image_stem
+from tempomask.io.records import FrameRecord, Result, ids_of, image_stem, record_of
+from tempomask.io.result_folder import FORMATS, ResultFolder
 from tempomask.io.threads import WorkerThread
 from tempomask.io.video import Video
 from tempomask.results import InstanceResult
@@ -40,7 +41,9 @@ class ResultWriter:
         masks: `masks/NNNNN.png`, label maps in the DAVIS layout (16-bit for ids above 255);
         objects: `objects/ID/NNNNN.png`, one black-and-white mask per object: overlaps, any id;
         overlay: `overlay.mp4`, the frames with contours and ids drawn over them;
-        rle, npz, boxes: `rle.json`, `masks.npz`, `boxes.csv` with `boxes/ID.txt`, see `exports`.
+        rle, npz, boxes: `rle.json`, `masks.npz`, `boxes.csv` with `boxes/ID.txt`, see `exports`;
+        coco, yolo, mot, mots: `coco.json`, `yolo/`, `mot.txt`, `mots.txt`, see `dataset_exports`;
+        cutouts: `cutouts/ID/NNNNN.png`, the object on transparency.
     Of instances:
         overlay: as above, with class and score; masks: `masks/TRACK/NNNNN.png`;
         json, tracks, boxes: `instances.json`, `tracks.csv`, `boxes.csv`, see `exports`.
@@ -128,6 +131,11 @@ class ResultWriter:
         if state is not None:
             self._thread.put(_Item(None, None, state))
 
+    @property
+    def draws(self) -> bool:
+        """Whether results are to come with their frames."""
+        return any(self.folder.formats[name].drawn for name in self.formats)
+
     def forget_state(self) -> None:
         """Remove the session: the run is through, nothing is left to be resumed."""
         with write_errors(self.directory):
@@ -152,9 +160,9 @@ class ResultWriter:
                 f"a result of {result.size[1]} x {result.size[0]} pixels among results of {width} x"
                 f" {height}; write each video to a folder of its own"
             )
-        if "overlay" in self.formats:
+        if self.draws:
             if frame is None:
-                raise InputError("an overlay needs the frame with each result")
+                raise InputError("an overlay or cut-out needs the frame with each result")
             # The caller may reuse the array for the next frame.
             frame = frame.copy()
         if result.index not in self.finished:
@@ -250,7 +258,10 @@ class ResultWriter:
                 continue
             for path, mask in zip(paths, result.masks if paths else (), strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_mask_png(path, mask)
+                if self.folder.formats[name].drawn and frame is not None:
+                    write_cutout(path, frame, mask)
+                else:
+                    write_mask_png(path, mask)
         if "overlay" in self.formats and frame is not None:
             self._draw(frame, result)
         self.journal.add(record_of(result, self._name_of(result.index)))

@@ -54,11 +54,10 @@ def export(shot: Snapshot, formats: Sequence[str], pixels: Pixels) -> Path:
     if not formats:
         raise InputError("choose at least one format")
     chosen = check_formats(formats, TRACK)
-    drawn = "overlay" in chosen
     folder = shot.folder / EXPORT
     with ResultWriter(folder, shot.info, chosen, video=pixels.video) as writer:
         for record in shot.records:
-            writer.add(pixels.frame(record.index) if drawn else None, record)
+            writer.add(pixels.frame(record.index) if writer.draws else None, record)
     files = [path for path in writer.finish().values() if path.name != writer.journal.path.name]
     archive = shot.folder / ARCHIVE
     with write_errors(archive), replacing(archive) as part:

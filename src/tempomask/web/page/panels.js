@@ -1,8 +1,8 @@
-// What the page says of itself: state, progress, speed, the export and the help sheet.
+// What the page says of itself: state, progress, speed, and the export.
 
 import { send } from "./socket.js";
 import { on, store } from "./store.js";
-import { isPlaying, KEYS } from "./tools.js";
+import { isPlaying } from "./tools.js";
 
 const element = (id) => document.getElementById(id);
 const action = (name) => document.querySelector(`[data-action="${name}"]`);
@@ -55,7 +55,7 @@ function hint() {
   if (!store.project || !store.hello?.ready || store.progress) return "";
   if (!store.prompts.size) return "Click on something to get its mask. Right button: not this.";
   const tracked = [...store.frames.values()].some(({ rows }) => rows.size) && store.frames.size > 3;
-  if (!tracked) return "Right mask? Press “Whole video” to follow it. Wrong? Click again, right button for what does not belong.";
+  if (!tracked) return "Looks right? Press “Whole video”. If not, click again; the right button marks what does not belong.";
   return "";
 }
 
@@ -134,16 +134,6 @@ function showExport() {
   }
 }
 
-function sheet() {
-  element("keys").replaceChildren(...KEYS.map(([key, , text]) => {
-    const line = document.createElement("div");
-    const words = document.createElement("span"), cap = document.createElement("kbd");
-    [words.textContent, cap.textContent] = [text, key];
-    line.append(words, cap);
-    return line;
-  }));
-}
-
 export function start() {
   on("state hello project progress range", showState);
   on("progress frame objects lanes history", showStatus);
@@ -157,5 +147,4 @@ export function start() {
   element("budget").addEventListener("input", () => { element("budget-now").textContent = `${element("budget").value}%`; });
   element("budget").addEventListener("change", routing);
   element("target").addEventListener("change", routing);
-  sheet();
 }

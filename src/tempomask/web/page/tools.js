@@ -1,6 +1,7 @@
 // What buttons and keys do: every action has one name, which its button carries as data-action.
 
 import { box, click, cursor, draw, fitView, stamp } from "./canvas.js";
+import { KEYS } from "./help.js";
 import { nextReview } from "./objects.js";
 import { addObject, openVideo, send, toast } from "./socket.js";
 import { changed, on, select, selected, setFrame, store } from "./store.js";
@@ -98,26 +99,6 @@ export const actions = {
   "press-off": () => press(0),
 };
 
-// What keys do, in the order of the help sheet; Ctrl is Cmd on a Mac.
-export const KEYS = [
-  ["N", "add-object", "New object"], ["1…9", null, "Choose an object"], ["F2", "rename", "Rename it"],
-  ["V", "toggle-visible", "Hide or show it"], ["L", "toggle-lock", "Lock or unlock it"],
-  ["Delete", "clear-frame", "Take it off this frame"], ["Shift+Delete", "delete-selected", "Delete it"],
-  ["C", "tool-click", "Click"], ["X", "switch-label", "Clicks on or off the object"],
-  ["B", "tool-box", "Box"], ["P", "tool-brush", "Brush"], ["E", "tool-eraser", "Eraser"],
-  ["[", "smaller-brush", "Smaller brush"], ["]", "larger-brush", "Larger brush"],
-  ["Alt+arrows", null, "Move the cross (with Shift: far)"], ["Enter", "press", "Click, box corner or paint at the cross"],
-  ["Shift+Enter", "press-off", "Click off the object at the cross"],
-  ["F", "track-forward", "Track on from here"], ["R", "track-backward", "Track back from here"],
-  ["T", "track-both", "Track the whole video"], ["I", "range-start", "Range begins here"], ["O", "range-end", "Range ends here"],
-  ["W", "track-range", "Track the range"], ["Escape", "stop", "Stop tracking"],
-  ["→", "next-frame", "Next frame"], ["←", "previous-frame", "Previous frame"],
-  ["Shift+→", "next-10", "10 on"], ["Shift+←", "previous-10", "10 back"],
-  ["Home", "first-frame", "First frame"], ["End", "last-frame", "Last frame"], ["Space", "play", "Play or pause"],
-  ["J", "next-review", "Next to review"], ["K", "previous-review", "Previous to review"],
-  ["M", "toggle-masks", "Show or hide masks"], ["0", "zoom-fit", "Whole frame"],
-  ["Ctrl+Z", "undo", "Undo"], ["Ctrl+Shift+Z", "redo", "Redo"], ["G", "export", "Export"], ["?", "help", "This sheet"],
-];
 const NAMED = { " ": "Space", ArrowRight: "→", ArrowLeft: "←", Backspace: "Delete" };
 const byKey = new Map(KEYS.filter(([, action]) => action).map(([key, action]) => [key, action]));
 byKey.set("Ctrl+Y", "redo");
@@ -250,7 +231,6 @@ function showTools() {
   const painting = store.tool === "brush" || store.tool === "eraser";
   element("polarity").hidden = store.tool !== "click";
   element("brush-options").hidden = !painting;
-  element("options").hidden = store.tool === "box";
   element("brush-size").value = store.brush;
 }
 
@@ -262,6 +242,9 @@ export function start() {
     if (action && actions[action] && (store.project || ["open-file", "theme", "help", "close-dialog"].includes(action))) actions[action]();
   });
   document.addEventListener("keydown", onKey);
+  // The frame shows that it has the focus to those who go by keys.
+  document.addEventListener("keydown", (event) => { if (event.key === "Tab" || event.altKey) document.body.dataset.keys = ""; });
+  document.addEventListener("pointerdown", () => delete document.body.dataset.keys);
   element("frame-number").addEventListener("change", (event) => go(Number(event.target.value)));
   element("brush-size").addEventListener("input", (event) => { store.brush = Number(event.target.value); changed("frame"); });
   element("videos").addEventListener("change", (event) => openVideo(Number(event.target.value)));
