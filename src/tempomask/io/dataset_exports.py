@@ -20,6 +20,7 @@ from tempomask.io.exports import Tracks
 from tempomask.io.images import save_png
 from tempomask.io.journal import Journal
 from tempomask.io.records import FrameRecord, image_stem
+from tempomask.results import mask_boxes
 from tempomask.rle import encode_rle
 
 # MOTS knows two classes, 1 for cars and 2 for pedestrians; evaluation of one class takes this.
@@ -148,11 +149,10 @@ def polygon(mask: NDArray[np.bool_]) -> _POINTS:
     from contourpy import contour_generator
     from scipy import ndimage
 
-    rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
-    if not len(rows):
+    left, top, right, bottom = (int(side) for side in mask_boxes(mask[None])[0])
+    if not right:
         return np.zeros((0, 2))
-    top, left = int(rows[0]), int(columns[0])
-    inside = np.asarray(ndimage.binary_fill_holes(mask[top : rows[-1] + 1, left : columns[-1] + 1]))
+    inside = np.asarray(ndimage.binary_fill_holes(mask[top:bottom, left:right]))
     contours = contour_generator(z=np.pad(inside, 1).astype(np.float32))
     parts = [np.asarray(part)[:-1] for part in contours.lines(0.5)]
     joined, *others = sorted(parts, key=len, reverse=True)
