@@ -65,16 +65,17 @@ def track(
     )
     passes = _Passes(source, ordered, new_session, options.lookahead)
     planned = plan_passes(ordered, direction, frames, options.lookahead)
+    for prompt in [] if frames is None or options.lookahead else ordered:
+        if prompt.frame not in frames:
+            raise InputError(
+                f"prompt on frame {prompt.frame} lies outside the tracked frames {frames[0]} to"
+                f" {frames[-1]}; change frames, or allow lookahead"
+            )
     if direction == "forward":
-        passes.check_prompts(*planned.forward)
         return passes.forward(*planned.forward)
     if direction == "backward":
-        first, last = planned.backward[0], planned.backward[-1]
-        passes.check_prompts(last, first + 1)
-        return passes.backward(first, last)
-    start = frames.start if frames else 0
-    passes.check_prompts(start, frames.stop if frames else None)
-    return passes.both(start, planned)
+        return passes.backward(planned.backward)
+    return passes.both(frames.start if frames else 0, planned)
 
 
 def check_frames(frames: range | None, num_frames: int | None) -> range | None:
@@ -217,16 +218,6 @@ class _Passes:
         self.new_session, self.lookahead = new_session, lookahead
         self.first = _first_frames(prompts)
 
-    def check_prompts(self, low: int, high: int | None) -> None:
-        """InputError unless the frames from low to before high hold all prompts."""
-        last = "the end" if high is None else str(high - 1)
-        for prompt in () if self.lookahead else self.prompts:
-            if prompt.frame < low or (high is not None and prompt.frame >= high):
-                raise InputError(
-                    f"prompt on frame {prompt.frame} lies outside the tracked frames {low} to"
-                    f" {last}; change frames, or allow lookahead"
-                )
-
     def _run(self, session: Session, frames: IndexedFrames, prompts: Sequence[Prompt]) -> Results:
         """Step through frames in the order given."""
         if self.lookahead:
@@ -257,17 +248,17 @@ class _Passes:
         session = self.new_session(start=start)
         return self._run(session, self.source.frames(start, end), self.prompts)
 
-    def backward(self, start: int, end: int) -> Results:
-        session = self.new_session(start=start, reverse=True)
-        prompts = in_order(self.prompts, "backward")
-        return self._run(session, self.source.reversed_frames(start, end), prompts)
+    def backward(self, frames: range) -> Results:
+        session = self.new_session(start=frames[0], reverse=True)
+        read = self.source.reversed_frames(frames[0], frames[-1])
+        return self._run(session, read, in_order(self.prompts, "backward"))
 
     def both(self, start: int, planned: TrackingPasses) -> Results:
         """Backward first, kept on disk; then forward, and each object from its proper pass."""
         begin, end = planned.forward
         with ResultSpool() as spool:
             if planned.backward:
-                with closing(self.backward(planned.backward[0], start)) as results:
+                with closing(self.backward(planned.backward)) as results:
                     for result in results:
                         earlier = [i for i, first in self.first.items() if result.index < first]
                         if earlier:
