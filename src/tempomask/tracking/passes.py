@@ -65,8 +65,8 @@ def track(
     )
     passes = _Passes(source, ordered, new_session, options.lookahead)
     planned = plan_passes(ordered, direction, frames, options.lookahead)
-    for prompt in [] if frames is None or options.lookahead else ordered:
-        if prompt.frame not in frames:
+    for prompt in ordered:
+        if frames is not None and not options.lookahead and prompt.frame not in frames:
             raise InputError(
                 f"prompt on frame {prompt.frame} lies outside the tracked frames {frames[0]} to"
                 f" {frames[-1]}; change frames, or allow lookahead"
