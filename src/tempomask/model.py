@@ -25,7 +25,7 @@ from tempomask.routed_model import RoutedModel, RoutingChoice
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.passes import Direction, FrameSource, Results, track
 from tempomask.tracking.session import Session
-from tempomask.tracking.tracks import Tracks
+from tempomask.tracking.tracks import Opened, Tracks
 from tempomask.weights import load_segmenter
 
 if TYPE_CHECKING:
@@ -219,6 +219,7 @@ class Model(RoutedModel):
         frames: range | None = None,
         options: TrackingOptions | None = None,
         routing: RoutingChoice = None,
+        state: bytes | None = None,
     ) -> Tracks:
         """Track the prompted objects through a video, frame by frame.
 
@@ -235,6 +236,7 @@ class Model(RoutedModel):
             options: How the video is tracked; None for SAM 2's evaluation settings.
             routing: Which encoder blocks run: a `Routing`, a number that is a budget, or a policy
                 of your own. None leaves it to the model's adapter.
+            state: From `Tracks.state` of the same call, to go on where that one was.
 
         Returns:
             An iterator of one `FrameResult` a frame. A video opened here is closed after the last
@@ -250,7 +252,7 @@ class Model(RoutedModel):
             ... )  # doctest: +SKIP
         """
 
-        def begin(video: FrameSource) -> Results:
+        def begin(video: FrameSource, opened: Opened) -> Results:
             return track(
                 self.segmenter,
                 video,
@@ -261,6 +263,8 @@ class Model(RoutedModel):
                 dtype=self.dtype,
                 # Reading and writing cost time where frames need not be waited for.
                 policy=self.policy(routing, count_waiting=video.seekable),
+                state=state,
+                opened=opened,
             )
 
         return Tracks(source, begin)

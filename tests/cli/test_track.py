@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tempomask.cli.tracking_task import TrackingTask
 from tempomask.io.images import read_mask, write_label_png
 from tempomask.model import Model
 from tempomask.results import FrameArrays, FrameResult
@@ -70,6 +71,7 @@ def fake_results(monkeypatch: pytest.MonkeyPatch, interrupt_at: int | None = Non
             )
 
     monkeypatch.setattr(Model, "track", fake)
+    monkeypatch.setattr(TrackingTask, "state", lambda self: None)
     return calls
 
 
@@ -143,65 +145,87 @@ def test_the_summary_is_for_people(
     assert (tmp_path / "square-tracked" / "overlay.mp4").exists()
 
 
+def interrupt(monkeypatch: pytest.MonkeyPatch, at: int, number: int = signal.SIGINT) -> list[int]:
+    """A signal comes while the real tracker is at frame `at`; the frames that it steps."""
+    step, stepped = Session.step, list[int]()
+
+    def interrupted(self: Session, frame: Any, index: int | None = None) -> FrameResult:
+        assert index is not None
+        stepped.append(index)
+        if index == at:
+            signal.raise_signal(number)
+        return step(self, frame, index)
+
+    monkeypatch.setattr(Session, "step", interrupted)
+    return stepped
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("direction, rest", [("forward", [4, 5, 6]), ("backward", [1, 0])])
-def test_ctrl_c_keeps_what_is_finished_and_resume_goes_on(
+def test_a_stopped_run_that_is_resumed_equals_one_in_one_go(
     track: Track,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     direction: str,
     rest: list[int],
+    number: int,
 ) -> None:
-    first = 0 if direction == "forward" else 6
-    arguments = ("--frame", first, "--point", "3,5", "--direction", direction, "--out", tmp_path)
-    fake_results(monkeypatch)
-    whole = track(*arguments[:-1], tmp_path / "whole", "--save", "masks,overlay,boxes")
-    fake_results(monkeypatch, interrupt_at=3 if direction == "forward" else 2)
-    before = signal.getsignal(signal.SIGINT)
-    report = track(*arguments, "--save", "masks,overlay,boxes", code=130)
-    assert signal.getsignal(signal.SIGINT) is before
+    first, last = (0, 5) if direction == "forward" else (6, 1)
+    arguments = ("--frame", first, "--point", "12,16", "--direction", direction, "--object", 2)
+    arguments = (*arguments, "--frame", last, "--box", "4,8,20,24", "--save", "masks,overlay,boxes")
+    whole = track(*arguments, "--out", tmp_path / "whole")
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    with monkeypatch.context() as patch:
+        interrupt(patch, rest[0] - 1 if direction == "forward" else rest[0] + 1, number)
+        report = track(*arguments, "--out", tmp_path / "out", code=130)
+    after = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    assert after == before
     assert report["interrupted"] and report["frames"] == FRAMES - len(rest)
-    assert len(masks_of(tmp_path)) == FRAMES - len(rest)
+    assert len(masks_of(tmp_path / "out")) == FRAMES - len(rest)
     assert Path(report["files"]["overlay"]).exists()
+    assert (tmp_path / "out" / "session.safetensors").exists()
 
-    calls = fake_results(monkeypatch)
-    report = track(*arguments, "--save", "masks,overlay,boxes", "--resume")
+    with monkeypatch.context() as patch:
+        stepped = interrupt(patch, -1)
+        report = track(*arguments, "--out", tmp_path / "out", "--resume")
     assert report["resumed_at"] == rest[0] and report["frames"] == len(rest)
-    (prompt,) = calls[-1]["prompts"]
-    assert prompt.mask is not None and prompt.object_id == 1
-    # Backward, frame 4 shows nothing, but 3 and 2 do; the nearest one is taken.
-    first = calls[-1]["frames"][0 if direction == "forward" else -1]
-    assert prompt.frame == first == (3 if direction == "forward" else 2)
-    assert masks_of(tmp_path).keys() == masks_of(tmp_path / "whole").keys()
-    for name, labels in masks_of(tmp_path).items():
+    assert stepped == rest
+    assert not (tmp_path / "out" / "session.safetensors").exists()
+    assert masks_of(tmp_path / "out").keys() == masks_of(tmp_path / "whole").keys()
+    for name, labels in masks_of(tmp_path / "out").items():
         assert np.array_equal(labels, masks_of(tmp_path / "whole")[name])
     boxes = (Path(folder["files"]["boxes"]).read_text() for folder in (report, whole))
     assert next(boxes) == next(boxes)
-    done = track(*arguments, "--save", "masks,overlay,boxes", "--resume")
+    done = track(*arguments, "--out", tmp_path / "out", "--resume")
     assert done["frames"] == 0 and done["objects"] == []
 
 
-def test_resume_takes_the_last_mask_that_shows_the_object(
+def test_a_run_whose_session_is_gone_is_tracked_again_from_its_first_frame(
     track: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ("--point", "3,5", "--frame", 6, "--negative", "40,5", "--out", tmp_path)
-    fake_results(monkeypatch, interrupt_at=4)
-    track(*arguments, code=130)
-    calls = fake_results(monkeypatch)
-    report = track(*arguments, "--resume")
-    assert (report["resumed_at"], report["frames"]) == (5, 2)
-    assert [(p.frame, p.mask is None) for p in calls[-1]["prompts"]] == [(3, False), (6, True)]
-    assert calls[-1]["frames"][0] == 3
-
-
-def test_resume_with_the_real_tracker(
-    track: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    track("--point", "12,16", "--out", tmp_path / "whole")
     with monkeypatch.context() as patch:
-        fake_results(patch, interrupt_at=2)
-        track("--point", "12,16", "--out", tmp_path, code=130)
-    report = track("--point", "12,16", "--out", tmp_path, "--resume")
+        interrupt(patch, 2)
+        track("--point", "12,16", "--out", tmp_path / "out", code=130)
+    (tmp_path / "out" / "session.safetensors").unlink()
+    stepped = interrupt(monkeypatch, -1)
+    report = track("--point", "12,16", "--out", tmp_path / "out", "--resume")
     assert (report["resumed_at"], report["frames"]) == (3, FRAMES - 3)
-    assert len(masks_of(tmp_path)) == FRAMES
+    assert stepped == list(range(FRAMES))
+    for name, labels in masks_of(tmp_path / "out").items():
+        assert np.array_equal(labels, masks_of(tmp_path / "whole")[name])
+
+
+def test_a_damaged_session_is_one_line(
+    track: Track, run: Run, video: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    arguments = ("--point", "12,16", "--out", tmp_path)
+    track(*arguments, "--end", 3)
+    kept = tmp_path / "session.safetensors"
+    kept.write_bytes(kept.read_bytes()[:-9])
+    given = ("track", video, "--checkpoint", checkpoint, *arguments, "--resume")
+    code, _, err = run(*given)
+    assert code == 2 and "the kept state is damaged" in err and err.count("\n") == 1
 
 
 def test_resume_refuses_another_run(track: Track, run: Run, video: Path, checkpoint: Path,
@@ -346,15 +370,8 @@ def test_ctrl_c_in_the_backward_pass_of_both_keeps_it(
 ) -> None:
     arguments = ("--point", "22,16", "--frame", 5, "--direction", "both")
     whole = track(*arguments, "--out", tmp_path / "whole")
-    step = Session.step
-
-    def interrupted(self: Session, frame: Any, index: int | None = None) -> FrameResult:
-        if index == 3:
-            signal.raise_signal(signal.SIGINT)
-        return step(self, frame, index)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "step", interrupted)
+        interrupt(patch, 3)
         report = track(*arguments, "--out", tmp_path / "out", code=130)
     assert report["interrupted"] and report["first_frame"] <= 3 and report["last_frame"] == 4
     kept = [f"{index:05d}.png" for index in range(report["first_frame"], 5)]
@@ -363,7 +380,7 @@ def test_ctrl_c_in_the_backward_pass_of_both_keeps_it(
     assert report["frames"] == FRAMES - len(kept)
     found, expected = masks_of(tmp_path / "out"), masks_of(tmp_path / "whole")
     assert whole["frames"] == FRAMES and found.keys() == expected.keys()
-    for name in ("00003.png", "00004.png", "00005.png", "00006.png"):
+    for name in expected:
         assert np.array_equal(found[name], expected[name])
 
 

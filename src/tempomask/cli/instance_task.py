@@ -11,7 +11,6 @@ from tempomask.cli.progress import RunStats
 from tempomask.cli.run import Plan, ReplayBuffer, Request, Task
 from tempomask.errors import InputError
 from tempomask.instances.options import InstanceOptions
-from tempomask.instances.state import frames_seen, restore_session, session_state
 from tempomask.io.records import INSTANCES
 from tempomask.io.result_folder import FORMATS
 from tempomask.io.writer import ResultWriter
@@ -55,17 +54,19 @@ class InstanceTask(Task):
 
     def plan(self, writer: ResultWriter) -> Plan:
         """From the state that an earlier run kept; without one, from the front."""
-        first, state = self._session.start, writer.state()
-        if state is not None and writer.finished >= set(frames_seen(state)):
-            first = restore_session(self._session, state)
+        state = self.kept_state(writer)
+        if state is not None:
+            self._session.restore(state)
+        first = self._session.next_index
         limits = (self._video.num_frames, self._request.end)
         last = min((limit for limit in limits if limit is not None), default=None)
         total = None if last is None else max(0, last - first)
-        return Plan(self._results(first, total), total, first if writer.finished else None)
+        resumed_at, skip = writer.resume_at(), writer.finished
+        return Plan(self._results(first, total), total, resumed_at, skip)
 
     def state(self) -> bytes | None:
         """The session after the last frame."""
-        return session_state(self._session)
+        return self._session.state()
 
     def tracks(self) -> tuple[InstanceTrack, ...]:
         """The instances of the whole video."""

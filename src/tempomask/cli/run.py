@@ -10,7 +10,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, current_thread, main_thread
@@ -27,11 +27,14 @@ from tempomask.io.records import Result, ids_of
 from tempomask.io.result_folder import CHARTS, JOURNAL, ResultFolder
 from tempomask.io.video import Video
 from tempomask.io.writer import ResultWriter, check_named
+from tempomask.tracking.base import next_frame
 from tempomask.tracking.upload import AHEAD
 
 # The state of a session is kept every so many frames, and at the end: after a crash, so many are
 # done again.
 KEEP_EVERY = 25
+# And less often where it would cost more than this share of the time.
+KEEP_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Task:
         formats: What can be saved.
         classes: Of instances; None for tracked objects.
         settings: What must be the same for the run to be resumed, once it has begun.
+        backward: Frames are tracked in descending order.
     """
 
     name: str
@@ -94,6 +98,7 @@ class Task:
     formats: Collection[str]
     classes: tuple[str, ...] | None = None
     settings: Mapping[str, Any] = MappingProxyType({})
+    backward: bool = False
 
     def check(self, request: Request, video: Video) -> None:
         """InputError for what cannot work, before a model is loaded for it."""
@@ -106,6 +111,14 @@ class Task:
     def plan(self, writer: ResultWriter) -> Plan:
         """What to do, from the front or from where an earlier run stopped."""
         raise NotImplementedError
+
+    def kept_state(self, writer: ResultWriter) -> bytes | None:
+        """The session that an earlier run kept, unless results up to it are gone."""
+        state, at = writer.state(), writer.resume_at(self.backward)
+        if state is None or at is None:
+            return None
+        following = next_frame(state)
+        return state if (following >= at if self.backward else following <= at) else None
 
     def note(self, result: Any) -> None:
         """Count what a result shows, for the report."""
@@ -195,18 +208,18 @@ class Run:
         with stop_on_interrupt() as stop, bar.bar:
             frames.stop = stop
             started = time.perf_counter()
-            for result in _until(stop, plan.results):
+            tracked, keeper = 0, _Keeper(self.task, writer)
+            for tracked, result in enumerate(_until(stop, plan.results), 1):
                 bar.show(len(ids_of(result)))
-                if result.index in plan.skip:
-                    continue
-                writer.add(frames.frame(result.index) if writer.draws else None, result)
-                stats.add(result.index)
-                self.task.note(result)
-                if len(stats.indices) % KEEP_EVERY == 0:
-                    writer.keep(self.task.state())
+                if result.index not in plan.skip:
+                    writer.add(frames.frame(result.index) if writer.draws else None, result)
+                    stats.add(result.index)
+                    self.task.note(result)
+                if tracked % KEEP_EVERY == 0:
+                    keeper.keep_if_cheap()
             stats.interrupted = stop.is_set()
-            if stats.indices:
-                writer.keep(self.task.state())
+            if tracked:
+                keeper.keep()
             # Within the clock: frames that wait to be written are work too.
             writer.finish()
             stats.seconds = time.perf_counter() - started
@@ -214,6 +227,26 @@ class Run:
         if not stats.interrupted and (end is None or (last is not None and end >= last)):
             writer.forget_state()
         return stats
+
+
+class _Keeper:
+    """Keeps a task's state, so seldom that it costs little."""
+
+    def __init__(self, task: Task, writer: ResultWriter) -> None:
+        self._task, self._writer = task, writer
+        self._not_before = 0.0
+
+    def keep(self) -> None:
+        """Keep the state after the results so far."""
+        began = time.perf_counter()
+        self._writer.keep(self._task.state())
+        ended = time.perf_counter()
+        self._not_before = ended + (ended - began) / KEEP_SHARE
+
+    def keep_if_cheap(self) -> None:
+        """The same, unless the last time has cost more than KEEP_SHARE of the time since."""
+        if time.perf_counter() >= self._not_before:
+            self.keep()
 
 
 class ReplayBuffer:
@@ -277,23 +310,30 @@ class ReplayBuffer:
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Event]:
-    """An event that the first Ctrl-C sets; the second interrupts at once, as usual."""
+    """An event that Ctrl-C, SIGTERM or SIGHUP sets; the same a second time acts at once, as usual.
+
+    A SIGHUP that is ignored (nohup) stays so.
+    """
     stop = Event()
-    if current_thread() is not main_thread():
-        # Only the main thread may handle signals.
-        yield stop
-        return
+    before: dict[int, Any] = {}
 
-    def interrupted(_number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    def interrupted(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, before[number])
         stop.set()
-        console.note("stopping after this frame; Ctrl-C again to stop at once")
+        with suppress(OSError):  # of a terminal that is gone
+            console.note("stopping after this frame; again, to stop at once")
 
-    before = signal.signal(signal.SIGINT, interrupted)
+    # Only the main thread may handle signals.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP") if current_thread() is main_thread() else ():
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is None or (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
+            continue
+        before[number] = signal.signal(number, interrupted)
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _until(stop: Event, results: Iterable[Result]) -> Iterator[Result]:

@@ -1,20 +1,12 @@
-"""The task of `track` and `propagate`: prompted objects followed through a video.
-
-Going on with an interrupted run, finished masks stand in for the prompts that led to them: what the
-tracker remembered is gone, so every object is prompted again with its mask on the last finished
-frame on which it was seen, and frames from there on are tracked again without being written.
-Prompts on later frames stay as they were given. Masks of a resumed run may therefore differ a
-little from those of a run in one go.
-"""
+"""The task of `track` and `propagate`: prompted objects followed through a video."""
 
 from __future__ import annotations
 
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,12 +17,12 @@ from tempomask.cli.progress import RunStats
 from tempomask.cli.run import Plan, ReplayBuffer, Request, Task
 from tempomask.errors import InputError
 from tempomask.io.images import MAX_ID
-from tempomask.io.journal import Journal
 from tempomask.io.records import TRACK
 from tempomask.io.result_folder import CHARTS, FORMATS
 from tempomask.io.writer import ResultWriter
 from tempomask.prompts import Prompt, check_given
 from tempomask.routing.options import Routing
+from tempomask.tracking.base import next_frame
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.passes import Direction, check_frames, in_order, plan_passes
 
@@ -73,6 +65,10 @@ class TrackingTask(Task):
         self.options, self.routing = options or TrackingOptions(), routing or Routing()
         self._objects: dict[int, _Object] = {}
         self._blocks: list[NDArray[np.bool_]] = []
+
+    @property
+    def backward(self) -> bool:
+        return self.direction == "backward"
 
     @property
     def lookahead(self) -> bool:
@@ -129,7 +125,7 @@ class TrackingTask(Task):
         self._track = partial(
             model.track, frames, direction=self.direction, options=options, routing=self.routing
         )
-        self._full_plan = self._plan_from(self.prompts, request.start)
+        self._full_plan = self._plan_from(request.start)
         self.settings = {
             "image_size": model.image_size,
             "dtype": str(model.dtype).removeprefix("torch."),
@@ -143,28 +139,23 @@ class TrackingTask(Task):
 
     def plan(self, writer: ResultWriter) -> Plan:
         """What to do: everything, or the frames that an earlier run left."""
-        direction, request = self.direction, self._request
-        frame = writer.resume_at(backward=direction == "backward")
-        if frame is None:
+        request, count = self._request, self._video.num_frames
+        resumed_at = writer.resume_at(self.backward)
+        if resumed_at is None:
             return self._full_plan
-        if direction == "backward":
-            done = frame < (request.end or 0)
+        if self.direction == "backward":
+            done = resumed_at < (request.end or 0)
         else:
-            last = self._video.num_frames if request.end is None else request.end
-            done = last is not None and frame >= last
+            last = count if request.end is None else request.end
+            done = last is not None and resumed_at >= last
         if done:
-            return Plan(iter(()), 0, frame)
-        rest = self._plan_from(*resume_prompts(writer.journal, self.prompts, frame, direction))
-        results, total = rest.results, rest.total
-        first, start = min(writer.journal.finished), request.start or 0
-        if direction == "both" and first > start:
-            # The backward pass was stopped on its way.
-            prompts, begin = resume_prompts(writer.journal, self.prompts, first - 1, "backward")
-            total = None if total is None else total + begin - start + 1
-            frames = range(start, begin + 1)
-            back = self._track(prompts, direction="backward", frames=frames)
-            results = chain((result for result in back if result.index < first), results)
-        return Plan(results, total, frame, writer.finished)
+            return Plan(iter(()), 0, resumed_at)
+        rest = self._plan_from(request.start, self.kept_state(writer))
+        return replace(rest, resumed_at=resumed_at, skip=writer.finished)
+
+    def state(self) -> bytes | None:
+        """The session after the last frame."""
+        return self._tracks.state()
 
     def note(self, result: FrameResult) -> None:
         """Count the objects, and the blocks that ran."""
@@ -196,12 +187,15 @@ class TrackingTask(Task):
             told["fps_target"] = {"wanted": wanted, "reached": rounded, "met": met}
         return told
 
-    def _plan_from(self, prompts: Sequence[Prompt], start: int | None) -> Plan:
+    def _plan_from(self, start: int | None, state: bytes | None = None) -> Plan:
         """Tracking from `start` on; InputError for what does not fit the model or the video."""
         count = self._video.num_frames
-        frames = self.frames(prompts, start, self._request.end, count)
-        planned = plan_passes(prompts, self.direction, frames, self.lookahead)
-        return Plan(self._track(prompts, frames=frames), planned.frames_to_read(count))
+        frames = self.frames(self.prompts, start, self._request.end, count)
+        planned = plan_passes(self.prompts, self.direction, frames, self.lookahead)
+        self._tracks = self._track(self.prompts, frames=frames, state=state)
+        if state is not None:
+            planned = planned.after(next_frame(state))
+        return Plan(self._tracks, planned.frames_to_read(count))
 
 
 @dataclass
@@ -216,35 +210,6 @@ class _Object:
         iou = round(self.predicted_iou / self.visible, 4) if self.visible else None
         seen = {"frames": self.frames, "visible_frames": self.visible}
         return {"id": object_id, **seen, "predicted_iou": iou}
-
-
-def resume_prompts(
-    journal: Journal, prompts: Sequence[Prompt], next_frame: int, direction: Direction
-) -> tuple[list[Prompt], int]:
-    """How to go on at `next_frame`, with the frames before it (backward: after it) finished.
-
-    Returns:
-        The prompts, finished masks among them, and the frame to start from.
-    """
-    sign = -1 if direction == "backward" else 1
-    begun = {p.object_id for p in prompts if sign * p.frame < sign * next_frame}
-    seen: dict[int, Prompt] = {}
-    finished = (frame for frame in journal.finished if sign * frame < sign * next_frame)
-    for frame in sorted(finished, key=lambda frame: -sign * frame):
-        if begun <= set(seen):
-            break
-        record = journal.record(frame)
-        for i, object_id in enumerate(record.ids):
-            if object_id in begun - set(seen) and record.areas[i]:
-                seen[object_id] = Prompt(frame, object_id, mask=record.masks[i])
-    later = [
-        prompt
-        for prompt in prompts
-        if prompt.object_id not in seen or sign * prompt.frame > sign * seen[prompt.object_id].frame
-    ]
-    planned = [*seen.values(), *later]
-    # Every frame before a later prompt has to be tracked too, so the next one is the latest start.
-    return planned, sign * min(sign * next_frame, *(sign * prompt.frame for prompt in planned))
 
 
 def _described(prompt: Prompt) -> str:

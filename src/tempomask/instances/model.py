@@ -30,7 +30,7 @@ from tempomask.models.instances.query_decoder import QueryRouter
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.results import InstanceResult, InstanceSummary
 from tempomask.tracking.passes import check_frames
-from tempomask.tracking.tracks import Tracks
+from tempomask.tracking.tracks import Opened, Tracks
 from tempomask.weights.instances import load_instance_segmenter
 from tempomask.weights.own import RouterWeights
 
@@ -201,6 +201,7 @@ class InstanceModel:
         *,
         frames: range | None = None,
         options: InstanceOptions | None = None,
+        state: bytes | None = None,
     ) -> InstanceTracks:
         """Find and follow all instances of a video, frame by frame.
 
@@ -208,6 +209,7 @@ class InstanceModel:
             source: Same as in `tempomask.Model.track`.
             frames: Which frames, in ascending order; None for all.
             options: Which tracks are shown.
+            state: Same as in `tempomask.Model.track`.
 
         Returns:
             An iterator of one `InstanceResult` a frame, which also has the video's `summary`.
@@ -216,7 +218,7 @@ class InstanceModel:
             InputError: For bad input, before the first frame is asked for.
         """
         return InstanceTracks(
-            source, lambda start: self.session(start=start, options=options), frames
+            source, lambda start: self.session(start=start, options=options), frames, state
         )
 
 
@@ -234,11 +236,15 @@ class InstanceTracks(Tracks[InstanceResult]):
         source: Any,
         new_session: Callable[[int], InstanceSession],
         frames: range | None = None,
+        state: bytes | None = None,
     ) -> None:
-        def begin(video: FrameSource) -> Generator[InstanceResult, None, None]:
+        def begin(video: FrameSource, opened: Opened) -> Generator[InstanceResult, None, None]:
             chosen = check_frames(frames, video.num_frames)
             self.session = new_session(chosen.start if chosen else 0)
-            taken = video.frames(self.session.start, chosen.stop if chosen else None)
+            if state is not None:
+                self.session.restore(state)
+            opened(self.session)
+            taken = video.frames(self.session.next_index, chosen.stop if chosen else None)
             return (self.session.step(frame) for _, frame in taken)
 
         super().__init__(source, begin)

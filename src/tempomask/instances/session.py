@@ -6,6 +6,7 @@ H x W the video's size, Q queries and tracks, K classes, M decoder layers.
 from __future__ import annotations
 
 from collections import deque
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ from tempomask.models.instances.config import SIZE_MULTIPLE, InstanceConfig
 from tempomask.models.instances.query_decoder import QueryRouter
 from tempomask.models.instances.segmenter import CarriedState, InstanceSegmenter
 from tempomask.ops.normalise import normalise
+from tempomask.ops.resumable import Resumable
 from tempomask.results import InstanceResult, InstanceSummary, InstanceTrack
-from tempomask.tracking.base import VideoSession
+from tempomask.tracking.base import VideoSession, in_turn
 
 
 class InstanceSession(VideoSession):
@@ -33,6 +35,13 @@ class InstanceSession(VideoSession):
         start: Index of the first frame.
         dtype: Of the computation, by autocast.
     """
+
+    kept: ClassVar = {
+        **VideoSession.kept,
+        "_carried": CarriedState | None,
+        "_tracks": Resumable,
+        "_layers_run": int,
+    }
 
     def __init__(
         self,
@@ -52,6 +61,15 @@ class InstanceSession(VideoSession):
     def config(self) -> InstanceConfig:
         return self.segmenter.config
 
+    @property
+    def made_for(self) -> str:
+        return f"{self.config}, {self.options}"
+
+    @property
+    def device(self) -> torch.device:
+        return self.segmenter.network.query_decoder.query_features.device
+
+    @in_turn
     def reset(self) -> None:
         """Forget the video: tracks, carried queries, frame numbers and the frame size."""
         super().reset()
@@ -59,6 +77,7 @@ class InstanceSession(VideoSession):
         self._tracks = TrackTable(self.config, self.options.score_frames, self.start)
         self._layers_run = 0
 
+    @in_turn
     def step(self, frame: NDArray[np.uint8]) -> InstanceResult:
         """Take in the next frame (H, W, 3), uint8 RGB, and give the instances on it.
 
@@ -68,8 +87,8 @@ class InstanceSession(VideoSession):
         frame = self._checked(frame)
         size = self._size = frame.shape[0], frame.shape[1]
         inner = network_size(size, self.config)
-        with self._computing(self._device):
-            image = network_image(frame, inner, self._device)
+        with self._computing(self.device):
+            image = network_image(frame, inner, self.device)
             tracked, self._carried = self.segmenter.step(image, self._carried, self.router)
             logits, masks = (x[0].float() for x in tracked.predictions)
             self._tracks.add(logits.cpu().numpy())
@@ -78,6 +97,7 @@ class InstanceSession(VideoSession):
         self._index = self.next_index
         return self._result(shown, pixels.cpu().numpy(), tracked.ran[0].bool().cpu().numpy())
 
+    @in_turn
     def summary(self) -> InstanceSummary:
         """The tracks so far; the session can go on after it."""
         frames = self._tracks.frames
@@ -88,10 +108,6 @@ class InstanceSession(VideoSession):
             tracks=self._tracks.shown_tracks(),
             layers_run=self._layers_run / max(1, frames),
         )
-
-    @property
-    def _device(self) -> torch.device:
-        return self.segmenter.network.query_decoder.query_features.device
 
     def _shown(self, masks: Tensor) -> NDArray[np.int64]:
         """The slots that this frame shows, best first; masks (Q, h, w) are logits."""
@@ -136,12 +152,21 @@ class InstanceSession(VideoSession):
         )
 
 
-class TrackTable:
+class TrackTable(Resumable):
     """Class logits and appearances of each track (slot), summed up: the size does not grow.
 
     frames: seen so far. scores (Q,), labels (Q,): best class by the last frames' mean logits.
     ids: track id by slot, for slots that were shown.
     """
+
+    kept: ClassVar = {
+        **dict.fromkeys(("start", "frames"), int),
+        "ids": dict[int, int],
+        "_recent": deque[NDArray[np.float32]],
+        **dict.fromkeys(("_total", "_shown_total", "_area"), NDArray[np.float64]),
+        **dict.fromkeys(("_shown", "_first", "_last", "labels"), NDArray[np.int64]),
+        "scores": NDArray[np.float32],
+    }
 
     def __init__(self, config: InstanceConfig, score_frames: int, start: int) -> None:
         queries, width = config.query_decoder.num_queries, config.num_classes + 1

@@ -65,7 +65,7 @@ FORMATS: Mapping[str, Mapping[str, Format]] = {
     },
 }
 # What else a run may write.
-_OTHERS = {TRACK: ("boxes", *CHARTS.values(), JOURNAL), INSTANCES: (STATE, JOURNAL)}
+_OTHERS = {TRACK: ("boxes", *CHARTS.values(), STATE, JOURNAL), INSTANCES: (STATE, JOURNAL)}
 
 
 class ResultFolder:

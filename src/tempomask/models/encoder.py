@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tempomask.errors import InputError
+from tempomask.ops.resumable import Resumable
 
 
 class EncoderOutput(NamedTuple):
@@ -71,11 +72,11 @@ class Plan(Protocol):
         ...
 
 
-class Policy:
+class Policy(Resumable):
     """Decides which blocks run. A routing method derives from it and implements `plan`.
 
     A session takes a `fresh` one for its video and tells it of each frame. The other methods need
-    an implementation only where a policy has a state.
+    an implementation only where a policy has a state, which it declares in `kept`.
 
     Attributes:
         recurrent: The plan depends on previous_masks: training then encodes frame after frame

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 
 from tempomask.errors import InputError
 from tempomask.frames import Size
+from tempomask.ops.resumable import Resumable
 from tempomask.propagation.options import PropagationOptions
 
 # Queries are taken in squares of this many patches, so that similarities to the patches around a
@@ -29,12 +31,14 @@ TILE = 16
 LEAST_MARGIN = 1e-6
 
 
-class LabelContext:
+class LabelContext(Resumable):
     """What the labels of a frame come from: the first frame and the last few, with their labels.
 
     Args:
         options: Of the propagation.
     """
+
+    kept: ClassVar = {"first": tuple[Tensor, Tensor] | None, "recent": deque[tuple[Tensor, Tensor]]}
 
     def __init__(self, options: PropagationOptions) -> None:
         self.options = options

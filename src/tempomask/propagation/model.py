@@ -30,12 +30,13 @@ from tempomask.tracking.passes import (
     Direction,
     Results,
     TrackingPasses,
+    backward_frames,
     check_direction,
     check_frames,
     checked_prompts,
     plan_passes,
 )
-from tempomask.tracking.tracks import Tracks
+from tempomask.tracking.tracks import Opened, Tracks
 from tempomask.weights.dinov3 import load_dinov3
 from tempomask.weights.names import unknown_model
 from tempomask.weights.zoo import DINOV3_MODELS
@@ -158,6 +159,7 @@ class Propagator(RoutedModel):
         frames: range | None = None,
         options: PropagationOptions | None = None,
         routing: RoutingChoice = None,
+        state: bytes | None = None,
     ) -> Tracks:
         """Propagate the masks of one frame through a video, frame by frame.
 
@@ -168,6 +170,7 @@ class Propagator(RoutedModel):
             frames: Same as in `Model.track`; its first frame, backward its last, has the masks.
             options: The settings in place of those of the propagator.
             routing: Same as in `Model.track`.
+            state: Same as in `Model.track`.
 
         Returns:
             An iterator of results, which closes the video as that of `Model.track` does.
@@ -176,7 +179,7 @@ class Propagator(RoutedModel):
             InputError: For bad input, before the first frame is asked for.
         """
 
-        def begin(video: FrameSource) -> Results:
+        def begin(video: FrameSource, opened: Opened) -> Results:
             listed = checked_prompts(prompts, video)
             if direction == "both":
                 raise InputError('labels are propagated in direction "forward" or "backward"')
@@ -193,17 +196,21 @@ class Propagator(RoutedModel):
                 dtype=self.dtype,
                 policy=self.policy(routing, count_waiting=video.seekable),
             )
-            for prompt in listed:
-                session.add(prompt)
+            if state is None:
+                for prompt in listed:
+                    session.add(prompt)
+            else:
+                session.restore(state)
+                passes = passes.after(session.next_index)
+            opened(session)
             return _results(session, video, passes)
 
         return Tracks(source, begin)
 
 
 def _results(session: PropagationSession, source: FrameSource, passes: TrackingPasses) -> Results:
-    if passes.backward:
-        frames = source.reversed_frames(passes.backward[0], passes.backward[-1])
-    else:
-        frames = source.frames(*passes.forward)
+    first, end = passes.forward
+    backward = backward_frames(source, passes.backward)
+    frames = backward if first == end else source.frames(first, end)
     for index, frame in frames:
         yield session.step(frame, index)

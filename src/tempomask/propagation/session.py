@@ -6,6 +6,7 @@ h x w patches, M labels (background first), H x W the video's size.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,12 +16,13 @@ from torch import Tensor
 from tempomask.errors import InputError
 from tempomask.frames import Size
 from tempomask.models.encoder import Policy
+from tempomask.ops.resumable import Resumable
 from tempomask.prompts import Prompt
 from tempomask.propagation.labels import LabelContext, labels_on_grid, share_out
 from tempomask.propagation.network import PatchEncoder
 from tempomask.propagation.options import PropagationOptions
 from tempomask.results import FrameArrays, FrameResult
-from tempomask.tracking.base import VideoSession
+from tempomask.tracking.base import VideoSession, in_turn
 from tempomask.tracking.frames import network_input
 
 # A margin of 1 has no finite logit; nothing is surer than this.
@@ -57,6 +59,13 @@ class PropagationSession(VideoSession):
         policy: Which encoder blocks run; a fresh one is taken.
     """
 
+    kept: ClassVar = {
+        **VideoSession.kept,
+        "context": Resumable,
+        "policy": Resumable | None,
+        "_ids": tuple[int, ...],
+    }
+
     def __init__(
         self,
         network: PatchEncoder,
@@ -73,6 +82,7 @@ class PropagationSession(VideoSession):
         self.policy = policy
         self._begin()
 
+    @in_turn
     def reset(self) -> None:
         """Forget the video: masks, labels, frame numbers and the frame size."""
         super().reset()
@@ -81,17 +91,28 @@ class PropagationSession(VideoSession):
     def _begin(self) -> None:
         self.context = LabelContext(self.options)
         self.policy = None if self.policy is None else self.policy.fresh()
+        # Masks that wait for the first frame, and the objects that had one.
         self._masks: dict[int, NDArray[np.bool_]] = {}
+        self._ids: tuple[int, ...] = ()
+
+    @property
+    def made_for(self) -> str:
+        return f"{self.network.name}, {self.options}"
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
 
     @property
     def object_ids(self) -> tuple[int, ...]:
         """The objects, in the order in which they came."""
-        return tuple(self._masks)
+        return self._ids or tuple(self._masks)
 
     def prompt(self, *, object_id: int = 1, mask: ArrayLike) -> None:
         """The mask (H, W) of an object on the first frame; where masks overlap, the last counts."""
         self.add(Prompt(self.start, object_id, mask=mask))
 
+    @in_turn
     def add(self, prompt: Prompt) -> None:
         """`prompt` with a ready-made Prompt. InputError unless it is a mask on the first frame."""
         if prompt.mask is None:
@@ -108,6 +129,7 @@ class PropagationSession(VideoSession):
             prompt.check_inside(self._size)
         self._masks[prompt.object_id] = np.asarray(prompt.mask)
 
+    @in_turn
     def step(self, frame: NDArray[np.uint8], index: int | None = None) -> FrameResult:
         """Take in one frame (H, W, 3), uint8 RGB, and say where every object is in it.
 
@@ -120,7 +142,7 @@ class PropagationSession(VideoSession):
             raise InputError(
                 f"frame {index} cannot follow; the next one is {self.next_index}, in order"
             )
-        if not self._masks:
+        if not self.object_ids:
             raise InputError("no mask given; say where the objects are on the first frame")
         size = frame.shape[0], frame.shape[1]
         for object_id, mask in self._masks.items():
@@ -134,7 +156,8 @@ class PropagationSession(VideoSession):
                 # As a policy reads the scores of a tracker: logits of being there.
                 margins = np.clip(result.object_scores, -SURE, SURE)
                 self.policy.end_frame(result.predicted_iou, 2 * np.arctanh(margins))
-        self._index = self.next_index
+        self._index, self._ids = self.next_index, self.object_ids
+        self._masks = {}
         return result
 
     def _first(self, frame: NDArray[np.uint8]) -> FrameResult:

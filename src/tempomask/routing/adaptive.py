@@ -10,6 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
+
+from tempomask.routing.budget import BudgetControl
 
 # How fast mean and spread of the difficulty follow the video, a frame; about its last 30 frames.
 MEMORY = 1 / 30
@@ -35,8 +38,13 @@ class AdaptiveConfig:
     reserve: float = 1.5
 
 
-class AdaptiveBudget:
+class AdaptiveBudget(BudgetControl):
     """A beta for every frame of one video."""
+
+    kept: ClassVar = {
+        **dict.fromkeys(("_saved", "_tracker_doubt", "_mean", "_variance"), float),
+        "_frames": int,
+    }
 
     def __init__(self, config: AdaptiveConfig) -> None:
         self.config = config
@@ -53,9 +61,6 @@ class AdaptiveBudget:
 
     def fresh(self) -> AdaptiveBudget:
         return AdaptiveBudget(self.config)
-
-    def begin_frame(self) -> None:
-        """Time does not matter."""
 
     def end_frame(self, predicted_iou: Sequence[float], object_scores: Sequence[float]) -> None:
         """The tracker's doubt about its worst object: 1 - IoU, and presence near a half."""

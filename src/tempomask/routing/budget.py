@@ -13,14 +13,16 @@ L encoder blocks, K the blocks that always run, w their weights (`routing.weight
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from tempomask.errors import InputError, check_share
+from tempomask.ops.resumable import Resumable
 
 # The paper's default tau.
 THRESHOLD = 0.5
@@ -48,20 +50,20 @@ def block_count(budget: float, num_blocks: int, always_on: Sequence[int] = ()) -
     return max(len(always_on), math.floor(budget * num_blocks + 0.5 - 1e-6))
 
 
-class Rule(Protocol):
+class Rule(Resumable, ABC):
     """Chooses the blocks of a frame from their weights."""
 
+    @abstractmethod
     def keep(self, weights: Tensor, always_on: Sequence[int], budget: float) -> list[bool]:
         """weights (L,) on the CPU, unclipped; True for blocks that run, among them always_on."""
-        ...
 
     def fresh(self) -> Rule:
         """The same rule at the beginning of a video."""
-        ...
+        return self
 
 
 @dataclass(frozen=True)
-class TopK:
+class TopK(Rule):
     """The k blocks of largest w, K among them."""
 
     def keep(self, weights: Tensor, always_on: Sequence[int], budget: float) -> list[bool]:
@@ -73,12 +75,9 @@ class TopK:
         kept[ranked.argsort(descending=True, stable=True)[:count]] = True
         return kept.tolist()
 
-    def fresh(self) -> TopK:
-        return self
-
 
 @dataclass(frozen=True)
-class Threshold:
+class Threshold(Rule):
     """Blocks with w >= tau: the paper's deterministic rule; a calibrated tau makes it hold."""
 
     tau: float = THRESHOLD
@@ -88,12 +87,11 @@ class Threshold:
         kept[list(always_on)] = True
         return kept.tolist()
 
-    def fresh(self) -> Threshold:
-        return self
 
-
-class Stochastic:
+class Stochastic(Rule):
     """Each block by chance, with probability w (the paper's draws); same seed, same draws."""
+
+    kept: ClassVar = {"_generator": torch.Generator}
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -111,7 +109,7 @@ class Stochastic:
         return Stochastic(self.seed)
 
 
-class RecordedRule:
+class RecordedRule(Rule):
     """Another rule; what it was given and what it chose is kept, over all videos it is used on.
 
     weights: (L,) of each frame, unclipped, as thresholds are compared with them. kept: its choices.
@@ -157,58 +155,43 @@ def calibrate_threshold(weights: Tensor, always_on: Sequence[int], budget: float
     return (first_out + last_in) / 2 if last_in > first_out else first_out
 
 
-class BudgetControl(Protocol):
+class BudgetControl(Resumable, ABC):
     """Chooses beta frame by frame; it follows one video, as `models.encoder.Policy` does."""
 
     @property
     def reads_results(self) -> bool:
         """Whether it looks at the results of a frame, or at when they are there."""
-        ...
+        return False
 
+    @abstractmethod
     def budget(self, uncertainty: float) -> float:
         """The share of blocks that the frame at hand may use.
 
         uncertainty: of the router about this frame, in [0, 1], see `routing_uncertainty`.
         """
-        ...
 
     def spent(self, share: float) -> None:
         """The share of blocks that the rule then kept."""
-        ...
 
-    def fresh(self) -> BudgetControl: ...
+    def fresh(self) -> BudgetControl:
+        """The same control at the beginning of a video."""
+        return self
 
-    def begin_frame(self) -> None: ...
+    def begin_frame(self) -> None:
+        """A frame has come."""
 
     def end_frame(self, predicted_iou: Sequence[float], object_scores: Sequence[float]) -> None:
         """Results of the frame, of each object; scores are logits."""
-        ...
 
 
 @dataclass(frozen=True)
-class FixedBudget:
+class FixedBudget(BudgetControl):
     """The same beta on every frame, as in the paper."""
 
     share: float
 
-    @property
-    def reads_results(self) -> bool:
-        return False
-
     def budget(self, uncertainty: float) -> float:
         return self.share
-
-    def spent(self, share: float) -> None:
-        """A fixed budget needs no books."""
-
-    def fresh(self) -> FixedBudget:
-        return self
-
-    def begin_frame(self) -> None:
-        """Time does not matter."""
-
-    def end_frame(self, predicted_iou: Sequence[float], object_scores: Sequence[float]) -> None:
-        """Nor do results."""
 
 
 def routing_uncertainty(weights: Tensor) -> float:

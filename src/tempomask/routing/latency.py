@@ -10,8 +10,10 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tempomask.errors import InputError
+from tempomask.routing.budget import BudgetControl
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,18 @@ class LatencyConfig:
             raise InputError(f"fps must be a number of frames a second above 0, got {self.fps:g}")
 
 
-class LatencyBudget:
+class LatencyBudget(BudgetControl):
     """A beta for every frame of one video, so that a frame takes 1 / fps seconds on the mean.
 
     clock: seconds, as `time.perf_counter`; another one for tests.
     """
+
+    # What it has learnt; when the frame at hand began is of one process only.
+    kept: ClassVar = {
+        **dict.fromkeys(("_share", "_budget", "_mean_time", "_mean_share"), float),
+        **dict.fromkeys(("_covariance", "_variance"), float),
+        "_frames": int,
+    }
 
     def __init__(
         self, config: LatencyConfig, clock: Callable[[], float] = time.perf_counter

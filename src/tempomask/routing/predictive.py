@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, always_on_blocks
+from tempomask.ops.resumable import Resumable
 from tempomask.routing.options import RouterInputs, WeightsForm
 from tempomask.routing.weights import unclipped_weights
 
@@ -162,11 +163,13 @@ class PredictiveRouter(nn.Module):
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
-class MaskHistory:
+class MaskHistory(Resumable):
     """The last usable masks of a video or clip, newest first; the oldest stands in for missing.
 
     A sample's mask is usable if all of it is finite.
     """
+
+    kept: ClassVar = {"_masks": Tensor | None}
 
     def __init__(self, frames: int) -> None:
         self._frames = frames

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tempomask.errors import InputError
 from tempomask.models.encoder import KeepPlan, Plan, Policy
+from tempomask.ops.resumable import Resumable
 from tempomask.routing.adaptive import AdaptiveBudget, AdaptiveConfig
 from tempomask.routing.budget import (
     THRESHOLD,
@@ -45,6 +46,7 @@ class RecurrentPolicy(Policy):
     """
 
     recurrent = True
+    kept: ClassVar = {"_history": Resumable, "control": Resumable, "rule": Resumable}
 
     @property
     def reads_results(self) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Self
+from functools import wraps
+from threading import RLock
+from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 import numpy as np
 import torch
@@ -12,19 +14,49 @@ from numpy.typing import NDArray
 
 from tempomask.errors import InputError
 from tempomask.frames import Size, checked_frame
+from tempomask.ops.resumable import Resumable, load_state, read_values, save_state
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound="VideoSession")
 
 
-class VideoSession:
+def in_turn(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """A method of a session that waits for those which other threads have called."""
+
+    @wraps(method)
+    def waiting(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.lock:
+            return method(self, *args, **kwargs)
+
+    return waiting
+
+
+def next_frame(state: bytes) -> int:
+    """The frame that a session with this state takes next; InputError if the state is damaged."""
+    index, reverse = read_values(state, "_index", "_reverse")
+    if type(index) is not int:
+        raise InputError("the kept state is of a session before its first frame")
+    return index + (-1 if reverse else 1)
+
+
+class VideoSession(Resumable):
     """One video or stream, advanced frame by frame; a subclass implements `step`.
 
-    As a context manager it forgets the video at the end.
+    As a context manager it forgets the video at the end. Threads may share it: their calls act one
+    after the other.
 
     Args:
         start: Index of the first frame.
         reverse: Frames come in descending order.
         size: (H, W) of the video, None until it is known.
         dtype: Of the computation, by autocast.
+
+    Attributes:
+        lock: Held by the call that is at work.
     """
+
+    kept: ClassVar = {"_index": int | None, "_reverse": bool, "_size": tuple[int, int] | None}
 
     def __init__(
         self,
@@ -37,6 +69,40 @@ class VideoSession:
         self.start, self.dtype = start, dtype
         self._reverse, self._size = reverse, size
         self._index: int | None = None
+        self.lock = RLock()
+
+    @property
+    def made_for(self) -> str:
+        """Network and options, which must be the same where a state is restored."""
+        raise TypeError(f"{type(self).__name__} must implement made_for")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        raise TypeError(f"{type(self).__name__} must implement device")
+
+    @in_turn
+    def state(self) -> bytes:
+        """All that is needed to go on with the video later, after the frame last stepped.
+
+        It is bounded in size, plain numbers in a safetensors file, and read by `restore`. Frames
+        before it can no longer be corrected then.
+        """
+        return save_state(self, self.made_for)
+
+    @in_turn
+    def restore(self, state: bytes) -> None:
+        """Go on where another session of the same network and options was: from `next_index`.
+
+        This one must be new. Prompts that waited for later frames are to be given again.
+
+        Args:
+            state: From `state`.
+
+        Raises:
+            InputError: If it is of something else, or damaged; the session is as before.
+        """
+        load_state(self, self.made_for, state, self.device)
 
     @property
     def index(self) -> int | None:

@@ -13,7 +13,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from tempomask.models.segmenter import (
     Segmenter,
 )
 from tempomask.ops.boxes import mask_extents
+from tempomask.ops.resumable import Resumable
 from tempomask.ops.transfer import to_device
 from tempomask.prompts import Prompt
 from tempomask.routing.memory import MemoryRouter, together
@@ -53,8 +54,10 @@ FED_BACK_LOGIT = 32.0
 T = TypeVar("T")
 
 
-class FrameStep:
+class FrameStep(Resumable):
     """Runs the network for the objects of a video. All state is in the `VideoState` it is given.
+
+    But for the mistakes of SAMURAI's released code, see `MotionChooser`.
 
     Args:
         segmenter: The network.
@@ -63,6 +66,8 @@ class FrameStep:
         chooser: Lets motion choose among the masks that compete; None leaves that to the network.
         memory_budget: Same as in `models.encoder.Policy`.
     """
+
+    kept: ClassVar = {"chooser": Resumable | None}
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from tempomask.frames import Size, checked_frame
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Encoded, Segmenter
 from tempomask.ops.normalise import normalise
+from tempomask.ops.resumable import Resumable
 from tempomask.ops.transfer import to_device
 from tempomask.tracking.options import Resize
 from tempomask.tracking.upload import Arrival, PreparedFrame, pinned_ring
@@ -52,7 +53,7 @@ def network_input(image: NDArray[np.uint8], device: torch.device) -> Tensor:
     return normalise(to_device(np.array(image), device)[None])
 
 
-class FrameStore:
+class FrameStore(Resumable):
     """Pixels by frame, the encoder's output for one of them, and features that memories need.
 
     Args:
@@ -61,6 +62,13 @@ class FrameStore:
         policy: Which encoder blocks run.
         memory_dtype: In which features that memories need are kept.
     """
+
+    kept: ClassVar = {
+        "size": tuple[int, int] | None,
+        "policy": Resumable | None,
+        "_blocks": dict[int, NDArray[np.bool_]],
+        "images": dict[int, Tensor],
+    }
 
     def __init__(
         self, segmenter: Segmenter, resize: Resize, policy: Policy | None, memory_dtype: torch.dtype

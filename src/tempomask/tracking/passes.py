@@ -18,6 +18,7 @@ from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt, check_given
 from tempomask.results import FrameResult
+from tempomask.tracking.base import next_frame
 from tempomask.tracking.options import Direction, TrackingOptions
 from tempomask.tracking.session import Session
 from tempomask.tracking.spool import ResultSpool, merged, select_objects
@@ -36,6 +37,8 @@ def track(
     options: TrackingOptions | None = None,
     dtype: torch.dtype = torch.float32,
     policy: Policy | None = None,
+    state: bytes | None = None,
+    opened: Callable[[Session], None] = lambda _session: None,
 ) -> Results:
     """Track all prompted objects; input is checked at once, frames are read as results are taken.
 
@@ -43,7 +46,8 @@ def track(
     offline predictor; otherwise prompts act when their frame comes, and tracking equals `step`.
     Arguments are those of `Model.track`, with its network, number type and policy. In both
     directions an object comes from a forward pass from its first prompted frame on, and from a
-    backward pass before that.
+    backward pass before that. `opened` is told of the session whose state can be kept, which in
+    both directions is that of the forward pass.
 
     Raises:
         InputError: For prompts that do not fit the video, and for a source that cannot be read
@@ -63,7 +67,7 @@ def track(
         dtype=dtype,
         policy=policy,
     )
-    passes = _Passes(source, ordered, new_session, options.lookahead)
+    passes = _Passes(source, ordered, new_session, options.lookahead, state, opened)
     planned = plan_passes(ordered, direction, frames, options.lookahead)
     for prompt in ordered:
         if frames is not None and not options.lookahead and prompt.frame not in frames:
@@ -71,6 +75,8 @@ def track(
                 f"prompt on frame {prompt.frame} lies outside the tracked frames {frames[0]} to"
                 f" {frames[-1]}; change frames, or allow lookahead"
             )
+    if state is not None:
+        planned = planned.after(next_frame(state))
     if direction == "forward":
         return passes.forward(*planned.forward)
     if direction == "backward":
@@ -101,6 +107,11 @@ def check_frames(frames: range | None, num_frames: int | None) -> range | None:
     return range(low, high + 1 if num_frames is None else min(high + 1, num_frames))
 
 
+def backward_frames(source: FrameSource, frames: range) -> IndexedFrames:
+    """The frames of a descending range, which may be empty."""
+    return source.reversed_frames(frames[0], frames[-1]) if frames else iter(())
+
+
 class TrackingPasses(NamedTuple):
     """Which frames `track` goes through: first those of a backward pass, then of a forward one.
 
@@ -112,6 +123,14 @@ class TrackingPasses(NamedTuple):
     backward: range
     forward: tuple[int, int | None]
     ahead: int = 0
+
+    def after(self, following: int) -> TrackingPasses:
+        """What is left where the last pass has come to the frame `following`."""
+        first, end = self.forward
+        if first == end:
+            return self._replace(backward=range(following, self.backward.stop, -1), ahead=0)
+        backward = range(self.backward.start, following - 1, -1) if self.backward else range(0)
+        return TrackingPasses(backward, (following, end), self.ahead if backward else 0)
 
     def frames_to_read(self, num_frames: int | None) -> int | None:
         """How many frames are read; None if that depends on a video that does not tell its length.
@@ -213,17 +232,29 @@ class _Passes:
         prompts: Sequence[Prompt],
         new_session: Callable[..., Session],
         lookahead: bool,
+        state: bytes | None,
+        opened: Callable[[Session], None],
     ) -> None:
+        self._state, self._opened = state, opened
         self.source, self.prompts = source, prompts
         self.new_session, self.lookahead = new_session, lookahead
         self.first = _first_frames(prompts)
 
+    def _begun(self, session: Session) -> Session:
+        """The session that counts, with its kept state."""
+        if self._state is not None:
+            session.restore(self._state)
+        self._opened(session)
+        return session
+
     def _run(self, session: Session, frames: IndexedFrames, prompts: Sequence[Prompt]) -> Results:
         """Step through frames in the order given."""
-        if self.lookahead:
+        if session.index is not None:
+            prompts = [prompt for prompt in prompts if session.is_ahead(prompt.frame)]
+        if self.lookahead and session.index is None:
             for index, group in groupby(self.prompts, key=lambda prompt: prompt.frame):
                 session.condition(self._frame(index), list(group))
-        else:
+        elif not self.lookahead:
             for prompt in prompts:
                 session.add(prompt)
         if session.sends_ahead and self.source.seekable:
@@ -245,20 +276,25 @@ class _Passes:
         raise InputError(f"the source ended before frame {index}, which has a prompt")
 
     def forward(self, start: int, end: int | None) -> Results:
-        session = self.new_session(start=start)
+        session = self._begun(self.new_session(start=start))
         return self._run(session, self.source.frames(start, end), self.prompts)
 
     def backward(self, frames: range) -> Results:
-        session = self.new_session(start=frames[0], reverse=True)
-        read = self.source.reversed_frames(frames[0], frames[-1])
-        return self._run(session, read, in_order(self.prompts, "backward"))
+        session = self._begun(self.new_session(start=frames.start, reverse=True))
+        return self._run_back(session, frames)
+
+    def _run_back(self, session: Session, frames: range) -> Results:
+        # Resumed, the backward pass of both directions stops before the first prompts.
+        prompts = [p for p in in_order(self.prompts, "backward") if p.frame > frames.stop]
+        return self._run(session, backward_frames(self.source, frames), prompts)
 
     def both(self, start: int, planned: TrackingPasses) -> Results:
         """Backward first, kept on disk; then forward, and each object from its proper pass."""
         begin, end = planned.forward
         with ResultSpool() as spool:
             if planned.backward:
-                with closing(self.backward(planned.backward)) as results:
+                session = self.new_session(start=planned.backward[0], reverse=True)
+                with closing(self._run_back(session, planned.backward)) as results:
                     for result in results:
                         earlier = [i for i, first in self.first.items() if result.index < first]
                         if earlier:

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from tempomask.ops.boxes import box_overlap
+from tempomask.ops.resumable import Resumable
 from tempomask.tracking.kalman import Box, BoxFilter
 from tempomask.tracking.memory_bank import Memory, MemoryBank, Reach
 from tempomask.tracking.options import SamuraiConfig
@@ -95,12 +96,14 @@ def _motion_score(predicted: Box, box: Box) -> float:
     return 0.0 if not any(box) else box_overlap(predicted, box)
 
 
-class MotionChooser:
+class MotionChooser(Resumable):
     """Chooses masks for the objects of one session.
 
     It holds a state only with official_quirks: there one filter serves all objects, and `reset`
     does not clear it, as in the released code, where it hangs on the network.
     """
+
+    kept: ClassVar = {"_leaked": Motion | None}
 
     def __init__(self, config: SamuraiConfig) -> None:
         self.config = config

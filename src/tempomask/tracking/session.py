@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,9 +19,10 @@ from tempomask.errors import InputError
 from tempomask.frames import Size
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
+from tempomask.ops.resumable import Resumable, save_state
 from tempomask.prompts import Prompt, check_given
 from tempomask.results import FrameResult
-from tempomask.tracking.base import VideoSession
+from tempomask.tracking.base import VideoSession, in_turn
 from tempomask.tracking.frame_step import FrameStep
 from tempomask.tracking.frames import FrameStore, size_of
 from tempomask.tracking.options import TrackingOptions
@@ -51,6 +54,8 @@ class Session(VideoSession):
         >>> session.prompt(points=[(410, 260)])  # doctest: +SKIP
         >>> masks = [session.step(frame).masks for frame in frames]  # doctest: +SKIP
     """
+
+    kept: ClassVar = {**VideoSession.kept, "_state": Resumable, "_frame_step": Resumable}
 
     def __init__(
         self,
@@ -86,6 +91,7 @@ class Session(VideoSession):
         self._frame_step = FrameStep(segmenter, self.options, chosen, chooser, budget)
         self._begin()
 
+    @in_turn
     def reset(self) -> None:
         """Forget the video: objects, memories, prompts, frame numbers and the frame size."""
         super().reset()
@@ -98,6 +104,26 @@ class Session(VideoSession):
         frames = FrameStore(self.segmenter, self.options.resize, policy, dtype)
         self._state = VideoState(frames, self._reverse)
         self._pending: dict[int, list[Prompt]] = {}
+
+    @property
+    def made_for(self) -> str:
+        return f"{self.segmenter.config}, {self.options}"
+
+    @property
+    def device(self) -> torch.device:
+        return self.segmenter.device
+
+    @in_turn
+    def state(self) -> bytes:
+        """Same as in `VideoSession`; the last results' memories are encoded for it."""
+        trimmed = copy(self)
+        trimmed._state = self._state.copy()
+        with self._computing(self.device):
+            self._frame_step.remember(trimmed._state)
+        if self._index is not None:
+            selector = self._frame_step.selector
+            trimmed._state.forget(selector, 0, self._index, self.next_index)
+        return save_state(trimmed, self.made_for)
 
     @property
     def object_ids(self) -> tuple[int, ...]:
@@ -113,6 +139,7 @@ class Session(VideoSession):
         """Bytes held by all objects' memory banks."""
         return sum(tracked.bank.num_bytes() for tracked in self._state.objects.values())
 
+    @in_turn
     def set_reverse(self, reverse: bool) -> None:
         """Go on in the other direction: forward, or in reverse."""
         self._reverse = self._state.reverse = reverse
@@ -147,15 +174,17 @@ class Session(VideoSession):
         index = self.next_index if frame is None else frame
         return self.add(Prompt(index, object_id, points, labels, box, mask))
 
+    @in_turn
     def add(self, prompt: Prompt) -> FrameResult | None:
         """Same as `prompt`, with a ready-made Prompt."""
-        if not self._is_ahead(prompt.frame):
+        if not self.is_ahead(prompt.frame):
             return self._correct(prompt)
         if self._size is not None:
             prompt.check_inside(self._size)
         self._pending.setdefault(prompt.frame, []).append(prompt)
         return None
 
+    @in_turn
     def correct(
         self,
         *,
@@ -178,7 +207,7 @@ class Session(VideoSession):
         if self._index is None:
             raise InputError("there is no frame to correct; call step first")
         index = self._index if frame is None else frame
-        if self._is_ahead(index):
+        if self.is_ahead(index):
             raise InputError(f"frame {index} has not been stepped; use prompt for coming frames")
         return self._correct(Prompt(index, object_id, points, labels, box, mask))
 
@@ -195,15 +224,18 @@ class Session(VideoSession):
             self._frame_step.prompt(self._state, prompt.frame, [prompt])
             return self.result(prompt.frame)
 
+    @in_turn
     def clear_points(self, object_id: int, frame: int) -> None:
         """Forget the points given for an object on a frame; the next prompt there starts anew."""
         if object_id in self._state.objects:
             self._state.objects[object_id].clicks.pop(frame, None)
 
+    @in_turn
     def clear_prompts(self, object_id: int, frame: int) -> None:
         """Forget that an object was prompted on a frame: it is tracked there as on any other."""
         self._state.forget_prompts(object_id, frame)
 
+    @in_turn
     def remove(self, object_id: int) -> None:
         """Stop tracking an object; its id can be used again for a new one."""
         known = {*self.object_ids, *(prompt.object_id for prompt in self.waiting)}
@@ -214,6 +246,7 @@ class Session(VideoSession):
         for index, prompts in self._pending.items():
             self._pending[index] = [p for p in prompts if p.object_id != object_id]
 
+    @in_turn
     def release_frames(self) -> None:
         """Let go of all images but the last, which only keep="all" piles up.
 
@@ -234,6 +267,7 @@ class Session(VideoSession):
         """
         return self._state.frames.prepare(frame)
 
+    @in_turn
     def step(
         self, frame: NDArray[np.uint8] | PreparedFrame, index: int | None = None
     ) -> FrameResult:
@@ -255,7 +289,7 @@ class Session(VideoSession):
         """
         checked = self._taken(frame)
         index = self.next_index if index is None else index
-        known = self._is_ahead(index) or index in self._state.frames
+        known = self.is_ahead(index) or index in self._state.frames
         if not known and self.options.keep != "all":
             raise InputError(
                 f"frame {index} has been passed and is not kept; make the session with keep=N or"
@@ -281,6 +315,7 @@ class Session(VideoSession):
                 policy.end_frame(*scores)
             return result
 
+    @in_turn
     def condition(
         self, frame: NDArray[np.uint8], prompts: Sequence[Prompt], *, afresh: bool = False
     ) -> FrameResult:
@@ -314,6 +349,7 @@ class Session(VideoSession):
             self._forget()
             return self.result(index)
 
+    @in_turn
     def result(self, frame: int) -> FrameResult:
         """The result of a frame, of all objects whose result there is kept."""
         if self._size is None:
@@ -333,7 +369,7 @@ class Session(VideoSession):
         self._check_size(frame.size)
         return frame
 
-    def _is_ahead(self, index: int) -> bool:
+    def is_ahead(self, index: int) -> bool:
         """Whether tracking has yet to come to a frame."""
         sign = -1 if self._reverse else 1
         return sign * index >= sign * self.next_index

@@ -6,6 +6,7 @@ S the network's image side, h x w low resolution (S / 4), C hidden_dim.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tempomask.frames import Size
+from tempomask.ops.resumable import Resumable
 from tempomask.ops.transfer import to_device, waits_for_now
 from tempomask.prompts import Prompt
 from tempomask.results import DeferredArrays, FrameArrays, FrameResult
@@ -174,7 +176,7 @@ class TrackedObject:
 
 
 @dataclass
-class VideoState:
+class VideoState(Resumable):
     """Objects and frames of one video.
 
     Attributes:
@@ -185,6 +187,12 @@ class VideoState:
         arrived: For the policy: the frame that tracking has come to, and the greatest logit
             (1, 1, h, w) of all objects on the frame before it, None without one.
     """
+
+    kept: ClassVar = {
+        "frames": Resumable,
+        "reverse": bool,
+        "objects": dict[int, TrackedObject],
+    }
 
     frames: FrameStore
     reverse: bool = False

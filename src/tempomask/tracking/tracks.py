@@ -7,8 +7,11 @@ from typing import Any, TypeVar
 
 from tempomask.frames import FrameSource
 from tempomask.io.video import Video, open_video
+from tempomask.tracking.base import VideoSession
 
 Result = TypeVar("Result")
+# To be told of the session whose results come.
+Opened = Callable[[VideoSession], None]
 
 
 class Tracks(Iterator[Result]):
@@ -18,18 +21,19 @@ class Tracks(Iterator[Result]):
 
     Args:
         source: Same as in `Model.track`.
-        begin: Gives the results of its frames.
+        begin: Gives the results of its frames, and tells of their session.
     """
 
     _opened: Video | None = None
 
     def __init__(
-        self, source: Any, begin: Callable[[FrameSource], Generator[Result, None, None]]
+        self, source: Any, begin: Callable[[FrameSource, Opened], Generator[Result, None, None]]
     ) -> None:
+        self._sessions: list[VideoSession] = []
         if not isinstance(source, FrameSource):
             source = self._opened = open_video(source)
         try:
-            self._results = begin(source)
+            self._results = begin(source, self._sessions.append)
         except BaseException:
             self._close_video()
             raise
@@ -40,6 +44,14 @@ class Tracks(Iterator[Result]):
         except BaseException:
             self._close_video()
             raise
+
+    def state(self) -> bytes | None:
+        """What is needed to go on after the last result, given to the same call as its `state`.
+
+        None where there is nothing yet: before the forward pass of direction "both".
+        """
+        begun = [session for session in self._sessions if session.index is not None]
+        return begun[0].state() if begun else None
 
     def close(self) -> None:
         """Stop early and let go of the video."""
