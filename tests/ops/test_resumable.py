@@ -35,14 +35,14 @@ class Note:
 
 
 class Inner(Resumable):
-    kept: ClassVar = {"count": int}
+    state_types: ClassVar = {"count": int}
 
     def __init__(self, count: int) -> None:
         self.count = count
 
 
 class Holder(Resumable):
-    kept: ClassVar = {
+    state_types: ClassVar = {
         "inner": Resumable,
         "nothing": Resumable | None,
         "notes": dict[int, Note],

@@ -90,7 +90,6 @@ class Task:
         formats: What can be saved.
         classes: Of instances; None for tracked objects.
         settings: What must be the same for the run to be resumed, once it has begun.
-        backward: Frames are tracked in descending order.
     """
 
     name: str
@@ -98,7 +97,6 @@ class Task:
     formats: Collection[str]
     classes: tuple[str, ...] | None = None
     settings: Mapping[str, Any] = MappingProxyType({})
-    backward: bool = False
 
     def check(self, request: Request, video: Video) -> None:
         """InputError for what cannot work, before a model is loaded for it."""
@@ -119,6 +117,11 @@ class Task:
             return None
         following = next_frame(state)
         return state if (following >= at if self.backward else following <= at) else None
+
+    @property
+    def backward(self) -> bool:
+        """Whether frames are tracked in descending order."""
+        return False
 
     def note(self, result: Any) -> None:
         """Count what a result shows, for the report."""

@@ -36,8 +36,8 @@ class InstanceSession(VideoSession):
         dtype: Of the computation, by autocast.
     """
 
-    kept: ClassVar = {
-        **VideoSession.kept,
+    state_types: ClassVar = {
+        **VideoSession.state_types,
         "_carried": CarriedState | None,
         "_tracks": Resumable,
         "_layers_run": int,
@@ -159,7 +159,7 @@ class TrackTable(Resumable):
     ids: track id by slot, for slots that were shown.
     """
 
-    kept: ClassVar = {
+    state_types: ClassVar = {
         **dict.fromkeys(("start", "frames"), int),
         "ids": dict[int, int],
         "_recent": deque[NDArray[np.float32]],

@@ -76,7 +76,7 @@ class Policy(Resumable):
     """Decides which blocks run. A routing method derives from it and implements `plan`.
 
     A session takes a `fresh` one for its video and tells it of each frame. The other methods need
-    an implementation only where a policy has a state, which it declares in `kept`.
+    an implementation only where a policy has a state, which it declares in `state_types`.
 
     Attributes:
         recurrent: The plan depends on previous_masks: training then encodes frame after frame

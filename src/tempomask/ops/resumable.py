@@ -26,13 +26,13 @@ class Resumable:
     """Something that goes on where it was, given its state.
 
     Attributes:
-        kept: Names of the attributes that are its state, with their types: `Resumable` (restored
+        state_types: Names of the attributes that are its state, with their types: `Resumable` (restored
             in place, None where there is none), or numbers, text, None, tensors, arrays,
             generators of random numbers, and dataclasses, named tuples, tuples, lists, deques and
             dictionaries of these. What is not named is made anew, or given again.
     """
 
-    kept: ClassVar[Mapping[str, Any]] = {}
+    state_types: ClassVar[Mapping[str, Any]] = {}
 
 
 def save_state(holder: Resumable, made_for: str) -> bytes:
@@ -91,7 +91,7 @@ class _Packer:
 
     def value(self, value: Any) -> Any:
         if isinstance(value, Resumable):
-            return {name: self.value(getattr(value, name)) for name in value.kept}
+            return {name: self.value(getattr(value, name)) for name in value.state_types}
         if isinstance(value, torch.Generator):
             return self._add(value.get_state())
         if isinstance(value, Tensor | np.ndarray):
@@ -131,19 +131,19 @@ class _Reader:
 
     def holder(self, holder: Resumable, plain: dict[str, Any]) -> None:
         """Note how a holder, and those in it, are to change."""
-        if plain.keys() != holder.kept.keys():
+        if plain.keys() != holder.state_types.keys():
             raise ValueError(f"{type(holder).__name__} has {', '.join(plain)}")
-        for name, kind in holder.kept.items():
+        for name, kind in holder.state_types.items():
             present = getattr(holder, name)
             if isinstance(present, Resumable):
                 self.holder(present, plain[name])
             elif Resumable in (kind, *get_args(kind)):
                 self._same(plain[name] is None, name)
             else:
-                value = self._value(kind, plain[name])
+                value: Any = self._value(kind, plain[name])
                 if isinstance(present, deque):
                     value = deque(value, present.maxlen)
-                if isinstance(present, np.ndarray):
+                elif isinstance(present, np.ndarray):
                     self._same(value.shape == present.shape, name)
                 self._changes.append((holder, name, value))
 
@@ -167,7 +167,7 @@ class _Reader:
             return tuple(self._value(k, v) for k, v in zip(inner, plain, strict=True))
         if origin in (tuple, list, deque):
             return origin(self._value(inner[0], part) for part in plain)
-        if is_dataclass(kind) or _is_named_tuple(kind):
+        if isinstance(kind, type) and (is_dataclass(kind) or issubclass(kind, tuple)):
             kinds = get_type_hints(kind)
             self._same(plain.keys() == kinds.keys(), kind.__name__)
             return kind(**{name: self._value(kinds[name], part) for name, part in plain.items()})

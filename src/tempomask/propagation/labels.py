@@ -38,7 +38,10 @@ class LabelContext(Resumable):
         options: Of the propagation.
     """
 
-    kept: ClassVar = {"first": tuple[Tensor, Tensor] | None, "recent": deque[tuple[Tensor, Tensor]]}
+    state_types: ClassVar = {
+        "first": tuple[Tensor, Tensor] | None,
+        "recent": deque[tuple[Tensor, Tensor]],
+    }
 
     def __init__(self, options: PropagationOptions) -> None:
         self.options = options

@@ -59,8 +59,8 @@ class PropagationSession(VideoSession):
         policy: Which encoder blocks run; a fresh one is taken.
     """
 
-    kept: ClassVar = {
-        **VideoSession.kept,
+    state_types: ClassVar = {
+        **VideoSession.state_types,
         "context": Resumable,
         "policy": Resumable | None,
         "_ids": tuple[int, ...],

@@ -41,7 +41,7 @@ class AdaptiveConfig:
 class AdaptiveBudget(BudgetControl):
     """A beta for every frame of one video."""
 
-    kept: ClassVar = {
+    state_types: ClassVar = {
         **dict.fromkeys(("_saved", "_tracker_doubt", "_mean", "_variance"), float),
         "_frames": int,
     }

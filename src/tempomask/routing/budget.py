@@ -91,7 +91,7 @@ class Threshold(Rule):
 class Stochastic(Rule):
     """Each block by chance, with probability w (the paper's draws); same seed, same draws."""
 
-    kept: ClassVar = {"_generator": torch.Generator}
+    state_types: ClassVar = {"_generator": torch.Generator}
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed

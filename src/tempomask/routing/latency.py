@@ -48,7 +48,7 @@ class LatencyBudget(BudgetControl):
     """
 
     # What it has learnt; when the frame at hand began is of one process only.
-    kept: ClassVar = {
+    state_types: ClassVar = {
         **dict.fromkeys(("_share", "_budget", "_mean_time", "_mean_share"), float),
         **dict.fromkeys(("_covariance", "_variance"), float),
         "_frames": int,

@@ -169,7 +169,7 @@ class MaskHistory(Resumable):
     A sample's mask is usable if all of it is finite.
     """
 
-    kept: ClassVar = {"_masks": Tensor | None}
+    state_types: ClassVar = {"_masks": Tensor | None}
 
     def __init__(self, frames: int) -> None:
         self._frames = frames

@@ -46,7 +46,7 @@ class RecurrentPolicy(Policy):
     """
 
     recurrent = True
-    kept: ClassVar = {"_history": Resumable, "control": Resumable, "rule": Resumable}
+    state_types: ClassVar = {"_history": Resumable, "control": Resumable, "rule": Resumable}
 
     @property
     def reads_results(self) -> bool:

@@ -56,7 +56,11 @@ class VideoSession(Resumable):
         lock: Held by the call that is at work.
     """
 
-    kept: ClassVar = {"_index": int | None, "_reverse": bool, "_size": tuple[int, int] | None}
+    state_types: ClassVar = {
+        "_index": int | None,
+        "_reverse": bool,
+        "_size": tuple[int, int] | None,
+    }
 
     def __init__(
         self,

@@ -67,7 +67,7 @@ class FrameStep(Resumable):
         memory_budget: Same as in `models.encoder.Policy`.
     """
 
-    kept: ClassVar = {"chooser": Resumable | None}
+    state_types: ClassVar = {"chooser": Resumable | None}
 
     def __init__(
         self,

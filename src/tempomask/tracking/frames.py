@@ -63,7 +63,7 @@ class FrameStore(Resumable):
         memory_dtype: In which features that memories need are kept.
     """
 
-    kept: ClassVar = {
+    state_types: ClassVar = {
         "size": tuple[int, int] | None,
         "policy": Resumable | None,
         "_blocks": dict[int, NDArray[np.bool_]],

@@ -103,7 +103,7 @@ class MotionChooser(Resumable):
     does not clear it, as in the released code, where it hangs on the network.
     """
 
-    kept: ClassVar = {"_leaked": Motion | None}
+    state_types: ClassVar = {"_leaked": Motion | None}
 
     def __init__(self, config: SamuraiConfig) -> None:
         self.config = config

@@ -55,7 +55,11 @@ class Session(VideoSession):
         >>> masks = [session.step(frame).masks for frame in frames]  # doctest: +SKIP
     """
 
-    kept: ClassVar = {**VideoSession.kept, "_state": Resumable, "_frame_step": Resumable}
+    state_types: ClassVar = {
+        **VideoSession.state_types,
+        "_state": Resumable,
+        "_frame_step": Resumable,
+    }
 
     def __init__(
         self,

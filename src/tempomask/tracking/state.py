@@ -188,7 +188,7 @@ class VideoState(Resumable):
             (1, 1, h, w) of all objects on the frame before it, None without one.
     """
 
-    kept: ClassVar = {
+    state_types: ClassVar = {
         "frames": Resumable,
         "reverse": bool,
         "objects": dict[int, TrackedObject],
