@@ -12,8 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tempomask.errors import InputError
+from tempomask.models.encoder import KeepPlan, Plan, Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt
 from tempomask.results import FrameResult
@@ -59,9 +61,18 @@ def network(image_keys: bool) -> Segmenter:
     return make_segmenter(image_keys)
 
 
-def policy(kind: str) -> RecurrentPolicy | None:
+class HalfOfTheTokens(Policy):
+    memory_budget = 0.5
+
+    def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
+        return KeepPlan([True] * network(False).encoder.num_blocks)
+
+
+def policy(kind: str) -> Policy | None:
     if kind == "none":
         return None
+    if kind == "memory":
+        return HalfOfTheTokens()
     torch.manual_seed(0)
     router = PredictiveRouter(RouterConfig.for_encoder(network(False).encoder, mask_frames=2))
     if kind == "adaptive":
@@ -108,7 +119,7 @@ def uninterrupted(
 @given(
     direction=st.sampled_from(["forward", "backward", "both"]),
     name=st.sampled_from(sorted(OPTIONS)),
-    routing=st.sampled_from(["none", "adaptive", "stochastic"]),
+    routing=st.sampled_from(["none", "adaptive", "stochastic", "memory"]),
     image_keys=st.booleans(),
     stops=st.lists(st.integers(1, 5), min_size=1, max_size=3),
 )

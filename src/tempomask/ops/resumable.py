@@ -26,8 +26,8 @@ class Resumable:
     """Something that goes on where it was, given its state.
 
     Attributes:
-        state_types: Names of the attributes that are its state, with their types: `Resumable` (restored
-            in place, None where there is none), or numbers, text, None, tensors, arrays,
+        state_types: Names of the attributes that are its state, with their types: `Resumable`
+            (restored in place, None where there is none), or numbers, text, None, tensors, arrays,
             generators of random numbers, and dataclasses, named tuples, tuples, lists, deques and
             dictionaries of these. What is not named is made anew, or given again.
     """

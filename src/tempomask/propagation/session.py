@@ -97,7 +97,7 @@ class PropagationSession(VideoSession):
 
     @property
     def made_for(self) -> str:
-        return f"{self.network.name}, {self.options}"
+        return f"{self.network.name}, {self.options}, {self.policy}"
 
     @property
     def device(self) -> torch.device:
