@@ -97,7 +97,7 @@ class PropagationSession(VideoSession):
 
     @property
     def made_for(self) -> str:
-        return f"{self.network.name}, {self.options}, {self.policy}"
+        return f"{self.network.name}, {self.options}"
 
     @property
     def device(self) -> torch.device:

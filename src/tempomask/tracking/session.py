@@ -111,7 +111,7 @@ class Session(VideoSession):
 
     @property
     def made_for(self) -> str:
-        return f"{self.segmenter.config}, {self.options}, {self._policy}"
+        return f"{self.segmenter.config}, {self.options}"
 
     @property
     def device(self) -> torch.device:
