@@ -10,19 +10,14 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.data.motion import ImageArray, warp
+from tempomask.data.opencv import cv2
 from tempomask.data.stills import Cutout
 from tempomask.files import make_folder, replacing
-
-if TYPE_CHECKING:
-    import cv2
-else:
-    from tempomask.data import opencv as cv2
 
 WIDTH, HEIGHT, FRAMES, FPS = 640, 360, 96, 24
 SIZE = (HEIGHT, WIDTH)

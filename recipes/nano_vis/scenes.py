@@ -23,12 +23,13 @@ from tempomask.data.stills import (
     NUCLEI,
     OBJECTS,
     REGIONS,
+    STILLS,
     Cutout,
     Still,
+    labelled_images,
     largest_part,
-    list_stills,
 )
-from tempomask.data.synthetic import Motion, SyntheticVideo, compose
+from tempomask.data.synthetic import LabelledVideo, Motion, compose
 from tempomask.errors import InputError
 
 Split = Literal["train", "validation"]
@@ -132,7 +133,7 @@ def compose_scene(
     length: int,
     stage: Stage,
     config: SceneConfig | None = None,
-) -> SyntheticVideo:
+) -> LabelledVideo:
     """T frames of instances over scenery, with the ids of what is seen; at least one is."""
     config = config or SceneConfig()
     shares = np.array(config.shares) / sum(config.shares)
@@ -166,7 +167,7 @@ def _stretched(image: ImageArray) -> ImageArray:
 
 def _part(root: Path, name: str, category: str, split: Split) -> list[Still]:
     """The images of a source that belong to a split."""
-    stills = list_stills(root, name, category)
+    stills = labelled_images(root / STILLS / name, category)
     held_out = split == "validation"
     kept = [
         still
@@ -175,7 +176,7 @@ def _part(root: Path, name: str, category: str, split: Split) -> list[Still]:
     ]
     if not kept:
         raise InputError(
-            f"{len(stills)} images in {root / 'stills-256' / name} are too few to be split;"
+            f"{len(stills)} images in {root / STILLS / name} are too few to be split;"
             f" {VALIDATION_EVERY} or more are needed"
         )
     return kept

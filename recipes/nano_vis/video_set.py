@@ -31,7 +31,7 @@ from recipes.nano_vis.scenes import (
     seen_ids,
 )
 from tempomask.data.motion import Stage
-from tempomask.data.synthetic import SyntheticVideo
+from tempomask.data.synthetic import LabelledVideo
 from tempomask.errors import InputError
 from tempomask.files import make_folder, replacing, replacing_folder, write_errors
 from tempomask.frames import Size
@@ -157,7 +157,7 @@ def _write_frames(folder: Path, names: list[str], frames: NDArray[np.uint8]) -> 
 
 
 def _annotations(
-    video: SyntheticVideo, entry: dict[str, Any], first_id: int
+    video: LabelledVideo, entry: dict[str, Any], first_id: int
 ) -> list[dict[str, Any]]:
     """One annotation for every instance of a video that is seen on some frame."""
     seen = seen_ids(video.ids)

@@ -35,7 +35,7 @@ from tempomask.errors import InputError
 from tempomask.files import make_folder, write_json
 from tempomask.models.encoder import always_on_blocks
 from tempomask.models.segmenter import Segmenter
-from tempomask.reports.canvas import INK, figure_of, save, style
+from tempomask.reports.figures import INK, figure_of, save, style
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
 
 # Calls that are timed, after so many that warm up.

@@ -29,7 +29,7 @@ from tempomask.evaluation.vos import evaluate
 from tempomask.files import make_folder, write_json
 from tempomask.model import Model, load
 from tempomask.models.encoder import always_on_blocks
-from tempomask.reports.canvas import INK, RAN, figure_of, save, style
+from tempomask.reports.figures import INK, RAN, figure_of, save, style
 from tempomask.routing.budget import smallest_budget
 from tempomask.routing.options import Routing
 

@@ -11,7 +11,7 @@ import numpy as np
 from studies.bootstrap import bootstrap_difference
 from studies.rds.summary import Row, by_method
 from tempomask.errors import InputError
-from tempomask.reports.canvas import INK, figure_of, save, style
+from tempomask.reports.figures import INK, figure_of, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

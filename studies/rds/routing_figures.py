@@ -17,10 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from tempomask.errors import InputError
 from tempomask.io.overlay import object_color
-from tempomask.reports.canvas import INK, RAN, SKIPPED, block_ticks, figure_of, save, scale, style
+from tempomask.reports.figures import INK, RAN, SKIPPED, block_ticks, figure_of, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
 # Blocks that always run are drawn darker than those that a router chose.
@@ -202,3 +203,10 @@ def _heat(axes: Axes, values: NDArray[np.float64]) -> AxesImage:
 
     colors = LinearSegmentedColormap.from_list("routing", [SKIPPED, RAN, ALWAYS])
     return axes.imshow(values, cmap=colors, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+
+
+def scale(figure: Figure, image: AxesImage, axes: Axes, label: str) -> None:
+    """What the colours of an image mean, beside its axes."""
+    bar = figure.colorbar(image, ax=axes, pad=0.01)
+    bar.set_label(label, fontsize=9, color=INK)
+    bar.ax.tick_params(labelsize=8, colors=INK)

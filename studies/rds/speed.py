@@ -215,7 +215,7 @@ def rows_of(
 def draw(path: Path, rows: list[dict[str, Any]]) -> None:
     """Real against promised speed-up of the encoder, and frames a second against cost."""
     from studies.rds.chart import COLORS
-    from tempomask.reports.canvas import INK, figure_of, save, style
+    from tempomask.reports.figures import INK, figure_of, save, style
 
     figure = figure_of(4.2)
     left, right = figure.subplots(1, 2)

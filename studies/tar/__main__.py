@@ -172,8 +172,8 @@ def report_of(row: Entry, result: VideoAPResult, intervals: Intervals) -> dict[s
         "title": row.title,
         "kind": row.kind,
         "AP": round(100 * result.ap, 3),
-        "AP75": round(100 * result.ap75, 3),
-        "AR10": round(100 * result.ar10, 3),
+        "AP75": round(100 * result.average_precision(threshold=0.75), 3),
+        "AR10": round(100 * result.average_recall(10), 3),
         "intervals": {
             name: {"score": own.to_dict(), "difference": difference.to_dict()}
             for name, (own, difference) in intervals.items()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tempomask.errors import InputError
-from tempomask.reports.canvas import INK, RAN, SKIPPED, figure_of, save, style
+from tempomask.reports.figures import INK, RAN, SKIPPED, figure_of, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

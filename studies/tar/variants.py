@@ -17,7 +17,7 @@ from typing import Any
 from tempomask.data.instance_clips import VideoInstanceClips
 from tempomask.data.youtube_vis import YouTubeVIS
 from tempomask.errors import InputError
-from tempomask.training.instances.loop import WEIGHTS, Start, train_instances
+from tempomask.training.instances.loop import WEIGHTS, train_instances
 from tempomask.training.instances.recipe import InstanceRecipe, instance_recipe
 from tempomask.weights.instances import load_instance_segmenter
 
@@ -112,10 +112,10 @@ def train(
     Run it again after a stop: finished variants are kept, one that was begun goes on.
     """
     dataset = YouTubeVIS(annotations)
-    model = load_instance_segmenter(None, base).segmenter.config.name
+    start = load_instance_segmenter(None, base).segmenter
     weights = {}
     for name in names:
-        recipe = recipe_of(VARIANTS[name], model, seed, steps)
+        recipe = recipe_of(VARIANTS[name], start.config.name, seed, steps)
         folder = out / name
         weights[name] = folder / WEIGHTS
         if weights[name].is_file() and is_of(folder, recipe):
@@ -125,7 +125,7 @@ def train(
         clips = VideoInstanceClips(
             dataset, image_size=recipe.image_size, num_frames=recipe.num_frames, seed=recipe.seed
         )
-        train_instances(recipe, clips, dataset.classes, folder, Start(base), workers=workers)
+        train_instances(recipe, clips, dataset.classes, folder, start, workers=workers)
     return weights
 
 

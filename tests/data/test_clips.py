@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from tempomask.data import clips as clips_module
 from tempomask.data import synthetic
 from tempomask.data.clips import AREA, Clip, ClipMixture, Mixture, chosen_objects, collate
-from tempomask.data.synthetic import SyntheticVideo
+from tempomask.data.synthetic import LabelledVideo
 from tempomask.errors import InputError
 
 SOURCES = [field.name for field in fields(Mixture)]
@@ -103,9 +103,9 @@ def test_masks_lie_on_their_bright_objects(training_folder: Path, source: str) -
 def test_what_lies_below_is_hidden_by_what_is_pasted_over_it(
     training_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    videos: list[SyntheticVideo] = []
+    videos: list[LabelledVideo] = []
 
-    def watched(*args: Any) -> SyntheticVideo:
+    def watched(*args: Any) -> LabelledVideo:
         videos.append(synthetic.paste(*args))
         return videos[-1]
 
@@ -119,7 +119,7 @@ def test_what_lies_below_is_hidden_by_what_is_pasted_over_it(
             (number,) = np.unique(videos[-1].ids[mask > 0])
             kinds["below" if number == 0 else "pasted"] += 1
             if number:
-                assert np.array_equal(mask, videos[-1].mask(number))
+                assert np.array_equal(mask, videos[-1].ids == number)
     assert kinds["below"] > 5 and kinds["pasted"] > 5
 
 

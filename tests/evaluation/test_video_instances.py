@@ -13,11 +13,11 @@ import torch
 
 from tempomask.data.youtube_vis import YouTubeVIS
 from tempomask.errors import InputError
-from tempomask.evaluation.instance_predictions import read_predictions
 from tempomask.evaluation.video_instances import (
     categories_of,
     evaluate_instances,
     evaluate_predictions,
+    read_predictions,
 )
 from tempomask.instances.model import InstanceModel
 from tempomask.models.instances.segmenter import InstanceSegmenter

@@ -162,8 +162,8 @@ def test_equals_trackeval(seed: int) -> None:
         theirs = trackeval_scores(videos, 2, limit)
         assert same(ours.average_recall(limit), theirs["AR"]), limit
     assert same(ours.ap, theirs["AP_all"])
-    assert same(ours.ap50, theirs["AP50"])
-    assert same(ours.ap75, theirs["AP75"])
+    assert same(ours.average_precision(threshold=0.5), theirs["AP50"])
+    assert same(ours.average_precision(threshold=0.75), theirs["AP75"])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -183,8 +183,8 @@ def test_equals_coco_on_single_frames(seed: int) -> None:
     theirs = coco_scores(videos, 2)
     ours = scores_of(videos)
     assert same(ours.ap, theirs[0])
-    assert same(ours.ap50, theirs[1])
-    assert same(ours.ap75, theirs[2])
+    assert same(ours.average_precision(threshold=0.5), theirs[1])
+    assert same(ours.average_precision(threshold=0.75), theirs[2])
     for place, limit in enumerate((1, 10, 100), 6):
         assert same(ours.average_recall(limit), theirs[place]), limit
 
@@ -361,7 +361,7 @@ def test_nothing_found_is_zero() -> None:
     metric = VideoAP([1])
     metric.update([TrueTrack(1, random_tube(np.random.default_rng(1), 2, (20, 20)))], [])
     result = metric.compute()
-    assert (result.ap, result.ar10, result.to_dict()["AP50"]) == (0.0, 0.0, 0.0)
+    assert (result.ap, result.average_recall(10), result.to_dict()["AP50"]) == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(

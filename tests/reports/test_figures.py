@@ -67,7 +67,7 @@ def test_frames_that_were_not_tracked_stay_blank(tmp_path: Path) -> None:
     ],
 )
 def test_charts_of_any_run(tmp_path: Path, records: Any) -> None:
-    save_run_chart(tmp_path / "a.png", records, {1: "dog"})
+    save_run_chart(tmp_path / "a.png", records)
     assert share(tmp_path / "a.png", object_color(1)) > 0.0001
 
 

@@ -31,27 +31,26 @@ from tempomask.training.instances.loop import (
     train_instances,
 )
 from tempomask.training.instances.losses import (
-    SetLossWeights,
     contrastive_loss,
     set_loss,
     uncertain_points,
 )
 from tempomask.training.instances.matching import (
-    MatchCosts,
+    SetLossWeights,
     match_clip,
     match_costs,
     match_images,
     sample_points,
 )
-from tempomask.training.instances.noise import WeightedAverageNoise, mixture
 from tempomask.training.instances.recipe import RECIPES, InstanceRecipe, instance_recipe
+from tempomask.training.instances.stages import add_noise, mixture
 from tempomask.training.instances.targets import ClipTargets, FrameTargets, collate
 from tempomask.weights.instances import load_instance_segmenter
 
 pytest.importorskip("accelerate")
 MakeConfig = Callable[..., InstanceConfig]
 SIDE = 32
-COSTS = MatchCosts(points=512)
+COSTS = SetLossWeights(points=512)
 WEIGHTS = SetLossWeights(points=128)
 
 
@@ -197,7 +196,7 @@ def test_noise_mixes_two_queries_and_names_the_heavier(seed: int, number: int) -
 def test_noise_comes_with_its_probability(ratio: float) -> None:
     torch.manual_seed(0)
     queries, order = torch.randn(2, 5, 3), torch.arange(5).flip(0).expand(2, -1)
-    tracks, kept = WeightedAverageNoise(ratio)(queries, order)
+    tracks, kept = add_noise(ratio, queries, order)
     assert torch.equal(tracks, queries.flip(1)) == (ratio == 0)
     assert torch.equal(kept, order) == (ratio == 0)
 

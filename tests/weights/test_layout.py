@@ -16,9 +16,8 @@ from tempomask.errors import InputError
 from tempomask.models.config import HieraConfig, ViTConfig, segmenter_config
 from tempomask.models.segmenter import Segmenter
 from tempomask.weights import to_official, to_transformers
-from tempomask.weights.efficienttam import EFFICIENTTAM
 from tempomask.weights.layout import Layout, extra_axes, layout_of, rename
-from tempomask.weights.sam2 import SAM2
+from tempomask.weights.sam2 import EFFICIENTTAM, SAM2
 from tempomask.weights.segmenters import LAYOUTS
 from tempomask.weights.transformers_sam2 import TRANSFORMERS_SAM2
 

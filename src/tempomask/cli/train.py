@@ -122,8 +122,8 @@ def train_instances(
     _check_out(out)
     from tempomask.data.instance_clips import VideoInstanceClips
     from tempomask.data.youtube_vis import YouTubeVIS
-    from tempomask.training.instances.loop import Start
     from tempomask.training.instances.loop import train_instances as run
+    from tempomask.weights.instances import load_instance_segmenter
 
     router = {"warmup_layers": warmup_layers, "synchroniser": synchroniser}
     wanted = _recipe(recipe, router, layer_weight).with_overrides(
@@ -145,7 +145,9 @@ def train_instances(
     if held_out is not None:
         still = VideoInstanceClips(YouTubeVIS(held_out), **shape, augment=False)
         watched = [still[index] for index in range(min(HELD_OUT, len(still)))]
-    initial = Start(start, start_model) if start or start_model else None
+    initial = None
+    if start or start_model:
+        initial = load_instance_segmenter(start_model, start).segmenter
     weights = run(wanted, clips, dataset.classes, out, initial, watched, workers, half)
     console.note(f"weights: {weights}")
 

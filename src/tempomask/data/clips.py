@@ -1,8 +1,7 @@
 """Training clips: real video, moving stills, and composed video, in one endless seeded mixture.
 
 T frames, S side of the square frames, K objects of a clip, B clips, N objects of all clips. Clip i
-depends on the seed and i alone, so that training can
-stop and go on, and several processes can share the work.
+depends on the seed and i alone: training can stop and go on, and processes can share the work.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,18 +24,15 @@ from tempomask.data.motion import (
     Stage,
     affine_path,
     deformation,
+    halved,
     keep_inside,
     warp,
 )
+from tempomask.data.opencv import cv2
 from tempomask.data.shapes import drawn_shape
 from tempomask.data.stills import Cutout, ImageLibrary, Scene
-from tempomask.data.synthetic import Motion, blur_along, compose, paste
+from tempomask.data.synthetic import LabelledVideo, Motion, blur_along, compose, paste
 from tempomask.errors import InputError
-
-if TYPE_CHECKING:
-    import cv2
-else:
-    from tempomask.data import opencv as cv2
 
 # Least and greatest share of the first frame that an object covers, for something to follow.
 AREA = (0.003, 0.85)
@@ -49,19 +45,16 @@ LEAST_CROP = 0.4
 MOTION = Motion(outside=0.15, returning=0.12)
 
 
-class Drawn(NamedTuple):
-    """frames (T, S, S, 3) uint8 RGB, and the ids (T, S, S) uint8 of all objects, 0 for none."""
-
-    frames: ImageArray
-    ids: ImageArray
-
-
 class Clip(NamedTuple):
     """frames (T, S, S, 3) uint8 RGB; masks (K, T, S, S) of zeros and ones, disjoint; its source."""
 
     frames: ImageArray
     masks: ImageArray
     source: str
+
+
+# One try at a clip, from a generator of its own.
+Draw = Callable[[np.random.Generator], LabelledVideo | None]
 
 
 class ClipBatch(NamedTuple):
@@ -74,12 +67,7 @@ class ClipBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Mixture:
-    """Shares of the sources, each in proportion to their sum; 0 leaves a source out.
-
-    video: real video; stills: a still under a moving camera; paste: objects pasted over a moving
-    image, among them look-alikes; regions: a region of a BSDS image, moved or pasted; drawn:
-    shapes.
-    """
+    """Shares of the sources of `ClipMixture`, each in proportion to their sum; 0 leaves one out."""
 
     video: float = 0.36
     stills: float = 0.25
@@ -107,12 +95,71 @@ def collate(clips: list[Clip]) -> ClipBatch:
     )
 
 
-class ClipMixture(Dataset[Clip]):
-    """Clips of T frames of one to most_objects objects that are visible in the first frame.
+class SeededClips(Dataset[Clip]):
+    """Clips of T frames of one to most_objects objects that are visible in the first frame."""
 
-    root: see `ImageLibrary`, or one, to be shared; held_out: DAVIS sequences to leave out. length
-    is what len() says, one epoch of a plain loader; larger indices give further clips. Images are
-    decoded once and kept, about 1.5 GB when all have been seen.
+    def __init__(
+        self, image_size: int, num_frames: int, seed: int, length: int, most_objects: int
+    ) -> None:
+        """length is what len() says; larger indices give further clips."""
+        self.side, self.num_frames, self.seed = image_size, num_frames, seed
+        self.length, self.most_objects = length, most_objects
+
+    def __len__(self) -> int:
+        return self.length
+
+    def _first_fit(self, index: int, draw: Draw, source: str, remedy: str) -> Clip:
+        """Clip `index`: the first of some tries whose first frame shows an object of a fit size."""
+        for attempt in range(1, ATTEMPTS + 1):
+            rng = np.random.default_rng((self.seed, index, attempt))
+            drawn = draw(rng)
+            masks = None if drawn is None else chosen_objects(rng, drawn.ids, self.most_objects)
+            if drawn is not None and masks is not None:
+                return Clip(vary_colour(rng, drawn.frames), masks, source)
+        raise InputError(
+            f"no object covers {AREA[0]:.1%} to {AREA[1]:.0%} of the frame in {ATTEMPTS} tries at"
+            f" clip {index}, {source}; {remedy}"
+        )
+
+    def _filmed(
+        self,
+        rng: np.random.Generator,
+        length: int,
+        frame: Callable[[int], ImageArray],
+        ids: Callable[[int], ImageArray],
+    ) -> LabelledVideo | None:
+        """Real video at a random stride and direction, one random crop for the whole clip.
+
+        Args:
+            rng: Of all choices.
+            length: Frames of the video, T at least.
+            frame: Reads a frame (H, W, 3) by its index.
+            ids: Reads a frame's object ids (H, W), uint8.
+        """
+        gaps = max(1, self.num_frames - 1)
+        stride = min(int(rng.integers(1, LONGEST_STRIDE + 1)), max(1, (length - 1) // gaps))
+        start = int(rng.integers(length - stride * (self.num_frames - 1)))
+        chosen = [start + stride * step for step in range(self.num_frames)]
+        if rng.random() < 0.5:
+            chosen.reverse()
+        labels = [ids(index) for index in chosen]
+        numbers = np.setdiff1d(labels[0], [0])
+        if not len(numbers):
+            return None
+        crop = crop_around(rng, (labels[0] == rng.choice(numbers)).astype(np.uint8))
+        mirrored, shake = rng.random() < 0.5, float(rng.random() < 0.5)
+        frames, shown = [], []
+        for index, label in zip(chosen, labels, strict=True):
+            matrix = shaken(rng, self.side, shake, mirrored)
+            frames.append(view(frame(index), crop, matrix, self.side))
+            shown.append(view(label, crop, matrix, self.side, labels=True))
+        return LabelledVideo(np.stack(frames), np.stack(shown))
+
+
+class ClipMixture(SeededClips):
+    """Clips of every source of an `ImageLibrary`.
+
+    Images are decoded once and kept, about 1.5 GB when all have been seen.
     """
 
     def __init__(
@@ -126,72 +173,46 @@ class ClipMixture(Dataset[Clip]):
         length: int = 100_000,
         most_objects: int = 1,
     ) -> None:
+        """See `ImageLibrary` for root, which may be one, to be shared, and held_out."""
         if image_size < 16 or num_frames < 1:
             raise InputError(f"clips need 16 pixels and a frame: {image_size=}, {num_frames=}")
-        library = root if isinstance(root, ImageLibrary) else ImageLibrary(Path(root), held_out)
-        self.library = library
-        self.side, self.num_frames, self.seed, self.length = image_size, num_frames, seed, length
-        self.most_objects = most_objects
-        makers = (self.video, self.stills, self.paste, self.regions, self.drawn)
-        self.makers: tuple[Callable[[np.random.Generator], Drawn | None], ...] = makers
+        super().__init__(image_size, num_frames, seed, length, most_objects)
+        self.library = (
+            root if isinstance(root, ImageLibrary) else ImageLibrary(Path(root), held_out)
+        )
+        self.makers = self.video, self.stills, self.paste, self.regions, self.drawn
         shares = np.array(astuple(mixture or Mixture()))
         self.shares = shares / shares.sum()
-
-    def __len__(self) -> int:
-        return self.length
 
     def __getitem__(self, index: int) -> Clip:
         # Each loader process works alone; more threads would only contend.
         cv2.setNumThreads(0)
         choice = np.random.default_rng((self.seed, index)).choice(len(self.makers), p=self.shares)
         maker = self.makers[choice]
-        for attempt in range(1, ATTEMPTS + 1):
-            rng = np.random.default_rng((self.seed, index, attempt))
-            drawn = maker(rng)
-            masks = None if drawn is None else chosen_objects(rng, drawn.ids, self.most_objects)
-            if drawn is not None and masks is not None:
-                return Clip(vary_colour(rng, drawn.frames), masks, maker.__name__)
-        raise InputError(
-            f"no object covers {AREA[0]:.1%} to {AREA[1]:.0%} of the frame in {ATTEMPTS} tries at "
-            f"clip {index}, {maker.__name__}; leave that source out of the mixture"
+        remedy = "leave that source out of the mixture"
+        return self._first_fit(index, maker, maker.__name__, remedy)
+
+    def video(self, rng: np.random.Generator) -> LabelledVideo | None:
+        """Real video; None if the sequence drawn is too short."""
+        library, video = self.library, self.library.video(rng)
+        if len(video.images) < self.num_frames:
+            return None
+        return self._filmed(
+            rng,
+            len(video.images),
+            lambda index: library.image(video.images[index]),
+            lambda index: library.ids(video, index),
         )
 
-    def video(self, rng: np.random.Generator) -> Drawn | None:
-        """Real video at a random stride and direction, one random crop for the whole clip."""
-        video = self.library.video(rng)
-        images = video.images
-        if len(images) < self.num_frames:
-            return None
-        gaps = max(1, self.num_frames - 1)
-        stride = min(int(rng.integers(1, LONGEST_STRIDE + 1)), max(1, (len(images) - 1) // gaps))
-        start = int(rng.integers(len(images) - stride * (self.num_frames - 1)))
-        chosen = [start + stride * step for step in range(self.num_frames)]
-        if rng.random() < 0.5:
-            chosen.reverse()
-        ids = [self.library.ids(video, index) for index in chosen]
-        numbers = np.setdiff1d(ids[0], [0])
-        if not len(numbers):
-            return None
-        crop = crop_around(rng, (ids[0] == rng.choice(numbers)).astype(np.uint8))
-        mirrored = bool(rng.random() < 0.5)
-        shake = 1.0 if rng.random() < 0.5 else 0.0
-        frames, shown = [], []
-        for index, label in zip(chosen, ids, strict=True):
-            matrix = shaken(rng, self.side, shake, mirrored)
-            frames.append(view(self.library.image(images[index]), crop, matrix, self.side))
-            shown.append(view(label, crop, matrix, self.side, labels=True))
-        return Drawn(np.stack(frames), np.stack(shown))
-
-    def stills(self, rng: np.random.Generator) -> Drawn | None:
+    def stills(self, rng: np.random.Generator) -> LabelledVideo | None:
         """One still under a moving camera, deforming: of several objects, or of one."""
         if rng.random() < 0.7:
             return self._moved(rng, self.library.scene(rng), (0.3, 1.3), 0.03)
         cutout = self.library.object(rng)
-        if cutout is None:
-            return None
-        return self._moved(rng, Scene(cutout.image, cutout.mask), (0.3, 1.3), 0.03)
+        scene = None if cutout is None else Scene(cutout.image, cutout.mask)
+        return None if scene is None else self._moved(rng, scene, (0.3, 1.3), 0.03)
 
-    def paste(self, rng: np.random.Generator) -> Drawn | None:
+    def paste(self, rng: np.random.Generator) -> LabelledVideo | None:
         """One to four objects over a moving image, a moving scene or real video."""
         cutouts = self._cast(rng)
         if not cutouts:
@@ -210,7 +231,7 @@ class ClipMixture(Dataset[Clip]):
         video = paste(rng, below.frames, cutouts[:3], self._stage(rng), motion)
         first = int(below.ids.max()) + 1
         ids = np.where(video.ids > 0, video.ids + np.uint8(first), below.ids)
-        return Drawn(video.frames, ids.astype(np.uint8))
+        return LabelledVideo(video.frames, ids.astype(np.uint8))
 
     def _cast(self, rng: np.random.Generator) -> list[Cutout]:
         """One to four cut-outs: any, the same one several times, or several of a category."""
@@ -229,7 +250,7 @@ class ClipMixture(Dataset[Clip]):
             others = [self.library.object(rng) for _ in range(count - 1)]
         return [first, *(other for other in others if other is not None)]
 
-    def regions(self, rng: np.random.Generator) -> Drawn | None:
+    def regions(self, rng: np.random.Generator) -> LabelledVideo | None:
         """A region of an image, moved with the image, or cut out and pasted on another one."""
         region = self.library.region(rng)
         if region is None:
@@ -240,7 +261,7 @@ class ClipMixture(Dataset[Clip]):
         present = [region, *(other for other in others if other is not None)]
         return self._composed(rng, self.library.any_image(rng), present)
 
-    def drawn(self, rng: np.random.Generator) -> Drawn | None:
+    def drawn(self, rng: np.random.Generator) -> LabelledVideo | None:
         """One to four drawn shapes over a moving image."""
         count = int(rng.integers(1, 5))
         shapes = [drawn_shape(rng, self.library.any_image(rng)) for _ in range(count)]
@@ -256,10 +277,8 @@ class ClipMixture(Dataset[Clip]):
 
     def _composed(
         self, rng: np.random.Generator, background: ImageArray, cutouts: list[Cutout]
-    ) -> Drawn:
-        stage = self._stage(rng)
-        video = compose(rng, background, cutouts, self.num_frames, stage, MOTION)
-        return Drawn(video.frames, video.ids)
+    ) -> LabelledVideo:
+        return compose(rng, background, cutouts, self.num_frames, self._stage(rng), MOTION)
 
     def _moved(
         self,
@@ -267,7 +286,7 @@ class ClipMixture(Dataset[Clip]):
         scene: Scene,
         strength: tuple[float, float],
         amplitude: float,
-    ) -> Drawn | None:
+    ) -> LabelledVideo | None:
         """A camera that moves over an image, about one of its objects."""
         numbers = np.setdiff1d(scene.ids, [0])
         if not len(numbers):
@@ -299,7 +318,7 @@ class ClipMixture(Dataset[Clip]):
         if rng.random() < 0.2:
             middle = np.array([*place.anchor, 1.0])
             blur_along(frames, [matrix @ middle for matrix, _ in steps])
-        return Drawn(frames, ids)
+        return LabelledVideo(frames, ids)
 
 
 def chosen_objects(rng: np.random.Generator, ids: ImageArray, most: int) -> ImageArray | None:
@@ -313,16 +332,6 @@ def chosen_objects(rng: np.random.Generator, ids: ImageArray, most: int) -> Imag
     if not len(numbers):
         return None
     return np.stack([ids == i for i in rng.permutation(numbers)[:most]]).astype(np.uint8)
-
-
-def halved(image: ImageArray, scale: float) -> tuple[ImageArray, int]:
-    """The image, halved until it is shown at `scale` without aliasing, and by what it shrank."""
-    shrunk = 1
-    while scale < 0.5 and min(image.shape[:2]) >= 4:
-        half = (image.shape[1] // 2, image.shape[0] // 2)
-        image = cv2.resize(image, half, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-        scale, shrunk = scale * 2, shrunk * 2
-    return image, shrunk
 
 
 def _after(matrix: Matrix, grown: int) -> Matrix:

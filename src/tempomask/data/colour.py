@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.data.motion import ImageArray
-
-if TYPE_CHECKING:
-    import cv2
-else:
-    from tempomask.data import opencv as cv2
+from tempomask.data.opencv import cv2
 
 # Rec. 601 luma.
 LUMA = np.array([0.299, 0.587, 0.114])

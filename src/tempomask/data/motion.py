@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import cv2
-else:
-    from tempomask.data import opencv as cv2
+from tempomask.data.opencv import cv2
 
 FloatArray = NDArray[np.float32]
 ImageArray = NDArray[np.uint8]
@@ -172,6 +169,16 @@ def warp(
     y = np.arange(origin[1], origin[1] + height, dtype=np.float32)[:, None] + displacement[..., 1]
     source = cv2.transform(cv2.merge([x, y]), inverse)
     return cv2.remap(image, source, None, flags, borderMode=border)  # type: ignore
+
+
+def halved(image: ImageArray, scale: float) -> tuple[ImageArray, int]:
+    """The image, halved until it is shown at `scale` without aliasing, and by what it shrank."""
+    shrunk = 1
+    while scale * shrunk < 0.5 and min(image.shape[:2]) >= 4:
+        half = (image.shape[1] // 2, image.shape[0] // 2)
+        image = cv2.resize(image, half, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        shrunk *= 2
+    return image, shrunk
 
 
 def motion_kernel(velocity: NDArray[np.float64], longest: int = 15) -> FloatArray | None:

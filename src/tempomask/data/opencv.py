@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tempomask.errors import InputError
 
+if TYPE_CHECKING:
+    import cv2
+else:
 
-def __getattr__(name: str) -> Any:
-    # Attributes of modules themselves, asked for by the import machinery and by inspection.
-    if name.startswith("__"):
-        raise AttributeError(name)
-    try:
-        import cv2
-    except ImportError:
-        raise InputError("training clips need OpenCV: pip install 'tempomask[train]'") from None
-    return getattr(cv2, name)
+    class _OpenCV:
+        def __getattr__(self, name: str) -> Any:
+            try:
+                import cv2
+            except ImportError:
+                raise InputError(
+                    "training clips need OpenCV: pip install 'tempomask[train]'"
+                ) from None
+            return getattr(cv2, name)
+
+    cv2 = _OpenCV()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from typing import Any, cast
 
 import numpy as np
@@ -36,17 +37,14 @@ def as_rle(segmentation: Any, size: Size) -> RLE | None:
     if isinstance(segmentation, list):
         return _rasterised(segmentation, size)
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
-        raise InputError(
-            f"a segmentation must be null, {{size, counts}} or polygons, got {_short(segmentation)}"
-        )
+        got = reprlib.repr(segmentation)
+        raise InputError(f"a segmentation must be null, {{size, counts}} or polygons, got {got}")
     found, counts = segmentation["size"], segmentation["counts"]
     if not isinstance(counts, (str, bytes, list)):
-        raise InputError(
-            f"counts of a run-length encoding are {_short(counts)}, not text or a list"
-        )
+        raise InputError(f"counts of a run-length encoding are {counts!r}, not text or a list")
     if not isinstance(found, (list, tuple)) or tuple(found) != tuple(size):
         raise InputError(
-            f"a mask of [H, W] = {_short(found)} in an image of [H, W] = {list(size)};"
+            f"a mask of [H, W] = {reprlib.repr(found)} in an image of [H, W] = {list(size)};"
             " masks must have the image's size"
         )
     return cast(RLE, segmentation)
@@ -60,23 +58,11 @@ def _rasterised(polygons: list[Any], size: Size) -> RLE:
         )
         if not numbers or len(polygon) < 6 or len(polygon) % 2:
             raise InputError(
-                f"a polygon must be 3 or more points as x, y, x, y ..., got {_short(polygon)}"
+                f"a polygon must be 3 or more points as x, y, x, y ..., got {reprlib.repr(polygon)}"
             )
-    coco_mask = coco_masks()
-    height, width = size
-    merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    return RLE(size=[height, width], counts=merged["counts"].decode("ascii"))
-
-
-def coco_masks() -> Any:
-    """The module `pycocotools.mask`; InputError if it is not installed."""
     try:
         from pycocotools import mask
     except ImportError:
         raise InputError("polygons need pycocotools: pip install 'tempomask[vis]'") from None
-    return mask
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    merged = mask.merge(mask.frPyObjects(polygons, *size))
+    return RLE(size=list(size), counts=merged["counts"].decode("ascii"))

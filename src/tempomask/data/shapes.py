@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from tempomask.data.motion import ImageArray
+from tempomask.data.opencv import cv2
 from tempomask.data.stills import Cutout
-
-if TYPE_CHECKING:
-    import cv2
-else:
-    from tempomask.data import opencv as cv2
 
 SIDE = 128
 

@@ -7,26 +7,22 @@ and `SET/{JPEGImages,Annotations}/SEQUENCE` for the video.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tempomask.data.motion import ImageArray, halved
+from tempomask.data.opencv import cv2
 from tempomask.errors import InputError
 from tempomask.io.images import read_image, read_values
 
-if TYPE_CHECKING:
-    import cv2
-else:
-    from tempomask.data import opencv as cv2
-
-ImageArray = NDArray[np.uint8]
+Choice = TypeVar("Choice")
 
 # What the labels hold: 1 for the object; an id per nucleus; an id per region of the whole image.
 OBJECTS = {"person-ccp": "person", "person-290": "person", "horse-weizmann": "horse"}
-NUCLEI = "nuclei-dsb2018"
+STILLS, NUCLEI = "stills-256", "nuclei-dsb2018"
 REGIONS = "regions-bsds500"
 # Shares of the image that a region must have to count as an object.
 REGION_AREA = (0.01, 0.35)
@@ -59,13 +55,9 @@ class Cutout(NamedTuple):
 
     def reduced(self, scale: float) -> tuple[Cutout, float]:
         """Halved until shown at `scale` without aliasing, and the scale that is left."""
-        image, mask = self.image, self.mask * np.uint8(255)
-        while scale < 0.5 and min(mask.shape) >= 4:
-            half = (mask.shape[1] // 2, mask.shape[0] // 2)
-            image = cv2.resize(image, half, interpolation=cv2.INTER_AREA)
-            mask = cv2.resize(mask, half, interpolation=cv2.INTER_AREA)
-            scale *= 2
-        return Cutout(image, (mask > 127).astype(np.uint8), self.category), scale  # type: ignore
+        image, shrunk = halved(self.image, scale)
+        mask, _ = halved(self.mask * np.uint8(255), scale)
+        return Cutout(image, (mask > 127).astype(np.uint8), self.category), scale * shrunk
 
 
 class Still(NamedTuple):
@@ -94,16 +86,25 @@ class Video(NamedTuple):
 class ImageLibrary:
     """Lists the labelled images and video under a root, reads each once, and draws from them.
 
-    held_out: names of DAVIS 2016 sequences to leave out; of `coco-mini`, `held_out_images` are left
-    out always. InputError when a part is missing.
-
-    objects: stills of one object; scenes: of several, each with an id.
+    Attributes:
+        objects: Stills of one object.
+        videos: Sequences by name, by their source.
     """
 
     def __init__(self, root: Path, held_out: Collection[str] = ()) -> None:
-        self.objects = [s for name, kind in OBJECTS.items() for s in list_stills(root, name, kind)]
-        self.nuclei = list_stills(root, NUCLEI, "nucleus")
-        self.regions = list_stills(root, REGIONS, "region")
+        """List what there is; of `coco-mini`, `held_out_images` are always left out.
+
+        Args:
+            root: Folder of all parts.
+            held_out: Names of DAVIS 2016 sequences to leave out.
+
+        Raises:
+            InputError: A part is missing.
+        """
+        stills = root / STILLS
+        self.objects = [s for name, k in OBJECTS.items() for s in labelled_images(stills / name, k)]
+        self.nuclei = labelled_images(stills / NUCLEI, "nucleus")
+        self.regions = labelled_images(stills / REGIONS, "region")
         coco = labelled_images(root / COCO, "object")
         apart = {still.image for still in held_out_images(root)}
         self.first_frames = labelled_images(root / FIRST_FRAMES, "object")
@@ -112,7 +113,10 @@ class ImageLibrary:
         )
         named = {name for name, objects in self._categories.items() if objects}
         self.coco = [s for s in coco if s.image not in apart and s.image.name in named]
-        self._by_category = self._objects_by_category()
+        self._by_category: dict[str, list[tuple[Still, int]]] = {}
+        for still in self.coco:
+            for number, category in self._categories[still.image.name].items():
+                self._by_category.setdefault(category, []).append((still, int(number)))
         self.videos = {
             name: list_videos(root / name, single=name == DAVIS, held_out=held_out)
             for name in VIDEO_SHARES
@@ -121,21 +125,21 @@ class ImageLibrary:
 
     def image(self, path: Path) -> ImageArray:
         """(H, W, 3) uint8 RGB."""
-        if path not in self._read:
-            self._read[path] = read_image(path)
-        return self._read[path]
+        return self._kept(path, read_image)
 
     def label(self, path: Path) -> ImageArray:
         """(H, W) label values."""
+        return self._kept(path, read_values)
+
+    def _kept(self, path: Path, read: Callable[[Path], ImageArray]) -> ImageArray:
         if path not in self._read:
-            self._read[path] = read_values(path)
+            self._read[path] = read(path)
         return self._read[path]
 
     def video(self, rng: np.random.Generator) -> Video:
         """A sequence: of a source by its share, each sequence of it as likely as any other."""
         source = rng.choice(len(VIDEO_SHARES), p=list(VIDEO_SHARES.values()))
-        videos = list(self.videos[list(VIDEO_SHARES)[source]].values())
-        return videos[rng.integers(len(videos))]
+        return _any(rng, list(self.videos[list(VIDEO_SHARES)[source]].values()))
 
     def ids(self, video: Video, index: int) -> ImageArray:
         """(H, W) object ids of a frame, 0 for none."""
@@ -144,8 +148,7 @@ class ImageLibrary:
 
     def scene(self, rng: np.random.Generator) -> Scene:
         """An image of several objects: mostly of `coco-mini`, the others are few but exact."""
-        stills = self.first_frames if rng.random() < FIRST_FRAME_SHARE else self.coco
-        still = stills[rng.integers(len(stills))]
+        still = _any(rng, self.first_frames if rng.random() < FIRST_FRAME_SHARE else self.coco)
         return Scene(self.image(still.image), self.label(still.label))
 
     def any_image(self, rng: np.random.Generator) -> ImageArray:
@@ -153,84 +156,66 @@ class ImageLibrary:
         choice = rng.random()
         if choice < 0.35:
             return self._davis_object(rng).image
-        stills = self.regions if choice < 0.85 else self.objects
-        return self.image(stills[rng.integers(len(stills))].image)
+        return self.image(_any(rng, self.regions if choice < 0.85 else self.objects).image)
 
     def object(self, rng: np.random.Generator) -> Cutout | None:
         """An object of a scene, of a DAVIS frame or of a still; None if it is too small."""
         choice = rng.random()
         if choice < 0.5:
             return self.scene_object(rng)
-        if choice < 0.7:
-            cutout = self._davis_object(rng)
-        elif choice < 0.76:
+        if 0.7 <= choice < 0.76:
             return self.nucleus(rng)
-        else:
-            still = self.objects[rng.integers(len(self.objects))]
-            mask = (self.label(still.label) > 0).astype(np.uint8)
-            cutout = Cutout(self.image(still.image), mask, still.category)
+        cutout = self._davis_object(rng) if choice < 0.7 else self._whole(_any(rng, self.objects))
         return cutout if cutout.mask.mean() > LEAST_AREA else None
 
     def scene_object(self, rng: np.random.Generator) -> Cutout | None:
         """One object of an image of several; None if it is too small to be cut out."""
         if rng.random() < FIRST_FRAME_SHARE:
-            still = self.first_frames[rng.integers(len(self.first_frames))]
+            still = _any(rng, self.first_frames)
             numbers = np.setdiff1d(self.label(still.label), [0])
-            return self._cut(still, int(numbers[rng.integers(len(numbers))]), "object")
-        names = list(self._by_category)
-        category = names[rng.integers(len(names))] if rng.random() < 0.5 else None
-        if category is None:
-            still = self.coco[rng.integers(len(self.coco))]
-            known = list(self._categories[still.image.name].items())
-            number, category = known[rng.integers(len(known))]
-            return self._cut(still, int(number), category)
-        return self._of_category(rng, category)
+            return self._cut(still, _any(rng, numbers.tolist()))
+        if rng.random() < 0.5:
+            category = _any(rng, list(self._by_category))
+            return self._cut(*_any(rng, self._by_category[category]), category)
+        still = _any(rng, self.coco)
+        number, category = _any(rng, list(self._categories[still.image.name].items()))
+        return self._cut(still, int(number), category)
 
     def alike(self, rng: np.random.Generator, cutout: Cutout) -> Cutout | None:
         """Another object of the cut-out's category, or the same one where none is known."""
         if cutout.category in self._by_category:
-            return self._of_category(rng, cutout.category)
+            return self._cut(*_any(rng, self._by_category[cutout.category]), cutout.category)
         stills = [still for still in self.objects if still.category == cutout.category]
         if not stills:
             return cutout
-        still = stills[rng.integers(len(stills))]
+        other = self._whole(_any(rng, stills))
+        return other if other.mask.any() else None
+
+    def _whole(self, still: Still) -> Cutout:
         mask = (self.label(still.label) > 0).astype(np.uint8)
-        return Cutout(self.image(still.image), mask, still.category) if mask.any() else None
+        return Cutout(self.image(still.image), mask, still.category)
 
-    def _objects_by_category(self) -> dict[str, list[tuple[Still, int]]]:
-        found: dict[str, list[tuple[Still, int]]] = {}
-        for still in self.coco:
-            for number, category in self._categories[still.image.name].items():
-                found.setdefault(category, []).append((still, int(number)))
-        return found
-
-    def _of_category(self, rng: np.random.Generator, category: str) -> Cutout | None:
-        choices = self._by_category[category]
-        still, number = choices[rng.integers(len(choices))]
-        return self._cut(still, number, category)
-
-    def _cut(self, still: Still, number: int, category: str) -> Cutout | None:
+    def _cut(self, still: Still, number: int, category: str = "object") -> Cutout | None:
         mask = (self.label(still.label) == number).astype(np.uint8)
         if mask.mean() < LEAST_CUT_AREA:
             return None
         return Cutout(self.image(still.image), mask, category)
 
     def _davis_object(self, rng: np.random.Generator) -> Cutout:
-        videos = list(self.videos[DAVIS].values())
-        video = videos[rng.integers(len(videos))]
+        video = _any(rng, list(self.videos[DAVIS].values()))
         index = int(rng.integers(len(video.images)))
         return Cutout(self.image(video.images[index]), self.ids(video, index))
 
     def nucleus(self, rng: np.random.Generator) -> Cutout | None:
         """One nucleus, or one with its nearest neighbours."""
-        still = self.nuclei[rng.integers(len(self.nuclei))]
+        still = _any(rng, self.nuclei)
         label = self.label(still.label)
         counts = np.bincount(label.ravel())
         counts[0] = 0
         ids = np.flatnonzero(counts > LEAST_AREA * label.size)
         if len(ids) == 0:
             return None
-        mask = label == ids[rng.integers(len(ids))]
+        mask = label == _any(rng, ids.tolist())
         if rng.random() < 0.3:
             reach = int(min(label.shape) * rng.uniform(0.03, 0.1)) * 2 + 1
             near = cv2.dilate(mask.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
@@ -239,27 +224,27 @@ class ImageLibrary:
 
     def region(self, rng: np.random.Generator) -> Cutout | None:
         """A connected region of a BSDS image, of `REGION_AREA`."""
-        still = self.regions[rng.integers(len(self.regions))]
+        still = _any(rng, self.regions)
         label = self.label(still.label)
         share = np.bincount(label.ravel()) / label.size
         ids = np.flatnonzero((share > REGION_AREA[0]) & (share < REGION_AREA[1]))
         if len(ids) == 0:
             return None
-        mask = largest_part((label == ids[rng.integers(len(ids))]).astype(np.uint8))
+        mask = largest_part((label == _any(rng, ids.tolist())).astype(np.uint8))
         if mask.mean() < REGION_AREA[0]:
             return None
         return Cutout(self.image(still.image), mask, still.category)
+
+
+def _any(rng: np.random.Generator, choices: Sequence[Choice]) -> Choice:
+    """One of a sequence, each as likely as any other."""
+    return choices[rng.integers(len(choices))]
 
 
 def largest_part(mask: ImageArray) -> ImageArray:
     """The largest connected part of a binary mask that is not empty."""
     _, parts, stats, _ = cv2.connectedComponentsWithStats(mask)
     return (parts == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()).astype(np.uint8)
-
-
-def list_stills(root: Path, name: str, category: str) -> list[Still]:
-    """The labelled images of `stills-256/NAME`, by name; InputError if there are none."""
-    return labelled_images(root / "stills-256" / name, category)
 
 
 def labelled_images(folder: Path, category: str) -> list[Still]:

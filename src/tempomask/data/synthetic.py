@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,20 +24,16 @@ from tempomask.data.motion import (
     motion_kernel,
     warp,
 )
+from tempomask.data.opencv import cv2
 from tempomask.data.stills import Cutout
 from tempomask.errors import InputError
-
-if TYPE_CHECKING:
-    import cv2
-else:
-    from tempomask.data import opencv as cv2
 
 MOST_OBJECTS = 255
 # A small cut-out is not enlarged more than this, or its pixels would show.
 LARGEST_SCALE = 2.0
 
 
-class SyntheticVideo(NamedTuple):
+class LabelledVideo(NamedTuple):
     """frames (T, H, W, 3) uint8 RGB; ids (T, H, W) uint8, 0 background, i + 1 for cut-out i.
 
     categories: of the cut-outs, in that order; a cut-out may be out of sight in every frame.
@@ -45,11 +41,7 @@ class SyntheticVideo(NamedTuple):
 
     frames: ImageArray
     ids: ImageArray
-    categories: tuple[str, ...]
-
-    def mask(self, number: int) -> ImageArray:
-        """(T, H, W) of zeros and ones: where object `number`, from 1 on, is seen."""
-        return (self.ids == number).astype(np.uint8)
+    categories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +75,7 @@ def compose(
     length: int,
     stage: Stage,
     motion: Motion | None = None,
-) -> SyntheticVideo:
+) -> LabelledVideo:
     """Move cut-outs over a moving background (h, w, 3); later cut-outs are in front.
 
     InputError for more than 255 cut-outs, or one whose mask is empty.
@@ -133,7 +125,7 @@ def paste(
     cutouts: Sequence[Cutout],
     stage: Stage,
     motion: Motion,
-) -> SyntheticVideo:
+) -> LabelledVideo:
     """Draw moving cut-outs over frames (T, H, W, 3), which are changed; later ones are in front."""
     if len(cutouts) > MOST_OBJECTS:
         raise InputError(f"{len(cutouts)} cut-outs in one video; at most {MOST_OBJECTS}")
@@ -146,7 +138,7 @@ def paste(
         tracks.append(np.stack([matrix @ [*actor.middle, 1] for matrix in actor.path]))
         for index in range(len(frames)):
             actor.draw(index, frames[index], ids[index], number)
-    return SyntheticVideo(frames, ids, tuple(cutout.category for cutout in cutouts))
+    return LabelledVideo(frames, ids, tuple(cutout.category for cutout in cutouts))
 
 
 class _Actor:

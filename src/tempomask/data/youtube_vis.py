@@ -9,6 +9,7 @@ benchmarks come without annotations. Images lie in a folder beside it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tempomask.data.segmentations import as_rle
+from tempomask.data.segmentations import as_rle, mask_of
 from tempomask.data.sequences import read_sized
 from tempomask.errors import InputError, place
 from tempomask.files import read_json
 from tempomask.frames import Size, is_whole
-from tempomask.rle import RLE, decode_rle
+from tempomask.rle import RLE
 
 Part = dict[str, Any]
 # What every entry of a part of the file must have, and of which type.
@@ -67,7 +68,7 @@ class InstanceAnnotation:
         video: That it is in.
         category_id: Of its class.
         segmentations: T entries as the file has them, None where it is not seen.
-        areas: T areas as the file has them, or None if it has none.
+        areas: T as the file has them, None where it is not seen, or None if it has none.
         is_crowd: It stands for a group, which the protocol does not score.
     """
 
@@ -75,29 +76,27 @@ class InstanceAnnotation:
     video: VideoEntry
     category_id: int
     segmentations: tuple[Any, ...]
-    areas: tuple[float | None, ...] | None
+    areas: Sequence[float | None] | None
     is_crowd: bool
 
     def rle(self, frame: int) -> RLE | None:
         """Run-length encoding on a frame, None where it is not seen; InputError if damaged."""
-        with place(self._at(frame)):
+        with self._at(frame):
             return as_rle(self.segmentations[frame], self.video.size)
 
     def mask(self, frame: int) -> NDArray[np.bool_]:
         """bool (H, W) on a frame; all False where it is not seen; InputError if damaged."""
-        rle = self.rle(frame)
-        if rle is None:
-            return np.zeros(self.video.size, dtype=bool)
-        with place(self._at(frame)):
-            return decode_rle(rle)
+        with self._at(frame):
+            return mask_of(self.segmentations[frame], self.video.size)
 
     @cached_property
     def seen(self) -> NDArray[np.bool_]:
         """bool (T,): frames with a segmentation."""
         return np.array([bool(segmentation) for segmentation in self.segmentations], dtype=bool)
 
-    def _at(self, frame: int) -> str:
-        return f"annotation {self.id}, frame {frame} of video {self.video.id} ({self.video.name})"
+    def _at(self, frame: int) -> AbstractContextManager[None]:
+        video = self.video
+        return place(f"annotation {self.id}, frame {frame} of video {video.id} ({video.name})")
 
 
 class YouTubeVIS:
@@ -146,7 +145,14 @@ class YouTubeVIS:
         self.annotated = content.get("annotations") is not None
         self._tracks: dict[int, list[InstanceAnnotation]] = {}
         for entry in content.get("annotations") or ():
-            annotation = _annotation(entry, self._by_id[entry["video_id"]])
+            annotation = InstanceAnnotation(
+                entry["id"],
+                self._by_id[entry["video_id"]],
+                entry["category_id"],
+                tuple(entry["segmentations"]),
+                entry.get("areas"),
+                bool(entry.get("iscrowd", 0)),
+            )
             self._tracks.setdefault(entry["video_id"], []).append(annotation)
         self.images = image_folder(self.path, self.videos, images)
 
@@ -194,36 +200,27 @@ class YouTubeVIS:
             yield self.frame(video, index)
 
 
-def plain_name(name: str) -> str:
-    """The name of a class, to compare with others: spelling differs between data sets."""
-    return name.casefold().replace("_", " ").strip()
-
-
-def read_content(
-    path: Path, parts: Sequence[str] = ("videos", "categories"), kind: str = "YouTube-VIS format"
-) -> Part:
+def read_content(path: Path) -> Part:
     """The object in a JSON file.
 
     Raises:
-        InputError: There is none, or it lacks one of the parts, which are lists.
+        InputError: There is none, or it lacks one of the lists.
     """
     content = read_json(path, "annotations")
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}, not an object with {parts[0]}")
-    for part in parts:
+        raise InputError(f"{path} holds a {type(content).__name__}, not an object with videos")
+    for part in ("videos", "categories"):
         if not isinstance(content.get(part), list) or not content[part]:
-            raise InputError(f"{path} has no list of {part}; it is not in {kind}")
+            raise InputError(f"{path} has no list of {part}; it is not in YouTube-VIS format")
     if not isinstance(content.get("annotations"), (list, type(None))):
-        raise InputError(f"{path} has annotations that are no list; it is not in {kind}")
+        raise InputError(
+            f"{path} has annotations that are no list; it is not in YouTube-VIS format"
+        )
     return content
 
 
 def structure_problems(content: Part) -> Iterator[str]:
-    """What does not fit together among the entries of a file, one line each; masks not looked at.
-
-    Args:
-        content: Same as `read_content` returns.
-    """
+    """What does not fit together among the entries of a file, one line each, masks apart."""
     sound: dict[str, dict[int, Part]] = {}
     for part, name in SINGULAR.items():
         sound[part] = {}
@@ -307,15 +304,3 @@ def _annotation_problems(
     areas = entry.get("areas")
     if isinstance(areas, list) and not all(isinstance(a, (int, float, type(None))) for a in areas):
         yield f"{name} has areas that are not numbers"
-
-
-def _annotation(entry: Part, video: VideoEntry) -> InstanceAnnotation:
-    areas = entry.get("areas")
-    return InstanceAnnotation(
-        id=entry["id"],
-        video=video,
-        category_id=entry["category_id"],
-        segmentations=tuple(entry["segmentations"]),
-        areas=None if areas is None else tuple(areas),
-        is_crowd=bool(entry.get("iscrowd", 0)),
-    )

@@ -89,19 +89,18 @@ def _image_problems(dataset: YouTubeVIS, video: VideoEntry, decode: bool) -> Ite
 
 
 def _mask_problems(annotation: InstanceAnnotation) -> Iterator[str]:
-    video = annotation.video
+    video, areas = annotation.video, annotation.areas
     name = f"annotation {annotation.id} of video {video.id}"
     if not annotation.seen.any():
         yield f"{name} is not seen on any frame"
     for index, segmentation in enumerate(annotation.segmentations):
-        area = None if annotation.areas is None else annotation.areas[index]
-        problem = _mask_problem(segmentation, video, area, annotation.areas is not None)
+        problem = _mask_problem(segmentation, video, areas is not None, areas and areas[index])
         if problem is not None:
             yield f"{name}, frame {index}: {problem}"
 
 
 def _mask_problem(
-    segmentation: Any, video: VideoEntry, area: float | None, has_areas: bool
+    segmentation: Any, video: VideoEntry, has_areas: bool, area: float | None
 ) -> str | None:
     if not segmentation:
         return f"no mask, but area {area:g}" if area else None
@@ -111,10 +110,6 @@ def _mask_problem(
         return str(error)
     if pixels == 0:
         return "an empty mask; use null where the instance is not seen"
-    if not has_areas:
+    if not has_areas or (area and abs(area - pixels) <= max(2.0, AREA_SLACK * pixels)):
         return None
-    if not area:
-        return f"a mask of {pixels} pixels, but no area"
-    if abs(area - pixels) > max(2.0, AREA_SLACK * pixels):
-        return f"a mask of {pixels} pixels, but area {area:g}"
-    return None
+    return f"a mask of {pixels} pixels, but {f'area {area:g}' if area else 'no area'}"

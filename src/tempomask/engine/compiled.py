@@ -30,10 +30,7 @@ Part = TypeVar("Part", bound=nn.Module)
 
 
 class _OfThread(local):
-    """Whether a thread is preparing graphs, and for what it has recorded them.
-
-    Recordings belong to the thread that made them; idents of threads are given out again.
-    """
+    """Whether a thread is preparing graphs, and the graphs that it has recorded: its own alone."""
 
     def __init__(self) -> None:
         self.preparing = False

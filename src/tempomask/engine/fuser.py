@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tempomask.engine.packed import fast_linear
+from tempomask.engine.packed import fast_linear, linear_of
 from tempomask.models.memory_encoder import FuserBlock
 
 
@@ -16,11 +16,8 @@ class FastFuserBlock(nn.Module):
         super().__init__()
         self.depthwise, self.norm = plain.depthwise, plain.norm
         self.expand = fast_linear(plain.expand, dtype, "gelu")
-        inputs, outputs = plain.contract.in_features, plain.contract.out_features
-        scaled = nn.Linear(inputs, outputs, device=plain.scale.device)
-        with torch.no_grad():
-            scaled.weight.copy_(plain.scale[:, None] * plain.contract.weight)
-            scaled.bias.copy_(plain.scale * plain.contract.bias)
+        scale, layer = plain.scale, plain.contract
+        scaled = linear_of(scale[:, None] * layer.weight, scale * layer.bias)
         self.contract = fast_linear(scaled, dtype)
 
     def forward(self, x: Tensor) -> Tensor:

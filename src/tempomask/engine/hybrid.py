@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tempomask.engine.packed import fast_linear, stacked, turned
+from tempomask.engine.packed import and_turned, fast_linear, has_onednn, stacked
 from tempomask.models.encoder import RoutedBlock
 from tempomask.models.hybrid import (
     ConvolutionalStem,
@@ -28,14 +28,7 @@ from tempomask.ops.attention import multi_head_attention
 
 def can_fuse(weight: Tensor, dtype: torch.dtype) -> bool:
     """Whether oneDNN has such convolutions: on a CPU, in a type that it computes there."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    operations = ("_convolution_pointwise", "_reorder_convolution_weight")
-    if not all(hasattr(torch.ops.mkldnn, name) for name in operations):
-        return False
-    return dtype == torch.float32 or (
-        dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    return has_onednn(weight, dtype, ("_convolution_pointwise", "_reorder_convolution_weight"))
 
 
 class FusedConvolution(nn.Module):
@@ -119,19 +112,9 @@ class FastTransformerBlock(RoutedBlock):
 
     def __init__(self, plain: TransformerBlock, dtype: torch.dtype) -> None:
         super().__init__()
-        weights = plain.qkv.weight.data.chunk(3)
-        biases = plain.qkv.bias.data.chunk(3)
-        (query, key, value), (query_bias, key_bias, value_bias) = weights, biases
-        self.qkv = fast_linear(
-            stacked(
-                (query, query_bias),
-                (turned(query), turned(query_bias)),
-                (key, key_bias),
-                (turned(key), turned(key_bias)),
-                (value, value_bias),
-            ),
-            dtype,
-        )
+        parts = zip(plain.qkv.weight.data.chunk(3), plain.qkv.bias.data.chunk(3), strict=True)
+        query, key, value = parts
+        self.qkv = fast_linear(stacked(*and_turned(*query), *and_turned(*key), value), dtype)
         self.plain, self.dtype, self.num_heads = plain, dtype, plain.num_heads
         self.output = fast_linear(plain.output, dtype)
         self.expand = fast_linear(plain.expand, dtype, "gelu")

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tempomask.engine.packed import fast_linear, in_parts, stacked, turned
+from tempomask.engine.packed import and_turned, fast_linear, in_parts, stacked, turned
 from tempomask.models.config import Pooling
 from tempomask.models.memory_attention import (
     MemoryAttention,
@@ -58,11 +58,6 @@ class SharedTokens(NamedTuple):
     chosen: TokenChoice | None
 
 
-def _and_turned(layer: nn.Linear) -> list[tuple[Tensor, Tensor | None]]:
-    weight, bias = layer.weight.data, None if layer.bias is None else layer.bias.data
-    return [(weight, bias), (turned(weight), None if bias is None else turned(bias))]
-
-
 class FastMemoryAttentionLayer(nn.Module):
     """One layer, the same function as `MemoryAttentionLayer`."""
 
@@ -73,9 +68,12 @@ class FastMemoryAttentionLayer(nn.Module):
         own, cross = plain.self_attention, plain.cross_attention
         self.pooling: Pooling = plain.pooling
         value = (own.value.weight.data, own.value.bias.data)
-        own_parts = [*_and_turned(own.query), *_and_turned(own.key), value]
-        self.own = fast_linear(stacked(*own_parts), dtype)
-        self.query = fast_linear(stacked(*_and_turned(cross.query)), dtype)
+        query, key, asked = (
+            and_turned(layer.weight.data, layer.bias.data)
+            for layer in (own.query, own.key, cross.query)
+        )
+        self.own = fast_linear(stacked(*query, *key, value), dtype)
+        self.query = fast_linear(stacked(*asked), dtype)
         self.spatial_key = RotatedKeys(cross.key, table, side, dtype)
         self.pointer_key, self.value = cross.key, fast_linear(cross.value, dtype)
         self.image_norm, self.image_key = cross.image_norm, None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tempomask.engine.packed import fast_linear
+from tempomask.engine.packed import fast_linear, linear_of
 from tempomask.models.mask_decoder import MaskDecoder
 from tempomask.models.neck import FeaturePyramidNeck
 
@@ -42,19 +42,11 @@ class FusedNeck(nn.Module):
 def _linear(convolution: nn.Module) -> nn.Linear:
     """A 1x1 convolution as a linear layer on channels-last maps."""
     weight, bias = convolution.weight.data, convolution.bias.data  # type: ignore[union-attr]
-    return _layer(weight.flatten(1), bias)  # type: ignore[arg-type]
+    return linear_of(weight.flatten(1), bias)  # type: ignore[arg-type]
 
 
 def _composed(first: nn.Linear, second: nn.Linear) -> nn.Linear:
     """second(first(x)) as one layer; multiplied in float64, as the product is rounded once."""
     a, b = first.weight.double(), second.weight.double()
     bias = b @ first.bias.double() + second.bias.double()
-    return _layer((b @ a).float(), bias.float())
-
-
-def _layer(weight: Tensor, bias: Tensor) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        layer.bias.copy_(bias)
-    return layer
+    return linear_of((b @ a).float(), bias.float())

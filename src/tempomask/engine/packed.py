@@ -17,14 +17,19 @@ Activation = Literal["none", "gelu", "relu"]
 
 def can_pack(layer: nn.Linear, dtype: torch.dtype) -> bool:
     """Whether oneDNN has a packed form: bfloat16 on a CPU that computes it, if torch offers it."""
-    return (
-        dtype == torch.bfloat16
-        and layer.weight.device.type == "cpu"
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    operations = ("_linear_pointwise", "_reorder_linear_weight")
+    return dtype == torch.bfloat16 and has_onednn(layer.weight, dtype, operations)
+
+
+def has_onednn(weight: Tensor, dtype: torch.dtype, operations: tuple[str, ...]) -> bool:
+    """Whether torch offers oneDNN's operations where a weight is, in float32 or bfloat16."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if not all(hasattr(torch.ops.mkldnn, name) for name in operations):
+        return False
+    if dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32
 
 
 def in_parts(x: Tensor) -> bool:
@@ -127,13 +132,19 @@ def turned(weight: Tensor) -> Tensor:
     return torch.stack([-odd, even], dim=1).flatten(0, 1)
 
 
-def stacked(*layers: tuple[Tensor, Tensor | None]) -> nn.Linear:
-    """One linear layer that gives the outputs of several, side by side."""
-    weights = [weight for weight, _ in layers]
-    biases = [w.new_zeros(len(w)) if bias is None else bias for w, bias in layers]
-    outputs, device = sum(len(w) for w in weights), weights[0].device
-    layer = nn.Linear(weights[0].shape[1], outputs, device=device)
-    with torch.no_grad():
-        layer.weight.copy_(torch.cat(weights))
-        layer.bias.copy_(torch.cat(biases))
+def and_turned(weight: Tensor, bias: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Weight and bias of a layer, and of its turned twin."""
+    return [(weight, bias), (turned(weight), turned(bias))]
+
+
+def linear_of(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """A linear layer with this weight and bias."""
+    layer = nn.Linear(weight.shape[1], len(weight), device=weight.device, dtype=weight.dtype)
+    layer.weight.data, layer.bias.data = weight.detach(), bias.detach()
     return layer
+
+
+def stacked(*layers: tuple[Tensor, Tensor]) -> nn.Linear:
+    """One linear layer that gives the outputs of several, side by side."""
+    weights, biases = zip(*layers, strict=True)
+    return linear_of(torch.cat(weights), torch.cat(biases))

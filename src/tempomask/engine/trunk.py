@@ -41,7 +41,10 @@ class FastTrunk(Encoder):
         self.patch_embedding = plain.patch_embedding
         weight = self.patch_embedding.weight.data
         self.patch_embedding.weight.data = weight.contiguous(memory_format=torch.channels_last)
-        self.blocks = nn.ModuleList(_fast(block, dtype) for block in plain.blocks)
+        self.blocks = nn.ModuleList(
+            StripBlock(block, dtype) if isinstance(block, WindowedBlock) else block
+            for block in plain.blocks
+        )
         self.to(dtype)
         # The plain encoder's positions alone, added last: positions are made in float32.
         self.positions = copy.copy(plain)
@@ -74,10 +77,6 @@ class FastTrunk(Encoder):
     @torch.no_grad()
     def _made(self, height: int, width: int) -> Tensor:
         return self.positions.position_encoding(height, width).to(self.dtype).contiguous()
-
-
-def _fast(block: nn.Module, dtype: torch.dtype) -> nn.Module:
-    return StripBlock(block, dtype) if isinstance(block, WindowedBlock) else block
 
 
 # Tokens in a strip. Fewer fit the cache better and multiply worse; measured best on two cores.

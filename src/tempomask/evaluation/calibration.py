@@ -42,14 +42,7 @@ HELD = 0.02
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was found.
-
-    Attributes:
-        budget: That was asked for.
-        threshold: tau.
-        share: Of the encoder's blocks that ran with it, the mean over frames.
-        frames: That were looked at.
-    """
+    """The threshold tau for a budget, and the mean share of blocks that ran with it on frames."""
 
     budget: float
     threshold: float

@@ -25,12 +25,7 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class PairedTimes:
-    """Median seconds a frame, of each round.
-
-    Attributes:
-        own: Of a model.
-        beside: Of the full model beside it.
-    """
+    """Median seconds a frame of each round, of a model and of the full model beside it."""
 
     own: tuple[float, ...]
     beside: tuple[float, ...]
@@ -73,15 +68,7 @@ def median_seconds(
     num_frames: int | None = None,
     routing: Routing | None = None,
 ) -> float:
-    """Median seconds a frame of tracking, after those that warm up; decoding is left out.
-
-    Args:
-        model: That tracks.
-        prompt: On the first frame.
-        frames: (H, W, 3) each.
-        num_frames: Of the video that they begin, None if they are all.
-        routing: Same as in `Model.session`.
-    """
+    """Median seconds a frame of `frame_seconds`, after those that warm up."""
     times = list(frame_seconds(model, prompt, frames, num_frames, routing))
     return float(np.median(times[min(WARM_UP, len(times) - 1) :]))
 
@@ -93,7 +80,15 @@ def frame_seconds(
     num_frames: int | None = None,
     routing: Routing | None = None,
 ) -> Iterator[float]:
-    """Track one object through frames, with the model's own policy; the seconds of each."""
+    """Seconds of each frame of tracking one object; decoding is left out.
+
+    Args:
+        model: That tracks.
+        prompt: On the first frame.
+        frames: (H, W, 3) each.
+        num_frames: Of the video that they begin, None if they are all.
+        routing: Same as in `Model.session`.
+    """
     height, width = frames[0].shape[:2]
     session = model.session(
         num_frames=num_frames or len(frames), size=(height, width), routing=routing

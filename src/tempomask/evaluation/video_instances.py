@@ -1,14 +1,17 @@
 """Video instance segmentation on data in YouTube-VIS format: a model or a results file, scored.
 
 Average precision and recall are those of the YouTube-VIS protocol (`metrics.video_ap`). Files
-without annotations, as in the benchmarks' validation sets, give a results file to hand in.
+without annotations, as in the benchmarks' validation sets, give a results file to hand in: rows
+{video_id, category_id, segmentations: [RLE or null], score}, one for each track with a class.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,16 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tempomask.data.youtube_vis import VideoEntry, YouTubeVIS, plain_name
-from tempomask.errors import Flaws, InputError
-from tempomask.evaluation.instance_predictions import (
-    RESULTS,
-    read_predictions,
-    rows_of,
-    write_predictions,
-)
+from tempomask.data.segmentations import as_rle
+from tempomask.data.youtube_vis import VideoEntry, YouTubeVIS
+from tempomask.errors import Flaws, InputError, place
 from tempomask.evaluation.settings import Progress, computation
-from tempomask.files import make_folder, write_csv, write_json
+from tempomask.files import make_folder, read_json, replacing, write_csv, write_errors, write_json
+from tempomask.frames import is_whole
 from tempomask.instances.model import InstanceModel
 from tempomask.instances.options import PROTOCOL
 from tempomask.metrics.video_ap import PredictedTrack, TrueTrack, VideoAP, VideoAPResult
@@ -36,6 +35,7 @@ from tempomask.rle import RLE, encode_rle
 Observer = Callable[[VideoEntry, NDArray[np.uint8], InstanceResult], None]
 # The papers hand in so many pairs of track and class for each video.
 PREDICTIONS_PER_VIDEO = 10
+_KEYS = ("video_id", "category_id", "segmentations", "score")
 
 
 @dataclass(frozen=True)
@@ -82,18 +82,21 @@ class InstanceEvaluation:
 
     def class_rows(self) -> list[tuple[str, float, float, int]]:
         """Name, AP and AR10 in percent, and tracks, of every class that has tracks."""
-        if self.scores is None:
-            return []
+        scored = () if self.scores is None else self.scores.categories
         return [
-            (
-                self.classes[score.category_id],
-                100 * score.ap,
-                100 * score.recall["all", 10],
-                score.tracks,
-            )
-            for score in self.scores.categories
-            if score.tracks
+            (self.classes[c.category_id], 100 * c.ap, 100 * c.recall["all", 10], c.tracks)
+            for c in scored
+            if c.tracks
         ]
+
+    def write(self, folder: Path) -> None:
+        """summary.json, and classes.csv where there are scores."""
+        write_json(folder / "summary.json", self.to_dict(), default=str)
+        if self.scores is not None:
+            rows = (
+                [n, f"{ap:.3f}", f"{ar:.3f}", tracks] for n, ap, ar, tracks in self.class_rows()
+            )
+            write_csv(folder / "classes.csv", ["class", "AP", "AR10", "tracks"], rows)
 
 
 def evaluate_predictions(
@@ -120,21 +123,18 @@ def evaluate_predictions(
         with flaws.of(video.name):
             metric.update(true_tracks(dataset, video), found.get(video.id, []))
     flaws.check(range(len(dataset) - len(flaws)))
+    name = {"predictions": Path(predictions).name}
     summary = InstanceEvaluation(
-        scores=metric.compute(),
-        classes=dataset.categories,
+        metric.compute(),
+        dataset.categories,
         predictions=sum(len(found.get(video.id, [])) for video in dataset.videos),
         videos=len(dataset),
         frames=sum(len(video) for video in dataset.videos),
-        settings={
-            "model": None,
-            "predictions": Path(predictions).name,
-            "dataset": dataset.path.name,
-        },
+        settings={"model": None, **name, "dataset": dataset.path.name},
         flaws=flaws,
     )
     if out is not None:
-        _write(make_folder(out), summary)
+        summary.write(make_folder(out))
     return summary
 
 
@@ -166,36 +166,37 @@ def evaluate_instances(
         )
     run = InstanceRun(model, dataset, limit, progress)
     folder = None if out is None else make_folder(out)
-    rows = run.rows()
     if folder is None:
-        deque(rows, maxlen=0)
+        deque(run.tracks(), maxlen=0)
     else:
-        write_predictions(folder / RESULTS, rows)
+        _write_predictions(folder / "results.json", run.tracks())
     summary = InstanceEvaluation(
-        scores=run.metric.compute() if dataset.annotated else None,
-        classes=dataset.categories,
+        run.metric.compute() if dataset.annotated else None,
+        dataset.categories,
         predictions=run.predictions,
         videos=len(dataset) - len(run.flaws),
         frames=run.frames,
-        settings={**_settings(model), "limit": limit, "dataset": dataset.path.name},
+        settings={
+            "model": model.name,
+            "router": None if model.router is None else type(model.router).__name__,
+            "short_side": model.config.short_side,
+            **computation(model.device, model.dtype),
+            "limit": limit,
+            "dataset": dataset.path.name,
+        },
         fps=run.frames / run.seconds if run.seconds else None,
         layers_run=run.layers / run.frames if run.frames else None,
         flaws=run.flaws,
     )
     if folder is not None:
-        _write(folder, summary)
+        summary.write(folder)
     return summary
 
 
 class InstanceRun:
     """Tracks videos one after the other, and adds each to the metric, if there are annotations.
 
-    Attributes:
-        seconds: Of the session's steps, over the videos so far.
-        frames: Likewise.
-        layers: Decoder layers that ran, likewise.
-        predictions: Likewise.
-        flaws: Why a video could not be tracked or scored, by name.
+    Of the videos so far: seconds of the session's steps, frames, decoder layers, and predictions.
     """
 
     def __init__(
@@ -206,15 +207,7 @@ class InstanceRun:
         progress: Progress | None = None,
         observe: Observer | None = None,
     ) -> None:
-        """Begin without videos; see `evaluate_instances`.
-
-        Args:
-            model: That knows all classes of the data.
-            dataset: Of the videos.
-            limit: Predictions a video.
-            progress: Told about every frame.
-            observe: Sees every frame with its result.
-        """
+        """See `evaluate_instances`; observe sees every frame with its result."""
         if limit < 1:
             raise InputError(f"limit must be 1 or more predictions a video, got {limit}")
         self.model, self.dataset, self.limit = model, dataset, limit
@@ -224,11 +217,12 @@ class InstanceRun:
         self.seconds, self.frames, self.layers, self.predictions = 0.0, 0, 0, 0
         self.flaws = Flaws()
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def tracks(self) -> Iterator[tuple[VideoEntry, PredictedTrack]]:
         """Results of all videos but those with a flaw, which are noted, unless all have one."""
         for video in self.dataset.videos:
             with self.flaws.of(video.name):
-                yield from rows_of(self.track(video), video)
+                for track in self.track(video):
+                    yield video, track
         self.flaws.check(range(len(self.dataset) - len(self.flaws)))
 
     def track(self, video: VideoEntry) -> list[PredictedTrack]:
@@ -241,7 +235,11 @@ class InstanceRun:
             result = session.step(frame)
             self.seconds += time.perf_counter() - started
             self.layers += int(result.layers.sum())
-            _keep_masks(masks, result, len(video))
+            # As run lengths: a video's masks would not fit.
+            for track_id, mask in zip(result.track_ids.tolist(), result.masks, strict=True):
+                tube = masks.setdefault(track_id, [None] * len(video))
+                if mask.any():
+                    tube[index] = encode_rle(mask)
             if self.observe is not None:
                 self.observe(video, frame, result)
             if self.progress is not None:
@@ -258,14 +256,6 @@ class InstanceRun:
         if self.dataset.annotated:
             self.metric.update(true_tracks(self.dataset, video), tracks)
         return tracks
-
-
-def _keep_masks(masks: dict[int, list[RLE | None]], result: InstanceResult, length: int) -> None:
-    """Note the masks of a frame, by track, as run lengths: a video's masks would not fit."""
-    for track_id, mask in zip(result.track_ids.tolist(), result.masks, strict=True):
-        tube = masks.setdefault(track_id, [None] * length)
-        if mask.any():
-            tube[result.index] = encode_rle(mask)
 
 
 def true_tracks(dataset: YouTubeVIS, video: VideoEntry) -> list[TrueTrack]:
@@ -290,8 +280,13 @@ def categories_of(classes: Sequence[str], dataset: YouTubeVIS) -> dict[int, int]
     Raises:
         InputError: The data has a class that the model does not know.
     """
-    places = {plain_name(name): label for label, name in enumerate(classes)}
-    unknown = [name for name in dataset.classes if plain_name(name) not in places]
+
+    def plain(name: str) -> str:
+        # Spelling differs between data sets.
+        return name.casefold().replace("_", " ").strip()
+
+    places = {plain(name): label for label, name in enumerate(classes)}
+    unknown = [name for name in dataset.classes if plain(name) not in places]
     if unknown:
         shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         raise InputError(
@@ -299,24 +294,62 @@ def categories_of(classes: Sequence[str], dataset: YouTubeVIS) -> dict[int, int]
             f" knows {', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}: take a model"
             " for this data, or rename its classes with a classes file"
         )
-    return {places[plain_name(name)]: category for category, name in dataset.categories.items()}
+    return {places[plain(name)]: category for category, name in dataset.categories.items()}
 
 
-def _settings(model: InstanceModel) -> dict[str, Any]:
-    return {
-        "model": model.name,
-        "router": None if model.router is None else type(model.router).__name__,
-        "short_side": model.config.short_side,
-        **computation(model.device, model.dtype),
-    }
+def read_predictions(path: str | Path, dataset: YouTubeVIS) -> dict[int, list[PredictedTrack]]:
+    """Predicted tracks by video id, in the order of the file; videos without any are left out.
 
-
-def _write(folder: Path, summary: InstanceEvaluation) -> None:
-    """summary.json, and classes.csv where there are scores."""
-    write_json(folder / "summary.json", summary.to_dict(), default=str)
-    if summary.scores is not None:
-        rows = (
-            [name, f"{ap:.3f}", f"{recall:.3f}", tracks]
-            for name, ap, recall, tracks in summary.class_rows()
+    Raises:
+        InputError: The file is no list of rows, or a row is of an unknown video or category, has
+            another number of frames, masks of another size, or no score.
+    """
+    rows = read_json(path, "predictions")
+    if not isinstance(rows, list):
+        raise InputError(
+            f"{path} holds a {type(rows).__name__}; results are a list of"
+            " {video_id, category_id, segmentations, score}"
         )
-        write_csv(folder / "classes.csv", ["class", "AP", "AR10", "tracks"], rows)
+    by_video: dict[int, list[PredictedTrack]] = {}
+    for number, row in enumerate(rows):
+        with place(f"{path}, prediction {number}"):
+            track = _predicted(row, dataset)
+        by_video.setdefault(row["video_id"], []).append(track)
+    return by_video
+
+
+def _predicted(row: Any, dataset: YouTubeVIS) -> PredictedTrack:
+    if not isinstance(row, dict):
+        raise InputError(f"a {type(row).__name__}, not an object with {', '.join(_KEYS)}")
+    for key in _KEYS:
+        if row.get(key) is None:
+            raise InputError(f"lacks {key}")
+    video = dataset.video(row["video_id"])
+    if row["category_id"] not in dataset.categories:
+        known = ", ".join(str(category) for category in list(dataset.categories)[:8])
+        raise InputError(
+            f"category {row['category_id']!r} is not in {dataset.path.name}; there are {known} ..."
+        )
+    score = row["score"]
+    if not (is_whole(score) or (isinstance(score, float) and math.isfinite(score))):
+        raise InputError(f"score {score!r} is not a number")
+    masks = row["segmentations"]
+    if not isinstance(masks, list) or len(masks) != len(video):
+        found = f"{len(masks)} segmentations" if isinstance(masks, list) else "no list of them"
+        raise InputError(f"{found}, but video {video.id} ({video.name}) has {len(video)} frames")
+    encodings = []
+    for frame, mask in enumerate(masks):
+        with place(f"frame {frame} of video {video.id} ({video.name})"):
+            encodings.append(as_rle(mask, video.size))
+    return PredictedTrack(row["category_id"], encodings, float(score))
+
+
+def _write_predictions(path: Path, tracks: Iterable[tuple[VideoEntry, PredictedTrack]]) -> None:
+    """Write the tracks as one JSON list, one row a line; they may come from a generator."""
+    with write_errors(path), replacing(path) as part, part.open("w", encoding="utf-8") as file:
+        file.write("[")
+        for number, (video, track) in enumerate(tracks):
+            values = (video.id, track.category_id, list(track.masks), track.score)
+            row = json.dumps(dict(zip(_KEYS, values, strict=True)), separators=(",", ":"))
+            file.write(f",\n{row}" if number else f"\n{row}")
+        file.write("\n]\n")

@@ -7,7 +7,6 @@ the usual Python toolkits, which differ in what they count: see `BoxProtocol`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -187,8 +186,7 @@ def score_boxes(
     if len(ours) != len(theirs):
         raise InputError(f"{len(ours)} predicted boxes for {len(theirs)} frames; give one a frame")
     present = np.asarray((theirs[:, 2:] > 0).all(axis=1))
-    if visible is not None:
-        present = present & np.asarray(visible, dtype=bool)
+    present &= True if visible is None else np.asarray(visible, dtype=bool)
     if protocol.hold_lost:
         ours = _held(ours)
     if protocol.clip and size is not None:
@@ -223,12 +221,11 @@ def _checked(what: str, boxes: ArrayLike) -> Floats:
     array = np.array(boxes, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] != 4:
         raise InputError(f"{what} boxes must be (T, 4), x, y, w, h, got shape {array.shape}")
-    if not np.isfinite(array).all():
-        place = int(np.argwhere(~np.isfinite(array))[0, 0])
-        raise InputError(f"the {what} box of frame {place} is not finite: {array[place].tolist()}")
-    if (array[:, 2:] < 0).any():
-        place = int(np.argwhere(array[:, 2:] < 0)[0, 0])
-        raise InputError(f"the {what} box of frame {place} has a negative side: {array[place]}")
+    problems = {"is not finite": ~np.isfinite(array), "has a negative side": array[:, 2:] < 0}
+    for text, wrong in problems.items():
+        if wrong.any():
+            frame = int(np.argwhere(wrong)[0, 0])
+            raise InputError(f"the {what} box of frame {frame} {text}: {array[frame].tolist()}")
     return array
 
 
@@ -242,7 +239,6 @@ def _held(boxes: Floats) -> Floats:
 
 
 def _clipped(boxes: Floats, size: Size) -> Floats:
-    limits: Sequence[int] = (size[1], size[0])
-    low = np.clip(boxes[:, :2], 0, limits)
-    high = np.clip(boxes[:, :2] + boxes[:, 2:], 0, limits)
+    low = np.clip(boxes[:, :2], 0, size[::-1])
+    high = np.clip(boxes[:, :2] + boxes[:, 2:], 0, size[::-1])
     return np.concatenate([low, high - low], axis=1)

@@ -36,13 +36,7 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the scores of consecutive frames, in [0, 1].
-
-    Attributes:
-        mean: Over the frames.
-        recall: Share of frames above 0.5.
-        decay: Mean of the first quarter minus that of the last.
-    """
+    """Of scores of frames: mean, share above 0.5, mean of the first quarter minus the last's."""
 
     mean: float
     recall: float
@@ -78,12 +72,7 @@ SCORES: dict[str, Callable[[ObjectScore], float]] = {
 
 @dataclass(frozen=True)
 class RegionBoundaryResult:
-    """Scores of every object.
-
-    Attributes:
-        objects: That count.
-        ignored_ids: Predicted, but not among the objects that count.
-    """
+    """Scores of the objects that count, and the ids predicted that are not among them."""
 
     objects: tuple[ObjectScore, ...]
     ignored_ids: tuple[int, ...] = ()
@@ -161,19 +150,10 @@ class RegionBoundary:
 
     def compute(self) -> RegionBoundaryResult:
         """Scores so far, objects in ascending order."""
-        return RegionBoundaryResult(
-            tuple(
-                ObjectScore(
-                    object_id,
-                    statistics(self._region[object_id]),
-                    statistics(self._boundary[object_id]),
-                    len(self._region[object_id]),
-                )
-                for object_id in sorted(self._true)
-                if object_id in self._region
-            ),
-            tuple(sorted(self._predicted - self._true)),
-        )
+        seen = sorted(self._true & self._region.keys())
+        parts = [(i, self._region[i], self._boundary[i]) for i in seen]
+        scores = [ObjectScore(i, statistics(j), statistics(f), len(j)) for i, j, f in parts]
+        return RegionBoundaryResult(tuple(scores), tuple(sorted(self._predicted - self._true)))
 
     def _masks(self, prediction: Maps, truth: Maps) -> tuple[list[_Pair], list[int]]:
         """One pair for each frame and object of masks (M, H, W) or (T, M, H, W)."""
@@ -184,8 +164,7 @@ class RegionBoundary:
         if len(ids) != objects:
             raise InputError(f"{objects} masks a frame for {len(ids)} objects; give one for each")
         self._true |= set(ids)
-        flat = _flat(prediction), _flat(truth)
-        pairs = [_Pair(p, t, True) for p, t in zip(*flat, strict=True)]
+        pairs = _mask_pairs(prediction, truth)
         return pairs, list(ids) * (len(pairs) // max(objects, 1))
 
     def _labels(self, prediction: Maps, truth: Maps) -> tuple[list[_Pair], list[int]]:
@@ -210,8 +189,7 @@ def region_and_boundary(prediction: Mask, truth: Mask) -> tuple[Scores, Scores]:
     Two empty masks score 1; an empty one and another score 0.
     """
     _check_shapes(prediction, truth)
-    flat = _flat(prediction), _flat(truth)
-    region, boundary = _scores([_Pair(p, t, True) for p, t in zip(*flat, strict=True)])
+    region, boundary = _scores(_mask_pairs(prediction, truth))
     return region.reshape(prediction.shape[:-2]), boundary.reshape(prediction.shape[:-2])
 
 
@@ -234,13 +212,12 @@ class _Pair(NamedTuple):
     value: int | bool
 
 
-class _Window(NamedTuple):
-    """Rows top to bottom and columns left to right, ends excluded."""
+def _mask_pairs(prediction: Maps, truth: Maps) -> list[_Pair]:
+    return [_Pair(p, t, True) for p, t in zip(_flat(prediction), _flat(truth), strict=True)]
 
-    top: int
-    left: int
-    bottom: int
-    right: int
+
+# Rows top to bottom and columns left to right, ends excluded: top, left, bottom, right.
+_Window = tuple[int, int, int, int]
 
 
 def _scores(pairs: Sequence[_Pair]) -> tuple[Scores, Scores]:
@@ -268,12 +245,8 @@ def _window(pair: _Pair) -> _Window | None:
         return None
     columns = np.flatnonzero(joint[rows[0] : rows[-1] + 1].any(axis=0))
     height, width = joint.shape
-    return _Window(
-        max(int(rows[0]) - 1, 0),
-        max(int(columns[0]) - 1, 0),
-        min(int(rows[-1]) + 2, height),
-        min(int(columns[-1]) + 2, width),
-    )
+    top, left = max(int(rows[0]) - 1, 0), max(int(columns[0]) - 1, 0)
+    return top, left, min(int(rows[-1]) + 2, height), min(int(columns[-1]) + 2, width)
 
 
 def _cut(pairs: Sequence[_Pair], windows: Sequence[_Window]) -> Mask:
@@ -283,11 +256,11 @@ def _cut(pairs: Sequence[_Pair], windows: Sequence[_Window]) -> Mask:
     hold no object.
     """
     rows, columns = pairs[0].truth.shape
-    height = max(window.bottom - window.top for window in windows)
-    width = max(window.right - window.left for window in windows)
+    height = max(bottom - top for top, _, bottom, _ in windows)
+    width = max(right - left for _, left, _, right in windows)
     masks = np.empty((2, len(pairs), height, width), dtype=bool)
     for place, (pair, window) in enumerate(zip(pairs, windows, strict=True)):
-        top, left = min(window.top, rows - height), min(window.left, columns - width)
+        top, left = min(window[0], rows - height), min(window[1], columns - width)
         cut = slice(top, top + height), slice(left, left + width)
         np.equal(pair.prediction[cut], pair.value, out=masks[0, place])
         np.equal(pair.truth[cut], pair.value, out=masks[1, place])

@@ -24,11 +24,8 @@ Floats = NDArray[np.float64]
 class Runs(NamedTuple):
     """A mask as runs of pixels down its columns; all numbers are whole.
 
-    Attributes:
-        edges: Of all runs, ascending.
-        covered: How many pixels of the mask lie before each edge.
-        starts: Of the runs of the mask itself.
-        ends: Likewise.
+    edges: of all runs, ascending. covered: how many pixels of the mask lie before each edge.
+    starts, ends: of the runs of the mask itself.
     """
 
     edges: Floats
@@ -36,19 +33,12 @@ class Runs(NamedTuple):
     starts: Floats
     ends: Floats
 
-    @property
-    def area(self) -> float:
-        """Pixels of the mask."""
-        return float(self.covered[-1])
 
-
-def runs_of(rle: RLE) -> Runs:
-    """The runs of an encoding; InputError if it is damaged."""
+def _runs_of(rle: RLE) -> Runs:
     counts = run_lengths(rle)
-    edges = np.zeros(len(counts) + 1)
-    covered = np.zeros(len(counts) + 1)
+    edges, covered = np.zeros((2, len(counts) + 1))
     edges[1:] = counts.cumsum()
-    covered[1:] = np.where(np.arange(len(counts)) % 2 == 1, counts, 0).cumsum()
+    covered[1:] = (counts * (np.arange(len(counts)) % 2)).cumsum()
     ends = edges[2::2]
     return Runs(edges, covered, edges[1::2][: len(ends)], ends)
 
@@ -77,8 +67,8 @@ def tube_overlaps(predicted: Sequence[Tube], truth: Sequence[Tube]) -> Floats:
     for frame in range(lengths[0] if lengths else 0):
         rows, left = _seen(predicted, frame)
         columns, right = _seen(truth, frame)
-        left_areas[rows, 0] += [runs.area for runs in left]
-        right_areas[0, columns] += [runs.area for runs in right]
+        left_areas[rows, 0] += [runs.covered[-1] for runs in left]
+        right_areas[0, columns] += [runs.covered[-1] for runs in right]
         if rows and columns:
             intersection[np.ix_(rows, columns)] += _shared_pixels(left, right)
     union = left_areas + right_areas - intersection
@@ -88,7 +78,7 @@ def tube_overlaps(predicted: Sequence[Tube], truth: Sequence[Tube]) -> Floats:
 def _seen(tubes: Sequence[Tube], frame: int) -> tuple[list[int], list[Runs]]:
     """The places of the tracks that are seen on a frame, and their masks."""
     masks = [(place, rle) for place, tube in enumerate(tubes) if (rle := tube[frame]) is not None]
-    return [place for place, _ in masks], [runs_of(rle) for _, rle in masks]
+    return [place for place, _ in masks], [_runs_of(rle) for _, rle in masks]
 
 
 def _shared_pixels(left: Sequence[Runs], right: Sequence[Runs]) -> Floats:
@@ -98,17 +88,13 @@ def _shared_pixels(left: Sequence[Runs], right: Sequence[Runs]) -> Floats:
     owners = np.repeat(np.arange(len(left)), [2 * len(runs.ends) for runs in left])
     shared = np.empty((len(left), len(right)))
     for column, runs in enumerate(right):
-        # Between two edges either every pixel belongs to the mask or none: a straight line.
-        before = np.interp(points, *_distinct(runs))
+        # Edges without repetition, as runs may be empty. Between two of them either every pixel
+        # belongs to the mask or none: a straight line.
+        last = np.append(np.diff(runs.edges) > 0, True)
+        before = np.interp(points, runs.edges[last], runs.covered[last])
         shared[:, column] = np.bincount(owners, weights=signs * before, minlength=len(left))
     # Interpolation may be off by a rounding error, the numbers are whole.
     return np.rint(shared)
-
-
-def _distinct(runs: Runs) -> tuple[Floats, Floats]:
-    """Edges without repetition (runs may be empty), and the pixels before each."""
-    last = np.append(np.diff(runs.edges) > 0, True)
-    return runs.edges[last], runs.covered[last]
 
 
 def _check_sizes(tubes: Sequence[Tube]) -> None:

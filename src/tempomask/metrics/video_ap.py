@@ -40,7 +40,7 @@ class TrueTrack:
         category_id: Of its class.
         masks: T entries, None where it is not seen.
         area: Mean area in pixels, None to take it from the masks.
-        is_crowd: A group; it may be found or not, and by several predictions.
+        is_crowd: A group, which may be found or not, and by several predictions.
     """
 
     category_id: int
@@ -51,13 +51,7 @@ class TrueTrack:
 
 @dataclass(frozen=True, eq=False)
 class PredictedTrack:
-    """What was found.
-
-    Attributes:
-        category_id: Of its class.
-        masks: T entries, None where it is not seen.
-        score: The higher the surer.
-    """
+    """What was found, with T masks as in `TrueTrack`; the higher the score, the surer."""
 
     category_id: int
     masks: Tube
@@ -97,21 +91,6 @@ class VideoAPResult:
         """AP: over the thresholds 0.5, 0.55 ... 0.95."""
         return self.average_precision()
 
-    @property
-    def ap50(self) -> float:
-        """AP at the threshold 0.5."""
-        return self.average_precision(threshold=0.5)
-
-    @property
-    def ap75(self) -> float:
-        """AP at the threshold 0.75."""
-        return self.average_precision(threshold=0.75)
-
-    @property
-    def ar10(self) -> float:
-        """AR10: recall with the ten best predictions of each class in each video."""
-        return self.average_recall(10)
-
     def average_precision(self, area: str = "all", threshold: float | None = None) -> float:
         """AP of an area range (of `AREA_RANGES`), at one threshold or over all of them."""
         values = [score.precision[area] for score in self.categories]
@@ -131,7 +110,8 @@ class VideoAPResult:
 
     def to_dict(self) -> dict[str, float]:
         """The twelve numbers of the official evaluator, in percent."""
-        scores = {"AP": self.ap, "AP50": self.ap50, "AP75": self.ap75}
+        scores = {"AP": self.ap}
+        scores |= {f"AP{100 * t:.0f}": self.average_precision(threshold=t) for t in (0.5, 0.75)}
         for area in _RANGES[1:]:
             scores[f"AP_{area}"] = self.average_precision(area)
         for limit in LIMITS:
@@ -145,12 +125,8 @@ class VideoAPResult:
 class ClassMatches:
     """Of one class, one entry for each video with a track of it, to be found or predicted.
 
-    Attributes:
-        scores: (D,) each.
-        hits: bool (A, R, D) each.
-        ignored: bool (A, R, D) each.
-        counted: (A,) each, tracks to be found.
-        videos: Numbers of the updates.
+    scores: (D,). hits, ignored: bool (A, R, D). counted: (A,), tracks to be found. videos: numbers
+    of the updates.
     """
 
     scores: list[NDArray[np.float64]] = field(default_factory=list)
@@ -198,16 +174,14 @@ class VideoAP:
             wanted = [track for track in truth if track.category_id == category]
             found = [track for track in predictions if track.category_id == category]
             if wanted or found:
-                matches.videos.append(self.videos)
                 found = sorted(found, key=lambda track: -track.score)[: LIMITS[-1]]
                 _match_video(matches, wanted, found)
+                matches.videos.append(self.videos)
         self.videos += 1
 
     def compute(self) -> VideoAPResult:
         """The scores of all videos so far."""
-        return VideoAPResult(
-            tuple(_category_score(category, m) for category, m in self._matches.items())
-        )
+        return VideoAPResult(tuple(_category_score(c, m) for c, m in self._matches.items()))
 
 
 def _match_video(
@@ -238,8 +212,7 @@ def _greedy(
     """
     number, tracks = overlaps.shape
     shape = (len(AREA_RANGES), len(THRESHOLDS))
-    hits = np.zeros((*shape, number), dtype=bool)
-    ignored = np.zeros((*shape, number), dtype=bool)
+    hits, ignored = np.zeros((2, *shape, number), dtype=bool)
     if not tracks:
         return hits, ignored
     taken = np.zeros((*shape, tracks), dtype=bool)
@@ -292,8 +265,8 @@ def _category_score(category: int, matches: ClassMatches) -> CategoryScore:
 def _ranked(matches: ClassMatches, limit: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Hits and ignored of all videos, at most `limit` of each, by descending score."""
     if not matches.scores:
-        none = np.zeros((len(AREA_RANGES), len(THRESHOLDS), 0), dtype=bool)
-        return none, none
+        hits, ignored = np.zeros((2, len(AREA_RANGES), len(THRESHOLDS), 0), dtype=bool)
+        return hits, ignored
     scores = np.concatenate([values[:limit] for values in matches.scores])
     order = np.argsort(-scores, kind="stable")
     hits, ignored = (

@@ -38,8 +38,7 @@ from tempomask.tracking.passes import (
 )
 from tempomask.tracking.tracks import Opened, Tracks
 from tempomask.weights.dinov3 import load_dinov3
-from tempomask.weights.names import unknown_model
-from tempomask.weights.zoo import DINOV3_MODELS
+from tempomask.weights.zoo import DINOV3_MODELS, unknown_model
 
 if TYPE_CHECKING:
     from tempomask.adaptation.method import LoadedAdapter

@@ -5,7 +5,7 @@ T frames, L encoder blocks, N objects.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +13,49 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tempomask.errors import InputError
+from tempomask.files import replacing, write_errors
 from tempomask.io.overlay import object_color
 from tempomask.io.records import FrameRecord
-from tempomask.reports.canvas import INK, RAN, SKIPPED, block_ticks, figure_of, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
+INK, RAN, SKIPPED = "#30343b", "#2f6fb2", "#e3e8ee"
+WIDTH = 10.0
 # More lines than this are a tangle; the rest is left out of the legend.
 _LEGEND = 10
+
+
+def figure_of(height: float, width: float = WIDTH) -> Figure:
+    """A figure, sizes in inches, that can be drawn in any thread and leaves no state behind."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def style(axes: Axes, title: str, whole_numbers: bool = True) -> None:
+    """A title on the left, no frame, and whole numbers along x where they count something."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
+    axes.tick_params(labelsize=8, colors=INK)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(fontsize=9, color=INK)
+    if whole_numbers:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def block_ticks(count: int) -> range:
+    """Which of so many encoder blocks are numbered along an axis."""
+    return range(0, count, 1 if count <= 24 else 4)
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a PNG; InputError if it cannot be written."""
+    with write_errors(path), replacing(path) as part:
+        figure.savefig(part, format="png", facecolor="white")
 
 
 def save_block_chart(path: str | Path, indices: Sequence[int], blocks: ArrayLike) -> None:
@@ -43,15 +77,12 @@ def save_block_chart(path: str | Path, indices: Sequence[int], blocks: ArrayLike
     save(figure, path)
 
 
-def save_run_chart(
-    path: str | Path, records: Iterable[FrameRecord], names: Mapping[int, str] | None = None
-) -> None:
+def save_run_chart(path: str | Path, records: Iterable[FrameRecord]) -> None:
     """A PNG with three charts over the frames: blocks that ran, object scores, object areas.
 
     Args:
         path: Of the file.
         records: As from `io.journal.Journal.records`.
-        names: Of objects by id, for the legend.
 
     Raises:
         InputError: Without frames, or if the file cannot be written.
@@ -63,22 +94,20 @@ def save_run_chart(
     heights = [0.6 + 0.12 * ran.shape[1], 1.7, 1.7]
     blocks, scores, areas = figure.subplots(3, 1, sharex=True, height_ratios=heights)
     _draw_blocks(blocks, indices, ran)
-    pixels = listed[0].size[0] * listed[0].size[1]
     for object_id in sorted({i for record in listed for i in record.ids}):
         # Probability and share of the image by frame; NaN, which breaks the line, where there is
         # no such object.
         lines = np.full((2, indices.max() + 1), np.nan)
         for record in listed:
             if object_id in record.ids:
-                i = record.ids.index(object_id)
+                i, pixels = record.ids.index(object_id), record.size[0] * record.size[1]
                 # tanh form of the logistic function: no overflow for large logits
                 probability = 0.5 * (1 + np.tanh(float(record.scores[i]) / 2))
                 lines[:, record.index] = probability, 100 * record.areas[i] / pixels
-        label = (names or {}).get(object_id, str(object_id))
         color = [channel / 255 for channel in object_color(object_id)]
         marker = "o" if np.isfinite(lines[0]).sum() == 1 else None
         for axes, line in zip((scores, areas), lines, strict=True):
-            axes.plot(line, color=color, label=label, linewidth=1.6, marker=marker)
+            axes.plot(line, color=color, label=str(object_id), linewidth=1.6, marker=marker)
     _finish_lines(scores, areas)
     save(figure, path)
 
@@ -90,10 +119,8 @@ def _checked(indices: Sequence[int] | NDArray[np.int64], blocks: ArrayLike) -> N
     except ValueError:  # frames with different numbers of blocks
         raise InputError("a chart needs the same number of blocks on every frame") from None
     if not len(indices) or ran.ndim != 2 or len(ran) != len(indices):
-        raise InputError(
-            f"a chart needs blocks of shape (frames, blocks), got {ran.shape} for {len(indices)}"
-            " frames"
-        )
+        wanted = f"{ran.shape} for {len(indices)} frames"
+        raise InputError(f"a chart needs blocks of shape (frames, blocks), got {wanted}")
     return ran
 
 
@@ -133,14 +160,9 @@ def _finish_lines(scores: Axes, areas: Axes) -> None:
     style(areas, "Area of the mask")
     handles, labels = scores.get_legend_handles_labels()
     if handles:
-        more = "" if len(handles) <= _LEGEND else f"object (first {_LEGEND} of {len(handles)})"
-        scores.legend(
-            handles[:_LEGEND],
-            labels[:_LEGEND],
-            title=more or "object",
-            loc="upper left",
-            bbox_to_anchor=(1.0, 1.0),
-            frameon=False,
-            fontsize=8,
-            title_fontsize=8,
+        title = (
+            "object" if len(handles) <= _LEGEND else f"first {_LEGEND} of {len(handles)} objects"
         )
+        corner = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
+        sizes = {"fontsize": 8, "title_fontsize": 8}
+        scores.legend(handles[:_LEGEND], labels[:_LEGEND], title=title, **corner, **sizes)

@@ -29,18 +29,15 @@ _EMBEDDING = rules(
     """
 )
 _UNREAD = rules("embeddings.mask_token  embeddings.cls_token")
-TRANSFORMERS_5 = Layout(
-    title="transformers DINOv3",
-    marks=("embeddings.register_tokens", "model.layer.0.norm1.weight"),
-    rules=(*_EMBEDDING, ("blocks.*.layer", "model.layer.*")),
-    unread=_UNREAD,
-)
-TRANSFORMERS_4 = Layout(
-    title="transformers 4 DINOv3",
-    marks=("embeddings.register_tokens", "layer.0.norm1.weight"),
-    rules=(*_EMBEDDING, ("blocks.*.layer", "layer.*")),
-    unread=_UNREAD,
-)
+
+
+def _transformers(title: str, blocks: str) -> Layout:
+    return Layout(
+        title,
+        marks=("embeddings.register_tokens", f"{blocks}.0.norm1.weight"),
+        rules=(*_EMBEDDING, ("blocks.*.layer", f"{blocks}.*")),
+        unread=_UNREAD,
+    )
 
 
 def _official(feed_forward: str, mark: str) -> Layout:
@@ -66,8 +63,8 @@ def _official(feed_forward: str, mark: str) -> Layout:
 
 
 LAYOUTS = (
-    TRANSFORMERS_5,
-    TRANSFORMERS_4,
+    _transformers("transformers DINOv3", "model.layer"),
+    _transformers("transformers 4 DINOv3", "layer"),
     _official("mlp.{up,down}_proj mlp.{fc1,fc2}", "fc1"),
     _official("mlp.{gate,up,down}_proj mlp.{w1,w2,w3}", "w1"),
 )

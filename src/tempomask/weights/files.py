@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,13 +143,30 @@ def _read_pytorch(path: Path) -> State:
     return state
 
 
-def _read_arrays(path: Path) -> State:
-    """The arrays of detectron2's format, as tensors."""
-    from tempomask.weights.pickles import unpickle_arrays
+class _ArraysOnly(pickle.Unpickler):
+    """Arrays, numbers, texts and containers of them; every other name is refused."""
 
+    def find_class(self, module: str, name: str) -> Any:
+        allowed: dict[tuple[str, str], Any] = {
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): np.dtype,
+            ("collections", "OrderedDict"): OrderedDict,
+            ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),
+        }
+        # numpy's own ways to build an array and a number; their module has moved between versions.
+        for package in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            allowed[package, "_reconstruct"] = np.zeros(0).__reduce__()[0]
+            allowed[package, "scalar"] = np.float32(0).__reduce__()[0]
+        if (module, name) not in allowed:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}")
+        return allowed[module, name]
+
+
+def _read_arrays(path: Path) -> State:
+    """The arrays of detectron2's format, as tensors, read without running what is in them."""
     try:
         with path.open("rb") as file:
-            content = _inner(unpickle_arrays(file), "model")
+            content = _inner(_ArraysOnly(file, encoding="latin1").load(), "model")
     except UNREADABLE as error:
         raise InputError(
             f"{path} cannot be read as a pickle of arrays ({error}); it is damaged or of another"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tempomask.errors import InputError
@@ -34,15 +35,17 @@ def locate(info: ModelInfo) -> Path:
         raise InputError(
             f"the weights of {info.name} are missing from the package; install it again"
         )
-    return _download(info, info.repository)
+    from huggingface_hub import hf_hub_download
+
+    fetch = partial(hf_hub_download, info.repository, info.file)
+    remedy = f"fetch {info.url} and name the file as the checkpoint, or put it into {home()}"
+    return _reach(f"{info.name} is not on this machine", remedy, fetch)
 
 
 def resolve(checkpoint: str | Path, info: ModelInfo | None = None) -> Path:
     """A file or folder as it is; a Hub id such as facebook/sam2.1-hiera-tiny as its local copy.
 
-    Args:
-        checkpoint: A path or a Hub id.
-        info: The model asked for; its own file is taken where a repository has several.
+    Of a repository with several files, that of the model asked for is taken.
     """
     path = Path(checkpoint).expanduser()
     identifier = str(checkpoint)
@@ -54,20 +57,10 @@ def resolve(checkpoint: str | Path, info: ModelInfo | None = None) -> Path:
     return _snapshot(identifier)
 
 
-def _download(info: ModelInfo, repository: str) -> Path:
-    def fetch() -> str:
-        from huggingface_hub import hf_hub_download
-
-        return hf_hub_download(repository, info.file)
-
-    remedy = f"fetch {info.url} and name the file as the checkpoint, or put it into {home()}"
-    return _reach(f"{info.name} is not on this machine", remedy, fetch)
-
-
 def _snapshot(repository: str) -> Path:
-    def fetch() -> str:
-        from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
+    from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
 
+    def fetch() -> str:
         folder = snapshot_download(repository, allow_patterns=PREFERRED)
         if any(Path(folder).glob("*.safetensors")):
             return folder

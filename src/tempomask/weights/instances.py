@@ -15,7 +15,12 @@ from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.weights.files import Checkpoint
 from tempomask.weights.layout import Layout, layout_of
 from tempomask.weights.loading import identify, load, other_model, read
-from tempomask.weights.mask2former import DETECTRON2, TRANSFORMERS_MASK2FORMER, published
+from tempomask.weights.mask2former import (
+    DETECTRON2,
+    TRANSFORMERS_MASK2FORMER,
+    config_beside,
+    published,
+)
 from tempomask.weights.own import (
     INSTANCES_KEY,
     OWN_INSTANCES,
@@ -24,7 +29,6 @@ from tempomask.weights.own import (
     RouterWeights,
     config_from_json,
 )
-from tempomask.weights.transformers_mask2former import config_beside
 from tempomask.weights.zoo import INSTANCE_MODELS, ModelInfo
 
 LAYOUTS = (DETECTRON2, TRANSFORMERS_MASK2FORMER)
@@ -127,13 +131,10 @@ def _check_kind(file: Checkpoint, layout: Layout, config: InstanceConfig) -> Non
 
 def _stage(state: Mapping[str, Tensor]) -> str:
     """Of DVIS++'s training, that a file is of."""
-
-    def has(prefix: str) -> bool:
-        return any(key.startswith(prefix) for key in state)
-
-    identifies = has("sem_seg_head.predictor.reid_embed.")
-    if has("refiner."):
+    identifies = any(key.startswith("sem_seg_head.predictor.reid_embed.") for key in state)
+    parts = {key.partition(".")[0] for key in state}
+    if "refiner" in parts:
         return "DVIS++'s offline stage (it has a refiner)"
-    if has("tracker."):
+    if "tracker" in parts:
         return ONLINE_STAGE if identifies else "DVIS, not DVIS++ (no re-identification head)"
     return CTVIS_STAGE if identifies else SEGMENTER_STAGE

@@ -35,10 +35,12 @@ def read(checkpoint: str | Path | None, info: ModelInfo | None) -> Checkpoint:
         InputError: Neither is given, or the file is missing, damaged or cannot be fetched.
     """
     if checkpoint is not None:
-        return complete(read_checkpoint(resolve(checkpoint, info)))
-    if info is None:
+        path = resolve(checkpoint, info)
+    elif info is not None:
+        path = locate(info)
+    else:
         raise InputError("name a model, or give a checkpoint")
-    return complete(read_checkpoint(locate(info)))
+    return complete(read_checkpoint(path))
 
 
 def identify(file: Checkpoint, layouts: Iterable[Layout], kinds: str) -> Layout:

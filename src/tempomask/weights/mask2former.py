@@ -7,9 +7,20 @@ re-identification head to it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
+from tempomask.errors import InputError
+from tempomask.files import read_json
+from tempomask.models.instances.config import (
+    InstanceConfig,
+    PixelDecoderConfig,
+    QueryDecoderConfig,
+    ResNetConfig,
+    SwinConfig,
+)
+from tempomask.weights.files import Checkpoint
 from tempomask.weights.layout import Layout, State, rename, rules
 
 # Tensors that are computed, not learned.
@@ -182,3 +193,43 @@ def published(state: Mapping[str, Tensor]) -> State:
         if not key.endswith(COMPUTED) and not key.startswith(_UNREACHED)
     }
     return {name: state[key] for key, name in names.items()}
+
+
+def config_beside(file: Checkpoint) -> InstanceConfig | None:
+    """The configuration of transformers' config.json, None if there is none."""
+    if file.config_json is None:
+        return None
+    values = read_json(file.config_json, "the configuration")
+    try:
+        labels, heads = values["id2label"], values["num_attention_heads"]
+        return InstanceConfig(
+            file.path.name,
+            _backbone(values["backbone_config"]),
+            classes=tuple(labels[key] for key in sorted(labels, key=int)),
+            hidden_dim=values["hidden_dim"],
+            pixel_decoder=PixelDecoderConfig(
+                values["encoder_layers"], heads, values["encoder_feedforward_dim"]
+            ),
+            query_decoder=QueryDecoderConfig(
+                values["decoder_layers"] - 1,
+                heads,
+                values["dim_feedforward"],
+                values["num_queries"],
+            ),
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise InputError(
+            f"{file.config_json} is not a configuration of Mask2Former that is known here ({error})"
+        ) from None
+
+
+def _backbone(values: Mapping[str, Any]) -> ResNetConfig | SwinConfig:
+    if values["model_type"] == "swin":
+        heads = tuple(values["num_heads"])
+        return SwinConfig(
+            values["embed_dim"], tuple(values["depths"]), heads, values["window_size"]
+        )
+    if values["model_type"] == "resnet":
+        widths = tuple(values["hidden_sizes"])
+        return ResNetConfig(values["embedding_size"], widths, tuple(values["depths"]))
+    raise ValueError(f"backbone {values['model_type']!r}")

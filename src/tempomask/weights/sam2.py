@@ -1,8 +1,13 @@
-"""Key table of the official SAM 2 and SAM 2.1 checkpoints (`.pt`, state under `model`)."""
+"""Key tables of the official SAM 2, SAM 2.1 and EfficientTAM checkpoints (`.pt`, under `model`)."""
 
 from __future__ import annotations
 
-from tempomask.weights.layout import Layout, extra_axes, rules
+import math
+
+import torch
+from torch import Tensor
+
+from tempomask.weights.layout import Conversion, Layout, extra_axes, rules
 
 TRUNK = rules(
     """
@@ -21,7 +26,7 @@ TRUNK = rules(
 )
 # Their first convolution belongs to the coarsest map.
 NECK = rules("neck.laterals.{0,1,2,3} image_encoder.neck.convs.{3,2,1,0}.conv")
-# What the checkpoints of EfficientTAM share.
+# What both kinds share.
 AFTER_ENCODER = rules(
     """
     memory_temporal_encoding                    maskmem_tpos_enc
@@ -98,5 +103,38 @@ SAM2 = Layout(
     rules=(*TRUNK, *NECK, *AFTER_ENCODER),
     stacks=(POINT_STACK,),
     conversions=HIERA_CONVERSIONS,
+    unread=UNREAD,
+)
+
+EFFICIENTTAM_NECK = rules(
+    """
+    neck.                     image_encoder.neck.convs.0.
+      {project,project_norm}  {conv_1x1,norm_0}
+      {smooth,smooth_norm}    {conv_3x3,norm_1}
+    """
+)
+
+
+def _position_to_ours(theirs: Tensor) -> Tensor:
+    """(1, 1 + n n, C), the class token first, to (C, n, n); the class token's row is never read."""
+    side = math.isqrt(theirs.shape[1] - 1)
+    return theirs[0, 1:].T.reshape(-1, side, side)
+
+
+def _position_to_theirs(ours: Tensor) -> Tensor:
+    """(C, n, n) to (1, 1 + n n, C) with zeros for the class token."""
+    rows = ours.flatten(1).T
+    return torch.cat([torch.zeros_like(rows[:1]), rows])[None]
+
+
+EFFICIENTTAM = Layout(
+    title="EfficientTAM",
+    marks=("image_encoder.trunk.pos_embed", "image_encoder.neck.convs.0.conv_1x1.weight"),
+    rules=(*TRUNK, *EFFICIENTTAM_NECK, *AFTER_ENCODER),
+    stacks=(POINT_STACK,),
+    conversions={
+        **CONVERSIONS,
+        "encoder.position": Conversion(_position_to_ours, _position_to_theirs),
+    },
     unread=UNREAD,
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -18,17 +17,15 @@ from tempomask.models.config import (
     segmenter_config,
 )
 from tempomask.models.segmenter import Segmenter
-from tempomask.weights.efficienttam import EFFICIENTTAM
 from tempomask.weights.files import Checkpoint
 from tempomask.weights.instances import is_instances
 from tempomask.weights.layout import Layout, State, layout_of
 from tempomask.weights.loading import identify, load, other_model, read
-from tempomask.weights.names import INSTANCES_REMEDY, unknown_model
 from tempomask.weights.own import OWN, SEGMENTER_KEY, config_from_json
 from tempomask.weights.pruned import fit_widths
-from tempomask.weights.sam2 import SAM2
+from tempomask.weights.sam2 import EFFICIENTTAM, SAM2
 from tempomask.weights.transformers_sam2 import TRANSFORMERS_SAM2, segmenter_config_of
-from tempomask.weights.zoo import MODELS
+from tempomask.weights.zoo import INSTANCES_REMEDY, MODELS, unknown_model
 
 LAYOUTS = (SAM2, EFFICIENTTAM, TRANSFORMERS_SAM2, OWN)
 
@@ -126,20 +123,9 @@ def _stored_config(file: Checkpoint, layout: Layout) -> SegmenterConfig | None:
     return None
 
 
-class Signature(NamedTuple):
-    """What tells models apart.
-
-    Attributes:
-        encoder: hiera, vit or hybrid.
-        dim: Of its first embedding.
-        blocks: Their number.
-        newer: Version 2.1 of SAM 2 has occlusion embeddings and timed pointers.
-    """
-
-    encoder: str
-    dim: int
-    blocks: int
-    newer: bool
+# What tells models apart: the kind of encoder, the channels of its first embedding, its number of
+# blocks, and whether there are occlusion embeddings, as in version 2.1 of SAM 2.
+Signature = tuple[str, int, int, bool]
 
 
 def _fitting_names(state: Mapping[str, Tensor]) -> list[str]:
@@ -151,8 +137,7 @@ def _fitting_names(state: Mapping[str, Tensor]) -> list[str]:
         kind, embedding = "hybrid", state.get("encoder.embed.weight")
     if embedding is None:
         return []
-    newer = "occlusion_embedding" in state
-    signature = Signature(kind, embedding.shape[0], len(blocks), newer)
+    signature = kind, embedding.shape[0], len(blocks), "occlusion_embedding" in state
     return [name for name, config in SEGMENTERS.items() if _signature(config) == signature]
 
 
@@ -160,6 +145,6 @@ def _signature(config: SegmenterConfig) -> Signature:
     """The signature that checkpoints of a configuration have."""
     encoder, newer = config.encoder, config.occlusion_embedding
     if isinstance(encoder, HieraConfig):
-        return Signature("hiera", encoder.embed_dim, sum(encoder.stages), newer)
+        return "hiera", encoder.embed_dim, sum(encoder.stages), newer
     kind = "hybrid" if isinstance(encoder, HybridConfig) else "vit"
-    return Signature(kind, encoder.dim, encoder.depth, newer)
+    return kind, encoder.dim, encoder.depth, newer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -119,42 +120,41 @@ FIXED = {
 }
 
 
-# Their key of each of our settings. transformers leaves out its defaults, which are ours too.
-BACKBONE = "vision_config.backbone_config"
-ENCODER_KEYS = {
-    "stages": f"{BACKBONE}.blocks_per_stage",
-    "global_attention_blocks": f"{BACKBONE}.global_attention_blocks",
-    "window_sizes": f"{BACKBONE}.window_size_per_stage",
-    "position_size": f"{BACKBONE}.window_positional_embedding_background_size",
-}
-# Of the first stage; both double from stage to stage.
-STAGE_KEYS = {
-    "embed_dim": f"{BACKBONE}.embed_dim_per_stage",
-    "num_heads": f"{BACKBONE}.num_attention_heads_per_stage",
-}
-MEMORY_ATTENTION_KEYS = {
-    "layers": "memory_attention_num_layers",
-    "feedforward_dim": "memory_attention_feed_forward_hidden_size",
-    "rope_theta": "rope_parameters.rope_theta",
-}
-DECODER_KEYS = {
-    "depth": "mask_decoder_config.num_hidden_layers",
-    "num_heads": "mask_decoder_config.num_attention_heads",
-    "feedforward_dim": "mask_decoder_config.mlp_dim",
-    "num_multimasks": "mask_decoder_config.num_multimask_outputs",
-    "iou_hidden_dim": "mask_decoder_config.iou_head_hidden_dim",
-}
-SEGMENTER_KEYS = {
-    "hidden_dim": "vision_config.fpn_hidden_size",
-    "memory_dim": "memory_encoder_output_channels",
-    "occlusion_embedding": "enable_occlusion_spatial_embedding",
-    "pointer_temporal_encoding": "enable_temporal_pos_encoding_for_object_pointers",
-    "memory_frames": "num_maskmem",
-    "max_pointers": "max_object_pointers_in_encoder",
-    "mask_prompt_channels": "prompt_encoder_config.mask_input_channels",
-    "multimask_min_points": "multimask_min_pt_num",
-    "multimask_max_points": "multimask_max_pt_num",
-}
+# Our settings and their keys. transformers leaves out its defaults, which are ours too.
+KEYS = rules(
+    """
+    encoder.                   vision_config.backbone_config.
+      stages                   blocks_per_stage
+      global_attention_blocks  global_attention_blocks
+      window_sizes             window_size_per_stage
+      position_size            window_positional_embedding_background_size
+      embed_dim                embed_dim_per_stage
+      num_heads                num_attention_heads_per_stage
+    memory_attention.          .
+      layers                   memory_attention_num_layers
+      feedforward_dim          memory_attention_feed_forward_hidden_size
+      rope_theta               rope_parameters.rope_theta
+    mask_decoder.              mask_decoder_config.
+      depth                    num_hidden_layers
+      num_heads                num_attention_heads
+      feedforward_dim          mlp_dim
+      num_multimasks           num_multimask_outputs
+      iou_hidden_dim           iou_head_hidden_dim
+    .                          .
+      image_size               image_size
+      hidden_dim               vision_config.fpn_hidden_size
+      memory_dim               memory_encoder_output_channels
+      occlusion_embedding      enable_occlusion_spatial_embedding
+      pointer_temporal_encoding  enable_temporal_pos_encoding_for_object_pointers
+      memory_frames            num_maskmem
+      max_pointers             max_object_pointers_in_encoder
+      mask_prompt_channels     prompt_encoder_config.mask_input_channels
+      multimask_min_points     multimask_min_pt_num
+      multimask_max_points     multimask_max_pt_num
+    """
+)
+# They list these by stage, ours are the first stage's; both double from stage to stage.
+DOUBLING = ("embed_dim", "num_heads")
 
 
 def segmenter_config_of(config: Mapping[str, Any]) -> SegmenterConfig:
@@ -185,34 +185,31 @@ def segmenter_config_of(config: Mapping[str, Any]) -> SegmenterConfig:
 
 
 def _segmenter(config: Mapping[str, Any]) -> SegmenterConfig:
-    encoder = _settings(config, ENCODER_KEYS)
-    encoder |= _first_stage(config, len(encoder.get("stages", HieraConfig.stages)))
-    size = _value(config, "image_size") or SegmenterConfig.image_size
-    return SegmenterConfig(
-        name="sam2-custom",
-        encoder=HieraConfig(**encoder),
-        image_size=size if isinstance(size, int) else size[0],
-        memory_attention=MemoryAttentionConfig(**_settings(config, MEMORY_ATTENTION_KEYS)),
-        mask_decoder=MaskDecoderConfig(**_settings(config, DECODER_KEYS)),
-        **_settings(config, SEGMENTER_KEYS),
-    )
-
-
-def _first_stage(config: Mapping[str, Any], stages: int) -> dict[str, int]:
-    given = _settings(config, STAGE_KEYS)
-    for name, values in given.items():
-        if list(values) != [values[0] * 2**stage for stage in range(stages)]:
+    parts: dict[str, dict[str, Any]] = defaultdict(dict)
+    for ours, theirs in KEYS:
+        part, _, name = ours.rpartition(".")
+        value = _value(config, theirs)
+        if value is not None:
+            parts[part][name] = tuple(value) if isinstance(value, list) else value
+    encoder, own = parts["encoder"], parts[""]
+    stages = len(encoder.get("stages", HieraConfig.stages))
+    for name in DOUBLING:
+        values = encoder.get(name)
+        if values is not None and values != tuple(values[0] * 2**stage for stage in range(stages)):
             raise InputError(
                 f"config.json gives the stages {list(values)} as {name}; it must double from stage"
                 " to stage"
             )
-    return {name: values[0] for name, values in given.items()}
-
-
-def _settings(config: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
-    """Our settings that the file gives."""
-    found = {ours: _value(config, theirs) for ours, theirs in keys.items()}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if v is not None}
+        encoder |= {} if values is None else {name: values[0]}
+    if isinstance(own.get("image_size"), tuple):
+        own["image_size"] = own["image_size"][0]
+    return SegmenterConfig(
+        name="sam2-custom",
+        encoder=HieraConfig(**encoder),
+        memory_attention=MemoryAttentionConfig(**parts["memory_attention"]),
+        mask_decoder=MaskDecoderConfig(**parts["mask_decoder"]),
+        **own,
+    )
 
 
 def _value(config: Mapping[str, Any], key: str) -> Any:

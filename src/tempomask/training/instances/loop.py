@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,6 @@ from tempomask.training.instances.stages import StageModel
 from tempomask.training.instances.targets import ClipBatch, collate
 from tempomask.training.run import AveragedRun, batches, parameter_groups
 from tempomask.training.start import load_imagenet_stem
-from tempomask.weights.instances import load_instance_segmenter
 from tempomask.weights.own import RouterWeights, save_instance_segmenter
 
 Clips = Dataset[InstanceClip]
@@ -41,16 +40,9 @@ class InstanceTraining(AveragedRun[InstanceRecipe, ClipBatch, StageModel]):
         held_out: Sequence[InstanceClip] = (),
         workers: int = 1,
     ) -> None:
-        """Begin at step 0.
+        """Begin at step 0; see `train_instances`. The segmenter is changed.
 
-        Args:
-            recipe: Of the run.
-            segmenter: With the weights to start from; it is changed.
-            router: For a stage that trains one.
-            clips: Item i is a clip that depends on i alone, for any i >= 0.
-            out: Folder of the run.
-            held_out: Clips of which the loss is watched.
-            workers: Processes that prepare clips.
+        router: For a stage that trains one.
         """
         backbone = segmenter.network.backbone
         if isinstance(backbone, Stem) and recipe.frozen_stages:
@@ -103,30 +95,16 @@ class InstanceTraining(AveragedRun[InstanceRecipe, ClipBatch, StageModel]):
         return {name: sum(values) / len(values) for name, values in sums.items()}
 
 
-@dataclass(frozen=True)
-class Start:
-    """Weights to start from.
-
-    Attributes:
-        checkpoint: A file, folder or Hub id; None takes the named model's own weights.
-        name: Of the model that it holds; None takes what the file says of itself.
-    """
-
-    checkpoint: str | Path | None = None
-    name: str | None = None
-
-
 def build_segmenter(
-    recipe: InstanceRecipe, classes: tuple[str, ...], initial: Start | None
+    recipe: InstanceRecipe, classes: tuple[str, ...], initial: InstanceSegmenter | None = None
 ) -> InstanceSegmenter:
     """The recipe's segmenter.
 
     Args:
         recipe: Of the run.
         classes: Names, in the order of the labels.
-        initial: Weights to start from, of the same model, or for a stage with a tracker those of
-            its segmenter alone. Without, nano-vis starts from ImageNet weights, and others from
-            scratch.
+        initial: With the weights to start from: the same model, or for a stage with a tracker its
+            segmenter alone. Without, nano-vis starts from ImageNet weights, others from scratch.
 
     Raises:
         InputError: They do not fit, or a stage that freezes its segmenter gets none.
@@ -138,22 +116,20 @@ def build_segmenter(
         raise InputError(f"stage {recipe.stage} does not train {config.name}; choose its own stage")
     segmenter = InstanceSegmenter(config)
     backbone = segmenter.network.backbone
-    if initial is None:
-        if recipe.stage != "minvis":
-            raise InputError(f"stage {recipe.stage} starts from a trained segmenter; give its file")
-        if isinstance(backbone, Stem):
-            load_imagenet_stem(backbone)
-        return segmenter
-    _start_from(segmenter, initial)
+    if initial is not None:
+        _start_from(segmenter, initial)
+    elif recipe.stage != "minvis":
+        raise InputError(f"stage {recipe.stage} starts from a trained segmenter; give its file")
+    elif isinstance(backbone, Stem):
+        load_imagenet_stem(backbone)
     return segmenter
 
 
-def _start_from(segmenter: InstanceSegmenter, initial: Start) -> None:
-    """Take over every tensor that the file has; all of the network has to be there.
+def _start_from(segmenter: InstanceSegmenter, loaded: InstanceSegmenter) -> None:
+    """Take over every tensor that the other has; all of the network has to be there.
 
     The class head may be of other classes, as when training starts from COCO: it is then new.
     """
-    loaded = load_instance_segmenter(initial.name, initial.checkpoint).segmenter
     given, wanted = loaded.state_dict(), segmenter.state_dict()
     fitting = {k: x for k, x in given.items() if k in wanted and wanted[k].shape == x.shape}
     heads = ("class_head.weight", "class_head.bias")
@@ -185,7 +161,7 @@ def train_instances(
     clips: Clips,
     classes: tuple[str, ...],
     out: Path,
-    initial: Start | None = None,
+    initial: InstanceSegmenter | None = None,
     held_out: Sequence[InstanceClip] = (),
     workers: int = 1,
     half: bool = False,
@@ -194,11 +170,11 @@ def train_instances(
 
     Args:
         recipe: Of the run.
-        clips: See `InstanceTraining`.
+        clips: Item i is a clip that depends on i alone, for any i >= 0.
         classes: Names, in the order of the clips' labels.
         out: Folder of the run.
         initial: See `build_segmenter`; the stages "dvis", "tar" and "tar-dvis" need it.
-        held_out: See `InstanceTraining`.
+        held_out: Clips of which the loss is watched.
         workers: Processes that prepare clips.
         half: The matrices of the written weights are bfloat16.
 

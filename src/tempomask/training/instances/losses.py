@@ -6,7 +6,6 @@ L prediction levels (layers), B images, Q queries, N instances, P points, K clas
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,35 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tempomask.models.instances.query_decoder import Predictions
-from tempomask.training.instances.matching import Match, MatchCosts, match_images, sample_points
+from tempomask.training.instances.matching import Match, SetLossWeights, match_images, sample_points
 from tempomask.training.instances.targets import FrameTargets
 from tempomask.training.losses import dice_loss
-
-
-@dataclass(frozen=True)
-class SetLossWeights:
-    """Weights of the terms (costs of the matching as well); the defaults are Mask2Former's.
-
-    no_object: of queries that answer for nothing. points: a mask is compared on; oversample times
-    as many are drawn, of which the most uncertain make up `importance` of the points. reid,
-    reid_cosine: of the contrastive terms (DVIS++). layers: of the share of decoder layers that
-    TAR runs; the paper has no such term.
-    """
-
-    classes: float = 2.0
-    mask: float = 5.0
-    dice: float = 5.0
-    no_object: float = 0.1
-    points: int = 12544
-    oversample: float = 3.0
-    importance: float = 0.75
-    reid: float = 2.0
-    reid_cosine: float = 3.0
-    layers: float = 0.0
-
-    @property
-    def costs(self) -> MatchCosts:
-        return MatchCosts(self.classes, self.mask, self.dice, self.points)
 
 
 class SetLoss(NamedTuple):
@@ -65,7 +38,7 @@ def set_loss(
     matches: for each level and image; None matches every level anew, as Mask2Former does.
     """
     if matches is None:
-        matches = match_images(predictions, targets, weights.costs)
+        matches = match_images(predictions, targets, weights)
     classes = predictions[0].class_logits.new_zeros((), dtype=torch.float32)
     logits: list[Tensor] = []
     wanted: list[Tensor] = []

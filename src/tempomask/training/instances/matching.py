@@ -6,6 +6,7 @@ L prediction levels (layers), Q queries, N instances, P points, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -26,13 +27,26 @@ class Match(NamedTuple):
     instances: Tensor
 
 
-class MatchCosts(NamedTuple):
-    """Weights of the costs, and how many points a mask is compared on."""
+@dataclass(frozen=True)
+class SetLossWeights:
+    """Weights of the terms (costs of the matching as well); the defaults are Mask2Former's.
+
+    no_object: of queries that answer for nothing. points: a mask is compared on; oversample times
+    as many are drawn, of which the most uncertain make up `importance` of the points. reid,
+    reid_cosine: of the contrastive terms (DVIS++). layers: of the share of decoder layers that
+    TAR runs; the paper has no such term.
+    """
 
     classes: float = 2.0
     mask: float = 5.0
     dice: float = 5.0
+    no_object: float = 0.1
     points: int = 12544
+    oversample: float = 3.0
+    importance: float = 0.75
+    reid: float = 2.0
+    reid_cosine: float = 3.0
+    layers: float = 0.0
 
 
 def sample_points(masks: Tensor, points: Tensor) -> Tensor:
@@ -41,14 +55,14 @@ def sample_points(masks: Tensor, points: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def match_costs(predictions: Predictions, target: FrameTargets, costs: MatchCosts) -> Tensor:
+def match_costs(predictions: Predictions, target: FrameTargets, weights: SetLossWeights) -> Tensor:
     """(L, Q, N): what it costs that a query answers for an instance.
 
     predictions: of one image, L levels as the batch: (L, Q, K + 1) and (L, Q, h, w).
     """
     classes, masks = predictions
     levels, queries = classes.shape[:2]
-    points = torch.rand(1, costs.points, 2, device=masks.device)
+    points = torch.rand(1, weights.points, 2, device=masks.device)
     predicted = sample_points(masks.float().flatten(0, 1)[None], points)[0]
     wanted = sample_points(target.masks[None], points)[0]
     # Sums over the points, for all pairs at once.
@@ -56,26 +70,28 @@ def match_costs(predictions: Predictions, target: FrameTargets, costs: MatchCost
     probability = predicted.sigmoid()
     sums = probability.sum(-1, keepdim=True) + wanted.sum(-1)
     dice = 1 - (2 * probability @ wanted.T + 1) / (sums + 1)
-    shape = costs.mask * cross_entropy / costs.points + costs.dice * dice
+    shape = weights.mask * cross_entropy / weights.points + weights.dice * dice
     likelihood = classes.float().softmax(-1)[..., target.labels]
-    return shape.view(levels, queries, -1) - costs.classes * likelihood
+    return shape.view(levels, queries, -1) - weights.classes * likelihood
 
 
 def match_images(
-    predictions: Sequence[Predictions], targets: Sequence[FrameTargets], costs: MatchCosts
+    predictions: Sequence[Predictions], targets: Sequence[FrameTargets], weights: SetLossWeights
 ) -> list[list[Match]]:
     """For every level and image its match; predictions: L of (B, Q, ..)."""
     matches: list[list[Match]] = [[] for _ in predictions]
     for image, target in enumerate(targets):
         classes = torch.stack([level.class_logits[image] for level in predictions])
         masks = torch.stack([level.mask_logits[image] for level in predictions])
-        cost = match_costs(Predictions(classes, masks), target, costs)
+        cost = match_costs(Predictions(classes, masks), target, weights)
         for level, matrix in enumerate(cost):
             matches[level].append(assign(matrix))
     return matches
 
 
-def match_clip(predictions: Sequence[Predictions], target: ClipTargets, costs: MatchCosts) -> Match:
+def match_clip(
+    predictions: Sequence[Predictions], target: ClipTargets, weights: SetLossWeights
+) -> Match:
     """One match for all frames of a clip, made where each instance first appears (DVIS++).
 
     predictions: of the T frames, (1, Q, ..) each, in the order of the tracks.
@@ -89,7 +105,7 @@ def match_clip(predictions: Sequence[Predictions], target: ClipTargets, costs: M
         if not len(new):
             continue
         image = FrameTargets(target.labels[new], target.masks[frame, new])
-        cost = match_costs(prediction, image, costs)[0]
+        cost = match_costs(prediction, image, weights)[0]
         if queries:
             cost[torch.cat(queries)] = TAKEN
         match = assign(cost)

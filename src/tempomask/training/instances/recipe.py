@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from tempomask.errors import InputError, unknown_name
 from tempomask.instances.query_routing import QueryRouterConfig
-from tempomask.training.instances.losses import SetLossWeights
+from tempomask.training.instances.matching import SetLossWeights
 from tempomask.training.run import AveragedRecipe
 
 Stage = Literal["minvis", "dvis", "tar", "tar-dvis"]

@@ -6,6 +6,7 @@ B clips, T frames, M decoder layers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,6 @@ from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.ops.normalise import normalise
 from tempomask.training.instances.losses import SetLoss, contrastive_loss, set_loss
 from tempomask.training.instances.matching import Match, assign, match_clip, match_costs
-from tempomask.training.instances.noise import WeightedAverageNoise
 from tempomask.training.instances.recipe import InstanceRecipe
 from tempomask.training.instances.targets import ClipBatch, ClipTargets, FrameTargets
 
@@ -80,10 +80,8 @@ class StageModel(nn.Module):
             if previous is not None:
                 shares.append(decoded.ran.mean())
             previous = decoded.queries
-        terms = {
-            k: torch.stack([named(loss)[k] for loss in losses]).sum() for k in named(losses[0])
-        }
-        return self._with_layers(torch.stack([loss.total for loss in losses]).sum(), shares, terms)
+        total = SetLoss(*(torch.stack(terms).sum() for terms in zip(*losses, strict=True)))
+        return self._with_layers(total.total, shares, named(total))
 
     def _tracked_clips(self, batch: ClipBatch, guided: bool) -> StageLoss:
         """DVIS++'s tracker over clips; with a router, TAR on DVIS++."""
@@ -91,7 +89,7 @@ class StageModel(nn.Module):
         assert isinstance(tracker, ReferringTracker)
         features = self._encode(batch, frozen=True)
         times = batch.frames.shape[1]
-        noise = WeightedAverageNoise(recipe.noise_ratio) if self.training else None
+        noise = partial(add_noise, recipe.noise_ratio) if self.training else None
         state: ReferringState | None = None
         frames: list[tuple[Decoded, Referred]] = []
         for decoded in self._decode_in_turn(features, times):
@@ -107,10 +105,13 @@ class StageModel(nn.Module):
             for layer in range(len(tracker.layers))
         ]
         final = levels[-1]
-        if guided:
-            final = [in_track_order(decoded, referred.order) for decoded, referred in frames]
+        if guided:  # the segmenter's predictions in the order of the tracks
+            final = [
+                Predictions(*(in_order(x, referred.order) for x in decoded.predictions))
+                for decoded, referred in frames
+            ]
         matches = [
-            match_clip(clip_of(final, clip), target, recipe.losses.costs)
+            match_clip([of_clip(frame, clip) for frame in final], target, recipe.losses)
             for clip, target in enumerate(batch.targets)
         ]
         loss = self._clip_loss(levels, matches, batch.targets)
@@ -179,10 +180,9 @@ class StageModel(nn.Module):
         """(T, N): the segmenter's query for each instance on each frame, -1 where it is absent."""
         queries = torch.full_like(target.present, -1, dtype=torch.int64)
         for frame, decoded in enumerate(frames):
-            predictions = Predictions(*(x[clip : clip + 1] for x in decoded.predictions))
-            match = assign(
-                match_costs(predictions, target.image(frame), self.recipe.losses.costs)[0]
-            )
+            predictions = of_clip(decoded.predictions, clip)
+            costs = match_costs(predictions, target.image(frame), self.recipe.losses)
+            match = assign(costs[0])
             there = target.present[frame].nonzero()[:, 0]
             queries[frame, there[match.instances]] = match.queries
         return queries
@@ -211,11 +211,7 @@ class StageModel(nn.Module):
 
 def named(loss: SetLoss) -> dict[str, Tensor]:
     """The terms of a set loss for the log."""
-    return {
-        "classes": loss.classes.detach(),
-        "mask": loss.mask.detach(),
-        "dice": loss.dice.detach(),
-    }
+    return {name: getattr(loss, name).detach() for name in ("classes", "mask", "dice")}
 
 
 def of_frame(features: PixelFeatures, frame: int, times: int) -> PixelFeatures:
@@ -224,11 +220,37 @@ def of_frame(features: PixelFeatures, frame: int, times: int) -> PixelFeatures:
     return PixelFeatures(masks[frame::times], tuple(level[frame::times] for level in levels))
 
 
-def in_track_order(decoded: Decoded, order: Tensor) -> Predictions:
-    """The segmenter's predictions in the order of the tracks."""
-    return Predictions(*(in_order(x, order) for x in decoded.predictions))
+def of_clip(predictions: Predictions, clip: int) -> Predictions:
+    """Of one clip the predictions of a frame, (1, Q, ..)."""
+    return Predictions(*(x[clip : clip + 1] for x in predictions))
 
 
-def clip_of(frames: Sequence[Predictions], clip: int) -> list[Predictions]:
-    """Of one clip the predictions of all frames, (1, Q, ..) each."""
-    return [Predictions(*(x[clip : clip + 1] for x in prediction)) for prediction in frames]
+def add_noise(ratio: float, queries: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """DVIS++'s training noise: tracks begin as weighted averages of two queries (mode "wa").
+
+    With probability `ratio`, every track of a video starts from a mixture instead of its match.
+
+    Args:
+        ratio: In [0, 1].
+        queries: (B, Q, D), as the segmenter gave them.
+        order: (B, Q), as they were matched.
+
+    Returns:
+        Tracks (B, Q, D), and their order: the query that weighs more in each.
+    """
+    noisy = [
+        mixture(q) if torch.rand(()) < ratio else (q[o], o)
+        for q, o in zip(queries, order, strict=True)
+    ]
+    tracks, orders = zip(*noisy, strict=True)
+    return torch.stack(tracks), torch.stack(orders)
+
+
+def mixture(queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Each query (Q, D) averaged with another by a random weight, and which of them prevails."""
+    number = len(queries)
+    other = torch.randperm(number, device=queries.device)
+    own_share = torch.rand(number, 1, device=queries.device)
+    mixed = queries * own_share + queries[other] * (1 - own_share)
+    own = torch.arange(number, device=queries.device)
+    return mixed, torch.where(own_share[:, 0] < 0.5, other, own)
