@@ -20,7 +20,6 @@ from tempomask.rle import encode_rle
 
 MakeVideoSet = Callable[..., Path]
 Content = dict[str, Any]
-POLYGON = [[4.0, 4.0, 16.0, 4.0, 16.0, 14.0, 4.0, 14.0]]
 
 
 def test_reads_videos_classes_and_masks(video_set: MakeVideoSet) -> None:
@@ -59,7 +58,7 @@ def test_a_validation_file_has_no_annotations(video_set: MakeVideoSet) -> None:
         VideoInstanceClips(dataset)
 
 
-@pytest.mark.parametrize("kind", ["compressed", "listed", "polygon"])
+@pytest.mark.parametrize("kind", ["compressed", "listed"])
 def test_all_kinds_of_masks(kind: str) -> None:
     mask = np.zeros((32, 48), dtype=bool)
     mask[4:14, 4:16] = True
@@ -67,7 +66,6 @@ def test_all_kinds_of_masks(kind: str) -> None:
     segmentation: Any = {
         "compressed": encode_rle(mask),
         "listed": {"size": [32, 48], "counts": counts},
-        "polygon": POLYGON,
     }[kind]
     assert np.array_equal(mask_of(segmentation, (32, 48)), mask)
 
@@ -85,9 +83,7 @@ def test_nothing_is_an_empty_mask() -> None:
         ({"size": [4, 5], "counts": "0"}, r"mask of \[H, W\] = \[4, 5\] in an image"),
         ({"size": [4, 4], "counts": 3}, "not text or a list"),
         ({"size": [4, 4], "counts": [3]}, "add up to 3, not to 16"),
-        ([[1, 2, 3, 4]], "3 or more points"),
-        ([[1, 2, 3, 4, 5, None]], "3 or more points"),
-        ([1, 2, 3, 4, 5, 6], "3 or more points"),
+        ([[4.0, 4.0, 16.0, 4.0, 16.0, 14.0]], "turn polygons into run lengths"),
     ],
 )
 def test_damaged_masks(segmentation: Any, words: str) -> None:
@@ -139,7 +135,7 @@ def test_what_does_not_fit_together(video_set: MakeVideoSet, change: Any, words:
         (mask_at(0, {"size": [9, 48], "counts": "0"}), "annotation 1 of video 1, frame 0: a mask"),
         (mask_at(2, {"size": [32, 48], "counts": [7]}), "frame 2: a run-length encoding"),
         (mask_at(1, None), "annotation 1 of video 1, frame 1: no mask, but area 120"),
-        (mask_at(1, [[1, 2]]), "annotation 1 of video 1, frame 1: a polygon must be"),
+        (mask_at(1, [[1, 2]]), "annotation 1 of video 1, frame 1: a segmentation must be"),
         (
             mask_at(1, {"size": [32, 48], "counts": [32 * 48]}),
             "annotation 1 of video 1, frame 1: an empty mask",
@@ -284,12 +280,6 @@ def test_clips_that_cannot_be_made(video_set: MakeVideoSet) -> None:
     dataset = YouTubeVIS(video_set())
     with pytest.raises(InputError, match="6 frames or more"):
         VideoInstanceClips(dataset, num_frames=6)
-
-
-def test_polygons_without_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pycocotools", None)
-    with pytest.raises(InputError, match=r"tempomask\[vis\]"):
-        mask_of(POLYGON, (32, 48))
 
 
 def test_crowds_are_no_training_instances(video_set: MakeVideoSet) -> None:

@@ -1,8 +1,7 @@
-"""A mask as annotation files write it: compressed or plain run lengths, polygons, or nothing."""
+"""A mask as annotation files write it: compressed or plain run lengths, or nothing."""
 
 from __future__ import annotations
 
-import math
 import reprlib
 from typing import Any, cast
 
@@ -24,21 +23,21 @@ def as_rle(segmentation: Any, size: Size) -> RLE | None:
     """The run-length encoding of a segmentation; None stays None.
 
     Args:
-        segmentation: {size, counts} with counts as text or as a list, which are not looked into;
-            polygons, a list of lists of x, y, x, y ...; or None (also an empty list) where the
-            object is not seen.
+        segmentation: {size, counts} with counts as text or as a list, which are not looked into; or
+            None (also an empty list) where the object is not seen.
         size: (H, W) of the image.
 
     Raises:
-        InputError: It is anything else, of another size, or of polygons without pycocotools.
+        InputError: It is anything else, or of another size.
     """
     if segmentation is None or segmentation == []:
         return None
-    if isinstance(segmentation, list):
-        return _rasterised(segmentation, size)
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
         got = reprlib.repr(segmentation)
-        raise InputError(f"a segmentation must be null, {{size, counts}} or polygons, got {got}")
+        raise InputError(
+            f"a segmentation must be null or {{size, counts}}, got {got}; turn polygons into run"
+            " lengths first, as with pycocotools"
+        )
     found, counts = segmentation["size"], segmentation["counts"]
     if not isinstance(counts, (str, bytes, list)):
         raise InputError(f"counts of a run-length encoding are {counts!r}, not text or a list")
@@ -48,21 +47,3 @@ def as_rle(segmentation: Any, size: Size) -> RLE | None:
             " masks must have the image's size"
         )
     return cast(RLE, segmentation)
-
-
-def _rasterised(polygons: list[Any], size: Size) -> RLE:
-    """Polygons as pycocotools draws them: its rules at the edge are part of the data sets."""
-    for polygon in polygons:
-        numbers = isinstance(polygon, list) and all(
-            isinstance(x, (int, float)) and math.isfinite(x) for x in polygon
-        )
-        if not numbers or len(polygon) < 6 or len(polygon) % 2:
-            raise InputError(
-                f"a polygon must be 3 or more points as x, y, x, y ..., got {reprlib.repr(polygon)}"
-            )
-    try:
-        from pycocotools import mask
-    except ImportError:
-        raise InputError("polygons need pycocotools: pip install 'tempomask[vis]'") from None
-    merged = mask.merge(mask.frPyObjects(polygons, *size))
-    return RLE(size=list(size), counts=merged["counts"].decode("ascii"))

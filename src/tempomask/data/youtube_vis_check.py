@@ -17,7 +17,7 @@ from tempomask.data.youtube_vis import (
 from tempomask.errors import InputError
 from tempomask.io.images import image_size, read_image
 
-# Areas in the file may differ from the masks' by this share: polygons are measured in other ways.
+# Areas in the file may differ from the masks' by this share: they are measured in other ways.
 AREA_SLACK = 0.05
 # Called with the number of videos looked at, and the number of all.
 Progress = Callable[[int, int], None]

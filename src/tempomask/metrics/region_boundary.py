@@ -19,8 +19,7 @@ from tempomask.errors import InputError
 from tempomask.metrics.bitmaps import boundaries, count, dilate, pack
 
 Mask = NDArray[np.bool_]
-# Label maps (integers) or masks (bool).
-Maps = NDArray[np.integer[Any]] | NDArray[np.bool_]
+Labels = NDArray[np.integer[Any]]
 Scores = NDArray[np.float64]
 
 # Boundary pixels match within this share of the image's diagonal, rounded up to whole pixels.
@@ -122,28 +121,20 @@ class RegionBoundary:
         self._region: dict[int, list[float]] = {}
         self._boundary: dict[int, list[float]] = {}
 
-    def update(self, prediction: Maps, truth: Maps) -> None:
+    def update(self, prediction: Labels, truth: Labels) -> None:
         """Score one frame, or several consecutive ones.
 
         Args:
-            prediction: Label maps (H, W) or (T, H, W), integers, 0 for background; or masks, bool
-                (M, H, W) or (T, M, H, W), in the order of object_ids (without them, objects 1 to
-                M).
-            truth: The same kind.
+            prediction: Label maps (H, W) or (T, H, W), integers, 0 for background.
+            truth: Likewise.
 
         Raises:
-            InputError: The shapes differ, or do not fit the number of objects.
+            InputError: The shapes differ or are others.
         """
         _check_shapes(prediction, truth)
-        if (prediction.dtype == bool) != (truth.dtype == bool):
-            raise InputError(
-                f"the prediction is {prediction.dtype} and the ground truth {truth.dtype}; give two"
-                " label maps (integers) or two stacks of masks (bool)"
-            )
-        if prediction.dtype == bool:
-            pairs, ids = self._masks(prediction, truth)
-        else:
-            pairs, ids = self._labels(prediction, truth)
+        if prediction.ndim > 3:
+            raise InputError(f"label maps are (H, W) or (T, H, W), got shape {prediction.shape}")
+        pairs, ids = self._pairs(_compact(prediction), _compact(truth))
         for object_id, region, boundary in zip(ids, *_scores(pairs), strict=True):
             self._region.setdefault(object_id, []).append(float(region))
             self._boundary.setdefault(object_id, []).append(float(boundary))
@@ -155,23 +146,8 @@ class RegionBoundary:
         scores = [ObjectScore(i, statistics(j), statistics(f), len(j)) for i, j, f in parts]
         return RegionBoundaryResult(tuple(scores), tuple(sorted(self._predicted - self._true)))
 
-    def _masks(self, prediction: Maps, truth: Maps) -> tuple[list[_Pair], list[int]]:
-        """One pair for each frame and object of masks (M, H, W) or (T, M, H, W)."""
-        if prediction.ndim not in (3, 4):
-            raise InputError(f"masks are bool (M, H, W) or (T, M, H, W), got {prediction.shape}")
-        objects = prediction.shape[-3]
-        ids = tuple(range(1, objects + 1)) if self._fixed is None else self._fixed
-        if len(ids) != objects:
-            raise InputError(f"{objects} masks a frame for {len(ids)} objects; give one for each")
-        self._true |= set(ids)
-        pairs = _mask_pairs(prediction, truth)
-        return pairs, list(ids) * (len(pairs) // max(objects, 1))
-
-    def _labels(self, prediction: Maps, truth: Maps) -> tuple[list[_Pair], list[int]]:
-        """One pair for each frame and object of label maps (H, W) or (T, H, W)."""
-        if prediction.ndim not in (2, 3):
-            raise InputError(f"label maps are (H, W) or (T, H, W), got shape {prediction.shape}")
-        prediction, truth = _compact(prediction), _compact(truth)
+    def _pairs(self, prediction: Labels, truth: Labels) -> tuple[list[_Pair], list[int]]:
+        """One pair for each frame and object that counts, and the objects' ids."""
         pairs, ids = [], []
         for predicted, true in zip(_flat(prediction), _flat(truth), strict=True):
             self._predicted |= _ids(predicted)
@@ -189,7 +165,8 @@ def region_and_boundary(prediction: Mask, truth: Mask) -> tuple[Scores, Scores]:
     Two empty masks score 1; an empty one and another score 0.
     """
     _check_shapes(prediction, truth)
-    region, boundary = _scores(_mask_pairs(prediction, truth))
+    flat = zip(_flat(prediction), _flat(truth), strict=True)
+    region, boundary = _scores([_Pair(p, t, True) for p, t in flat])
     return region.reshape(prediction.shape[:-2]), boundary.reshape(prediction.shape[:-2])
 
 
@@ -210,10 +187,6 @@ class _Pair(NamedTuple):
     prediction: NDArray[Any]
     truth: NDArray[Any]
     value: int | bool
-
-
-def _mask_pairs(prediction: Maps, truth: Maps) -> list[_Pair]:
-    return [_Pair(p, t, True) for p, t in zip(_flat(prediction), _flat(truth), strict=True)]
 
 
 # Rows top to bottom and columns left to right, ends excluded: top, left, bottom, right.
