@@ -156,9 +156,7 @@ def test_the_check_names_the_place(video_set: MakeVideoSet, change: Any, words: 
 
 
 def test_the_check_finds_nothing_wrong(video_set: MakeVideoSet) -> None:
-    calls: list[tuple[int, int]] = []
-    assert list(check(video_set(), decode=True, progress=lambda *n: calls.append(n))) == []
-    assert calls == [(1, 2), (2, 2)]
+    assert list(check(video_set(), decode=True)) == []
 
 
 def test_the_check_looks_at_images(video_set: MakeVideoSet) -> None:

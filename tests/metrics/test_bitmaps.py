@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,12 +32,6 @@ def test_pack_and_count(masks: np.ndarray, padding: int) -> None:
     assert bits.shape[2] * 64 >= masks.shape[2] + padding
     assert np.array_equal(unpack(bits, masks.shape[2]), masks)
     assert count(bits).tolist() == masks.sum(axis=(1, 2)).tolist()
-
-
-def test_count_without_numpy_2(monkeypatch: pytest.MonkeyPatch) -> None:
-    masks = np.random.default_rng(0).random((3, 20, 130)) < 0.4
-    monkeypatch.delattr(np, "bitwise_count", raising=False)
-    assert count(pack(masks, 3)).tolist() == masks.sum(axis=(1, 2)).tolist()
 
 
 @settings(deadline=None, max_examples=60)

@@ -29,8 +29,9 @@ from tempomask.data.motion import (
     warp,
 )
 from tempomask.data.opencv import cv2
+from tempomask.data.sequences import MaskSequence
 from tempomask.data.shapes import drawn_shape
-from tempomask.data.stills import Cutout, ImageLibrary, Scene
+from tempomask.data.stills import Cutout, ImageLibrary
 from tempomask.data.synthetic import LabelledVideo, Motion, blur_along, compose, paste
 from tempomask.errors import InputError
 
@@ -101,7 +102,7 @@ class SeededClips(Dataset[Clip]):
     def __init__(
         self, image_size: int, num_frames: int, seed: int, length: int, most_objects: int
     ) -> None:
-        """length is what len() says; larger indices give further clips."""
+        """Length is what len() says; larger indices give further clips."""
         self.side, self.num_frames, self.seed = image_size, num_frames, seed
         self.length, self.most_objects = length, most_objects
 
@@ -124,25 +125,24 @@ class SeededClips(Dataset[Clip]):
     def _filmed(
         self,
         rng: np.random.Generator,
-        length: int,
-        frame: Callable[[int], ImageArray],
-        ids: Callable[[int], ImageArray],
+        video: MaskSequence,
+        image: Callable[[Path], ImageArray],
+        ids: Callable[[MaskSequence, int], ImageArray],
     ) -> LabelledVideo | None:
         """Real video at a random stride and direction, one random crop for the whole clip.
 
-        Args:
-            rng: Of all choices.
-            length: Frames of the video, T at least.
-            frame: Reads a frame (H, W, 3) by its index.
-            ids: Reads a frame's object ids (H, W), uint8.
+        image, ids: read a frame (H, W, 3) and its object ids (H, W), uint8.
         """
-        gaps = max(1, self.num_frames - 1)
-        stride = min(int(rng.integers(1, LONGEST_STRIDE + 1)), max(1, (length - 1) // gaps))
-        start = int(rng.integers(length - stride * (self.num_frames - 1)))
+        gaps = self.num_frames - 1
+        if len(video) <= gaps:
+            return None
+        longest = max(1, (len(video) - 1) // max(1, gaps))
+        stride = min(int(rng.integers(1, LONGEST_STRIDE + 1)), longest)
+        start = int(rng.integers(len(video) - stride * gaps))
         chosen = [start + stride * step for step in range(self.num_frames)]
         if rng.random() < 0.5:
             chosen.reverse()
-        labels = [ids(index) for index in chosen]
+        labels = [ids(video, index) for index in chosen]
         numbers = np.setdiff1d(labels[0], [0])
         if not len(numbers):
             return None
@@ -151,7 +151,7 @@ class SeededClips(Dataset[Clip]):
         frames, shown = [], []
         for index, label in zip(chosen, labels, strict=True):
             matrix = shaken(rng, self.side, shake, mirrored)
-            frames.append(view(frame(index), crop, matrix, self.side))
+            frames.append(view(image(video.images[index]), crop, matrix, self.side))
             shown.append(view(label, crop, matrix, self.side, labels=True))
         return LabelledVideo(np.stack(frames), np.stack(shown))
 
@@ -193,24 +193,18 @@ class ClipMixture(SeededClips):
         return self._first_fit(index, maker, maker.__name__, remedy)
 
     def video(self, rng: np.random.Generator) -> LabelledVideo | None:
-        """Real video; None if the sequence drawn is too short."""
-        library, video = self.library, self.library.video(rng)
-        if len(video.images) < self.num_frames:
-            return None
-        return self._filmed(
-            rng,
-            len(video.images),
-            lambda index: library.image(video.images[index]),
-            lambda index: library.ids(video, index),
-        )
+        """Real video."""
+        library = self.library
+        return self._filmed(rng, library.video(rng), library.image, library.ids)
 
     def stills(self, rng: np.random.Generator) -> LabelledVideo | None:
         """One still under a moving camera, deforming: of several objects, or of one."""
         if rng.random() < 0.7:
             return self._moved(rng, self.library.scene(rng), (0.3, 1.3), 0.03)
         cutout = self.library.object(rng)
-        scene = None if cutout is None else Scene(cutout.image, cutout.mask)
-        return None if scene is None else self._moved(rng, scene, (0.3, 1.3), 0.03)
+        if cutout is None:
+            return None
+        return self._moved(rng, (cutout.image, cutout.mask), (0.3, 1.3), 0.03)
 
     def paste(self, rng: np.random.Generator) -> LabelledVideo | None:
         """One to four objects over a moving image, a moving scene or real video."""
@@ -256,7 +250,7 @@ class ClipMixture(SeededClips):
         if region is None:
             return None
         if rng.random() < 0.6:
-            return self._moved(rng, Scene(region.image, region.mask), (0.5, 1.8), 0.05)
+            return self._moved(rng, (region.image, region.mask), (0.5, 1.8), 0.05)
         others = [self.library.region(rng) for _ in range(rng.integers(3))]
         present = [region, *(other for other in others if other is not None)]
         return self._composed(rng, self.library.any_image(rng), present)
@@ -283,16 +277,17 @@ class ClipMixture(SeededClips):
     def _moved(
         self,
         rng: np.random.Generator,
-        scene: Scene,
+        scene: tuple[ImageArray, ImageArray],
         strength: tuple[float, float],
         amplitude: float,
     ) -> LabelledVideo | None:
-        """A camera that moves over an image, about one of its objects."""
-        numbers = np.setdiff1d(scene.ids, [0])
+        """A camera that moves over an image (h, w, 3), about one of its objects' ids (h, w)."""
+        image, objects = scene
+        numbers = np.setdiff1d(objects, [0])
         if not len(numbers):
             return None
-        mask = (scene.ids == rng.choice(numbers)).astype(np.uint8)
-        stage, size = self._stage(rng, scene.image), (self.side, self.side)
+        mask = (objects == rng.choice(numbers)).astype(np.uint8)
+        stage, size = self._stage(rng, image), (self.side, self.side)
         height, width = mask.shape
         x, y, columns, rows = cv2.boundingRect(mask)
         cover = max(stage.width / width, stage.height / height)
@@ -311,10 +306,10 @@ class ClipMixture(SeededClips):
         if amplitude and rng.random() < 0.7:
             fields = deformation(rng, self.num_frames, size, rng.uniform(0, amplitude))
         steps = [(stage.show(m), f) for m, f in zip(path, fields, strict=True)]
-        image, grown = halved(scene.image, place.scale)
+        image, grown = halved(image, place.scale)
         frames = np.stack([warp(image, _after(m, grown), size, f) for m, f in steps])
         # Where the image is continued by its mirror image, the object is too.
-        ids = np.stack([warp(scene.ids, m, size, f, labels=True) for m, f in steps])
+        ids = np.stack([warp(objects, m, size, f, labels=True) for m, f in steps])
         if rng.random() < 0.2:
             middle = np.array([*place.anchor, 1.0])
             blur_along(frames, [matrix @ middle for matrix, _ in steps])

@@ -44,12 +44,11 @@ class DavisClips(SeededClips):
 
     def _draw(self, rng: np.random.Generator) -> LabelledVideo | None:
         sequence = self.sequences[rng.integers(len(self.sequences))]
-        return self._filmed(
-            rng,
-            len(sequence),
-            lambda index: _kept_image(sequence.images[index]),
-            lambda index: sequence.label_map(index).astype(np.uint8),
-        )
+        return self._filmed(rng, sequence, _kept_image, _ids)
+
+
+def _ids(sequence: MaskSequence, index: int) -> ImageArray:
+    return sequence.label_map(index).astype(np.uint8)
 
 
 # Decoding is what clips wait for; so many frames are about 0.7 GB of 480p video.

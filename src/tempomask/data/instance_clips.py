@@ -56,8 +56,6 @@ class InstanceClip:
         ):
             if array.shape != shape:
                 raise InputError(f"a clip's {name} have shape {array.shape}, not {shape}")
-        if number and self.labels.min() < 0:
-            raise InputError(f"a clip has the label {self.labels.min()}; labels start from 0")
         if (self.masks.any(axis=(2, 3)) & ~self.present).any():
             raise InputError("a clip has a mask of an instance that is not present")
 

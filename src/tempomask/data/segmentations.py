@@ -14,7 +14,7 @@ from tempomask.rle import RLE, decode_rle
 
 
 def mask_of(segmentation: Any, size: Size) -> NDArray[np.bool_]:
-    """bool (H, W) of a segmentation, see `as_rle`; all False for None."""
+    """Boolean (H, W) of a segmentation, see `as_rle`; all False for None."""
     rle = as_rle(segmentation, size)
     return np.zeros(size, dtype=bool) if rle is None else decode_rle(rle)
 

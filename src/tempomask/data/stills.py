@@ -13,8 +13,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from tempomask.data.davis import Davis
 from tempomask.data.motion import ImageArray, halved
 from tempomask.data.opencv import cv2
+from tempomask.data.sequences import MaskSequence
 from tempomask.errors import InputError
 from tempomask.io.images import read_image, read_values
 
@@ -68,21 +70,6 @@ class Still(NamedTuple):
     category: str
 
 
-class Scene(NamedTuple):
-    """An image (h, w, 3) uint8 RGB and the ids (h, w) of its objects, 0 for none."""
-
-    image: ImageArray
-    ids: ImageArray
-
-
-class Video(NamedTuple):
-    """Frames and label maps of one sequence, in order; single: every label is object 1."""
-
-    images: list[Path]
-    labels: list[Path]
-    single: bool
-
-
 class ImageLibrary:
     """Lists the labelled images and video under a root, reads each once, and draws from them.
 
@@ -118,9 +105,12 @@ class ImageLibrary:
             for number, category in self._categories[still.image.name].items():
                 self._by_category.setdefault(category, []).append((still, int(number)))
         self.videos = {
-            name: list_videos(root / name, single=name == DAVIS, held_out=held_out)
+            name: {s.name: s for s in Davis(root / name, "all", single_object=name == DAVIS)}
             for name in VIDEO_SHARES
         }
+        for name in held_out:
+            if self.videos[DAVIS].pop(name, None) is None:
+                raise InputError(f"no sequence {name!r} at {root / DAVIS} to hold out")
         self._read: dict[Path, ImageArray] = {}
 
     def image(self, path: Path) -> ImageArray:
@@ -136,20 +126,23 @@ class ImageLibrary:
             self._read[path] = read(path)
         return self._read[path]
 
-    def video(self, rng: np.random.Generator) -> Video:
+    def video(self, rng: np.random.Generator) -> MaskSequence:
         """A sequence: of a source by its share, each sequence of it as likely as any other."""
         source = rng.choice(len(VIDEO_SHARES), p=list(VIDEO_SHARES.values()))
         return _any(rng, list(self.videos[list(VIDEO_SHARES)[source]].values()))
 
-    def ids(self, video: Video, index: int) -> ImageArray:
+    def ids(self, video: MaskSequence, index: int) -> ImageArray:
         """(H, W) object ids of a frame, 0 for none."""
-        label = self.label(video.labels[index])
-        return (label > 0).astype(np.uint8) if video.single else label
+        label = self.label(video.annotations[index])
+        return (label > 0).astype(np.uint8) if video.single_object else label
 
-    def scene(self, rng: np.random.Generator) -> Scene:
-        """An image of several objects: mostly of `coco-mini`, the others are few but exact."""
+    def scene(self, rng: np.random.Generator) -> tuple[ImageArray, ImageArray]:
+        """An image (h, w, 3) of several objects, and their ids (h, w), 0 for none.
+
+        It is mostly of `coco-mini`; the others are few but exact.
+        """
         still = _any(rng, self.first_frames if rng.random() < FIRST_FRAME_SHARE else self.coco)
-        return Scene(self.image(still.image), self.label(still.label))
+        return self.image(still.image), self.label(still.label)
 
     def any_image(self, rng: np.random.Generator) -> ImageArray:
         """An image to move things over: BSDS most often, a DAVIS frame or another still."""
@@ -263,25 +256,3 @@ def labelled_images(folder: Path, category: str) -> list[Still]:
 def held_out_images(root: Path) -> list[Still]:
     """The images of `coco-mini` that are for measuring: every tenth by name, at most sixty."""
     return labelled_images(root / COCO, "object")[::HELD_OUT_EVERY][:MOST_HELD_OUT]
-
-
-def list_videos(root: Path, single: bool, held_out: Collection[str] = ()) -> dict[str, Video]:
-    """The sequences of `root/{JPEGImages,Annotations}/NAME`, but for those held out.
-
-    single: every label is object 1, and the names held out must be there. InputError without frames
-    and for a frame without labels.
-    """
-    images = root / "JPEGImages"
-    if not images.is_dir():
-        raise InputError(f"no frames at {images}; give the folder that holds them")
-    folders = [folder for folder in sorted(images.iterdir()) if folder.is_dir()]
-    unknown = sorted(set(held_out) - {folder.name for folder in folders}) if single else ()
-    if unknown:
-        raise InputError(f"no sequence {unknown[0]!r} at {images} to hold out")
-    videos = {}
-    for folder in folders:
-        if folder.name not in held_out:
-            frames = sorted(folder.glob("*.jpg"))
-            labels = [root / "Annotations" / folder.name / f"{path.stem}.png" for path in frames]
-            videos[folder.name] = Video(frames, labels, single)
-    return videos

@@ -85,13 +85,13 @@ class InstanceAnnotation:
             return as_rle(self.segmentations[frame], self.video.size)
 
     def mask(self, frame: int) -> NDArray[np.bool_]:
-        """bool (H, W) on a frame; all False where it is not seen; InputError if damaged."""
+        """Boolean (H, W) on a frame; all False where it is not seen; InputError if damaged."""
         with self._at(frame):
             return mask_of(self.segmentations[frame], self.video.size)
 
     @cached_property
     def seen(self) -> NDArray[np.bool_]:
-        """bool (T,): frames with a segmentation."""
+        """Boolean (T,): frames with a segmentation."""
         return np.array([bool(segmentation) for segmentation in self.segmentations], dtype=bool)
 
     def _at(self, frame: int) -> AbstractContextManager[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,6 @@ from tempomask.io.images import image_size, read_image
 
 # Areas in the file may differ from the masks' by this share: they are measured in other ways.
 AREA_SLACK = 0.05
-# Called with the number of videos looked at, and the number of all.
-Progress = Callable[[int, int], None]
 
 
 def check(
@@ -28,7 +26,6 @@ def check(
     images: str | Path | None = None,
     *,
     decode: bool = False,
-    progress: Progress | None = None,
 ) -> Iterator[str]:
     """Every problem as one line that names the video, the annotation or the file; none if all fits.
 
@@ -39,7 +36,6 @@ def check(
         annotations: Same as in `YouTubeVIS`.
         images: Same as in `YouTubeVIS`.
         decode: Read all images to the end, which finds those that are cut off.
-        progress: Told about every video.
 
     Raises:
         InputError: The file itself cannot be read.
@@ -55,12 +51,10 @@ def check(
         for video in dataset.videos:
             if not dataset.annotations(video.id):
                 yield f"video {video.id} ({video.name}) has no annotation"
-    for number, video in enumerate(dataset.videos, 1):
+    for video in dataset.videos:
         yield from _image_problems(dataset, video, decode)
         for annotation in dataset.annotations(video.id):
             yield from _mask_problems(annotation)
-        if progress is not None:
-            progress(number, len(dataset))
 
 
 def _image_problems(dataset: YouTubeVIS, video: VideoEntry, decode: bool) -> Iterator[str]:

@@ -21,6 +21,6 @@ class FastFuserBlock(nn.Module):
         self.contract = fast_linear(scaled, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (N, C, h, w), same shape."""
+        """Map x (N, C, h, w) to the same shape."""
         y = self.norm(self.depthwise(x)).permute(0, 2, 3, 1)
         return x + self.contract(self.expand(y)).permute(0, 3, 1, 2)

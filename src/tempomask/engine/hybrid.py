@@ -68,7 +68,7 @@ class FusedConvolution(nn.Module):
             self.weight = self._packed(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, h, w), of the type of the weights."""
+        """Convolve x (B, C, h, w), of the type of the weights."""
         convolve = torch.ops.mkldnn._convolution_pointwise.default
         return convolve(x, self.weight, self.bias, *self.geometry, *self.activation)
 
@@ -85,7 +85,7 @@ class FusedResidual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, h, w)."""
+        """Map x (B, C, h, w) as the plain block does."""
         y = self.layers(x)
         return y.add_(x) if self.residual else y
 
@@ -103,7 +103,7 @@ class FastStem(ConvolutionalStem):
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """image (B, 3, S, S), S even down to stride 16: maps: see `ConvolutionalStem`."""
+        """Maps of an image (B, 3, S, S), S even down to stride 16; see `ConvolutionalStem`."""
         return self.maps(self.first(image.to(self.dtype)))
 
 
@@ -122,7 +122,7 @@ class FastTransformerBlock(RoutedBlock):
         self._tables: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def attend(self, x: Tensor) -> Tensor:
-        """x (B, h, w, C), same shape."""
+        """Map x (B, h, w, C) to the same shape."""
         batch, height, width, _ = x.shape
         parts = self.qkv(self.plain.attention_norm(x))
         parts = parts.reshape(batch, height * width, 5, self.num_heads, -1).permute(2, 0, 3, 1, 4)
@@ -144,5 +144,5 @@ class FastTransformerBlock(RoutedBlock):
         return self._tables[height, width]
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """x (B, h, w, C), same shape."""
+        """Map x (B, h, w, C) to the same shape."""
         return x + self.contract(self.expand(self.plain.mlp_norm(x)))

@@ -87,7 +87,7 @@ class FastMemoryAttentionLayer(nn.Module):
         self.feedforward_norm = plain.feedforward_norm
 
     def attend_self(self, x: Tensor, table: Table) -> Tensor:
-        """x (N, hw, D) attends to itself; residual."""
+        """Let x (N, hw, D) attend to itself; residual."""
         parts = self.own(self.self_norm(x)).chunk(5, dim=-1)
         query, query_turned, key, key_turned, value = parts
         query, key = _rotated(query, query_turned, table), _rotated(key, key_turned, table)
@@ -96,7 +96,7 @@ class FastMemoryAttentionLayer(nn.Module):
     def attend_memory(
         self, x: Tensor, memory: SharedTokens, grid: tuple[int, int], table: Table
     ) -> Tensor:
-        """x (1 or N, hw, D) attends to the memories of N objects and passes the MLP: (N, hw, D)."""
+        """Let x (1 or N, hw, D) attend to memories of N objects, then pass the MLP: (N, hw, D)."""
         query, query_turned = self.query(self.cross_norm(x)).chunk(2, dim=-1)
         query = _rotated(query, query_turned, table)
         key, value = self._keys(memory, grid), self.value(memory.values)
@@ -241,7 +241,7 @@ class FastMemoryAttention(MemoryAttention):
         self.register_buffer("sine", sine.to(dtype))
 
     def forward(self, features: Tensor, position: Tensor, memory: MemoryTokens) -> Tensor:
-        """features (1 or N, D, h, w), position (D, h, w): conditioned features (N, D, h, w)."""
+        """Condition features (1 or N, D, h, w) at positions (D, h, w): (N, D, h, w)."""
         grid = (features.shape[2], features.shape[3])
         x = (features + MemoryAttention.POSITION_WEIGHT * position).flatten(2).transpose(1, 2)
         table, count = (self.cosine, self.sine), len(memory.values)

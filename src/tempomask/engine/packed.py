@@ -58,7 +58,7 @@ class PackedLinear(nn.Module):
         self.packed = torch.ops.mkldnn._reorder_linear_weight(self.packed)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., in_features): (..., out_features), bfloat16."""
+        """Map x (..., in_features) to (..., out_features), bfloat16."""
         # The last is GELU's form: exact, not by tanh.
         form = "none" if self.activation == "gelu" else ""
         return torch.ops.mkldnn._linear_pointwise(
@@ -74,7 +74,7 @@ class LinearInPlace(nn.Module):
         self.layer, self.activation = layer, activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., in_features): (..., out_features)."""
+        """Map x (..., in_features) to (..., out_features)."""
         x = F.linear(x, self.layer.weight, self.layer.bias)
         # A fresh hidden layer would cost more than the function itself.
         return torch.relu_(x) if self.activation == "relu" else torch.ops.aten.gelu_(x)
@@ -108,7 +108,7 @@ class FewTokensLinear(nn.Module):
         self.bias = bias.detach().float().clone()
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., in_features): (..., out_features), float32 for a few tokens."""
+        """Map x (..., in_features) to (..., out_features), float32 for a few tokens."""
         tokens = x.shape[:-1].numel()
         if tokens > self.TOKENS:
             return self.layer(x)

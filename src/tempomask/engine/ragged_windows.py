@@ -65,7 +65,7 @@ def is_ragged(block: WindowedBlock, height: int, width: int) -> bool:
 
 
 def attend_ragged(block: WindowedBlock, x: Tensor) -> Tensor:
-    """x (B, h, w, dim): as in `WindowedBlock.attend`."""
+    """Attend within x (B, h, w, dim), as in `WindowedBlock.attend`."""
     batch, height, width, _ = x.shape
     normed = block.attention_norm(x)
     shortcut = x if block.shortcut is None else block.shortcut(normed)

@@ -56,7 +56,7 @@ class FastTrunk(Encoder):
     def forward(
         self, image: Tensor, policy: Policy | None = None, previous_masks: Tensor | None = None
     ) -> EncoderOutput:
-        """image (B, 3, H, W), normalised, sides as in the plain encoder. See `EncoderOutput`."""
+        """Encode an image (B, 3, H, W), normalised, sides as in the plain encoder."""
         image = image.to(self.dtype).contiguous(memory_format=torch.channels_last)
         x = self.patch_embedding(image).permute(0, 2, 3, 1)
         # In place: x is fresh, and another of its size would cost more than the sum.
@@ -98,7 +98,7 @@ class StripBlock(RoutedBlock):
         self.block = block
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, h, w, dim): both halves of the block on one strip, then on the next."""
+        """Run x (B, h, w, dim) through both halves of the block on one strip, then on the next."""
         strips = self._strips(x)
         if len(strips) == 1:
             return self.feed_forward(self.attend(x))
@@ -118,7 +118,7 @@ class StripBlock(RoutedBlock):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """x (B, h, w, dim), same shape."""
+        """Map x (B, h, w, dim) to the same shape."""
         if not in_parts(x):
             return x + self.contract(self.expand(self.block.mlp_norm(x)))
         rows = max(1, TOKENS // x.shape[2])

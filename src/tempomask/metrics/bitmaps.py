@@ -6,7 +6,6 @@ word x // 64. Every row ends with padding bits, which are 0.
 
 from __future__ import annotations
 
-from functools import cache
 from math import isqrt
 
 import numpy as np
@@ -66,7 +65,7 @@ def dilate(masks: Bitmaps, radius: int) -> Bitmaps:
 def count(masks: Bitmaps) -> NDArray[np.int64]:
     """Number of mask pixels, int64 (M,)."""
     flat = np.ascontiguousarray(masks).reshape(len(masks), -1)
-    return _ones(flat).sum(axis=1, dtype=np.int64)
+    return np.bitwise_count(flat).sum(axis=1, dtype=np.int64)
 
 
 def _towards_end(bits: Bitmaps, step: int) -> Bitmaps:
@@ -83,17 +82,3 @@ def _towards_start(bits: Bitmaps, step: int) -> Bitmaps:
     moved = flat >> np.uint64(step)
     moved[:, :-1] |= flat[:, 1:] << np.uint64(_WORD - step)
     return moved.reshape(bits.shape)
-
-
-def _ones(words: Bitmaps) -> NDArray[np.uint8]:
-    """How many bits of each word, or of each quarter of a word, are 1."""
-    if hasattr(np, "bitwise_count"):
-        return np.bitwise_count(words)
-    # numpy 1.26 cannot count bits.
-    return _ones_of_16_bits()[words.view(np.uint16)]
-
-
-@cache
-def _ones_of_16_bits() -> NDArray[np.uint8]:
-    values = np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2)
-    return np.unpackbits(values, axis=1).sum(axis=1, dtype=np.uint8)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 
 def partition(x: Tensor, window: int) -> Tensor:
-    """x (B, H, W, C) to windows (B * rows * columns, window, window, C), zeros beyond the map."""
+    """Cut x (B, H, W, C) into windows (B * rows * columns, window, window, C), zeros beyond it."""
     batch, height, width, channels = x.shape
     below, right = -height % window, -width % window
     if below or right:

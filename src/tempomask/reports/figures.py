@@ -113,7 +113,7 @@ def save_run_chart(path: str | Path, records: Iterable[FrameRecord]) -> None:
 
 
 def _checked(indices: Sequence[int] | NDArray[np.int64], blocks: ArrayLike) -> NDArray[np.bool_]:
-    """blocks as bool (T, L)."""
+    """Blocks as bool (T, L)."""
     try:
         ran = np.asarray(blocks, dtype=bool)
     except ValueError:  # frames with different numbers of blocks

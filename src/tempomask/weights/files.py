@@ -6,7 +6,6 @@ PyTorch (weights only), safetensors, folders of either, and detectron2's pickles
 from __future__ import annotations
 
 import pickle
-import struct
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,19 +27,6 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 ZIP_MAGIC, PICKLE_MAGIC = b"PK", b"\x80"
 # safetensors begin with the length of their JSON header, eight bytes, at most this.
 LONGEST_HEADER = 100_000_000
-# What unpickling damaged bytes can raise.
-UNREADABLE = (
-    RuntimeError,
-    pickle.UnpicklingError,
-    struct.error,
-    EOFError,
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ImportError,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +114,7 @@ def _read_pytorch(path: Path) -> State:
     try:
         with path.open("rb") as file:
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
+    except Exception as error:  # damaged bytes fail in many ways
         raise InputError(
             f"{path} cannot be read as a PyTorch checkpoint of weights; it is truncated, damaged or"
             f" holds other objects ({_first_line(error)})"
@@ -167,7 +153,7 @@ def _read_arrays(path: Path) -> State:
     try:
         with path.open("rb") as file:
             content = _inner(_ArraysOnly(file, encoding="latin1").load(), "model")
-    except UNREADABLE as error:
+    except Exception as error:
         raise InputError(
             f"{path} cannot be read as a pickle of arrays ({error}); it is damaged or of another"
             " kind"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -28,18 +29,7 @@ class Conversion(NamedTuple):
 
 def extra_axes(*axes: int) -> Conversion:
     """Their tensor has axes of length 1 at these places, ascending, that ours lacks."""
-
-    def to_theirs(x: Tensor) -> Tensor:
-        for axis in axes:
-            x = x.unsqueeze(axis)
-        return x
-
-    def to_ours(x: Tensor) -> Tensor:
-        for axis in reversed(axes):
-            x = x.squeeze(axis)
-        return x
-
-    return Conversion(to_ours, to_theirs)
+    return Conversion(lambda x: x.squeeze(axes), lambda x: reduce(torch.unsqueeze, axes, x))
 
 
 def rules(table: str) -> Rules:

@@ -48,7 +48,7 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(tensor)
 
     def forward(self, query: Tensor, cells: Tensor, places: Tensor, sizes: Sizes) -> Tensor:
-        """query and cells (B, N, C), places (N, 2) as x, y in [0, 1], sizes: of the levels."""
+        """Attend from query to cells (B, N, C) at places (N, 2), x, y in [0, 1], on L levels."""
         batch, number, _ = query.shape
         shape = (batch, number, self.num_heads, LEVELS, self.points)
         offsets = self.offsets(query).view(*shape, 2).float()
@@ -125,7 +125,7 @@ def sample_rows(
 
 
 def _with_margin(values: Tensor, sizes: Sizes) -> tuple[Tensor, Sizes]:
-    """values (B, N, heads, C / heads) with zeros around each level, and the levels' sizes then."""
+    """Put zeros around each level of values (B, N, heads, C / heads); also gives the new sizes."""
     levels = values.flatten(2).split([rows * columns for rows, columns in sizes], 1)
     padded = [
         # One cell before the first; the two behind the last are a point's own and its neighbour.

@@ -109,7 +109,7 @@ class ReferringTracker(nn.Module):
         return Referred(outputs, reference, order), state
 
     def predict(self, outputs: Tensor, reference: Tensor, mask_features: Tensor) -> Predictions:
-        """outputs of one layer (B, Q, D), the reference, projected mask features (B, C, h, w)."""
+        """Predict from outputs, reference (B, Q, D) and projected mask features (B, C, h, w)."""
         embeddings = self.norm(outputs)
         classes = self.class_head(torch.cat([reference, embeddings], -1))
         masks = dot_maps(self.mask_head(embeddings), mask_features)

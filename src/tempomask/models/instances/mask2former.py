@@ -47,7 +47,7 @@ class Mask2Former(nn.Module):
         )
 
     def encode(self, image: Tensor) -> PixelFeatures:
-        """image (B, 3, H, W), normalised, H and W multiples of 32."""
+        """Encode an image (B, 3, H, W), normalised, H and W multiples of 32."""
         return self.pixel_decoder(self.backbone(image))
 
     def decode(

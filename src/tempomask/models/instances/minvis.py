@@ -35,7 +35,7 @@ def match_queries(previous: Tensor, current: Tensor) -> Tensor:
 
 
 def in_order(x: Tensor, order: Tensor) -> Tensor:
-    """x (B, Q, ...) with its queries in the order (B, Q)."""
+    """Put the queries of x (B, Q, ...) in the order (B, Q)."""
     return torch.stack([sample[index] for sample, index in zip(x, order, strict=True)])
 
 

@@ -46,7 +46,7 @@ class InstanceSegmenter(nn.Module):
     def step(
         self, image: Tensor, state: CarriedState | None, router: QueryRouter | None = None
     ) -> tuple[TrackedFrame, CarriedState]:
-        """image (B, 3, H, W), normalised, sides multiples of 32; state None begins a new video."""
+        """Segment an image (B, 3, H, W), normalised, sides multiples of 32; None: a new video."""
         features = self.network.encode(image)
         previous = None if state is None else state.queries
         decoded = self.network.decode(features, router, previous)

@@ -50,7 +50,7 @@ class SetLossWeights:
 
 
 def sample_points(masks: Tensor, points: Tensor) -> Tensor:
-    """masks (A, C, H, W) at points (A, P, 2), x and y in [0, 1], bilinearly: (A, C, P)."""
+    """Read masks (A, C, H, W) at points (A, P, 2), x and y in [0, 1], bilinearly: (A, C, P)."""
     return F.grid_sample(masks, 2 * points[:, None] - 1, align_corners=False)[:, :, 0]
 
 
