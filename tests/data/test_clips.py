@@ -167,8 +167,8 @@ def test_held_out_sequences_are_never_read(training_folder: Path) -> None:
 
 
 def test_length_is_an_epoch_and_indices_go_on(training_folder: Path) -> None:
-    clips = ClipMixture(training_folder, image_size=32, num_frames=1, length=7)
-    assert len(clips) == 7
+    clips = ClipMixture(training_folder, image_size=32, num_frames=1)
+    assert len(clips) == 100_000
     assert clips[10_000_000].frames.shape == (1, 32, 32, 3)
 
 

@@ -38,6 +38,7 @@ from tempomask.errors import InputError
 # Least and greatest share of the first frame that an object covers, for something to follow.
 AREA = (0.003, 0.85)
 ATTEMPTS = 40
+EPOCH = 100_000
 # Width / height of the videos that people have, which the network sees squeezed to a square.
 ASPECTS = (16 / 9, 16 / 9, 16 / 9, 4 / 3, 4 / 3, 1.0, 3 / 4, 9 / 16)
 LONGEST_STRIDE = 5
@@ -99,15 +100,13 @@ def collate(clips: list[Clip]) -> ClipBatch:
 class SeededClips(Dataset[Clip]):
     """Clips of T frames of one to most_objects objects that are visible in the first frame."""
 
-    def __init__(
-        self, image_size: int, num_frames: int, seed: int, length: int, most_objects: int
-    ) -> None:
-        """Length is what len() says; larger indices give further clips."""
+    def __init__(self, image_size: int, num_frames: int, seed: int, most_objects: int) -> None:
         self.side, self.num_frames, self.seed = image_size, num_frames, seed
-        self.length, self.most_objects = length, most_objects
+        self.most_objects = most_objects
 
     def __len__(self) -> int:
-        return self.length
+        """One epoch of a plain loader; larger indices give further clips."""
+        return EPOCH
 
     def _first_fit(self, index: int, draw: Draw, source: str, remedy: str) -> Clip:
         """Clip `index`: the first of some tries whose first frame shows an object of a fit size."""
@@ -170,13 +169,12 @@ class ClipMixture(SeededClips):
         seed: int = 1,
         held_out: Collection[str] = (),
         mixture: Mixture | None = None,
-        length: int = 100_000,
         most_objects: int = 1,
     ) -> None:
         """See `ImageLibrary` for root, which may be one, to be shared, and held_out."""
         if image_size < 16 or num_frames < 1:
             raise InputError(f"clips need 16 pixels and a frame: {image_size=}, {num_frames=}")
-        super().__init__(image_size, num_frames, seed, length, most_objects)
+        super().__init__(image_size, num_frames, seed, most_objects)
         self.library = (
             root if isinstance(root, ImageLibrary) else ImageLibrary(Path(root), held_out)
         )

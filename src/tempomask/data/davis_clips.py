@@ -25,11 +25,10 @@ class DavisClips(SeededClips):
         image_size: int,
         num_frames: int = 4,
         seed: int = 1,
-        length: int = 100_000,
         most_objects: int = 1,
     ) -> None:
         """Same as `SeededClips`; InputError if no sequence has num_frames frames."""
-        super().__init__(image_size, num_frames, seed, length, most_objects)
+        super().__init__(image_size, num_frames, seed, most_objects)
         self.sequences = [sequence for sequence in sequences if len(sequence) >= num_frames]
         if not self.sequences:
             raise InputError(

@@ -27,6 +27,7 @@ STEP = np.array([0.06, 0.10, 0.03, 0.06, 0.05, 0.035])
 STIFFNESS = 0.02
 # Share of the objects that come back to where they started by the last frame, by a stiffer spring.
 RETURNING = 0.2
+LONGEST_BLUR = 15  # pixels
 
 
 class Stage(NamedTuple):
@@ -181,7 +182,7 @@ def halved(image: ImageArray, scale: float) -> tuple[ImageArray, int]:
     return image, shrunk
 
 
-def motion_kernel(velocity: NDArray[np.float64], longest: int = 15) -> FloatArray | None:
+def motion_kernel(velocity: NDArray[np.float64]) -> FloatArray | None:
     """A line (k, k) of weights that sum to 1: the blur of a velocity in pixels; None when short.
 
     The shutter is open for half of the time between two frames.
@@ -190,7 +191,7 @@ def motion_kernel(velocity: NDArray[np.float64], longest: int = 15) -> FloatArra
     extent = float(np.abs(streak).max())
     if extent < 1.5:
         return None
-    streak = streak * min(1.0, (longest - 1) / extent)
+    streak = streak * min(1.0, (LONGEST_BLUR - 1) / extent)
     radius = int(np.ceil(np.abs(streak).max() / 2 - 1e-6))
     kernel = np.zeros((2 * radius + 1, 2 * radius + 1), np.float32)
     x, y = np.round(streak * 8).astype(int)

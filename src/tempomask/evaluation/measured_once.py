@@ -58,18 +58,15 @@ class KeptScores:
         keep = [True] * network.encoder.num_blocks if policy is None else policy.keep
         key = "".join("1" if kept else "0" for kept in keep)
         kept = json.loads(self._path.read_text()) if self._path.exists() else {}
-        scores = kept.setdefault(self._origin(network), {})
+        # Of which weights and data a score is.
+        origin = base_sample(network).numpy().tobytes() + self.fingerprint.encode()
+        scores = kept.setdefault(hashlib.sha256(origin).hexdigest()[:16], {})
         if key not in scores:
             scores[key] = self._measure.score(network, policy)
             if self._writes:
                 make_folder(self._path.parent)
                 write_json(self._path, kept)
         return scores[key]
-
-    def _origin(self, network: RoutedNetwork) -> str:
-        """Of which weights and data a score is."""
-        weights = base_sample(network).numpy().tobytes()
-        return hashlib.sha256(weights + self._measure.fingerprint.encode()).hexdigest()[:16]
 
     @property
     def fingerprint(self) -> str:

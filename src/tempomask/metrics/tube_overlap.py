@@ -55,13 +55,19 @@ def tube_overlaps(predicted: Sequence[Tube], truth: Sequence[Tube]) -> Floats:
         InputError: Tracks have different numbers of frames, or masks are damaged or of different
             sizes.
     """
-    lengths = sorted({len(tube) for tube in (*predicted, *truth)})
+    tubes = (*predicted, *truth)
+    lengths = sorted({len(tube) for tube in tubes})
     if len(lengths) > 1:
         raise InputError(
             f"tracks of {lengths[0]} and of {lengths[-1]} frames in one video; give one mask or"
             " None for each frame"
         )
-    _check_sizes([*predicted, *truth])
+    sizes = sorted({tuple(rle["size"]) for tube in tubes for rle in tube if rle is not None})
+    if len(sizes) > 1:
+        raise InputError(
+            f"masks of {sizes[0][1]} x {sizes[0][0]} and of {sizes[-1][1]} x {sizes[-1][0]} pixels"
+            " in one video; all must have the video's size"
+        )
     intersection = np.zeros((len(predicted), len(truth)))
     left_areas, right_areas = np.zeros((len(predicted), 1)), np.zeros((1, len(truth)))
     for frame in range(lengths[0] if lengths else 0):
@@ -95,12 +101,3 @@ def _shared_pixels(left: Sequence[Runs], right: Sequence[Runs]) -> Floats:
         shared[:, column] = np.bincount(owners, weights=signs * before, minlength=len(left))
     # Interpolation may be off by a rounding error, the numbers are whole.
     return np.rint(shared)
-
-
-def _check_sizes(tubes: Sequence[Tube]) -> None:
-    sizes = sorted({tuple(rle["size"]) for tube in tubes for rle in tube if rle is not None})
-    if len(sizes) > 1:
-        raise InputError(
-            f"masks of {sizes[0][1]} x {sizes[0][0]} and of {sizes[-1][1]} x {sizes[-1][0]} pixels"
-            " in one video; all must have the video's size"
-        )

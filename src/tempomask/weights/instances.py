@@ -29,7 +29,7 @@ from tempomask.weights.own import (
     RouterWeights,
     config_from_json,
 )
-from tempomask.weights.zoo import INSTANCE_MODELS, ModelInfo
+from tempomask.weights.zoo import INSTANCE_MODELS
 
 LAYOUTS = (DETECTRON2, TRANSFORMERS_MASK2FORMER)
 # The class head, whose rows tell how many classes a file knows.
@@ -68,7 +68,12 @@ def load_instance_segmenter(
     named = None if name is None else instance_config(name)
     info = None if name is None else INSTANCE_MODELS[name]
     if info is not None and checkpoint is None and with_router:
-        info = _with_router(info)
+        # Only bundled models have a file of the same model with TAR trained on top.
+        if info.repository is not None:
+            raise InputError(
+                f"{name} has no weights with TAR; train them, or give a file as the checkpoint"
+            )
+        info = replace(info, name=f"{name} with TAR", file=f"{name}-tar.safetensors")
     file = read(checkpoint, info)
     if INSTANCES_KEY in file.metadata:
         return _load_own(file, name)
@@ -86,15 +91,6 @@ def load_instance_segmenter(
 def is_instances(file: Checkpoint) -> bool:
     """Whether a checkpoint is of an instance segmenter, our own or a foreign one."""
     return INSTANCES_KEY in file.metadata or layout_of(published(file.state), LAYOUTS) is not None
-
-
-def _with_router(info: ModelInfo) -> ModelInfo:
-    """The file of the same model with TAR trained on top; only bundled models have one."""
-    if info.repository is not None:
-        raise InputError(
-            f"{info.name} has no weights with TAR; train them, or give a file as the checkpoint"
-        )
-    return replace(info, name=f"{info.name} with TAR", file=f"{info.name}-tar.safetensors")
 
 
 def _load_own(file: Checkpoint, name: str | None) -> LoadedInstances:

@@ -62,15 +62,14 @@ class ModelInfo:
             bundled = ASSETS / self.file
             return bundled if bundled.is_file() else None
         local = home() / self.file
-        return local if local.is_file() else self._in_hub_cache(self.repository)
-
-    def _in_hub_cache(self, repository: str) -> Path | None:
+        if local.is_file():
+            return local
         from huggingface_hub import try_to_load_from_cache
 
         # The second is the copy that transformers fetches.
         names = (self.file, "model.safetensors")
-        for name in names if repository != EFFICIENTTAM_REPOSITORY else names[:1]:
-            found = try_to_load_from_cache(repository, name)
+        for name in names if self.repository != EFFICIENTTAM_REPOSITORY else names[:1]:
+            found = try_to_load_from_cache(self.repository, name)
             if isinstance(found, str):
                 return Path(found)
         return None

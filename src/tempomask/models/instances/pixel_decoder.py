@@ -77,7 +77,13 @@ class PixelDecoder(nn.Module):
         ]
         sizes = [(x.shape[2], x.shape[3]) for x in projected]
         x = torch.cat([level.flatten(2).transpose(1, 2) for level in projected], 1)
-        position = self._positions(sizes, x.device)
+        # (N, C): sine encodings of the cells plus the embeddings of their levels.
+        position = torch.cat(
+            [
+                grid_sine(height, width, self.dim, x.device).flatten(1).T + embedding
+                for (height, width), embedding in zip(sizes, self.level_embedding, strict=True)
+            ]
+        )
         places = cell_places(sizes, x.device)
         for layer in self.layers:
             x = layer(x, position, places, sizes)
@@ -88,15 +94,6 @@ class PixelDecoder(nn.Module):
         fine = self.lateral(maps[0])
         fine = fine + F.interpolate(levels[-1], fine.shape[-2:], mode="bilinear")
         return PixelFeatures(self.mask_projection(F.relu(self.smooth(fine))), levels)
-
-    def _positions(self, sizes: list[tuple[int, int]], device: torch.device) -> Tensor:
-        """(N, C): sine encodings of the cells plus the embeddings of their levels."""
-        return torch.cat(
-            [
-                grid_sine(height, width, self.dim, device).flatten(1).T + embedding
-                for (height, width), embedding in zip(sizes, self.level_embedding, strict=True)
-            ]
-        )
 
 
 def cell_places(sizes: list[tuple[int, int]], device: torch.device) -> Tensor:
