@@ -231,7 +231,7 @@ class ImageLibrary:
 
 def _any(rng: np.random.Generator, choices: Sequence[Choice]) -> Choice:
     """One of a sequence, each as likely as any other."""
-    return choices[rng.integers(len(choices))]
+    return choices[int(rng.integers(len(choices)))]
 
 
 def largest_part(mask: ImageArray) -> ImageArray:

@@ -88,7 +88,8 @@ def _mask_problems(annotation: InstanceAnnotation) -> Iterator[str]:
     if not annotation.seen.any():
         yield f"{name} is not seen on any frame"
     for index, segmentation in enumerate(annotation.segmentations):
-        problem = _mask_problem(segmentation, video, areas is not None, areas and areas[index])
+        area = None if areas is None else areas[index]
+        problem = _mask_problem(segmentation, video, areas is not None, area)
         if problem is not None:
             yield f"{name}, frame {index}: {problem}"
 
