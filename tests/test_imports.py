@@ -15,6 +15,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "tempomask"
 # Each package imports from itself and from those before it.
 LAYERS = [
     "errors",
+    "limits",
+    "schema",
     "devices",
     "frames",
     "files",

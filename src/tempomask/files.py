@@ -7,12 +7,15 @@ import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tempomask.errors import InputError
+from tempomask.limits import check_limit
+from tempomask.schema import parse_json, shown
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -78,14 +81,32 @@ def write_csv(path: str | Path, header: Iterable[str], rows: Iterable[Iterable[A
         writer.writerows(rows)
 
 
-def read_json(path: str | Path, what: str) -> Any:
-    """The parsed file; InputError, which calls it `what`, if it is not there or no JSON."""
+def read_file(path: str | Path, what: str) -> bytes:
+    """The content of a file; InputError, which calls it `what`, if it is none or too large."""
+    path = Path(path)
     try:
-        return json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read {what} {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}; the file may be cut off") from None
+        if not path.is_file() and path.exists():  # reading a pipe would wait for ever
+            raise InputError(f"{what} {path} is no file")
+        check_limit("file_bytes", path.stat().st_size, f"{what} {path}")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: no name of a file at all
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read {what} {shown(str(path))}: {reason}") from None
+
+
+def read_text(path: str | Path, what: str) -> str:
+    """The text in a file; InputError, which calls it `what`, if there is none."""
+    try:
+        return read_file(path, what).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{what} {path} is no text in UTF-8") from None
+
+
+def read_json(path: str | Path, what: str, schema: Any = object) -> Any:
+    """The value in a JSON file of a schema; InputError, which calls it `what`, for all else."""
+    return parse_json(read_file(path, what), f"{what} {path}", schema)
 
 
 def part_path(path: Path) -> Path:
@@ -95,8 +116,24 @@ def part_path(path: Path) -> Path:
 
 def absolute_path(source: str | Path) -> Path | None:
     """Of a source that is a file or folder; None for any other, such as a camera."""
-    path = Path(source).expanduser()
+    path = given_path(source)
     return path.resolve() if path.exists() else None
+
+
+def given_path(text: str | Path) -> Path:
+    """The path that a person means: as it stands if it is there, else with ~ for their home.
+
+    Raises:
+        InputError: No file can be called so.
+    """
+    path = Path(text)
+    try:
+        return path if path.exists() else path.expanduser()
+    except RuntimeError:  # ~ and a name, but of no user
+        return path
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"no file can be called {shown(str(path))}: {reason}") from None
 
 
 @contextmanager
@@ -123,6 +160,64 @@ def make_folder(folder: str | Path) -> Path:
         finally:
             probe.unlink(missing_ok=True)
     return folder
+
+
+class FolderLock:
+    """A folder that one run writes to at a time; a run that ended holds nothing, however it did.
+
+    Args:
+        folder: That is there.
+
+    Raises:
+        InputError: Another run, which is named, holds it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / ".tempomask.lock"
+        while True:
+            file = self.path.open("a+b")
+            if not _lock(file):
+                file.seek(0)
+                holder = file.read(20).decode("ascii", "replace").strip()
+                file.close()
+                raise InputError(
+                    f"another run{f' (process {holder})' * bool(holder)} is writing to {folder};"
+                    " wait for it, or choose another output folder"
+                )
+            with suppress(OSError):  # a run that ended just now may have removed the file
+                if os.path.samestat(os.fstat(file.fileno()), self.path.stat()):
+                    break
+            file.close()
+        self._file = file
+        with suppress(OSError):
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
+            file.flush()
+
+    def release(self) -> None:
+        """Let others in. Harmless when it is done twice."""
+        if not self._file.closed:
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
+            self._file.close()
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Lock an open file for this process; False if another has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(1000)  # past the text, which others may read
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # A file system without locks is no reason to refuse.
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
+    return True
 
 
 def _explain(error: OSError, place: str | Path) -> str:

@@ -11,6 +11,7 @@ Our own because pycocotools fills the rest with arbitrary memory where counts ar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 from typing import Any, TypedDict
 
 import numpy as np
@@ -18,8 +19,11 @@ from numpy.typing import NDArray
 
 from tempomask.errors import InputError
 from tempomask.frames import Size
+from tempomask.limits import check_limit
 
 _MORE, _SIGN, _FIVE, _TEXT = 0x20, 0x10, 0x1F, 48
+# Groups of a count: more than 35 bits no mask needs, and 64 would overflow.
+_LONGEST = 7
 
 
 class RLE(TypedDict):
@@ -61,7 +65,7 @@ def encode_rle(mask: NDArray[Any]) -> RLE:
 def decode_rle(rle: RLE) -> NDArray[np.bool_]:
     """The mask bool (H, W) of an encoding, compressed or not; InputError as in `run_lengths`."""
     counts = run_lengths(rle)
-    height, width = (int(side) for side in rle["size"])
+    height, width = rle["size"]
     values = np.arange(len(counts)) % 2 == 1
     return np.repeat(values, counts).reshape(width, height).T
 
@@ -81,19 +85,22 @@ def run_lengths(rle: RLE) -> NDArray[np.int64]:
         InputError: For anything else, and for counts that do not add up to H x W.
     """
     try:
-        height, width = (int(side) for side in rle["size"])
-        text: Any = rle["counts"]
-        counts = _expand(text) if isinstance(text, (str, bytes)) else np.array(text, np.int64)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError(f"not a COCO run-length encoding: {error!r}; need size, counts") from None
+        height, width = (index(side) for side in rle["size"])
+        counts: Any = rle["counts"]
+        counts = _expand(counts) if isinstance(counts, (str, bytes)) else np.array(counts)
+        if counts.ndim != 1 or counts.dtype.kind not in "iu":
+            raise ValueError("counts are no list of whole numbers")
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+        raise InputError(f"not a COCO run-length encoding: {error}; need size, counts") from None
+    check_limit("pixels", height * width, "a run-length encoding")
     # Each is held against H x W first, as a sum of large ones could wrap around to it.
-    fit = height > 0 and width > 0 and ((counts >= 0) & (counts <= height * width)).all()
+    fit = min(height, width) > 0 and ((counts >= 0) & (counts <= height * width)).all()
     if not fit or counts.sum() != height * width:
         raise InputError(
             f"a run-length encoding of size [{height}, {width}] whose counts add up to"
             f" {counts.sum()}, not to {height * width}; the file is damaged, or its size is wrong"
         )
-    return counts
+    return counts.astype(np.int64, copy=False)
 
 
 def _compress(counts: NDArray[np.int64]) -> str:
@@ -118,6 +125,8 @@ def _expand(text: str | bytes) -> NDArray[np.int64]:
     if not len(groups) or groups.min() < 0 or groups.max() > 63 or last[-1] != len(groups) - 1:
         raise ValueError("counts hold other characters, or end early")
     first = np.concatenate(([0], last[:-1] + 1))
+    if (last - first).max() >= _LONGEST:
+        raise ValueError("counts are too large")
     place = 5 * (np.arange(len(groups)) - np.repeat(first, last - first + 1))
     counts = np.add.reduceat((groups & _FIVE) << place, first)
     counts -= np.where(groups[last] & _SIGN, np.int64(1) << (place[last] + 5), 0)

@@ -409,8 +409,8 @@ def test_settings_can_be_changed_on_disk(folder: Any) -> None:
     ("harm", "message"),
     [
         (lambda f: (f / "adapter.json").unlink(), "there is no adapter at"),
-        (lambda f: (f / "adapter.json").write_text("{"), "not a readable description"),
-        (lambda f: (f / "adapter.json").write_text('{"format": 1}'), "not a readable description"),
+        (lambda f: (f / "adapter.json").write_text("{"), "is not JSON"),
+        (lambda f: (f / "adapter.json").write_text('{"format": 1}'), "has no method"),
         (lambda f: (f / "adapter.safetensors").unlink(), "missing or damaged"),
         (lambda f: (f / "adapter.safetensors").write_bytes(b"no"), "missing or damaged"),
         (

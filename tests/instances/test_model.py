@@ -163,9 +163,9 @@ def test_classes_from_lists_and_files(files: dict[str, Path], tmp_path: Path) ->
     ("name", "content", "message"),
     [
         ("a.txt", "one\ntwo\n", r"a.txt has 2 names, but tiny knows 3 classes \(cat, dog"),
-        ("a.json", "{}", "neither a JSON list of names nor has it categories"),
-        ("a.json", "[1, 2, 3]", "not a JSON list of names"),
-        ("a.json", "[", "neither a JSON list"),
+        ("a.json", "{}", "has no categories"),
+        ("a.json", "[1, 2, 3]", "not text"),
+        ("a.json", "[", "is not JSON"),
         (None, "", "cannot read the classes file"),
     ],
 )

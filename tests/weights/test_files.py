@@ -141,8 +141,9 @@ def test_folders_without_one_checkpoint(tmp_path: Path, files: list[str], messag
     ("index", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "has no weight_map"),
+        ("[]", "is a list of 0, not an object"),
         ("{}", "has no weight_map"),
+        ('{"weight_map": {"a": "../b"}}', "no plain name of a file"),
         (json.dumps({"weight_map": {"a": "gone.safetensors"}}), "names gone.safetensors"),
     ],
 )

@@ -20,10 +20,12 @@ from torch import Tensor
 
 from tempomask.adaptation.method import Attach, Export, LoadedAdapter
 from tempomask.errors import InputError
+from tempomask.files import read_json
 from tempomask.models.encoder import RoutedNetwork
 
 DESCRIPTION, TENSORS = "adapter.json", "adapter.safetensors"
 FORMAT = 1
+SCHEMA = {"format": int, "method": str, "model": str, "settings": dict}
 SAMPLE = "base.sample"
 # Adapters that come with the package, by name.
 BUNDLED = Path(__file__).parent.parent / "assets" / "adapters"
@@ -174,14 +176,8 @@ def read_adapter(name: str | Path) -> Adapter:
 
 
 def _description(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        known = values["format"] == FORMAT
-        names = isinstance(values["model"], str) and isinstance(values["method"], str)
-        whole = names and isinstance(values["settings"], dict)
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is not a readable description of an adapter") from None
-    if not known or not whole:
+    values = read_json(path, "the description of an adapter", SCHEMA)
+    if values["format"] != FORMAT:
         raise InputError(
             f"{path} describes an adapter of method {values['method']!r} in format"
             f" {values['format']!r}; this version reads format {FORMAT}"

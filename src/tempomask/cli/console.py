@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +20,9 @@ from tempomask.errors import InputWarning
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 BAD_INPUT = 2
+FAILED = 1  # what nobody foresaw, and output that could not be written
+REPORT = "see SECURITY.md"
+_LONGEST = 2000
 
 # Where nobody looks at a terminal (a pipe, a file), lines are not folded at 80 columns.
 _WIDTH = None if sys.stdout.isatty() else 160
@@ -26,21 +31,54 @@ out = Console(highlight=False, markup=False, width=_WIDTH)
 err = Console(stderr=True, highlight=False, markup=False)
 
 
+def one_line(message: str) -> str:
+    """A message as one line of bounded length, without control characters of names in it."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 300]} ... {line[-290:]}"
+
+
 def error(message: str) -> None:
-    """One red line on stderr, however long the message is."""
-    line = " ".join(message.split())
-    err.print(f"error: {line}", style="red", soft_wrap=True)
+    """One red line on stderr."""
+    err.print(f"error: {one_line(message)}", style="red", soft_wrap=True)
 
 
 def note(message: str) -> None:
     """One line on stderr."""
-    err.print(message, soft_wrap=True)
+    err.print(one_line(message), soft_wrap=True)
+
+
+def unexpected(fault: BaseException) -> int:
+    """The last resort: one line for an error that nobody foresaw, its traceback in a file.
+
+    Returns:
+        The exit code.
+    """
+    if isinstance(fault, BrokenPipeError):  # whoever read the output has seen enough
+        return FAILED
+    if isinstance(fault, OSError) and fault.errno is not None:
+        where = f": {fault.filename}" if fault.filename else ""
+        error(f"{fault.strerror or type(fault).__name__}{where}; --traceback shows where from")
+        return FAILED
+    text = " ".join(str(fault).split())
+    what = f"{type(fault).__name__}: {text}" if text else type(fault).__name__
+    full = ("out of memory", "allocate memory", "not enough memory")
+    if isinstance(fault, MemoryError) or any(words in text.lower() for words in full):
+        error("out of memory; give smaller frames, fewer objects at once or a smaller model")
+        return FAILED
+    try:
+        with NamedTemporaryFile("w", prefix="tempomask-", suffix=".txt", delete=False) as file:
+            file.write("".join(traceback.format_exception(fault)))
+        kept = f"its traceback is in {file.name}; please report it with that file ({REPORT})"
+    except OSError:
+        kept = f"--traceback shows where from; please report it ({REPORT})"
+    error(f"unexpected {what[:300]}; {kept}")
+    return FAILED
 
 
 def show_warning(message: Warning | str, kind: type[Warning], *place: Any) -> None:
     """Take the place of `warnings.showwarning`: ours in one line, others as they are."""
     if issubclass(kind, InputWarning):
-        err.print(f"warning: {message}", style="yellow", soft_wrap=True)
+        err.print(f"warning: {one_line(str(message))}", style="yellow", soft_wrap=True)
     else:
         sys.stderr.write(warnings.formatwarning(message, kind, *place[:2]))
 
@@ -63,7 +101,7 @@ def bars(unit: str = "") -> Progress:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout, and nothing else there."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)
 
 
 def table(*columns: str, title: str | None = None) -> Table:

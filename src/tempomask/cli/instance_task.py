@@ -12,7 +12,6 @@ from tempomask.cli.run import Plan, ReplayBuffer, Request, Task
 from tempomask.errors import InputError
 from tempomask.instances.options import InstanceOptions
 from tempomask.io.records import INSTANCES
-from tempomask.io.result_folder import FORMATS
 from tempomask.io.writer import ResultWriter
 from tempomask.results import InstanceResult, InstanceTrack
 from tempomask.tracking.passes import check_frames
@@ -31,7 +30,6 @@ class InstanceTask(Task):
 
     name = INSTANCES
     noun = "instance"
-    formats = tuple(FORMATS[INSTANCES])
 
     def __init__(self, options: InstanceOptions) -> None:
         self.options = options

@@ -79,6 +79,7 @@ def instances(
         start: First frame.
         end: Frame to stop before.
     """
+    output.check("instances")
     with console.waiting("starting"):
         from tempomask.cli.instance_task import InstanceTask, print_report
         from tempomask.cli.run import Run

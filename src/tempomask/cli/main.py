@@ -1,14 +1,17 @@
 """The command line: `tempomask track`, `propagate`, `eval`, `demo`, `models`, `train` ...
 
-Exit codes: 0 done, 2 bad input (one line on stderr), 130 stopped with Ctrl-C.
+Exit codes: 0 done, 1 unexpected error, 2 bad input (one line on stderr), 130 stopped with Ctrl-C.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from io import TextIOWrapper
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -27,6 +30,7 @@ from tempomask.cli.propagate import propagate
 from tempomask.cli.track import track
 from tempomask.cli.train import train, train_instances
 from tempomask.errors import InputError, InputWarning
+from tempomask.limits import VARIABLE, limits
 
 # No --no-FLAG beside every --FLAG, no --empty-LIST; of an option given twice the last holds. That a
 # flag is off unless it is given goes without saying.
@@ -39,7 +43,8 @@ PLAIN = Parameter(
 app = App(
     name="tempomask",
     help="Segment and track objects in video: one click, box or mask to masks in every frame.\n\n"
-    "--traceback, given anywhere, shows where an error comes from.",
+    "Given anywhere, --traceback shows where an error comes from, --limits pixels=4e8 raises a"
+    " limit on inputs, and --allow-playlists follows m3u8 and other lists of files.",
     version=f"tempomask {__version__}",
     version_format="plaintext",
     default_parameter=PLAIN,
@@ -71,8 +76,30 @@ app.register_install_completion_command(help="Install completion for your shell.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Bad input is one line, not a traceback."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names may hold what a terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     traceback = "--traceback" in given
-    words = [word for word in given if word != "--traceback"]
+    try:
+        code = _run(take_limits([word for word in given if word != "--traceback"]))
+        sys.stdout.flush()
+        return code
+    except (InputError, CycloptsError) as error:
+        if traceback:
+            raise
+        console.error(str(error))
+        return console.BAD_INPUT
+    except KeyboardInterrupt:
+        console.error("stopped by Ctrl-C")
+        return console.INTERRUPTED
+    except Exception as error:
+        if traceback:
+            raise
+        _forget_output()
+        return console.unexpected(error)
+
+
+def _run(words: list[str]) -> int:
     try:
         command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
         prompts = bound.arguments.get("prompts")
@@ -82,10 +109,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.simplefilter("always", InputWarning)
             warnings.showwarning = console.show_warning
             return command(*bound.args, **bound.kwargs) or 0
-    except (InputError, CycloptsError) as error:
-        if traceback:
-            raise
-        console.error(str(error))
-        return console.BAD_INPUT
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+
+
+def take_limits(words: list[str]) -> list[str]:
+    """Put --limits and --allow-playlists, given anywhere, into the environment; the other words."""
+    rest: list[str] = []
+    taken = [os.environ.get(VARIABLE, "")]
+    following = iter(words)
+    for word in following:
+        name, _, value = word.partition("=")
+        if name == "--limits":
+            taken.append(value or next(following, ""))
+        elif word == "--allow-playlists":
+            taken.append("playlists=1")
+        else:
+            rest.append(word)
+    if taken[1:]:
+        os.environ[VARIABLE] = ",".join(filter(None, taken))
+    limits()
+    return rest
+
+
+def _forget_output() -> None:
+    """Let go of output that cannot be written, or Python complains once more at its end."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -17,7 +17,7 @@ from cyclopts import Group, Parameter, Token
 
 from tempomask.cli import console
 from tempomask.devices import DTypeName
-from tempomask.errors import InputError, check_share
+from tempomask.errors import InputError, check_share, unknown_name
 from tempomask.routing.options import Routing, RuleName
 from tempomask.tracking.options import Compatibility, MemoryRule, Preset, TrackingOptions
 
@@ -240,6 +240,15 @@ class RunOutput:
     names: bool = False
     resume: bool = False
     as_json: Json = False
+
+    def check(self, task: str) -> None:
+        """InputError for formats that a task, `track` or `instances`, cannot save."""
+        from tempomask.io.result_folder import formats_of
+
+        known = formats_of(task)
+        for name in self.save or ():
+            if name not in known:
+                raise unknown_name(f"--save {name}: unknown", name, known)
 
     def request(self, source: str, what: str, saved: Sequence[str], **rest: Any) -> Request:
         """What is asked of a run; a folder left out is SOURCE-what, formats are `saved`."""

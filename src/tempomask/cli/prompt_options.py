@@ -8,7 +8,6 @@ them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,10 +73,11 @@ class PromptOptions:
 
     def files(self) -> tuple[Path, ...]:
         """The files that the options name, and the masks that JSON files among them name."""
+        from tempomask.io.prompt_file import masks_of
+
         files = [Path(text) for name, text in self.order if name in ("mask", "prompts")]
         for path in [Path(text) for name, text in self.order if name == "prompts"]:
-            masks = (entry.get("mask") for entry in json.loads(path.read_text(encoding="utf-8")))
-            files += [path.parent / mask for mask in masks if mask is not None]
+            files += masks_of(path)
         return tuple(files)
 
 

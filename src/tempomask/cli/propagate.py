@@ -49,6 +49,7 @@ def propagate(
         end: Frame to stop before; backward, the last one reached.
         direction: forward or backward.
     """
+    output.check("track")
     prompts = masks_at(frame, mask or [])
     with console.waiting("starting"):
         from tempomask.cli.run import Run

@@ -87,14 +87,12 @@ class Task:
     Attributes:
         name: `track` or `instances`.
         noun: What a result shows.
-        formats: What can be saved.
         classes: Of instances; None for tracked objects.
         settings: What must be the same for the run to be resumed, once it has begun.
     """
 
     name: str
     noun: str
-    formats: Collection[str]
     classes: tuple[str, ...] | None = None
     settings: Mapping[str, Any] = MappingProxyType({})
 
@@ -153,8 +151,6 @@ class Run:
 
     def __init__(self, request: Request, task: Task, video: Video) -> None:
         self.request, self.task, self.video = request, task, video
-        for name in sorted(request.save - set(task.formats)):
-            raise InputError(f"--save {name}: unknown; choose from {', '.join(task.formats)}")
         task.check(request, video)
         if request.names:
             check_named(video)

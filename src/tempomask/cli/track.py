@@ -49,6 +49,7 @@ def track(
         start: First frame to track.
         end: Frame to stop before; backward, the last one tracked.
     """
+    output.check("track")
     wanted = prompts.read(max(0, start or 0))
     options = tracking.options()
     with console.waiting("starting"):

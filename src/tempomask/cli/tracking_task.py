@@ -18,7 +18,6 @@ from tempomask.cli.run import Plan, ReplayBuffer, Request, Task
 from tempomask.errors import InputError
 from tempomask.io.images import MAX_ID
 from tempomask.io.records import TRACK
-from tempomask.io.result_folder import CHARTS, FORMATS
 from tempomask.io.writer import ResultWriter
 from tempomask.prompts import Prompt, check_given
 from tempomask.routing.options import Routing
@@ -50,7 +49,6 @@ class TrackingTask(Task):
 
     name = TRACK
     noun = "object"
-    formats = (*FORMATS[TRACK], *CHARTS)
 
     def __init__(
         self,

@@ -6,7 +6,6 @@ A single adaptation keeps its scores so too, for a run that is stopped while it 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 
 from tempomask.adaptation.adapter_file import base_sample
 from tempomask.adaptation.method import Measure, Method, Prepared, WrappedMethod
-from tempomask.files import make_folder, write_json
+from tempomask.files import make_folder, read_json, write_json
 from tempomask.models.encoder import Policy, RoutedNetwork
 from tempomask.routing.static import StaticPlan
 
@@ -57,7 +56,8 @@ class KeptScores:
             return self._measure.score(network, policy)
         keep = [True] * network.encoder.num_blocks if policy is None else policy.keep
         key = "".join("1" if kept else "0" for kept in keep)
-        kept = json.loads(self._path.read_text()) if self._path.exists() else {}
+        shape = {str: {str: float}}
+        kept = read_json(self._path, "scores", shape) if self._path.exists() else {}
         # Of which weights and data a score is.
         origin = base_sample(network).numpy().tobytes() + self.fingerprint.encode()
         scores = kept.setdefault(hashlib.sha256(origin).hexdigest()[:16], {})

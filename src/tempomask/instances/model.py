@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 
 from tempomask.devices import DTypeName, resolve_device, resolve_dtype
 from tempomask.errors import InputError, check_choice
+from tempomask.files import read_json, read_text
 from tempomask.frames import FrameSource
 from tempomask.instances.fast import accelerate_instances
 from tempomask.instances.options import InstanceOptions
@@ -130,23 +130,14 @@ def class_names(classes: str | Path | Sequence[str], config: InstanceConfig) -> 
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the classes file {path}: {error}") from None
     if path.suffix != ".json":
-        return tuple(line.strip() for line in text.splitlines() if line.strip())
-    try:
-        values = json.loads(text)
-        if isinstance(values, dict):
-            rows = sorted(values["categories"], key=lambda row: row["id"])
-            values = [row["name"] for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is neither a JSON list of names nor has it categories ({error!r})"
-        ) from None
-    if not isinstance(values, list) or not all(isinstance(name, str) for name in values):
-        raise InputError(f"{path} is not a JSON list of names")
+        lines = read_text(path, "the classes file").splitlines()
+        return tuple(line.strip() for line in lines if line.strip())
+    categories = {"categories": [{"id": int, "name": str}]}
+    values = read_json(path, "the classes file", ([str], categories))
+    if isinstance(values, dict):
+        rows = sorted(values["categories"], key=lambda row: row["id"])
+        values = [row["name"] for row in rows]
     return tuple(values)
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from tempomask.errors import InputError, check_choice
 from tempomask.models.instances.attention import MultiheadAttention
 from tempomask.models.instances.minvis import in_order, match_queries
+from tempomask.schema import parse_json
 
 Synchroniser = Literal["attention", "bipartite", "none"]
 Layer = Callable[[Tensor], Tensor]
@@ -54,8 +55,8 @@ class QueryRouterConfig:
     def from_json(cls, text: str) -> QueryRouterConfig:
         """InputError if the text is none of ours."""
         try:
-            return cls(**json.loads(text))
-        except (ValueError, TypeError) as error:
+            return cls(**parse_json(text, "the router's configuration", {}))
+        except TypeError as error:
             raise InputError(f"the router's configuration cannot be read ({error})") from None
 
 

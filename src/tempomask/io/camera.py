@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tempomask.errors import InputError
 from tempomask.io.containers import (
+    SCHEMES,
     av_errors,
     error_text,
     frame_rate,
@@ -130,7 +131,12 @@ def open_device(path: Path) -> Stream:
 
 
 def open_stream(url: str) -> Stream:
-    """The stream at a URL; InputError if it cannot be reached."""
+    """The stream at a URL; InputError if it cannot be reached, or is of another scheme."""
+    scheme = url.partition("://")[0].lower()
+    if scheme not in SCHEMES:
+        raise InputError(
+            f"{url} is no file, and no URL that is opened: those begin with {', '.join(SCHEMES)}"
+        )
     options = {"rtsp_transport": "tcp"} if url.startswith("rtsp") else {}
     return Stream(url, url, options=options)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from fractions import Fraction
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,14 +18,30 @@ from numpy.typing import NDArray
 from tempomask.errors import InputError
 from tempomask.files import part_path
 from tempomask.frames import Frame, Size
+from tempomask.limits import check_limit, limits
 
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-# FFmpeg draws text files as images; to a person they are no videos.
-_NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf"}
+# What is opened: containers that hold all of a video themselves, audio to tell it apart, and images
+# that are called a video. Not on the list is what names other files, and what draws text.
+_DEMUXERS = (
+    "apng,apv,asf,av1,avi,avs2,avs3,cavsvideo,cine,dhav,dirac,dnxhd,dv,evc,flic,flv,gif,gxf,h261,"
+    "h263,h264,hevc,ivf,live_flv,lmlm4,m4v,matroska,mjpeg,mjpeg_2000,mlv,moflex,mov,mpeg,mpegts,"
+    "mpegvideo,mpjpeg,mxf,nsv,nut,nuv,obu,ogg,pva,r3d,rm,ser,smjpeg,swf,ty,vc1,vc1test,vvc,webm,"
+    "wtv,yuv4mpegpipe,aac,ac3,aiff,amr,ape,au,caf,dts,eac3,flac,mp3,wav,wv,w64,bmp_pipe,gif_pipe,"
+    "j2k_pipe,jpeg_pipe,jpegxl_anim,jpegxl_pipe,pam_pipe,pgm_pipe,png_pipe,ppm_pipe,tiff_pipe,"
+    "webp,webp_pipe"
+)
+_PLAYLISTS = ",hls,dash,concat,sdp"
+_STREAMING = ",rtp,rtsp,sap"
+# How a playlist begins, to say what it is when it is refused.
+_PLAYLIST_MARKS = (b"#EXTM3U", b"ffconcat", b"<MPD", b"v=0", b"<?xml")
+# The schemes of a URL that is opened, and what FFmpeg needs below them.
+SCHEMES = ["http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "tcp", "udp"]
+_BELOW = ["httpproxy", "tls", "rtmpt", "rtmpts", "crypto"]
 
 # For sources without a clock: the rate of DAVIS and of cinema.
 DEFAULT_FPS = 24.0
@@ -38,39 +55,67 @@ _ENCODERS: dict[str, dict[str, str]] = {
 
 
 def open_container(
-    address: str, name: str, *, demuxer: str | None = None, options: dict[str, str] | None = None
+    source: str | Path,
+    name: str,
+    *,
+    demuxer: str | None = None,
+    options: dict[str, str] | None = None,
 ) -> InputContainer:
-    """A container opened for reading.
+    """A container opened for reading: a file, which may be called anything, or a URL.
+
+    A file is read with FFmpeg's protocol for files alone, a URL with those of networks alone.
 
     Args:
-        address: What FFmpeg calls it.
+        source: A path to a file, or a URL; with a demuxer what FFmpeg calls the device.
         name: Of the source, for messages.
-        demuxer: FFmpeg's name of the format or capture device; None to find out.
+        demuxer: FFmpeg's name of a capture device; None for files and URLs.
         options: Of FFmpeg.
 
     Raises:
-        InputError: When FFmpeg finds nothing in it that it knows.
+        InputError: When FFmpeg finds nothing in it that it knows and that is allowed.
     """
     import av
 
+    local = isinstance(source, Path)
+    options = dict(options or {})
+    if demuxer is None:
+        formats = _DEMUXERS + (_PLAYLISTS if limits().playlists else "")
+        options["format_whitelist"] = formats if local else formats + _STREAMING
+        protocols = ["file", "crypto"] if local else [*SCHEMES, *_BELOW]
+        options["protocol_whitelist"] = ",".join(protocols)
     try:
         # Bytes that are no text in a title must not stop the reading of the images.
         return av.open(
-            address,
+            f"file:{os.path.abspath(source)}" if local else source,
             format=demuxer,
-            options=options or {},
+            options=options,
             metadata_errors="replace",
-            timeout=(10.0, 10.0) if "://" in address else None,
+            timeout=None if local or demuxer else (10.0, 10.0),
         )
     except av_errors() as error:
-        if demuxer is None and "://" not in address:
-            raise InputError(
-                f"cannot read {name} as a video ({error_text(error)}); the file is no video, or it"
-                " was cut short before it was finished"
-            ) from None
+        reason = error_text(error)
+    if local and _is_playlist(source) and not limits().playlists:
         raise InputError(
-            f"cannot open {name} ({error_text(error)}); check that it is there, and not in use"
-        ) from None
+            f"{name} is a playlist, which names other files; to follow it, if it is to be trusted,"
+            " give --allow-playlists"
+        )
+    if local:
+        raise InputError(
+            f"cannot read {name} as a video ({reason}); the file is no video, or it was cut short"
+            " before it was finished"
+        )
+    raise InputError(
+        f"cannot open {name} ({reason}); check that it is there, and not in use, and give"
+        " --allow-playlists if it is a playlist"
+    )
+
+
+def _is_playlist(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(64).lstrip(b"\xef\xbb\xbf \n\r\t").startswith(_PLAYLIST_MARKS)
+    except OSError:
+        return False
 
 
 def video_stream(container: InputContainer, name: str) -> VideoStream:
@@ -82,12 +127,18 @@ def video_stream(container: InputContainer, name: str) -> VideoStream:
         for stream in container.streams.video
         if not stream.disposition & Disposition.attached_pic
     ]
-    if not streams or container.format.name in _NOT_VIDEO:
+    if not streams:
         kinds = sorted({stream.type for stream in container.streams} - {"video"})
         found = f" (only {' and '.join(kinds)})" if kinds else ""
         raise InputError(f"{name} holds no video{found}; give a video file")
     best = container.streams.best("video")
-    return best if best in streams else streams[0]  # type: ignore[return-value]
+    stream: Any = best if best in streams else streams[0]
+    if stream.codec_context is None:
+        raise InputError(f"{name} has a video that this FFmpeg cannot decode; convert it to H.264")
+    check_limit("pixels", stream.width * stream.height, f"{name}: a frame")
+    # The size may change later on; the decoder knows the limit too.
+    stream.codec_context.options = {"max_pixels": str(limits().pixels)}
+    return stream
 
 
 def frame_rate(stream: VideoStream) -> float | None:
@@ -146,6 +197,28 @@ def error_text(error: BaseException) -> str:
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")
 
 
+class _Sink(FileIO):
+    """A file for FFmpeg to write to. Writing seems to succeed always: a failure is kept as `error`.
+
+    FFmpeg's own writing ends in a segmentation fault where the disk becomes full at a bad moment.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        rest = memoryview(data)
+        try:
+            while rest and self.error is None:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.error = error
+        return len(data)
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
 class VideoWriter:
     """Write RGB frames, uint8 (H, W, 3), to an mp4. Use as a context manager, or call `close`.
 
@@ -176,7 +249,6 @@ class VideoWriter:
                 f"frame of shape {frame.shape} in a video of {self.size[1]} x {self.size[0]}"
                 " pixels; all frames must be of one size"
             )
-        container, stream = self._opened()
         height, width = self.size
         if height % 2 or width % 2:
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -184,7 +256,7 @@ class VideoWriter:
         # Players take images without a note on colour as BT.709.
         image = image.reformat(format="yuv420p", dst_colorspace="ITU709")
         image.pts, image.time_base = self.num_frames, 1 / self._fps
-        container.mux(stream.encode(image))
+        self._encode(image)
         self.num_frames += 1
 
     def close(self) -> None:
@@ -192,8 +264,10 @@ class VideoWriter:
         if self._container is None:
             return
         try:
-            self._container.mux(self._stream.encode())
+            self._encode(None)
             self._container.close()
+            self._file.close()
+            self._file.check()
             os.replace(self._part, self.path)
         finally:
             self.discard()
@@ -202,8 +276,9 @@ class VideoWriter:
         """Throw away what has not been closed."""
         container, self._container = self._container, None
         if container is not None:
-            with suppress(OSError):  # a full disk; the file goes anyway
+            with suppress(*av_errors()):  # of an encoder that never began
                 container.close()
+            self._file.close()
         self._part.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -211,6 +286,20 @@ class VideoWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _encode(self, image: VideoFrame | None) -> None:
+        """Encode a frame, or with None what the encoder still holds."""
+        from av.error import FFmpegError
+
+        container, stream = self._opened()
+        try:
+            container.mux(stream.encode(image))
+        except FFmpegError as error:
+            raise InputError(
+                f"cannot encode a video of {self.size[1]} x {self.size[0]} pixels"
+                f" ({error_text(error)}); leave the overlay out"
+            ) from None
+        self._file.check()
 
     def _opened(self) -> tuple[Any, Any]:
         """The container and its stream, opened with the first frame."""
@@ -222,7 +311,8 @@ class VideoWriter:
         if name is None:
             raise InputError("this PyAV has no H.264 or MPEG-4 encoder; install the wheel of av")
         # The part's name does not end in .mp4, so the format is named.
-        self._container = av.open(str(self._part), "w", format="mp4")
+        self._file = _Sink(os.path.abspath(self._part), "w+")
+        self._container = av.open(self._file, "w", format="mp4")
         stream = self._container.add_stream(name, rate=self._fps, options=dict(_ENCODERS[name]))
         height, width = self.size
         stream.height, stream.width = height + height % 2, width + width % 2

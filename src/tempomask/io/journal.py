@@ -19,11 +19,23 @@ from tempomask.errors import InputError
 from tempomask.files import absolute_path, replacing
 from tempomask.frames import Size
 from tempomask.io.records import INSTANCES, TRACK, FrameRecord, line_of, read_line
+from tempomask.limits import check_limit, limits
+from tempomask.schema import one_of, parse_json, whole
 
 if TYPE_CHECKING:
     from tempomask.io.sources import Video
 
 _VERSION = 1
+# What the first line holds, see `schema`.
+HEADER = {
+    "tempomask": one_of(_VERSION),
+    "size": [whole(1), whole(1)],
+    "fps": (float, None),
+    "num_frames": (whole(1), None),
+    "names": {str: str},
+    "settings": {"task?": one_of(TRACK, INSTANCES), "classes?": [str]},
+    "source?": (str, None),
+}
 
 
 @dataclass(frozen=True)
@@ -138,14 +150,13 @@ class Journal:
 
     def record(self, index: int) -> FrameRecord:
         """One frame; KeyError if it is not finished."""
-        position = self._lines[index]
+        position, info = self._lines[index], self.info
         with self.path.open("rb") as file:
             file.seek(position)
             line = file.readline()
         try:
-            info = self.info
-            return read_line(json.loads(line), info.task, info.size, info.classes)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+            return read_line(line, info.task, info.size, info.classes)
+        except InputError as error:
             raise self._damaged(position, error) from None
 
     def records(self) -> Iterator[FrameRecord]:
@@ -176,15 +187,18 @@ class Journal:
 
     def _find_lines(self) -> None:
         """Note where each frame's line starts; a last line that was not finished does not count."""
+        last = whole(0, (self.info.num_frames or 2**31) - 1)
         with self.path.open("rb") as file:
             file.readline()
             position = file.tell()
-            while (line := file.readline()).endswith(b"\n"):
+            while (line := file.readline(limits().line_bytes)).endswith(b"\n"):
                 try:
-                    self._lines[int(json.loads(line)["frame"])] = position
-                except (ValueError, KeyError, TypeError) as error:
+                    self._lines[parse_json(line, "its line", {"frame": last})["frame"]] = position
+                except InputError as error:
                     raise self._damaged(position, error) from None
                 position = file.tell()
+        if line:
+            check_limit("line_bytes", len(line) + 1, f"{self.path}: a line")
         self._end = position
 
     def _damaged(self, position: int, error: Exception) -> InputError:
@@ -207,19 +221,18 @@ def read_header(path: str | Path, task: str | None = None) -> VideoInfo:
     """
     try:
         with Path(path).open("rb") as file:
-            header = json.loads(file.readline())
-        if header["tempomask"] != _VERSION:
-            raise ValueError(f"format {header['tempomask']!r}")
+            header = parse_json(file.readline(limits().line_bytes), "its header", HEADER)
         height, width = header["size"]
+        check_limit("pixels", height * width, "its frame")
         info = VideoInfo(
-            size=(int(height), int(width)),
+            size=(height, width),
             fps=header["fps"],
             num_frames=header["num_frames"],
             names={int(key): name for key, name in header["names"].items()},
-            settings=dict(header["settings"]),
+            settings=header["settings"],
             source=header.get("source"),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(
             f"{path} is no record of finished frames ({error}); delete it, or choose another output"
             " folder"

@@ -6,7 +6,6 @@ A mask is the path of an image, relative to the JSON file.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from tempomask.errors import InputError
-from tempomask.files import make_folder, write_json
+from tempomask.files import make_folder, read_json, write_json
 from tempomask.io.images import read_mask, write_mask_png
+from tempomask.limits import check_limit
 from tempomask.prompts import Prompt
+from tempomask.schema import shown
 
 _KEYS = ("box", "frame", "labels", "mask", "object", "points")
 
@@ -27,7 +28,8 @@ def mask_prompts(path: Path, frame: int, object_id: int, named: bool = False) ->
     object_id: of the one object. named: it was asked for, so several are an InputError.
     """
     labels = read_mask(path)
-    ids = sorted(set(labels.ravel().tolist()) - {0})
+    ids = sorted(set(np.unique(labels).tolist()) - {0})
+    check_limit("objects", len(ids), f"the mask {path}")
     if not ids:
         raise InputError(f"the mask {path} is empty; mark at least one pixel")
     if len(ids) == 1:
@@ -46,12 +48,7 @@ def read_prompts(path: Path, frame: int = 0) -> list[Prompt]:
     A mask is the path of an image, relative to the JSON file. object is 1 and frame as given
     here if left out. InputError, with the file and the entry, for everything else.
     """
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read --prompts {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"--prompts {path} is not JSON: {error}") from None
+    entries = read_json(path, "--prompts")
     if entries == []:
         raise InputError(
             f"--prompts {path} is an empty list; add a prompt, such as"
@@ -59,6 +56,7 @@ def read_prompts(path: Path, frame: int = 0) -> list[Prompt]:
         )
     if not isinstance(entries, list):
         raise InputError(f"--prompts {path} must hold a list of prompts: [{{...}}, ...]")
+    check_limit("objects", len(entries), f"--prompts {path}")
     listed: list[Prompt] = []
     for position, entry in enumerate(entries):
         try:
@@ -68,9 +66,15 @@ def read_prompts(path: Path, frame: int = 0) -> list[Prompt]:
     return listed
 
 
+def masks_of(path: Path) -> list[Path]:
+    """The mask images that a file of prompts names."""
+    entries = (entry.get("mask") for entry in read_json(path, "--prompts"))
+    return [path.parent / mask for mask in entries if mask is not None]
+
+
 def _read_entry(entry: Any, folder: Path, frame: int) -> list[Prompt]:
     if not isinstance(entry, dict):
-        raise InputError(f"expected an object with {', '.join(_KEYS)}, got {entry!r}")
+        raise InputError(f"expected an object with {', '.join(_KEYS)}, got {shown(entry)}")
     unknown = sorted(set(entry) - set(_KEYS))
     if unknown:
         raise InputError(f"unknown key {unknown[0]!r}; use {', '.join(_KEYS)}")
@@ -82,7 +86,7 @@ def _read_entry(entry: Any, folder: Path, frame: int) -> list[Prompt]:
     if entry.get("points") is not None or entry.get("box") is not None:
         raise InputError("a mask excludes points and a box; correct it with a prompt after it")
     if not isinstance(mask, str):
-        raise InputError(f"mask must be the path of an image, got {mask!r}")
+        raise InputError(f"mask must be the path of an image, got {shown(mask)}")
     return mask_prompts(folder / mask, entry["frame"], object_id, named)
 
 

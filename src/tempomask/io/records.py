@@ -14,14 +14,31 @@ from numpy.typing import NDArray
 
 from tempomask.errors import InputError
 from tempomask.frames import Size
+from tempomask.limits import check_limit
 from tempomask.results import FrameResult, InstanceResult
 from tempomask.rle import RLE, decode_masks, encode_rle
+from tempomask.schema import parse_json, plain_name, whole
 
 Result = FrameResult | InstanceResult
 
 TRACK, INSTANCES = "track", "instances"
 # What a line calls its objects and its blocks, by task.
 KEYS = {TRACK: ("objects", "blocks"), INSTANCES: ("instances", "layers")}
+# What a line holds, see `schema`.
+_ITEM = {
+    "id": whole(-(2**63), 2**63 - 1),
+    "label?": whole(),
+    "score": float,
+    "predicted_iou?": float,
+    "box": [float] * 4,
+    "area": whole(),
+    "rle": (str, [whole()]),
+}
+FRAME = whole(0, 2**31)
+LINE = {
+    task: {"frame": FRAME, objects: [_ITEM], blocks: str, "name?": (plain_name, None)}
+    for task, (objects, blocks) in KEYS.items()
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,19 +164,23 @@ def line_of(record: FrameRecord, task: str) -> dict[str, Any]:
     return {"frame": record.index, blocks: ran, objects: items, **named}
 
 
-def read_line(line: dict[str, Any], task: str, size: Size, classes: tuple[str, ...]) -> FrameRecord:
-    """A frame from its line; KeyError, TypeError or ValueError for a line that is none."""
+def read_line(text: bytes, task: str, size: Size, classes: tuple[str, ...]) -> FrameRecord:
+    """A frame from its line; InputError for a line that is none."""
+    line = parse_json(text, "its line", LINE[task])
     objects, blocks = KEYS[task]
     items = line[objects]
+    check_limit("objects", len(items), "the frame")
+    if task == INSTANCES and any(item.get("label", 0) >= len(classes) for item in items):
+        raise InputError("its line has a label of no class")
 
     def column(key: str, dtype: type[np.generic], missing: float | None = None) -> NDArray[Any]:
         values = [item[key] if missing is None else item.get(key, missing) for item in items]
         return np.array(values, dtype=dtype)
 
     return FrameRecord(
-        index=int(line["frame"]),
+        index=line["frame"],
         size=size,
-        ids=tuple(int(item["id"]) for item in items),
+        ids=tuple(item["id"] for item in items),
         encodings=tuple(RLE(size=list(size), counts=item["rle"]) for item in items),
         boxes=column("box", np.float32).reshape(len(items), 4),
         scores=column("score", np.float32),

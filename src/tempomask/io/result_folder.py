@@ -68,6 +68,11 @@ FORMATS: Mapping[str, Mapping[str, Format]] = {
 _OTHERS = {TRACK: ("boxes", *CHARTS.values(), STATE, JOURNAL), INSTANCES: (STATE, JOURNAL)}
 
 
+def formats_of(task: str) -> tuple[str, ...]:
+    """What `--save` of a task knows."""
+    return (*FORMATS[task], *CHARTS) if task == TRACK else tuple(FORMATS[task])
+
+
 class ResultFolder:
     """Paths of the results of one run.
 

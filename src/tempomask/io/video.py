@@ -11,12 +11,13 @@ import os
 import re
 from collections.abc import Iterable
 from io import IOBase
-from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from tempomask.errors import InputError
+from tempomask.files import given_path
 from tempomask.io.camera import open_camera, open_device, open_stream
 from tempomask.io.images import IMAGE_SUFFIXES, page_count
 from tempomask.io.sources import ArrayFrames, ImageFolder, ImagePages, Video
@@ -82,7 +83,9 @@ def _is_path(item: Any) -> bool:
 
 def _open_path(text: str | bytes) -> Video:
     text = os.fsdecode(text)
-    path = Path(text).expanduser()
+    if text.lower().startswith("file://"):
+        text = unquote(urlsplit(text).path)
+    path = given_path(text)
     if "://" in text and not path.exists():
         return open_stream(text)
     if text.isdecimal() and not path.exists():
@@ -100,4 +103,6 @@ def _open_path(text: str | bytes) -> Video:
         return ImageFolder(path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return ImagePages(path) if page_count(path) > 1 else ImageFolder(path)
+    if not path.is_file():
+        raise InputError(f"{text} is no file; give a video file, a folder of images or a camera")
     return VideoFile(path)

@@ -115,7 +115,7 @@ class VideoFile(Video):
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[InputContainer, VideoStream]]:
-        container = open_container(str(self.path), self.name)
+        container = open_container(self.path, self.name)
         with container:
             stream = video_stream(container, self.name)
             if stream.width * stream.height > _ONE_THREAD_PIXELS:

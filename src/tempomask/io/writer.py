@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from tempomask.errors import InputError
-from tempomask.files import make_folder, replacing, write_errors
+from tempomask.files import FolderLock, make_folder, replacing, write_errors
 from tempomask.frames import Frame
 from tempomask.io.containers import VideoWriter
 from tempomask.io.dataset_exports import write_cutout
@@ -68,9 +68,9 @@ class ResultWriter:
         finished: Indices of the frames that were finished at the start of a resumed run.
 
     Raises:
-        InputError: For an unknown format, a folder that is a file, not writable, full or of another
-            kind of run, results that would overwrite the video or what no run wrote, and when
-            resuming with what does not fit.
+        InputError: For an unknown format, a folder that is a file, not writable, full, of another
+            kind of run or written to by another, results that would overwrite the video or what no
+            run wrote, and when resuming with what does not fit.
     """
 
     def __init__(
@@ -96,6 +96,18 @@ class ResultWriter:
         self.folder.check([] if video is None else [video.name])
         self._new_folder = not self.folder.directory.exists()
         self.directory = make_folder(directory)
+        with write_errors(self.directory):
+            self._lock = FolderLock(self.directory)
+        try:
+            self._begin(info, resume)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._paths: dict[str, Path] | None = None
+        self._thread = WorkerThread.writing(self._write, queue)
+
+    def _begin(self, info: VideoInfo, resume: bool) -> None:
+        """Look at what is in the folder, and go on with it or not."""
         there = self.folder.journal
         # The journal of a run in the folder, which the first frame is to replace.
         self._earlier = open_journal(there, info.task) if there.exists() and not resume else None
@@ -106,8 +118,6 @@ class ResultWriter:
         self._redraw = bool(self.finished)
         if "overlay" in self.formats and self.finished:
             self._check_redraw("resuming with an overlay")
-        self._paths: dict[str, Path] | None = None
-        self._thread = WorkerThread.writing(self._write, queue)
 
     def resume_at(self, backward: bool = False) -> int | None:
         """The first frame that is not finished, after (backward: before) those that are in a row.
@@ -191,6 +201,7 @@ class ResultWriter:
         finally:  # also when Ctrl-C comes here
             self._overlay.discard()
             self.journal.close()
+            self._lock.release()
         paths = {name: self.folder.path(name) for name in self.formats}
         for name, path in {**paths, "frames": self.folder.journal}.items():
             if path.is_dir() and not any(path.iterdir()):

@@ -5,8 +5,7 @@ PyTorch (weights only), safetensors, folders of either, and detectron2's pickles
 
 from __future__ import annotations
 
-import pickle
-from collections import OrderedDict
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from tempomask.errors import InputError
 from tempomask.files import read_json
+from tempomask.schema import plain_name, shown
 from tempomask.weights.layout import State
 
 INDEX = "model.safetensors.index.json"
@@ -79,10 +79,8 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _read_shards(index: Path) -> State:
-    try:
-        names: set[str] = set(read_json(index, "the index")["weight_map"].values())
-    except (TypeError, KeyError, AttributeError):
-        raise InputError(f"{index} has no weight_map; it is not a safetensors index") from None
+    content = read_json(index, "the index", {"weight_map": {str: plain_name}})
+    names = set(content["weight_map"].values())
     state: State = {}
     for name in sorted(names):
         shard = index.with_name(name)
@@ -94,6 +92,8 @@ def _read_shards(index: Path) -> State:
 
 def _read_file(path: Path) -> tuple[State, Mapping[str, str]]:
     """Tensors and metadata, by what the file holds, not by how it is called."""
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise InputError(f"the checkpoint {path} is no file; give a file or a folder")
     try:
         with path.open("rb") as file:
             start = file.read(9)
@@ -112,6 +112,8 @@ def _read_file(path: Path) -> tuple[State, Mapping[str, str]]:
 
 def _read_pytorch(path: Path) -> State:
     try:
+        if zipfile.is_zipfile(path):
+            _check_stored(path)
         with path.open("rb") as file:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes fail in many ways
@@ -129,40 +131,25 @@ def _read_pytorch(path: Path) -> State:
     return state
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Arrays, numbers, texts and containers of them; every other name is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        allowed: dict[tuple[str, str], Any] = {
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            ("collections", "OrderedDict"): OrderedDict,
-            ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),
-        }
-        # numpy's own ways to build an array and a number; their module has moved between versions.
-        for package in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            allowed[package, "_reconstruct"] = np.zeros(0).__reduce__()[0]
-            allowed[package, "scalar"] = np.float32(0).__reduce__()[0]
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}")
-        return allowed[module, name]
+def _check_stored(path: Path) -> None:
+    """ValueError for compressed entries: torch writes none, and a small one can fill the memory."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > entry.compress_size:
+                raise ValueError(f"{shown(entry.filename)} is compressed")
 
 
 def _read_arrays(path: Path) -> State:
-    """The arrays of detectron2's format, as tensors, read without running what is in them."""
-    try:
-        with path.open("rb") as file:
-            content = _inner(_ArraysOnly(file, encoding="latin1").load(), "model")
-    except Exception as error:
-        raise InputError(
-            f"{path} cannot be read as a pickle of arrays ({error}); it is damaged or of another"
-            " kind"
-        ) from None
+    """The arrays of detectron2's format, as tensors."""
+    from tempomask.weights.pickles import read_pickle
+
+    content = _inner(read_pickle(path), "model")
     items = content.items() if isinstance(content, Mapping) else ()
     arrays = {str(key): np.array(x) for key, x in items if isinstance(x, np.ndarray)}
     if not arrays:
         raise InputError(f"{path} holds no named arrays; a detectron2 checkpoint has them")
-    return {key: torch.from_numpy(array) for key, array in arrays.items()}
+    native = {key: x.astype(x.dtype.newbyteorder("="), copy=False) for key, x in arrays.items()}
+    return {key: torch.from_numpy(array) for key, array in native.items()}
 
 
 def _inner(content: Any, *keys: str) -> Any:

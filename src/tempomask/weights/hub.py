@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from threading import Thread
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from tempomask.errors import InputError
+from tempomask.files import given_path
 from tempomask.weights.files import SUFFIXES
 from tempomask.weights.zoo import ModelInfo, home
 
@@ -37,7 +43,8 @@ def locate(info: ModelInfo) -> Path:
         )
     from huggingface_hub import hf_hub_download
 
-    fetch = partial(hf_hub_download, info.repository, info.file)
+    offline = not reachable()
+    fetch = partial(hf_hub_download, info.repository, info.file, local_files_only=offline)
     remedy = f"fetch {info.url} and name the file as the checkpoint, or put it into {home()}"
     return _reach(f"{info.name} is not on this machine", remedy, fetch)
 
@@ -47,7 +54,7 @@ def resolve(checkpoint: str | Path, info: ModelInfo | None = None) -> Path:
 
     Of a repository with several files, that of the model asked for is taken.
     """
-    path = Path(checkpoint).expanduser()
+    path = given_path(checkpoint)
     identifier = str(checkpoint)
     local = path.exists() or path.parent.is_dir() or path.suffix in SUFFIXES
     if local or not HUB_ID.fullmatch(identifier):
@@ -61,7 +68,8 @@ def _snapshot(repository: str) -> Path:
     from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
 
     def fetch() -> str:
-        folder = snapshot_download(repository, allow_patterns=PREFERRED)
+        offline = not reachable()
+        folder = snapshot_download(repository, allow_patterns=PREFERRED, local_files_only=offline)
         if any(Path(folder).glob("*.safetensors")):
             return folder
         files = [file for file in list_repo_files(repository) if file.endswith(SUFFIXES)]
@@ -76,9 +84,28 @@ def _snapshot(repository: str) -> Path:
     return _reach(what, "check the name, or fetch the file and name it as the checkpoint", fetch)
 
 
+def reachable(seconds: float = 2.0) -> bool:
+    """Whether the Hub, or the proxy on the way to it, answers; without, its client waits long."""
+    from huggingface_hub.constants import ENDPOINT
+
+    scheme = urlsplit(ENDPOINT).scheme
+    way = urlsplit(getproxies().get(scheme) or ENDPOINT)
+    port = way.port or (443 if way.scheme == "https" else 80)
+    answers: list[bool] = []
+
+    def ask() -> None:
+        with suppress(OSError), socket.create_connection((way.hostname, port), seconds):
+            answers.append(True)
+
+    asking = Thread(target=ask, daemon=True)  # the search for the name has no time limit
+    asking.start()
+    asking.join(seconds)
+    return bool(answers)
+
+
 def _reach(what: str, remedy: str, fetch: Callable[[], str]) -> Path:
     """Run a download; every failure is an InputError of what is missing and the remedy."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     log = logging.getLogger("huggingface_hub")
     level = log.level
@@ -87,7 +114,8 @@ def _reach(what: str, remedy: str, fetch: Callable[[], str]) -> Path:
     try:
         return Path(fetch())
     except (OSError, HfHubHTTPError, HFValidationError) as error:
-        reason = type(error).__name__
+        lost = isinstance(error, LocalEntryNotFoundError)
+        reason = "no connection" if lost else type(error).__name__
         raise InputError(f"{what} and could not be fetched ({reason}); {remedy}") from None
     finally:
         log.setLevel(level)

@@ -28,6 +28,7 @@ from tempomask.models.instances.config import (
 )
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.models.segmenter import Segmenter
+from tempomask.schema import parse_json, plain_name
 from tempomask.weights.files import Checkpoint, read_checkpoint
 from tempomask.weights.layout import Layout, State
 
@@ -69,8 +70,9 @@ def config_from_json(config_type: type[Config], text: str) -> Config:
     Raises:
         InputError: The text is none of ours, or of a version that knows more than this one.
     """
+    values = parse_json(text, "the checkpoint's configuration", {})
     try:
-        return _build(config_type, json.loads(text))
+        return _build(config_type, values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"the checkpoint's configuration cannot be read ({error!r}); it may come from a newer"
@@ -149,7 +151,8 @@ def complete(file: Checkpoint) -> Checkpoint:
     """
     if BASE_KEY not in file.metadata:
         return file
-    shared = json.loads(file.metadata[BASE_KEY])
+    wanted = {"file": plain_name, "sha256": str}
+    shared = parse_json(file.metadata[BASE_KEY], f"{file.path}: its base", wanted)
     path = file.path.with_name(shared["file"])
     if not path.is_file():
         raise InputError(f"{file.path} rests on {path.name}, which is not beside it; put it there")
