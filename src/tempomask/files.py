@@ -93,7 +93,7 @@ def read_file(path: str | Path, what: str) -> bytes:
         if isinstance(error, InputError):
             raise
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot read {what} {shown(str(path))}: {reason}") from None
+        raise InputError(f"cannot read {what} {path}: {reason}") from None
 
 
 def read_text(path: str | Path, what: str) -> str:

@@ -69,7 +69,7 @@ def plain_name(value: Any) -> str:
     '00001.jpg'
     """
     if not isinstance(value, str) or value in ("", ".", "..") or any(c in value for c in "/\\\0"):
-        raise ValueError(f"is {shown(value)}, no plain name of a file")
+        raise ValueError(f"is {shown(value)}, which is no plain name of a file")
     return value
 
 

@@ -163,8 +163,8 @@ def test_classes_from_lists_and_files(files: dict[str, Path], tmp_path: Path) ->
     ("name", "content", "message"),
     [
         ("a.txt", "one\ntwo\n", r"a.txt has 2 names, but tiny knows 3 classes \(cat, dog"),
-        ("a.json", "{}", "has no categories"),
-        ("a.json", "[1, 2, 3]", "not text"),
+        ("a.json", "{}", "is an object of 0, not a list"),
+        ("a.json", "[1, 2, 3]", "is 1, not text"),
         ("a.json", "[", "is not JSON"),
         (None, "", "cannot read the classes file"),
     ],

@@ -55,8 +55,8 @@ class QueryRouterConfig:
     def from_json(cls, text: str) -> QueryRouterConfig:
         """InputError if the text is none of ours."""
         try:
-            return cls(**parse_json(text, "the router's configuration", {}))
-        except TypeError as error:
+            return cls(**parse_json(text, "it", {}))
+        except (ValueError, TypeError) as error:
             raise InputError(f"the router's configuration cannot be read ({error})") from None
 
 

@@ -28,7 +28,7 @@ from tempomask.models.instances.config import (
 )
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.models.segmenter import Segmenter
-from tempomask.schema import parse_json, plain_name
+from tempomask.schema import check, parse_json, plain_name, shown, whole
 from tempomask.weights.files import Checkpoint, read_checkpoint
 from tempomask.weights.layout import Layout, State
 
@@ -45,6 +45,8 @@ KINDS: dict[str, type[Any]] = {
     "swin": SwinConfig,
     "stem": StemConfig,
 }
+# What a value of a configuration may be; a size beyond any network is none.
+LEAVES = {int: whole(0, 2**20), float: float, str: str, bool: bool, NoneType: None}
 # Earlier versions wrote the widths of pruned encoders, which `pruned.py` reads from the weights.
 RETIRED = {"head_dims", "mlp_dims"}
 Config = TypeVar("Config", SegmenterConfig, InstanceConfig)
@@ -70,12 +72,11 @@ def config_from_json(config_type: type[Config], text: str) -> Config:
     Raises:
         InputError: The text is none of ours, or of a version that knows more than this one.
     """
-    values = parse_json(text, "the checkpoint's configuration", {})
     try:
-        return _build(config_type, values)
+        return _build(config_type, parse_json(text, "it", {}))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"the checkpoint's configuration cannot be read ({error!r}); it may come from a newer"
+            f"the checkpoint's configuration cannot be read ({error}); it may come from a newer"
             " version of tempomask, which can then load it"
         ) from None
 
@@ -94,9 +95,11 @@ def _part(hint: Any, value: Any) -> Any:
     choices: tuple[Any, ...] = get_args(hint) or (hint,)
     parts = [choice for choice in choices if is_dataclass(choice)]
     if not parts or (value is None and NoneType in choices):
+        for each in value if isinstance(value, list) else [value]:
+            check(each, tuple(LEAVES[kind] for kind in choices if kind in LEAVES) or object, "it")
         return tuple(value) if isinstance(value, list) else value
     if not isinstance(value, Mapping):
-        raise TypeError(f"{value!r} is no configuration of a part")
+        raise TypeError(f"{shown(value)} is no configuration of a part")
     values = dict(value)
     part: Any = KINDS[values.pop("kind")] if len(parts) > 1 else parts[0]
     return _build(part, values)
