@@ -5,6 +5,8 @@ A label map is int32 (H, W): the object id of each pixel, 0 for none.
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from tempomask.errors import InputError
 from tempomask.files import replacing
 from tempomask.frames import Frame, Size
+from tempomask.limits import check_limit
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,6 +44,23 @@ _COMPRESSION = 3
 _ORIENTATION = 0x0112
 
 
+# What reading damaged bytes can raise in PIL.
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, MemoryError, ArithmeticError, LookupError),
+    *(TypeError, AttributeError, struct.error, zlib.error),
+)
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats of PIL that are read; others run programs (EPS) or are rare and little tried."""
+    from PIL import Image
+
+    Image.init()
+    wanted = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF", "GIF")
+    return tuple(name for name in wanted if name in Image.OPEN)
+
+
 @contextmanager
 def opened(path: str | Path) -> Iterator[Image]:
     """The one way to open an image file; InputError if PIL cannot read it, also later on."""
@@ -48,11 +68,12 @@ def opened(path: str | Path) -> Iterator[Image]:
 
     try:
         # By its name, Pillow 13 maps uncompressed TIFF into memory and turns it wrong.
-        with open(path, "rb") as file, Image.open(file) as image:
+        with open(path, "rb") as file, Image.open(file, formats=_formats()) as image:
+            check_limit("pixels", image.width * image.height, f"the image {path}")
             yield image
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (*_DAMAGE, Image.DecompressionBombError) as error:
         raise unreadable(path, error) from None
 
 
@@ -314,7 +335,9 @@ def _checked_ids(values: NDArray[Any], mode: str, path: str | Path) -> NDArray[A
 
 def unreadable(path: str | Path, error: BaseException) -> InputError:
     """The error for an image that PIL cannot read."""
-    reason = "it is empty" if Path(path).stat().st_size == 0 else str(error).split("\n")[0]
+    reason = (getattr(error, "strerror", None) or str(error)).split("\n")[0]
+    if Path(path).is_file() and Path(path).stat().st_size == 0:
+        reason = "it is empty"
     if "cannot identify" in reason:
         reason = "unknown format or damaged header"
     return InputError(f"cannot read the image {path}: {reason}; replace or remove the file")
