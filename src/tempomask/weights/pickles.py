@@ -53,7 +53,7 @@ def read_pickle(path: Path) -> Any:
 def _check_opcodes(data: Any) -> None:
     """UnpicklingError for an opcode that no array needs, or a memory far beyond what is used."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-        if opcode.name in _REFUSED or (opcode.name in _MEMO and int(argument) > count):
+        if opcode.name in _REFUSED or (opcode.name in _MEMO and int(argument or 0) > count):
             raise pickle.UnpicklingError(f"it has the opcode {opcode.name} {argument or ''}")
 
 
