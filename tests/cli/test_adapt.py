@@ -317,10 +317,10 @@ def test_an_adapter_of_the_package_is_not_changed(run: Run, davis: Path) -> None
 
 
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "budget of nothing": (("--budget", 0), "--budget 0 must be more than 0"),
-    "budget above one": (("--budget", 1.5), "--budget 1.5 must be"),
+    "budget of nothing": (("--budget", 0), "budget 0 must be more than 0"),
+    "budget above one": (("--budget", 1.5), "budget 1.5 must be"),
     "budget too small": (("--budget", 0.2), "the smallest budget is 0.25"),
-    "no speed": (("--fps", 0), "--fps 0 must be more than 0"),
+    "no speed": (("--fps", 0), "fps must be"),
     "both": (("--fps", 10, "--budget", 0.5), "fps chooses the budget itself"),
     "rule": (("--rule", "best"), 'Invalid value "best" for --rule'),
     "adaptive": (("--adaptive", "--rule", "threshold"), "does not hold a budget"),
@@ -353,7 +353,7 @@ def test_adapters_of_other_models_are_refused(adapter: Path, deep: Path, tmp_pat
 
 
 BAD_RUNS: dict[str, tuple[tuple[Any, ...], str]] = {
-    "budget": (("--budget", 1.2), "--budget 1.2 must be more than 0"),
+    "budget": (("--budget", 1.2), "budget 1.2 must be more than 0"),
     "small budget": (("--budget", 0.1), "the smallest budget is 0.25"),
     "method": (("--method", "magic"), "unknown method 'magic'"),
     "importance": (("--importance", "some"), 'Invalid value "some" for --importance'),

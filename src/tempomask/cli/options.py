@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter, Token
+from cyclopts.validators import Number
 
 from tempomask.cli import console
 from tempomask.devices import DTypeName
-from tempomask.errors import InputError, check_share, unknown_name
+from tempomask.errors import InputError, unknown_name
 from tempomask.routing.options import Routing, RuleName
 from tempomask.tracking.options import Compatibility, MemoryRule, Preset, TrackingOptions
 
@@ -71,12 +72,7 @@ def _listed(read: Callable[[str], Any], what: str) -> Parameter:
 
 def at_least(least: int) -> Parameter:
     """An option whose number is `least` or more."""
-
-    def check(_type: Any, value: Any) -> None:
-        if value is not None and value < least:
-            raise ValueError(f"must be {least} or more, got {value}")
-
-    return Parameter(validator=check)
+    return Parameter(validator=Number(gte=least))
 
 
 Names = Annotated[tuple[str, ...], _listed(words, "names, such as one,two; leave it out for all")]
@@ -163,14 +159,6 @@ class RoutingOptions(Routing):
     seed: Annotated[int | None, Parameter(name="--routing-seed")] = None
     count_waiting: Annotated[bool | None, Parameter(parse=False)] = None
     adapter: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.budget is not None:
-            check_share("--budget", self.budget)
-        if self.fps is not None and not self.fps > 0:
-            raise InputError(f"--fps {self.fps:g} must be more than 0")
-        check_share("--memory-budget", self.memory_budget)
-        super().__post_init__()
 
     def adapter_for(self, model: str | None, checkpoint: str | None) -> str | None:
         """The adapter named, else the model's bundled one if anything is asked of a router."""

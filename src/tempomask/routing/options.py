@@ -64,6 +64,10 @@ class Routing:
 
     def __post_init__(self) -> None:
         check_share("memory_budget", self.memory_budget)
+        if self.budget is not None:
+            check_share("budget", self.budget)
+        if self.fps is not None and not self.fps > 0:
+            raise InputError(f"fps must be frames a second, above 0, got {self.fps:g}")
         check_choice("rule", self.rule, RuleName)
         for name, value, rule in (
             ("threshold", self.threshold, "threshold"),
