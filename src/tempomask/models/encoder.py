@@ -232,7 +232,7 @@ def always_on_blocks(encoder: Encoder, chosen: Sequence[int] | None = None) -> t
     return tuple(sorted(set(chosen)))
 
 
-def check_block_indices(blocks: Sequence[int], encoder: Encoder) -> None:
+def check_block_indices(blocks: Iterable[int], encoder: Encoder) -> None:
     """InputError for blocks that an encoder does not have."""
     beyond = sorted(index for index in blocks if not 0 <= index < encoder.num_blocks)
     if beyond:

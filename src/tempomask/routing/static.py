@@ -7,7 +7,7 @@ from collections.abc import Collection
 from torch import Tensor
 
 from tempomask.errors import InputError
-from tempomask.models.encoder import Encoder, KeepPlan, Policy, check_keep
+from tempomask.models.encoder import Encoder, KeepPlan, Policy, check_block_indices, check_keep
 
 # Plans A and B are 24 of the 48 blocks of SAM 2's large encoder, chosen by hand in the supplement
 # of RDS.
@@ -30,15 +30,9 @@ class StaticPlan(Policy):
 
     def __init__(self, blocks: Collection[int], encoder: Encoder) -> None:
         """InputError for indices that the encoder does not have, or lacks if it is to work."""
-        count = encoder.num_blocks
-        beyond = sorted(index for index in blocks if not 0 <= index < count)
-        if beyond:
-            raise InputError(
-                f"the plan keeps blocks {beyond}, but the encoder has blocks 0 to {count - 1}"
-            )
-        keep = [index in blocks for index in range(count)]
-        check_keep(keep, encoder)
-        self.keep = tuple(keep)
+        check_block_indices(blocks, encoder)
+        self.keep = tuple(index in blocks for index in range(encoder.num_blocks))
+        check_keep(self.keep, encoder)
 
     def __repr__(self) -> str:
         return f"StaticPlan({[index for index, kept in enumerate(self.keep) if kept]})"
