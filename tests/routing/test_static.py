@@ -47,7 +47,7 @@ def test_a_plan_in_words(small: Hiera) -> None:
 @pytest.mark.parametrize(
     ("blocks", "message"),
     [
-        ([0, 1, 3, 5, 6], r"no blocks \[6\], but the encoder has blocks 0 to 5"),
+        ([0, 1, 3, 5, 6], r"no blocks \[6\]: the encoder has blocks 0 to 5"),
         ([-1, 1, 3, 5], r"no blocks \[-1\]"),
         ([], r"blocks \[1, 3, 5\] change the feature shape"),
         ([0, 1, 2, 3, 4], r"blocks \[5\] change the feature shape"),
