@@ -89,12 +89,14 @@ class Task:
         noun: What a result shows.
         classes: Of instances; None for tracked objects.
         settings: What must be the same for the run to be resumed, once it has begun.
+        backward: Frames are tracked in descending order.
     """
 
     name: str
     noun: str
     classes: tuple[str, ...] | None = None
     settings: Mapping[str, Any] = MappingProxyType({})
+    backward: bool = False
 
     def check(self, request: Request, video: Video) -> None:
         """InputError for what cannot work, before a model is loaded for it."""
@@ -115,11 +117,6 @@ class Task:
             return None
         following = next_frame(state)
         return state if (following >= at if self.backward else following <= at) else None
-
-    @property
-    def backward(self) -> bool:
-        """Whether frames are tracked in descending order."""
-        return False
 
     def note(self, result: Any) -> None:
         """Count what a result shows, for the report."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -60,13 +60,10 @@ class TrackingTask(Task):
     ) -> None:
         self.prompts, self.adapter = prompts, adapter
         self.direction: Direction = direction
+        self.backward = direction == "backward"
         self.options, self.routing = options or TrackingOptions(), routing or Routing()
         self._objects: dict[int, _Object] = {}
         self._blocks: list[NDArray[np.bool_]] = []
-
-    @property
-    def backward(self) -> bool:
-        return self.direction == "backward"
 
     @property
     def lookahead(self) -> bool:
@@ -83,25 +80,16 @@ class TrackingTask(Task):
                     f"object id {prompt.object_id} does not fit a mask image (1 to {MAX_ID});"
                     " take a smaller one, or --save objects with a folder for each"
                 )
-        self.frames(self.prompts, request.start, request.end, video.num_frames)
+        self.frames(request, video.num_frames)
         check_given(in_order(self.prompts, self.direction, self.lookahead))
 
-    def frames(
-        self,
-        prompts: Sequence[Prompt],
-        start: int | None,
-        end: int | None,
-        num_frames: int | None,
-    ) -> range | None:
-        """The frames to track from `start` (None: from the prompts on) to before `end`.
-
-        Raises:
-            InputError: Where that leaves no frame.
-        """
+    def frames(self, request: Request, num_frames: int | None) -> range | None:
+        """The frames to track, None for the usual ones; InputError where that leaves no frame."""
+        start, end = request.start, request.end
         if start is None and end is None:
             return None
-        prompted = [prompt.frame for prompt in prompts]
-        if self.direction == "backward":
+        prompted = [prompt.frame for prompt in self.prompts]
+        if self.backward:
             first = max(prompted) if start is None else start
             frames, meaning = range(first, (end or 0) - 1, -1), "the last frame tracked"
         else:
@@ -123,7 +111,7 @@ class TrackingTask(Task):
         self._track = partial(
             model.track, frames, direction=self.direction, options=options, routing=self.routing
         )
-        self._full_plan = self._plan_from(request.start)
+        self._full_plan = self._plan_from()
         self.settings = {
             "image_size": model.image_size,
             "dtype": str(model.dtype).removeprefix("torch."),
@@ -141,14 +129,14 @@ class TrackingTask(Task):
         resumed_at = writer.resume_at(self.backward)
         if resumed_at is None:
             return self._full_plan
-        if self.direction == "backward":
+        if self.backward:
             done = resumed_at < (request.end or 0)
         else:
             last = count if request.end is None else request.end
             done = last is not None and resumed_at >= last
         if done:
             return Plan(iter(()), 0, resumed_at)
-        rest = self._plan_from(request.start, self.kept_state(writer))
+        rest = self._plan_from(self.kept_state(writer))
         return replace(rest, resumed_at=resumed_at, skip=writer.finished)
 
     def state(self) -> bytes | None:
@@ -185,10 +173,10 @@ class TrackingTask(Task):
             told["fps_target"] = {"wanted": wanted, "reached": rounded, "met": met}
         return told
 
-    def _plan_from(self, start: int | None, state: bytes | None = None) -> Plan:
-        """Tracking from `start` on; InputError for what does not fit the model or the video."""
+    def _plan_from(self, state: bytes | None = None) -> Plan:
+        """Tracking from a state on; InputError for what does not fit the model or the video."""
         count = self._video.num_frames
-        frames = self.frames(self.prompts, start, self._request.end, count)
+        frames = self.frames(self._request, count)
         planned = plan_passes(self.prompts, self.direction, frames, self.lookahead)
         self._tracks = self._track(self.prompts, frames=frames, state=state)
         if state is not None:

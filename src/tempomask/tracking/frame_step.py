@@ -57,8 +57,6 @@ T = TypeVar("T")
 class FrameStep(Resumable):
     """Runs the network for the objects of a video. All state is in the `VideoState` it is given.
 
-    But for the mistakes of SAMURAI's released code, see `MotionChooser`.
-
     Args:
         segmenter: The network.
         options: How the video is tracked.
@@ -86,9 +84,7 @@ class FrameStep(Resumable):
         wanted = options.static_memory
         self.static = segmenter.compiled if wanted is None else wanted
         if self.static and not segmenter.fast:
-            raise InputError(
-                'static_memory needs the fast engine; load the model with engine="fast"'
-            )
+            raise InputError('static_memory needs the fast engine; load with engine="fast"')
 
     def prompt(self, state: VideoState, index: int, prompts: Sequence[Prompt]) -> set[int]:
         """Run prompts on a stored frame, those of one object in turn, those of several together.

@@ -19,11 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
+from tempomask.errors import InputError
+from tempomask.models.config import SegmenterConfig
 from tempomask.ops.boxes import box_overlap
 from tempomask.ops.resumable import Resumable
 from tempomask.tracking.kalman import Box, BoxFilter
 from tempomask.tracking.memory_bank import Memory, MemoryBank, Reach
-from tempomask.tracking.options import SamuraiConfig
+from tempomask.tracking.options import SamuraiConfig, TrackingOptions
 from tempomask.tracking.selection import MemorySelector, RecentMemories, Selection
 
 
@@ -203,3 +205,22 @@ class MotionAwareMemories(MemorySelector):
             conditioning.update(sorted(bank.conditioning)[:1])
         kept = earlier | from_just_before | conditioning
         return Reach(spatial=frozenset(kept), pointers=base.pointers)
+
+
+def memory_rule(
+    options: TrackingOptions, config: SegmenterConfig, num_frames: int | None, reverse: bool
+) -> tuple[MemorySelector, MotionChooser | None]:
+    """The memories that a network attends to by options.memory, and what then chooses its masks."""
+    recent = RecentMemories(
+        memory_frames=config.memory_frames,
+        max_pointers=config.max_pointers,
+        stride=options.memory_stride,
+        max_conditioning_frames=options.max_conditioning_frames,
+        num_frames=num_frames,
+    )
+    samurai = options.samurai_constants(config.name)
+    if samurai is None:
+        return recent, None
+    if samurai.official_quirks and reverse:
+        raise InputError('memory="samurai-official" tracks forward only; use memory="samurai"')
+    return MotionAwareMemories(recent, samurai), MotionChooser(samurai)

@@ -26,8 +26,8 @@ from tempomask.tracking.base import VideoSession, in_turn
 from tempomask.tracking.frame_step import FrameStep
 from tempomask.tracking.frames import FrameStore, size_of
 from tempomask.tracking.options import TrackingOptions
-from tempomask.tracking.samurai import MotionAwareMemories, MotionChooser
-from tempomask.tracking.selection import MemorySelector, RecentMemories
+from tempomask.tracking.samurai import memory_rule
+from tempomask.tracking.selection import MemorySelector
 from tempomask.tracking.state import VideoState
 from tempomask.tracking.upload import PreparedFrame
 
@@ -77,22 +77,9 @@ class Session(VideoSession):
         super().__init__(start=start, reverse=reverse, size=size, dtype=dtype)
         self.segmenter, self.options = segmenter, options or TrackingOptions()
         self._policy, self._first_direction = policy, reverse
-        config = segmenter.config
-        recent = RecentMemories(
-            memory_frames=config.memory_frames,
-            max_pointers=config.max_pointers,
-            stride=self.options.memory_stride,
-            max_conditioning_frames=self.options.max_conditioning_frames,
-            num_frames=num_frames,
-        )
-        samurai = self.options.samurai_constants(config.name)
-        if samurai is not None and samurai.official_quirks and reverse:
-            raise InputError('memory="samurai-official" tracks forward only; use memory="samurai"')
-        chooser = None if samurai is None else MotionChooser(samurai)
-        motion_aware = None if samurai is None else MotionAwareMemories(recent, samurai)
-        chosen = selector or motion_aware or recent
+        rule, chooser = memory_rule(self.options, segmenter.config, num_frames, reverse)
         budget = 1.0 if policy is None else policy.memory_budget
-        self._frame_step = FrameStep(segmenter, self.options, chosen, chooser, budget)
+        self._frame_step = FrameStep(segmenter, self.options, selector or rule, chooser, budget)
         self._begin()
 
     @in_turn
@@ -104,8 +91,8 @@ class Session(VideoSession):
 
     def _begin(self) -> None:
         policy = None if self._policy is None else self._policy.fresh()
-        dtype = self._frame_step.memory_dtype
-        frames = FrameStore(self.segmenter, self.options.resize, policy, dtype)
+        dtype, resize = self._frame_step.memory_dtype, self.options.resize
+        frames = FrameStore(self.segmenter, resize, policy, dtype)
         self._state = VideoState(frames, self._reverse)
         self._pending: dict[int, list[Prompt]] = {}
 
@@ -125,8 +112,7 @@ class Session(VideoSession):
         with self._computing(self.device):
             self._frame_step.remember(trimmed._state)
         if self._index is not None:
-            selector = self._frame_step.selector
-            trimmed._state.forget(selector, 0, self._index, self.next_index)
+            trimmed._state.forget(self._frame_step.selector, 0, self._index, self.next_index)
         return save_state(trimmed, self.made_for)
 
     @property
@@ -161,22 +147,15 @@ class Session(VideoSession):
         """Say where an object is: on the coming frame, a later one, or one already stepped.
 
         Each call is one interaction, like one click in SAM 2's demo: points add to those given
-        earlier for the same frame, a box or a mask replaces them.
-
-        Args:
-            object_id: Same as in `Prompt`.
-            points: Same as in `Prompt`.
-            labels: Same as in `Prompt`.
-            box: Same as in `Prompt`.
-            mask: Same as in `Prompt`.
-            frame: Its index; None for the coming one.
+        earlier for the same frame, a box or a mask replaces them. Arguments as in `Prompt`; frame
+        None is the coming one.
 
         Returns:
             For a frame already stepped this is a correction, and the frame's new result; otherwise
             None, and the prompt waits.
         """
-        index = self.next_index if frame is None else frame
-        return self.add(Prompt(index, object_id, points, labels, box, mask))
+        frame = self.next_index if frame is None else frame
+        return self.add(Prompt(frame, object_id, points, labels, box, mask))
 
     @in_turn
     def add(self, prompt: Prompt) -> FrameResult | None:
@@ -293,8 +272,7 @@ class Session(VideoSession):
         """
         checked = self._taken(frame)
         index = self.next_index if index is None else index
-        known = self.is_ahead(index) or index in self._state.frames
-        if not known and self.options.keep != "all":
+        if not (self.is_ahead(index) or index in self._state.frames or self.options.keep == "all"):
             raise InputError(
                 f"frame {index} has been passed and is not kept; make the session with keep=N or"
                 ' keep="all" to track frames again'
@@ -312,11 +290,10 @@ class Session(VideoSession):
             self._frame_step.track(self._state, index, prompted)
             self._forget()
             result = self.result(index)
-            if policy is not None:
-                scores = NO_SCORES, NO_SCORES
-                if policy.reads_results:
-                    scores = result.predicted_iou, result.object_scores
-                policy.end_frame(*scores)
+            if policy is not None and policy.reads_results:
+                policy.end_frame(result.predicted_iou, result.object_scores)
+            elif policy is not None:
+                policy.end_frame(NO_SCORES, NO_SCORES)
             return result
 
     @in_turn
@@ -393,8 +370,7 @@ class Session(VideoSession):
 
     def _turn_to(self, index: int) -> None:
         """Turn to a frame; first remember another one while its features are at hand."""
-        fresh = self._state.fresh
-        if fresh is not None and fresh[0] != index:
+        if self._state.fresh is not None and self._state.fresh[0] != index:
             self._frame_step.remember(self._state)
 
     def _forget(self) -> None:
