@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from tempomask.errors import InputError
-from tempomask.weights.files import read_checkpoint
-from tempomask.weights.own import BASE_KEY, file_hash, write_safetensors
+from tempomask.weights.files import file_hash, read_checkpoint
+from tempomask.weights.own import BASE_KEY, write_safetensors
 
 
 def write_lean(path: Path, base: Path, out: Path) -> None:

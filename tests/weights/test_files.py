@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, InputWarning
 from tempomask.models.segmenter import Segmenter
 from tempomask.weights import load_segmenter, save_segmenter, to_official
-from tempomask.weights.files import read_checkpoint
+from tempomask.weights.files import file_hash, read_checkpoint
+from tempomask.weights.own import SEGMENTER_KEY, config_to_json
+from tempomask.weights.zoo import ASSETS
 
 Make = Callable[[str], Segmenter]
 
@@ -160,3 +164,102 @@ def test_safetensors_of_our_names_without_configuration(
     save_file(make_segmenter("sam2.1-tiny").state_dict(), path)
     with pytest.raises(InputError, match="lacks its configuration"):
         load_segmenter("sam2.1-tiny", path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: torch.full_like(x, float("nan")), "is not finite"),
+        (lambda x: torch.where(x == x.max(), float("inf"), x), "is not finite"),
+        (lambda x: torch.where(x == x.min(), float("-inf"), x), "is not finite"),
+        (lambda x: x.to(torch.complex64), "is of complex64, and weights are floats"),
+        (lambda x: x > 0, "is of bool"),
+        (lambda x: x.to(torch.int8), "is of int8"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_values_that_are_no_weights_are_refused_by_name(
+    make_segmenter: Make, tmp_path: Path, change: Any, message: str, suffix: str
+) -> None:
+    segmenter, path = make_segmenter("sam2.1-tiny"), tmp_path / f"weights{suffix}"
+    name = "encoder.blocks.0.qkv.weight"
+    state = segmenter.state_dict()
+    state[name] = change(state[name])
+    if suffix == ".pt":
+        torch.save({"model": to_official(state)}, path)
+    else:
+        save_file(state, path, {SEGMENTER_KEY: config_to_json(segmenter.config)})
+    with pytest.raises(InputError, match=f"{name} {message}") as caught:
+        load_segmenter("sam2.1-tiny", path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "told"),
+    [
+        (lambda state: {"state_dict": state}, None),
+        (lambda state: {"model_state_dict": state, "epoch": 3}, "taken from 'model_state_dict'"),
+        (lambda state: {"ema": {"module": state}}, "taken from 'ema'"),
+        (lambda state: {"model_ema": state, "optimizer": {}}, "taken from 'model_ema'"),
+        (lambda state: {"model": state, "ema": {}}, "taken from 'model'; it also holds ema"),
+        (lambda state: {f"module.{k}": x for k, x in state.items()}, "read without module."),
+        (
+            lambda state: {"model": {f"module._orig_mod.{k}": x for k, x in state.items()}},
+            "read without module. _orig_mod.",
+        ),
+        (lambda state: {f"model.{k}": x for k, x in state.items()}, "read without model."),
+        (
+            lambda state: {
+                "n_averaged": torch.tensor(3),
+                **{f"module.{k}": x for k, x in state.items()},
+            },
+            "read without module.",
+        ),
+        (
+            lambda state: {
+                k.replace("image_encoder.", "image_encoder._orig_mod."): x for k, x in state.items()
+            },
+            "read without _orig_mod.",
+        ),
+    ],
+)
+def test_wrapped_checkpoints_load_with_a_note(
+    make_segmenter: Make, tmp_path: Path, wrap: Any, told: str | None
+) -> None:
+    segmenter, path = make_segmenter("sam2.1-tiny"), tmp_path / "weights.pt"
+    torch.save(wrap(to_official(segmenter.state_dict())), path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loaded = load_segmenter("sam2.1-tiny", path)
+    said = [str(w.message) for w in caught if w.category is InputWarning]
+    assert (told in said[0] and str(path) in said[0]) if told else not said
+    for name, x in segmenter.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], x)
+
+
+def test_a_written_file_knows_its_checksum(make_segmenter: Make, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_segmenter(make_segmenter("sam2.1-tiny"), path, torch.bfloat16)
+    load_segmenter(checkpoint=path)
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="its tensors have another checksum"):
+        load_segmenter(checkpoint=path)
+
+
+def test_a_list_of_checksums_beside_a_file_counts(make_segmenter: Make, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(make_segmenter("sam2.1-tiny").state_dict(), path)
+    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  weights.safetensors\n")
+    with pytest.raises(InputError, match="its checksum is not that in SHA256SUMS"):
+        read_checkpoint(path)
+    (tmp_path / "SHA256SUMS").write_text(f"{file_hash(path)}  weights.safetensors\n")
+    read_checkpoint(path)
+
+
+def test_every_shipped_file_of_weights_has_its_checksum() -> None:
+    files = sorted(ASSETS.rglob("*.safetensors"))
+    assert len(files) >= 4
+    for path in files:
+        assert f"{file_hash(path)}  {path.name}\n" in (path.parent / "SHA256SUMS").read_text()

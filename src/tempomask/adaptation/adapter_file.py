@@ -22,6 +22,7 @@ from tempomask.adaptation.method import Attach, Export, LoadedAdapter
 from tempomask.errors import InputError
 from tempomask.files import read_json
 from tempomask.models.encoder import RoutedNetwork
+from tempomask.weights.files import CHECKSUM, check_weights, checksum, read_checkpoint
 
 DESCRIPTION, TENSORS = "adapter.json", "adapter.safetensors"
 FORMAT = 1
@@ -76,11 +77,11 @@ def save_adapter(
 
     folder = Path(folder)
     tensors = {name: x.detach().cpu().contiguous() for name, x in export.tensors.items()}
-    for name in not_finite(tensors):
-        raise InputError(
-            f"the adapter's {name} is not finite: its training has diverged; train it in another"
-            " folder with smaller learning rates"
-        )
+    _check_trained(
+        tensors,
+        "the adapter's training has diverged; train it in another folder with smaller learning"
+        " rates",
+    )
     description = {
         "format": FORMAT,
         "method": method,
@@ -91,14 +92,16 @@ def save_adapter(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
-    _write(folder / TENSORS, save({**tensors, SAMPLE: sample}))
+    tensors[SAMPLE] = sample
+    _write(folder / TENSORS, save(tensors, {CHECKSUM: checksum(tensors)}))
     _write(folder / DESCRIPTION, json.dumps(description, indent=2).encode() + b"\n")
     return folder
 
 
-def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors with values that are not finite."""
-    return [name for name, x in tensors.items() if not x.isfinite().all()]
+def _check_trained(tensors: Mapping[str, Tensor], remedy: str) -> None:
+    """Same as `check_weights`, but for plans, which are whole numbers."""
+    whole = (torch.bool, torch.int32, torch.int64)
+    check_weights({name: x for name, x in tensors.items() if x.dtype not in whole}, remedy)
 
 
 def copy_adapter(name: str | Path, folder: str | Path) -> Path:
@@ -150,22 +153,13 @@ def bundled_adapters() -> list[str]:
 
 def read_adapter(name: str | Path) -> Adapter:
     """Read an adapter; InputError if there is none, or if it is damaged or too new."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     folder = find_adapter(name)
     description = _description(folder / DESCRIPTION)
-    try:
-        tensors = load_file(folder / TENSORS)
-        sample = tensors.pop(SAMPLE)
-    except (OSError, SafetensorError, KeyError, ValueError):
-        raise InputError(
-            f"{folder / TENSORS} is missing or damaged; copy the adapter again"
-        ) from None
-    for name in not_finite(tensors):
-        raise InputError(
-            f"{folder / TENSORS}: {name} is not finite; train the adapter again, or copy it again"
-        )
+    tensors = dict(read_checkpoint(folder / TENSORS).state)
+    if SAMPLE not in tensors:
+        raise InputError(f"{folder / TENSORS} has no {SAMPLE}; copy the adapter again")
+    sample = tensors.pop(SAMPLE)
+    _check_trained(tensors, f"train the adapter {folder} again, or copy it again")
     return Adapter(
         folder,
         description["method"],

@@ -31,6 +31,7 @@ from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.results import InstanceResult, InstanceSummary
 from tempomask.tracking.passes import check_frames
 from tempomask.tracking.tracks import Opened, Tracks
+from tempomask.weights.files import check_weights
 from tempomask.weights.instances import load_instance_segmenter
 from tempomask.weights.own import RouterWeights
 
@@ -109,6 +110,7 @@ def restore_router(weights: RouterWeights) -> TemporalQueryRouter:
     shapes = {name: tensor.shape for name, tensor in weights.state.items()}
     if shapes != {name: tensor.shape for name, tensor in expected.items()}:
         raise InputError("the checkpoint's router does not fit its configuration; train it again")
+    check_weights(weights.state, "the checkpoint's router is damaged, or its training has diverged")
     module.load_state_dict(weights.state)
     return module.eval()
 

@@ -5,6 +5,7 @@ PyTorch (weights only), safetensors, folders of either, and detectron2's pickles
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, warn
 from tempomask.files import read_json
 from tempomask.schema import plain_name, shown
 from tempomask.weights.layout import State
@@ -27,6 +28,14 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 ZIP_MAGIC, PICKLE_MAGIC = b"PK", b"\x80"
 # safetensors begin with the length of their JSON header, eight bytes, at most this.
 LONGEST_HEADER = 100_000_000
+# Of a file's tensors in its metadata, and of files in a list beside them, as sha256sum writes it.
+CHECKSUM, CHECKSUMS = "tempomask_sha256", "SHA256SUMS"
+# Where checkpoints keep their tensors, the first that is there; and what wrappers of networks put
+# before every name (or inside it, the second).
+PLACES = ("model", "state_dict", "model_state_dict", "module", "network", "model_ema", "ema")
+PREFIXES = ("module.", "_orig_mod.", "model.")
+# What weights are stored in; all else is refused, as it would be made into floats unseen.
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +68,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         state, metadata = _read_shards(weights), {}
     else:
         state, metadata = _read_file(weights)
+    state = _plain_names(state, path)
     config = weights.with_name("config.json")
     known = weights.name in (INDEX, SINGLE) and config.is_file()
     return Checkpoint(path, state, metadata, config if known else None)
@@ -101,6 +111,7 @@ def _read_file(path: Path) -> tuple[State, Mapping[str, str]]:
         raise InputError(f"cannot read the checkpoint {path}: {error.strerror}") from None
     if not start:
         raise InputError(f"the checkpoint {path} is empty; fetch it again")
+    _check_listed(path)
     if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= LONGEST_HEADER:
         return _read_safetensors(path)
     if start.startswith(PICKLE_MAGIC) and path.suffix == ".pkl":
@@ -121,7 +132,7 @@ def _read_pytorch(path: Path) -> State:
             f"{path} cannot be read as a PyTorch checkpoint of weights; it is truncated, damaged or"
             f" holds other objects ({_first_line(error)})"
         ) from None
-    content = _inner(content, "model", "state_dict")
+    content = _inner(content, path)
     if not isinstance(content, Mapping) or not all(isinstance(k, str) for k in content):
         raise InputError(f"{path} holds no named tensors; a checkpoint has them under 'model'")
     state = {key: x for key, x in content.items() if isinstance(x, Tensor)}
@@ -143,7 +154,7 @@ def _read_arrays(path: Path) -> State:
     """The arrays of detectron2's format, as tensors."""
     from tempomask.weights.pickles import read_pickle
 
-    content = _inner(read_pickle(path), "model")
+    content = _inner(read_pickle(path), path)
     items = content.items() if isinstance(content, Mapping) else ()
     arrays = {str(key): np.array(x) for key, x in items if isinstance(x, np.ndarray)}
     if not arrays:
@@ -152,12 +163,69 @@ def _read_arrays(path: Path) -> State:
     return {key: torch.from_numpy(array) for key, array in native.items()}
 
 
-def _inner(content: Any, *keys: str) -> Any:
-    """What lies under these keys, one inside the other, where they are there."""
-    for key in keys:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+def _inner(content: Any, path: Path) -> Any:
+    """What lies in one of PLACES, and there again; with a warning if others could be meant."""
+    while isinstance(content, Mapping):
+        places = [key for key in PLACES if isinstance(content.get(key), Mapping)]
+        if not places:
+            break
+        if len(places) > 1 or places[0] not in PLACES[:2]:
+            others = f"; it also holds {', '.join(places[1:])}" if places[1:] else ""
+            warn(f"{path}: weights are taken from {places[0]!r}{others}")
+        content = content[places[0]]
     return content
+
+
+def _plain_names(state: State, path: Path) -> State:
+    """The state without what DataParallel, torch.compile and trainers put before all names."""
+    # How many states an average is of, beside its tensors.
+    state = {name: x for name, x in state.items() if name != "n_averaged"}
+    cut: list[str] = []
+    while prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in state)), None):
+        if not state:
+            break
+        state = {name.removeprefix(prefix): x for name, x in state.items()}
+        cut.append(prefix)
+    if any("._orig_mod." in name for name in state):
+        state = {name.replace("._orig_mod.", "."): x for name, x in state.items()}
+        cut.append("_orig_mod.")
+    if cut:
+        warn(f"{path}: names of tensors are read without {' '.join(cut)}")
+    return state
+
+
+def check_weights(state: Mapping[str, Tensor], remedy: str) -> None:
+    """InputError for a tensor that cannot be weights: not of floats, or not finite."""
+    for name, x in state.items():
+        if x.dtype not in FLOATS:
+            kind = str(x.dtype).removeprefix("torch.")
+            raise InputError(f"{name} is of {kind}, and weights are floats: {remedy}")
+        if x.numel() and not torch.stack(torch.aminmax(x.detach())).isfinite().all():
+            raise InputError(f"{name} is not finite: {remedy}")
+
+
+def checksum(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values of tensors."""
+    digest = hashlib.sha256()
+    for name, x in sorted(state.items()):
+        digest.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
+        digest.update(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_listed(path: Path) -> None:
+    """InputError if the list of checksums beside a file names it with another one."""
+    listing = path.with_name(CHECKSUMS)
+    if listing.is_file():
+        sums = dict(reversed(line.split()) for line in listing.read_text().splitlines())
+        if sums.get(path.name, "") not in ("", file_hash(path)):
+            raise InputError(f"{path} is damaged: its checksum is not that in {listing.name}")
 
 
 def _read_safetensors(path: Path) -> tuple[State, Mapping[str, str]]:
@@ -165,13 +233,16 @@ def _read_safetensors(path: Path) -> tuple[State, Mapping[str, str]]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in list(file.keys())}
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(
             f"{path} is a truncated or damaged safetensors file ({_first_line(error)}); fetch it"
             " again"
         ) from None
+    if metadata.get(CHECKSUM) not in (None, checksum(state)):
+        raise InputError(f"{path} is damaged: its tensors have another checksum; fetch it again")
+    return state, metadata
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tempomask.errors import InputError
-from tempomask.weights.files import Checkpoint, read_checkpoint
+from tempomask.weights.files import Checkpoint, check_weights, read_checkpoint
 from tempomask.weights.hub import locate, resolve
 from tempomask.weights.layout import Layout, layout_of
 from tempomask.weights.own import complete
@@ -69,9 +69,10 @@ def load(build: Callable[[], Network], name: str, file: Checkpoint, layout: Layo
     with torch.device("meta"):
         network = build()
     _check_fit(network, name, file, layout)
+    state = layout.to_ours(file.state)
+    check_weights(state, f"{file.path} is damaged, or its training has diverged")
     # Copies: tensors that share storage would be a surprise in training.
-    state = layout.to_ours(file.state).items()
-    copies = {key: tensor.to(torch.float32, copy=True) for key, tensor in state}
+    copies = {key: tensor.to(torch.float32, copy=True) for key, tensor in state.items()}
     network.load_state_dict(copies, assign=True)
     return network.eval()
 

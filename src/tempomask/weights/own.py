@@ -6,7 +6,6 @@ on a frozen encoder, and its file need not hold that encoder a second time.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, is_dataclass, replace
@@ -29,7 +28,13 @@ from tempomask.models.instances.config import (
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.models.segmenter import Segmenter
 from tempomask.schema import check, parse_json, plain_name, shown, whole
-from tempomask.weights.files import Checkpoint, read_checkpoint
+from tempomask.weights.files import (
+    CHECKSUM,
+    Checkpoint,
+    checksum,
+    file_hash,
+    read_checkpoint,
+)
 from tempomask.weights.layout import Layout, State
 
 # The metadata of a segmenter, of an instance segmenter, of TAR's router and of a lean file.
@@ -166,12 +171,6 @@ def complete(file: Checkpoint) -> Checkpoint:
     return replace(file, state={**read_checkpoint(path).state, **file.state})
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _stored(state: Mapping[str, Tensor], exact: Collection[str], dtype: torch.dtype) -> State:
     """The tensors as they are written: vectors and those named in `exact` as float32."""
     return {
@@ -192,7 +191,7 @@ def write_safetensors(path: Path, state: State, metadata: dict[str, str]) -> Non
             # safetensors makes files that nobody else may read; a plain file has the user's mode.
             part.touch()
             mode = part.stat().st_mode
-            save_file(state, part, metadata=metadata)
+            save_file(state, part, metadata={**metadata, CHECKSUM: checksum(state)})
             part.chmod(mode)
     except SafetensorError as error:
         raise InputError(f"cannot write {path}: {error}") from None
