@@ -347,7 +347,8 @@ def test_an_adapter_that_has_diverged_is_neither_written_nor_read(
 ) -> None:
     sample = base_sample(segmenter)
     export = Export({}, {"lora.blocks.1.qkv.up": torch.tensor([1.0, float("nan")])})
-    with pytest.raises(InputError, match=r"lora\.blocks\.1\.qkv\.up is not finite: the adapter.s training"):
+    message = r"lora\.blocks\.1\.qkv\.up is not finite: the adapter.s training"
+    with pytest.raises(InputError, match=message):
         save_adapter(tmp_path / "made", "full", "nano", sample, export)
     assert not (tmp_path / "made").exists()
     monkeypatch.setattr("tempomask.adaptation.adapter_file._check_trained", lambda *_: None)
