@@ -223,8 +223,9 @@ def _check_listed(path: Path) -> None:
     """InputError if the list of checksums beside a file names it with another one."""
     listing = path.with_name(CHECKSUMS)
     if listing.is_file():
-        sums = dict(reversed(line.split()) for line in listing.read_text().splitlines())
-        if sums.get(path.name, "") not in ("", file_hash(path)):
+        lines = [line.split() for line in listing.read_text().splitlines()]
+        wanted = next((line[0] for line in lines if line[1:] == [path.name]), None)
+        if wanted not in (None, file_hash(path)):
             raise InputError(f"{path} is damaged: its checksum is not that in {listing.name}")
 
 
