@@ -34,6 +34,7 @@ from tempomask.ops.transfer import to_device
 from tempomask.prompts import Prompt
 from tempomask.routing.memory import MemoryRouter, together
 from tempomask.tracking.cleanup import fill_holes, without_overlap
+from tempomask.tracking.doubt import agreement, warn_of_doubt
 from tempomask.tracking.memory_bank import Memory
 from tempomask.tracking.memory_inputs import is_lone, memory_inputs, memory_slots
 from tempomask.tracking.options import TrackingOptions
@@ -97,7 +98,6 @@ class FrameStep(Resumable):
         queues: dict[int, list[Prompt]] = {}
         for prompt in prompts:
             queues.setdefault(prompt.object_id, []).append(prompt)
-        ids = set(queues)
         while turn := [queue.pop(0) for queue in queues.values() if queue]:
             for prompt in turn:
                 state.objects.setdefault(prompt.object_id, TrackedObject(prompt.object_id))
@@ -108,7 +108,8 @@ class FrameStep(Resumable):
             self._track(state, index, [o for o in lacking if o.bank.frames()])
             requests = [self._request(state, prompt, tracked) for prompt, tracked in pairs]
             self._segment(state, index, [tracked for _, tracked in pairs], requests)
-        return ids
+            warn_of_doubt(turn, [tracked.outputs[index] for _, tracked in pairs])
+        return set(queues)
 
     def track(self, state: VideoState, index: int, prompted: set[int]) -> None:
         """Find every object that was not prompted on this frame, now or in advance."""
@@ -149,9 +150,7 @@ class FrameStep(Resumable):
         tracked.clicks[index] = clicks
         if output is None:
             return Request(initial, clicks=clicks)
-        selection = None
-        if not initial:
-            selection = self.selector.select(tracked.bank, index, output.reverse)
+        selection = None if initial else self.selector.select(tracked.bank, index, output.reverse)
         previous = output.shown if self.options.feed_previous_logits else None
         return Request(initial, selection, clicks, previous)
 
@@ -345,6 +344,7 @@ class FrameStep(Resumable):
                 full_mask=request.mask if self.options.memory_from_full_mask else None,
                 prompted=prompted,
                 initial=request.initial,
+                agreement=agreement(decoded, row) if request.num_points == 1 else None,
                 motion=None if choice is None else choice.motion,
                 motion_score=None if choice is None else choice.score,
                 focus=request.focus,
@@ -354,8 +354,9 @@ class FrameStep(Resumable):
         """Object score and predicted IoU of each output, for a selector that reads them."""
         if not self.selector.reads_scores:
             return [[math.nan, math.nan]] * len(outputs)
-        scores = [torch.stack([o.object_score, o.predicted_iou]) for o in outputs]
-        return torch.stack(scores).tolist()
+        return torch.stack(
+            [torch.stack([o.object_score, o.predicted_iou]) for o in outputs]
+        ).tolist()
 
     def encode_memory(self, features: Tensor, outputs: Sequence[Output]) -> list[Tensor]:
         """Memories (memory_dim, h, w) of the outputs on a frame of raw features (1, C, h, w)."""

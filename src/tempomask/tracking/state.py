@@ -95,6 +95,7 @@ class Output:
         motion: With SAMURAI's memory, as in `samurai.Choice`.
         motion_score: The same.
         focus: With a memory budget, which tokens attended to the object's memories, and why.
+        agreement: Of a click, see `doubt.agreement`.
     """
 
     logits: Tensor
@@ -109,6 +110,7 @@ class Output:
     motion: Motion | None = None
     motion_score: float | None = None
     focus: Focus | None = None
+    agreement: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -209,9 +209,7 @@ def checksum(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, x in sorted(state.items()):
         digest.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
-        digest.update(
-            memoryview(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        )
+        digest.update(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
