@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 from tempomask.cli.propagate import masks_at
 from tempomask.errors import InputError
 from tempomask.io.images import read_mask
+from tempomask.propagation.session import PropagationSession
 
 SIZE = ("--model", "nano", "--short-side", 64, "--device", "cpu", "--dtype", "float32")
 
@@ -138,3 +140,28 @@ def test_sizes_of_dinov3_are_listed(run: Callable[..., Any]) -> None:
     rows = {row["name"]: row for row in json.loads(text)}
     assert code == 0 and rows["dinov3-vitl16"]["image_size"] == 960
     assert "gated" in rows["dinov3-vits16"]["licence"]
+
+
+def test_a_stopped_run_that_is_resumed_equals_one_in_one_go(
+    run: Callable[..., Any],
+    video: Path,
+    first_mask: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = ("propagate", video, "--mask", first_mask, *SIZE, "--save", "masks", "--budget", "0.6")
+    assert run(*given, "--out", tmp_path / "whole")[0] == 0
+    step, stepped = PropagationSession.step, list[int | None]()
+
+    def interrupted(self: PropagationSession, frame: Any, index: int | None = None) -> Any:
+        stepped.append(index)
+        if len(stepped) == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, frame, index)
+
+    monkeypatch.setattr(PropagationSession, "step", interrupted)
+    assert run(*given, "--out", tmp_path / "out")[0] == 130
+    assert run(*given, "--out", tmp_path / "out", "--resume")[0] == 0
+    assert stepped == list(range(7))
+    lines = [(tmp_path / name / "frames.jsonl").read_text() for name in ("whole", "out")]
+    assert lines[0] == lines[1]
