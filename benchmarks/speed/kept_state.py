@@ -4,7 +4,7 @@
 
 Two sessions track the same noise in turns, 25 frames at a time. One of them then gives its state,
 which is written beside the masks of a run. The network has random weights; times and sizes do not
-depend on them. Times are of the processor, in all threads, so that others on the machine count little.
+depend on them. Times are of the processor, so that others on the machine count little.
 `keep_share` is the time of keeping over that of the frames, `ratio` the frames of the session that
 keeps, with keeping, over those of the other.
 """
