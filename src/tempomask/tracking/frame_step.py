@@ -362,8 +362,7 @@ class FrameStep(Resumable):
         """Memories (memory_dim, h, w) of the outputs on a frame of raw features (1, C, h, w)."""
         memories: dict[int, Tensor] = {}
         logits = self._memory_logits(outputs)
-        prompted = [output.prompted for output in outputs]
-        harden = self.options.binarise_prompted_masks
+        prompted, harden = [o.prompted for o in outputs], self.options.binarise_prompted_masks
         if harden == "frame":
             prompted = [any(prompted)] * len(outputs)
         layouts = [
@@ -397,5 +396,5 @@ class FrameStep(Resumable):
 
     def _at_image_size(self, logits: Tensor) -> Tensor:
         """(N, M, ., .) to (N, M, S, S), bilinearly."""
-        size = (self.config.image_size, self.config.image_size)
-        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        side = self.config.image_size
+        return F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
