@@ -36,7 +36,10 @@ from tempomask.training.instances.losses import (
     uncertain_points,
 )
 from tempomask.training.instances.matching import (
+    ClipTargets,
+    FrameTargets,
     SetLossWeights,
+    collate,
     match_clip,
     match_costs,
     match_images,
@@ -44,7 +47,6 @@ from tempomask.training.instances.matching import (
 )
 from tempomask.training.instances.recipe import RECIPES, InstanceRecipe, instance_recipe
 from tempomask.training.instances.stages import add_noise, mixture
-from tempomask.training.instances.targets import ClipTargets, FrameTargets, collate
 from tempomask.weights.instances import load_instance_segmenter
 
 pytest.importorskip("accelerate")

@@ -33,15 +33,9 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class BoxSummary:
-    """Scores in [0, 1].
+    """Scores in [0, 1], over all sequences and by sequence.
 
-    Attributes:
-        scores: Over all sequences.
-        per_sequence: By sequence.
-        frames: Of all sequences.
-        fps: None for boxes from disk.
-        settings: Of model, run and data.
-        flaws: Why a sequence is not among them, by name.
+    fps: None for boxes from disk. flaws: why a sequence is not among them, by name.
     """
 
     scores: BoxResult
@@ -197,12 +191,8 @@ class _Scores:
 def _box_file(folder: Path, name: str) -> Path:
     if not folder.is_dir():
         raise InputError(f"no such folder of boxes: {folder}; it needs a file for each sequence")
-    places = [
-        folder / f"{name}.txt",
-        folder / "boxes" / f"{name}.txt",
-        folder / name / f"{name}_001.txt",
-    ]
-    for path in places:
-        if path.is_file():
-            return path
-    raise InputError(f"no boxes of sequence {name}: there is no {places[0]}")
+    places = [folder / p for p in (f"{name}.txt", f"boxes/{name}.txt", f"{name}/{name}_001.txt")]
+    found = next((path for path in places if path.is_file()), None)
+    if found is None:
+        raise InputError(f"no boxes of sequence {name}: there is no {places[0]}")
+    return found

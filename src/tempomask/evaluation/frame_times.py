@@ -49,7 +49,7 @@ class PairedTimes:
 def paired_times(
     model: Model, full: Model, seconds: Callable[[Model], float], rounds: int = ROUNDS
 ) -> PairedTimes:
-    """Time a model in turns with the full one; seconds: one turn of a model, its time a frame."""
+    """Time a model in turns with the full one; seconds takes a turn and gives its time a frame."""
     seconds(model)  # the first pass finds memory and kernels
     pairs = []
     for turn in range(rounds):

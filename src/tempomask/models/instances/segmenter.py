@@ -27,7 +27,7 @@ class CarriedState(NamedTuple):
 
 
 class TrackedFrame(NamedTuple):
-    """predictions: by track. ran: (B, M), 1 where a decoder layer ran."""
+    """Predictions by track, and ran (B, M): 1 where a decoder layer ran."""
 
     predictions: Predictions
     ran: Tensor

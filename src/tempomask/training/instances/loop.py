@@ -16,9 +16,9 @@ from tempomask.instances.query_routing import TemporalQueryRouter
 from tempomask.models.instances.config import instance_config
 from tempomask.models.instances.mask2former import Stem
 from tempomask.models.instances.segmenter import InstanceSegmenter
+from tempomask.training.instances.matching import ClipBatch, collate
 from tempomask.training.instances.recipe import InstanceRecipe
 from tempomask.training.instances.stages import StageModel
-from tempomask.training.instances.targets import ClipBatch, collate
 from tempomask.training.run import AveragedRun, batches, parameter_groups
 from tempomask.training.start import load_imagenet_stem
 from tempomask.weights.own import RouterWeights, save_instance_segmenter

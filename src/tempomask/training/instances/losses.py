@@ -13,8 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tempomask.models.instances.query_decoder import Predictions
-from tempomask.training.instances.matching import Match, SetLossWeights, match_images, sample_points
-from tempomask.training.instances.targets import FrameTargets
+from tempomask.training.instances.matching import (
+    FrameTargets,
+    Match,
+    SetLossWeights,
+    match_images,
+    sample_points,
+)
 from tempomask.training.losses import dice_loss
 
 

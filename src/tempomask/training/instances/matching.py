@@ -1,6 +1,7 @@
-"""Which query answers for which instance: Mask2Former's costs, and DVIS++'s matching of clips.
+"""What is to be found, and which query answers for it: Mask2Former's costs, DVIS++'s for clips.
 
-L prediction levels (layers), Q queries, N instances, P points, K classes.
+L prediction levels (layers), B clips, T frames, S image side, Q queries, N instances, P points,
+K classes.
 """
 
 from __future__ import annotations
@@ -13,11 +14,56 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tempomask.data.instance_clips import InstanceClip
 from tempomask.models.instances.query_decoder import Predictions
-from tempomask.training.instances.targets import ClipTargets, FrameTargets
 
 # The cost of a query that already stands for another instance.
 TAKEN = 1e6
+
+
+class ClipTargets(NamedTuple):
+    """labels (N,), masks (T, N, S, S) float 0 or 1, present (T, N) bool."""
+
+    labels: Tensor
+    masks: Tensor
+    present: Tensor
+
+    def image(self, frame: int) -> FrameTargets:
+        """What is to be found on one frame."""
+        present = self.present[frame]
+        return FrameTargets(self.labels[present], self.masks[frame, present])
+
+
+class FrameTargets(NamedTuple):
+    """labels (N,), masks (N, S, S) float 0 or 1."""
+
+    labels: Tensor
+    masks: Tensor
+
+
+class ClipBatch(NamedTuple):
+    """frames: (B, T, S, S, 3) uint8. targets: of each clip."""
+
+    frames: Tensor
+    targets: list[ClipTargets]
+
+    def to(self, device: torch.device) -> ClipBatch:
+        moved = [ClipTargets(*(x.to(device) for x in target)) for target in self.targets]
+        return ClipBatch(self.frames.to(device), moved)
+
+
+def collate(clips: Sequence[InstanceClip]) -> ClipBatch:
+    """Clips of equal size; their instances stay apart."""
+    frames = torch.stack([torch.from_numpy(clip.frames) for clip in clips])
+    targets = [
+        ClipTargets(
+            torch.from_numpy(clip.labels),
+            torch.from_numpy(clip.masks).float(),
+            torch.from_numpy(clip.present),
+        )
+        for clip in clips
+    ]
+    return ClipBatch(frames, targets)
 
 
 class Match(NamedTuple):

@@ -20,9 +20,16 @@ from tempomask.models.instances.query_decoder import Decoded, Predictions
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.ops.normalise import normalise
 from tempomask.training.instances.losses import SetLoss, contrastive_loss, set_loss
-from tempomask.training.instances.matching import Match, assign, match_clip, match_costs
+from tempomask.training.instances.matching import (
+    ClipBatch,
+    ClipTargets,
+    FrameTargets,
+    Match,
+    assign,
+    match_clip,
+    match_costs,
+)
 from tempomask.training.instances.recipe import InstanceRecipe
-from tempomask.training.instances.targets import ClipBatch, ClipTargets, FrameTargets
 
 
 class StageLoss(NamedTuple):
