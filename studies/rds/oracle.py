@@ -45,7 +45,7 @@ from tempomask.models.encoder import always_on_blocks
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.budget import block_count, check_budget
 from tempomask.training.adaptation_data import spread, training_sequences
-from tempomask.training.calibration import SquareVideo, load_square
+from tempomask.training.validation import SquareVideo, load_square
 from tempomask.weights import load_segmenter
 
 # Plans that are tracked at once.

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from tempomask.metrics.region_boundary import region_and_boundary
 from tempomask.models.encoder import Encoder, Plan, Policy, RoutedBlock
-from tempomask.models.segmenter import Decoded, Encoded, Segmenter
+from tempomask.models.segmenter import Encoded, Segmenter
 from tempomask.ops.normalise import normalise
-from tempomask.training.calibration import SquareVideo
 from tempomask.training.unroll import ClipMemory
+from tempomask.training.validation import SquareVideo
 
 # Which blocks run, ascending.
 Blocks = tuple[int, ...]
@@ -99,7 +99,7 @@ class PlanTracker:
         frame = self._encode(0, [self._all])
         decoded = self._segmenter.use_mask_as_output(frame, first)
         memory = ClipMemory()
-        self._remember(memory, frame, decoded)
+        memory.remember(self._segmenter, frame, decoded)
         return TrackState(memory, 0)
 
     @torch.no_grad()
@@ -118,7 +118,7 @@ class PlanTracker:
             size = self.video.masks.shape[1:]
             full = F.interpolate(decoded.logits.float(), size=size, mode="bilinear")
             found.append(full[:, 0] > 0)
-            self._remember(memory, frame, decoded)
+            memory.remember(self._segmenter, frame, decoded)
         masks = torch.stack(found, dim=1).numpy()
         truth = self.video.masks[state.last + 1 : state.last + 1 + frames].numpy()
         region, boundary = region_and_boundary(masks, np.broadcast_to(truth, masks.shape))
@@ -130,9 +130,3 @@ class PlanTracker:
         frame = self._segmenter.encode(image, policy)
         fine = tuple(x.expand(len(plans), *x.shape[1:]) for x in frame.high_resolution)
         return Encoded(frame.features, fine, frame.blocks)
-
-    def _remember(self, memory: ClipMemory, frame: Encoded, decoded: Decoded) -> None:
-        logits, score = decoded.logits, decoded.object_score
-        memory.spatial.append(self._segmenter.encode_memory(frame.features, logits, score))
-        memory.images.append(frame.features)
-        memory.pointers.append(decoded.object_pointer)

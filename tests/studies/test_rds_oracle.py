@@ -16,8 +16,7 @@ from tempomask.models.config import HybridConfig, MaskDecoderConfig, segmenter_c
 from tempomask.models.encoder import KeepPlan
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.static import StaticPlan
-from tempomask.training.calibration import SquareVideo
-from tempomask.training.validation import track_sequence
+from tempomask.training.validation import SquareVideo, track_sequence
 
 SIDE, FRAMES, BLOCKS = 64, 5, 5
 

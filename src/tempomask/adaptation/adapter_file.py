@@ -8,9 +8,7 @@ refused instead of giving nonsense.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from torch import Tensor
 
 from tempomask.adaptation.method import Attach, Export, LoadedAdapter
 from tempomask.errors import InputError
-from tempomask.files import read_json
+from tempomask.files import make_folder, read_json, replacing, write_errors, write_json
 from tempomask.models.encoder import RoutedNetwork
 from tempomask.weights.files import CHECKSUM, check_weights, checksum, read_checkpoint
 
@@ -73,7 +71,7 @@ def save_adapter(
     InputError as well for an adapter whose values are not finite.
     model: name of the base network's configuration. sample: `base_sample` of it, untouched.
     """
-    from safetensors.torch import save
+    from safetensors.torch import save_file
 
     folder = Path(folder)
     tensors = {name: x.detach().cpu().contiguous() for name, x in export.tensors.items()}
@@ -88,13 +86,11 @@ def save_adapter(
         "model": model,
         "settings": dict(export.settings),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
     tensors[SAMPLE] = sample
-    _write(folder / TENSORS, save(tensors, {CHECKSUM: checksum(tensors)}))
-    _write(folder / DESCRIPTION, json.dumps(description, indent=2).encode() + b"\n")
+    path = make_folder(folder) / TENSORS
+    with write_errors(path), replacing(path) as part:
+        save_file(tensors, part, {CHECKSUM: checksum(tensors)})
+    write_json(folder / DESCRIPTION, description)
     return folder
 
 
@@ -115,19 +111,7 @@ def change_settings(folder: str | Path, changes: Mapping[str, Any]) -> None:
     path = find_adapter(folder) / DESCRIPTION
     description = _description(path)
     description["settings"] |= changes
-    _write(path, json.dumps(description, indent=2).encode() + b"\n")
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"cannot write the adapter {path}: {error.strerror}") from None
-    finally:
-        with suppress(OSError):
-            part.unlink()
+    write_json(path, description)
 
 
 def find_adapter(name: str | Path) -> Path:

@@ -13,6 +13,7 @@ B clips, T frames, S image side, C hidden_dim, h x w the stride-16 grid, L encod
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -134,24 +135,28 @@ class LoadedAdapter(NamedTuple):
 Attach = Callable[[RoutedNetwork, Export], LoadedAdapter]
 
 
-class Method(Protocol):
+class Method(ABC):
     """One way of making a network cheaper.
 
-    name: as users write it ("rds"); an adapter remembers it, and `baselines.methods.METHODS` finds
-    by it the function that puts an `Export` back on a network.
+    Attributes:
+        name: As users write it ("rds"); an adapter remembers it, and `baselines.methods.METHODS`
+            finds by it the function that puts an `Export` back on a network.
     """
 
     name: str
 
+    @abstractmethod
     def prepare(
         self, network: RoutedNetwork, measure: Measure, state: Mapping[str, Any] | None = None
     ) -> Prepared:
         """Freeze, insert, prune: make a trained network ready, in place if that suits.
 
-        state: what `state` returned in the run that is resumed; then nothing is measured anew, and
-        the same parameters must come out, in the same order.
+        Args:
+            network: That is made cheaper.
+            measure: Calibration data.
+            state: What `state` returned in the run that is resumed; then nothing is measured anew,
+                and the same parameters must come out, in the same order.
         """
-        ...
 
     def on_step(self, step: int) -> Prepared | None:
         """Called before optimiser step `step` (from 0; again after resuming).
@@ -159,22 +164,22 @@ class Method(Protocol):
         PBD drops its next block here, SlimSAM goes on to its next phase. A new Prepared replaces
         the old one, and the optimiser starts afresh; None goes on as before.
         """
-        ...
+        return None
 
     def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> Tensor | None:
-        """A scalar added to SAM 2's losses, with gradients through `outputs`; None for nothing."""
-        ...
+        """A scalar added to the task's losses, with gradients through `outputs`; None for none."""
+        return None
 
     def state(self) -> dict[str, Any]:
         """What was measured or decided, as plain values and tensors, for `prepare` to resume."""
-        ...
+        return {}
 
+    @abstractmethod
     def export(self) -> Export:
         """The trained result."""
-        ...
 
 
-class WrappedMethod:
+class WrappedMethod(Method):
     """A method that leaves everything to another; subclasses change what they add to."""
 
     def __init__(self, method: Method) -> None:

@@ -19,6 +19,7 @@ from tempomask.adaptation.method import (
     Export,
     LoadedAdapter,
     Measure,
+    Method,
     Prepared,
     Replay,
 )
@@ -35,10 +36,10 @@ from tempomask.routing.sampling import SamplingPolicy
 ROUTER = "router."
 
 
-class FullModel:
+class FullModel(Method):
     """The network with all its blocks and the adapters of RDS: trained as long, for comparison."""
 
-    name: str = "full"
+    name = "full"
 
     def __init__(
         self, config: RDSConfig, progress: Callable[[int, int], None] | None = None
@@ -52,14 +53,6 @@ class FullModel:
     ) -> Prepared:
         self.encoder = network.encoder
         return Prepared(network, None, [self.adapters.insert(network, measure, state)])
-
-    def on_step(self, step: int) -> Prepared | None:
-        """Nothing changes while it trains."""
-        return None
-
-    def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> Tensor | None:
-        """No loss of its own: SAM 2's losses alone."""
-        return None
 
     def state(self) -> dict[str, Any]:
         return self.adapters.state()

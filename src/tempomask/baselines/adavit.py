@@ -28,6 +28,7 @@ from tempomask.baselines.gates import (
 from tempomask.baselines.settings import AdaViTConfig
 from tempomask.models.encoder import Encoder, RoutedBlock, RoutedNetwork
 from tempomask.routing.budget import check_budget
+from tempomask.routing.plans import RoutedPlan
 
 
 class PooledGate(Gate):
@@ -89,22 +90,11 @@ class AdaViTPlan:
         self.decisions.append(chosen)
         if self.policy.training:
             return x + decision[:, None, None, None].to(x.dtype) * (block(x) - x)
-        return run_chosen(block, x, chosen)
+        return RoutedPlan(chosen[:, None].tolist()).apply(0, block, x)
 
     @property
     def blocks(self) -> Tensor:
         return torch.stack(self.decisions, dim=1)
-
-
-def run_chosen(block: RoutedBlock, x: Tensor, chosen: Tensor) -> Tensor:
-    """The block on the samples of x (B, h, w, C) marked in chosen (B,); the others unchanged."""
-    rows = chosen.nonzero()[:, 0]
-    if len(rows) == 0:
-        return x
-    if len(rows) == len(x):
-        return block(x)
-    ran = block(x[rows])
-    return x.to(ran.dtype).index_copy(0, rows, ran)
 
 
 class AdaViTMethod(GatedMethod):

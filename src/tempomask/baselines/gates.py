@@ -9,7 +9,7 @@ steps, gates are rarely sure, and the papers' threshold of one half would run ev
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from tempomask.adaptation.method import (
     Export,
     LoadedAdapter,
     Measure,
+    Method,
     Prepared,
     Replay,
 )
@@ -196,10 +197,8 @@ def token_widths(encoder: Encoder) -> list[int]:
     return widths
 
 
-class GatedMethod(ABC):
+class GatedMethod(Method):
     """What the two share. A subclass names itself, makes its policy and adds its loss."""
-
-    name: str
 
     def __init__(
         self,
@@ -242,10 +241,6 @@ class GatedMethod(ABC):
             "weight_decay": 0.0,
         }
         return Prepared(network, self.policy, [adapters, gates])
-
-    def on_step(self, step: int) -> Prepared | None:
-        """Nothing changes while it trains."""
-        return None
 
     def state(self) -> dict[str, Any]:
         return self.adapters.state()

@@ -16,7 +16,7 @@ from tempomask.adaptation.adapter_file import (
     read_adapter,
 )
 from tempomask.adaptation.method import Attach, LoadedAdapter, Method
-from tempomask.adaptation.options import RDSConfig
+from tempomask.adaptation.options import RDSConfig, RouterTraining
 from tempomask.adaptation.rds import RDS, FullModel
 from tempomask.baselines import adavit, dyt, slimsam, static
 from tempomask.baselines.adavit import AdaViTMethod
@@ -27,7 +27,6 @@ from tempomask.baselines.slimsam import SlimSAM
 from tempomask.baselines.static import Static
 from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, RoutedNetwork, always_on_blocks
-from tempomask.routing.budget import check_budget
 
 # Called with the number of blocks measured so far, and of all that will be.
 Progress = Callable[[int, int], None]
@@ -59,6 +58,10 @@ class MethodKind:
     core: Callable[[Encoder], Collection[int]] = always_on_blocks
 
 
+def _rds(making: Making, router: RouterTraining) -> Method:
+    return RDS(replace(making.config, router=router), making.progress, making.steps)
+
+
 def _static(name: str, plan: static.Plan) -> Callable[[Making], Method]:
     return lambda m: Static(name, m.config.budget, m.config.adapters, plan)
 
@@ -73,19 +76,9 @@ def _no_blocks(encoder: Encoder) -> Collection[int]:
 
 # A new method is added here.
 METHODS: dict[str, MethodKind] = {
-    "rds": MethodKind(lambda m: RDS(m.config, m.progress, m.steps), rds.attach),
-    "rds-worth": MethodKind(
-        lambda m: RDS(
-            replace(m.config, router=m.config.router.with_worth(m.steps)), m.progress, m.steps
-        ),
-        rds.attach,
-    ),
-    "rds-paper": MethodKind(
-        lambda m: RDS(
-            replace(m.config, router=m.config.router.as_in_the_paper()), m.progress, m.steps
-        ),
-        rds.attach,
-    ),
+    "rds": MethodKind(lambda m: _rds(m, m.config.router), rds.attach),
+    "rds-worth": MethodKind(lambda m: _rds(m, m.config.router.with_worth(m.steps)), rds.attach),
+    "rds-paper": MethodKind(lambda m: _rds(m, m.config.router.as_in_the_paper()), rds.attach),
     "full": MethodKind(lambda m: FullModel(m.config, m.progress), rds.attach_without_router),
     "static-a": MethodKind(_static("static-a", "a"), static.attach),
     "static-b": MethodKind(_static("static-b", "b"), static.attach),
@@ -108,11 +101,6 @@ METHODS: dict[str, MethodKind] = {
     "slim": MethodKind(_slim(staged=False), slimsam.attach, _no_blocks),
     "slim-paper": MethodKind(_slim(staged=True), slimsam.attach, _no_blocks),
 }
-
-
-def check_method_budget(name: str, budget: float, encoder: Encoder) -> None:
-    """InputError for a budget that the method of a name cannot keep on an encoder."""
-    check_budget(budget, encoder.num_blocks, sorted(METHODS[name].core(encoder)))
 
 
 def build_method(

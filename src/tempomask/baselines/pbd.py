@@ -68,7 +68,7 @@ def least_harmful(
 
 
 class PBD(Static):
-    """`adaptation.method.Method` of progressive block drop."""
+    """Progressive block drop."""
 
     def __init__(
         self,

@@ -31,6 +31,7 @@ from tempomask.adaptation.method import (
     Export,
     LoadedAdapter,
     Measure,
+    Method,
     Prepared,
     Replay,
 )
@@ -60,8 +61,8 @@ from tempomask.weights.pruned import fit_widths
 HIDDEN_SHARE, HIDDEN_WEIGHT = 10 / 150, 0.5
 
 
-class SlimSAM:
-    """`adaptation.method.Method` of the two steps.
+class SlimSAM(Method):
+    """The two steps.
 
     Args:
         budget: Share of the blocks' multiply-adds to keep.

@@ -18,18 +18,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor
 
 from tempomask.adaptation.adapters import insert_adapters
 from tempomask.adaptation.lora import export_lora, merge_lora
-from tempomask.adaptation.method import (
-    ClipOutputs,
-    Export,
-    LoadedAdapter,
-    Measure,
-    Prepared,
-    Replay,
-)
+from tempomask.adaptation.method import Export, LoadedAdapter, Measure, Method, Prepared
 from tempomask.adaptation.options import AdapterConfig
 from tempomask.errors import InputError
 from tempomask.models.encoder import Encoder, Policy, RoutedNetwork, always_on_blocks
@@ -66,8 +58,8 @@ def static_blocks(encoder: Encoder, plan: Plan, budget: float) -> list[int]:
     return sorted([*always, *chosen])
 
 
-class Static:
-    """`adaptation.method.Method` of a static plan."""
+class Static(Method):
+    """A static plan."""
 
     def __init__(self, name: str, budget: float, adapters: AdapterConfig, plan: Plan = "a") -> None:
         self.name, self.budget, self.adapters = name, budget, adapters
@@ -84,18 +76,6 @@ class Static:
         self._encoder, self.kept = network.encoder, kept
         group, self._rank = insert_adapters(network, kept, self.adapters)
         return Prepared(network, policy, [group])
-
-    def on_step(self, step: int) -> Prepared | None:
-        """Nothing changes while it trains."""
-        return None
-
-    def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> Tensor | None:
-        """No loss of its own."""
-        return None
-
-    def state(self) -> dict[str, Any]:
-        """Nothing is measured."""
-        return {}
 
     def export(self) -> Export:
         settings = {"budget": self.budget, "kept_blocks": self.kept, "rank": self._rank}

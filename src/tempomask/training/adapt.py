@@ -120,9 +120,7 @@ class Adaptation(Run[AdaptRecipe, ClipBatch]):
     def _take(self, prepared: Prepared) -> None:
         """Train what the method has prepared, with a fresh optimiser."""
         self.prepared = prepared
-        self.clip_model = self.recipe.objective.clip_model(
-            prepared.network, prepared.policy, self.method, prepared.task
-        )
+        self.clip_model = self.recipe.objective.clip_model(prepared, self.method)
         self._touched |= set(self._trained())
         groups = [{**group, "params": list(group["params"])} for group in prepared.groups]
         if not any(group["params"] for group in groups):

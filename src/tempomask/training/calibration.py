@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,18 +15,8 @@ from tempomask.metrics.region_boundary import region_and_boundary
 from tempomask.models.encoder import Policy, RoutedNetwork
 from tempomask.ops.modes import evaluation_mode
 from tempomask.ops.normalise import normalise
-from tempomask.tracking.frames import resize_frame
 from tempomask.training.objectives import Objective, TrackingObjective
-
-
-class SquareVideo(NamedTuple):
-    """Frames of a sequence, squeezed to squares, and the masks of all its objects as one.
-
-    frames (T, S, S, 3) uint8; masks bool (T, S, S).
-    """
-
-    frames: Tensor
-    masks: Tensor
+from tempomask.training.validation import SquareVideo, load_square
 
 
 class SequenceMeasure:
@@ -91,30 +80,3 @@ class SequenceMeasure:
             if index < len(loaded.frames)
         ]
         return normalise(torch.stack(chosen[:count]).to(self._device))
-
-
-def load_square(sequence: MaskSequence, side: int, indices: range) -> SquareVideo:
-    """The frames and masks of the indices that there are, at least two, squeezed to a square."""
-    if len(sequence) < 2:
-        raise InputError(f"sequence {sequence.name} has {len(sequence)} frames; it needs two")
-    wanted = [i for i in indices if i < len(sequence)]
-    wanted = wanted if len(wanted) > 1 else [0, len(sequence) - 1]
-    frames, masks = [], []
-    for index, image in enumerate(sequence.frames()):
-        if index > wanted[-1]:
-            break
-        if index in wanted:
-            frames.append(resize_frame(image, side, "bicubic"))
-            masks.append(_square(sequence.label_map(index) > 0, side))
-    if not masks[0].any():
-        raise InputError(
-            f"sequence {sequence.name}: the first annotation is empty; an object must be marked"
-        )
-    return SquareVideo(torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(masks)))
-
-
-def _square(mask: np.ndarray, side: int) -> np.ndarray:
-    """The nearest pixels of a mask (H, W) at (S, S)."""
-    rows = ((np.arange(side) + 0.5) * mask.shape[0] / side).astype(int)
-    columns = ((np.arange(side) + 0.5) * mask.shape[1] / side).astype(int)
-    return mask[rows[:, None], columns]

@@ -15,7 +15,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from tempomask.adaptation.method import Method
+from tempomask.adaptation.method import Method, Prepared
 from tempomask.errors import InputError
 from tempomask.models.encoder import Policy, RoutedNetwork
 from tempomask.models.segmenter import as_segmenter
@@ -51,14 +51,8 @@ class Objective(Protocol):
         """As users write it."""
         ...
 
-    def clip_model(
-        self,
-        network: RoutedNetwork,
-        policy: Policy | None = None,
-        method: Method | None = None,
-        task: bool = True,
-    ) -> UnrolledClips:
-        """The network over clips, with the objective's losses, see `UnrolledClips`."""
+    def clip_model(self, prepared: Prepared, method: Method | None = None) -> UnrolledClips:
+        """What is trained over clips, with the objective's losses, see `UnrolledClips`."""
         ...
 
     def follow(
@@ -89,15 +83,10 @@ class TrackingObjective:
     losses: LossWeights = field(default_factory=LossWeights)
     prompts: PromptSampling = PROMPTS["mask"]
 
-    def clip_model(
-        self,
-        network: RoutedNetwork,
-        policy: Policy | None = None,
-        method: Method | None = None,
-        task: bool = True,
-    ) -> UnrolledClips:
+    def clip_model(self, prepared: Prepared, method: Method | None = None) -> UnrolledClips:
         """Same as in `Objective`."""
-        return ClipModel(as_segmenter(network), self.losses, self.prompts, policy, method, task)
+        segmenter, policy, task = as_segmenter(prepared.network), prepared.policy, prepared.task
+        return ClipModel(segmenter, self.losses, self.prompts, policy, method, task)
 
     def follow(
         self,
@@ -123,14 +112,9 @@ class PropagationObjective:
     )
     loss: PropagationLoss = field(default_factory=PropagationLoss)
 
-    def clip_model(
-        self,
-        network: RoutedNetwork,
-        policy: Policy | None = None,
-        method: Method | None = None,
-        task: bool = True,
-    ) -> UnrolledClips:
+    def clip_model(self, prepared: Prepared, method: Method | None = None) -> UnrolledClips:
         """Same as in `Objective`."""
+        network, policy, task = prepared.network, prepared.policy, prepared.task
         return PropagationClips(network, self.options, self.loss, policy, method, task)
 
     def follow(

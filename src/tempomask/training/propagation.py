@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tempomask.adaptation.method import ClipOutputs, Method
+from tempomask.adaptation.method import Method
 from tempomask.errors import InputError
 from tempomask.frames import Size
 from tempomask.models.encoder import Policy, RoutedNetwork
@@ -25,7 +25,7 @@ from tempomask.propagation.network import EncodedPatches, as_patch_encoder
 from tempomask.propagation.options import PropagationOptions
 from tempomask.propagation.session import PropagationSession
 from tempomask.training.losses import mask_iou
-from tempomask.training.unrolled_clips import Clips, Unrolled, UnrolledClips
+from tempomask.training.unrolled_clips import Clips, Unrolled, UnrolledClips, clip_outputs
 
 # Labels are propagated from few patches, so that a probability may be exactly 0; this much of an
 # even distribution is mixed in, and the loss of a patch that is surely wrong stays finite.
@@ -117,7 +117,13 @@ class PropagationClips(UnrolledClips):
                         losses.append(self.loss(context.step(features), truth))
                 logits.append(torch.cat([object_logits(c.labels) for c in contexts]))
             frames.append(frame)
-        outputs = _outputs(frames, logits, clips.targets, torch.stack(losses).mean())
+        outputs = clip_outputs(
+            [frame.features.permute(0, 3, 1, 2) for frame in frames],
+            [frame.blocks for frame in frames],
+            torch.stack(logits, dim=1),
+            clips.targets,
+            losses,
+        )
         wanted = F.interpolate(clips.targets[:, 1:], size=outputs.logits.shape[-2:], mode="area")
         iou = mask_iou(outputs.logits[:, 1:], wanted).mean()
         return Unrolled(outputs, iou, outputs.loss.new_zeros(()))
@@ -152,20 +158,6 @@ def object_logits(labels: Tensor) -> Tensor:
     sure = ((1 - UNSURE) * labels + UNSURE / labels.shape[-1]).log().permute(2, 0, 1)
     others = [torch.cat([sure[:n], sure[n + 1 :]]).amax(dim=0) for n in range(1, len(sure))]
     return sure[1:] - torch.stack(others)
-
-
-def _outputs(
-    frames: list[EncodedPatches], logits: list[Tensor], targets: Tensor, loss: Tensor
-) -> ClipOutputs:
-    batch = len(frames[0].features)
-    return ClipOutputs(
-        features=torch.stack([f.features.permute(0, 3, 1, 2) for f in frames], dim=1),
-        logits=torch.stack(logits, dim=1),
-        targets=targets,
-        # A plan shared by the batch reports its blocks once.
-        blocks=torch.stack([f.blocks.expand(batch, -1) for f in frames], dim=1),
-        loss=loss,
-    )
 
 
 def propagate_sequence(

@@ -144,10 +144,10 @@ class Run(ABC, Generic[RecipeT, Batch]):
         set_seed(recipe.seed)
         main = self.accelerator.is_main_process
         log = SummaryWriter(str(self.out / "log")) if main else None
-        with StepProgress(recipe.steps, self.step, main) as advance:
+        with step_progress(recipe.steps, self.step, main) as advance:
             for batch in self._batches():
                 watched = self._train_step(batch)
-                self._step_done()
+                self.step += 1
                 advance(watched)
                 self._note(log, self._kind(batch), watched)
                 last = self.step == recipe.steps
@@ -185,10 +185,6 @@ class Run(ABC, Generic[RecipeT, Batch]):
     def _kind(self, batch: Batch) -> str:
         """What the losses of the batch are called in the log."""
         return "train"
-
-    def _step_done(self) -> None:
-        """Count the step."""
-        self.step += 1
 
     def _optimise(
         self, model: nn.Module, groups: Groups, betas: tuple[float, float] = (0.9, 0.98)
@@ -248,13 +244,9 @@ class AveragedRun(Run[AveragedRecipeT, Batch], Generic[AveragedRecipeT, Batch, C
         self.core = core
         self.average = deepcopy(core).requires_grad_(False).eval().to(self.accelerator.device)
 
-    def _follow(self) -> None:
-        """Move the average towards the weights."""
-        move_average(self.average, self.core, self.step, self.recipe.average_decay)
-
     def _train_step(self, batch: Batch) -> dict[str, float]:
         watched = super()._train_step(batch)
-        self._follow()
+        move_average(self.average, self.core, self.step, self.recipe.average_decay)
         return watched
 
     def _state(self) -> dict[str, Any]:
@@ -347,29 +339,25 @@ def make_accelerator(unused_parameters: bool = False) -> Accelerator:
     return Accelerator(mixed_precision="bf16", kwargs_handlers=list(handlers))
 
 
-class StepProgress:
-    """A progress bar on the main process; calling it shows one more step."""
+@contextmanager
+def step_progress(
+    total: int, start: int, visible: bool
+) -> Iterator[Callable[[Mapping[str, float]], None]]:
+    """A progress bar on the main process; what it gives is called with a step's numbers."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def __init__(self, total: int, start: int, visible: bool) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    columns = (
+        TextColumn("step {task.completed}/{task.total}"),
+        BarColumn(),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not visible, refresh_per_second=1) as bar:
+        task = bar.add_task("", total=total, completed=start)
 
-        columns = (
-            TextColumn("step {task.completed}/{task.total}"),
-            BarColumn(),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(),
-        )
-        self.bar = Progress(*columns, disable=not visible, refresh_per_second=1)
-        self.task = self.bar.add_task("", total=total, completed=start)
+        def advance(watched: Mapping[str, float]) -> None:
+            iou = f"  IoU {watched['iou']:.3f}" if "iou" in watched else ""
+            text = f"loss {watched['loss']:.3f}{iou}  {watched['seconds']:.2f} s"
+            bar.update(task, advance=1, description=text)
 
-    def __enter__(self) -> Self:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def __call__(self, watched: dict[str, float]) -> None:
-        iou = f"  IoU {watched['iou']:.3f}" if "iou" in watched else ""
-        text = f"loss {watched['loss']:.3f}{iou}  {watched['seconds']:.2f} s"
-        self.bar.update(self.task, advance=1, description=text)
+        yield advance

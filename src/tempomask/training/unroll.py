@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tempomask.adaptation.method import ClipOutputs, Method
+from tempomask.adaptation.method import Method
 from tempomask.models.config import SegmenterConfig
 from tempomask.models.encoder import Policy, RoutedNetwork
 from tempomask.models.segmenter import (
@@ -34,7 +34,7 @@ from tempomask.training.losses import (
     object_score_loss,
 )
 from tempomask.training.prompts import PromptSampling, box_prompt, click
-from tempomask.training.unrolled_clips import Clips, Unrolled, UnrolledClips
+from tempomask.training.unrolled_clips import Clips, Unrolled, UnrolledClips, clip_outputs
 
 
 class FrameOutput(NamedTuple):
@@ -68,6 +68,13 @@ class ClipMemory:
             pointers=torch.stack([self.pointers[i] for i in pointer_frames], dim=1),
             pointer_distance=distance / (config.max_pointers - 1),
         )
+
+    def remember(self, segmenter: Segmenter, frame: Encoded, decoded: Decoded) -> None:
+        """Add a frame with its masks."""
+        logits, score = decoded.logits, decoded.object_score
+        self.spatial.append(segmenter.encode_memory(frame.features, logits, score))
+        self.images.append(frame.features)
+        self.pointers.append(decoded.object_pointer)
 
 
 class ClipModel(UnrolledClips):
@@ -123,7 +130,8 @@ class ClipModel(UnrolledClips):
             if index == 0:
                 decoded, frame_losses = self.prompted_frame(frame, target, generator)
             else:
-                outputs = self._tracked_frame(frame, memory, index)
+                inputs = memory.inputs(index, self.segmenter.config)
+                outputs = self._decode_both(self.segmenter.attend(frame.features, inputs), frame)
                 decoded, frame_losses = outputs.single, [self._loss(outputs, target)]
                 ious.append(mask_iou(_full_size(decoded.logits, target)[:, 0], target).mean())
             losses += frame_losses
@@ -135,10 +143,17 @@ class ClipModel(UnrolledClips):
                 previous = union_of_objects(seen, clips.owner, len(clips.images))
             if index < length - 1:
                 use_truth = torch.rand((), generator=generator).item() < clips.true_memory
-                self._remember(memory, frame, decoded, target if use_truth else None)
+                kept = _with_truth(decoded, target) if use_truth else decoded
+                memory.remember(self.segmenter, frame, kept)
         visible = clips.targets.flatten(2).any(dim=2)
         score_loss = object_score_loss(torch.stack(scores, dim=1), visible, self.weights)
-        said = _outputs(frames, logits, clips.targets, torch.stack(losses).mean())
+        said = clip_outputs(
+            [frame.features for frame in frames],
+            [frame.blocks for frame in frames],
+            torch.cat(logits, dim=1),
+            clips.targets,
+            losses,
+        )
         return Unrolled(said, torch.stack(ious).mean(), score_loss.mean())
 
     def _encode_whole(self, images: Tensor) -> list[Encoded]:
@@ -147,10 +162,6 @@ class ClipModel(UnrolledClips):
         return _split_frames(
             self.segmenter.encode(images.flatten(0, 1), self.policy), batch, length
         )
-
-    def _tracked_frame(self, frame: Encoded, memory: ClipMemory, index: int) -> FrameOutput:
-        inputs = memory.inputs(index, self.segmenter.config)
-        return self._decode_both(self.segmenter.attend(frame.features, inputs), frame)
 
     def _decode_both(
         self,
@@ -216,18 +227,6 @@ class ClipModel(UnrolledClips):
         score = object_score_loss(single.object_score.float(), visible, self.weights)
         return (best_of(own) + best_of(candidates) + score).mean()
 
-    def _remember(
-        self, memory: ClipMemory, frame: Encoded, decoded: Decoded, truth: Tensor | None
-    ) -> None:
-        logits, score = decoded.logits, decoded.object_score
-        if truth is not None:
-            visible = truth.flatten(1).any(dim=1).float()
-            logits = truth[:, None] * MASK_PROMPT_SCALE + MASK_PROMPT_BIAS
-            score = visible * MASK_PROMPT_SCALE + MASK_PROMPT_BIAS
-        memory.spatial.append(self.segmenter.encode_memory(frame.features, logits, score))
-        memory.images.append(frame.features)
-        memory.pointers.append(decoded.object_pointer)
-
 
 def encoded_per_object(encoded: Encoded, image: Tensor) -> Encoded:
     """Features of N objects from those of B images; image (N,) long, ascending: whose they are."""
@@ -242,22 +241,17 @@ def union_of_objects(logits: Tensor, owner: Tensor, clips: int) -> Tensor:
     return torch.stack([logits[owner == clip].amax(dim=0) for clip in range(clips)])
 
 
+def _with_truth(decoded: Decoded, truth: Tensor) -> Decoded:
+    """The same with logits and scores of the true masks (N, S, S)."""
+    visible = truth.flatten(1).any(dim=1).float()
+    return decoded._replace(
+        logits=truth[:, None] * MASK_PROMPT_SCALE + MASK_PROMPT_BIAS,
+        object_score=visible * MASK_PROMPT_SCALE + MASK_PROMPT_BIAS,
+    )
+
+
 def _full_size(logits: Tensor, target: Tensor) -> Tensor:
     return F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
-
-
-def _outputs(
-    frames: list[Encoded], logits: list[Tensor], targets: Tensor, loss: Tensor
-) -> ClipOutputs:
-    batch = len(frames[0].features)
-    return ClipOutputs(
-        features=torch.stack([frame.features for frame in frames], dim=1),
-        logits=torch.cat(logits, dim=1),
-        targets=targets,
-        # A plan shared by the batch reports its blocks once.
-        blocks=torch.stack([frame.blocks.expand(batch, -1) for frame in frames], dim=1),
-        loss=loss,
-    )
 
 
 def _split_frames(encoded: Encoded, batch: int, length: int) -> list[Encoded]:

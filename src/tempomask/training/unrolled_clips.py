@@ -127,3 +127,22 @@ class UnrolledClips(nn.Module, ABC):
         images = normalise(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         targets = masks.to(self.network.device).float()
         return Clips(images, targets, owner, seed, true_memory)
+
+
+def clip_outputs(
+    features: list[Tensor],
+    blocks: list[Tensor],
+    logits: Tensor,
+    targets: Tensor,
+    losses: list[Tensor],
+) -> ClipOutputs:
+    """What a method sees, of T features (B, C, h, w) and blocks, (L,) or (B, L)."""
+    batch = len(features[0])
+    return ClipOutputs(
+        features=torch.stack(features, dim=1),
+        logits=logits,
+        targets=targets,
+        # A plan shared by the batch reports its blocks once.
+        blocks=torch.stack([ran.expand(batch, -1) for ran in blocks], dim=1),
+        loss=torch.stack(losses).mean(),
+    )

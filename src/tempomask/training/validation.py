@@ -8,20 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
 
 from tempomask.data.clips import Clip, ClipBatch, collate
+from tempomask.data.davis import Davis
+from tempomask.data.sequences import MaskSequence
 from tempomask.data.stills import held_out_images
+from tempomask.errors import InputError
 from tempomask.io.images import read_image, read_values
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.modes import evaluation_mode
 from tempomask.ops.normalise import normalise
+from tempomask.tracking.frames import resize_frame
 from tempomask.training.losses import mask_iou
 from tempomask.training.prompts import box_prompt, click
 from tempomask.training.unroll import ClipMemory, encoded_per_object
@@ -30,34 +36,48 @@ from tempomask.training.unroll import ClipMemory, encoded_per_object
 FRAMES, STRIDE = 48, 2
 
 
-def load_sequence(
-    root: Path, name: str, image_size: int
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Frames (T, S, S, 3) uint8 and masks (T, S, S) of one sequence; None if it is not there."""
-    images = sorted((root / "JPEGImages" / name).glob("*.jpg"))[:FRAMES:STRIDE]
-    if not images:
-        return None
-    size = (image_size, image_size)
-    frames = [
-        np.asarray(Image.fromarray(read_image(p)).resize(size, Image.Resampling.BICUBIC))
-        for p in images
-    ]
-    labels = [root / "Annotations" / name / f"{p.stem}.png" for p in images]
-    masks = [_resized_ids(p, size) > 0 for p in labels]
-    return torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(masks)).float()
+class SquareVideo(NamedTuple):
+    """Frames of a sequence, squeezed to squares, and the masks of all its objects as one.
+
+    frames (T, S, S, 3) uint8; masks bool (T, S, S).
+    """
+
+    frames: Tensor
+    masks: Tensor
 
 
-def _resized_ids(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(read_values(path)).resize(size, Image.Resampling.NEAREST))
+def load_square(sequence: MaskSequence, side: int, indices: range) -> SquareVideo:
+    """The frames and masks of the indices that there are, at least two, squeezed to a square."""
+    if len(sequence) < 2:
+        raise InputError(f"sequence {sequence.name} has {len(sequence)} frames; it needs two")
+    wanted = [i for i in indices if i < len(sequence)]
+    wanted = wanted if len(wanted) > 1 else [0, len(sequence) - 1]
+    frames, masks = [], []
+    for index, image in enumerate(sequence.frames()):
+        if index > wanted[-1]:
+            break
+        if index in wanted:
+            frames.append(resize_frame(image, side, "bicubic"))
+            masks.append(_square((sequence.label_map(index) > 0).astype(np.uint8), side) > 0)
+    if not masks[0].any():
+        raise InputError(
+            f"sequence {sequence.name}: the first annotation is empty; an object must be marked"
+        )
+    return SquareVideo(torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(masks)))
+
+
+def _square(labels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """The nearest pixels of a label map (H, W) at (S, S)."""
+    return np.asarray(Image.fromarray(labels).resize((side, side), Image.Resampling.NEAREST))
 
 
 @torch.no_grad()
 def track_sequence(
     segmenter: Segmenter,
-    frames: torch.Tensor,
-    first: torch.Tensor,
+    frames: Tensor,
+    first: Tensor,
     policy: Policy | None = None,
-) -> torch.Tensor:
+) -> Tensor:
     """Masks bool (T - 1, S, S) of the frames after the first, tracked from its mask (S, S)."""
     memory = ClipMemory()
     masks, previous = [], None
@@ -72,28 +92,19 @@ def track_sequence(
             full = F.interpolate(decoded.logits, size=first.shape, mode="bilinear")
             masks.append(full[0, 0] > 0)
         previous = decoded.logits
-        memory.spatial.append(
-            segmenter.encode_memory(frame.features, decoded.logits, decoded.object_score)
-        )
-        memory.images.append(frame.features)
-        memory.pointers.append(decoded.object_pointer)
+        memory.remember(segmenter, frame, decoded)
     return torch.stack(masks)
 
 
 def validate(segmenter: Segmenter, root: Path, names: Sequence[str]) -> dict[str, float]:
     """Mean J of each held-out sequence, and their mean under "mean"."""
+    there = [name for name in names if (root / "JPEGImages" / name).is_dir()]
     scores: dict[str, float] = {}
-    for name in names:
-        loaded = load_sequence(root, name, segmenter.config.image_size)
-        if loaded is None:
-            continue
-        frames, masks = loaded
+    for sequence in Davis(root, None, there) if there else ():
+        frames, masks = load_square(sequence, segmenter.config.image_size, range(0, FRAMES, STRIDE))
         with evaluation_mode(segmenter):
-            predicted = track_sequence(segmenter, frames, masks[0])
-        wanted = masks[1:] > 0.5
-        union = (predicted | wanted).flatten(1).sum(1)
-        overlap = (predicted & wanted).flatten(1).sum(1)
-        scores[name] = torch.where(union > 0, overlap / union.clamp(min=1), 1.0).mean().item()
+            predicted = track_sequence(segmenter, frames, masks[0].float())
+        scores[sequence.name] = mask_iou(predicted.float(), masks[1:].float()).mean().item()
     return scores | {"mean": float(np.mean(list(scores.values())))} if scores else {}
 
 
@@ -102,16 +113,15 @@ def held_out_frames(root: Path, image_size: int, least_area: float = 0.002) -> l
 
     least_area: share of the image that an object has at least. Images without one are left out.
     """
-    size = (image_size, image_size)
     batches = []
     for still in held_out_images(root):
-        image = Image.fromarray(read_image(still.image)).resize(size, Image.Resampling.BICUBIC)
-        ids = _resized_ids(still.label, size)
+        image = resize_frame(read_image(still.image), image_size, "bicubic")
+        ids = _square(read_values(still.label), image_size)
         masks = [ids == number for number in np.setdiff1d(ids, [0])]
         masks = [mask for mask in masks if mask.mean() > least_area]
         if masks:
             shown = np.stack(masks)[:, None].astype(np.uint8)
-            batches.append(collate([Clip(np.asarray(image)[None], shown, still.image.stem)]))
+            batches.append(collate([Clip(image[None], shown, still.image.stem)]))
     return batches
 
 
@@ -124,7 +134,7 @@ def validate_prompts(segmenter: Segmenter, batches: Sequence[ClipBatch]) -> dict
     clicks are the same at every call.
     """
     generator = torch.Generator().manual_seed(0)
-    ious: dict[str, list[torch.Tensor]] = {}
+    ious: dict[str, list[Tensor]] = {}
     with evaluation_mode(segmenter):
         for batch in batches:
             target = batch.masks[:, 0].float()
