@@ -14,8 +14,6 @@ from typing import ClassVar
 
 from tempomask.routing.budget import BudgetControl
 
-from tempomask.routing.budget import BudgetControl
-
 # How fast mean and spread of the difficulty follow the video, a frame; about its last 30 frames.
 MEMORY = 1 / 30
 # Frames that set the scale before the budget moves.

@@ -83,12 +83,16 @@ def adaptation_data(
 def training_sequences(root: Path) -> Davis:
     """The training list of a DAVIS folder, or all its sequences where it has no lists.
 
-    Of nano's training data all its video. InputError for a folder in neither layout.
+    Of nano's training data all its video. InputError for a folder in neither layout, and for a
+    flawed sequence: a training should not leave any out unasked.
     """
     if _is_mixture(root):
-        return Davis(root / MIXTURE_VIDEO, split="all")
-    lists = [name for name in TRAINING_SPLITS if (root / "ImageSets" / f"{name}.txt").is_file()]
-    return Davis(root, split=lists[0] if lists else "all")
+        root, lists = root / MIXTURE_VIDEO, []
+    else:
+        lists = [n for n in TRAINING_SPLITS if (root / "ImageSets" / f"{n}.txt").is_file()]
+    found = Davis(root, split=lists[0] if lists else "all")
+    found.flaws.check(())
+    return found
 
 
 def _is_mixture(root: Path) -> bool:
