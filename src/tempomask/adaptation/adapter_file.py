@@ -7,7 +7,6 @@ refused instead of giving nonsense.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
