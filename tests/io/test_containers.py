@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,33 @@ def test_frames_of_another_size(tmp_path: Path) -> None:
         VideoWriter(tmp_path / "a.mp4", (8, 8)) as writer,
     ):
         writer.add(np.zeros((4, 8, 3), np.uint8))
+
+
+def boxes_of(path: Path) -> list[bytes]:
+    """Kinds of the outermost boxes of an mp4."""
+    data, place, kinds = path.read_bytes(), 0, []
+    while place < len(data):
+        kinds.append(data[place + 4 : place + 8])
+        place += int.from_bytes(data[place : place + 4], "big")
+    return kinds
+
+
+def test_the_index_comes_before_the_frames(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", (32, 48)) as writer:
+        for value in range(12):
+            writer.add(np.full((32, 48, 3), 20 * value, np.uint8))
+    kinds = boxes_of(tmp_path / "a.mp4")
+    assert kinds.index(b"moov") < kinds.index(b"mdat")
+    assert len(list(open_video(tmp_path / "a.mp4").frames())) == 12
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_times_and_shape_of_pixels_are_kept(tmp_path: Path) -> None:
+    times = [2.0, 2.04, 2.5, 2.51, 4.0]
+    with VideoWriter(tmp_path / "a.mp4", (32, 48), 25, Fraction(3, 2)) as writer:
+        for seconds in times:
+            writer.add(np.zeros((32, 48, 3), np.uint8), seconds)
+    with open_video(tmp_path / "a.mp4") as video:
+        assert video.times is not None
+        np.testing.assert_allclose(video.times, np.array(times) - 2, atol=1e-4)
+        assert video.pixel_aspect == Fraction(3, 2)

@@ -143,3 +143,32 @@ def test_tags_move_apart(frame: Any, make_result: Callable[..., Any]) -> None:
     for row in (200, 4):
         discs = {k: disc(row, 240, 20) for k in names}
         assert drawn(discs) == sum(drawn({k: mask}) for k, mask in discs.items()) > 1000
+
+
+@pytest.mark.parametrize("object_id", [1, 2, 4, 9])
+def test_colours_stand_out_from_the_scene(make_result: Callable[..., Any], object_id: int) -> None:
+    """An object of its own colour gets another one, which it keeps; others stay as they are."""
+    own = object_color(object_id)
+    frame = np.full((400, 480, 3), 128, np.uint8)
+    frame[100:300, 100:300] = own
+    mask = np.zeros((400, 480), bool)
+    mask[150:250, 150:250] = True
+    result = make_result(0, {object_id: mask}, (400, 480))
+    colors: dict[int, tuple[int, int, int]] = {}
+    drawn = draw_overlay(frame, result, colors=colors, tags=False)
+    assert np.linalg.norm(np.subtract(colors[object_id], own)) > 90
+    assert (drawn[150, 150] == colors[object_id]).all()
+    before = dict(colors)
+    other = draw_overlay(np.full_like(frame, 128), result, colors=colors, tags=False)
+    assert colors == before and (other[150, 150] == before[object_id]).all()
+    plain: dict[int, tuple[int, int, int]] = {}
+    draw_overlay(np.full_like(frame, 128), result, colors=plain, tags=False)
+    assert plain == {object_id: own}
+
+
+def test_no_two_objects_get_one_colour(make_result: Callable[..., Any]) -> None:
+    frame = np.full((400, 480, 3), object_color(1), np.uint8)
+    masks = {k: disc(200, 40 * k, 15) for k in range(1, 9)}
+    colors: dict[int, tuple[int, int, int]] = {}
+    draw_overlay(frame, make_result(0, masks, (400, 480)), colors=colors)
+    assert len(set(colors.values())) == 8 and object_color(1) not in colors.values()

@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Never
 
@@ -18,6 +19,7 @@ from pycocotools import mask as coco
 
 from tempomask.errors import InputError
 from tempomask.io import writer as writers
+from tempomask.io.containers import VideoWriter
 from tempomask.io.exports import load_npz
 from tempomask.io.images import read_mask
 from tempomask.io.journal import VideoInfo, open_journal
@@ -529,3 +531,22 @@ def test_names_that_lead_out_of_the_folder_touch_nothing(
     with pytest.raises(InputError, match="is no plain name of a file"):
         run(["masks"], range(1))
     assert precious.read_bytes() == b"mine"
+
+
+def test_the_overlay_has_the_times_and_the_shape_of_the_source(
+    tmp_path: Path, make_result: Callable[..., Any]
+) -> None:
+    times = [0.0, 0.04, 0.5, 0.54, 2.0]
+    with VideoWriter(tmp_path / "v.mp4", (48, 64), 25, Fraction(2)) as made:
+        for seconds in times:
+            made.add(np.zeros((48, 64, 3), np.uint8), seconds)
+    mask = np.zeros((48, 64), bool)
+    mask[4:20, 4:20] = True
+    with open_video(tmp_path / "v.mp4") as video:
+        info = VideoInfo.of(video, {})
+        with ResultWriter(tmp_path / "out", info, ["overlay"], video=video) as writer:
+            for index, frame in video.frames(1):
+                writer.add(frame, make_result(index, {1: mask}, (48, 64)))
+    with open_video(tmp_path / "out" / "overlay.mp4") as video:
+        assert video.pixel_aspect == 2 and video.times is not None
+        np.testing.assert_allclose(video.times, np.array(times[1:]) - times[1], atol=1e-4)

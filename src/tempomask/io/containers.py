@@ -43,6 +43,9 @@ _PLAYLIST_MARKS = (b"#EXTM3U", b"ffconcat", b"<MPD", b"v=0", b"<?xml")
 SCHEMES = ["http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "tcp", "udp"]
 _BELOW = ["httpproxy", "tls", "rtmpt", "rtmpts", "crypto"]
 
+# Units of time of a video whose rate varies, in seconds: those of MPEG.
+CLOCK = Fraction(1, 90_000)
+
 # For sources without a clock: the rate of DAVIS and of cinema.
 DEFAULT_FPS = 24.0
 
@@ -147,6 +150,13 @@ def frame_rate(stream: VideoStream) -> float | None:
     return float(rate) if rate else None
 
 
+def pixel_aspect(stream: VideoStream, image: Frame) -> Fraction:
+    """Width over height of a pixel of the upright image, as it is shown; 1 if nothing is said."""
+    aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
+    turned = image.shape[:2] == (stream.width, stream.height) and stream.width != stream.height
+    return 1 / aspect if turned and aspect > 0 else max(aspect, Fraction(1, 100))
+
+
 def upright(frame: VideoFrame) -> Frame:
     """The decoded frame as RGB, uint8 (H, W, 3), turned and mirrored as its metadata says."""
     image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
@@ -223,25 +233,35 @@ class VideoWriter:
     """Write RGB frames, uint8 (H, W, 3), to an mp4. Use as a context manager, or call `close`.
 
     The file gets its name when it is closed and is whole then, however few frames it holds; with
-    none it is not made. Odd sizes are padded by a row or column of the edge.
+    none it is not made. Odd sizes are padded by a row or column of the edge. The index comes first,
+    so that a browser starts to play at once.
 
     Args:
         path: Of the file.
         size: (H, W) of the frames.
         fps: Frames per second; None for 24.
+        aspect: Width over height of a pixel as it is shown.
     """
 
-    def __init__(self, path: str | Path, size: Size, fps: float | None = None) -> None:
+    def __init__(
+        self, path: str | Path, size: Size, fps: float | None = None, aspect: Fraction | int = 1
+    ) -> None:
         self.path = Path(path)
         self.size = size
         self.num_frames = 0
+        self._aspect = Fraction(aspect)
+        # Seconds of the first frame and units of the clock of the last, where times are given.
+        self._begin, self._last = 0.0, -1
         self._fps = Fraction(fps or DEFAULT_FPS).limit_denominator(100_000)
         self._part = part_path(self.path)
         self._container: Any = None
         self._stream: Any = None
 
-    def add(self, frame: Frame) -> None:
-        """Append one frame; InputError if it has another size."""
+    def add(self, frame: Frame, seconds: float | None = None) -> None:
+        """Append one frame; InputError if it has another size.
+
+        seconds: Its time on any clock, of all frames or of none; the next by the rate if not given.
+        """
         import av
 
         if frame.shape != (*self.size, 3):
@@ -255,8 +275,13 @@ class VideoWriter:
         image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
         # Players take images without a note on colour as BT.709.
         image = image.reformat(format="yuv420p", dst_colorspace="ITU709")
-        image.pts, image.time_base = self.num_frames, 1 / self._fps
-        self._encode(image)
+        if seconds is None:
+            image.pts, image.time_base = self.num_frames, 1 / self._fps
+        else:
+            self._begin = seconds if not self.num_frames else self._begin
+            self._last = max(self._last + 1, round((seconds - self._begin) / CLOCK))
+            image.pts, image.time_base = self._last, CLOCK
+        self._encode(image, seconds is not None)
         self.num_frames += 1
 
     def close(self) -> None:
@@ -287,11 +312,11 @@ class VideoWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _encode(self, image: VideoFrame | None) -> None:
-        """Encode a frame, or with None what the encoder still holds."""
+    def _encode(self, image: VideoFrame | None, timed: bool = False) -> None:
+        """Encode a frame, or with None what the encoder still holds. timed: frames have times."""
         from av.error import FFmpegError
 
-        container, stream = self._opened()
+        container, stream = self._opened(timed)
         try:
             container.mux(stream.encode(image))
         except FFmpegError as error:
@@ -301,7 +326,7 @@ class VideoWriter:
             ) from None
         self._file.check()
 
-    def _opened(self) -> tuple[Any, Any]:
+    def _opened(self, timed: bool) -> tuple[Any, Any]:
         """The container and its stream, opened with the first frame."""
         import av
 
@@ -312,13 +337,21 @@ class VideoWriter:
             raise InputError("this PyAV has no H.264 or MPEG-4 encoder; install the wheel of av")
         # The part's name does not end in .mp4, so the format is named.
         self._file = _Sink(os.path.abspath(self._part), "w+")
-        self._container = av.open(self._file, "w", format="mp4")
+        self._container = av.open(
+            self._file,
+            "w",
+            format="mp4",
+            options={"movflags": "+faststart"},
+            # To move the index to the front, what is written is read once more.
+            io_open=lambda *_: FileIO(self._part),
+        )
         stream = self._container.add_stream(name, rate=self._fps, options=dict(_ENCODERS[name]))
         height, width = self.size
         stream.height, stream.width = height + height % 2, width + width % 2
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = 1 / self._fps
         context = stream.codec_context
+        context.time_base = CLOCK if timed else 1 / self._fps
+        stream.sample_aspect_ratio = context.sample_aspect_ratio = self._aspect
         context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
         context.color_range = 1  # 16 to 235
         self._stream = stream

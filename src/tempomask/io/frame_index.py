@@ -124,6 +124,18 @@ def index_by_packets(container: InputContainer, stream: VideoStream) -> FrameInd
     return _from_times(np.array(times, dtype=np.int64), keys, announced, damage)
 
 
+def varying_times(index: FrameIndex, stream: VideoStream) -> NDArray[np.float64] | None:
+    """Seconds of each frame after the first; None where they are evenly spaced, or not known.
+
+    Times may be off by one unit of the stream's clock, as rounding makes them.
+    """
+    if index.times is None or len(index.times) < 3 or stream.time_base is None:
+        return None
+    after = index.times - index.times[0]
+    even = np.linspace(0, after[-1], len(after))
+    return None if np.abs(after - even).max() <= 1 else after * float(stream.time_base)
+
+
 def index_by_decoding(container: InputContainer, stream: VideoStream) -> FrameIndex:
     """The index from decoding every frame: their number, but no times, as none can be relied on.
 

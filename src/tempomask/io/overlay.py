@@ -7,7 +7,7 @@ the objects' boxes.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache, lru_cache
 from math import ceil
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -42,6 +42,8 @@ _FIRST_COLORS: tuple[Color, ...] = (
     (121, 100, 230),
 )
 _GOLDEN_ANGLE = 0.381966
+# A colour stands out from others at this distance in RGB.
+_FAR = 90
 
 _BACKGROUND = (24, 26, 30)
 
@@ -59,6 +61,7 @@ def draw_overlay(
     result: Result | FrameRecord | DrawnMasks,
     *,
     names: Mapping[int, str] | None = None,
+    colors: dict[int, Color] | None = None,
     opacity: float = 0.42,
     contour: int | None = None,
     tags: bool = True,
@@ -69,6 +72,8 @@ def draw_overlay(
         frame: uint8 (H, W, 3), RGB; not changed.
         result: Of objects or instances. The tag of an instance has its class and score.
         names: Text of the tag by object id; the id where there is none.
+        colors: By object id; objects that lack one get it here, so that it stands out from the
+            frame and from the others. Default: always the same for the same id.
         opacity: Of the fill, 0 to 1.
         contour: Width in pixels, 0 for none; default 1 to 2 by size.
         tags: Whether to draw them.
@@ -90,18 +95,24 @@ def draw_overlay(
     thickness = 1 + (min(height, width) >= 360) if contour is None else contour
     image = Image.fromarray(frame)
     tagged = []
+
+    def color_of(object_id: int) -> Color:
+        return object_color(object_id) if colors is None else colors[object_id]
+
     for object_id, mask in zip(ids, result.masks, strict=True):
         box = _box(mask)
         if box is None:
             continue
-        _draw_mask(image, mask, box, object_color(object_id), opacity, thickness)
+        if colors is not None and object_id not in colors:
+            colors[object_id] = _standing_out(frame, box, object_id, colors.values())
+        _draw_mask(image, mask, box, color_of(object_id), opacity, thickness)
         if tags:
             tagged.append((object_id, _box_of_largest_part(mask, box)))
     texts = {**_tags(result, ids), **(names or {})}
     taken: list[Box] = []
     for object_id, box in tagged:
         text = texts.get(object_id, str(object_id))
-        taken.append(_draw_tag(image, box, text, object_color(object_id), taken))
+        taken.append(_draw_tag(image, box, text, color_of(object_id), taken))
     return np.asarray(image).copy()
 
 
@@ -179,6 +190,23 @@ def object_color(object_id: int) -> Color:
     hue = index * _GOLDEN_ANGLE % 1.0
     red, green, blue = colorsys.hls_to_rgb(hue, 0.5 + 0.12 * (index % 3 - 1), 0.75)
     return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _standing_out(frame: Frame, box: Box, object_id: int, taken: Collection[Color]) -> Color:
+    """A colour far from those in a box of the frame and around it: the object's own if that is.
+
+    The farthest of the first colours that are not taken, if none is far enough.
+    """
+    left, top, right, bottom = box
+    rim_x, rim_y = (right - left) // 4 + 2, (bottom - top) // 4 + 2
+    around = frame[max(0, top - rim_y) : bottom + rim_y, max(0, left - rim_x) : right + rim_x]
+    pixels = around[:: 1 + len(around) // 32, :: 1 + around.shape[1] // 32].reshape(-1, 1, 3)
+    own = object_color(object_id)
+    free = [color for color in (own, *_FIRST_COLORS) if color not in taken] or [own]
+    distances = np.linalg.norm(pixels.astype(np.float32) - np.float32(free), axis=2)
+    # Of the tenth of pixels that are most alike: a small part may have the colour, not more.
+    least = np.quantile(distances, 0.1, axis=0)
+    return free[0] if least[0] >= _FAR and free[0] == own else free[int(least.argmax())]
 
 
 def _box(mask: NDArray[np.bool_]) -> Box | None:

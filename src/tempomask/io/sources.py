@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
+from fractions import Fraction
 from functools import cached_property
 from itertools import chain, islice
 from os import PathLike
@@ -15,17 +16,12 @@ from pathlib import Path
 from typing import Any, Self
 from weakref import WeakSet
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tempomask.errors import InputError, warn
 from tempomask.frames import Frame, Size, checked_frame
-from tempomask.io.images import (
-    IMAGE_SUFFIXES,
-    bit_depth,
-    image_size,
-    opened,
-    page_count,
-    read_image,
-    read_pages,
-)
+from tempomask.io.images import IMAGE_SUFFIXES, bit_depth, image_size, read_image
 from tempomask.io.threads import WorkerThread
 
 FrameStream = Generator[tuple[int, Frame], None, None]
@@ -54,6 +50,8 @@ class Video:
         name: As given.
         size: (H, W) in pixels, rotation applied.
         fps: On average; None for folders and arrays.
+        times: float64 (num_frames,), seconds of each frame after the first, where the rate varies.
+        pixel_aspect: Width of a pixel as it is shown over its height.
         num_frames: Exact number of readable frames; None when unknown (cameras, iterators, and
             files whose packets do not tell).
         frame_names: What the images of a folder are called, without suffix; None without names.
@@ -66,6 +64,8 @@ class Video:
 
     size: Size
     fps: float | None = None
+    times: NDArray[np.float64] | None = None
+    pixel_aspect = Fraction(1)
     num_frames: int | None = None
     frame_names: list[str] | None = None
     seekable = True
@@ -230,44 +230,6 @@ class ImageFolder(Video):
                 f" {self.size[1]} x {self.size[0]} pixels, {path.name} has {size[1]} x {size[0]};"
                 " bring them to one size, or take out those that do not belong"
             )
-
-
-class ImagePages(Video):
-    """The images in one file: a TIFF stack, or an animated WebP, PNG or AVIF.
-
-    Args:
-        path: Of the file.
-
-    Raises:
-        InputError: If the file is not readable.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
-        self.path, self.num_frames, self.size = path, page_count(path), image_size(path)
-        with opened(path) as image:
-            image.load()
-            duration = image.info.get("duration")
-        self.fps = 1000 / duration if duration else None
-
-    @cached_property
-    def _bits(self) -> int | None:
-        return bit_depth([self.path])
-
-    def _frame(self, index: int) -> Frame:
-        # Opened anew for each: not every animation can be wound back.
-        return next(self._read(index, index + 1))[1]
-
-    def _read(self, start: int, end: int | None) -> FrameStream:
-        pages = range(self.num_frames or 0)[start:end]
-        for index, frame in zip(pages, read_pages(self.path, pages, self._bits), strict=True):
-            if frame.shape[:2] != self.size:
-                raise InputError(
-                    f"page {index} of {self.name} has {frame.shape[1]} x {frame.shape[0]} pixels,"
-                    f" the first of {self.num_frames} has {self.size[1]} x {self.size[0]}; save"
-                    " those of one size in a file of their own"
-                )
-            yield index, frame
 
 
 class ArrayFrames(Video):

@@ -19,8 +19,9 @@ import numpy as np
 from tempomask.errors import InputError
 from tempomask.files import given_path
 from tempomask.io.camera import open_camera, open_device, open_stream
+from tempomask.io.image_pages import ImagePages
 from tempomask.io.images import IMAGE_SUFFIXES, page_count
-from tempomask.io.sources import ArrayFrames, ImageFolder, ImagePages, Video
+from tempomask.io.sources import ArrayFrames, ImageFolder, Video
 from tempomask.io.video_file import VideoFile
 
 __all__ = ["Video", "open_video"]

@@ -15,6 +15,7 @@ from tempomask.io.containers import (
     error_text,
     frame_rate,
     open_container,
+    pixel_aspect,
     size_changed,
     upright,
     video_stream,
@@ -24,6 +25,7 @@ from tempomask.io.frame_index import (
     index_by_decoding,
     index_by_packets,
     missing_bytes,
+    varying_times,
 )
 from tempomask.io.sources import FrameStream, Video
 
@@ -60,10 +62,11 @@ class VideoFile(Video):
         with self._opened() as (container, stream):
             image = upright(self._first_frame(container, stream))
             self.size = (image.shape[0], image.shape[1])
-            self.fps = frame_rate(stream)
+            self.fps, self.pixel_aspect = frame_rate(stream), pixel_aspect(stream, image)
             announced = stream.frames or None
         with self._opened() as (container, stream):
             self._index = index_by_packets(container, stream)
+            self.times = None if self._index is None else varying_times(self._index, stream)
             if self._index is None and self.fps is not None and self.fps > _MOST_FPS:
                 rate = stream.guessed_rate
                 self.fps = float(rate) if rate and rate <= _MOST_FPS else None

@@ -18,7 +18,7 @@ from tempomask.io.dataset_exports import write_cutout
 from tempomask.io.exports import Tracks
 from tempomask.io.images import write_label_png, write_mask_png
 from tempomask.io.journal import Journal, VideoInfo, open_journal
-from tempomask.io.overlay import draw_overlay
+from tempomask.io.overlay import Color, draw_overlay
 from tempomask.io.records import FrameRecord, Result, ids_of, image_stem, record_of
 from tempomask.io.result_folder import FORMATS, ResultFolder
 from tempomask.io.threads import WorkerThread
@@ -66,6 +66,7 @@ class ResultWriter:
 
     Attributes:
         finished: Indices of the frames that were finished at the start of a resumed run.
+        colors: Of the objects in the overlay, by id.
 
     Raises:
         InputError: For an unknown format, a folder that is a file, not writable, full, of another
@@ -108,12 +109,13 @@ class ResultWriter:
 
     def _begin(self, info: VideoInfo, resume: bool) -> None:
         """Look at what is in the folder, and go on with it or not."""
+        self.colors: dict[int, Color] = {}
         there = self.folder.journal
         # The journal of a run in the folder, which the first frame is to replace.
         self._earlier = open_journal(there, info.task) if there.exists() and not resume else None
         self.journal = Journal(there, info, resume)
         self.finished = frozenset(i for i in self.journal.finished if self._files_there(i))
-        self._overlay = VideoWriter(self.folder.path("overlay"), info.size, info.fps)
+        self._overlay = self._new_overlay()
         self._last_drawn = -1
         self._redraw = bool(self.finished)
         if "overlay" in self.formats and self.finished:
@@ -284,8 +286,19 @@ class ResultWriter:
             self._redraw = True
             self._overlay.discard()
         if not self._redraw:
-            self._overlay.add(draw_overlay(frame, result, names=self.journal.info.names))
+            self._add_drawn(frame, result)
             self._last_drawn = result.index
+
+    def _new_overlay(self) -> VideoWriter:
+        self.colors = {}
+        info, video = self.journal.info, self._video
+        aspect = 1 if video is None else video.pixel_aspect
+        return VideoWriter(self.folder.path("overlay"), info.size, info.fps, aspect)
+
+    def _add_drawn(self, frame: Frame, result: Result | FrameRecord) -> None:
+        drawn = draw_overlay(frame, result, names=self.journal.info.names, colors=self.colors)
+        times = None if self._video is None else self._video.times
+        self._overlay.add(drawn, None if times is None else float(times[result.index]))
 
     def _check_redraw(self, what: str) -> None:
         if self._video is None or not self._video.seekable:
@@ -296,13 +309,12 @@ class ResultWriter:
 
     def _finish_overlay(self) -> None:
         """Draw what the overlay still lacks, and close it."""
-        done, info = self.journal.finished, self.journal.info
+        done = self.journal.finished
         if "overlay" in self.formats and self._redraw and self._video is not None and done:
-            self._overlay = VideoWriter(self.folder.path("overlay"), info.size, info.fps)
+            self._overlay = self._new_overlay()
             for index, frame in self._video.frames(min(done), max(done) + 1):
                 if index in done:
-                    record = self.journal.record(index)
-                    self._overlay.add(draw_overlay(frame, record, names=info.names))
+                    self._add_drawn(frame, self.journal.record(index))
         self._overlay.close()
 
     def _write_exports(self) -> None:
