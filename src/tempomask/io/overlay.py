@@ -203,7 +203,7 @@ def _standing_out(frame: Frame, box: Box, object_id: int, taken: Collection[Colo
     pixels = around[:: 1 + len(around) // 32, :: 1 + around.shape[1] // 32].reshape(-1, 1, 3)
     own = object_color(object_id)
     free = [color for color in (own, *_FIRST_COLORS) if color not in taken] or [own]
-    distances = np.linalg.norm(pixels.astype(np.float32) - np.float32(free), axis=2)
+    distances = np.linalg.norm(pixels.astype(np.float32) - np.array(free, np.float32), axis=2)
     # Of the tenth of pixels that are most alike: a small part may have the colour, not more.
     least = np.quantile(distances, 0.1, axis=0)
     return free[0] if least[0] >= _FAR and free[0] == own else free[int(least.argmax())]
