@@ -29,7 +29,7 @@ class Limits:
         playlists: 1 to follow playlists (m3u8, dash, sdp, ffconcat), which name other files.
     """
 
-    pixels: int = 100_000_000
+    pixels: int = 89_000_000
     objects: int = 1000
     file_bytes: int = 2**31
     line_bytes: int = 2**27

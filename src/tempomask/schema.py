@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
 from tempomask.errors import InputError
 from tempomask.limits import check_limit
 
+# Of a file, in bytes, with room for a suffix.
+_LONGEST_NAME = 240
 _NAMES = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false"}
 
 
@@ -68,8 +71,26 @@ def plain_name(value: Any) -> str:
     >>> plain_name("00001.jpg")
     '00001.jpg'
     """
-    if not isinstance(value, str) or value in ("", ".", "..") or any(c in value for c in "/\\\0"):
+    plain = isinstance(value, str) and value not in ("", ".", "..")
+    if not plain or any(c in value for c in "/\\\0") or not 0 < _length(value) <= _LONGEST_NAME:
         raise ValueError(f"is {shown(value)}, which is no plain name of a file")
+    return value
+
+
+def _length(name: str) -> int:
+    """Bytes of a name on disk; 0 if no name on disk is written so."""
+    try:
+        return len(os.fsencode(name))
+    except UnicodeEncodeError:
+        return 0
+
+
+def inner_path(value: Any) -> str:
+    """The schema of a path that leads to something inside a folder, such as `dog/00001.jpg`."""
+    if not isinstance(value, str):
+        raise ValueError(f"is {shown(value)}, not text")
+    for part in value.split("/"):
+        plain_name(part)
     return value
 
 

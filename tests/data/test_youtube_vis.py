@@ -114,7 +114,7 @@ STRUCTURE = [
     (first("annotations", id=2), "annotation 2 appears more than once"),
     (first("videos", length=4), "video 1 has length 4 but 5 file_names"),
     (first("videos", width="48"), "video 1 has width '48', not a whole number"),
-    (first("videos", file_names=[1] * 5), "video 1 has file_names that are not text"),
+    (first("videos", file_names=[1] * 5), "video 1 has file_names of which one is 1, not text"),
     (without("videos", "height"), "video 1 lacks height"),
     (without("categories", "name"), "category 7 lacks name"),
     (lambda content: content["annotations"].append(None), "annotation at place 4 is a NoneType"),

@@ -83,15 +83,15 @@ def row(**values: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ({}, "holds a dict"),
-        ([row(), 3], "prediction 1: a int"),
-        ([{"video_id": 1}], "prediction 0: lacks category_id"),
+        ({}, "is an object of 0, not a list"),
+        ([row(), 3], "prediction 1: row: it is 3, not an object"),
+        ([{"video_id": 1}], "prediction 0: row: it has no category_id"),
         ([row(video_id=9)], "prediction 0: no video 9"),
         ([row(category_id=4)], "prediction 0: category 4 is not in instances.json"),
-        ([row(score="high")], "score 'high' is not a number"),
-        ([row(score=float("nan"))], "score nan is not a number"),
+        ([row(score="high")], 'score is "high", not a finite number'),
+        ([row(score=float("nan"))], "score is NaN, not a finite number"),
         ([row(segmentations=[None] * 4)], "4 segmentations, but video 1"),
-        ([row(segmentations=None)], "lacks segmentations"),
+        ([row(segmentations=None)], "segmentations is null, not a list"),
         (
             [row(segmentations=[encode_rle(np.ones((9, 9))), *[None] * 4])],
             r"prediction 0: frame 0 of video 1 \(video1\): a mask of",

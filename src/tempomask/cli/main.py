@@ -107,6 +107,8 @@ def _run(words: list[str]) -> int:
             bound.arguments["prompts"] = replace(prompts, order=in_order_given(words))
         with warnings.catch_warnings():
             warnings.simplefilter("always", InputWarning)
+            # Pillow's; the limit on pixels is lower.
+            warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
             warnings.showwarning = console.show_warning
             return command(*bound.args, **bound.kwargs) or 0
     except SystemExit as stop:

@@ -19,6 +19,7 @@ from cyclopts.validators import Number
 from tempomask.cli import console
 from tempomask.devices import DTypeName
 from tempomask.errors import InputError, unknown_name
+from tempomask.files import given_path
 from tempomask.routing.options import Routing, RuleName
 from tempomask.tracking.options import Compatibility, MemoryRule, Preset, TrackingOptions
 
@@ -250,7 +251,7 @@ def default_folder(source: str, what: str) -> Path:
     """Where results go unless a folder is named: in this folder, beside those of other sources."""
     from tempomask.io.result_folder import holds_another
 
-    name = f"camera{source}" if source.isdecimal() else Path(source.rstrip("/")).stem
+    name = f"camera{source}" if source.isdecimal() else given_path(source.rstrip("/")).stem
     first = Path(f"{name or 'video'}-{what}")
     folders = chain([first], (first.with_name(f"{first.name}-{n}") for n in count(2)))
     folder = next(folder for folder in folders if not holds_another(folder, source))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tempomask.data.sequences import FrameSequence, SequenceSet, choose, folders
 from tempomask.errors import InputError, warn
+from tempomask.files import read_text
 from tempomask.io.sources import list_images, natural_key
 
 Layout = Literal["lasot", "got10k", "otb"]
@@ -147,13 +148,7 @@ def box_text(box: NDArray[np.float64]) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not a text file") from None
-    return [line for line in text.splitlines() if line.strip()]
+    return [line for line in read_text(path, "the file").splitlines() if line.strip()]
 
 
 def _read_flags(path: Path, count: int, missing: bool = False) -> NDArray[np.bool_]:

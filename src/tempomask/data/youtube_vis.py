@@ -23,7 +23,9 @@ from tempomask.data.sequences import read_sized
 from tempomask.errors import InputError, place
 from tempomask.files import read_json
 from tempomask.frames import Size, is_whole
+from tempomask.limits import limits
 from tempomask.rle import RLE
+from tempomask.schema import inner_path
 
 Part = dict[str, Any]
 # What every entry of a part of the file must have, and of which type.
@@ -273,12 +275,17 @@ def _entry_problem(entry: Any, required: dict[str, type]) -> str | None:
 
 def _video_problems(video: Part) -> Iterator[str]:
     names, name = video["file_names"], f"video {video['id']}"
-    if video["width"] < 1 or video["height"] < 1:
-        yield f"{name} has {video['width']} x {video['height']} pixels"
+    width, height = video["width"], video["height"]
+    if not (width > 0 and height > 0 and width * height <= limits().pixels):
+        yield f"{name} has {width} x {height} pixels"
     if not names:
         yield f"{name} has no frames"
-    if not all(isinstance(file, str) for file in names):
-        yield f"{name} has file_names that are not text"
+    for file in names:
+        try:
+            inner_path(file)
+        except ValueError as error:
+            yield f"{name} has file_names of which one {error}"
+            break
     if video.get("length", len(names)) != len(names):
         yield f"{name} has length {video['length']} but {len(names)} file_names"
 

@@ -8,7 +8,6 @@ without annotations, as in the benchmarks' validation sets, give a results file 
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,18 +23,18 @@ from tempomask.data.youtube_vis import VideoEntry, YouTubeVIS
 from tempomask.errors import Flaws, InputError, place
 from tempomask.evaluation.settings import Progress, computation
 from tempomask.files import make_folder, read_json, replacing, write_csv, write_errors, write_json
-from tempomask.frames import is_whole
 from tempomask.instances.model import InstanceModel
 from tempomask.instances.options import PROTOCOL
 from tempomask.metrics.video_ap import PredictedTrack, TrueTrack, VideoAP, VideoAPResult
 from tempomask.results import InstanceResult
 from tempomask.rle import RLE, encode_rle
+from tempomask.schema import check
 
 # Called with the video, the frame as it was read, and what was found on it.
 Observer = Callable[[VideoEntry, NDArray[np.uint8], InstanceResult], None]
 # The papers hand in so many pairs of track and class for each video.
 PREDICTIONS_PER_VIDEO = 10
-_KEYS = ("video_id", "category_id", "segmentations", "score")
+_ROW = {"video_id": int, "category_id": int, "segmentations": [object], "score": float}
 
 
 @dataclass(frozen=True)
@@ -304,12 +303,7 @@ def read_predictions(path: str | Path, dataset: YouTubeVIS) -> dict[int, list[Pr
         InputError: The file is no list of rows, or a row is of an unknown video or category, has
             another number of frames, masks of another size, or no score.
     """
-    rows = read_json(path, "predictions")
-    if not isinstance(rows, list):
-        raise InputError(
-            f"{path} holds a {type(rows).__name__}; results are a list of"
-            " {video_id, category_id, segmentations, score}"
-        )
+    rows = read_json(path, "predictions", [object])
     by_video: dict[int, list[PredictedTrack]] = {}
     for number, row in enumerate(rows):
         with place(f"{path}, prediction {number}"):
@@ -319,29 +313,24 @@ def read_predictions(path: str | Path, dataset: YouTubeVIS) -> dict[int, list[Pr
 
 
 def _predicted(row: Any, dataset: YouTubeVIS) -> PredictedTrack:
-    if not isinstance(row, dict):
-        raise InputError(f"a {type(row).__name__}, not an object with {', '.join(_KEYS)}")
-    for key in _KEYS:
-        if row.get(key) is None:
-            raise InputError(f"lacks {key}")
+    check(row, _ROW, "row")
     video = dataset.video(row["video_id"])
     if row["category_id"] not in dataset.categories:
         known = ", ".join(str(category) for category in list(dataset.categories)[:8])
         raise InputError(
             f"category {row['category_id']!r} is not in {dataset.path.name}; there are {known} ..."
         )
-    score = row["score"]
-    if not (is_whole(score) or (isinstance(score, float) and math.isfinite(score))):
-        raise InputError(f"score {score!r} is not a number")
     masks = row["segmentations"]
-    if not isinstance(masks, list) or len(masks) != len(video):
-        found = f"{len(masks)} segmentations" if isinstance(masks, list) else "no list of them"
-        raise InputError(f"{found}, but video {video.id} ({video.name}) has {len(video)} frames")
+    if len(masks) != len(video):
+        raise InputError(
+            f"{len(masks)} segmentations, but video {video.id} ({video.name}) has {len(video)}"
+            " frames"
+        )
     encodings = []
     for frame, mask in enumerate(masks):
         with place(f"frame {frame} of video {video.id} ({video.name})"):
             encodings.append(as_rle(mask, video.size))
-    return PredictedTrack(row["category_id"], encodings, float(score))
+    return PredictedTrack(row["category_id"], encodings, float(row["score"]))
 
 
 def _write_predictions(path: Path, tracks: Iterable[tuple[VideoEntry, PredictedTrack]]) -> None:
@@ -350,6 +339,6 @@ def _write_predictions(path: Path, tracks: Iterable[tuple[VideoEntry, PredictedT
         file.write("[")
         for number, (video, track) in enumerate(tracks):
             values = (video.id, track.category_id, list(track.masks), track.score)
-            row = json.dumps(dict(zip(_KEYS, values, strict=True)), separators=(",", ":"))
+            row = json.dumps(dict(zip(_ROW, values, strict=True)), separators=(",", ":"))
             file.write(f",\n{row}" if number else f"\n{row}")
         file.write("\n]\n")

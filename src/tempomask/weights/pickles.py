@@ -72,7 +72,8 @@ class _Dtype:
             self.order = state[1]
 
     def read(self, data: Any, shape: Any, fortran: bool) -> NDArray[Any]:
-        data = data.encode("latin1") if isinstance(data, str) else data
+        if isinstance(data, str | bytearray):  # as Python 2 and protocol 5 have it
+            data = data.encode("latin1") if isinstance(data, str) else bytes(data)
         sides = shape if isinstance(shape, tuple) else (shape,)
         if not isinstance(data, bytes) or not all(type(n) is int and n >= 0 for n in sides):
             raise pickle.UnpicklingError("it holds an array of no plain bytes or shape")
@@ -103,6 +104,13 @@ class _Scalar(_Array):
         self.__setstate__((1, (), dtype, False, data))
 
 
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+    """Stands for how protocol 5 keeps an array."""
+    array = _Array()
+    array.__setstate__((1, shape, dtype, order == "F", data))
+    return array
+
+
 class _ArraysOnly(pickle.Unpickler):
     """Builds the above and containers, and refuses every other name."""
 
@@ -114,9 +122,10 @@ class _ArraysOnly(pickle.Unpickler):
             ("_codecs", "encode"): _encode,
         }
         # numpy's own ways to build an array and a number; their module has moved between versions.
-        for package in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            allowed[package, "_reconstruct"] = _Array
-            allowed[package, "scalar"] = _Scalar
+        for package in ("numpy.core", "numpy._core"):
+            allowed[f"{package}.multiarray", "_reconstruct"] = _Array
+            allowed[f"{package}.multiarray", "scalar"] = _Scalar
+            allowed[f"{package}.numeric", "_frombuffer"] = _from_buffer
         if (module, name) not in allowed:
             raise pickle.UnpicklingError(f"it holds {module}.{name}")
         return allowed[module, name]
