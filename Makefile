@@ -6,10 +6,11 @@ WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL := $(BIN)/python -m pip install -qq --constraint constraints.txt --editable
 
-.PHONY: help demo test test-fast docs lint types format clean
+.PHONY: help demo test test-fast fuzz docs lint types format clean
 help:
 	@echo "make demo    track the bundled clip with the bundled model; results in demo/"
 	@echo "make test    run the test suite     make test-fast   what is quick, under a minute"
+	@echo "make fuzz    give every parser what nobody meant to write, for a minute"
 	@echo "make docs    build the site into build/site, strictly"
 	@echo "make lint    ruff: rules and format      make format  mend what ruff can mend"
 	@echo "make types   pyright on src              make clean   remove what was built"
@@ -46,6 +47,12 @@ test: $(VENV)/.test
 
 test-fast: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not slow"
+
+# `make fuzz FUZZ_EXAMPLES=5000 FUZZ_REPORT=docs/results/fuzz.json` counts them for docs/limits.md.
+FUZZ_EXAMPLES ?= 300
+fuzz: $(VENV)/.test
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) FUZZ_REPORT=$(FUZZ_REPORT) OMP_NUM_THREADS=1 \
+	  $(BIN)/python -X faulthandler -m pytest -q tests/fuzz
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m docs.tables --check

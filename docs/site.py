@@ -20,7 +20,7 @@ STAGE = ROOT / "build" / "docs"
 CONFIG = ROOT / "zensical.toml"
 SHOWN = {".md", ".png", ".jpg", ".webp", ".gif", ".json", ".jsonl", ".csv", ".css"}
 FOLDERS = ("docs", "studies", "examples")
-AT_ROOT = ("PAPERS.md", "CHANGELOG.md")
+AT_ROOT = ("PAPERS.md", "CHANGELOG.md", "SECURITY.md")
 CARDS = "src/tempomask/assets"
 
 

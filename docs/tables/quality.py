@@ -83,3 +83,11 @@ def propagation_speed() -> str:
         for row in read(f"{RESULTS}/propagation_speed")["speed"]
     ]
     return table(("model", "policy", ">blocks run", ">s a frame", ">speed-up"), rows)
+
+
+def inputs_tried() -> str:
+    """How many inputs each parser was given by `make fuzz`, and how many it did not survive."""
+    rows = read(f"{RESULTS}/fuzz")
+    total = {"parser": "all", **{k: sum(row[k] for row in rows) for k in ("inputs", "failures")}}
+    cells = [(row["parser"], f"{row['inputs']:,}", row["failures"]) for row in (*rows, total)]
+    return table(("file", ">inputs", ">failures"), cells)

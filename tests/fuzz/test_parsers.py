@@ -51,6 +51,7 @@ from tempomask.weights.pickles import read_pickle
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
 REPORT = os.environ.get("FUZZ_REPORT")
 TRIED: Counter[str] = Counter()
+FAILED: Counter[str] = Counter()
 
 MASK = np.eye(6, 8, dtype=bool)
 RLE = encode_rle(MASK)
@@ -323,7 +324,10 @@ def report() -> Iterator[None]:
     """With FUZZ_REPORT, write how many inputs each parser was given."""
     yield
     if REPORT:
-        rows = [{"parser": name, "inputs": TRIED[name], "failures": 0} for name in sorted(TRIED)]
+        rows = [
+            {"parser": name, "inputs": TRIED[name], "failures": FAILED[name]}
+            for name in sorted(TRIED)
+        ]
         Path(REPORT).write_text(json.dumps(rows, indent=2) + "\n")
 
 
@@ -336,7 +340,7 @@ def test_whatever_a_file_holds_is_read_or_refused(parser: Parser, tmp_path: Path
         max_examples=EXAMPLES,
         deadline=None,
         database=None,
-        derandomize=not REPORT,
+        derandomize="FUZZ_EXAMPLES" not in os.environ,
         suppress_health_check=list(HealthCheck),
     )
     @given(inputs(parser))
@@ -353,4 +357,8 @@ def test_whatever_a_file_holds_is_read_or_refused(parser: Parser, tmp_path: Path
                 assert "\n" not in str(error)
         assert outside.read_bytes() == b"mine"
 
-    read()
+    try:
+        read()
+    except BaseException:
+        FAILED[parser.name] += 1
+        raise
