@@ -32,6 +32,7 @@ LAYERS = [
     "adaptation",
     "baselines",
     "tracking",
+    "images",
     "instances",
     "propagation",
     "routed_model",

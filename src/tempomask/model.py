@@ -11,16 +11,18 @@ import time
 from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
 from tempomask.devices import DTypeName, resolve_device, resolve_dtype
 from tempomask.errors import InputError, check_choice
 from tempomask.frames import Size
+from tempomask.images.session import Image, ImageSession, image_sessions
 from tempomask.models.config import SegmenterConfig
 from tempomask.models.segmenter import Segmenter, as_segmenter
 from tempomask.prompts import Prompt
+from tempomask.results import FrameResult
 from tempomask.routed_model import RoutedModel, RoutingChoice
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.passes import Direction, FrameSource, Results, track
@@ -268,6 +270,64 @@ class Model(RoutedModel):
             )
 
         return Tracks(source, begin)
+
+    @overload
+    def segment(
+        self, image: Image, prompts: Prompt | Iterable[Prompt], *, routing: RoutingChoice = None
+    ) -> FrameResult: ...
+    @overload
+    def segment(
+        self, image: list[Image], prompts: Iterable[Prompt], *, routing: RoutingChoice = None
+    ) -> list[FrameResult]: ...
+    def segment(
+        self,
+        image: Image | list[Image],
+        prompts: Prompt | Iterable[Prompt],
+        *,
+        routing: RoutingChoice = None,
+    ) -> FrameResult | list[FrameResult]:
+        """Segment the prompted objects of an image, or of a list of images.
+
+        Args:
+            image: A path or an (H, W, 3) uint8 RGB array; a list of them is encoded at once.
+            prompts: Of any objects; of a list, their `frame` is the number of the image.
+            routing: Same as in `track`.
+
+        Returns:
+            A result as of a frame; a list of them for a list.
+
+        Raises:
+            InputError: For bad input, and for an image of a list without a prompt.
+        """
+        if not isinstance(image, list):
+            return self.image_session(image, routing=routing).segment(prompts)
+        listed = [prompts] if isinstance(prompts, Prompt) else list(prompts)
+        by_image = [[p for p in listed if p.frame == index] for index in range(len(image))]
+        if sum(map(len, by_image)) != len(listed) or not all(by_image):
+            raise InputError(
+                f"each of the {len(image)} images needs a prompt whose frame is its number, 0 to"
+                f" {len(image) - 1}, got {sorted({p.frame for p in listed})}"
+            )
+        sessions = self.image_sessions(image, routing=routing)
+        return [one.segment(own) for one, own in zip(sessions, by_image, strict=True)]
+
+    def image_session(self, image: Image, *, routing: RoutingChoice = None) -> ImageSession:
+        """A session on one image, which is encoded once and answers many prompts.
+
+        Args:
+            image: A path or an (H, W, 3) uint8 RGB array.
+            routing: Same as in `track`.
+
+        Raises:
+            InputError: For what is no image.
+        """
+        return self.image_sessions([image], routing=routing)[0]
+
+    def image_sessions(
+        self, images: Sequence[Image], *, routing: RoutingChoice = None
+    ) -> list[ImageSession]:
+        """The same for images of any sizes, which go through the encoder together."""
+        return image_sessions(self.segmenter, images, self.dtype, self.policy(routing))
 
     def session(
         self,

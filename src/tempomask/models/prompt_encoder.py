@@ -81,13 +81,13 @@ class PromptEncoder(nn.Module):
         """Encode the prompts of N objects.
 
         points (N, P, 2), labels (N, P) as in `embed_points`; mask (N, 1, 4h, 4w) logits or None.
-        Returns sparse tokens (N, P + 1, C), the last a pad as in the official code, and the dense
-        map (N, C, h, w) or (1, C, 1, 1) without a mask.
+        Returns sparse tokens (N, P + 1, C), the last a pad as in the official code, none at all
+        where P is 0, and the dense map (N, C, h, w) or (1, C, 1, 1) without a mask.
         """
         pad_point = points.new_zeros(points.shape[0], 1, 2)
         pad_label = labels.new_full((labels.shape[0], 1), NOT_A_POINT)
         sparse = self.embed_points(
             torch.cat([points, pad_point], dim=1), torch.cat([labels, pad_label], dim=1), image_size
-        )
+        )[:, : points.shape[1] + 1 if points.shape[1] else 0]
         dense = self.no_mask[None, :, None, None] if mask is None else self.mask_embedding(mask)
         return sparse, dense

@@ -146,12 +146,16 @@ class VideoSession(Resumable):
                 f" {self._size[0]}; the size may not change, start a new session"
             )
 
-    @contextmanager
-    def _computing(self, device: torch.device) -> Iterator[None]:
+    def _computing(self, device: torch.device) -> AbstractContextManager[None]:
         """Without gradients, in the session's number type."""
-        casting: AbstractContextManager[Any] = nullcontext()
-        if torch.amp.is_autocast_available(device.type):
-            reduced = self.dtype != torch.float32
-            casting = torch.autocast(device.type, self.dtype, enabled=reduced)
-        with torch.inference_mode(), casting:
-            yield
+        return computing(device, self.dtype)
+
+
+@contextmanager
+def computing(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Without gradients, in a number type by autocast."""
+    casting: AbstractContextManager[Any] = nullcontext()
+    if torch.amp.is_autocast_available(device.type):
+        casting = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    with torch.inference_mode(), casting:
+        yield

@@ -1,0 +1,1 @@
+"""Single images: a session that answers prompts, and automatic masks of everything in an image."""

@@ -1,0 +1,88 @@
+"""Image sessions of every kind of model, and what they refuse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from tempomask.errors import InputError
+from tempomask.io.images import save_png
+from tempomask.model import Model, load
+from tempomask.models.config import HieraConfig, segmenter_config
+from tempomask.models.segmenter import Segmenter
+from tempomask.prompts import Prompt
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load("nano", image_size=128, device="cpu")
+
+
+def scene(size: tuple[int, int] = (60, 80)) -> NDArray[np.uint8]:
+    """A bright square on a dark ground."""
+    image = np.full((*size, 3), 30, np.uint8)
+    image[20:44, 24:52] = (220, 180, 60)
+    return image
+
+
+def test_nano_finds_the_square(model: Model, tmp_path: Path) -> None:
+    truth = scene()[..., 0] > 100
+    save_png(tmp_path / "photo.png", scene())
+    result = model.segment(tmp_path / "photo.png", Prompt(box=(24, 20, 52, 44)))
+    assert result.masks.shape == (1, 60, 80)
+    overlap = (result.masks[0] & truth).sum() / (result.masks[0] | truth).sum()
+    assert overlap > 0.8
+
+
+@pytest.mark.parametrize("name", ["sam2.1-tiny", "sam2-tiny", "efficienttam-ti-512", "nano"])
+def test_every_kind_of_model(name: str) -> None:
+    torch.manual_seed(0)
+    config = segmenter_config(name)
+    if isinstance(config.encoder, HieraConfig):
+        config = replace(config, encoder=replace(config.encoder, embed_dim=16))
+    network = Model(Segmenter(config.with_image_size(64)).eval())
+    image = network.image_session(scene())
+    first = image.segment(Prompt(points=[(38, 30)]))
+    three = image.candidates(Prompt(points=[(38, 30)]))
+    assert len(three) == 3
+    scores = [float(result.predicted_iou[0]) for result in three]
+    assert scores == sorted(scores, reverse=True)
+    again = image.segment(Prompt(points=[(38, 30), (2, 2)], labels=[1, 0]), previous=first)
+    assert again.logits.shape == (1, 60, 80) and np.isfinite(again.logits).all()
+
+
+def test_a_list_of_images_is_one_batch(model: Model) -> None:
+    images = [scene(), scene((72, 66))]
+    prompts = [Prompt(frame=1, box=(24, 20, 52, 44)), Prompt(frame=0, points=[(38, 30)])]
+    results = model.segment(images, prompts)
+    assert [result.index for result in results] == [0, 1]
+    for result, image, prompt in zip(results, images, prompts[::-1], strict=True):
+        alone = model.segment(image, replace(prompt, frame=0))
+        np.testing.assert_allclose(result.logits, alone.logits, atol=1e-3)
+
+
+def test_blocks_are_chosen_as_for_a_frame(model: Model) -> None:
+    few = model.segment(scene(), Prompt(points=[(38, 30)]), routing=None)
+    assert few.blocks.all()
+
+
+def test_bad_input_is_one_line(model: Model) -> None:
+    image = model.image_session(scene())
+    with pytest.raises(InputError, match="outside the 80 x 60 image"):
+        image.segment(Prompt(points=[(200, 5)]))
+    with pytest.raises(InputError, match="no prompt given"):
+        image.segment([])
+    with pytest.raises(InputError, match="only clicks off it"):
+        image.segment(Prompt(points=[(5, 5)], labels=[0]))
+    with pytest.raises(InputError, match="each of the 2 images needs a prompt"):
+        model.segment([scene(), scene()], [Prompt(points=[(5, 5)])])
+    with pytest.raises(InputError, match="give a result of this image"):
+        other = model.segment(scene((40, 40)), Prompt(points=[(5, 5)]))
+        image.segment(Prompt(points=[(5, 5)]), previous=other)
+    with pytest.raises(InputError, match="the image has shape"):
+        model.image_session(np.zeros((4, 4), np.uint8))
