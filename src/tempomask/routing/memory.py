@@ -3,7 +3,7 @@
 RDS asks the last frame which encoder blocks this one needs; here the last frame says where. The
 tokens nearest to the outline of the object's last mask, which is also moved on as it moved before,
 attend to the memories, and so do those of a coarse grid, which see an object that turns up
-elsewhere. Every other token takes the result of its cell of the grid.
+elsewhere. Every other token takes the result of the nearest of these.
 
 All tokens attend on an object's first frames, after frames on which it was lost or not found
 surely, and as often as the budget pays for it: a routed frame leaves a share of it for that.
@@ -27,7 +27,7 @@ from tempomask.ops.transfer import to_device
 # The share of the budget that a routed frame leaves for frames on which all tokens attend.
 SAVED = 1 / 8
 # The share of the tokens that attend which may be the grid's.
-GRID = 0.3
+GRID = 0.15
 # How much nearer a token inside the mask counts than one outside, at the same distance.
 INSIDE = 0.25
 # A frame is unsure below these shares of the object's running means, which follow at this rate.
@@ -131,13 +131,14 @@ class MemoryRouter:
         """The tokens of N objects with masks (N, 4h, 4w), logits, that have moved by shifts."""
         seen = _on_grid(masks, self.grid) > 0
         seen = seen | _moved(seen, shifts)
-        distance = torch.where(seen, INSIDE * _distance(~seen), _distance(seen)).flatten(1)
-        cells, tokens = _cells(self.grid, self.step, masks.device)
-        distance[:, tokens] = -1.0
-        index = distance.argsort(dim=1, stable=True)[:, : self.count].sort(dim=1).values
-        place = torch.arange(self.count, device=index.device).expand_as(index)
-        source = torch.zeros_like(distance, dtype=torch.long).scatter_(1, index, place)[:, cells]
-        return TokenChoice(index, source.scatter_(1, index, place))
+        outside, inside = _nearest(seen)[0], _nearest(~seen)[0]
+        order = torch.where(seen, INSIDE * inside, outside).flatten(1)
+        order[:, _coarse(self.grid, self.step, masks.device)] = -1.0
+        tokens = order.argsort(dim=1, stable=True)[:, : self.count].sort(dim=1).values
+        attends = torch.zeros_like(order, dtype=torch.bool).scatter_(1, tokens, True)
+        place = attends.cumsum(dim=1) - 1
+        nearest = _nearest(attends.unflatten(1, self.grid))[1].flatten(1)
+        return TokenChoice(tokens, place.gather(1, nearest))
 
 
 def _on_grid(masks: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -161,20 +162,24 @@ def _moved(seen: Tensor, shifts: Sequence[tuple[float, float]]) -> Tensor:
     return moved & inside
 
 
-def _distance(marked: Tensor) -> Tensor:
-    """Distance of each token to the nearest marked one (N, h, w); far beyond the grid without."""
+def _nearest(marked: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each token the nearest one marked in (N, h, w): how far it is, and which, (N, h, w) each.
+
+    Far beyond the grid where none is marked. First along rows, then along columns.
+    """
     height, width = (torch.arange(side, device=marked.device).float() for side in marked.shape[1:])
     far = float(marked.shape[1] + marked.shape[2]) ** 2
     along = torch.where(marked, 0.0, far)[:, :, None] + (width[:, None] - width).square()
-    down = along.amin(dim=3)[:, None] + (height[:, None] - height).square()[..., None]
-    return down.amin(dim=2).sqrt()
+    in_row, column = along.min(dim=3)
+    down = in_row[:, None] + (height[:, None] - height).square()[..., None]
+    squared, row = down.min(dim=2)
+    return squared.sqrt(), row * marked.shape[2] + column.gather(1, row)
 
 
-def _cells(grid: tuple[int, int], step: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The token of the coarse grid that stands for each token (hw,), and all of these tokens."""
+def _coarse(grid: tuple[int, int], step: int, device: torch.device) -> Tensor:
+    """The tokens of the coarse grid: of each cell the middle one."""
     rows, columns = (
-        (torch.arange(side, device=device) // step * step + step // 2).clamp(max=side - 1)
+        (torch.arange(0, side, step, device=device) + step // 2).clamp(max=side - 1)
         for side in grid
     )
-    cells = (rows[:, None] * grid[1] + columns).flatten()
-    return cells, cells.unique()
+    return (rows[:, None] * grid[1] + columns).flatten()
