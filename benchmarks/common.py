@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tempomask.devices import cpu_multiplies_bfloat16
 from tempomask.files import make_folder, write_json
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import MemoryInputs, Segmenter
@@ -26,22 +29,65 @@ HEIGHT, WIDTH = 480, 854
 FULL_FROM = 8
 
 
+# What keeps a CPU to older instructions; the libraries read it once, before they are loaded.
+KINDS = {
+    "avx2": {
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    }
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Starts the program anew where `--kind` asks for variables that are not set."""
+
+    def parse_args(self, *given: Any, **named: Any) -> Any:
+        arguments = super().parse_args(*given, **named)
+        wanted = KINDS.get(arguments.kind, {})
+        if any(os.environ.get(name) != value for name, value in wanted.items()):
+            command = [sys.executable, *sys.orig_argv[1:]]
+            os.execve(sys.executable, command, {**os.environ, **wanted})
+        return arguments
+
+
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """A command line whose help is a module's docstring, with `--out`."""
-    made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """A command line whose help is a module's docstring, with `--out` and `--kind`."""
+    made = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--out", type=Path, default=None, help="JSON file to write")
+    made.add_argument(
+        "--kind", choices=KINDS, default=None, help="as a CPU that has no newer instructions"
+    )
     return made
 
 
 def finish(report: dict[str, Any], out: Path | None) -> None:
-    """Print a report with the processor it is of, and write it where the command line says."""
-    report = {**report, "processor": processor()}
+    """Print a report with the machine it is of, and write it where the command line says."""
+    report = {**report, "processor": processor(), "machine": machine()}
     print(json.dumps(report, indent=2))
     if out is not None:
         make_folder(out.parent)
         write_json(out, report)
+
+
+def machine() -> dict[str, Any]:
+    """What torch makes of the processor: kind, threads, and the rate of a product to check it by.
+
+    kind: AVX2, AVX-512 or AMX; emulated: made so by `--kind`.
+    """
+    kind = torch.backends.cpu.get_cpu_capability()
+    emulated = any(all(os.environ.get(n) == v for n, v in x.items()) for x in KINDS.values())
+    if cpu_multiplies_bfloat16() and not emulated:
+        kind = "AMX"
+    a = torch.randn(1024, 1024)
+    seconds = shortest(lambda: a @ a, 9)
+    return {
+        "kind": {"AVX512": "AVX-512"}.get(kind, kind),
+        "emulated": emulated,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "float32_product_gflops": round(2 * 1024**3 / seconds / 1e9, 1),
+    }
 
 
 def processor() -> str:

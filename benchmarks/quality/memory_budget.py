@@ -26,7 +26,7 @@ from tempomask.evaluation.prompts import first_frame_prompts
 from tempomask.metrics.region_boundary import RegionBoundary
 from tempomask.tracking.session import Session
 
-BUDGETS = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1)
+BUDGETS = (1.0, 0.7, 0.5, 0.3)
 
 
 @dataclass
