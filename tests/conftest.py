@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import sys
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from tempomask.models.instances.config import (
 from tempomask.rle import encode_rle
 
 ROOT = Path(__file__).parent.parent
+# The same kernels on every machine; those of the other choice are tested in tests/engine.
+os.environ.setdefault("TEMPOMASK_KERNELS", "default")
 # Folders and files whose tests train, compile, or run whole networks and commands.
 SLOW = (
     "adaptation", "baselines", "benchmarks", "cli", "contracts", "engine", "instances", "parity",

@@ -73,6 +73,15 @@ def randomise() -> Callable[[Segmenter], Segmenter]:
     return draw
 
 
+@pytest.fixture(params=["torch's kernels", "the other kernels"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both outcomes of `engine.choose`; attention to memories in several parts."""
+    if request.param == "the other kernels":
+        monkeypatch.setattr("tempomask.engine.packed._packs_float32", lambda: True)
+        monkeypatch.setattr("tempomask.engine.memory_attention._narrow_is_faster", lambda: True)
+        monkeypatch.setattr("tempomask.engine.memory_attention.QUERIES", 5)
+
+
 @pytest.fixture(scope="session")
 def tiny(randomise: Callable[[Segmenter], Segmenter]) -> MakeTiny:
     """tiny(name): "sam2", "efficienttam" (also -eq5 and -eq6) or "nano", with random weights.

@@ -111,6 +111,7 @@ def assert_decodes(
 
 
 @torch.inference_mode()
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize(("objects", "tokens"), [(1, 64), (3, 64), (3, 128), (3, 4096)])
 def test_float32_is_the_same(
     plain: Segmenter, objects: int, tokens: int, monkeypatch: pytest.MonkeyPatch
@@ -298,19 +299,25 @@ def test_windows_that_cannot_be_pooled_apart_hold_zeros(size: tuple[int, int]) -
 @pytest.mark.skipif(
     not can_pack(torch.nn.Linear(2, 2), torch.bfloat16), reason="this torch packs no weights"
 )
-def test_packed_layers_multiply_and_apply_activations() -> None:
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.bfloat16, 0.02), (torch.float32, 1e-5)], ids=str
+)
+def test_packed_layers_multiply_and_apply_activations(
+    dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempomask.engine.packed._packs_float32", lambda: True)
     torch.manual_seed(0)
     layer = torch.nn.Linear(48, 80)
     x = torch.randn(3, 5, 7, 48)
     with torch.inference_mode():
-        packed = PackedLinear(layer)(x.bfloat16())
-        assert packed.dtype == torch.bfloat16
-        assert_near(packed, layer(x), 0.02)
+        packed = PackedLinear(layer, dtype)(x.to(dtype))
+        assert packed.dtype == dtype
+        assert_near(packed, layer(x), tolerance)
         for name in ("gelu", "relu"):
-            active = fast_linear(layer, torch.bfloat16, name)
+            active = fast_linear(layer, dtype, name)
             assert isinstance(active, PackedLinear)
             expected = getattr(torch.nn.functional, name)(layer(x))
-            assert_near(active(x.bfloat16()), expected, 0.02)
+            assert_near(active(x.to(dtype)), expected, tolerance)
 
 
 @pytest.mark.skipif(

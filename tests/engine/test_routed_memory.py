@@ -40,6 +40,7 @@ def choice(rows: int) -> TokenChoice:
     return TokenChoice(index, source.scatter(1, index, torch.arange(rows).expand(OBJECTS, -1)))
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("name", NAMES)
 @torch.inference_mode()
 def test_plain_and_fast_agree(tiny: Callable[[str], Segmenter], name: str) -> None:

@@ -50,6 +50,7 @@ banks = st.tuples(
 )
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("name", NAMES)
 def test_attention_is_the_plain_one(
     tiny: MakeTiny, name: str, monkeypatch: pytest.MonkeyPatch

@@ -5,8 +5,10 @@ rows of W exchanged in pairs, one of each with its sign changed. Both products a
 product, and nothing has to be taken apart into pairs. Keys of memories go further. Half of a key's
 channels turn by an angle that depends on the column alone, the other half on the row. All tokens of
 a column, of all frames, are therefore projected by the same turned weights, R_x W, and those of a
-row by R_y W: nothing is left to do to the keys themselves. The rest is
-`tempomask.models.memory_attention`.
+row by R_y W: nothing is left to do to the keys themselves. Values have a quarter of the channels
+before their projection, which can come after the sum, in one layer with the output's; but fused
+attention wants keys and values of one width, so that it depends on the CPU what is faster
+(`engine.choose`). The rest is `tempomask.models.memory_attention`.
 
 N objects, T frames, h x w the stride-16 grid, D hidden_dim and channels of a key, C channels of a
 memory, K memory tokens.
@@ -14,12 +16,22 @@ memory, K memory tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from tempomask.engine.packed import and_turned, fast_linear, in_parts, stacked, turned
+from tempomask.engine.choose import fastest
+from tempomask.engine.packed import (
+    and_turned,
+    composed,
+    fast_linear,
+    in_parts,
+    stacked,
+    turned,
+)
 from tempomask.models.config import Pooling
 from tempomask.models.memory_attention import (
     MemoryAttention,
@@ -38,6 +50,8 @@ Table = tuple[Tensor, Tensor]
 # Objects attend together while they have no more tokens than this.
 TOKENS = 4096
 MLP_TOKENS = 1024
+# Queries whose logits are held at once by attention to narrow values.
+QUERIES = 512
 
 
 class SharedTokens(NamedTuple):
@@ -75,12 +89,16 @@ class FastMemoryAttentionLayer(nn.Module):
         self.own = fast_linear(stacked(*query, *key, value), dtype)
         self.query = fast_linear(stacked(*asked), dtype)
         self.spatial_key = RotatedKeys(cross.key, table, side, dtype)
-        self.pointer_key, self.value = cross.key, fast_linear(cross.value, dtype)
+        self.pointer_key = cross.key
+        narrow = dtype == torch.float32 and in_parts(cross.value.weight) and _narrow_is_faster()
+        self.attention = narrow_attention if narrow else attention
+        output = composed(cross.value, cross.output) if narrow else cross.output
+        self.value = nn.Identity() if narrow else fast_linear(cross.value, dtype)
         self.image_norm, self.image_key = cross.image_norm, None
         if cross.image_key is not None:
             self.image_key = RotatedKeys(cross.image_key, table, side, dtype)
         self.own_output = fast_linear(own.output, dtype)
-        self.output = fast_linear(cross.output, dtype)
+        self.output = fast_linear(output, dtype)
         self.expand = fast_linear(plain.expand, dtype, "relu")
         self.contract = fast_linear(plain.contract, dtype)
         self.self_norm, self.cross_norm = plain.self_norm, plain.cross_norm
@@ -103,7 +121,7 @@ class FastMemoryAttentionLayer(nn.Module):
         query = query.expand(key.shape[0], -1, -1)
         if memory.chosen is not None:
             query = take_rows(query, memory.chosen.tokens)
-        attended = self.output(attention(query, key, value, memory.bias)).to(x.dtype)
+        attended = self.output(self.attention(query, key, value, memory.bias)).to(x.dtype)
         if memory.chosen is not None:
             attended = take_rows(attended, memory.chosen.source)
         return self._feed_forward(x + attended)
@@ -184,6 +202,41 @@ def _bias(
         absent[:, frames:].repeat_interleave(parts, dim=1),
     ]
     return bias.masked_fill(torch.cat(tokens, dim=1), -torch.inf)
+
+
+def narrow_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """Same as `ops.attention.attention`, for value (N, B, C) of few channels: (N, A, C)."""
+    count, rows, dim = query.shape
+    out = value.new_empty(count, rows, value.shape[2])
+    # Parts of one size, as few as can be.
+    size = -(-rows // -(-rows // QUERIES))
+    logits = query.new_empty(size, key.shape[1])
+    query = query * dim**-0.5
+    for row in range(count):
+        keys, added = key[row].T, None if bias is None else bias[row % len(bias)]
+        for part, target in zip(query[row].split(size), out[row].split(size), strict=True):
+            weights = logits[: len(part)]
+            if added is None:
+                torch.mm(part, keys, out=weights)
+            else:
+                torch.addmm(added, part, keys, out=weights)
+            torch.mm(torch.softmax(weights, dim=-1, out=weights), value[row], out=target)
+    return out
+
+
+@cache
+def _narrow_is_faster() -> bool:
+    def ways() -> dict[str, Callable[[], object]]:
+        query, key, value = (torch.randn(1, n, 256) for n in (QUERIES, 4096, 4096))
+        narrow = value[..., :64].contiguous()
+        return {
+            "fused": lambda: attention(query, key, value),
+            "narrow": lambda: narrow_attention(query, key, narrow),
+        }
+
+    return fastest("float32 attention to memories", ways) == "narrow"
 
 
 def _rotated(plain: Tensor, turned: Tensor, table: Table) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tempomask.engine.packed import fast_linear, linear_of
+from tempomask.engine.packed import composed, fast_linear, linear_of
 from tempomask.models.mask_decoder import MaskDecoder
 from tempomask.models.neck import FeaturePyramidNeck
 
@@ -22,7 +22,7 @@ class FusedNeck(nn.Module):
         super().__init__()
         narrow = [decoder.stride_4, decoder.stride_8]
         laterals = [_linear(lateral) for lateral in neck.laterals]
-        fused = [_composed(a, _linear(b)) for a, b in zip(laterals, narrow, strict=False)]
+        fused = [composed(a, _linear(b)) for a, b in zip(laterals, narrow, strict=False)]
         layers = [fast_linear(layer, dtype) for layer in (*fused, *laterals[2:])]
         self.laterals = nn.ModuleList(layers)
 
@@ -43,10 +43,3 @@ def _linear(convolution: nn.Module) -> nn.Linear:
     """A 1x1 convolution as a linear layer on channels-last maps."""
     weight, bias = convolution.weight.data, convolution.bias.data  # type: ignore[union-attr]
     return linear_of(weight.flatten(1), bias)  # type: ignore[arg-type]
-
-
-def _composed(first: nn.Linear, second: nn.Linear) -> nn.Linear:
-    """second(first(x)) as one layer; multiplied in float64, as the product is rounded once."""
-    a, b = first.weight.double(), second.weight.double()
-    bias = b @ first.bias.double() + second.bias.double()
-    return linear_of((b @ a).float(), bias.float())

@@ -1,24 +1,31 @@
 """Linear layers with weights as the CPU's matrix units read them, bias and activation fused.
 
 A plain bfloat16 linear layer on a CPU first copies its bias over the whole output, and GELU is
-another pass over it; oneDNN does both while the product is still in registers.
+another pass over it; oneDNN does both while the product is still in registers. In float32 it
+depends on the CPU whether that is faster, and is measured (`engine.choose`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tempomask.engine.choose import fastest
+
 Activation = Literal["none", "gelu", "relu"]
 
 
 def can_pack(layer: nn.Linear, dtype: torch.dtype) -> bool:
-    """Whether oneDNN has a packed form: bfloat16 on a CPU that computes it, if torch offers it."""
+    """Whether oneDNN has a packed form, if torch offers it; in float32 only where it is faster."""
     operations = ("_linear_pointwise", "_reorder_linear_weight")
-    return dtype == torch.bfloat16 and has_onednn(layer.weight, dtype, operations)
+    if not has_onednn(layer.weight, dtype, operations):
+        return False
+    return dtype == torch.bfloat16 or _packs_float32()
 
 
 def has_onednn(weight: Tensor, dtype: torch.dtype, operations: tuple[str, ...]) -> bool:
@@ -32,22 +39,41 @@ def has_onednn(weight: Tensor, dtype: torch.dtype, operations: tuple[str, ...]) 
     return dtype == torch.float32
 
 
+@cache
+def _packs_float32() -> bool:
+    """Whether packed layers are faster in float32, on the shapes of SAM 2's blocks."""
+
+    def ways() -> dict[str, Callable[[], object]]:
+        layers, inputs = [nn.Linear(96, 384), nn.Linear(256, 1024)], (2048, 1024)
+        plain = [LinearInPlace(layer, "gelu") for layer in layers]
+        packed = [PackedLinear(layer, torch.float32, "gelu") for layer in layers]
+        x = [torch.randn(n, layer.in_features) for n, layer in zip(inputs, layers, strict=True)]
+        return {
+            "torch": lambda: [layer(y) for layer, y in zip(plain, x, strict=True)],
+            "packed": lambda: [layer(y) for layer, y in zip(packed, x, strict=True)],
+        }
+
+    return fastest("float32 linear layers", ways) == "packed"
+
+
 def in_parts(x: Tensor) -> bool:
     """Whether parts of x that fit the cache are faster: on a CPU; elsewhere they are more calls."""
     return x.device.type == "cpu"
 
 
 class PackedLinear(nn.Module):
-    """activation(x W^T + b) in bfloat16; fit for inference only."""
+    """activation(x W^T + b) in bfloat16 or float32; fit for inference only."""
 
-    def __init__(self, layer: nn.Linear, activation: Activation = "none") -> None:
+    def __init__(
+        self, layer: nn.Linear, dtype: torch.dtype, activation: Activation = "none"
+    ) -> None:
         super().__init__()
-        weight = layer.weight.detach().to(torch.bfloat16)
+        weight = layer.weight.detach().to(dtype)
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.activation = activation
+        self.dtype, self.activation = dtype, activation
         # Opaque to torch: no buffer, as it can be neither moved nor saved as it is.
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
-        self.bias = None if layer.bias is None else layer.bias.detach().to(torch.bfloat16)
+        self.bias = None if layer.bias is None else layer.bias.detach().to(dtype)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, with the weight as it was before it was packed."""
@@ -58,11 +84,11 @@ class PackedLinear(nn.Module):
         self.packed = torch.ops.mkldnn._reorder_linear_weight(self.packed)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (..., in_features) to (..., out_features), bfloat16."""
+        """Map x (..., in_features) to (..., out_features), of the layer's type."""
         # The last is GELU's form: exact, not by tanh.
         form = "none" if self.activation == "gelu" else ""
         return torch.ops.mkldnn._linear_pointwise(
-            x.to(torch.bfloat16), self.packed, self.bias, self.activation, [], form
+            x.to(self.dtype), self.packed, self.bias, self.activation, [], form
         )
 
 
@@ -84,7 +110,7 @@ def fast_linear(layer: nn.Module, dtype: torch.dtype, activation: Activation = "
     """The layer followed by the activation, packed where that can be done."""
     if isinstance(layer, nn.Linear):
         if can_pack(layer, dtype):
-            return PackedLinear(layer, activation)
+            return PackedLinear(layer, dtype, activation)
         if activation != "none":
             return LinearInPlace(layer, activation)
     return layer
@@ -142,6 +168,13 @@ def linear_of(weight: Tensor, bias: Tensor) -> nn.Linear:
     layer = nn.Linear(weight.shape[1], len(weight), device=weight.device, dtype=weight.dtype)
     layer.weight.data, layer.bias.data = weight.detach(), bias.detach()
     return layer
+
+
+def composed(first: nn.Linear, second: nn.Linear) -> nn.Linear:
+    """second(first(x)) as one layer; multiplied in float64, as the product is rounded once."""
+    a, b = first.weight.double(), second.weight.double()
+    bias = b @ first.bias.double() + second.bias.double()
+    return linear_of((b @ a).float(), bias.float())
 
 
 def stacked(*layers: tuple[Tensor, Tensor]) -> nn.Linear:
