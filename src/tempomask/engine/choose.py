@@ -24,7 +24,7 @@ from tempomask.weights.zoo import home
 Way = Callable[[], object]
 # Another way than the first must take at most this share of its time.
 CLEARLY = 0.93
-TURNS = 4
+TURNS = 3
 
 
 def fastest(name: str, ways: Callable[[], Mapping[str, Way]]) -> str:
