@@ -192,11 +192,16 @@ def _thresholds(saved: Mapping[str, Any]) -> dict[str, float]:
 
 def read_router(encoder: Encoder, export: Export) -> PredictiveRouter:
     """The exported router in evaluation mode; InputError if it does not fit the encoder."""
-    state = {k.removeprefix(ROUTER): x for k, x in export.tensors.items() if k.startswith(ROUTER)}
+    state = {
+        k.removeprefix(ROUTER): x.to(torch.float32, copy=True)
+        for k, x in export.tensors.items()
+        if k.startswith(ROUTER)
+    }
     try:
         config = RouterConfig.from_settings(export.settings["router"])
-        router: nn.Module = PredictiveRouter(config)
-        router.load_state_dict(state)
+        with torch.device("meta"):  # whatever sizes it names
+            router: nn.Module = PredictiveRouter(config)
+        router.load_state_dict(state, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError):
         raise InputError("the adapter's router is incomplete; train or copy it again") from None
     if not config.fits(encoder):

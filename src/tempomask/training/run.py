@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from tempomask.errors import InputError
-from tempomask.files import write_json
+from tempomask.files import FolderLock, write_json
 from tempomask.training.checkpoint import load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
@@ -130,9 +130,14 @@ class Run(ABC, Generic[RecipeT, Batch]):
     def complete(self) -> dict[str, float]:
         """Go on from where the last run in this folder stopped; recipe.json says how it was run."""
         self.out.mkdir(parents=True, exist_ok=True)
-        self.resume()
-        write_json(self.out / "recipe.json", asdict(self.recipe))
-        return self.run()
+        lock = FolderLock(self.out) if self.accelerator.is_main_process else None
+        try:
+            self.resume()
+            write_json(self.out / "recipe.json", asdict(self.recipe))
+            return self.run()
+        finally:
+            if lock is not None:
+                lock.release()
 
     @denormals_flushed()
     def run(self) -> dict[str, float]:

@@ -9,17 +9,15 @@ the last holds. A folder with nothing but that is a run of the command line, and
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Collection, Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
 from tempomask.errors import InputError
-from tempomask.files import make_folder, read_json, replacing, write_errors, write_json
+from tempomask.files import FolderLock, make_folder, read_json, replacing, write_errors, write_json
 from tempomask.frames import Size
 from tempomask.io.journal import Journal, VideoInfo, open_journal
 from tempomask.io.overlay import object_color
@@ -28,10 +26,21 @@ from tempomask.io.records import TRACK, FrameRecord
 from tempomask.io.result_folder import JOURNAL
 from tempomask.prompts import Prompt
 from tempomask.rle import RLE
+from tempomask.schema import one_of, whole
 from tempomask.web.state import MaskEntry, ObjectInfo, Spot, State, Table
 
-PROJECT, PROMPTS, LOCK = "project.json", "prompts.json", ".lock"
+PROJECT, PROMPTS = "project.json", "prompts.json"
 _VERSION = 1
+# What project.json holds, see `schema`.
+_FACTS = {
+    "tempomask_project": one_of(_VERSION),
+    "size": [whole(1), whole(1)],
+    "num_frames": whole(1),
+    "objects": [
+        {"id": whole(1, 65535), "name": str, "color": str, "visible?": bool, "locked?": bool}
+    ],
+    "settings": {"budget?": (float, None), "fps?": (float, None)},
+}
 # A journal is written anew when it has more lines than this for each frame.
 _STALE = 3
 
@@ -76,7 +85,7 @@ class Project:
     video: VideoFacts
     state: State = field(default_factory=State)
     settings: Settings = field(default_factory=Settings)
-    _lock: IO[str] | None = None
+    _lock: FolderLock | None = None
     _journal: Journal | None = None
 
     @classmethod
@@ -88,7 +97,8 @@ class Project:
         """
         make_folder(folder)
         project = cls(folder, video)
-        project._lock = _locked(folder)
+        with write_errors(folder):
+            project._lock = FolderLock(folder)
         try:
             project._read()
             project._journal = project._open_journal()
@@ -102,8 +112,7 @@ class Project:
         if self._journal is not None:
             self._journal.close()
         if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+            self._lock.release()
 
     def save(self, touched: Iterable[tuple[Table, Any]]) -> None:
         """Bring to disk what a change has touched; InputError if that cannot be done."""
@@ -186,14 +195,12 @@ class Project:
 
     def _read_facts(self) -> None:
         path = self.folder / PROJECT
-        facts = read_json(path, "the project")
+        facts = read_json(path, "the project", _FACTS)
+        size, count = tuple(facts["size"]), facts["num_frames"]
         try:
-            if facts["tempomask_project"] != _VERSION:
-                raise ValueError(f"version {facts['tempomask_project']!r}")
-            size, count = tuple(facts["size"]), facts["num_frames"]
             objects = [ObjectInfo(**each) for each in facts["objects"]]
             self.settings = Settings(**facts["settings"])
-        except (KeyError, TypeError, ValueError) as error:
+        except TypeError as error:  # what another version has written
             raise InputError(f"{path} is no project ({error}); choose another folder") from None
         if (size, count) != (self.video.size, self.video.num_frames):
             raise InputError(
@@ -285,18 +292,3 @@ def _by_spot(prompts: Iterable[Prompt]) -> dict[Spot, tuple[Prompt, ...]]:
         spot = Spot(prompt.frame, prompt.object_id)
         found[spot] = (*found.get(spot, ()), prompt)
     return found
-
-
-def _locked(folder: Path) -> IO[str]:
-    """The lock of a folder; InputError if another process has it."""
-    with write_errors(folder):
-        file = (folder / LOCK).open("w", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        with suppress(OSError):
-            file.close()
-        raise InputError(
-            f"{folder} is open in another `tempomask annotate`; use its page, or close it first"
-        ) from None
-    return file
