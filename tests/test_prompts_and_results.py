@@ -236,7 +236,17 @@ def test_supervision_gets_the_visible_objects() -> None:
     pytest.importorskip("supervision")
     low = np.stack([np.full((4, 4), -1.0), np.full((4, 4), 1.0)])
     detections = result(low, (4, 6)).to_supervision()
-    assert detections.tracker_id.tolist() == [11]
+    assert detections.tracker_id.tolist() == detections.class_id.tolist() == [11]
     assert detections.xyxy.tolist() == [[0, 0, 6, 4]]
     assert detections.mask.shape == (1, 4, 6)
     assert detections.confidence.tolist() == pytest.approx([0.9])
+
+
+def test_default_annotators_of_supervision_tell_objects_apart() -> None:
+    supervision = pytest.importorskip("supervision")
+    low = np.full((2, 4, 8), -1.0)
+    low[0, :, :4], low[1, :, 4:] = 1.0, 1.0
+    detections = result(low, (8, 16)).to_supervision()
+    scene = np.zeros((8, 16, 3), np.uint8)
+    drawn = supervision.MaskAnnotator(opacity=1).annotate(scene, detections)
+    assert (drawn[4, 1] != drawn[4, 14]).any()

@@ -176,19 +176,22 @@ class FrameResult:
     def to_supervision(self) -> supervision.Detections:
         """The visible objects as `supervision.Detections`; needs the package supervision.
 
-        confidence is predicted_iou, tracker_id the object id.
+        confidence is predicted_iou, tracker_id and class_id the object id: annotators colour by
+        class by default, and so tell objects apart.
         """
         try:
             import supervision
         except ImportError:
-            raise ImportError("to_supervision needs `pip install supervision`") from None
+            raise ImportError(
+                'to_supervision needs `pip install "tempomask[supervision]"`'
+            ) from None
         visible = self.masks.any(axis=(1, 2))
         ids = np.asarray(self.object_ids, dtype=int)[visible]
         return supervision.Detections(
             xyxy=self.boxes[visible],
             mask=self.masks[visible],
             confidence=self.predicted_iou[visible],
-            class_id=np.zeros(len(ids), dtype=int),
+            class_id=ids,
             tracker_id=ids,
         )
 

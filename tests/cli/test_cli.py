@@ -50,14 +50,24 @@ def test_python_dash_m_works() -> None:
 
 
 def test_models_lists_every_model(run: Run) -> None:
-    from tempomask.weights.zoo import DINOV3_MODELS, MODELS
+    from tempomask.weights.zoo import DINOV3_MODELS, INSTANCE_MODELS, MODELS
 
     code, out, _ = run("models")
     assert code == 0
-    assert all(name in out for name in MODELS)
+    assert all(name in out for name in (*MODELS, *INSTANCE_MODELS, *DINOV3_MODELS))
     rows = json.loads(run("models", "--json")[1])
-    assert [row["name"] for row in rows] == [*MODELS, *DINOV3_MODELS]
+    assert [row["name"] for row in rows] == [*MODELS, *INSTANCE_MODELS, *DINOV3_MODELS]
+    assert {row["task"] for row in rows} == {"track", "instances", "propagate"}
     assert {"parameters_millions", "image_size", "source", "licence", "path"} <= set(rows[0])
+
+
+def test_models_tells_all_about_one(run: Run) -> None:
+    code, out, _ = run("models", "nano")
+    assert code == 0 and "nano-rds" in out and "nano.safetensors" in out
+    one = json.loads(run("models", "sam2.1-tiny", "--json")[1])
+    assert one["name"] == "sam2.1-tiny" and one["adapters"] == [] and one["url"]
+    code, _, err = run("models", "nanno")
+    assert code == 2 and "did you mean nano" in err
 
 
 def test_train_passes_the_recipe_on(

@@ -107,11 +107,15 @@ def test_masks_and_objects(run: Callable[..., Any], moving: Callable[..., Any]) 
 
 def test_rle_is_coco_with_videos(run: Callable[..., Any], moving: Callable[..., Any]) -> None:
     data = json.loads(run(["rle"], range(2, 8), names={7: "cup"})["rle"].read_text())
-    assert data["videos"] == [{"id": 1, "width": 128, "height": 48, "length": COUNT}]
+    names = [f"{index:05d}.jpg" for index in range(8)]
+    assert data["videos"] == [
+        {"id": 1, "width": 128, "height": 48, "length": 8, "file_names": names}
+    ]
     assert [(a["id"], a["name"]) for a in data["annotations"]] == [(1, "1"), (7, "cup")]
     for row, annotation in enumerate(data["annotations"]):
         for key in ("segmentations", "areas", "bboxes", "scores", "predicted_ious"):
-            assert len(annotation[key]) == COUNT, key
+            # Nothing after the last frame that was tracked.
+            assert len(annotation[key]) == 8 < COUNT, key
         for index, rle in enumerate(annotation["segmentations"]):
             mask = moving(index).masks[row]
             if index not in range(2, 8):

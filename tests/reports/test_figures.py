@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,10 @@ def record(index: int, ids: tuple[int, ...], blocks: int = 12) -> FrameRecord:
     )
 
 
-def share(path: Path, color: Any) -> float:
+def share(path: Path, color: Any, within: int = 2) -> float:
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
-    return float((np.abs(pixels - color).max(axis=2) <= 2).mean())
+    return float((np.abs(pixels - color).max(axis=2) <= within).mean())
 
 
 @pytest.mark.parametrize("part", [0.0, 0.25, 1.0])
@@ -96,3 +97,23 @@ def test_what_is_no_chart(tmp_path: Path, indices: Any, blocks: Any, message: st
 def test_a_chart_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.png"):
         save_block_chart(tmp_path / "missing" / "a.png", [0], [[True]])
+
+
+def test_blocks_are_shown_only_where_some_were_skipped(tmp_path: Path) -> None:
+    records = [record(i, (1, 2)) for i in range(6)]
+    save_run_chart(tmp_path / "routed.png", records)
+    assert share(tmp_path / "routed.png", RAN) > 0.05
+    whole = [replace(one, blocks=np.ones(12, bool)) for one in records]
+    save_run_chart(tmp_path / "whole.png", whole)
+    assert share(tmp_path / "whole.png", RAN) == 0
+
+
+def test_lines_in_one_place_are_all_seen_in_the_colours_of_the_overlay(tmp_path: Path) -> None:
+    one = [record(i, (1, 2, 3)) for i in range(8)]
+    records = [
+        replace(r, scores=np.full(3, 9, np.float32), areas=np.full(3, 50), blocks=np.ones(4, bool))
+        for r in one
+    ]
+    colors = {1: (250, 10, 10), 2: (10, 120, 10), 3: (10, 10, 250)}
+    save_run_chart(tmp_path / "a.png", records, colors)
+    assert all(share(tmp_path / "a.png", color, 40) > 0.001 for color in colors.values())

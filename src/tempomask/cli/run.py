@@ -183,7 +183,8 @@ class Run:
             stats = self._write(plan, frames, writer, bar)
             files = dict(writer.finish())
         if stats.indices or plan.resumed_at is not None:
-            files |= {name: _draw(name, request.out) for name in CHARTS if name in request.save}
+            charts = [name for name in CHARTS if name in request.save]
+            files |= {name: _draw(name, request.out, writer.colors) for name in charts}
         report = {
             "source": request.source,
             "model": model.name,
@@ -341,14 +342,17 @@ def _until(stop: Event, results: Iterable[Result]) -> Iterator[Result]:
             raise
 
 
-def _draw(name: str, out: Path) -> Path:
-    """Which encoder blocks ran on all finished frames; the chart also tells of the objects."""
+def _draw(name: str, out: Path, colors: Mapping[int, tuple[int, int, int]]) -> Path:
+    """Which encoder blocks ran on all finished frames; the chart also tells of the objects.
+
+    colors: Of objects by id, as in the overlay.
+    """
     from tempomask.reports.figures import save_block_chart, save_run_chart
 
     path = out / CHARTS[name]
     journal = open_journal(out / JOURNAL)
     if name == "chart":
-        save_run_chart(path, journal.records())
+        save_run_chart(path, journal.records(), colors)
     else:
         rows = [(record.index, record.blocks) for record in journal.records()]
         save_block_chart(path, [index for index, _ in rows], [ran for _, ran in rows])

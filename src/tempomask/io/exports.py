@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tempomask.files import replacing, write_csv
 from tempomask.io.journal import Journal
-from tempomask.io.records import FrameRecord
+from tempomask.io.records import FrameRecord, image_stem
 from tempomask.results import InstanceTrack
 
 Tracks = Sequence[InstanceTrack]
@@ -37,9 +37,10 @@ TRACK_COLUMNS = ("track", "class", "score", "first_frame", "last_frame", "frames
 def write_rle(path: Path, journal: Journal, tracks: Tracks = ()) -> None:
     """One JSON file in the layout of YouTube-VIS (COCO with videos): one annotation per object.
 
-    Each annotation has, by frame of the video, `segmentations` (an RLE, or null where the object is
-    not seen or the frame was not tracked), `areas`, `bboxes` (x, y, w, h), `scores` (logits, > 0 is
-    present) and `predicted_ious`; `score` is the mean predicted IoU where the object is seen.
+    Each annotation has, by frame from the video's first to the last one tracked, `segmentations`
+    (an RLE, or null where the object is not seen or the frame was not tracked), `areas`, `bboxes`
+    (x, y, w, h), `scores` (logits, > 0 is present) and `predicted_ious`; `score` is the mean
+    predicted IoU where the object is seen.
     """
 
     def annotation(object_id: int, lists: Lists) -> dict[str, Any]:
@@ -65,8 +66,8 @@ def write_youtube_vis(path: Path, journal: Journal, tracks: Tracks) -> None:
 
     Categories are the classes, numbered from 1; an annotation's id is the track id. It has, by
     frame of the video, `segmentations` (an RLE, or null), `areas`, `bboxes` (x, y, w, h) and
-    `scores`, and for the whole track `category_id` and `score`, see `InstanceTrack`. The file names
-    are those of frames extracted one by one.
+    `scores`, and for the whole track `category_id` and `score`, see `InstanceTrack`. Files are
+    called after the source's images, or by number as extracted one by one.
     """
     by_id = {track.track_id: track for track in tracks}
 
@@ -78,14 +79,13 @@ def write_youtube_vis(path: Path, journal: Journal, tracks: Tracks) -> None:
             "category_id": track.label + 1,
             "iscrowd": 0,
             **_sides(journal),
-            "length": journal.length,
+            "length": len(lists["areas"]),
             "score": round(track.score, 4),
             _MASKS: None,
             **{name: lists[name] for name in ("areas", "bboxes", "scores")},
         }
 
-    files = {"file_names": [f"{index:05d}.jpg" for index in range(journal.length)]}
-    _write_json(path, journal, annotation, journal.info.classes, list(by_id), files)
+    _write_json(path, journal, annotation, journal.info.classes, list(by_id))
 
 
 def write_boxes(path: Path, journal: Journal, tracks: Tracks = ()) -> None:
@@ -190,14 +190,16 @@ def _write_json(
     annotation: Callable[[int, Lists], dict[str, Any]],
     categories: Iterable[str],
     ids: list[int] | None = None,
-    of_video: dict[str, Any] | None = None,
 ) -> None:
-    """The layout of YouTube-VIS, of one video.
+    """The layout of YouTube-VIS, of one video up to its last finished frame.
 
     annotation: of an object, by its id and its lists by frame; masks come in the place of _MASKS.
-    ids: of the annotations, None for all there are. of_video: what else is told of the video.
+    ids: of the annotations, None for all there are.
     """
-    video = {"id": 1, **_sides(journal), "length": journal.length, **(of_video or {})}
+    count = 1 + max(journal.finished)
+    names = {index: journal.record(index).name for index in journal.finished}
+    files = [f"{image_stem(index, names.get(index))}.jpg" for index in range(count)]
+    video = {"id": 1, **_sides(journal), "length": count, "file_names": files}
     document = {
         "info": {"description": "tempomask", "fps": journal.info.fps},
         "videos": [video],
@@ -212,7 +214,7 @@ def _write_json(
         file.write(json.dumps(document)[:-1] + ', "annotations": [')
         for number, object_id in enumerate(sorted(found) if ids is None else ids):
             lists = {
-                name: [values.get(frame) for frame in range(journal.length)]
+                name: [values.get(frame) for frame in range(count)]
                 for name, values in found[object_id].items()
             }
             places = lists.pop(_MASKS)

@@ -5,7 +5,7 @@ T frames, L encoder blocks, N objects.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,12 @@ INK, RAN, SKIPPED = "#30343b", "#2f6fb2", "#e3e8ee"
 WIDTH = 10.0
 # More lines than this are a tangle; the rest is left out of the legend.
 _LEGEND = 10
+# Title, unit and upper end of the charts of objects; None for what there is.
+_PANELS = (
+    ("Object is present", "probability", 1.04),
+    ("Predicted IoU of the mask", "IoU", 1.04),
+    ("Area of the mask", "% of image", None),
+)
 
 
 def figure_of(height: float, width: float = WIDTH) -> Figure:
@@ -77,12 +83,20 @@ def save_block_chart(path: str | Path, indices: Sequence[int], blocks: ArrayLike
     save(figure, path)
 
 
-def save_run_chart(path: str | Path, records: Iterable[FrameRecord]) -> None:
-    """A PNG with three charts over the frames: blocks that ran, object scores, object areas.
+def save_run_chart(
+    path: str | Path,
+    records: Iterable[FrameRecord],
+    colors: Mapping[int, tuple[int, int, int]] | None = None,
+) -> None:
+    """A PNG over the frames: presence, predicted IoU and area of objects, and blocks that ran.
+
+    Blocks are left out where all of them ran. Lines get thinner with the number of the object, so
+    that those in one place are all seen.
 
     Args:
         path: Of the file.
         records: As from `io.journal.Journal.records`.
+        colors: Of objects by id, as in their overlay; default `object_color`.
 
     Raises:
         InputError: Without frames, or if the file cannot be written.
@@ -90,26 +104,45 @@ def save_run_chart(path: str | Path, records: Iterable[FrameRecord]) -> None:
     listed = list(records)
     indices = np.array([record.index for record in listed], dtype=np.int64)
     ran = _checked(indices, [record.blocks for record in listed])
-    figure = figure_of(4.6 + 0.12 * ran.shape[1])
-    heights = [0.6 + 0.12 * ran.shape[1], 1.7, 1.7]
-    blocks, scores, areas = figure.subplots(3, 1, sharex=True, height_ratios=heights)
-    _draw_blocks(blocks, indices, ran)
-    for object_id in sorted({i for record in listed for i in record.ids}):
-        # Probability and share of the image by frame; NaN, which breaks the line, where there is
-        # no such object.
-        lines = np.full((2, indices.max() + 1), np.nan)
-        for record in listed:
-            if object_id in record.ids:
-                i, pixels = record.ids.index(object_id), record.size[0] * record.size[1]
-                # tanh form of the logistic function: no overflow for large logits
-                probability = 0.5 * (1 + np.tanh(float(record.scores[i]) / 2))
-                lines[:, record.index] = probability, 100 * record.areas[i] / pixels
-        color = [channel / 255 for channel in object_color(object_id)]
+    routed = not ran.all()
+    figure = figure_of(5.4 + routed * (0.6 + 0.12 * ran.shape[1]))
+    heights = [1.7] * len(_PANELS) + [0.6 + 0.12 * ran.shape[1]] * routed
+    panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    if routed:
+        _draw_blocks(panels[-1], indices, ran)
+    ids = sorted({i for record in listed for i in record.ids})
+    for place, object_id in enumerate(ids):
+        lines = _lines_of(object_id, listed, int(indices.max()))
+        color = (colors or {}).get(object_id, object_color(object_id))
         marker = "o" if np.isfinite(lines[0]).sum() == 1 else None
-        for axes, line in zip((scores, areas), lines, strict=True):
-            axes.plot(line, color=color, label=str(object_id), linewidth=1.6, marker=marker)
-    _finish_lines(scores, areas)
+        count = min(len(ids), _LEGEND)
+        width = 1.4 + 6 / count * (count - 1 - min(place, count - 1))
+        for axes, line in zip(panels, lines, strict=False):
+            axes.plot(
+                line,
+                color=[channel / 255 for channel in color],
+                label=str(object_id),
+                linewidth=width,
+                marker=marker,
+            )
+    _finish_lines(panels)
     save(figure, path)
+
+
+def _lines_of(object_id: int, records: Sequence[FrameRecord], last: int) -> NDArray[np.float64]:
+    """Probability, predicted IoU and percent of the image (3, T) of an object.
+
+    NaN, which breaks the line, where it is not tracked; no IoU where nothing is seen.
+    """
+    lines = np.full((3, last + 1), np.nan)
+    for record in records:
+        if object_id in record.ids:
+            i, pixels = record.ids.index(object_id), record.size[0] * record.size[1]
+            # tanh form of the logistic function: no overflow for large logits
+            probability = 0.5 * (1 + np.tanh(float(record.scores[i]) / 2))
+            iou = record.predicted_iou[i] if record.areas[i] else np.nan
+            lines[:, record.index] = probability, iou, 100 * record.areas[i] / pixels
+    return lines
 
 
 def _checked(indices: Sequence[int] | NDArray[np.int64], blocks: ArrayLike) -> NDArray[np.bool_]:
@@ -149,20 +182,22 @@ def _draw_blocks(axes: Axes, indices: NDArray[np.integer[Any]], ran: NDArray[np.
     style(axes, f"Encoder blocks that ran: {share} of {count} blocks over {len(indices)} frames")
 
 
-def _finish_lines(scores: Axes, areas: Axes) -> None:
-    scores.set_ylim(-0.04, 1.04)
-    scores.axhline(0.5, color=INK, linewidth=0.8, linestyle=":")
-    scores.set_ylabel("probability")
-    style(scores, "Object is present")
-    areas.set_ylim(bottom=0)
-    areas.set_ylabel("% of image")
-    areas.set_xlabel("frame")
-    style(areas, "Area of the mask")
-    handles, labels = scores.get_legend_handles_labels()
+def _finish_lines(panels: Sequence[Axes]) -> None:
+    for axes, (title, label, top) in zip(panels, _PANELS, strict=False):
+        axes.set_ylim(-0.04 if top else 0, top)
+        axes.set_ylabel(label)
+        style(axes, title)
+    panels[0].axhline(0.5, color=INK, linewidth=0.8, linestyle=":")
+    panels[-1].set_xlabel("frame")
+    handles, labels = panels[0].get_legend_handles_labels()
     if handles:
         title = (
             "object" if len(handles) <= _LEGEND else f"first {_LEGEND} of {len(handles)} objects"
         )
         corner = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
         sizes = {"fontsize": 8, "title_fontsize": 8}
-        scores.legend(handles[:_LEGEND], labels[:_LEGEND], title=title, **corner, **sizes)
+        legend = panels[0].legend(
+            handles[:_LEGEND], labels[:_LEGEND], title=title, **corner, **sizes
+        )
+        for handle in legend.get_lines():
+            handle.set_linewidth(2)
