@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tempomask.devices import cpu_multiplies_bfloat16
+from tempomask.devices import cpu_multiplies_bfloat16, processor
 from tempomask.files import make_folder, write_json
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import MemoryInputs, Segmenter
@@ -88,19 +87,6 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "float32_product_gflops": round(2 * 1024**3 / seconds / 1e9, 1),
     }
-
-
-def processor() -> str:
-    """The processor's name and which of AVX2, AVX-512, bfloat16 and AMX instructions it has."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    fields = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
-    flags = set(fields.get("flags", "").split())
-    names = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bfloat16", "amx_tile": "AMX"}
-    found = [name for flag, name in names.items() if flag in flags]
-    return f"{fields.get('model name', platform.machine())} ({', '.join(found) or 'plain'})"
 
 
 def noise(count: int) -> list[NDArray[np.uint8]]:

@@ -18,6 +18,7 @@ LAYERS = [
     "limits",
     "schema",
     "devices",
+    "progress",
     "frames",
     "files",
     "rle",

@@ -4,7 +4,8 @@
 
 Each setting runs in a process of its own, as a library reads its waiting policy when it is loaded;
 the settings take turns. `--busy N` adds N processes that only count, as neighbours that never rest.
-"passive" is OMP_WAIT_POLICY=PASSIVE: threads sleep, not spin, where they wait for each other.
+"passive" is OMP_WAIT_POLICY=PASSIVE: threads sleep, not spin, where they wait for each other;
+"short spin" is GOMP_SPINCOUNT=10000: they spin for some microseconds and then sleep.
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ from typing import Any
 
 from benchmarks.common import FULL_FROM, finish, noise, parser
 
-SETTINGS = {"one thread": (1, ""), "all threads": (None, ""), "all, passive": (None, "PASSIVE")}
+SETTINGS: dict[str, tuple[int | None, dict[str, str]]] = {
+    "one thread": (1, {}),
+    "all threads": (None, {}),
+    "all, passive": (None, {"OMP_WAIT_POLICY": "PASSIVE"}),
+    "all, short spin": (None, {"GOMP_SPINCOUNT": "10000"}),
+}
 
 
 def frame_times(model: str, frames: int, threads: int | None) -> list[float]:
@@ -49,9 +55,8 @@ def measure(model: str, frames: int, rounds: int, busy: int) -> dict[str, Any]:
         for _ in range(rounds):
             for name, (threads, policy) in SETTINGS.items():
                 code = f"from benchmarks.speed.threads import *; print(frame_times({model!r},"
-                environment = {k: v for k, v in os.environ.items() if not k.startswith("OMP_")}
-                if policy:
-                    environment["OMP_WAIT_POLICY"] = policy
+                own = {k: v for k, v in os.environ.items() if k[:4] not in ("OMP_", "GOMP")}
+                environment = {**own, **policy}
                 command = [sys.executable, "-c", f"{code} {frames}, {threads}))"]
                 text = subprocess.run(
                     command, env=environment, capture_output=True, text=True, check=True

@@ -1,8 +1,13 @@
-"""Which device and which number type a model computes on."""
+"""What a model computes on: device, number type, threads and machine."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import os
+import platform
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from tempomask.errors import InputError
 
@@ -10,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -75,3 +81,69 @@ def cpu_multiplies_bfloat16() -> bool:
         return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
     # Older versions of torch; every CPU with such tiles multiplies bfloat16.
     return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+
+
+def free_cores() -> int | None:
+    """How many cores others leave to this process now, at least one; None where nobody can tell.
+
+    A network's threads wait for each other many times a frame, so that one which shares its core
+    holds up all: with more threads than free cores, a frame takes several times as long as with
+    one thread (docs/performance.md). A container's share of the processor counts as its cores.
+    """
+    try:
+        allowed = os.sched_getaffinity(0)
+        # Two logical cores of one core count once, as in torch's own default.
+        with suppress(OSError):
+            allowed = {Path(SIBLINGS.format(n)).read_text() for n in allowed}
+        cores = len(allowed)
+        with suppress(OSError, ValueError):
+            quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+            cores = min(cores, max(1, int(quota) // int(period)))
+        # Of a few looks the middle one: how many processes want a core, this one among them.
+        running = []
+        for _ in range(5):
+            running.append(int(Path("/proc/loadavg").read_text().split()[3].split("/")[0]))
+            time.sleep(0.004)
+    except (AttributeError, OSError, ValueError, IndexError):
+        return None
+    return max(1, cores - (sorted(running)[2] - 1))
+
+
+def set_threads(threads: int | None) -> None:
+    """Compute with so many threads from now on, in the whole process; None changes nothing."""
+    if threads is None:
+        return
+    if isinstance(threads, bool) or threads < 1:
+        raise InputError(f"threads must be 1 or more, got {threads!r}")
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def processor() -> str:
+    """The processor's name and which of AVX2, AVX-512, bfloat16 and AMX instructions it has."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
+    flags = set(fields.get("flags", "").split())
+    names = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bfloat16", "amx_tile": "AMX"}
+    found = [name for flag, name in names.items() if flag in flags]
+    return f"{fields.get('model name', platform.machine())} ({', '.join(found) or 'plain'})"
+
+
+def computation(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Device, type, threads, machine and versions, for reports."""
+    import torch
+
+    from tempomask import __version__
+
+    return {
+        "device": str(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "machine": processor(),
+        "tempomask": __version__,
+        "torch": torch.__version__,
+    }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
-from tempomask.devices import DTypeName, resolve_device, resolve_dtype
+from tempomask.devices import DTypeName, resolve_device, resolve_dtype, set_threads
 from tempomask.errors import InputError, check_choice
 from tempomask.frames import Size
 from tempomask.images.session import Image, ImageSession, image_sessions
@@ -45,6 +45,7 @@ def load(
     adapter: str | Path | None = None,
     engine: Engine = "fast",
     pooled_memory: bool = False,
+    threads: int | None = None,
 ) -> Model:
     """Load a model by name, ready to track.
 
@@ -64,11 +65,14 @@ def load(
             with float32 weights.
         pooled_memory: Attend to memories pooled 2x2, as EfficientTAM does; faster with several
             objects and less exact in models that were not trained so.
+        threads: With how many the whole process computes from now on; None leaves that to torch,
+            which takes all cores: too many where others are at work on them.
 
     Raises:
         InputError: For an unknown name, a checkpoint that does not fit, a size that the strides do
             not allow, a device that is not there, and an adapter of another model.
     """
+    set_threads(threads)
     place = resolve_device(device)
     precision = resolve_dtype(dtype, place)
     check_choice("engine", engine, Engine)

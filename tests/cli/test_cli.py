@@ -46,7 +46,8 @@ def test_python_dash_m_works() -> None:
     command = [sys.executable, "-m", "tempomask", "track", "nothing.mp4", "--point", "1,1"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "error: no such file or folder: nothing.mp4; check the path\n"
+    # A slow machine may say that it is starting.
+    assert done.stderr.endswith("error: no such file or folder: nothing.mp4; check the path\n")
 
 
 def test_models_lists_every_model(run: Run) -> None:

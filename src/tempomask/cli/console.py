@@ -12,23 +12,24 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.status import Status
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from tempomask import progress
 from tempomask.errors import InputWarning
+from tempomask.progress import Bars, Waiting, err
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 BAD_INPUT = 2
 FAILED = 1  # what nobody foresaw, and output that could not be written
 REPORT = "see SECURITY.md"
 _LONGEST = 2000
+_verbose = False
 
 # Where nobody looks at a terminal (a pipe, a file), lines are not folded at 80 columns.
 _WIDTH = None if sys.stdout.isatty() else 160
 
 out = Console(highlight=False, markup=False, width=_WIDTH)
-err = Console(stderr=True, highlight=False, markup=False)
 
 
 def one_line(message: str) -> str:
@@ -39,6 +40,7 @@ def one_line(message: str) -> str:
 
 def error(message: str) -> None:
     """One red line on stderr."""
+    err.quiet = False
     err.print(f"error: {one_line(message)}", style="red", soft_wrap=True)
 
 
@@ -83,19 +85,31 @@ def show_warning(message: Warning | str, kind: type[Warning], *place: Any) -> No
         sys.stderr.write(warnings.formatwarning(message, kind, *place[:2]))
 
 
-def waiting(message: str) -> Status:
-    """A spinner with a message while a block takes its time; nothing where nobody looks."""
-    return err.status(message)
+def detail(message: str) -> None:
+    """One line on stderr for those who asked with --verbose."""
+    if _verbose:
+        note(message)
 
 
-def bars(unit: str = "") -> Progress:
+def speak(quiet: bool, verbose: bool) -> None:
+    """How much is said from now on: errors, warnings and JSON alone, as usual, or more."""
+    global _verbose
+    out.quiet = err.quiet = quiet
+    _verbose, progress.EVERY = verbose, 5.0 if verbose else 30.0
+
+
+def waiting(message: str) -> Waiting:
+    """A spinner with a message while a block takes its time."""
+    return Waiting(message)
+
+
+def bars(unit: str = "") -> Bars:
     """Progress bars on stderr that count; unit: what, with a space before it."""
-    return Progress(
+    return Bars(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}" + unit),
         TimeElapsedColumn(),
-        console=err,
     )
 
 

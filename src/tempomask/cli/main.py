@@ -29,6 +29,7 @@ from tempomask.cli.prompt_options import PromptOptions, in_order_given
 from tempomask.cli.propagate import propagate
 from tempomask.cli.track import track
 from tempomask.cli.train import train, train_instances
+from tempomask.devices import free_cores, set_threads
 from tempomask.errors import InputError, InputWarning
 from tempomask.limits import VARIABLE, limits
 
@@ -44,7 +45,9 @@ app = App(
     name="tempomask",
     help="Segment and track objects in video: one click, box or mask to masks in every frame.\n\n"
     "Given anywhere, --traceback shows where an error comes from, --limits pixels=4e8 raises a"
-    " limit on inputs, and --allow-playlists follows m3u8 and other lists of files.",
+    " limit on inputs, and --allow-playlists follows m3u8 and other lists of files. --threads N"
+    " computes with N threads (default: as many as there are free cores), --quiet says nothing but"
+    " errors and --json, and --verbose says more.",
     version=f"tempomask {__version__}",
     version_format="plaintext",
     default_parameter=PLAIN,
@@ -81,7 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     traceback = "--traceback" in given
     try:
-        code = _run(take_limits([word for word in given if word != "--traceback"]))
+        console.speak("--quiet" in given, "--verbose" in given)
+        everywhere = ("--traceback", "--quiet", "--verbose")
+        code = _run(take_threads(take_limits([w for w in given if w not in everywhere])))
         sys.stdout.flush()
         return code
     except (InputError, CycloptsError) as error:
@@ -131,6 +136,29 @@ def take_limits(words: list[str]) -> list[str]:
     if taken[1:]:
         os.environ[VARIABLE] = ",".join(filter(None, taken))
     limits()
+    return rest
+
+
+def take_threads(words: list[str]) -> list[str]:
+    """Put --threads, given anywhere, or what is free, where libraries look; the other words."""
+    rest: list[str] = []
+    threads = None
+    following = iter(words)
+    for word in following:
+        name, _, value = word.partition("=")
+        if name != "--threads":
+            rest.append(word)
+            continue
+        text = value or next(following, "")
+        if not text.isdecimal() or not int(text):
+            raise InputError(f"--threads {text!r} is no number from 1 on")
+        threads = int(text)
+    if "torch" in sys.modules:
+        set_threads(threads)
+    elif threads is None and "OMP_NUM_THREADS" not in os.environ and rest:
+        threads = free_cores()
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
     return rest
 
 

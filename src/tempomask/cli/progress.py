@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.progress import (
     BarColumn,
-    Progress,
     ProgressColumn,
     SpinnerColumn,
     Task,
@@ -17,7 +16,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from tempomask.cli import console
+from tempomask.progress import Bars
 
 
 @dataclass
@@ -74,14 +73,13 @@ class FrameBar:
 
     def __init__(self, noun: str) -> None:
         self._noun = noun
-        self.bar = Progress(
+        self.bar = Bars(
             SpinnerColumn(),
             TextColumn("{task.completed}/{task.fields[known]} frames"),
             BarColumn(),
             _Speed(),
             TextColumn("{task.fields[shown]}"),
             TimeRemainingColumn(),
-            console=console.err,
         )
         self.task = self.bar.add_task("", total=None, known="?", shown="")
 

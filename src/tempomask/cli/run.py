@@ -19,6 +19,7 @@ from typing import Any
 
 from tempomask.cli import console
 from tempomask.cli.progress import FrameBar, RunStats
+from tempomask.devices import computation
 from tempomask.errors import InputError
 from tempomask.frames import Frame, IndexedFrames, Size
 from tempomask.io.exports import Tracks
@@ -158,6 +159,11 @@ class Run:
     def execute(self, model: Any) -> tuple[dict[str, Any], dict[str, Path]]:
         """Do it with a model: the report, and the files by format."""
         request, task, video = self.request, self.task, self.video
+        used = computation(model.device, model.dtype)
+        console.detail(
+            f"computing on {used['device']}, {used['dtype']}, {used['threads']} threads of"
+            f" {used['machine']}, torch {used['torch']}"
+        )
         bar = FrameBar(task.noun)
         frames = ReplayBuffer(video, bar.read)
         # Bad input is refused here, before anything of an earlier run is replaced.
@@ -188,7 +194,7 @@ class Run:
         report = {
             "source": request.source,
             "model": model.name,
-            "device": str(model.device),
+            **used,
             "size": list(video.size),
             **stats.report(),
             **task.report(stats),

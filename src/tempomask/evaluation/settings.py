@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
+from tempomask.devices import computation
 from tempomask.model import Model
 from tempomask.models.encoder import Policy
 from tempomask.propagation.model import Propagator
@@ -37,16 +36,3 @@ def run_settings(
     if isinstance(routing, Policy):
         return {"policy": str(routing), **chosen}
     return {"policy": None, **chosen, **Routing.of(routing).settings()}
-
-
-def computation(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Device, type, threads and versions."""
-    from tempomask import __version__
-
-    return {
-        "device": str(device),
-        "dtype": str(dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "tempomask": __version__,
-        "torch": torch.__version__,
-    }

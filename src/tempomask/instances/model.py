@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from tempomask.devices import DTypeName, resolve_device, resolve_dtype
+from tempomask.devices import DTypeName, resolve_device, resolve_dtype, set_threads
 from tempomask.errors import InputError, check_choice
 from tempomask.files import read_json, read_text
 from tempomask.frames import FrameSource
@@ -47,6 +47,7 @@ def load_instances(
     device: str = "auto",
     dtype: DTypeName = "auto",
     engine: Engine = "fast",
+    threads: int | None = None,
 ) -> InstanceModel:
     """Load an instance segmenter by name.
 
@@ -62,6 +63,7 @@ def load_instances(
         device: Same as in `tempomask.load`.
         dtype: Same as in `tempomask.load`.
         engine: Same as in `tempomask.load`.
+        threads: Same as in `tempomask.load`.
 
     Raises:
         InputError: For an unknown name, a checkpoint that does not fit or is of another stage, a
@@ -70,6 +72,7 @@ def load_instances(
     if isinstance(router, str) and router not in ("auto", "tar", "none"):
         raise InputError(f"unknown router {router!r}; use auto, tar, none or a number of layers")
     check_choice("engine", engine, Engine)
+    set_threads(threads)
     place = resolve_device(device)
     precision = resolve_dtype(dtype, place)
     loaded = load_instance_segmenter(name, checkpoint, with_router=router == "tar")

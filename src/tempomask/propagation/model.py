@@ -16,7 +16,7 @@ import torch
 
 from tempomask.adaptation.adapter_file import read_adapter
 from tempomask.baselines.methods import load_adapted
-from tempomask.devices import DTypeName, resolve_device, resolve_dtype
+from tempomask.devices import DTypeName, resolve_device, resolve_dtype, set_threads
 from tempomask.errors import InputError
 from tempomask.frames import FrameSource, Size
 from tempomask.model import load
@@ -51,6 +51,7 @@ def load_propagator(
     device: str | int | torch.device = "auto",
     dtype: DTypeName | torch.dtype = "auto",
     adapter: str | Path | None = None,
+    threads: int | None = None,
 ) -> Propagator:
     """Load an encoder by name, ready to propagate masks.
 
@@ -64,10 +65,12 @@ def load_propagator(
         dtype: Same as in `load`.
         adapter: Same as in `load`: it is merged into the weights, and its router then chooses the
             blocks.
+        threads: Same as in `load`.
 
     Raises:
         InputError: Same as in `load`.
     """
+    set_threads(threads)
     options = PropagationOptions()
     if short_side is not None:
         options = replace(options, short_side=short_side)

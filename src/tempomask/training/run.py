@@ -349,7 +349,9 @@ def step_progress(
     total: int, start: int, visible: bool
 ) -> Iterator[Callable[[Mapping[str, float]], None]]:
     """A progress bar on the main process; what it gives is called with a step's numbers."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+
+    from tempomask.progress import Bars
 
     columns = (
         TextColumn("step {task.completed}/{task.total}"),
@@ -357,7 +359,7 @@ def step_progress(
         TextColumn("{task.description}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, disable=not visible, refresh_per_second=1) as bar:
+    with Bars(*columns, visible=visible) as bar:
         task = bar.add_task("", total=total, completed=start)
 
         def advance(watched: Mapping[str, float]) -> None:
