@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +12,6 @@ if TYPE_CHECKING:
     import torch
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
-SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -81,32 +77,6 @@ def cpu_multiplies_bfloat16() -> bool:
         return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
     # Older versions of torch; every CPU with such tiles multiplies bfloat16.
     return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
-
-
-def free_cores() -> int | None:
-    """How many cores others leave to this process now, at least one; None where nobody can tell.
-
-    A network's threads wait for each other many times a frame, so that one which shares its core
-    holds up all: with more threads than free cores, a frame takes several times as long as with
-    one thread (docs/performance.md). A container's share of the processor counts as its cores.
-    """
-    try:
-        allowed = os.sched_getaffinity(0)
-        # Two logical cores of one core count once, as in torch's own default.
-        with suppress(OSError):
-            allowed = {Path(SIBLINGS.format(n)).read_text() for n in allowed}
-        cores = len(allowed)
-        with suppress(OSError, ValueError):
-            quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-            cores = min(cores, max(1, int(quota) // int(period)))
-        # Of a few looks the middle one: how many processes want a core, this one among them.
-        running = []
-        for _ in range(5):
-            running.append(int(Path("/proc/loadavg").read_text().split()[3].split("/")[0]))
-            time.sleep(0.004)
-    except (AttributeError, OSError, ValueError, IndexError):
-        return None
-    return max(1, cores - (sorted(running)[2] - 1))
 
 
 def set_threads(threads: int | None) -> None:

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -101,24 +100,3 @@ def test_threads_of_a_process(tmp_path: Path) -> None:
     assert threads("track", "--threads", "1") == 1
     assert threads("track", OMP_NUM_THREADS="1") == 1
     assert 1 <= threads("track") <= len(os.sched_getaffinity(0))
-
-
-@pytest.mark.parametrize(
-    ("running", "quota", "free"),
-    [(1, "max 100000", 4), (2, "max 100000", 3), (9, "max 100000", 1), (1, "250000 100000", 2)],
-)
-def test_free_cores(monkeypatch: pytest.MonkeyPatch, running: int, quota: str, free: int) -> None:
-    texts = {"/sys/fs/cgroup/cpu.max": quota, "/proc/loadavg": f"0.1 0.2 0.3 {running}/99 7"}
-    # Eight logical cores, two to each core.
-    texts |= {devices.SIBLINGS.format(n): f"{n % 4},{n % 4 + 4}" for n in range(8)}
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
-    monkeypatch.setattr(Path, "read_text", lambda self, *a: texts[str(self)])
-    assert devices.free_cores() == free
-
-
-def test_nobody_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: Any) -> str:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(Path, "read_text", missing)
-    assert devices.free_cores() is None

@@ -29,7 +29,7 @@ from tempomask.cli.prompt_options import PromptOptions, in_order_given
 from tempomask.cli.propagate import propagate
 from tempomask.cli.track import track
 from tempomask.cli.train import train, train_instances
-from tempomask.devices import free_cores, set_threads
+from tempomask.devices import set_threads
 from tempomask.errors import InputError, InputWarning
 from tempomask.limits import VARIABLE, limits
 
@@ -46,7 +46,7 @@ app = App(
     help="Segment and track objects in video: one click, box or mask to masks in every frame.\n\n"
     "Given anywhere, --traceback shows where an error comes from, --limits pixels=4e8 raises a"
     " limit on inputs, and --allow-playlists follows m3u8 and other lists of files. --threads N"
-    " computes with N threads (default: as many as there are free cores), --quiet says nothing but"
+    " computes with N threads, --quiet says nothing but"
     " errors and --json, and --verbose says more.",
     version=f"tempomask {__version__}",
     version_format="plaintext",
@@ -140,7 +140,7 @@ def take_limits(words: list[str]) -> list[str]:
 
 
 def take_threads(words: list[str]) -> list[str]:
-    """Put --threads, given anywhere, or what is free, where libraries look; the other words."""
+    """Put --threads, given anywhere, and how threads wait where libraries look; the other words."""
     rest: list[str] = []
     threads = None
     following = iter(words)
@@ -155,10 +155,11 @@ def take_threads(words: list[str]) -> list[str]:
         threads = int(text)
     if "torch" in sys.modules:
         set_threads(threads)
-    elif threads is None and "OMP_NUM_THREADS" not in os.environ and rest:
-        threads = free_cores()
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
+    # Threads that spin while they wait for each other take the cores of those they wait for, once
+    # others are at work on the machine too (docs/performance.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     return rest
 
 
