@@ -50,13 +50,22 @@ class _Parser(argparse.ArgumentParser):
         return arguments
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
+def parser(description: str | None, out_required: bool = False) -> argparse.ArgumentParser:
     """A command line whose help is a module's docstring, with `--out` and `--kind`."""
     made = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--out", type=Path, default=None, help="JSON file to write")
+    made.add_argument("--out", type=Path, required=out_required, help="file or folder to write")
     made.add_argument(
         "--kind", choices=KINDS, default=None, help="as a CPU that has no newer instructions"
     )
+    return made
+
+
+def model_parser(description: str | None, out_required: bool = False) -> argparse.ArgumentParser:
+    """The same with `--model`, `--checkpoint` and `--image-size`, each None by default."""
+    made = parser(description, out_required)
+    made.add_argument("--model", default=None, help="nano if neither this nor --checkpoint")
+    made.add_argument("--checkpoint", default=None)
+    made.add_argument("--image-size", type=int, default=None)
     return made
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.common import model_parser
 from studies.rds.comparison import Comparison, ComparisonConfig, Point
 from studies.rds.summary import Row, differences, rows_of
 from tempomask.adaptation.method import Method
@@ -129,11 +130,11 @@ def routing_latency(segmenter: Segmenter) -> dict[str, float]:
 
     def before_every_block() -> None:
         for name, gate in adavit.gates.items():
-            adavit.decide(gate(tokens[int(name)])).cpu()
+            adavit.decide(int(name), gate(tokens[int(name)])).cpu()
 
     def for_every_token() -> None:
-        for gate, x in zip(dyt.gates, tokens[1:], strict=True):
-            dyt.decide(gate(x)).flatten().nonzero()
+        for index, (gate, x) in enumerate(zip(dyt.gates, tokens[1:], strict=True)):
+            dyt.decide(index, gate(x)).flatten().nonzero()
 
     calls = {"rds": single, "adavit": before_every_block, "dyt": for_every_token}
     return {name: _milliseconds(call, device) for name, call in calls.items()}
@@ -177,16 +178,10 @@ def draw(path: Path, rows: list[Row]) -> None:
 
 def options() -> argparse.Namespace:
     """Of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = model_parser(__doc__, out_required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--evaluation", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the points")
     parser.add_argument("--report", type=Path, default=None)
-    parser.add_argument("--model", default=None)
-    parser.add_argument("--checkpoint", default=None)
-    parser.add_argument("--image-size", type=int, default=None)
     parser.add_argument("--cost", type=float, default=0.6, help="share of the encoder's cost")
     parser.add_argument("--variants", help="names with commas between them; all if not given")
     parser.add_argument("--seeds", default="1")

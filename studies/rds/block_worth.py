@@ -9,9 +9,9 @@ adapted. It says how much there is for a router or an adapter to win back.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from benchmarks.common import model_parser
 from tempomask import load
 from tempomask.baselines.static import static_blocks
 from tempomask.data.davis import Davis
@@ -39,16 +39,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = model_parser(__doc__)
     parser.add_argument("root", help="DAVIS folder")
-    parser.add_argument("--model", default=None, help="nano if neither this nor --checkpoint")
-    parser.add_argument("--checkpoint", type=Path, default=None)
-    parser.add_argument("--image-size", type=int, default=None)
     parser.add_argument("--counts", type=int, nargs="*", default=[11, 8, 6, 4])
     parser.add_argument("--sequences", default=None)
-    parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args()
     report = measure(given)
     if given.out:

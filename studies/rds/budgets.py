@@ -11,7 +11,6 @@ measured on that sequence first. A figure is drawn beside the JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks import common
 from tempomask.data.davis import Davis
 from tempomask.data.sequences import MaskSequence
 from tempomask.evaluation.prompts import first_frame_prompts
@@ -126,22 +126,20 @@ def draw(path: Path, lines: dict[str, Timeline], wanted: dict[str, float]) -> No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--root", type=Path, required=True, help="DAVIS folder")
-    parser.add_argument("--adapter", default="nano-rds", help="of RDS, calibrated for --budget")
+    parser = common.parser(__doc__)
     parser.add_argument("--checkpoint", default=None)
     parser.add_argument("--image-size", type=int, default=None)
+    parser.add_argument("--root", type=Path, required=True, help="DAVIS folder")
+    parser.add_argument("--adapter", default="nano-rds", help="of RDS, calibrated for --budget")
     parser.add_argument("--budget", type=float, default=0.6)
     parser.add_argument("--sequence", required=True, help="that is shown frame by frame")
-    parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args()
     model = load(None, given.checkpoint, given.image_size, adapter=given.adapter)
     (sequence,) = Davis(given.root, None, [given.sequence])
     frames = list(sequence.frames())
     ways = {
         f"{given.budget:g}, top-k": Routing(given.budget),
+        f"{given.budget:g}, threshold 0.5": Routing(given.budget, "threshold"),
         f"{given.budget:g}, calibrated": Routing(given.budget, "calibrated"),
         f"{given.budget:g}, adaptive": Routing(given.budget, adaptive=True),
     }

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import common
 from studies.rds.routing_figures import (
     save_activation_profiles,
     save_budget_rates,
@@ -74,18 +75,15 @@ def track(model: Model, sequence: MaskSequence, policy: Policy | None) -> Tracke
 
 def options() -> argparse.Namespace:
     """Of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__, out_required=True)
+    parser.add_argument("--checkpoint", default=None)
+    parser.add_argument("--image-size", type=int, default=None)
     parser.add_argument("--root", type=Path, required=True, help="DAVIS folder")
     parser.add_argument("--sequences", required=True)
     parser.add_argument("--adapter", required=True, help="of RDS")
     parser.add_argument("--beside", nargs="*", default=[], help="adapters of other methods")
     parser.add_argument("--budget-adapters", nargs="*", default=[])
     parser.add_argument("--budgets", default="0.4,0.6,0.8")
-    parser.add_argument("--checkpoint", default=None)
-    parser.add_argument("--image-size", type=int, default=None)
-    parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()
 
 

@@ -4,6 +4,7 @@
 
 Nothing is trained. For every budget it finds
 
+    even         blocks left out evenly, untrained: what blocks are worth at all
     single       the best static plan on training videos, scored on the evaluation videos
     hindsight    the best static plan on the evaluation videos themselves
     video        the best static plan of each evaluation video, found on that video
@@ -35,6 +36,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.common import model_parser
 from studies.bootstrap import bootstrap_difference
 from studies.rds.plan_tracking import Blocks, PlanTracker
 from tempomask.adaptation.adapter_file import base_sample
@@ -185,6 +187,7 @@ def compare(
     hindsight = searched(evaluation, names)
     own = {name: searched(evaluation, [name]) for name in names}
     everything = (tuple(range(total)),)
+    even = {size: evenly_spread(total, always_on, size) for size in sizes.values()}
     rows = []
     for budget, size in sizes.items():
         shared = [plans[size][0] for plans in (single, hindsight, *own.values())]
@@ -194,6 +197,7 @@ def compare(
             pool = list(dict.fromkeys([*own[name][size], *shared]))[: settings.pool]
             found = {
                 "full": evaluation.of(name, everything).mean(),
+                "even": evaluation.of(name, [even[size]]).mean(),
                 "single": evaluation.of(name, single[size][:1]).mean(),
                 "hindsight": evaluation.of(name, hindsight[size][:1]).mean(),
                 "video": evaluation.of(name, [*known, *shared]).mean(axis=1).max(),
@@ -207,7 +211,14 @@ def compare(
     return rows
 
 
-WAYS = ("full", "single", "hindsight", "video, half", "video", "segment")
+def evenly_spread(total: int, always_on: Sequence[int], count: int) -> Blocks:
+    """K and evenly spread others, `count` of `total` blocks."""
+    free = [index for index in range(total) if index not in always_on]
+    places = np.linspace(0, len(free) - 1, count - len(always_on)).round().astype(int)
+    return tuple(sorted([*always_on, *(free[place] for place in places)]))
+
+
+WAYS = ("full", "even", "single", "hindsight", "video, half", "video", "segment")
 
 
 def _row(
@@ -221,7 +232,7 @@ def _row(
     gaps = {
         way: bootstrap_difference(by_way[way], by_way["single"]).to_dict()
         for way in WAYS
-        if way not in ("full", "single")
+        if way not in ("full", "even", "single")
     }
     return {
         "budget": budget,
@@ -259,15 +270,9 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = model_parser(__doc__, out_required=True)
     parser.add_argument("--training", type=Path, required=True, help="as --data of tempomask adapt")
     parser.add_argument("--evaluation", type=Path, required=True, help="in the DAVIS layout")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", default=None)
-    parser.add_argument("--checkpoint", default=None)
-    parser.add_argument("--image-size", type=int, default=None)
     parser.add_argument("--budgets", default="0.8,0.6,0.4")
     parser.add_argument("--always-on", default=None, help="blocks that always run, with commas")
     parser.add_argument("--training-videos", type=int, default=8)

@@ -11,7 +11,6 @@ command goes on where it was stopped.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks import common
 from tempomask import load
 from tempomask.data.clips import ClipMixture, collate
 from tempomask.files import make_folder
@@ -110,11 +110,8 @@ class Distillation(AveragedRun[StudentRecipe, Tensor, Segmenter]):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__, out_required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder that nano was trained on")
-    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--decay-steps", type=int)
     parser.add_argument("--batch-size", type=int)

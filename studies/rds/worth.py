@@ -15,10 +15,9 @@ Correlations over the free blocks: of the mean over clips, of each clip, and of 
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempomask.adaptation.method import ClipOutputs, Replay
+from benchmarks.common import model_parser
 from tempomask.adaptation.worth import measured_worth
 from tempomask.data.clips import Clip, collate
 from tempomask.files import write_json
@@ -36,7 +35,7 @@ from tempomask.routing.budget import block_count
 from tempomask.routing.plans import RoutedPlan
 from tempomask.training.adaptation_data import adaptation_data
 from tempomask.training.losses import LossWeights
-from tempomask.training.prompts import PromptSampling
+from tempomask.training.objectives import PROMPTS
 from tempomask.training.unroll import ClipModel
 from tempomask.weights import load_segmenter
 
@@ -56,63 +55,35 @@ class LeftOut(Policy):
         return RoutedPlan(self.keep.tolist(), weights, skipped_gradient=True)
 
 
-class Asking:
-    """A method without a loss of its own, which asks what it wants of the clip at hand."""
-
-    name = "asking"
-
-    def __init__(self) -> None:
-        self.ask: Callable[[Replay], Any] | None = None
-        self.answer: Any = None
-
-    def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> None:
-        assert self.ask is not None
-        self.answer = self.ask(replay)
-
-
 class ClipWorth:
     """Losses and derivatives of one clip (T frames) of a network."""
 
     def __init__(self, segmenter: Segmenter, clip: Clip, reduced: bool) -> None:
         self.segmenter, self.reduced = segmenter, reduced
-        self._batch = collate([clip])
-        self._method = Asking()
-        sampling = PromptSampling(mask=1.0, box=0.0)
         # The loss of predicted IoU has a target that jumps where a mask changes.
-        weights = LossWeights(iou=0.0)
-        self._model = ClipModel(segmenter, weights, sampling, method=self._method)  # type: ignore[arg-type]
+        model = ClipModel(segmenter, LossWeights(iou=0.0), PROMPTS["mask"])
+        self._replay = model.replay(model.clips(*collate([clip]), seed=0))
         self.shape = clip.masks.shape[1], segmenter.encoder.num_blocks
 
-    def _ask(self, ask: Callable[[Replay], Any]) -> Any:
-        self._method.ask = ask
-        cast = torch.autocast("cpu", torch.bfloat16) if self.reduced else nullcontext()
-        with cast, torch.no_grad():
-            self._model(*self._batch, seed=0)
-        return self._method.answer
+    def _cast(self) -> AbstractContextManager[Any]:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.reduced)
 
     def loss(self, keep: Tensor) -> float:
         """Of the clip with blocks left out: bool (T, L)."""
-        return self._ask(lambda replay: replay(self.segmenter, LeftOut(keep)).loss.item())
+        with self._cast():
+            return self._replay(self.segmenter, LeftOut(keep)).loss.item()
 
     def full(self) -> Tensor:
         """-dL/dr (T, L) with all blocks."""
-
-        def ask(replay: Replay) -> Tensor:
-            with torch.enable_grad():
-                return measured_worth(self.segmenter, replay)[0]
-
-        return self._ask(ask)
+        with self._cast():
+            return measured_worth(self.segmenter, self._replay)[0]
 
     def absent(self, keep: Tensor) -> Tensor:
         """-dL/dr (T, L) with blocks left out."""
-
-        def ask(replay: Replay) -> Tensor:
-            policy = LeftOut(keep, gradients=True)
-            with torch.enable_grad():
-                loss = replay(self.segmenter, policy, gradients=True).loss
-                return -torch.autograd.grad(loss, policy.r)[0]
-
-        return self._ask(ask)
+        policy = LeftOut(keep, gradients=True)
+        with self._cast():
+            loss = self._replay(self.segmenter, policy, gradients=True).loss
+            return -torch.autograd.grad(loss, policy.r)[0]
 
 
 def measure(
@@ -191,14 +162,8 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = model_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="as for `tempomask adapt`")
-    parser.add_argument("--out", type=Path, default=None)
-    parser.add_argument("--model", default=None)
-    parser.add_argument("--checkpoint", default=None)
-    parser.add_argument("--image-size", type=int, default=None)
     parser.add_argument("--clips", type=int, default=6)
     parser.add_argument("--num-frames", type=int, default=8)
     parser.add_argument("--frames", default="2,5", help="on which single blocks are left out")

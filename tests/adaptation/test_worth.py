@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tempomask.adaptation.method import ClipOutputs, Replay
+from tempomask.adaptation.method import Replay
 from tempomask.adaptation.options import AdapterConfig, RDSConfig, RouterTraining
 from tempomask.adaptation.rds import RDS
 from tempomask.adaptation.worth import measured_worth, smoothed, worth_loss, worth_targets
@@ -44,18 +44,6 @@ class Scaled(Policy):
         return torch.ones(BLOCKS, dtype=torch.bool)
 
 
-class Asking:
-    """A method that asks for the loss of a policy."""
-
-    name = "asking"
-
-    def __init__(self, ask: Callable[[Replay], Any]) -> None:
-        self.ask, self.answer = ask, None
-
-    def extra_loss(self, outputs: ClipOutputs, replay: Replay, step: int) -> None:
-        self.answer = self.ask(replay)
-
-
 def clips() -> tuple[Tensor, Tensor, Tensor]:
     """Two clips of one object each."""
     generator = torch.Generator().manual_seed(0)
@@ -68,12 +56,9 @@ def clips() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def asked(segmenter: Segmenter, ask: Callable[[Replay], Any]) -> Any:
-    method = Asking(ask)
-    sampling = PromptSampling(mask=1, box=0)
     weights = LossWeights(iou=0.0)  # whose target jumps where a mask changes
-    model = ClipModel(segmenter, weights, sampling, method=method)  # type: ignore[arg-type]
-    model(*clips(), seed=3)
-    return method.answer
+    model = ClipModel(segmenter, weights, PromptSampling(mask=1, box=0))
+    return ask(model.replay(model.clips(*clips(), seed=3)))
 
 
 def test_worth_is_the_derivative_of_the_loss_by_r(segmenter: Segmenter) -> None:

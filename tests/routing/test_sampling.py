@@ -172,6 +172,23 @@ def test_what_a_block_of_k_is_worth_is_not_learnt() -> None:
         assert moved == (index not in CONFIG.always_on)
 
 
+def test_skipped_blocks_are_learnt_from_by_default() -> None:
+    """d X' / d r = h(X) - X of X' = r h(X) + (1 - r) X, whether the block ran or not."""
+    router = make_router()
+    policy = SamplingPolicy(router, 0.5)  # one free block
+    for seed in range(8):
+        policy.reseed(seed)
+        plan = policy.plan(embedding(1), masks(1))
+        skipped = [i for i in range(1, 5) if not plan.blocks[0, i]]
+        assert len(skipped) == 3
+        for index in skipped:
+            router.zero_grad()
+            y = plan.apply(index, Direction(index), torch.zeros(1, 1, 1, 6))
+            assert not y.any(), "the block is skipped"
+            y.sum().backward(retain_graph=True)
+            assert router.head.bias.grad is not None and router.head.bias.grad[index] > 0
+
+
 def test_the_router_learns_through_a_whole_pass() -> None:
     torch.manual_seed(1)
     encoder = HybridEncoder(HybridConfig(dim=16, num_heads=2, depth=6))

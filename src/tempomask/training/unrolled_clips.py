@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from tempomask.adaptation.method import ClipOutputs, Method
+from tempomask.adaptation.method import ClipOutputs, Method, Replay
 from tempomask.models.encoder import Policy, RoutedNetwork
 from tempomask.ops.normalise import normalise
 
@@ -107,18 +107,22 @@ class UnrolledClips(nn.Module, ABC):
         zero = outputs.loss.new_zeros(())
         extra = zero
         if self.method is not None:
-
-            def replay(
-                network: RoutedNetwork, policy: Policy | None, *, gradients: bool = False
-            ) -> ClipOutputs:
-                with torch.set_grad_enabled(gradients):
-                    return self.alike(network, policy).unroll(clips).outputs
-
-            own = self.method.extra_loss(outputs, replay, step)
+            own = self.method.extra_loss(outputs, self.replay(clips), step)
             extra = extra if own is None else own
         total = (outputs.loss if self.task else zero) + extra
         share = outputs.blocks.float().mean()
         return ClipLosses(total, iou, object_score, extra.detach(), share)
+
+    def replay(self, clips: Clips) -> Replay:
+        """What runs other networks on the clips."""
+
+        def run(
+            network: RoutedNetwork, policy: Policy | None, /, *, gradients: bool = False
+        ) -> ClipOutputs:
+            with torch.set_grad_enabled(gradients):
+                return self.alike(network, policy).unroll(clips).outputs
+
+        return run
 
     def clips(
         self, frames: Tensor, masks: Tensor, owner: Tensor, seed: int, true_memory: float = 0.0
