@@ -6,11 +6,12 @@ WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL := $(BIN)/python -m pip install -qq --constraint constraints.txt --editable
 
-.PHONY: help demo test test-fast fuzz docs lint types format clean
+.PHONY: help demo test test-fast test-web fuzz docs lint types format clean
 help:
 	@echo "make demo    track the bundled clip with the bundled model; results in demo/"
 	@echo "make test    run the test suite     make test-fast   what is quick, under a minute"
 	@echo "make fuzz    give every parser what nobody meant to write, for a minute"
+	@echo "make test-web  drive the page of annotate in chromium, which it installs on Debian"
 	@echo "make docs    build the site into build/site, strictly"
 	@echo "make lint    ruff: rules and format      make format  mend what ruff can mend"
 	@echo "make types   pyright on src              make clean   remove what was built"
@@ -43,10 +44,18 @@ demo: $(VENV)/.core
 
 # One thread a worker: two workers with two threads each would fight over two cores.
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not web"
 
 test-fast: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not slow and not web"
+
+# One page at a time: a browser and a server are as much as two cores can do.
+test-web: $(VENV)/.test
+	@command -v chromium >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && apt-get install -y -qq chromium; \
+	  else echo "the tests of the page need chromium: install your system's package" >&2; exit 1; fi; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m web tests/web
 
 # `make fuzz FUZZ_EXAMPLES=5000 FUZZ_REPORT=docs/results/fuzz.json` counts them for docs/limits.md.
 FUZZ_EXAMPLES ?= 300

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).parent / "page"
 MOST_MASK_BYTES = 64 * 2**20
+# Of other messages a page is told when they are done.
+QUIET = frozenset(("open", "look", "masks", "hover", "export"))
 Answer = Callable[["Request"], Coroutine[Any, Any, "Response"]]
 
 
@@ -263,6 +265,8 @@ async def _talk(hub: Hub, connection: WebSocket) -> None:
                 await hub.handle(client, message)
             except InputError as error:
                 client.send({"type": "error", "text": str(error)})
+            if message["type"] not in QUIET:
+                client.send({"type": "done"})
     except BadMessage as error:
         code = 1008
         client.send({"type": "error", "text": str(error)})

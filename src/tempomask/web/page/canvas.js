@@ -48,7 +48,8 @@ export function fitView() {
 export function draw() {
   if (!store.project) return;
   const { width, height } = store.project;
-  Object.assign(canvas.dataset, { frame: store.frame, width, height });
+  const asked = store.preview?.frame === store.frame ? store.preview.mask[0] : "";
+  Object.assign(canvas.dataset, { frame: store.frame, width, height, preview: asked });
   const image = imageOf(store.frame);
   if (image) context.drawImage(image, 0, 0, canvas.width, canvas.height);
   else fetchFrame(store.frame);

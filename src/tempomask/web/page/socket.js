@@ -13,14 +13,25 @@ export function connect() {
   socket = new WebSocket(address);
   socket.onmessage = (event) => take(JSON.parse(event.data));
   socket.onclose = () => {
+    wait(0);
     store.hello = null;
     changed("state");
     setTimeout(connect, 1000);
   };
 }
 
+// Messages that the server says nothing of when they are done.
+const QUIET = new Set(["open", "look", "masks", "hover", "export"]);
+let pending = 0;
+function wait(count) {
+  pending = Math.max(0, count);
+  document.body.dataset.pending = pending;
+}
+
 export function send(type, fields = {}) {
-  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ type, ...fields }));
+  if (socket?.readyState !== WebSocket.OPEN) return;
+  if (!QUIET.has(type)) wait(pending + 1);
+  socket.send(JSON.stringify({ type, ...fields }));
 }
 
 export function openVideo(number) {
@@ -140,6 +151,10 @@ const takers = {
   exported(event) {
     store.exported = event;
     changed("exported");
+  },
+  done() {
+    wait(pending - 1);
+    document.body.dataset.done = Number(document.body.dataset.done) + 1;
   },
   error(event) {
     once.added.length = 0;

@@ -1,0 +1,108 @@
+"""How soon the page of `tempomask annotate` answers, in a browser: clicks, previews, scrubbing.
+
+    python -m benchmarks.speed.annotate_page --out docs/results/annotate_page.json
+
+On the demo clip, with nano. Clicks and previews are timed in the page, from the event of the pointer
+to the second animation frame after the mask has come, on frames that have been encoded, as the page
+does while nobody clicks. Scrubbing counts frames shown one after the other, each waited for.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from benchmarks.browser import ROOT, act, chromium, place, ready, served, visit
+from benchmarks.common import finish, parser
+
+CLIP = ROOT / "src" / "tempomask" / "assets" / "clip" / "clip.mp4"
+CLICKS, HOVERS, SCRUBBED = 20, 60, 90
+# On the saucer of the first frame, and around it.
+SPOTS = [(104 + 9 * x, 92 + 7 * y) for x in (-3, -1, 0, 2, 3) for y in (-2, 0, 1, 3)]
+
+# The time from an event to the second animation frame after an attribute has changed.
+TIMER = """([element, attribute, event]) => new Promise((resolve) => {
+  let began = null;
+  addEventListener(event, (each) => { began ??= each.timeStamp; }, { capture: true, once: true });
+  const watched = document.querySelector(element);
+  const watch = new MutationObserver(() => {
+    if (began === null || !watched.getAttribute(attribute)) return;
+    watch.disconnect();
+    requestAnimationFrame(() => requestAnimationFrame(() => resolve(performance.now() - began)));
+  });
+  watch.observe(watched, { attributeFilter: [attribute] });
+})"""
+
+SCRUB = """(count) => new Promise((resolve) => {
+  const number = document.getElementById("frame-number"), frame = document.getElementById("frame");
+  const began = performance.now();
+  let shown = 0;
+  const step = () => {
+    if (frame.dataset.shown === String(shown)) {
+      if (++shown === count) return resolve(count / (performance.now() - began) * 1000);
+      number.value = shown;
+      number.dispatchEvent(new Event("change"));
+    }
+    requestAnimationFrame(step);
+  };
+  step();
+})"""
+
+
+def summary(values: list[float]) -> dict[str, float | int]:
+    """Median and 95th percentile of milliseconds."""
+    p50, p95 = np.percentile(values, (50, 95)).round(1).tolist()
+    return {"count": len(values), "p50_ms": p50, "p95_ms": p95}
+
+
+def clicks(page: Any) -> list[float]:
+    """First clicks on a frame, each undone before the next."""
+    times = []
+    for spot in SPOTS[:CLICKS]:
+        began = page.evaluate_handle(f"([...a]) => ({{ done: ({TIMER})(a) }})",
+                                     ["body", "data-done", "pointerdown"])  # fmt: skip
+        page.mouse.click(*place(page, *spot))
+        times.append(page.evaluate("(each) => each.done", began))
+        act(page, "undo")
+        page.wait_for_timeout(100)
+    return times
+
+
+def hovers(page: Any) -> list[float]:
+    """Previews, the pointer at rest between them."""
+    times = []
+    for turn in range(HOVERS):
+        page.mouse.move(10, 10)
+        page.wait_for_selector("#frame[data-preview='']")
+        began = page.evaluate_handle(f"([...a]) => ({{ done: ({TIMER})(a) }})",
+                                     ["#frame", "data-preview", "pointermove"])  # fmt: skip
+        page.mouse.move(*place(page, *SPOTS[turn % len(SPOTS)]))
+        times.append(page.evaluate("(each) => each.done", began))
+    return times
+
+
+def main() -> None:
+    """Measure and report."""
+    command = parser(__doc__)
+    command.add_argument("--threads", type=int, default=2)
+    arguments = command.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served(CLIP, "--project", folder, threads=arguments.threads) as server,
+        chromium() as browser,
+    ):
+        page = visit(browser, server.address)
+        act(page, "add-object")
+        page.wait_for_timeout(2000)
+        report = {"click": summary(clicks(page)), "preview": summary(hovers(page))}
+        page.mouse.move(10, 10)
+        ready(page)
+        report["scrubbing"] = {"frames_per_second": round(page.evaluate(SCRUB, SCRUBBED), 1)}
+        report["problems"] = page.problems
+    finish({"model": "nano", "threads": arguments.threads, **report}, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
