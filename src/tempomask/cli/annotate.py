@@ -107,6 +107,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        # Whoever comes before the server runs is kept waiting, not turned away.
+        listener.listen(128)
     except OSError as error:
         listener.close()
         reason = error.strerror or error
