@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 # A busy machine takes its time.
-PATIENCE = 180_000
+PATIENCE = 600_000
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -37,9 +37,10 @@ class Server:
     Args:
         words: Its arguments.
         threads: Of the computation.
+        folder: In which it runs.
     """
 
-    def __init__(self, *words: str | Path, threads: int = 1) -> None:
+    def __init__(self, *words: str | Path, threads: int = 1, folder: Path | None = None) -> None:
         paths = [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
         environment = {
             **os.environ,
@@ -48,7 +49,12 @@ class Server:
         }
         command = [sys.executable, "-m", "tempomask", "annotate", "--no-open", *map(str, words)]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=folder,
         )
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().strip()
@@ -78,9 +84,9 @@ class Server:
 
 
 @contextmanager
-def served(*words: str | Path, threads: int = 1) -> Iterator[Server]:
+def served(*words: str | Path, threads: int = 1, folder: Path | None = None) -> Iterator[Server]:
     """A server that is stopped at the end."""
-    server = Server(*words, threads=threads)
+    server = Server(*words, threads=threads, folder=folder)
     try:
         yield server
     finally:

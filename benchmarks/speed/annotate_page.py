@@ -2,9 +2,9 @@
 
     python -m benchmarks.speed.annotate_page --out docs/results/annotate_page.json
 
-On the demo clip, with nano. Clicks and previews are timed in the page, from the event of the pointer
-to the second animation frame after the mask has come, on frames that have been encoded, as the page
-does while nobody clicks. Scrubbing counts frames shown one after the other, each waited for.
+On the demo clip, with nano. Clicks and previews are timed in the page, from the pointer's event to
+the second animation frame after the mask has come, on a frame that has been encoded, as the page
+has it done while nobody clicks. Scrubbing counts frames shown one after the other, each waited for.
 """
 
 from __future__ import annotations

@@ -182,3 +182,13 @@ def fused_parts() -> str:
     }
     head = ("part", *(f">{model['model']}" for model in models))
     return table(head, [(text, *(f"{s[n]:.2f}x" for s in speedups)) for n, text in parts.items()])
+
+
+def annotate() -> str:
+    """How soon the page of annotate answers."""
+    report = read("docs/results/annotate_page")
+    rows = [
+        (what, report[name]["count"], *(number(report[name][p], 0) for p in ("p50_ms", "p95_ms")))
+        for name, what in (("click", "click to mask shown"), ("preview", "pointer to preview"))
+    ]
+    return table(("nano, two threads", ">times", ">median ms", ">95% within ms"), rows)

@@ -190,6 +190,9 @@ def test_track_correct_and_track_on(page: Any, project: Path, truth: Mask) -> No
     click(page, *SAUCER)
     tracked(page, "track-both")
     assert min(iou(mask_on(project, t), truth[t]) for t in range(COUNT)) > 0.7
+    # The page has followed the run to its end.
+    assert page.locator("#frame").get_attribute("data-frame") == str(COUNT - 1)
+    page.keyboard.press("Home")
     for _ in range(4):
         act(page, "next-frame")
     act(page, "previous-frame")
@@ -320,7 +323,10 @@ def test_images_of_every_size(
         box = frame.bounding_box()
         assert box["width"] / box["height"] == pytest.approx(width / height, rel=0.01)
         click(page, width / 2, height / 2)
-        assert iou(mask_on(project, 0), np.asarray(disc)) > 0.7
+        found = mask_on(project, 0)
+        assert iou(found, np.asarray(disc)) > 0.4
+        middle = np.argwhere(found).mean(axis=0)
+        assert np.abs(middle - (height / 2, width / 2)).max() < radius / 2
         act(page, "tool-brush")
         drag(page, (width * 0.1, height * 0.1), (width * 0.2, height * 0.1))
         assert mask_on(project, 0)[int(height * 0.1), int(width * 0.15)]
@@ -332,7 +338,8 @@ def test_keys_alone_are_enough(page: Any, project: Path, truth: Mask) -> None:
     press = page.keyboard.press
     page.wait_for_timeout(300)
     # From the middle of the frame, in steps of 40 and 4 pixels.
-    for key, count in (("Alt+Shift+ArrowLeft", 5), ("Alt+ArrowLeft", 4), ("Alt+Shift+ArrowUp", 2)):
+    for key, count in (("Alt+Shift+ArrowLeft", 5), ("Alt+ArrowLeft", 4), ("Alt+Shift+ArrowUp", 2),
+                       ("Alt+ArrowUp", 2)):  # fmt: skip
         for _ in range(count):
             press(key)
     with changing(page):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("starlette")
 from starlette.testclient import TestClient
@@ -15,9 +17,10 @@ from starlette.websockets import WebSocketDisconnect
 from tempomask import InputError
 from tempomask.model import Model
 from tempomask.web.models import Models
+from tempomask.web.project import Project
 from tempomask.web.security import check_host, new_token
 from tempomask.web.server import Hub, build_app
-from tempomask.web.workspace import Workspace, safe_name
+from tempomask.web.workspace import Workspace, open_source, safe_name
 
 HOST, TOKEN = "127.0.0.1:8000", "secret"
 Headers = dict[str, str]
@@ -128,9 +131,32 @@ def test_a_dropped_file_is_bounded_and_named_by_us(client: TestClient, tmp_path:
     assert big.status_code == 400 and "larger" in big.json()["error"]
     folder = tmp_path / "project" / "dropped"
     assert not list(folder.iterdir())
-    done = client.post(f"/{TOKEN}/drop?name=../../a.png", content=b"x", headers=headers)
+    fake = client.post(f"/{TOKEN}/drop?name=a.png", content=b"no image", headers=headers)
+    assert fake.status_code == 400 and not list(folder.iterdir())
+    image = BytesIO()
+    Image.new("RGB", (8, 8)).save(image, "PNG")
+    data = image.getvalue()
+    done = client.post(f"/{TOKEN}/drop?name=../../a.png", content=data, headers=headers)
     assert done.json() == {"video": 1}
     assert [path.name for path in folder.iterdir()] == ["a.png"]
+
+
+def test_the_projects_of_a_workspace_come_back(frames: Path, tmp_path: Path) -> None:
+    workspace = Workspace([str(frames)], tmp_path / "work")
+    dropped = workspace.drop_path("a.png")
+    Image.new("RGB", (8, 8)).save(dropped)
+    entry = workspace.entries[workspace.add(dropped)]
+    for each in workspace.entries:
+        video, facts = open_source(each)
+        project = Project.open(each.folder, facts)
+        project.close()
+        video.close()
+    again = Workspace([], tmp_path / "work")
+    assert again.entries == workspace.entries and again.entries[1] == entry
+    with pytest.raises(InputError, match="no such file"):
+        Workspace([str(tmp_path / "absent.mp4")])
+    with pytest.raises(InputError, match="neither a video nor an image"):
+        workspace.drop_path("a.html")
 
 
 @pytest.mark.parametrize(

@@ -73,14 +73,20 @@ def command_line(project: Project, options: Sequence[str]) -> str:
         options: That name the model, as on the command line.
     """
     settings = project.settings
-    words = ["tempomask", "track", project.video.source, *options]
-    words += ["--prompts", str(project.folder / PROMPTS)]
+    words = ["tempomask", "track", _from_here(Path(project.video.source)), *options]
+    words += ["--prompts", _from_here(project.folder / PROMPTS)]
     words += ["--direction", "both", "--preset", "interactive", "--lookahead"]
     if settings.budget is not None:
         words += ["--budget", f"{settings.budget:g}"]
     if settings.fps is not None:
         words += ["--fps", f"{settings.fps:g}"]
     return shlex.join(words)
+
+
+def _from_here(path: Path) -> str:
+    """A path as one would type it in the folder in which annotate was started."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _write_archive(part: Path, folder: Path, files: Sequence[Path], command: str) -> None:

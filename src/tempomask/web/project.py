@@ -9,6 +9,7 @@ the last holds. A folder with nothing but that is a run of the command line, and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,18 +27,27 @@ from tempomask.io.records import TRACK, FrameRecord
 from tempomask.io.result_folder import JOURNAL
 from tempomask.prompts import Prompt
 from tempomask.rle import RLE
-from tempomask.schema import one_of, whole
+from tempomask.schema import one_of, shown, whole
 from tempomask.web.state import MaskEntry, ObjectInfo, Spot, State, Table
 
 PROJECT, PROMPTS = "project.json", "prompts.json"
 _VERSION = 1
+
+
+def _color(value: Any) -> str:
+    """The schema of a colour, #rrggbb."""
+    if not isinstance(value, str) or not re.fullmatch("#[0-9a-f]{6}", value):
+        raise ValueError(f"is {shown(value)}, which is no colour such as #20a0ff")
+    return value
+
+
 # What project.json holds, see `schema`.
 _FACTS = {
     "tempomask_project": one_of(_VERSION),
     "size": [whole(1), whole(1)],
     "num_frames": whole(1),
     "objects": [
-        {"id": whole(1, 65535), "name": str, "color": str, "visible?": bool, "locked?": bool}
+        {"id": whole(1, 65535), "name": str, "color": _color, "visible?": bool, "locked?": bool}
     ],
     "settings": {"budget?": (float, None), "fps?": (float, None)},
 }
@@ -279,7 +289,8 @@ def _masks_of(record: FrameRecord) -> dict[Spot, MaskEntry]:
         found[Spot(record.index, object_id)] = MaskEntry(
             str(record.encodings[place]["counts"]),
             round(float(record.scores[place]), 4),
-            round(float(record.predicted_iou[place]), 4),
+            # A run of `tempomask propagate` knows none.
+            round(float(np.nan_to_num(record.predicted_iou[place], nan=1.0)), 4),
             (x0, y0, x1, y1),
             int(record.areas[place]),
         )

@@ -197,19 +197,21 @@ class Room:
             values = [("prompts", spot, (prompt,)), ("masks", spot, entry_of_prompt(prompt))]
         self._change("brush", values)
 
-    def give_masks(self, frame: int, prompts: Iterable[Prompt]) -> None:
+    async def give_masks(self, frame: int, prompts: Iterable[Prompt]) -> None:
         """Masks that a person uploaded, with objects for those that are not there."""
-        self._check_frame(frame)
-        values: Values = []
-        for prompt in prompts:
-            spot = Spot(frame, prompt.object_id)
-            if prompt.object_id not in self.state.objects:
-                values.append(("objects", prompt.object_id, new_object(prompt.object_id)))
-            else:
-                self._object(prompt.object_id)
-            prompt.check_inside(self.project.video.size)
-            values += [("prompts", spot, (prompt,)), ("masks", spot, entry_of_prompt(prompt))]
-        self._change("upload mask", values)
+        async with self._turn:
+            await self.stop()
+            self._check_frame(frame)
+            values: Values = []
+            for prompt in prompts:
+                prompt.check_inside(self.project.video.size)
+                spot = Spot(frame, prompt.object_id)
+                if prompt.object_id in self.state.objects:
+                    self._object(prompt.object_id)
+                else:
+                    values.append(("objects", prompt.object_id, new_object(prompt.object_id)))
+                values += [("prompts", spot, (prompt,)), ("masks", spot, entry_of_prompt(prompt))]
+            self._change("upload mask", values)
 
     def _clear(self, message: Message) -> None:
         spot = self._spot(message)

@@ -25,7 +25,7 @@ from tempomask.web.project import Project
 from tempomask.web.room import Client, Room
 from tempomask.web.security import Guard
 from tempomask.web.worker import Worker
-from tempomask.web.workspace import Workspace, open_source
+from tempomask.web.workspace import Entry, Workspace, open_source
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -197,6 +197,12 @@ def _routes(hub: Hub) -> Starlette:
     async def drop(request: Request) -> Response:
         path = hub.workspace.drop_path(request.query_params.get("name", ""))
         await _receive(request, path, hub.most_bytes)
+        try:
+            video, _ = await asyncio.to_thread(open_source, Entry(path, path))
+            video.close()
+        except InputError:
+            path.unlink()
+            raise
         number = hub.workspace.add(path)
         hub.tell_videos()
         return JSONResponse({"video": number})
@@ -207,7 +213,8 @@ def _routes(hub: Hub) -> Starlette:
             path = Path(folder) / "mask.png"
             await _receive(request, path, MOST_MASK_BYTES)
             index, object_id = (request.path_params[name] for name in ("frame", "object"))
-            room.give_masks(index, await asyncio.to_thread(mask_prompts, path, index, object_id))
+            given = await asyncio.to_thread(mask_prompts, path, index, object_id)
+        await room.give_masks(index, given)
         return JSONResponse({})
 
     async def exported(request: Request) -> Response:
@@ -257,7 +264,6 @@ async def _talk(hub: Hub, connection: WebSocket) -> None:
     client = hub.new_client()
     sender = asyncio.create_task(_send_all(client, connection))
     client.send(hub.hello())
-    code = 1000
     try:
         while True:
             message = parse(await connection.receive_text())
@@ -268,10 +274,9 @@ async def _talk(hub: Hub, connection: WebSocket) -> None:
             if message["type"] not in QUIET:
                 client.send({"type": "done"})
     except BadMessage as error:
-        code = 1008
         client.send({"type": "error", "text": str(error)})
     except (WebSocketDisconnect, KeyError, RuntimeError):
-        code = 0  # it has gone, or sent bytes
+        pass  # it has gone, or sent bytes
     finally:
         hub.clients.discard(client)
         if client.room is not None:
@@ -279,11 +284,11 @@ async def _talk(hub: Hub, connection: WebSocket) -> None:
         client.queue.put_nowait(None)
         with suppress(Exception):
             await asyncio.wait_for(sender, 2)
-        if code:
-            with suppress(Exception):
-                await connection.close(code)
 
 
 async def _send_all(client: Client, connection: WebSocket) -> None:
-    while (event := await client.queue.get()) is not None:
-        await connection.send_json(event)
+    """Send what is queued, and close the connection at the end of it."""
+    with suppress(Exception):  # it has gone
+        while (event := await client.queue.get()) is not None:
+            await connection.send_json(event)
+        await connection.close(1008)

@@ -26,7 +26,7 @@ class Worker:
         self._jobs: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._newest: dict[Hashable, tuple[Future[Any], Callable[[], Any]]] = {}
         self._run: Run | None = None
-        self._stopping = self._closed = False
+        self._stopping = self._closed = self._begun = False
         self._thread = Thread(target=self._work, name="tempomask-annotate", daemon=True)
         self._thread.start()
 
@@ -58,11 +58,11 @@ class Worker:
         with self._changed:
             if self._run is not None:
                 raise InputError("tracking is under way; stop it first")
-            self._run, self._stopping = run, False
+            self._run, self._stopping, self._begun = run, False, False
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """End the run after the step at hand: its generator is closed."""
+        """End the run after the step at hand, the first at least: its generator is closed."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -108,9 +108,11 @@ class Worker:
     def _step(self) -> None:
         run = self._run
         assert run is not None, "a step is taken of a run"
-        if self._stopping:
+        # One that has not begun would not notice that it is closed.
+        if self._stopping and self._begun:
             run.close()
         elif next(run, _ENDED) is not _ENDED:
+            self._begun = True
             return
         with self._changed:
             self._run = None

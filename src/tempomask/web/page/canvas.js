@@ -286,7 +286,7 @@ function move(event) {
     stroke(dragging.at, pointer);
     dragging.at = pointer;
   }
-  if (dragging || store.tool !== "click") changed("frame");
+  if (dragging || store.tool !== "click") changed("preview");
   else hover();
 }
 
@@ -298,26 +298,31 @@ function up() {
   changed("frame");
 }
 
-// The next question waits for the answer to the last one, and for no longer than half a second.
-let asked = 0, hovering = null;
+// One question at a time: the next is where the pointer is when the answer has come.
+let asked = 0, asking = false, moved = false;
 function hover() {
   const info = selected();
-  const able = store.hello?.ready && !store.progress && (!info || !info.locked) && pointer && store.tool === "click";
-  if (!able || hovering) return;
-  hovering = setTimeout(() => {
-    hovering = null;
-    if (!pointer || store.tool !== "click") return;
-    store.asking = ++asked;
-    const object = selected()?.id ?? 0;
-    send("hover", { frame: store.frame, object, x: pointer.x, y: pointer.y, label: store.label, id: asked });
-  }, 30);
+  const able = store.hello?.ready && !store.progress && !info?.locked && pointer && store.tool === "click";
+  moved = able && asking;
+  if (!able || asking) return;
+  asking = true;
+  store.asking = ++asked;
+  setTimeout(answered, 1000, asked);
+  send("hover", { frame: store.frame, object: info?.id ?? 0, x: pointer.x, y: pointer.y, label: store.label, id: asked });
+}
+
+// The answer has come, or will not.
+export function answered(id) {
+  if (id !== asked) return;
+  asking = false;
+  if (moved) hover();
 }
 
 function leave() {
   pointer = null;
   store.asking = null;
   store.preview = null;
-  changed("frame");
+  changed("preview");
 }
 
 function wheel(event) {
@@ -343,7 +348,7 @@ export function start() {
   // A finished stroke gives way to the mask that the server has kept of it.
   on("objects", () => { if (!dragging) painting = null; });
   on("project", fitView);
-  on("frame image objects", draw);
+  on("frame image objects preview", draw);
   let looking = null;
   on("frame", () => {
     if (looking === store.frame || store.progress) return;

@@ -2,7 +2,7 @@
 
 import { changed, store } from "./store.js";
 
-const KEPT = 120, AHEAD = 8, AT_ONCE = 3;
+const PIXELS = 64e6, AHEAD = 8, AT_ONCE = 3; // kept: 256 MB of images
 const images = new Map(); // number -> ImageBitmap
 const coming = new Map(); // number -> promise
 let video = null, last = 0;
@@ -36,7 +36,7 @@ async function load(frame) {
     const image = await work;
     if (of !== video) return;
     images.set(frame, image);
-    while (images.size > KEPT) {
+    while (images.size > Math.max(12, PIXELS / (image.width * image.height))) {
       const far = [...images.keys()].reduce((a, b) => (Math.abs(a - store.frame) > Math.abs(b - store.frame) ? a : b));
       images.get(far).close();
       images.delete(far);

@@ -35,7 +35,7 @@ function showState() {
 function showStatus() {
   const { hello, project, progress } = store;
   let text = "";
-  if (!hello) text = "connecting…";
+  if (!hello) text = store.lost ? "no connection: has the server ended?" : "connecting…";
   else if (!hello.videos.length) text = "no video yet: open or drop one";
   else if (!project) text = "opening…";
   else if (!hello.ready) text = `loading ${hello.model}…`;
@@ -113,7 +113,7 @@ function showRouting() {
 
 function showSpeed() {
   const frame = store.progress?.frame ?? store.frame, ran = store.frames.get(frame)?.blocks ?? "";
-  const share = ran ? `${Math.round((100 * [...ran].filter((mark) => mark === "1").length) / ran.length)}% ran` : "";
+  const share = ran ? `${Math.round((100 * [...ran].filter((mark) => mark === "1").length) / ran.length)}% of blocks` : "";
   const fps = store.progress?.fps ? `${store.progress.fps.toFixed(1)} FPS` : "";
   element("speed-now").textContent = [share, fps].filter(Boolean).join(" · ");
 }

@@ -1,5 +1,6 @@
 // The one connection to the server: what comes in goes to the store, what goes out is a message.
 
+import { answered } from "./canvas.js";
 import { forgetFrames, fetchFrame } from "./frames.js";
 import { changed, countOf, rowsOn, select, setFrame, store, takeFrames, takeObjects, takePrompts } from "./store.js";
 
@@ -15,8 +16,9 @@ export function connect() {
   socket.onclose = () => {
     wait(0);
     store.hello = null;
+    store.lost = true;
     changed("state");
-    setTimeout(connect, 1000);
+    setTimeout(connect, 2000);
   };
 }
 
@@ -74,6 +76,7 @@ const takers = {
     const same = store.project === null && event.video === waiting;
     waiting = event.video;
     store.project = event;
+    document.title = `${event.name} · tempomask`;
     store.prompts.clear();
     store.frames.clear();
     asked = new Set();
@@ -112,9 +115,11 @@ const takers = {
     changed("frame");
   },
   preview(event) {
-    if (event.frame !== store.frame || event.id !== store.asking) return;
-    store.preview = event;
-    changed("frame");
+    if (event.frame === store.frame && event.id === store.asking) {
+      store.preview = event;
+      changed("preview");
+    }
+    answered(event.id);
   },
   tracked(event) {
     takeFrames(event.frames);

@@ -4,9 +4,10 @@ import { on, setFrame, store, changed } from "./store.js";
 
 const canvas = document.getElementById("lanes");
 const context = canvas.getContext("2d");
-const LABEL = 92, RULER = 16, LANE = 15, STRIP = 22, LOW = 0.6;
+const LABEL = 92, RULER = 16, LANE = 17, STRIP = 22, LOW = 0.6;
 let base = null; // the lanes without the frame's mark, drawn once
 let drag = null;
+let ink = null; // colours of the theme, looked up once
 
 // light-dark() comes as it is written; the canvas needs the colour itself.
 const probe = document.createElement("span");
@@ -34,19 +35,19 @@ function drawBase() {
   const dense = devicePixelRatio, width = canvas.clientWidth, height = canvas.clientHeight;
   [canvas.width, canvas.height] = [Math.round(width * dense), Math.round(height * dense)];
   context.setTransform(dense, 0, 0, dense, 0, 0);
-  const ink = { text: themed("--muted"), line: themed("--line"), raised: themed("--raised"),
-    warn: themed("--warn"), lost: themed("--danger"), accent: themed("--accent"), strong: themed("--text") };
+  ink ??= { text: themed("--muted"), raised: themed("--raised"), warn: themed("--warn"), lost: themed("--danger"),
+    accent: themed("--accent"), strong: themed("--text"), panel: themed("--panel") };
   context.font = "11px system-ui, 'DejaVu Sans', sans-serif";
   context.textBaseline = "middle";
-  ruler(ink);
-  store.objects.forEach((info, i) => lane(info, RULER + i * LANE, ink));
-  blocks(RULER + Math.max(1, store.objects.length) * LANE + 3, ink);
+  ruler();
+  store.objects.forEach((info, i) => lane(info, RULER + i * LANE));
+  blocks(RULER + Math.max(1, store.objects.length) * LANE + 3);
   base = document.createElement("canvas");
   [base.width, base.height] = [canvas.width, canvas.height];
   base.getContext("2d").drawImage(canvas, 0, 0);
 }
 
-function ruler(ink) {
+function ruler() {
   const count = store.project.num_frames;
   const every = [1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000, 2000, 5000, 10000, 50000]
     .find((each) => (span() * each) / count > 54) ?? 100000;
@@ -57,32 +58,30 @@ function ruler(ink) {
   }
 }
 
-function lane(info, top, ink) {
+function lane(info, top) {
   const width = Math.max(1, span() / store.project.num_frames);
   context.fillStyle = info.id === store.selected ? ink.strong : ink.text;
-  context.fillText(shortened(info.name, LABEL - 20), 14, top + LANE / 2);
+  context.fillText(shortened(info.name, LABEL - 20), 14, top + LANE / 2 - 1);
   context.fillStyle = info.color;
-  context.fillRect(2, top + 4, 7, 7);
+  context.fillRect(2, top + 3, 7, 7);
   context.fillStyle = ink.raised;
-  context.fillRect(LABEL, top + 2, span(), LANE - 4);
+  context.fillRect(LABEL, top + 2, span(), LANE - 8);
   for (const [frame, { rows }] of store.frames) {
     const row = rows.get(info.id);
     if (!row) continue;
     const lost = !row[3] || row[2] <= 0, low = !lost && row[1] < LOW;
-    context.fillStyle = lost ? ink.lost : info.color;
-    const shown = lost ? 3 : LANE - 4;
-    context.fillRect(xOf(frame), top + 2 + (LANE - 4 - shown) / 2, width + 0.4, shown);
-    if (low) {
-      context.fillStyle = ink.warn;
-      context.fillRect(xOf(frame), top + LANE - 5, width + 0.4, 3);
-    }
+    context.fillStyle = info.color;
+    if (!lost) context.fillRect(xOf(frame), top + 2, width + 0.4, LANE - 8);
+    // On the panel's own ground, so that no colour of an object hides it.
+    context.fillStyle = lost ? ink.lost : ink.warn;
+    if (lost || low) context.fillRect(xOf(frame), top + LANE - 5, width + 0.4, 3);
   }
   for (const { frame, object } of store.prompts.values()) {
-    if (object === info.id) diamond(xOf(frame) + width / 2, top + LANE / 2, ink);
+    if (object === info.id) diamond(xOf(frame) + width / 2, top + LANE / 2 - 2);
   }
 }
 
-function diamond(x, y, ink) {
+function diamond(x, y) {
   context.beginPath();
   context.moveTo(x, y - 6);
   context.lineTo(x + 6, y);
@@ -91,13 +90,13 @@ function diamond(x, y, ink) {
   context.closePath();
   context.fillStyle = ink.strong;
   context.fill();
-  context.strokeStyle = themed("--panel");
+  context.strokeStyle = ink.panel;
   context.lineWidth = 1.5;
   context.stroke();
 }
 
 // One column a frame, one row a block, as in the network from top to bottom.
-function blocks(top, ink) {
+function blocks(top) {
   context.fillStyle = ink.text;
   context.fillText("blocks", 14, top + STRIP / 2);
   context.fillStyle = ink.raised;
@@ -129,12 +128,12 @@ export function draw() {
   if (store.range) {
     const [first, last] = store.range;
     context.globalAlpha = 0.22;
-    context.fillStyle = themed("--accent");
+    context.fillStyle = ink.accent;
     context.fillRect(xOf(first), 0, xOf(last + 1) - xOf(first), height);
     context.globalAlpha = 1;
   }
   const x = xOf(store.frame), width = Math.max(2, span() / store.project.num_frames);
-  context.fillStyle = themed("--text");
+  context.fillStyle = ink.strong;
   context.globalAlpha = 0.25;
   context.fillRect(x, 0, width, height);
   context.globalAlpha = 1;
@@ -168,6 +167,9 @@ export function start() {
   canvas.addEventListener("pointercancel", () => (drag = null));
   new ResizeObserver(() => { base = null; draw(); }).observe(canvas);
   on("project objects", layout);
-  on("lanes theme", () => { base = null; draw(); });
+  on("lanes", () => { base = null; draw(); });
+  const recolor = () => { base = ink = null; draw(); };
+  on("theme", recolor);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolor);
   on("frame range", draw);
 }
