@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from tempomask.cli import console
+from tempomask.errors import InputError
 
 
-def check(annotations: Path, /, *, images: Path | None = None, decode: bool = False) -> int:
+def check(
+    data: Path,
+    /,
+    *,
+    layout: Literal["youtube-vis", "davis", "lasot", "got10k", "otb"] | None = None,
+    images: Path | None = None,
+    decode: bool = False,
+) -> int:
     """Say what is wrong with a data set, one line for each problem; exit code 1 if there is any.
 
     Args:
-        annotations: A file in YouTube-VIS format.
-        images: Folder that file names start from. Default: looked for beside the annotations.
+        data: A file in YouTube-VIS format, or the folder of a set of any other layout.
+        layout: How it is laid out. Default: the one that fits.
+        images: Of YouTube-VIS, the folder that file names start from. Default: looked for beside
+            the file.
         decode: Read every image to the end; slower.
     """
-    from tempomask.data.youtube_vis_check import check as problems
+    from tempomask.data.folder_check import check_folder
+    from tempomask.data.youtube_vis_check import check as check_file
 
+    if layout == "youtube-vis" or (layout is None and not data.is_dir()):
+        problems = check_file(data, images, decode=decode)
+    elif images is not None:
+        raise InputError("--images is for a file in YouTube-VIS format; leave it out")
+    else:
+        problems = check_folder(data, layout, decode=decode)
     count = 0
-    for problem in problems(annotations, images, decode=decode):
+    for problem in problems:
         console.out.print(problem, soft_wrap=True)
         count += 1
     if count:
