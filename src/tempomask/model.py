@@ -18,6 +18,8 @@ import torch
 from tempomask.devices import DTypeName, resolve_device, resolve_dtype, set_threads
 from tempomask.errors import InputError, check_choice
 from tempomask.frames import Size
+from tempomask.images.everything import AutomaticMasks, Progress, everything
+from tempomask.images.options import EverythingOptions
 from tempomask.images.session import Image, ImageSession, image_sessions
 from tempomask.models.config import SegmenterConfig
 from tempomask.models.segmenter import Segmenter, as_segmenter
@@ -332,6 +334,28 @@ class Model(RoutedModel):
     ) -> list[ImageSession]:
         """The same for images of any sizes, which go through the encoder together."""
         return image_sessions(self.segmenter, images, self.dtype, self.policy(routing))
+
+    def everything(
+        self,
+        image: Image,
+        options: EverythingOptions | None = None,
+        *,
+        routing: RoutingChoice = None,
+        progress: Progress = lambda _done, _all: None,
+    ) -> AutomaticMasks:
+        """Masks of everything in an image, without any prompt.
+
+        Args:
+            image: A path or an (H, W, 3) uint8 RGB array.
+            options: Clicks, thresholds and crops; None for SAM 2's defaults.
+            routing: Same as in `track`.
+            progress: Told how many clicks are done, and how many there are.
+
+        Raises:
+            InputError: For what is no image.
+        """
+        chosen, policy = options or EverythingOptions(), self.policy(routing)
+        return everything(self.segmenter, image, chosen, self.dtype, policy, progress)
 
     def session(
         self,

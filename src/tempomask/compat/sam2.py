@@ -9,8 +9,9 @@ correction; `TrackingOptions.interactive(corrections_condition=False)` does so t
 
 Not there: `build_sam2_video_predictor` and `from_pretrained` (use `load`); the methods of a torch
 module; keys of the state other than those of `InferenceState`; corner labels 2 and 3 among points
-(give a box); `clear_non_cond_mem_around_input`; SAM 2's image predictor and mask generator. An
-empty mask, and clicks off an object that nothing has said the place of, are refused.
+(give a box); `clear_non_cond_mem_around_input`. An empty mask, and clicks off an object of which
+nothing has said the place, are refused. `ImagePredictor` and `AutomaticMaskGenerator` come from
+`sam2_images.py`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from tempomask.compat.sam2_images import AutomaticMaskGenerator, ImagePredictor, as_model
 from tempomask.errors import InputError, unknown_name
 from tempomask.frames import Size
 from tempomask.io.video import open_video
@@ -37,6 +39,8 @@ from tempomask.routed_model import RoutingChoice
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.passes import FrameSource
 from tempomask.tracking.session import Session
+
+__all__ = ["AutomaticMaskGenerator", "ImagePredictor", "InferenceState", "VideoPredictor"]
 
 Data = ArrayLike | Tensor
 # frame index, object ids, logits (N, 1, H, W)
@@ -123,10 +127,7 @@ class VideoPredictor:
         options: TrackingOptions | None = None,
         routing: RoutingChoice = None,
     ) -> None:
-        if isinstance(model, Segmenter):
-            model = Model(model, model.dtype)
-        if not isinstance(model, Model):
-            raise InputError(f"model must be what load returns, got {type(model).__name__}")
+        model = as_model(model)
         self.segmenter, self.dtype = model.segmenter, dtype or model.dtype
         self.policy = model.policy(routing)
         if self.segmenter.dtype not in (torch.float32, self.dtype):

@@ -54,6 +54,9 @@ class ImageSession:
         index: Of the image among those that were encoded together.
         dtype: Of the computation, by autocast.
 
+    Attributes:
+        features: (1, C, h, w), conditioned as those of a frame without memories.
+
     Example:
         >>> image = model.image_session("photo.jpg")  # doctest: +SKIP
         >>> first = image.segment(Prompt(points=[(410, 260)]))  # doctest: +SKIP
@@ -73,12 +76,17 @@ class ImageSession:
         self.size, self.index = size, index
         self._encoded = encoded
         with computing(segmenter.device, dtype):
-            self._features = segmenter.attend(encoded.features, None)
+            self.features = segmenter.attend(encoded.features, None)
 
     @property
     def device(self) -> torch.device:
         """Where the network is."""
         return self.segmenter.device
+
+    @property
+    def blocks(self) -> NDArray[np.bool_]:
+        """Bool (L,), which encoder blocks ran."""
+        return self._encoded.blocks.reshape(-1).cpu().numpy()
 
     def segment(
         self,
@@ -129,7 +137,7 @@ class ImageSession:
         count = 1 if given is None else len(given)
         with computing(self.device, self.dtype):
             return self.segmenter.decode(
-                self._features.expand(count, -1, -1, -1),
+                self.features.expand(count, -1, -1, -1),
                 self._encoded.high_resolution,
                 points,
                 labels,
@@ -215,8 +223,7 @@ class ImageSession:
             np.stack([score for (_, _, score), _ in chosen]),
             np.stack([iou[k] for (_, iou, _), k in chosen]),
         )
-        blocks = self._encoded.blocks.reshape(-1).cpu().numpy()
-        return FrameResult(self.index, self.size, tuple(ids), arrays, blocks)
+        return FrameResult(self.index, self.size, tuple(ids), arrays, self.blocks)
 
 
 # Of one object, best first: logits (M, 4h, 4w), predicted IoU (M,), and the object score.

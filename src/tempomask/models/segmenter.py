@@ -231,7 +231,7 @@ class Segmenter(RoutedNetwork):
         mask_prompt: Tensor | None = None,
     ) -> MaskProposals:
         """All masks of N objects, before one is chosen; arguments as in `decode`."""
-        prompted = points is not None
+        prompted = points is not None and points.shape[1] > 0
         if points is None or labels is None:
             points = features.new_zeros(features.shape[0], 1, 2)
             labels = torch.full(points.shape[:2], NOT_A_POINT, device=points.device)
