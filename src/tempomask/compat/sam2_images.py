@@ -182,7 +182,7 @@ class ImagePredictor:
                 f"{len(points[0])} boxes and points of {len(points[1])} objects; give as many"
             )
         height, width = session.size
-        scale = np.float32([width, height]) if in_pixels else np.float32(1)
+        scale = np.array([width, height] if in_pixels else [1, 1], np.float32)
         scaled = np.concatenate(points, axis=1) / scale * np.float32(self.model.image_size)
         kinds = np.concatenate(marks, axis=1).astype(np.int64)
         return (
@@ -225,7 +225,7 @@ class AutomaticMaskGenerator:
             {
                 "segmentation": self._segmentation(rle),
                 "area": int(found.areas[row]),
-                "bbox": _xywh(found.boxes[row] - np.float32([0, 0, 1, 1]) * (found.areas[row] > 0)),
+                "bbox": _xywh(found.boxes[row], int(found.areas[row] > 0)),
                 "predicted_iou": float(found.predicted_iou[row]),
                 "point_coords": [found.points[row].tolist()],
                 "stability_score": float(found.stability[row]),
@@ -242,6 +242,7 @@ class AutomaticMaskGenerator:
         return {"size": rle["size"], "counts": run_lengths(rle).tolist()}
 
 
-def _xywh(box: NDArray[Any]) -> list[float]:
-    x0, y0, x1, y1 = (float(side) for side in box)
-    return [x0, y0, x1 - x0, y1 - y0]
+def _xywh(box: NDArray[Any], past: int = 0) -> list[float]:
+    """x, y, w, h of a box whose last edges lie so many pixels past the last ones."""
+    x0, y0, x1, y1 = box.tolist()
+    return [x0, y0, x1 - past - x0, y1 - past - y0]
