@@ -134,9 +134,9 @@ class ImagePredictor:
         try:
             for index, session in enumerate(sessions):
                 self._sessions = [session]
-                prompts = (None if batch is None else batch[index] for batch in batches)
+                coords, labels, box, mask = (b if b is None else b[index] for b in batches)
                 rest = (multimask_output, return_logits, normalize_coords)
-                answers.append(self.predict(*prompts, *rest))
+                answers.append(self.predict(coords, labels, box, mask, *rest))
         finally:
             self._sessions = sessions
         masks, scores, logits = map(list, zip(*answers, strict=True))
