@@ -39,6 +39,7 @@ SLOW = (
     "test_imports.py::test_every_module", "test_imports.py::test_using_the_api",
     "test_model.py", "test_site.py", "test_warmup.py", "tracking/test_official_predictor.py",
     "tracking/test_samurai_sessions.py", "tracking/test_session.py", "weights/test_loading.py",
+    "web/test_server.py", "web/test_security.py", "web/test_command.py",
 )  # fmt: skip
 
 

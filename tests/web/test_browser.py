@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -42,11 +43,21 @@ ASSETS = Path(__file__).parents[2] / "src" / "tempomask" / "assets" / "clip"
 COUNT = 8
 # What has neither a name, nor a label, nor a text, and is no place for messages.
 NAMELESS = """() => [...document.querySelectorAll("button, input, select, canvas, [role]")]
-  .filter((each) => each.type !== "file" && !["toasts", "status"].includes(each.id))
+  .filter((each) => each.type !== "file" && !each.matches("[role=status], [role=alert]"))
   .filter((each) => !each.ariaLabel && !each.title && !each.textContent.trim())
   .filter((each) => !each.labels?.length && !each.hasAttribute("aria-labelledby"))
   .map((each) => each.outerHTML)"""
 SAUCER = (104, 92)
+# What a file manager does when a file is let go over the page.
+DROP = """([data, name]) => {
+  const bytes = Uint8Array.from(atob(data), (each) => each.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], name, { type: "image/png" }));
+  const fields = { dataTransfer: transfer, bubbles: true, cancelable: true };
+  for (const kind of ["dragenter", "dragover", "drop"]) {
+    document.getElementById("stage").dispatchEvent(new DragEvent(kind, fields));
+  }
+}"""
 Mask = NDArray[np.bool_]
 
 
@@ -386,7 +397,8 @@ def test_a_file_is_dropped_onto_the_page(page: Any, tmp_path: Path, project: Pat
     image = np.full((50, 70, 3), 90, np.uint8)
     image[10:40, 20:50] = (220, 40, 40)
     Image.fromarray(image).save(tmp_path / "red.png")
-    page.set_input_files("#file", tmp_path / "red.png")
+    data = base64.b64encode((tmp_path / "red.png").read_bytes()).decode()
+    page.evaluate(DROP, [data, "red.png"])
     page.wait_for_function("() => document.getElementById('frame').dataset.width === '70'")
     ready(page)
     click(page, 35, 25)
@@ -416,6 +428,8 @@ def test_the_budget_is_followed_and_shown(page: Any, project: Path) -> None:
     tracked(page, "track-forward")
     blocks = open_journal(project / "frames.jsonl").record(COUNT - 1).blocks
     assert 0 < blocks.mean() < 0.7
-    page.wait_for_function("() => document.getElementById('speed-now').textContent.includes('ran')")
+    page.wait_for_function(
+        "() => document.getElementById('speed-now').textContent.includes('% of blocks')"
+    )
     act(page, "export")
     assert "--budget 0.6" in page.inner_text("#command")

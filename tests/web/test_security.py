@@ -16,10 +16,11 @@ from starlette.websockets import WebSocketDisconnect
 
 from tempomask import InputError
 from tempomask.model import Model
+from tempomask.web.hub import Hub
 from tempomask.web.models import Models
 from tempomask.web.project import Project
 from tempomask.web.security import check_host, new_token
-from tempomask.web.server import Hub, build_app
+from tempomask.web.server import build_app
 from tempomask.web.workspace import Workspace, open_source, safe_name
 
 HOST, TOKEN = "127.0.0.1:8000", "secret"

@@ -23,8 +23,9 @@ from tempomask.io.prompt_file import read_prompts
 from tempomask.model import Model
 from tempomask.rle import RLE, decode_rle, encode_rle
 from tempomask.web.clicker import OPTIONS
+from tempomask.web.hub import Hub
 from tempomask.web.models import Models
-from tempomask.web.server import Hub, build_app
+from tempomask.web.server import build_app
 from tempomask.web.workspace import Workspace
 
 HOST, TOKEN = "127.0.0.1:8000", "secret"

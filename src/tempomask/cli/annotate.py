@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import warnings
 import webbrowser
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,9 +16,10 @@ from cyclopts import Group, Parameter
 
 from tempomask.cli import console
 from tempomask.cli.options import ModelOptions, Positive, RoutingOptions, chosen
-from tempomask.errors import InputError
+from tempomask.errors import InputError, InputWarning
 
 if TYPE_CHECKING:
+    from tempomask.web.hub import Hub
     from tempomask.web.models import Models
 
 SERVER = Group.create_ordered("Server")
@@ -58,46 +61,70 @@ def annotate(
     if not 0 <= port <= 65535:
         raise InputError(f"--port {port}: ports go from 0 to 65535")
     with console.waiting("starting"):
-        try:
-            import starlette  # noqa: F401
-            import uvicorn
-            import websockets  # noqa: F401
-        except ImportError:
-            raise InputError("annotate needs the extra web: pip install 'tempomask[web]'") from None
-        from tempomask.web.messages import LONGEST
-        from tempomask.web.security import check_host, new_token
-        from tempomask.web.server import Hub, build_app
+        _check_extra()
+        from tempomask.web.hub import Hub
+        from tempomask.web.security import check_host
         from tempomask.web.workspace import Workspace
 
         check_host(host, i_know_others_can_connect)
         workspace = Workspace(source or [], project)
-    listener = _listen(host, port)
-    name = f"[{host}]" if ":" in host else host
-    place = f"{name}:{listener.getsockname()[1]}"
-    token = new_token()
-    address = f"http://{place}/{token}/"
-    options = _words(model, adapter)
+    models, words = _models(model, adapter), _words(model, adapter)
 
-    async def serve() -> None:
-        hub = Hub(workspace, _models(model, adapter), options, upload_mib * 2**20)
-        config = uvicorn.Config(
-            build_app(hub, token, [place]),
-            log_level="warning",
-            ws="websockets-sansio",
-            ws_max_size=LONGEST,
-            server_header=False,
-            timeout_graceful_shutdown=2,
-        )
-        console.out.print(address, soft_wrap=True)
-        console.out.file.flush()
-        if not no_open:
-            # A browser that runs in the terminal would hold up the server.
-            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        await uvicorn.Server(config).serve(sockets=[listener])
+    def make_hub() -> Hub:
+        return Hub(workspace, models, words, upload_mib * 2**20)
 
     with suppress(KeyboardInterrupt):
-        asyncio.run(serve())
+        asyncio.run(_serve(make_hub, _listen(host, port), not no_open))
     return 0
+
+
+def _check_extra() -> None:
+    """InputError without the packages of the extra web."""
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+        import websockets  # noqa: F401
+    except ImportError:
+        raise InputError("annotate needs the extra web: pip install 'tempomask[web]'") from None
+
+
+async def _serve(make_hub: Callable[[], Hub], listener: socket.socket, opened: bool) -> None:
+    """Print the address, open it if that is wanted, and serve until Ctrl-C."""
+    import uvicorn
+
+    from tempomask.web.messages import LONGEST
+    from tempomask.web.security import new_token
+    from tempomask.web.server import build_app
+
+    # The page shows every mask that a click gives; doubts about each need not be told here.
+    warnings.simplefilter("ignore", InputWarning)
+    places, token = _places(*listener.getsockname()[:2]), new_token()
+    config = uvicorn.Config(
+        build_app(make_hub(), token, places),
+        log_level="warning",
+        ws="websockets-sansio",
+        ws_max_size=LONGEST,
+        server_header=False,
+        timeout_graceful_shutdown=2,
+    )
+    address = f"http://{places[0]}/{token}/"
+    console.out.print(address, soft_wrap=True)
+    console.out.file.flush()
+    if opened:
+        # A browser that runs in the terminal would hold up the server.
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+    await uvicorn.Server(config).serve(sockets=[listener])
+
+
+def _places(host: str, port: int) -> list[str]:
+    """The values of Host that pages of ours send; the first is that of the address."""
+    hosts = [host]
+    if host in ("0.0.0.0", "::"):
+        name = socket.gethostname()
+        hosts = [name, "localhost", "127.0.0.1"]
+        with suppress(OSError):
+            hosts += [str(info[4][0]) for info in socket.getaddrinfo(name, None)]
+    return [f"[{each}]:{port}" if ":" in each else f"{each}:{port}" for each in hosts]
 
 
 def _listen(host: str, port: int) -> socket.socket:

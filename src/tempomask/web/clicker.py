@@ -44,7 +44,7 @@ class Clicker:
         self._session, self._at = self._model.session(options=_CLICKING, size=frame.shape[:2]), None
         self._session.step(frame)
         height, width = frame.shape[:2]
-        self._segment([Prompt(0, _TRIED, points=(width / 2, height / 2))])
+        self._segment([Prompt(0, _TRIED, box=(0, 0, width, height))])
         self._at = index
 
     def mask(self, index: int, prompts: Sequence[Prompt]) -> MaskEntry:

@@ -1,0 +1,58 @@
+"""The command itself: its address, its refusals and its end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+
+from benchmarks.browser import served
+from tempomask.cli.annotate import _places
+from tempomask.cli.main import main
+
+pytest.importorskip("uvicorn")
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["absent.mp4"], "no such file or folder: absent.mp4"),
+        (["--host", "0.0.0.0"], "lets others on the network reach this page"),
+        (["--port", "70000"], "ports go from 0 to 65535"),
+        (["--host", "203.0.113.7", "--i-know-others-can-connect"], "cannot serve at 203.0.113.7"),
+        (["--upload-mib", "0"], "Must be >= 1"),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: list[str],
+    problem: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["annotate", *words]) == 2
+    said = capsys.readouterr()
+    assert problem in said.err.replace("\n", " ") and not said.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_name_of_the_machine_is_known_where_others_may_connect() -> None:
+    assert _places("127.0.0.1", 80) == ["127.0.0.1:80"]
+    assert _places("::1", 80) == ["[::1]:80"]
+    assert {f"{socket.gethostname()}:80", "127.0.0.1:80"} <= set(_places("0.0.0.0", 80))
+
+
+def test_it_serves_until_ctrl_c(frames: Path, tmp_path: Path) -> None:
+    with served(frames, "--project", tmp_path / "project", folder=tmp_path) as server:
+        assert server.address.startswith("http://127.0.0.1:")
+        assert b"<title>tempomask</title>" in urlopen(server.address).read()
+        with pytest.raises(HTTPError, match="404"):
+            urlopen(server.address[:-5] + "/")
+        server.process.send_signal(signal.SIGINT)
+        _, errors = server.process.communicate(timeout=60)
+        assert server.process.returncode == 0 and "Traceback" not in errors
