@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -14,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, InputWarning
 from tempomask.io import video_file
+from tempomask.io.frame_index import missing_frames
 from tempomask.io.video import open_video
 
 LONG_GOP = {"g": "100", "bf": "3", "b_strategy": "0"}
@@ -303,3 +305,32 @@ def test_files_that_are_no_videos(encode: Callable[..., Path], tmp_path: Path) -
             open_video(path)
         assert path.name in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_lost_packets_are_told(encode: Callable[..., Path], tmp_path: Path, suffix: str) -> None:
+    whole = encode(f"whole.{suffix}", 40, options={"bf": "0"})
+    lossy = tmp_path / f"lossy.{suffix}"
+    with av.open(str(whole)) as source, av.open(str(lossy), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(source.streams.video[0])):
+            if packet.size and number not in (17, 18, 30):
+                packet.stream = stream
+                target.mux(packet)
+    with pytest.warns(InputWarning, match="3 frames are missing, the first after frame 16"):
+        open_video(lossy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", InputWarning)
+        open_video(whole)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        np.cumsum([0, 1, 1.5, 1, 0.7, 1, 2, 1]),  # the rate varies
+        np.arange(8) * 2.0,
+        np.array([0.0, 1, 3, 5, 6, 8]),  # as many gaps as steps
+    ],
+)
+def test_times_that_tell_of_no_loss(times: np.ndarray) -> None:
+    assert missing_frames(times) is None

@@ -136,6 +136,20 @@ def varying_times(index: FrameIndex, stream: VideoStream) -> NDArray[np.float64]
     return None if np.abs(after - even).max() <= 1 else after * float(stream.time_base)
 
 
+def missing_frames(times: NDArray[np.float64]) -> tuple[int, int] | None:
+    """How many frames are missing by their times, and after which; None if there is no telling.
+
+    Lost packets leave few gaps, of whole steps, among frames that are evenly spaced otherwise.
+    """
+    steps = np.diff(times)
+    shares = steps / np.median(steps)
+    gaps = np.flatnonzero(shares.round() > 1)
+    if not len(gaps) or 4 * len(gaps) > len(steps) or len(gaps) > max(3, len(steps) // 20):
+        return None
+    even = np.abs(shares - shares.round()).max() < 0.1
+    return (int(shares[gaps].round().sum()) - len(gaps), int(gaps[0])) if even else None
+
+
 def index_by_decoding(container: InputContainer, stream: VideoStream) -> FrameIndex:
     """The index from decoding every frame: their number, but no times, as none can be relied on.
 

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, warn
 from tempomask.frames import Frame
 from tempomask.io.containers import (
     av_errors,
@@ -25,6 +25,7 @@ from tempomask.io.frame_index import (
     index_by_decoding,
     index_by_packets,
     missing_bytes,
+    missing_frames,
     varying_times,
 )
 from tempomask.io.sources import FrameStream, Video
@@ -70,6 +71,12 @@ class VideoFile(Video):
             if self._index is None and self.fps is not None and self.fps > _MOST_FPS:
                 rate = stream.guessed_rate
                 self.fps = float(rate) if rate and rate <= _MOST_FPS else None
+        lost = None if self.times is None else missing_frames(self.times)
+        if lost is not None:
+            warn(
+                f"{self.name}: by their times, {lost[0]} frames are missing, the first after frame"
+                f" {lost[1]}; frames there may be damaged, and numbers skip nothing"
+            )
         missing = missing_bytes(self.path)
         whole = announced is not None and self._index and self._index.count >= announced
         self._missing = (
