@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from tempomask.adaptation.importance import Importance, measure_importance
+from tempomask.adaptation.importance import Importance, check_count, measure_importance
 from tempomask.adaptation.lora import add_lora, check_rank, suitable_rank
 from tempomask.adaptation.method import Measure
 from tempomask.adaptation.options import AdapterConfig
-from tempomask.models.encoder import Encoder, RoutedNetwork, check_block_indices
+from tempomask.models.encoder import Encoder, RoutedNetwork, always_on_blocks, check_block_indices
 
 
 def insert_adapters(
@@ -58,11 +58,15 @@ class ImportantAdapters:
         the blocks are named.
         """
         config, encoder = self.config, network.encoder
+        # Before anything is measured.
         if config.rank is not None:
-            check_rank(encoder, config.rank)  # before anything is measured
+            check_rank(encoder, config.rank)
         named = config.blocks if isinstance(config.blocks, tuple) else None
         if named is not None:
             check_block_indices(named, encoder)
+        elif isinstance(config.blocks, int):
+            core = always_on_blocks(encoder, self._always_on)
+            check_count(config.blocks, encoder.num_blocks, core)
         if ranked or named is None:
             self.importance = self._importance(network, measure, state)
         self.blocks = self._chosen(encoder) if named is None else tuple(sorted(set(named)))

@@ -46,12 +46,7 @@ class Importance:
         The best have the greatest s(i) = -(r_G(i) + r_L(i)), with ranks in descending importance;
         of equal ones the earlier block comes first. InputError if K alone is more, or L is fewer.
         """
-        total = len(self.global_drops)
-        if not len(self.always_on) <= count <= total:
-            raise InputError(
-                f"cannot adapt {count} blocks: give {len(self.always_on)} (those that always run)"
-                f" to {total} (all)"
-            )
+        check_count(count, len(self.global_drops), self.always_on)
         ordered = self.ordered(view)
         return tuple(sorted([*self.always_on, *ordered[: count - len(self.always_on)]]))
 
@@ -64,6 +59,15 @@ class Importance:
         }
         used = [ranks[name] for name in (("global", "local") if view == "both" else (view,))]
         return sorted(others, key=lambda i: (sum(rank[i] for rank in used), i))
+
+
+def check_count(count: int, total: int, always_on: Sequence[int]) -> None:
+    """InputError for fewer adapted blocks than K has, or more than there are."""
+    if not len(always_on) <= count <= total:
+        raise InputError(
+            f"cannot adapt {count} blocks: give {len(always_on)} (those that always run) to"
+            f" {total} (all)"
+        )
 
 
 def _ranks(blocks: Sequence[int], values: Sequence[float]) -> dict[int, int]:
