@@ -131,9 +131,13 @@ def test_devices_and_precisions_are_chosen_by_what_is_there(
 def test_older_torch_is_asked_for_matrix_units_otherwise(
     has_units: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
     monkeypatch.delattr("torch.cpu.get_capabilities", raising=False)
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: has_units, raising=False)
     assert cpu_multiplies_bfloat16() == has_units
+    with monkeypatch.context() as kept:
+        kept.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
+        assert not cpu_multiplies_bfloat16()
     monkeypatch.delattr("torch.cpu._is_amx_tile_supported")
     assert not cpu_multiplies_bfloat16()
 

@@ -34,7 +34,10 @@ from tempomask.devices import DTypeName, resolve_dtype
 from tempomask.engine import accelerate
 from tempomask.model import Model
 from tempomask.models.config import HieraConfig, segmenter_config
+from tempomask.models.encoder import Encoder, always_on_blocks
 from tempomask.models.segmenter import Segmenter
+from tempomask.routing.budget import block_count
+from tempomask.routing.static import StaticPlan
 from tempomask.tracking.frames import network_input, resize_frame
 from tempomask.tracking.options import TrackingOptions
 from tempomask.weights import to_transformers
@@ -47,7 +50,8 @@ CLEAR = 0.25
 class Task:
     """What one process runs: a side, its type, and where things lie.
 
-    side: "transformers", or ours as "fast" or "plain" engine.
+    side: "transformers", or ours as "fast" or "plain" engine. pooled: memories. memory_budget: see
+    `Routing`. blocks: share of the encoder's that run.
     """
 
     side: str
@@ -59,6 +63,13 @@ class Task:
     objects: int
     weights: Path
     logits: Path
+    pooled: bool = False
+    memory_budget: float = 1.0
+    blocks: float = 1.0
+
+
+# Seconds and low-resolution logits (N, h, w) of each frame.
+Steps = Iterator[tuple[float, Tensor]]
 
 
 def images(task: Task) -> Iterator[NDArray[np.uint8]]:
@@ -77,21 +88,30 @@ def first_masks(task: Task) -> list[NDArray[np.bool_]]:
     return [np.roll(mask, shift, axis=(0, 1)) for shift in shifts]
 
 
-def run_ours(task: Task) -> tuple[list[float], list[Tensor]]:
-    segmenter = Segmenter(segmenter_config(task.model))
+def run_ours(task: Task) -> Steps:
+    """Ours: seconds and low-resolution logits (N, h, w) of each frame."""
+    config = segmenter_config(task.model)
+    segmenter = Segmenter(config.with_pooling("eq5") if task.pooled else config)
     segmenter.load_state_dict(torch.load(task.weights, weights_only=True))
     dtype = resolve_dtype(cast(DTypeName, task.dtype), torch.device("cpu"))
     model = Model(segmenter if task.side == "plain" else accelerate(segmenter, dtype), dtype)
-    session = model.session(options=TrackingOptions.transformers())
+    policy = StaticPlan(kept_blocks(segmenter.encoder, task.blocks), segmenter.encoder)
+    policy.memory_budget = task.memory_budget
+    session = model.session(options=TrackingOptions.transformers(), routing=policy)
     for number, mask in enumerate(first_masks(task), start=1):
         session.prompt(object_id=number, mask=mask)
-    times, logits = [], []
     for image in images(task):
         started = time.perf_counter()
         result = session.step(image)
-        times.append(time.perf_counter() - started)
-        logits.append(torch.from_numpy(result.low_res_logits).float())
-    return times, logits
+        seconds = time.perf_counter() - started
+        yield seconds, torch.from_numpy(result.low_res_logits).float()
+
+
+def kept_blocks(encoder: Encoder, budget: float) -> list[int]:
+    """As many blocks as a budget lets run, those that always run first; which does not matter."""
+    always = always_on_blocks(encoder)
+    others = [index for index in range(encoder.num_blocks) if index not in always]
+    return [*always, *others][: block_count(budget, encoder.num_blocks, always)]
 
 
 def their_model(task: Task) -> Any:
@@ -130,7 +150,8 @@ def their_model(task: Task) -> Any:
     return model.to(torch.bfloat16 if task.dtype == "bfloat16" else torch.float32)
 
 
-def run_transformers(task: Task) -> tuple[list[float], list[Tensor]]:
+def run_transformers(task: Task) -> Steps:
+    """Theirs, as `run_ours`."""
     import transformers
     from transformers.models.sam2_video import modeling_sam2_video as modeling
 
@@ -151,22 +172,27 @@ def run_transformers(task: Task) -> tuple[list[float], list[Tensor]]:
     processor = object.__new__(transformers.Sam2VideoProcessor)
     processor.target_size, processor.point_pad_value = 1024, -10
     masks = first_masks(task)
-    times, logits = [], []
-    with torch.inference_mode():
-        processor.add_inputs_to_inference_session(
-            session, frame_idx=0, obj_ids=list(range(1, len(masks) + 1)), input_masks=masks
-        )
-        for index in range(len(frames)):
+    processor.add_inputs_to_inference_session(
+        session, frame_idx=0, obj_ids=list(range(1, len(masks) + 1)), input_masks=masks
+    )
+    for index in range(len(frames)):
+        # Not around the yield: another side may take its turn there.
+        with torch.inference_mode():
             started = time.perf_counter()
             output = model(session, frame_idx=index)
-            times.append(time.perf_counter() - started)
-            logits.append(output.pred_masks[:, 0].float().clone())
-    return times, logits
+            seconds = time.perf_counter() - started
+            logits = output.pred_masks[:, 0].float().clone()
+        yield seconds, logits
+
+
+def steps(task: Task) -> Steps:
+    """One side, frame by frame."""
+    return (run_transformers if task.side == "transformers" else run_ours)(task)
 
 
 def run(task: Task) -> dict[str, Any]:
     """One side in this process: median seconds a frame with full memory, and peak memory."""
-    times, logits = (run_transformers if task.side == "transformers" else run_ours)(task)
+    times, logits = zip(*steps(task), strict=True)
     np.save(task.logits, torch.stack(logits).numpy())
     full = times[FULL_FROM:]
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from docs.tables.markdown import number, percent, read, table
+from docs.tables.markdown import ROOT, number, percent, read, table
 
 FOLDER = "docs/results/performance"
 SIDES = {
@@ -39,6 +39,35 @@ def beside_transformers() -> str:
             )
     head = ("model, objects", "who", "type", ">s a frame", ">faster than the first", ">peak MiB")
     return table((*head, ">same sign where clear", ">mask IoU"), rows)
+
+
+def in_turns() -> str:
+    """Times of sides of one process, a column for each kind of CPU that was measured."""
+    reports = [
+        read(f"{FOLDER}/{path.stem}") for path in sorted((ROOT / FOLDER).glob("turns_*.json"))
+    ]
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for report in reports:
+        kind = report["machine"]["kind"] + (", emulated" if report["machine"]["emulated"] else "")
+        for row in report["rows"]:
+            place = f"{report['model']}, {report['objects']}", row["side"].replace("+", ", ")
+            text = f"{number(row['seconds'], 3)} s, {number(row['times_as_fast'], 2)}x"
+            cells.setdefault(place, {})[kind] = text
+    kinds = sorted({kind for found in cells.values() for kind in found})
+    rows = [(*place, *(found.get(kind, "") for kind in kinds)) for place, found in cells.items()]
+    return table(("model, objects", "side", *(f">{kind}" for kind in kinds)), rows)
+
+
+def memory_budget() -> str:
+    """J&F of nano against the time of memory attention and of a frame, by budget."""
+    rows = []
+    for row in read("docs/results/memory_budget")["rows"]:
+        (worst, lost), *_ = row["most_lost"].items()
+        times = (f"{row[name]:.2f}x" for name in ("attention_faster", "frame_faster"))
+        most = f"{worst}, {-lost:+.1f}"
+        rows.append((row["variant"], percent(row["queries"]), number(row["J&F"], 1), most, *times))
+    head = ("variant", ">tokens that attend", ">J&F", "worst sequence")
+    return table((*head, ">memory attention", ">frame"), rows)
 
 
 def engine_agreement() -> str:

@@ -73,6 +73,9 @@ def cpu_multiplies_bfloat16() -> bool:
     """Whether this CPU has bfloat16 matrix units (AMX); else bfloat16 is the slower type."""
     import torch
 
+    # Less than the CPU has, where ATEN_CPU_CAPABILITY asks for that.
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        return False
     if hasattr(torch.cpu, "get_capabilities"):
         return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
     # Older versions of torch; every CPU with such tiles multiplies bfloat16.

@@ -44,3 +44,19 @@ def test_propagation_speed(run_script: Any) -> None:
     assert (full["policy"], full["blocks_run"], full["speed_up"]) == ("full", 1.0, 1.0)
     # Of four blocks, a budget of 0.6 has room for two: the first and the last.
     assert (routed["policy"], routed["blocks_run"]) == ("RDS 0.6", 0.5)
+
+
+def test_memory_budgets_take_turns(run_script: Any, save_pair: Any, tmp_path: Path) -> None:
+    """A square that moves: budgets hold, and keep what all tokens find."""
+    for t in range(11):
+        labels = np.zeros((96, 128), np.uint8)
+        labels[30:66, 20 + 3 * t : 60 + 3 * t] = 1
+        save_pair(tmp_path, f"square/{t:05d}", labels, ("JPEGImages/480p", "Annotations/480p"))
+    script = "benchmarks/quality/memory_budget.py"
+    rows = run_script(script, "--data", tmp_path, "--adapter", "")["rows"]
+    shares = {row["variant"]: row["queries"] for row in rows}
+    assert shares["budget 1"] == shares["pooled, 1"] == 1
+    assert 0.3 < shares["budget 0.3"] < shares["budget 0.5"] < shares["budget 0.7"] < 1
+    for row in rows:
+        assert row["frame_ms"] > row["attention_ms"] > 0
+        assert row["J&F"] > 80

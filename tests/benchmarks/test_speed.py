@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -80,3 +82,18 @@ def test_the_floor_adds_products_and_attention(monkeypatch: pytest.MonkeyPatch) 
     )
     assert report["encoder_share_of_floor"] == 0.8
     assert report["encoder_share_of_floor_by_turn"] == [0.8] * frame_profile.TURNS
+
+
+def test_sides_take_turns(run_script: Any, save_pair: Any, tmp_path: Path) -> None:
+    for t in range(10):
+        labels = np.zeros((96, 128), np.uint8)
+        labels[30:66, 20 + 3 * t : 60 + 3 * t] = 1
+        save_pair(tmp_path, f"dog/{t:05d}", labels, ("JPEGImages/480p", "Annotations/480p"))
+    sides = "plain:float32,fast:float32,fast+pooled+memory=0.5+blocks=0.6:float32"
+    arguments = ("--data", tmp_path, "--model", "nano", "--frames", "10", "--sides", sides)
+    report = run_script("benchmarks/speed/in_turns.py", *arguments)
+    assert [row["side"] for row in report["rows"]] == sides.split(",")
+    assert report["rows"][0]["times_as_fast"] == 1
+    for row in report["rows"]:
+        assert 0 < row["from_to"][0] <= row["times_as_fast"] <= row["from_to"][1]
+    assert report["machine"]["float32_product_gflops"] > 0
