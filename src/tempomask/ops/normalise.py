@@ -12,7 +12,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalise(frames: Tensor) -> Tensor:
-    """frames (B, H, W, 3) uint8 RGB: (B, 3, H, W) float32, normalised."""
+    """Normalise frames (B, H, W, 3), uint8 RGB: (B, 3, H, W) float32."""
     mean, std = _moments(frames.shape[2], frames.device)
     # Row by row: three values at a time take ten times as long.
     rows = (frames.flatten(2).float() - mean).div_(std)
