@@ -261,17 +261,36 @@ def test_eval_youtube_vis(run: Run, weights: Path, video_set: Any, tmp_path: Pat
     [
         (lambda c: c["videos"][1].update(width=40), "say 40 x 32"),
         (lambda c: c["videos"][1]["file_names"].__setitem__(3, "gone.png"), "no image"),
-        (lambda c: c["categories"].append({"id": 9, "name": "horse"}), "does not know (horse)"),
         (
             lambda c: c["annotations"][3]["segmentations"].__setitem__(4, [[1, 2]]),
             "annotation 4, frame 4 of video 2",
         ),
     ],
 )
-def test_eval_of_a_faulty_set(
+def test_eval_leaves_a_faulty_video_out(
     run: Run, weights: Path, video_set: Any, tmp_path: Path, change: Any, words: str
 ) -> None:
-    """Found half-way through the set as well, and without a results file that looks whole."""
+    """Found half-way through the set as well; the others are scored, and the exit code says so."""
+    code, out, err = run(
+        "eval", "youtube-vis", video_set(change), "--checkpoint", weights, "--out",
+        tmp_path / "out", "--dtype", "float32",
+    )  # fmt: skip
+    assert code == 1 and "1 videos" in out and words in err
+    assert len([line for line in err.strip().splitlines() if "error" in line.casefold()]) == 1
+    assert "left out of the scores" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c["categories"].append({"id": 9, "name": "horse"}), "does not know (horse)"),
+        (lambda c: [video.update(width=40) for video in c["videos"]], "say 40 x 32"),
+    ],
+)
+def test_eval_of_a_set_without_one_usable_video(
+    run: Run, weights: Path, video_set: Any, tmp_path: Path, change: Any, words: str
+) -> None:
+    """Bad input: one line, and no results file that looks whole."""
     code, out, err = run(
         "eval", "youtube-vis", video_set(change), "--checkpoint", weights, "--out",
         tmp_path / "out", "--dtype", "float32",

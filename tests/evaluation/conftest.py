@@ -71,7 +71,8 @@ class ReadingSession:
         masks = [labels == object_id for object_id in ids]
         if self.extra_id is not None:
             ids, masks = (*ids, self.extra_id), [*masks, labels == 0]
-        logits = np.where(np.stack(masks), 5, -5).astype(np.float32)
+        shown = np.stack(masks) if masks else np.zeros((0, *labels.shape), bool)
+        logits = np.where(shown, 5, -5).astype(np.float32)
         ones = np.ones(len(ids), np.float32)
         blocks = np.array([True, index % 2 == 0])
         return FrameResult(index, labels.shape, ids, FrameArrays(logits, ones, ones), blocks)

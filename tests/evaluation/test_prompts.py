@@ -116,9 +116,9 @@ def test_further_clicks_go_to_the_error_that_is_left() -> None:
     """Object 1 is right after two clicks; object 2 stays empty and gets all of them."""
     truth = rectangle(5, 10, 30, 30)
     steps = [rectangle(5, 19, 30, 30), rectangle(5, 10, 30, 35), truth]
-    labels = 1 * truth + 2 * rectangle(33, 40, 36, 43)
+    truths = {1: truth.astype(bool), 2: rectangle(33, 40, 36, 43).astype(bool)}
     session = LearningSession(steps)
-    add_error_clicks(session, session.result(), labels, 4)  # type: ignore[arg-type]
+    add_error_clicks(session, session.result(), truths, 4)  # type: ignore[arg-type]
     first = [click for click in session.clicks if click[0] == 1]
     assert first == [(1, [14, 9], 1), (1, [32, 7], 0)]
     assert session.clicks[2:] == [(2, [41, 34], 1)] * 4

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage.morphology import disk
 
 from tempomask.metrics.bitmaps import boundaries, count, dilate, pack
 
@@ -44,6 +46,18 @@ def test_boundaries_differ_from_a_neighbour(masks: np.ndarray) -> None:
         neighbours = masks[k, y, right], masks[k, below, x], masks[k, below, right]
         expected[k, y, x] = any(other != masks[k, y, x] for other in neighbours)
     assert np.array_equal(unpack(boundaries(pack(masks, 1), width), width), expected)
+
+
+@settings(deadline=None, max_examples=60)
+@given(masks=masks, radius=st.floats(1, 9))
+def test_dilation_by_a_fraction_is_that_of_opencv(masks: np.ndarray, radius: float) -> None:
+    """With the disk of scikit-image, as MOSEv2's tool does it."""
+    kernel = disk(radius)
+    expected = [cv2.dilate(mask.astype(np.uint8), kernel) > 0 for mask in masks]
+    width = masks.shape[2]
+    bits = dilate(pack(masks, math.ceil(radius) + 1), radius)
+    flat = np.unpackbits(bits.astype("<u8").view(np.uint8), axis=-1, bitorder="little")
+    assert np.array_equal(flat[..., :width].astype(bool), expected)
 
 
 @settings(deadline=None, max_examples=60)

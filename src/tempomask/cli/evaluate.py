@@ -1,4 +1,4 @@
-"""`tempomask eval`: the scores of a model, or of what is on disk, on a data set."""
+"""`tempomask eval boxes` and `youtube-vis`: scores of a model, or of what is on disk."""
 
 from __future__ import annotations
 
@@ -17,89 +17,15 @@ from tempomask.cli.options import (
     ModelOptions,
     Names,
     Positive,
-    RoutingOptions,
     TrackingFlags,
     refuse,
 )
-from tempomask.errors import InputError
 
 if TYPE_CHECKING:
     from tempomask.evaluation.boxes import BoxSummary
     from tempomask.evaluation.video_instances import InstanceEvaluation
-    from tempomask.evaluation.vos import EvaluationSummary
 
-PromptKind = Literal["mask", "box", "click", "3clicks", "5clicks"]
 Out = Annotated[Path | None, Parameter(group=OUTPUT)]
-
-
-def davis(
-    root: Path,
-    /,
-    *,
-    model: ModelOptions = ModelOptions(),
-    sequences: Names | None = None,
-    split: str | None = None,
-    prompt: PromptKind = "mask",
-    single_object: bool = False,
-    resolution: str | None = None,
-    max_frames: int | None = None,
-    propagator: str | None = None,
-    masks: Path | None = None,
-    out: Out = None,
-    tracking: TrackingFlags = TrackingFlags(),
-    routing: RoutingOptions = RoutingOptions(),
-    as_json: Json = False,
-) -> int:
-    """Track every sequence of ROOT from its first annotation and print J, F and J&F.
-
-    FPS leaves decoding and writing out. First and last frames are not scored, as DAVIS does it.
-
-    Args:
-        root: Folder with JPEGImages/ and Annotations/.
-        sequences: Only these sequences, with commas between.
-        split: List of sequences, such as 2017/val.
-        prompt: What is given on the first frame.
-        single_object: All objects as one, as in DAVIS 2016.
-        resolution: Folder of the images, such as 480p.
-        max_frames: Only so many first frames of each sequence, for a quick look; the scores say so.
-        propagator: Propagate the first masks over this model's features instead of tracking:
-            dinov3-vits16, nano ... --image-size is then the short side.
-        masks: Score this folder of SEQ/NNNNN.png instead of a model.
-        out: Folder for masks/, results.csv and summary.json.
-    """
-    if routing.fps is not None:
-        raise InputError("--fps is for track; a score needs a budget that does not move with time")
-    with console.waiting("starting"):
-        from tempomask.data.davis import Davis
-        from tempomask.evaluation.vos import evaluate, evaluate_masks
-
-    dataset = Davis(root, split, sequences, single_object, resolution, max_frames)
-    if masks is not None:
-        other = {"prompt": None if prompt == "mask" else prompt, "propagator": propagator}
-        refuse("--masks scores a folder without a model", model, tracking, routing, **other)
-        with closing(VideoBar()) as bar:
-            summary = evaluate_masks(dataset, masks, out=out, progress=bar.show)
-    else:
-        adapter = routing.adapter_for(propagator or model.model, model.checkpoint)
-        if propagator is None:
-            options = tracking.options()
-            loaded = model.load(adapter, tracking.pooled_memory)
-        else:
-            why = f"--propagator {propagator} propagates by its features alone"
-            refuse(why, tracking, model=model.model)
-            options = None
-            loaded = model.load_propagator(propagator, adapter, model.image_size)
-        with closing(VideoBar()) as bar:
-            summary = evaluate(
-                loaded,
-                dataset,
-                out=out,
-                prompt=prompt,
-                options=options,
-                routing=routing,
-                progress=bar.show,
-            )
-    return _conclude(summary, as_json, out, _print_masks)
 
 
 def boxes(
@@ -141,7 +67,7 @@ def boxes(
         loaded = model.load(pooled_memory=tracking.pooled_memory)
         with closing(VideoBar()) as bar:
             summary = evaluate_boxes(loaded, data, out=out, options=options, progress=bar.show)
-    return _conclude(summary, as_json, out, _print_boxes)
+    return conclude(summary, as_json, out, _print_boxes)
 
 
 def youtube_vis(
@@ -182,7 +108,7 @@ def youtube_vis(
         loaded = model.load_instances()
         with closing(VideoBar()) as bar:
             found = evaluate_instances(loaded, dataset, out=out, limit=limit, progress=bar.show)
-    return _conclude(found, as_json, out, _print_instances)
+    return conclude(found, as_json, out, _print_instances)
 
 
 class VideoBar:
@@ -206,7 +132,7 @@ class VideoBar:
             self.bar.stop()
 
 
-def _conclude(summary: Any, as_json: bool, out: Path | None, show: Callable[[Any], None]) -> int:
+def conclude(summary: Any, as_json: bool, out: Path | None, show: Callable[[Any], None]) -> int:
     """Print an evaluation as JSON, or by `show` for a person, and what was left out.
 
     The exit code: 1 if anything was left out.
@@ -224,26 +150,9 @@ def _conclude(summary: Any, as_json: bool, out: Path | None, show: Callable[[Any
     return int(bool(summary.flaws))
 
 
-def _speed(summary: Any) -> str:
+def speed(summary: Any) -> str:
+    """The frames a second of an evaluation that tracked, to end a line with."""
     return "" if summary.fps is None else f", {summary.fps:.2f} FPS"
-
-
-def _print_masks(summary: EvaluationSummary) -> None:
-    table = console.table("sequence", ">J&F")
-    for name, score in summary.per_sequence.items():
-        table.add_row(name, f"{score:.1f}")
-    console.out.print(table)
-    table = console.table("", ">mean", ">recall", ">decay")
-    for part in ("J", "F"):
-        values = (summary.scores[name] for name in (part, f"{part}_recall", f"{part}_decay"))
-        table.add_row(part, *(f"{value:.2f}" for value in values))
-    console.out.print(table)
-    console.out.print(
-        f"J&F {summary.mean:.2f} over {summary.objects} objects, {summary.frames} frames"
-        f"{_speed(summary)}"
-    )
-    for note in summary.notes:
-        console.out.print(note)
 
 
 def _print_boxes(summary: BoxSummary) -> None:
@@ -256,7 +165,7 @@ def _print_boxes(summary: BoxSummary) -> None:
     table.add_row("all", *(f"{value:.2f}" for value in total.values()))
     console.out.print(table)
     console.out.print(
-        f"{len(summary.per_sequence)} sequences, {summary.frames} frames{_speed(summary)}; percent"
+        f"{len(summary.per_sequence)} sequences, {summary.frames} frames{speed(summary)}; percent"
     )
 
 
@@ -274,5 +183,5 @@ def _print_instances(found: InstanceEvaluation) -> None:
     layers = "" if found.layers_run is None else f", {found.layers_run:.2f} decoder layers a frame"
     console.out.print(
         f"{found.videos} videos, {found.frames} frames, {found.predictions} predictions"
-        f"{_speed(found)}{layers}"
+        f"{speed(found)}{layers}"
     )

@@ -22,7 +22,8 @@ from tempomask.cli.annotate import annotate
 from tempomask.cli.calibrate import calibrate
 from tempomask.cli.data import check
 from tempomask.cli.demo import demo
-from tempomask.cli.evaluate import boxes, davis, youtube_vis
+from tempomask.cli.evaluate import boxes, youtube_vis
+from tempomask.cli.evaluate_vos import davis, lvos, mose, sav, vost, youtube_vos
 from tempomask.cli.instances import instances
 from tempomask.cli.models import models
 from tempomask.cli.prompt_options import PromptOptions, in_order_given
@@ -68,7 +69,7 @@ for command in (
     calibrate,
 ):
     app.command(command)
-for command in (davis, boxes, youtube_vis):
+for command in (davis, youtube_vos, mose, lvos, sav, vost, boxes, youtube_vis):
     evaluation.command(command)
 data.command(check)
 app.command(evaluation)

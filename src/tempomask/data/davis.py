@@ -32,6 +32,7 @@ class Davis(SequenceSet[MaskSequence]):
         single_object: bool = False,
         resolution: str | None = None,
         max_frames: int | None = None,
+        sparse: bool = False,
     ) -> None:
         """Find the files of all sequences.
 
@@ -44,6 +45,7 @@ class Davis(SequenceSet[MaskSequence]):
             single_object: Same as in `MaskSequence`; lists of 2016 imply it.
             resolution: Folder such as "480p"; None takes 480p if it is there, else what is.
             max_frames: Of each sequence, only so many of its first frames.
+            sparse: Frames may lack an annotation; those with one are scored.
 
         Raises:
             InputError: A folder is missing, a split or sequence is unknown (with the nearest
@@ -67,9 +69,9 @@ class Davis(SequenceSet[MaskSequence]):
         single_object = single_object or year in SINGLE_OBJECT_YEARS
         self._read_each(
             names,
-            lambda name: _pair(name, images / name, annotations / name, single_object).first(
-                max_frames
-            ),
+            lambda name: paired(
+                name, images / name, annotations / name, single_object, sparse
+            ).first(max_frames),
         )
         if max_frames is not None:
             self.notes = (
@@ -157,15 +159,28 @@ def _listed(root: Path, split: str, present: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _pair(name: str, images: Path, annotations: Path, single_object: bool) -> MaskSequence:
-    """A sequence whose frames and annotations have the same names."""
+def paired(
+    name: str, images: Path, annotations: Path, single_object: bool = False, sparse: bool = False
+) -> MaskSequence:
+    """A sequence whose frames and annotations have the same names.
+
+    Args:
+        name: Of the sequence.
+        images: Folder of its frames.
+        annotations: Folder of its label maps.
+        single_object: Same as in `MaskSequence`.
+        sparse: Frames may lack an annotation.
+
+    Raises:
+        InputError: Frames and annotations do not pair.
+    """
     if not annotations.is_dir():
         raise InputError(f"sequence {name} has frames but no annotations at {annotations}")
     frames = list_images(images)
     labels = {path.stem: path for path in list_images(annotations)}
     counts = f"({len(frames)} frames, {len(labels)} annotations)"
     lacking = next((frame for frame in frames if frame.stem not in labels), None)
-    if lacking is not None:
+    if lacking is not None and not sparse:
         hint = "; without the ground truth of all frames it cannot be scored"
         raise InputError(
             f"sequence {name}: frame {lacking.name} has no annotation {counts}"
@@ -176,5 +191,11 @@ def _pair(name: str, images: Path, annotations: Path, single_object: bool) -> Ma
         raise InputError(
             f"sequence {name}: annotation {labels[extra[0]].name} has no frame {counts}"
         )
-    paths = tuple(labels[frame.stem] for frame in frames)
-    return MaskSequence(name, tuple(frames), paths, single_object)
+    at = tuple(k for k, frame in enumerate(frames) if frame.stem in labels)
+    return MaskSequence(
+        name,
+        tuple(frames),
+        tuple(labels[frames[k].stem] for k in at),
+        single_object,
+        annotated=None if lacking is None else at,
+    )

@@ -7,7 +7,7 @@ sequences alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -58,22 +58,104 @@ class FrameSequence:
             yield read_image(path, bits)
 
 
+@dataclass(frozen=True)
+class VideoObject:
+    """An object of a video, and where it counts.
+
+    Attributes:
+        object_id: Its id.
+        first: Index of the frame with its first mask, which is its prompt.
+        scored: Indices of the frames on which its masks are compared, ascending; none where the
+            truth is not public.
+        group: "seen" or "unseen" in training, where a protocol tells them apart.
+    """
+
+    object_id: int
+    first: int
+    scored: tuple[int, ...] = ()
+    group: str = ""
+
+
 @dataclass(frozen=True, eq=False)
-class MaskSequence(FrameSequence):
-    """Frames with a label map for each.
+class ObjectSequence(FrameSequence):
+    """Frames with objects, of which some frames show masks; a subclass knows the files.
+
+    Attributes:
+        written: Indices of the frames whose masks a benchmark asks for; None for all.
+    """
+
+    written: tuple[int, ...] | None = field(default=None, kw_only=True)
+
+    @cached_property
+    def objects(self) -> tuple[VideoObject, ...]:
+        """Reads the first masks at most; InputError if there is no object."""
+        raise TypeError(f"{type(self).__name__} must implement objects")
+
+    @cached_property
+    def folders(self) -> dict[int, str] | None:
+        """The folder of each object's masks, by id; None where one label map holds all objects."""
+        return None
+
+    def masks(self, index: int, object_ids: Sequence[int]) -> NDArray[np.bool_]:
+        """True masks (N, H, W) of some objects on a frame; InputError if they cannot be read."""
+        raise TypeError(f"{type(self).__name__} must implement masks")
+
+    def check_prompts(self) -> None:
+        """Read the first mask of every object; InputError if one is empty or of another size."""
+        starts: dict[int, list[int]] = {}
+        for item in self.objects:
+            starts.setdefault(item.first, []).append(item.object_id)
+        for index, ids in starts.items():
+            for object_id, mask in zip(ids, self.masks(index, ids), strict=True):
+                if not mask.any():
+                    raise InputError(
+                        f"sequence {self.name}: object {object_id} has no mask on frame"
+                        f" {self.images[index].stem}, its first; it cannot be tracked without one"
+                    )
+
+    def check_size(self, mask: NDArray[Any], path: Path) -> None:
+        """InputError for a mask (H, W), read from a file, of another size than the frames."""
+        if mask.shape != self.size:
+            raise InputError(
+                f"{path} has {mask.shape[1]} x {mask.shape[0]} pixels, the frames of"
+                f" {self.name} have {self.size[1]} x {self.size[0]}; take both of one resolution"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class MaskSequence(ObjectSequence):
+    """Frames with label maps.
 
     Attributes:
         annotations: The files of the label maps, as many as there are images.
         single_object: Every annotated pixel belongs to object 1 (the DAVIS 2016 protocol).
+        annotated: Indices of the frames that have them, ascending; None for every frame.
+        listed: The objects that a list names; None for those of the first label map.
     """
 
     annotations: tuple[Path, ...]
     single_object: bool = False
+    annotated: tuple[int, ...] | None = None
+    listed: tuple[VideoObject, ...] | None = None
 
     def first(self, count: int | None) -> Self:
         """The sequence as if it ended after so many frames; None for all."""
-        images, annotations = self.images[:count], self.annotations[:count]
-        return replace(self, images=images, annotations=annotations)
+        if count is None:
+            return self
+        paths = {k: path for k, path in self.labels.items() if k < count}
+        annotated = None if self.annotated is None else tuple(paths)
+        return replace(
+            self,
+            images=self.images[:count],
+            annotations=tuple(paths.values()),
+            annotated=annotated,
+        )
+
+    @cached_property
+    def labels(self) -> dict[int, Path]:
+        """The files of the label maps by the index of their frame."""
+        indices = range(len(self.images)) if self.annotated is None else self.annotated
+        return dict(zip(indices, self.annotations, strict=True))
 
     @cached_property
     def object_ids(self) -> tuple[int, ...]:
@@ -82,7 +164,7 @@ class MaskSequence(FrameSequence):
         Raises:
             InputError: There are none.
         """
-        ids = tuple(int(i) for i in np.unique(self.label_map(0)) if i)
+        ids = tuple(int(i) for i in np.unique(self.label_map(next(iter(self.labels)))) if i)
         if not ids:
             raise InputError(
                 f"sequence {self.name}: the first annotation {self.annotations[0]} is empty"
@@ -90,21 +172,38 @@ class MaskSequence(FrameSequence):
             )
         return ids
 
+    @cached_property
+    def objects(self) -> tuple[VideoObject, ...]:
+        """Those listed, or those of the first label map, scored between the first and the last."""
+        if self.listed is not None:
+            return self.listed
+        first, *others = self.labels
+        return tuple(VideoObject(i, first, tuple(others[:-1])) for i in self.object_ids)
+
+    def masks(self, index: int, object_ids: Sequence[int]) -> NDArray[np.bool_]:
+        """See `ObjectSequence`."""
+        return self.label_map(index) == np.asarray(object_ids)[:, None, None]
+
     def label_map(self, index: int) -> NDArray[np.int32]:
         """Ground truth of a frame, int32 (H, W): 0 for background, else the object's id.
 
         Where the first annotation is one object in white, the others are too. Else 255 is void, and
-        background here, as in DAVIS's tool.
+        background here, as in DAVIS's tool; in a map of 16 bits it is an id.
 
         Raises:
-            InputError: Ids cannot be read from the file, or its size is not that of the frames.
+            InputError: The frame has none, ids cannot be read from the file, or its size is not
+                that of the frames.
         """
-        path = self.annotations[index]
+        path = self.labels.get(index)
+        if path is None:
+            raise InputError(f"sequence {self.name}: {self.images[index].name} has no annotation")
         if self._white:
             labels = (read_mask(path) > 0).astype(np.int32)
         else:
-            labels = read_values(path).astype(np.int32)
-            labels[labels == VOID] = 0
+            values = read_values(path)
+            labels = values.astype(np.int32)
+            if values.dtype.itemsize == 1:
+                labels[labels == VOID] = 0
         return self.checked(labels, path)
 
     @cached_property
@@ -118,12 +217,50 @@ class MaskSequence(FrameSequence):
             labels: int32 (H, W).
             path: Where it was read from.
         """
-        if labels.shape != self.size:
-            raise InputError(
-                f"{path} has {labels.shape[1]} x {labels.shape[0]} pixels, the frames of"
-                f" {self.name} have {self.size[1]} x {self.size[0]}; take both of one resolution"
-            )
+        self.check_size(labels, path)
         return (labels > 0).astype(np.int32) if self.single_object else labels
+
+
+@dataclass(frozen=True, eq=False)
+class FolderSequence(ObjectSequence):
+    """Frames with a folder of masks for each object; objects may overlap.
+
+    Attributes:
+        files: Mask files by object (the name of its folder, a number) and by index of the frame.
+    """
+
+    files: dict[str, dict[int, Path]]
+
+    @cached_property
+    def folders(self) -> dict[int, str]:
+        """See `ObjectSequence`."""
+        return {int(name): name for name in self.files}
+
+    @cached_property
+    def objects(self) -> tuple[VideoObject, ...]:
+        """Each from its first mask that is not empty; its first and last files are not scored."""
+        found = []
+        for object_id, name in self.folders.items():
+            first = next((k for k in self.files[name] if self.masks(k, [object_id]).any()), None)
+            if first is None:
+                raise InputError(f"sequence {self.name}: all masks of object {name} are empty")
+            found.append(VideoObject(object_id, first, tuple(self.files[name])[1:-1]))
+        return tuple(found)
+
+    def masks(self, index: int, object_ids: Sequence[int]) -> NDArray[np.bool_]:
+        """See `ObjectSequence`."""
+        found = np.zeros((len(object_ids), *self.size), dtype=bool)
+        for place, object_id in enumerate(object_ids):
+            path = self.files[self.folders[object_id]].get(index)
+            if path is None:
+                raise InputError(
+                    f"sequence {self.name}: object {object_id} has no mask for"
+                    f" {self.images[index].name}"
+                )
+            values = read_values(path)
+            self.check_size(values, path)
+            found[place] = values > 0
+        return found
 
 
 def read_sized(path: Path, size: Size, owner: str) -> NDArray[np.uint8]:

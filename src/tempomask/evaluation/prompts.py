@@ -5,6 +5,7 @@ Clicks go to the middle of the largest error: the maximum of the distance transf
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import numpy as np
@@ -48,34 +49,34 @@ def _depth(region: Mask) -> NDArray[np.float64]:
     return np.asarray(ndimage.distance_transform_edt(np.pad(region, 1)))[1:-1, 1:-1]
 
 
+def prompt_of(mask: Mask, object_id: int, kind: PromptKind, frame: int) -> Prompt:
+    """The prompt for an object of which the mask (H, W) is shown; for several clicks, the first."""
+    if kind == "mask":
+        return Prompt(frame, object_id, mask=mask)
+    if kind == "box":
+        return Prompt(frame, object_id, box=mask_boxes(mask[None])[0])
+    click = error_click(mask, np.zeros_like(mask))
+    if click is None:
+        raise InputError(f"object {object_id} has no pixel to click on frame {frame}")
+    return Prompt(frame, object_id, points=[click[0]], labels=[click[1]])
+
+
 def first_frame_prompts(
     labels: NDArray[np.integer], object_ids: tuple[int, ...], kind: PromptKind, frame: int
 ) -> list[Prompt]:
-    """One prompt for each object; for several clicks, the first of them."""
-    prompts = []
-    for object_id in object_ids:
-        mask = labels == object_id
-        if kind == "mask":
-            prompts.append(Prompt(frame, object_id, mask=mask))
-        elif kind == "box":
-            prompts.append(Prompt(frame, object_id, box=mask_boxes(mask[None])[0]))
-        else:
-            click = error_click(mask, np.zeros_like(mask))
-            if click is not None:
-                prompts.append(Prompt(frame, object_id, points=[click[0]], labels=[click[1]]))
-    return prompts
+    """One prompt for each object of a label map (H, W); see `prompt_of`."""
+    return [prompt_of(labels == i, i, kind, frame) for i in object_ids]
 
 
 def add_error_clicks(
-    session: Session, result: FrameResult, labels: NDArray[np.integer], count: int
+    session: Session, result: FrameResult, truths: Mapping[int, Mask], count: int
 ) -> FrameResult:
     """Correct the frame last stepped by `count` more clicks an object, each on the error so far.
 
-    result: of that frame. labels: its true label map (H, W). An object that is right gets no more
-    clicks. Returns the frame's new result.
+    result: of that frame. truths: true masks (H, W) of the objects to correct. An object that is
+    right gets no more clicks. Returns the frame's new result.
     """
-    for object_id in result.object_ids:
-        truth = labels == object_id
+    for object_id, truth in truths.items():
         for _ in range(count):
             prediction = result.masks[result.object_ids.index(object_id)]
             click = error_click(truth, prediction)

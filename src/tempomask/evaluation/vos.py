@@ -1,75 +1,87 @@
-"""Semi-supervised video object segmentation: objects given on the first frame, J&F over the others.
+"""Semi-supervised video object segmentation: objects are given by their first masks and followed.
 
-`data/` has the readers; whatever is a set of `MaskSequence`s can be evaluated.
+`data/` has the readers; whatever is a set of `ObjectSequence`s can be evaluated. A video is tracked
+to its end, its masks are written, and only then is its truth read and compared with them.
 """
 
 from __future__ import annotations
 
-import time
+import json
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
-from tempomask.data.sequences import MaskSequence, SequenceSet
+from tempomask.data.sequences import ObjectSequence, SequenceSet
 from tempomask.errors import Flaws, InputError
-from tempomask.evaluation.prompts import (
-    CLICKS,
-    PromptKind,
-    add_error_clicks,
-    check_kind,
-    first_frame_prompts,
+from tempomask.evaluation.mask_folders import (
+    absent,
+    check_masks,
+    masks_root,
+    score_masks,
+    scored_frames,
+    write_submission,
 )
+from tempomask.evaluation.prompts import PromptKind, check_kind
+from tempomask.evaluation.protocols import DAVIS, ObjectFrames, Protocol
 from tempomask.evaluation.settings import Progress, model_settings, run_settings
-from tempomask.files import make_folder, replacing_folder, write_csv, write_errors, write_json
-from tempomask.io.images import read_mask, write_label_png
-from tempomask.metrics.region_boundary import SCORES, RegionBoundary, RegionBoundaryResult
+from tempomask.evaluation.vos_tracking import Tracked, track_sequence
+from tempomask.files import make_folder, read_json, replacing_folder, write_csv, write_json
 from tempomask.model import Model
 from tempomask.propagation.model import Propagator
 from tempomask.propagation.options import PropagationOptions
 from tempomask.routed_model import RoutingChoice
 from tempomask.tracking.options import TrackingOptions
-from tempomask.tracking.session import Session
 
-Sequences = SequenceSet[MaskSequence]
+# Settings that may differ between the parts of a resumed run: they do not change the masks.
+_FREE = ("threads", "shard")
 
 
 @dataclass(frozen=True)
-class SequenceScore:
-    """What was found on one sequence.
+class Shard:
+    """Part `index` of `count`, from 1: every so many sequences, for one of several processes."""
 
-    Attributes:
-        name: Of the sequence.
-        scores: Of its objects.
-        frames: All of them, also those that are not scored.
-        seconds: Of tracking, 0 for masks from disk.
-        block_shares: Share of the encoder's blocks that ran on each frame after the first.
-    """
+    index: int
+    count: int
 
-    name: str
-    scores: RegionBoundaryResult
-    frames: int
-    seconds: float = 0.0
-    block_shares: tuple[float, ...] = ()
+    @classmethod
+    def of(cls, text: str) -> Shard:
+        """From "2/8"; InputError for anything else."""
+        index, _, count = text.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            raise InputError(f"--shard {text!r} is no part; write 2/8 for the second of eight")
+        return cls(int(index), int(count))
+
+
+@dataclass(frozen=True)
+class SubmissionFile:
+    """The zip for a benchmark's server: its path, and the one folder at its root ("" for none)."""
+
+    path: Path
+    top: str = ""
 
 
 @dataclass(frozen=True)
 class EvaluationSummary:
-    """Scores over the objects of all sequences, averaged as the DAVIS toolkit does.
+    """Scores over the objects of all sequences.
 
     Attributes:
-        scores: Percent, by the names of `metrics.region_boundary.SCORES`.
-        per_sequence: J&F in percent by sequence.
-        frames: In all sequences, also the first and last ones, which are not scored.
+        scores: Percent, by the names of the protocol; none where no truth is public.
+        per_sequence: The protocol's headline in percent by sequence.
+        frames: In all sequences, also those that are not scored.
         objects: That were scored.
         fps: Frames over seconds of tracking; None when masks on disk were scored.
         blocks_run: Mean share of encoder blocks that ran after the first frames.
         settings: Of model, run and data.
         flaws: Why a sequence is not among them, by name.
         notes: What a reader of the scores should know.
+        protocol: What the scores are called, with its variant.
+        headline: The name of the score that stands for all.
+        rows: Scores in percent of each object, by sequence and id.
     """
 
     scores: dict[str, float]
@@ -81,21 +93,25 @@ class EvaluationSummary:
     settings: dict[str, Any]
     flaws: Flaws
     notes: tuple[str, ...] = ()
+    protocol: str = DAVIS.name
+    headline: str = DAVIS.headline
+    rows: dict[tuple[str, int], dict[str, float]] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
-        """J&F in percent."""
-        return self.scores["J&F"]
+        """The headline in percent, J&F in most protocols; NaN without scores."""
+        return self.scores.get(self.headline, float("nan"))
 
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json."""
         return {
-            **self.scores,
+            **{name: None if np.isnan(value) else value for name, value in self.scores.items()},
             "FPS": self.fps,
             "frames": self.frames,
             "objects": self.objects,
             "model": self.settings.get("model"),
             "blocks_run": self.blocks_run,
+            "protocol": self.protocol,
             "sequences": self.per_sequence,
             "settings": self.settings,
             "flaws": self.flaws,
@@ -105,229 +121,247 @@ class EvaluationSummary:
 
 def evaluate(
     model: Model | Propagator,
-    dataset: Sequences,
+    dataset: SequenceSet[Any],
     *,
+    protocol: Protocol = DAVIS,
     out: str | Path | None = None,
     prompt: PromptKind = "mask",
     options: TrackingOptions | PropagationOptions | None = None,
     routing: RoutingChoice = None,
+    resume: bool = False,
+    shard: Shard | None = None,
+    submission: SubmissionFile | None = None,
     progress: Progress | None = None,
 ) -> EvaluationSummary:
-    """Track every sequence from its first frame and score it.
+    """Track every sequence, each object from its first mask, and score it.
 
-    The first and the last frame are not scored. FPS counts the time of `Session.step` and of the
-    masks at the video's size; decoding, corrective clicks, scoring and writing are left out.
+    FPS counts the time of `Session.step` and of the masks at the video's size; decoding, corrective
+    clicks, scoring and writing are left out.
 
     Args:
         model: That tracks, or a propagator, which takes masks only.
-        dataset: The sequences, for instance `Davis(root)`.
+        dataset: Of `ObjectSequence`s, for instance `Davis(root)`.
+        protocol: How it is scored.
         out: Folder for masks/SEQ/NNNNN.png (label maps, where objects overlap the highest logit
-            wins), results.csv (up to date after each sequence) and summary.json; None writes
-            nothing.
-        prompt: How the objects of the first annotation are given: "mask", "box", "click" (the
-            middle of the object), "3clicks" or "5clicks" (the others in the middle of the largest
-            error so far).
+            wins; or a folder for each object), tracked/SEQ.json, results.csv (up to date after each
+            sequence) and summary.json; None keeps nothing.
+        prompt: How an object is given where it first appears: "mask", "box", "click" (the middle of
+            the object), "3clicks" or "5clicks" (the others in the middle of the largest error so
+            far).
         options: Same as in `Model.session`.
         routing: Same as in `Model.session`.
+        resume: Sequences that a run with the same settings has finished in `out` are only scored.
+        shard: Only this part of the sequences; its tables are called so.
+        submission: Also write the zip for a server.
         progress: Told about every frame.
 
     Raises:
-        InputError: The prompt or an option is unknown, the folder cannot be written, or no sequence
-            can be scored; those that cannot are listed in the summary.
+        InputError: The prompt or an option is unknown, the folder cannot be written or holds
+            another run, or no sequence can be tracked; those that cannot are listed in the summary.
     """
     check_kind(prompt)
-    sequences, flaws = _scorable(dataset)
-    folder = None if out is None else make_folder(out)
-    scored: list[SequenceScore] = []
-    for sequence in sequences:
-        target = None if folder is None else folder / "masks" / sequence.name
-        with (
-            flaws.of(sequence.name),
-            nullcontext() if target is None else replacing_folder(target) as masks,
-        ):
-            scored.append(_track(model, sequence, prompt, options, routing, masks, progress))
-        if folder is not None:
-            _write_results(folder, scored)
+    sequences, flaws = _usable(dataset, shard)
     settings = {
         **model_settings(model),
         "prompt": prompt,
         **dataset.settings(),
         **run_settings(options, routing),
     }
-    return _summarise(dataset, scored, settings, folder, flaws)
+    scored = _Scored(protocol, dataset, flaws, None if out is None else make_folder(out), shard)
+    with ExitStack() as stack:
+        base = scored.folder or Path(stack.enter_context(TemporaryDirectory()))
+        for sequence in sequences:
+            with flaws.of(sequence.name):
+                target, record = base / "masks" / sequence.name, base / "tracked"
+                record = record / f"{sequence.name}.json"
+                tracked = _finished(target, record, settings) if resume else None
+                if tracked is None:
+                    record.unlink(missing_ok=True)
+                    with replacing_folder(target) as part:
+                        tracked = track_sequence(
+                            model, sequence, part, prompt, options, routing, progress
+                        )
+                    make_folder(record.parent)
+                    write_json(record, {**asdict(tracked), "settings": settings}, default=str)
+                scored.add(sequence, target, tracked)
+        if submission is not None:
+            write_submission(submission.path, base / "masks", sequences, submission.top)
+    return scored.summary(settings)
 
 
 def evaluate_masks(
-    dataset: Sequences,
+    dataset: SequenceSet[Any],
     masks: str | Path,
     *,
+    protocol: Protocol = DAVIS,
     out: str | Path | None = None,
+    submission: SubmissionFile | None = None,
     progress: Progress | None = None,
 ) -> EvaluationSummary:
-    """Score a folder of label maps, SEQ/NNNNN.png.
+    """Score a folder of masks that someone else made: SEQ/NNNNN.png, or SEQ/OBJECT/NNNNN.png.
 
-    The first and the last frame need no prediction. Predicted ids that are not in the first
-    annotation are ignored, with a note in the summary.
+    Frames that are not scored need no prediction. Predicted ids that no object has are ignored,
+    with a note in the summary.
 
     Args:
         dataset: Same as in `evaluate`.
         masks: The folder, or the `out` of `evaluate`.
+        protocol: Same as in `evaluate`.
         out: Folder for results.csv and summary.json.
-        progress: Told about every frame.
+        submission: Also write the zip for a server, which needs all frames that it asks for.
+        progress: Told about every sequence.
 
     Raises:
         InputError: A sequence or a frame is missing, or no sequence can be scored.
     """
-    sequences, flaws = _scorable(dataset)
-    predicted = _predictions(Path(masks), sequences)
-    folder = None if out is None else make_folder(out)
-    scored = []
-    for sequence, paths in zip(sequences, predicted, strict=True):
+    sequences, flaws = _usable(dataset, None)
+    folder = masks_root(Path(masks), sequences)
+    check_masks(folder, sequences, protocol, every=submission is not None)
+    scored = _Scored(protocol, dataset, flaws, None if out is None else make_folder(out))
+    for sequence in sequences:
         with flaws.of(sequence.name):
-            metric = RegionBoundary(sequence.object_ids)
-            for index, path in enumerate(paths, 1):
-                labels = sequence.checked(read_mask(path), path)
-                metric.update(labels, sequence.label_map(index))
-                if progress is not None:
-                    progress(sequence.name, index, len(paths))
-            scored.append(SequenceScore(sequence.name, metric.compute(), len(sequence)))
-    if folder is not None:
-        _write_results(folder, scored)
-    settings = {"model": None, "masks": Path(masks).name, **dataset.settings()}
-    return _summarise(dataset, scored, settings, folder, flaws)
+            scored.add(sequence, folder / sequence.name)
+            if progress is not None:
+                frames = max(len(scored_frames(sequence)), 1)
+                progress(sequence.name, frames, frames)
+    if submission is not None:
+        write_submission(submission.path, folder, sequences, submission.top)
+    return scored.summary({"model": None, "masks": Path(masks).name, **dataset.settings()})
 
 
-def _track(
-    model: Model | Propagator,
-    sequence: MaskSequence,
-    prompt: PromptKind,
-    options: Any,
-    routing: RoutingChoice,
-    masks: Path | None,
-    progress: Progress | None,
-) -> SequenceScore:
-    """Step through all frames of a sequence; masks: folder to write the label maps to."""
-    truth, length = sequence.label_map(0), len(sequence)
-    session = model.session(num_frames=length, size=sequence.size, options=options, routing=routing)
-    for given in first_frame_prompts(truth, sequence.object_ids, prompt, 0):
-        session.add(given)
-    metric = RegionBoundary(sequence.object_ids)
-    seconds, shares = 0.0, []
-    for index, frame in enumerate(sequence.frames()):
-        started = time.perf_counter()
-        result = session.step(frame)
-        labels = result.label_map()
-        seconds += time.perf_counter() - started
-        if index > 0:
-            shares.append(float(result.blocks.mean()))
-        elif prompt in CLICKS:
-            # Propagators take no clicks: they have refused the first one.
-            clicks = CLICKS[prompt] - 1
-            corrected = add_error_clicks(cast(Session, session), result, truth, clicks)
-            labels = corrected.label_map()
-        if 0 < index < length - 1:
-            metric.update(labels, sequence.label_map(index))
-        if masks is not None:
-            path = masks / f"{sequence.images[index].stem}.png"
-            with write_errors(path):
-                write_label_png(path, labels)
-        if progress is not None:
-            progress(sequence.name, index + 1, length)
-    return SequenceScore(sequence.name, metric.compute(), length, seconds, tuple(shares))
+class _Scored:
+    """The scores so far, also in results.csv: a row for each sequence and object, in percent."""
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        dataset: SequenceSet[Any],
+        flaws: Flaws,
+        folder: Path | None,
+        shard: Shard | None = None,
+    ) -> None:
+        self.protocol, self.dataset, self.flaws, self.folder = protocol, dataset, flaws, folder
+        self.shard = shard
+        self.suffix = "" if shard is None else f"-{shard.index}-of-{shard.count}"
+        self.objects: dict[str, list[ObjectFrames]] = {}
+        self.tracked: list[Tracked] = []
+        self.notes: list[str] = []
+        self.frames = 0
+
+    def add(self, sequence: ObjectSequence, masks: Path, tracked: Tracked | None = None) -> None:
+        """Score the masks in a sequence's folder."""
+        if masks.is_dir():
+            objects, strange = score_masks(masks, sequence, self.protocol)
+        else:
+            objects, strange = absent(sequence, self.protocol), set()
+            self.notes.append(f"{sequence.name}: nothing was predicted, which scores 0")
+        self.objects[sequence.name] = objects
+        self.frames += len(sequence)
+        if tracked is not None:
+            self.tracked.append(tracked)
+        if strange:
+            names = ", ".join(map(str, sorted(strange)))
+            self.notes.append(f"{sequence.name}: predicted ids of no object are ignored: {names}")
+        if self.folder is not None:
+            _write_results(self.folder / f"results{self.suffix}.csv", self._of_objects())
+
+    def summary(self, settings: dict[str, Any]) -> EvaluationSummary:
+        """Average, and write summary.json; the first flaw if there is no sequence."""
+        self.flaws.check(self.objects)
+        rows = {(f.sequence, f.object_id): scores for f, scores in self._of_objects()}
+        together = [frames for objects in self.objects.values() for frames in objects]
+        if not together:
+            self.notes.append("no scores: the data set has no truth beyond the first masks")
+        head, total = self.protocol.headline, self.protocol.total
+        seconds = sum(part.seconds for part in self.tracked)
+        counted = [part for part in self.tracked if part.blocks_frames]
+        weights = [part.blocks_frames for part in counted]
+        if self.shard is not None:
+            settings = {**settings, "shard": f"{self.shard.index}/{self.shard.count}"}
+        summary = EvaluationSummary(
+            scores=_percent(total(together)) if together else {},
+            per_sequence={n: 100 * total(o)[head] for n, o in self.objects.items() if o},
+            frames=self.frames,
+            objects=len(together),
+            fps=sum(part.frames for part in self.tracked) / seconds if seconds else None,
+            blocks_run=float(np.average([p.blocks_run for p in counted], weights=weights))
+            if counted
+            else None,
+            settings=settings,
+            flaws=self.flaws,
+            notes=(*self.notes, *self.dataset.notes),
+            protocol=self.protocol.name,
+            headline=head,
+            rows=rows,
+        )
+        if self.folder is not None:
+            path = self.folder / f"summary{self.suffix}.json"
+            write_json(path, summary.to_dict(), default=str)
+        return summary
+
+    def _of_objects(self) -> list[tuple[ObjectFrames, dict[str, float]]]:
+        together = [frames for objects in self.objects.values() for frames in objects]
+        return [(frames, _percent(self.protocol.of_object(frames))) for frames in together]
 
 
-def _scorable(dataset: Sequences) -> tuple[list[MaskSequence], Flaws]:
-    """The sequences that can be scored, before anything is tracked, and what others lack.
+def _percent(scores: dict[str, float]) -> dict[str, float]:
+    return {name: 100 * value for name, value in scores.items()}
 
-    InputError, the first flaw, if there are none.
+
+def _usable(dataset: SequenceSet[Any], shard: Shard | None) -> tuple[list[ObjectSequence], Flaws]:
+    """The sequences that can be evaluated, before anything is tracked, and what others lack.
+
+    Reads the first masks. InputError, the first flaw, if there are none.
     """
     found, flaws = [], Flaws(dataset.flaws)
-    for sequence in dataset:
+    wanted = list(dataset)
+    if shard is not None:
+        wanted = wanted[shard.index - 1 :: shard.count]
+    for sequence in wanted:
         with flaws.of(sequence.name):
             if len(sequence) < 3:
                 raise InputError(
                     f"sequence {sequence.name} has {len(sequence)} frames to read; the first and"
                     " the last are not scored, so that it needs 3 or more"
                 )
-            _ = sequence.object_ids
+            sequence.check_prompts()
             found.append(sequence)
     flaws.check(found)
     return found, flaws
 
 
-def _predictions(folder: Path, dataset: Sequence[MaskSequence]) -> list[list[Path]]:
-    """The predicted mask of every scored frame, by sequence; InputError if any is missing."""
-    if not folder.is_dir():
-        raise InputError(f"no such folder of masks: {folder}; it needs a folder for each sequence")
-    names = [sequence.name for sequence in dataset]
-    if not any((folder / name).is_dir() for name in names) and (folder / "masks").is_dir():
-        folder = folder / "masks"
-    lacking = [name for name in names if not (folder / name).is_dir()]
-    if lacking:
-        shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+def _finished(masks: Path, record: Path, settings: dict[str, Any]) -> Tracked | None:
+    """What an earlier run noted of a sequence; None if it did not finish it.
+
+    InputError if that run had other settings.
+    """
+    if not (masks.is_dir() and record.is_file()):
+        return None
+    numbers = {"frames": int, "seconds": float, "blocks_run": float, "blocks_frames": int}
+    kept = read_json(record, "the record", {"settings": dict, **numbers})
+    before = kept.pop("settings")
+    # Through JSON, as the record is: tuples become lists.
+    now = json.loads(json.dumps(settings, default=str))
+    differing = [n for n in now if n not in _FREE and before.get(n) != now[n]]
+    if differing:
+        name = differing[0]
         raise InputError(
-            f"{folder} has no masks for {len(lacking)} of {len(names)} sequences: {shown}; add"
-            " them, or name the sequences to score"
+            f"{masks.parent.parent} holds a run with {name} {before.get(name)}, this one has"
+            f" {now[name]}; leave --resume out to begin anew, or choose another folder"
         )
-    predicted = []
-    for sequence in dataset:
-        stems = [path.stem for path in sequence.images[1:-1]]
-        paths = [folder / sequence.name / f"{stem}.png" for stem in stems]
-        missing = [path for path in paths if not path.is_file()]
-        if missing:
-            raise InputError(
-                f"no predicted mask {missing[0]} ({len(missing)} of {len(paths)} are missing);"
-                " every scored frame needs one"
-            )
-        predicted.append(paths)
-    return predicted
+    return Tracked(**kept)
 
 
-def _write_results(folder: Path, scored: Sequence[SequenceScore]) -> None:
-    """results.csv: a row for each sequence and object, scores in percent."""
+def _write_results(path: Path, scored: Sequence[tuple[ObjectFrames, dict[str, float]]]) -> None:
+    """A row for each sequence and object, scores in percent."""
+    names = list(scored[0][1]) if scored else []
     rows = (
         [
-            sequence.name,
-            score.object_id,
-            *(f"{100 * value(score):.3f}" for value in SCORES.values()),
-            score.frames,
+            frames.sequence,
+            frames.object_id,
+            *("" if np.isnan(value) else f"{value:.3f}" for value in scores.values()),
+            len(next(iter(frames.values.values()))),
         ]
-        for sequence in scored
-        for score in sequence.scores.objects
+        for frames, scores in scored
     )
-    write_csv(folder / "results.csv", ["sequence", "object", *SCORES, "frames"], rows)
-
-
-def _summarise(
-    dataset: Sequences,
-    scored: Sequence[SequenceScore],
-    settings: dict[str, Any],
-    folder: Path | None,
-    flaws: Flaws,
-) -> EvaluationSummary:
-    """Average over all objects, and write summary.json; the first flaw if there are none."""
-    flaws.check(scored)
-    together = RegionBoundaryResult(tuple(o for s in scored for o in s.scores.objects))
-    seconds = sum(sequence.seconds for sequence in scored)
-    frames = sum(sequence.frames for sequence in scored)
-    shares = [share for sequence in scored for share in sequence.block_shares]
-    ignored = [
-        f"{s.name}: predicted ids that the first annotation does not have are ignored:"
-        f" {', '.join(map(str, s.scores.ignored_ids))}"
-        for s in scored
-        if s.scores.ignored_ids
-    ]
-    summary = EvaluationSummary(
-        scores={name: 100 * value for name, value in together.scores().items()},
-        per_sequence={sequence.name: 100 * sequence.scores.mean for sequence in scored},
-        frames=frames,
-        objects=len(together.objects),
-        fps=frames / seconds if seconds else None,
-        blocks_run=float(np.mean(shares)) if shares else None,
-        settings=settings,
-        flaws=flaws,
-        notes=(*ignored, *dataset.notes),
-    )
-    if folder is not None:
-        write_json(folder / "summary.json", summary.to_dict(), default=str)
-    return summary
+    write_csv(path, ["sequence", "object", *names, "frames"], rows)

@@ -6,7 +6,7 @@ word x // 64. Every row ends with padding bits, which are 0.
 
 from __future__ import annotations
 
-from math import isqrt
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,27 +39,52 @@ def boundaries(masks: Bitmaps, width: int) -> Bitmaps:
     return edges
 
 
-def dilate(masks: Bitmaps, radius: int) -> Bitmaps:
+def dilate(masks: Bitmaps, radius: float) -> Bitmaps:
     """Every pixel at a Euclidean distance of at most `radius` from a mask pixel of its image.
 
-    The masks need `radius` padding bits: what spills over the side of a row lands there.
+    A radius that is no whole number gives the disk of scikit-image, which lies off its centre.
+    The masks need `radius` padding bits, rounded up: what spills over the side of a row lands
+    there.
     """
     height = masks.shape[1]
     grown = np.zeros_like(masks)
-    # Row y + dy of the disk reaches isqrt(radius^2 - dy^2) to both sides; from its tip to its
-    # middle the reach only grows, so that each spread is made from the one before.
+    # From the tip of the disk to its middle the reach only grows, so that each spread is made from
+    # the one before.
     spread, reach = masks, 0
-    for dy in range(radius, -1, -1):
-        wanted = isqrt(radius * radius - dy * dy)
+    for dy, left, right in _disk(radius):
+        wanted = max(min(left, right), 0)
         while reach < wanted:
             # Three copies of a run of 2 reach + 1 bits join without a gap up to this step.
             step = min(wanted - reach, 2 * reach + 1, _WORD - 1)
             spread = _towards_start(spread, step) | spread | _towards_end(spread, step)
             reach += step
-        if dy < height:
-            grown[:, dy:] |= spread[:, : height - dy]
-            grown[:, : height - dy] |= spread[:, dy:]
+        # Off the centre, the run goes on by a bit or two on one side.
+        row = spread if min(left, right) >= 0 else np.zeros_like(spread)
+        for step in range(max(1, -right), left - wanted + 1):
+            row = row | _towards_end(spread, step)
+        for step in range(max(1, -left), right - wanted + 1):
+            row = row | _towards_start(spread, step)
+        if abs(dy) < height:
+            grown[:, max(-dy, 0) : height - max(dy, 0)] |= row[:, max(dy, 0) : height + min(dy, 0)]
     return grown
+
+
+@cache
+def _disk(radius: float) -> tuple[tuple[int, int, int], ...]:
+    """Rows (dy, left, right) of a disk: from its anchor - left to + right, the narrowest first.
+
+    As `skimage.morphology.disk` lays its grid from -radius on in steps of 1, and OpenCV takes the
+    middle of the grid as the anchor.
+    """
+    steps = np.arange(-radius, radius + 1)
+    middle = len(steps) // 2
+    inside = steps[:, None] ** 2 + steps**2 <= radius * radius
+    rows = []
+    for row, columns in enumerate(inside):
+        there = np.flatnonzero(columns) - middle
+        if len(there):
+            rows.append((row - middle, -int(there[0]), int(there[-1])))
+    return tuple(sorted(rows, key=lambda row: min(row[1], row[2])))
 
 
 def count(masks: Bitmaps) -> NDArray[np.int64]:

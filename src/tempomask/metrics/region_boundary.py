@@ -24,6 +24,8 @@ Scores = NDArray[np.float64]
 
 # Boundary pixels match within this share of the image's diagonal, rounded up to whole pixels.
 BOUND_SHARE = 0.008
+# The same for MOSEv2, of the square root of the object's area.
+ADAPTIVE_SHARE = 0.1
 # Recall counts frames above this score; decay compares the first and the last of so many parts.
 RECALL_THRESHOLD = 0.5
 DECAY_PARTS = 4
@@ -170,6 +172,30 @@ def region_and_boundary(prediction: Mask, truth: Mask) -> tuple[Scores, Scores]:
     return region.reshape(prediction.shape[:-2]), boundary.reshape(prediction.shape[:-2])
 
 
+def adaptive_scores(prediction: Mask, truth: Mask) -> dict[str, Scores]:
+    """J, F and the adaptive F of MOSEv2 of N pairs of masks bool (N, H, W), each float64 (N,).
+
+    "J" counts one pixel more in intersection and union. "F_new" lets boundaries lie apart by a
+    tenth of the square root of the true object's area, and at most 0.008 of the diagonal; that
+    bound is not rounded where it holds, and then "F" has it too (MOSEv2's metricsv2.py).
+    """
+    _check_shapes(prediction, truth)
+    # The disk of a smaller radius would be empty.
+    bound = max(BOUND_SHARE * math.hypot(*truth.shape[-2:]), 1.0)
+    found: dict[str, list[float]] = {"J": [], "F": [], "F_new": []}
+    for predicted, true in zip(prediction, truth, strict=True):
+        union = int((predicted | true).sum())
+        overlap, area = int((predicted & true).sum()), int(true.sum())
+        found["J"].append((overlap + 1) / (union + 1) if union else 1.0)
+        radius = math.ceil(ADAPTIVE_SHARE * math.sqrt(area)) if area else bound
+        pair = [_Pair(predicted, true, True)]
+        narrow = radius < bound
+        found["F_new"].append(float(_scores(pair, min(radius, bound))[1][0]))
+        classic = _scores(pair, math.ceil(bound))[1][0] if narrow else found["F_new"][-1]
+        found["F"].append(float(classic))
+    return {name: np.asarray(values, np.float64) for name, values in found.items()}
+
+
 def statistics(scores: Sequence[float]) -> Statistics:
     """Mean, recall and decay of the scores of consecutive frames (at least one)."""
     values = np.asarray(scores, dtype=np.float64)
@@ -193,15 +219,16 @@ class _Pair(NamedTuple):
 _Window = tuple[int, int, int, int]
 
 
-def _scores(pairs: Sequence[_Pair]) -> tuple[Scores, Scores]:
-    """J and F of pairs of maps of one size."""
+def _scores(pairs: Sequence[_Pair], radius: float | None = None) -> tuple[Scores, Scores]:
+    """J and F of pairs of maps of one size; radius: of the boundaries, None for DAVIS's."""
     region, boundary = np.ones(len(pairs)), np.ones(len(pairs))
     windows = [_window(pair) for pair in pairs]
     visible = [k for k, window in enumerate(windows) if window is not None]
     for start in range(0, len(visible), _BATCH):
         batch = visible[start : start + _BATCH]
         masks = _cut([pairs[k] for k in batch], [w for k in batch if (w := windows[k])])
-        radius = math.ceil(BOUND_SHARE * math.hypot(*pairs[0].truth.shape))
+        if radius is None:
+            radius = math.ceil(BOUND_SHARE * math.hypot(*pairs[0].truth.shape))
         region[batch], boundary[batch] = _score_masks(masks, radius)
     return region, boundary
 
@@ -240,10 +267,10 @@ def _cut(pairs: Sequence[_Pair], windows: Sequence[_Window]) -> Mask:
     return masks
 
 
-def _score_masks(masks: Mask, radius: int) -> tuple[Scores, Scores]:
+def _score_masks(masks: Mask, radius: float) -> tuple[Scores, Scores]:
     """J and F of masks bool (2, M, h, w), predicted and true; no pair is empty on both sides."""
     number, height, width = masks.shape[1:]
-    bits = pack(masks.reshape(-1, height, width), radius)
+    bits = pack(masks.reshape(-1, height, width), math.ceil(radius) + 1)
     edges = boundaries(bits, width)
     reached = dilate(edges, radius)
     areas, lengths = count(bits), count(edges)
