@@ -347,7 +347,7 @@ class Model(RoutedModel):
 
         Args:
             image: A path or an (H, W, 3) uint8 RGB array.
-            options: Clicks, thresholds and crops; None for SAM 2's defaults.
+            options: Clicks, thresholds and crops; None for SAM 2's defaults, softened for nano.
             routing: Same as in `track`.
             progress: Told how many clicks are done, and how many there are.
 

@@ -33,6 +33,7 @@ class FakeSession:
 
     config = FakeConfig()
     device = torch.device("cpu")
+    name = "sam2.1-tiny"
     blocks = np.ones(2, bool)
 
     def __init__(self, size: tuple[int, int]) -> None:
@@ -143,7 +144,7 @@ def masks_of_point(
     point: NDArray[np.float32], crop: tuple[int, int, int, int], options: EverythingOptions
 ) -> list[Row]:
     x0, y0, x1, y1 = crop
-    size = (y1 - y0, x1 - x0)
+    size, limits = (y1 - y0, x1 - x0), options.thresholds("sam2.1-tiny")
     logits, scores = answer((point / np.float32([size[1], size[0]]) * (4 * LOW))[None], size)
     if options.use_m2m:
         logits = np.concatenate(
@@ -153,8 +154,8 @@ def masks_of_point(
     found = []
     for low, iou in zip(logits[0], scores[0], strict=True):
         full = F.interpolate(torch.from_numpy(low)[None, None], size, mode="bilinear")[0, 0].numpy()
-        outer = (full > -options.stability_score_offset).sum()
-        stability = (full > options.stability_score_offset).sum() / outer if outer else np.nan
+        outer = (full > -limits.stability_offset).sum()
+        stability = (full > limits.stability_offset).sum() / outer if outer else np.nan
         mask = np.zeros((HEIGHT, WIDTH), bool)
         mask[y0:y1, x0:x1] = full > 0
         box = box_of(mask)
@@ -162,11 +163,7 @@ def masks_of_point(
             abs(side - own) <= 20 and abs(side - whole) > 20
             for side, own, whole in zip(box, crop, (0, 0, WIDTH, HEIGHT), strict=True)
         )
-        if (
-            iou > options.pred_iou_thresh
-            and stability >= options.stability_score_thresh
-            and not inner_edge
-        ):
+        if iou > limits.pred_iou and stability >= limits.stability_score and not inner_edge:
             place = {"box": box, "crop": crop, "point": point + np.float32([x0, y0])}
             found.append({"mask": mask, "iou": iou, "stability": stability, **place})
     return found

@@ -28,6 +28,7 @@ from tempomask.cli.instances import instances
 from tempomask.cli.models import models
 from tempomask.cli.prompt_options import PromptOptions, in_order_given
 from tempomask.cli.propagate import propagate
+from tempomask.cli.segment import segment
 from tempomask.cli.track import track
 from tempomask.cli.train import train, train_instances
 from tempomask.devices import set_threads
@@ -58,6 +59,7 @@ evaluation = App(name="eval", help="Score a model, or masks on disk, on a datase
 data = App(name="data", help="Check data for instance segmentation.")
 for command in (
     track,
+    segment,
     annotate,
     propagate,
     instances,

@@ -126,7 +126,9 @@ def _of_clicks(
         again = [session.decode(points[r], labels[r], m, multimask=False) for r, m in batches]
         logits = torch.cat([one.logits[:, 0] for one in again])
         iou = torch.cat([one.predicted_iou.float() for one in again])
-    return kept(logits, iou, clicks.repeat_interleave(count, dim=0), crop, size, options)
+    limits = options.thresholds(session.segmenter.name)
+    repeated = clicks.repeat_interleave(count, dim=0)
+    return kept(logits, iou, repeated, crop, size, limits, options.mask_threshold)
 
 
 def _result(

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tempomask.frames import Size
-from tempomask.images.options import EverythingOptions
+from tempomask.images.options import EverythingOptions, Thresholds
 from tempomask.ops.boxes import mask_extents
 from tempomask.rle import RLE, decode_rle, encode_rle
 
@@ -87,7 +87,13 @@ def click_grid(per_side: int, crop: Box) -> Tensor:
 
 
 def kept(
-    logits: Tensor, iou: Tensor, points: Tensor, crop: Box, size: Size, options: EverythingOptions
+    logits: Tensor,
+    iou: Tensor,
+    points: Tensor,
+    crop: Box,
+    size: Size,
+    limits: Thresholds,
+    mask_threshold: float = 0.0,
 ) -> Proposals:
     """Those masks of a crop that are good, stable, and not cut off at its inner edges.
 
@@ -97,14 +103,17 @@ def kept(
         points: (K, 2), in pixels of the crop.
         crop: Its place in the image.
         size: (H, W) of the image.
-        options: The thresholds.
+        limits: What they must reach.
+        mask_threshold: Logit above which a pixel is in the mask.
     """
-    good = (iou > options.pred_iou_thresh).nonzero()[:, 0]
+    good = (iou > limits.pred_iou).nonzero()[:, 0]
     logits, iou, points = logits[good], iou[good].cpu(), points[good.cpu()]
     area = (crop[2] - crop[0]) * (crop[3] - crop[1])
     step = max(1, PIXELS_AT_ONCE // area)
     lots = [
-        _kept_at_full_size(part, crop, size, options) for part in logits.split(step) if len(part)
+        _kept_at_full_size(part, crop, size, limits, mask_threshold)
+        for part in logits.split(step)
+        if len(part)
     ]
     empty = torch.zeros(0)
     rows = torch.cat([lot[0] + step * k for k, lot in enumerate(lots)] or [empty.long()])
@@ -121,20 +130,19 @@ def kept(
 
 
 def _kept_at_full_size(
-    logits: Tensor, crop: Box, size: Size, options: EverythingOptions
+    logits: Tensor, crop: Box, size: Size, limits: Thresholds, threshold: float
 ) -> tuple[Tensor, Tensor, Tensor, list[RLE]]:
     """Rows that stay, with boxes in the image, stability, and masks."""
     x0, y0, x1, y1 = crop
     full = F.interpolate(
         logits.float()[:, None], (y1 - y0, x1 - x0), mode="bilinear", align_corners=False
     )[:, 0]
-    threshold, offset = options.mask_threshold, options.stability_score_offset
-    inner = (full > threshold + offset).sum(dim=(1, 2))
-    outer = (full > threshold - offset).sum(dim=(1, 2))
+    inner = (full > threshold + limits.stability_offset).sum(dim=(1, 2))
+    outer = (full > threshold - limits.stability_offset).sum(dim=(1, 2))
     # Nothing over nothing is not a number, and so not stable.
     stability = inner / outer
-    if options.stability_score_thresh > 0:
-        rows = (stability >= options.stability_score_thresh).nonzero()[:, 0]
+    if limits.stability_score > 0:
+        rows = (stability >= limits.stability_score).nonzero()[:, 0]
     else:
         rows = torch.arange(len(full), device=full.device)
     masks = full[rows] > threshold

@@ -1,0 +1,77 @@
+"""`tempomask segment`: what it writes of an image, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tempomask.io.images import read_mask
+from tempomask.rle import decode_rle
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def photo(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "photo.png"
+    path.write_bytes((video / "0.png").read_bytes())
+    return path
+
+
+def test_a_click_and_a_box(run: Run, photo: Path, checkpoint: Path) -> None:
+    code, out, err = run(
+        "segment", photo, "--checkpoint", checkpoint, "--point", "10,12", "--object", 4, "--box",
+        "2,2,30,28", "--save", "mask,objects,cutout,overlay", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    report = json.loads(out)
+    assert [item["id"] for item in report["objects"]] == [1, 4]
+    folder = Path("photo-segmented")
+    assert {path.name for path in folder.iterdir()} == {
+        "mask.png", "objects", "cutout", "overlay.png", "result.json",
+    }  # fmt: skip
+    items = json.loads((folder / "result.json").read_text())["objects"]
+    for item, listed in zip(items, report["objects"], strict=True):
+        mask = read_mask(folder / f"objects/{item['id']}.png") > 0
+        assert mask.sum() == item["area"] == listed["area"]
+        np.testing.assert_array_equal(mask, decode_rle({"size": [32, 48], "counts": item["rle"]}))
+        cutout = np.asarray(Image.open(folder / f"cutout/{item['id']}.png"))
+        np.testing.assert_array_equal(cutout[..., 3] > 0, mask)
+    assert set(np.unique(read_mask(folder / "mask.png"))) <= {0, 1, 4}
+
+
+def test_everything(run: Run, photo: Path) -> None:
+    code, out, err = run(
+        "segment", photo, "--everything", "--points-per-side", 4, "--pred-iou-thresh", 0.5,
+        "--stability-score-thresh", 0.6, "--image-size", 128, "--out", "all", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out)["objects"]
+    items = json.loads(Path("all/result.json").read_text())["objects"]
+    assert {"id", "box", "area", "rle", "predicted_iou", "stability", "point", "crop"} <= set(
+        items[0]
+    )
+    assert Image.open("all/overlay.png").size == (48, 32)
+
+
+def test_bad_input(run: Run, photo: Path, checkpoint: Path) -> None:
+    def refused(*arguments: object) -> str:
+        code, _, err = run("segment", photo, "--checkpoint", checkpoint, *arguments)
+        assert code == 2 and err.count("\n") == 1 and not list(Path().glob("*-segmented/mask.png"))
+        return err
+
+    assert "--everything" in refused()
+    assert "leave --point out" in refused("--everything", "--point", "5,5")
+    assert "leave --points-per-side out" in refused("--point", "5,5", "--points-per-side", 3)
+    assert "did you mean mask" in refused("--point", "5,5", "--save", "masks")
+    assert "outside the 48 x 32 image" in refused("--point", "90,5")
+    Path("photo-segmented").mkdir()
+    Path("photo-segmented/overlay.png").write_bytes(b"mine")
+    assert "is there already" in refused("--point", "5,5")
+    assert Path("photo-segmented/overlay.png").read_bytes() == b"mine"
