@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tempomask.engine import accelerate
-from tempomask.engine.hybrid import FusedConvolution, can_fuse
+from tempomask.engine.hybrid import FastTransformerBlock, FusedConvolution, can_fuse
 from tempomask.engine.packed import (
     Activation,
     PackedLinear,
@@ -35,7 +35,7 @@ from tempomask.models.config import (
     segmenter_config,
 )
 from tempomask.models.hiera import Hiera
-from tempomask.models.hybrid import ConvolutionalStem, SameConv2d
+from tempomask.models.hybrid import ConvolutionalStem, SameConv2d, TransformerBlock
 from tempomask.models.segmenter import Decoded, MemoryInputs, Segmenter
 from tempomask.models.windowed_block import WindowedBlock
 from tempomask.prompts import Prompt
@@ -370,3 +370,15 @@ def test_stem_stays_plain_where_nothing_can_be_fused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: False)
     stem = accelerate(Segmenter(CONFIGS["nano"])).encoder.stem
     assert type(stem) is ConvolutionalStem
+
+
+@pytest.mark.usefixtures("kernels")
+@torch.inference_mode()
+def test_heads_of_a_pruned_block_turn_each_by_its_own_angles() -> None:
+    torch.manual_seed(0)
+    block = TransformerBlock(16, 2, 2.0)
+    block.rotary_frequencies = torch.rand(2, 2, 4)
+    x = torch.randn(2, 3, 5, 16)
+    expected = block(x)
+    assert_near(FastTransformerBlock(block, torch.float32)(x), expected, 1e-5)
+    assert_near(FastTransformerBlock(block, torch.bfloat16)(x.bfloat16()), expected, 0.05)

@@ -3,8 +3,9 @@
 The plain stem clamps to [0, 6] in a pass of its own, reorders its weights at every call, and copies
 a map to pad it where SAME padding is uneven: a stride of 2 pads one pixel more at the end. A row
 and a column of zeros before the kernel make that padding even, and the sum is the same. Rotations
-of the blocks cost two multiplications, as in `engine.memory_attention`: W x and its turned twin
-come out of one product.
+of the blocks are products of complex numbers, one for each pair of channels. bfloat16 has none, and
+takes two multiplications, as in `engine.memory_attention`: W x and its turned twin come out of one
+product.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tempomask.engine.packed import and_turned, fast_linear, has_onednn, stacked
+from tempomask.engine.packed import and_turned, fast_linear, has_onednn, in_parts, stacked
 from tempomask.models.encoder import RoutedBlock
 from tempomask.models.hybrid import (
     ConvolutionalStem,
@@ -112,9 +113,13 @@ class FastTransformerBlock(RoutedBlock):
 
     def __init__(self, plain: TransformerBlock, dtype: torch.dtype) -> None:
         super().__init__()
-        parts = zip(plain.qkv.weight.data.chunk(3), plain.qkv.bias.data.chunk(3), strict=True)
-        query, key, value = parts
-        self.qkv = fast_linear(stacked(*and_turned(*query), *and_turned(*key), value), dtype)
+        layer = plain.qkv
+        self.as_complex = dtype == torch.float32 and in_parts(layer.weight)
+        if not self.as_complex:
+            parts = zip(layer.weight.data.chunk(3), layer.bias.data.chunk(3), strict=True)
+            query, key, value = parts
+            layer = stacked(*and_turned(*query), *and_turned(*key), value)
+        self.qkv = fast_linear(layer, dtype)
         self.plain, self.dtype, self.num_heads = plain, dtype, plain.num_heads
         self.output = fast_linear(plain.output, dtype)
         self.expand = fast_linear(plain.expand, dtype, "gelu")
@@ -125,22 +130,35 @@ class FastTransformerBlock(RoutedBlock):
         """Map x (B, h, w, C) to the same shape."""
         batch, height, width, _ = x.shape
         parts = self.qkv(self.plain.attention_norm(x))
-        parts = parts.reshape(batch, height * width, 5, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        query, query_turned, key, key_turned, value = parts
-        cosine, sine = self._table(height, width, query.shape[-1], x.device)
-        query = (query * cosine).addcmul_(query_turned, sine)
-        key = (key * cosine).addcmul_(key_turned, sine)
+        count = 3 if self.as_complex else 5
+        parts = parts.reshape(batch, height * width, count, self.num_heads, -1)
+        cosine, sine = self._table(height, width, parts.shape[-1], x.device)
+        if self.as_complex:
+            pairs = torch.view_as_complex(parts[:, :, :2].unflatten(-1, (-1, 2)))
+            turned = torch.view_as_real(pairs * torch.complex(cosine, sine)).flatten(-2)
+            query, key = turned.permute(2, 0, 3, 1, 4)
+            value = parts[:, :, 2].transpose(1, 2)
+        else:
+            query, query_turned, key, key_turned, value = parts.permute(2, 0, 3, 1, 4)
+            query = (query * cosine).addcmul_(query_turned, sine)
+            key = (key * cosine).addcmul_(key_turned, sine)
         attended = multi_head_attention(query, key, value)
         return x + self.output(attended.transpose(1, 2).reshape(batch, height, width, -1))
 
     def _table(
         self, height: int, width: int, head_dim: int, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Cosine and sine, each (hw, head_dim), or (heads, hw, head_dim) where heads differ."""
+        """Cosine and sine, each (hw, head_dim), or (heads, hw, head_dim) where heads differ.
+
+        As complex numbers they are (hw, 1, 1 or heads, head_dim / 2).
+        """
         if (height, width) not in self._tables:
             cosine, sine = self.plain.rotations(height, width, head_dim, device)
-            doubled = [x.repeat_interleave(2, dim=-1).to(self.dtype) for x in (cosine, sine)]
-            self._tables[height, width] = (doubled[0], doubled[1])
+            if self.as_complex:
+                made = [x.view(-1, *x.shape[-2:]).transpose(0, 1)[:, None] for x in (cosine, sine)]
+            else:
+                made = [x.repeat_interleave(2, dim=-1).to(self.dtype) for x in (cosine, sine)]
+            self._tables[height, width] = (made[0], made[1])
         return self._tables[height, width]
 
     def feed_forward(self, x: Tensor) -> Tensor:
