@@ -32,6 +32,7 @@ from benchmarks.browser import (
 from tempomask.io.journal import open_journal
 from tempomask.io.prompt_file import read_prompts
 from tempomask.io.video import open_video
+from tempomask.rle import encode_rle
 
 pytest.importorskip("playwright")
 pytestmark = [
@@ -405,6 +406,43 @@ def test_a_file_is_dropped_onto_the_page(page: Any, tmp_path: Path, project: Pat
     assert mask_on(project / "red-annotated", 0)[15:35, 25:45].mean() > 0.9
     page.select_option("#videos", "0")
     page.wait_for_function("() => document.getElementById('frame').dataset.width === '640'")
+
+
+def test_run_lengths_are_those_of_python(page: Any) -> None:
+    rng = np.random.default_rng(0)
+    masks = [rng.random((height, width)) < share for height, width, share in
+             [(1, 1, 1), (1, 1, 0), (7, 5, 0.5), (40, 60, 0.02), (90, 33, 0.97), (2, 300, 0.5)]]  # fmt: skip
+    masks.append(np.pad(np.ones((200, 300), bool), 1))
+    for mask in masks:
+        height, width = mask.shape
+        code = encode_rle(mask)["counts"]
+        found = page.evaluate(
+            """async ([code, pixels, width, height]) => {
+              const { encode, decode } = await import(new URL("rle.js", location.href));
+              const whole = decode(code, width, height), thin = decode(code, width, height, 3);
+              return [encode(Uint8Array.from(pixels), width, height), [...whole], [...thin]];
+            }""",
+            [code, mask.ravel().astype(int).tolist(), width, height],
+        )
+        assert found[0] == code
+        assert found[1] == mask.ravel().tolist()
+        assert found[2] == mask[::3, ::3].ravel().tolist()
+
+
+def test_a_video_that_cannot_be_opened_gives_way(
+    browser: Any, clip: Path, tmp_path: Path, project: Path
+) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    with served(clip, tmp_path / "broken.mp4", "--project", project) as server:
+        page = visit(browser, server.address)
+        page.select_option("#videos", "1")
+        page.wait_for_selector("#toasts p")
+        assert "broken.mp4" in page.inner_text("#toasts")
+        ready(page)
+        click(page, *SAUCER)
+        assert mask_on(project / "clip-annotated", 0).any()
+        assert not page.problems
+        page.context.close()
 
 
 def test_a_mask_is_uploaded(page: Any, tmp_path: Path, project: Path, truth: Mask) -> None:

@@ -293,6 +293,7 @@ function move(event) {
 function up() {
   const done = dragging;
   dragging = null;
+  if (!store.project) return;
   if (done?.kind === "box") box(done.from, done.to);
   if (done?.kind === "stroke") endStroke();
   changed("frame");

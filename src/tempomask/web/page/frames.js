@@ -25,7 +25,7 @@ export function fetchFrame(frame) {
 }
 
 async function load(frame) {
-  if (frame < 0 || frame >= store.project.num_frames || images.has(frame) || coming.has(frame)) return;
+  if (!store.project || frame < 0 || frame >= store.project.num_frames || images.has(frame) || coming.has(frame)) return;
   const of = video;
   const work = fetch(`frame/${of}/${frame}`).then((answer) => {
     if (!answer.ok) throw new Error(`frame ${frame} cannot be read`);
@@ -52,7 +52,8 @@ async function load(frame) {
 }
 
 function fetchMore() {
-  if (coming.size < AT_ONCE) {
+  // While another video is being opened there is nothing to fetch.
+  if (store.project && coming.size < AT_ONCE) {
     for (let i = 0; i <= AHEAD; i++) {
       const next = store.frame + i;
       if (next < store.project.num_frames && !images.has(next) && !coming.has(next)) return void load(next);

@@ -164,6 +164,8 @@ const takers = {
   error(event) {
     once.added.length = 0;
     toast(event.text);
+    // A video that cannot be opened gives way to the one before.
+    if (!store.project && waiting !== null && wanted !== waiting) openVideo(waiting);
     changed("state");
   },
 };

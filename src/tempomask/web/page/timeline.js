@@ -153,7 +153,7 @@ function down(event) {
 }
 
 function move(event) {
-  if (!drag) return;
+  if (!drag || !store.project) return;
   const frame = Math.max(0, Math.min(store.project.num_frames - 1, frameAt(event.offsetX)));
   if (drag.from !== undefined) store.range = [Math.min(drag.from, frame), Math.max(drag.from, frame)];
   setFrame(frame);

@@ -19,9 +19,9 @@ function play() {
     clearInterval(playing);
     playing = null;
   } else {
-    if (store.frame === store.project.num_frames - 1) go(0);
+    if (store.frame === store.project?.num_frames - 1) go(0);
     playing = setInterval(() => {
-      if (store.frame >= store.project.num_frames - 1) play();
+      if (!store.project || store.frame >= store.project.num_frames - 1) play();
       // A frame that has not come yet is waited for.
       else if (element("frame").dataset.shown !== "") go(store.frame + 1);
     }, 1000 / Math.min(60, store.project.fps ?? 24));
@@ -193,6 +193,7 @@ async function openFile(file) {
 }
 
 async function uploadMask(file) {
+  if (!store.project) return;
   const give = (object) => upload(`mask/${store.project.video}/${store.frame}/${object}`, file);
   if (selected()) await give(store.selected);
   else addObject(give);
