@@ -410,8 +410,8 @@ def test_a_file_is_dropped_onto_the_page(page: Any, tmp_path: Path, project: Pat
 
 def test_run_lengths_are_those_of_python(page: Any) -> None:
     rng = np.random.default_rng(0)
-    masks = [rng.random((height, width)) < share for height, width, share in
-             [(1, 1, 1), (1, 1, 0), (7, 5, 0.5), (40, 60, 0.02), (90, 33, 0.97), (2, 300, 0.5)]]  # fmt: skip
+    sizes = (1, 1, 1), (1, 1, 0), (7, 5, 0.5), (40, 60, 0.02), (90, 33, 0.97), (2, 300, 0.5)
+    masks = [rng.random((height, width)) < share for height, width, share in sizes]
     masks.append(np.pad(np.ones((200, 300), bool), 1))
     for mask in masks:
         height, width = mask.shape
