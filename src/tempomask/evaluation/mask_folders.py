@@ -100,9 +100,11 @@ def check_masks(
     lacking = [item.name for item in sequences if not (folder / item.name).is_dir()]
     if lacking and not (protocol.absent_is_zero and not every and len(lacking) < len(sequences)):
         shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+        deeper = next((path.parent for path in folder.glob(f"*/{lacking[0]}")), None)
+        remedy = f"did you mean {deeper}?" if deeper else "add them, or name the sequences to score"
         raise InputError(
-            f"{folder} has no masks for {len(lacking)} of {len(sequences)} sequences: {shown}; add"
-            " them, or name the sequences to score"
+            f"{folder} has no masks for {len(lacking)} of {len(sequences)} sequences: {shown};"
+            f" {remedy}"
         )
     for sequence in sequences:
         if sequence.name in lacking:
@@ -180,11 +182,9 @@ def write_submission(
         top: The one folder at the zip's root, such as "Annotations"; "" for none.
 
     Raises:
-        InputError: A mask is missing, of another size, has no palette, or shows an id that the
+        InputError: A mask is of another size, has no palette, or shows an id that the
             sequence does not have.
     """
-    if path.suffix != ".zip":
-        raise InputError(f"--submission {path} must end in .zip")
     for sequence in sequences:
         known = {item.object_id for item in sequence.objects}
         for index in wanted_frames(sequence):

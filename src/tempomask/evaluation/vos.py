@@ -64,6 +64,12 @@ class SubmissionFile:
     path: Path
     top: str = ""
 
+    def __post_init__(self) -> None:
+        if self.path.suffix != ".zip":
+            raise InputError(f"--submission {self.path} must end in .zip")
+        if not self.path.absolute().parent.is_dir():
+            raise InputError(f"no such folder: {self.path.parent}; make it, or name another")
+
 
 @dataclass(frozen=True)
 class EvaluationSummary:

@@ -1,0 +1,95 @@
+"""`tempomask eval` on a tiny copy of every layout: tracked, scored again, handed in."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.conftest import Run
+from tests.evaluation import vos_layouts as tiny
+from tests.evaluation.test_vos_protocols import lvos, stems, write_clip, youtube
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> dict[str, Path]:
+    """A root for each command."""
+    made = {name: tmp_path / name for name in ("youtube-vos", "mose", "lvos", "sav", "vost")}
+    youtube(made["youtube-vos"])
+    lvos(made["lvos"])
+    names, clip = stems(5), tiny.blobs(1, (1, 2), 5)
+    for base in (made["mose"] / "valid", made["vost"]):
+        tiny.save_frames(base / "JPEGImages" / "a", names)
+        write_clip(base / "Annotations" / "a", names, clip)
+    videos = {"a": {"length": 5, "objects": ["1", "2"]}}
+    tiny.save_json(made["mose"] / "valid" / "meta.json", {"videos": videos})
+    tiny.save_frames(made["sav"] / "sav_val" / "JPEGImages_24fps" / "a", stems(9))
+    for k in (1, 2):
+        folder = made["sav"] / "sav_val" / "Annotations_6fps" / "a" / f"{k:03d}"
+        masks = [(labels == k).astype(np.uint8) * 255 for labels in clip[:3]]
+        write_clip(folder, stems(3, 4), masks)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "names"),
+    [
+        ("youtube-vos", (), {"J&F", "G", "J_seen", "F_unseen"}),
+        ("youtube-vos", ("--all-frames",), {"J&F", "G"}),
+        ("mose", (), {"J&F", "J", "F"}),
+        ("mose", ("--mose-version", 2), {"J&F_new", "F_new", "J&F_new_reappear", "J&F"}),
+        ("lvos", (), {"J&F", "J&F_groups", "V_seen"}),
+        ("sav", (), {"J&F", "J", "F"}),
+        ("vost", (), {"J", "J_last"}),
+    ],
+)
+def test_every_layout(
+    run: Run, roots: dict[str, Path], checkpoint: Path, tmp_path: Path, command: str,
+    options: tuple[object, ...], names: set[str],
+) -> None:  # fmt: skip
+    root, out = roots[command], tmp_path / "out"
+    model = ("--checkpoint", checkpoint, "--dtype", "float32")
+    where = ("--out", out, "--submission", tmp_path / "s.zip")
+    code, text, err = run("eval", command, root, *options, *model, *where)
+    assert code == 0, err
+    summary = json.loads((out / "summary.json").read_text())
+    assert names <= summary.keys() and summary["protocol"] in text
+    rows = (out / "results.csv").read_text().splitlines()
+    assert len(rows) == 1 + summary["objects"] and rows[0].startswith("sequence,object,")
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        tops = {Path(name).parts[0] for name in archive.namelist()}
+    inside = {"Annotations"} if command in ("youtube-vos", "lvos") else set(summary["sequences"])
+    assert tops == inside
+    code, text, err = run("eval", command, root, *options, "--masks", out, "--json")
+    assert code == 0, err
+    again = json.loads(text)
+    assert {name: again[name] for name in names} == {name: summary[name] for name in names}
+    code, text, err = run(
+        "eval", command, root, *options, *model, "--out", out, "--resume", "--json"
+    )
+    assert code == 0 and json.loads(text)["FPS"] == summary["FPS"]
+
+
+def test_bad_input_is_one_line_before_work(
+    run: Run, roots: dict[str, Path], checkpoint: Path, tmp_path: Path
+) -> None:
+    model = ("--checkpoint", checkpoint)
+    for given, words in (
+        (("mose", roots["lvos"], "--mose-version", 2), "must be the one that MOSEv2 comes with"),
+        (("lvos", roots["mose"]), "LVOS comes with"),
+        (("sav", roots["mose"]), "JPEGImages_24fps is missing"),
+        (("vost", tmp_path / "none"), "is missing"),
+        (("youtube-vos", tmp_path / "none"), "no such folder"),
+        (("mose", roots["mose"], *model, "--shard", "3/2"), "is no part"),
+        (("mose", roots["mose"], *model, "--resume"), "name that folder"),
+        (("mose", roots["mose"], *model, "--submission", "s.tar"), "must end in .zip"),
+        (("mose", roots["mose"], *model, "--shard", "1/2", "--submission", "s.zip"), "needs all"),
+        (("mose", roots["mose"], "--masks", roots["lvos"], "--shard", "1/2"), "leave --shard out"),
+        (("mose", roots["mose"], "--masks", roots["lvos"]), "has no masks for 1 of 1"),
+    ):
+        code, out, err = run("eval", *given)
+        assert (code, out) == (2, "") and words in err, (given, err)
+        assert len(err.strip().splitlines()) == 1
