@@ -167,6 +167,8 @@ def changing(page: Page) -> Iterator[None]:
         " && document.body.dataset.pending === '0'",
         arg=count,
     )
+    # What has come is drawn with the next frame of the screen.
+    page.evaluate("new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))")
 
 
 def act(page: Page, action: str) -> None:

@@ -471,3 +471,9 @@ def test_the_budget_is_followed_and_shown(page: Any, project: Path) -> None:
     )
     act(page, "export")
     assert "--budget 0.6" in page.inner_text("#command")
+    page.keyboard.press("Escape")
+    for _ in range(2):
+        with changing(page):
+            act(page, "undo")
+    page.wait_for_function("() => document.getElementById('budget-now').textContent === 'all'")
+    assert "--budget" not in (page.text_content("#command") or "")

@@ -14,7 +14,7 @@ from tempomask.io.journal import Journal, VideoInfo, open_journal
 from tempomask.io.prompt_file import read_prompts, write_prompts
 from tempomask.web.clicker import entry_of_prompt
 from tempomask.web.project import PROJECT, Project, VideoFacts, new_object
-from tempomask.web.state import Spot, Table
+from tempomask.web.state import Settings, Spot, Table
 
 Open = Callable[[], Project]
 
@@ -46,8 +46,9 @@ def fill(project: Project) -> None:
 def test_a_project_comes_back_whole(open_project: Open) -> None:
     project = open_project()
     fill(project)
-    project.settings.budget = 0.6
-    project.save_facts()
+    speed = project.state.change("speed", [("settings", "speed", Settings(budget=0.6))])
+    assert speed is not None
+    project.save(speed.touched)
     before = project.state
     again = open_project()
     assert again.state.objects == before.objects

@@ -254,6 +254,15 @@ def test_locked_objects_stay(visit: Visit) -> None:
     assert "unlock" in page.hear("error")["text"]
 
 
+def test_a_speed_needs_a_router(visit: Visit) -> None:
+    page, project = visit()
+    assert project["routing"] == {"budget": None, "fps": None}
+    page.say("routing", budget=0.5, fps=None)
+    assert "no router" in page.hear("error")["text"]
+    page.say("routing", budget=0.5, fps=10)
+    assert "one of both" in page.hear("error")["text"]
+
+
 def test_two_pages_see_one_project(visit: Visit) -> None:
     one, _ = visit()
     two, _ = visit()

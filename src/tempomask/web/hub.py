@@ -115,8 +115,9 @@ class Hub:
             await self._export(client.room, message["formats"])
         else:
             await client.room.handle(client, message)
-            if message["type"] == "routing":
-                self._tell_command(client, client.room)
+            if message["type"] in ("routing", "undo", "redo"):
+                for each in client.room.clients:
+                    self._tell_command(each, client.room)
 
     def _tell_command(self, client: Client, room: Room) -> None:
         text = exporting.command_line(room.project, self.options)

@@ -36,4 +36,5 @@ class Models:
     def _get(self, adapter: str | None) -> Model:
         if adapter not in self._loaded:
             self._loaded[adapter] = self._load(adapter)
+            self.name = self._loaded[adapter].name
         return self._loaded[adapter]

@@ -28,7 +28,7 @@ from tempomask.io.result_folder import JOURNAL
 from tempomask.prompts import Prompt
 from tempomask.rle import RLE
 from tempomask.schema import one_of, shown, whole
-from tempomask.web.state import MaskEntry, ObjectInfo, Spot, State, Table
+from tempomask.web.state import MaskEntry, ObjectInfo, Settings, Spot, State, Table
 
 PROJECT, PROMPTS = "project.json", "prompts.json"
 _VERSION = 1
@@ -80,21 +80,12 @@ class VideoFacts:
 
 
 @dataclass
-class Settings:
-    """What the page asks of the router: a share of blocks, or frames a second."""
-
-    budget: float | None = None
-    fps: float | None = None
-
-
-@dataclass
 class Project:
     """One open project; `Project.open` makes one. Only one process may have it open."""
 
     folder: Path
     video: VideoFacts
     state: State = field(default_factory=State)
-    settings: Settings = field(default_factory=Settings)
     _lock: FolderLock | None = None
     _journal: Journal | None = None
 
@@ -128,7 +119,7 @@ class Project:
         """Bring to disk what a change has touched; InputError if that cannot be done."""
         listed = list(touched)
         tables = {table for table, _ in listed}
-        if "objects" in tables:
+        if tables & {"objects", "settings"}:
             self.save_facts()
         if "prompts" in tables:
             write_prompts(self.folder / PROMPTS, self.state.all_prompts())
@@ -151,6 +142,11 @@ class Project:
             "settings": asdict(self.settings),
         }
         write_json(self.folder / PROJECT, facts)
+
+    @property
+    def settings(self) -> Settings:
+        """What is asked of the router."""
+        return self.state.settings.get("speed", Settings())
 
     @property
     def journal(self) -> Journal:
@@ -209,7 +205,7 @@ class Project:
         size, count = tuple(facts["size"]), facts["num_frames"]
         try:
             objects = [ObjectInfo(**each) for each in facts["objects"]]
-            self.settings = Settings(**facts["settings"])
+            self.state.load("settings", {"speed": Settings(**facts["settings"])})
         except TypeError as error:  # what another version has written
             raise InputError(f"{path} is no project ({error}); choose another folder") from None
         if (size, count) != (self.video.size, self.video.num_frames):

@@ -23,7 +23,7 @@ from tempomask.web.models import Models
 from tempomask.web.pixels import Pixels
 from tempomask.web.project import Project, new_object
 from tempomask.web.runs import Progress, Run
-from tempomask.web.state import Change, MaskEntry, Spot, State, Table, Values
+from tempomask.web.state import Change, MaskEntry, Settings, Spot, State, Table, Values
 from tempomask.web.views import (
     change_view,
     history_view,
@@ -334,9 +334,7 @@ class Room:
             raise InputError("a target for the speed chooses the budget itself; give one of both")
         if (budget or fps) and not self.models.can_route:
             raise InputError(f"{self.models.name} has no router; choose a model with an adapter")
-        self.project.settings.budget, self.project.settings.fps = budget, fps
-        self.project.save_facts()
-        self.broadcast({"type": "routing", "budget": budget, "fps": fps})
+        self._change("set speed", [("settings", "speed", Settings(budget, fps))])
 
     # What all of these share.
 

@@ -15,7 +15,7 @@ from tempomask.prompts import Prompt
 # Of how many changes there is a way back.
 DEPTH = 200
 
-Table = Literal["objects", "prompts", "masks", "blocks"]
+Table = Literal["objects", "prompts", "masks", "blocks", "settings"]
 # Table, key and new value each; None for nothing.
 Values = list[tuple[Table, Any, Any]]
 
@@ -48,6 +48,14 @@ class MaskEntry:
     iou: float
     box: tuple[float, float, float, float]
     area: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the page asks of the router: a share of blocks, or frames a second."""
+
+    budget: float | None = None
+    fps: float | None = None
 
 
 class Spot(NamedTuple):
@@ -87,6 +95,7 @@ class State:
         prompts: By frame and object, in the order in which they were given.
         masks: By frame and object.
         blocks: Of each tracked frame which encoder blocks ran, as ones and zeros.
+        settings: One entry, "speed", once it has been set.
     """
 
     def __init__(self) -> None:
@@ -94,6 +103,7 @@ class State:
         self.prompts: dict[Spot, tuple[Prompt, ...]] = {}
         self.masks: dict[Spot, MaskEntry] = {}
         self.blocks: dict[int, str] = {}
+        self.settings: dict[str, Settings] = {}
         self._by_frame: dict[int, set[int]] = {}
         self._done: list[Change] = []
         self._undone: list[Change] = []
@@ -193,8 +203,9 @@ class State:
         return max(self.objects, default=0) + 1
 
     def _table(self, table: Table) -> dict[Any, Any]:
-        tables = {"objects": self.objects, "prompts": self.prompts}
-        return {**tables, "masks": self.masks, "blocks": self.blocks}[table]
+        tables: dict[str, Any] = {"objects": self.objects, "prompts": self.prompts}
+        tables |= {"masks": self.masks, "blocks": self.blocks, "settings": self.settings}
+        return tables[table]
 
     def _set(self, table: Table, key: Any, value: Any) -> None:
         values = self._table(table)

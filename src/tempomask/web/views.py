@@ -59,6 +59,7 @@ def change_view(project: Project, touched: Iterable[tuple[Table, Any]]) -> dict[
         "objects": _objects(state),
         "prompts": [_prompts(state, spot) for spot in spots],
         "frames": [_frame(project, frame, len(frames) <= _AT_ONCE) for frame in frames],
+        "routing": asdict(project.settings),
         **history_view(state),
     }
 

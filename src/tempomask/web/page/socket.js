@@ -102,8 +102,9 @@ const takers = {
     takeFrames(event.frames);
     event.frames.forEach(([frame]) => asked.delete(frame));
     store.history = event;
+    store.routing = event.routing;
     store.preview = null;
-    changed("objects", "frame", "lanes", "history");
+    changed("objects", "frame", "lanes", "history", "routing");
   },
   added(event) {
     select(event.object);
@@ -140,10 +141,6 @@ const takers = {
   review(event) {
     store.review = event.items;
     changed("review");
-  },
-  routing(event) {
-    store.routing = event;
-    changed("routing");
   },
   command(event) {
     store.command = event.text;
