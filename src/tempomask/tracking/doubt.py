@@ -1,8 +1,4 @@
-"""Prompts whose mask is probably not what was meant: said at once, in a warning with the remedy.
-
-Of single clicks in the middle of 54 objects (first frames of the challenge of DAVIS 2017, nano),
-those warned of are 25 of the 36 whose mask has an IoU below 0.5, and 3 of the 18 others.
-"""
+"""Prompts whose mask is probably not what was meant: said at once, in a warning with the remedy."""
 
 from __future__ import annotations
 
