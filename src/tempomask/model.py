@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -26,6 +26,7 @@ from tempomask.models.segmenter import Segmenter, as_segmenter
 from tempomask.prompts import Prompt
 from tempomask.results import FrameResult
 from tempomask.routed_model import RoutedModel, RoutingChoice
+from tempomask.tracking.arrivals import Arrivals, Find, Found, follow
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.passes import Direction, FrameSource, Results, track
 from tempomask.tracking.session import Session
@@ -221,8 +222,9 @@ class Model(RoutedModel):
     def track(
         self,
         source: Any,
-        prompts: Prompt | Iterable[Prompt],
+        prompts: Prompt | Iterable[Prompt] = (),
         *,
+        detections: Arrivals | Find | Mapping[int, Found] | Sequence[Found] | None = None,
         direction: Direction = "forward",
         frames: range | None = None,
         options: TrackingOptions | None = None,
@@ -236,6 +238,9 @@ class Model(RoutedModel):
                 index, a stream URL, an iterable of (H, W, 3) uint8 RGB arrays or of PyAV's frames,
                 an open `Video`, or your own `FrameSource`.
             prompts: Of any objects on any frames; several on one frame act one after the other.
+            detections: What starts objects besides prompts: `supervision.Detections`, boxes or
+                masks of each frame, by frame, or a function of index and frame; each begins an
+                object unless a live one overlaps it (`Arrivals`). Forward only.
             direction: "forward", "backward", or "both": every frame in ascending order, in two
                 passes.
             frames: Which frames are tracked, as one range with step 1 or -1; it may go beyond the
@@ -261,19 +266,21 @@ class Model(RoutedModel):
         """
 
         def begin(video: FrameSource, opened: Opened) -> Results:
-            return track(
-                self.segmenter,
-                video,
-                prompts,
-                direction=direction,
-                frames=frames,
-                options=options,
-                dtype=self.dtype,
+            shared: dict[str, Any] = {
+                "frames": frames,
+                "options": options,
+                "dtype": self.dtype,
                 # Reading and writing cost time where frames need not be waited for.
-                policy=self.policy(routing, count_waiting=video.seekable),
-                state=state,
-                opened=opened,
-            )
+                "policy": self.policy(routing, count_waiting=video.seekable),
+                "state": state,
+                "opened": opened,
+            }
+            if detections is None:
+                return track(self.segmenter, video, prompts, direction=direction, **shared)
+            if direction != "forward":
+                raise InputError(f"detections are followed forward, got direction {direction!r}")
+            given = detections if isinstance(detections, Arrivals) else Arrivals(detections)
+            return follow(self.segmenter, video, given, prompts, **shared)
 
         return Tracks(source, begin)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tempomask.io.images import read_mask
+from tempomask.model import Model
 from tempomask.rle import decode_rle
 
 Run = Callable[..., tuple[int, str, str]]
@@ -58,6 +60,40 @@ def test_everything(run: Run, photo: Path) -> None:
         items[0]
     )
     assert Image.open("all/overlay.png").size == (48, 32)
+
+
+def test_everything_is_tracked(
+    run: Run, video: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[np.ndarray] = []
+
+    def found(_: Model, frame: np.ndarray, **__: object) -> SimpleNamespace:
+        asked.append(frame)
+        masks = np.zeros((2, 32, 48), bool)
+        masks[0, 8:24, 4:20] = masks[1, 2:8, 30:46] = True
+        return SimpleNamespace(masks=masks if len(asked) == 1 else masks[:0])
+
+    monkeypatch.setattr(Model, "everything", found)
+    out = tmp_path / "run"
+    arguments = (
+        "track",
+        video,
+        "--checkpoint",
+        checkpoint,
+        "--everything",
+        "--every",
+        3,
+        "--out",
+        out,
+    )
+    code, _, err = run(*arguments, "--save", "masks", "--end", 5)
+    assert code == 0 and len(asked) == 2, err
+    code, _, err = run(*arguments, "--save", "masks", "--end", 7, "--resume")
+    assert code == 0 and len(asked) == 3, err
+    lines = [json.loads(line) for line in (out / "frames.jsonl").read_text().splitlines()[1:]]
+    assert [[item["id"] for item in line["objects"]] for line in lines] == [[1, 2]] * 7
+    assert "add --everything" in run("track", video, "--point", "5,5", "--every", 3)[2]
+    assert "leave --direction" in run("track", video, "--everything", "--direction", "both")[2]
 
 
 def test_bad_input(run: Run, photo: Path, checkpoint: Path) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tempomask.propagation.model import Propagator
 
 MODEL = Group.create_ordered("Model")
+EVERYTHING = Group.create_ordered("Everything")
 SPEED = Group.create_ordered("Speed")
 TRACKING = Group.create_ordered("Tracking")
 FRAMES = Group.create_ordered("Frames")

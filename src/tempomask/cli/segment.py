@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 
 from tempomask.cli import console
-from tempomask.cli.options import OUTPUT, Json, ModelOptions, Names, refuse
+from tempomask.cli.options import EVERYTHING, OUTPUT, Json, ModelOptions, Names, refuse
 from tempomask.cli.prompt_options import PromptOptions
 from tempomask.errors import InputError, unknown_name
 from tempomask.images.options import EverythingOptions
@@ -16,7 +16,6 @@ from tempomask.images.options import EverythingOptions
 if TYPE_CHECKING:
     from tempomask.io.records import FrameRecord
 
-EVERYTHING = Group.create_ordered("Everything")
 EverythingFlags = Annotated[EverythingOptions, Parameter(name="*", group=EVERYTHING)]
 # What --save knows, and the file of each; those of an object have its id.
 FILES = {"mask": "mask.png", "overlay": "overlay.png", "cutout": "cutout", "objects": "objects"}

@@ -16,6 +16,7 @@ from tempomask.cli import console
 from tempomask.cli.progress import RunStats
 from tempomask.cli.run import Plan, ReplayBuffer, Request, Task
 from tempomask.errors import InputError
+from tempomask.frames import Frame
 from tempomask.io.images import MAX_ID
 from tempomask.io.records import TRACK
 from tempomask.io.writer import ResultWriter
@@ -45,6 +46,7 @@ class TrackingTask(Task):
         options: Of a model, or of label propagation.
         routing: Which encoder blocks run.
         adapter: As it was named; None for none.
+        every: Everything on every so many frames starts objects too; None without that.
     """
 
     name = TRACK
@@ -57,8 +59,9 @@ class TrackingTask(Task):
         options: TrackingOptions | PropagationOptions | None = None,
         routing: Routing | None = None,
         adapter: str | None = None,
+        every: int | None = None,
     ) -> None:
-        self.prompts, self.adapter = prompts, adapter
+        self.prompts, self.adapter, self.every = prompts, adapter, every
         self.direction: Direction = direction
         self.backward = direction == "backward"
         self.options, self.routing = options or TrackingOptions(), routing or Routing()
@@ -86,9 +89,11 @@ class TrackingTask(Task):
     def frames(self, request: Request, num_frames: int | None) -> range | None:
         """The frames to track, None for the usual ones; InputError where that leaves no frame."""
         start, end = request.start, request.end
+        if self.every is not None:
+            start = start or 0
         if start is None and end is None:
             return None
-        prompted = [prompt.frame for prompt in self.prompts]
+        prompted = [prompt.frame for prompt in self.prompts] or [0]
         if self.backward:
             first = max(prompted) if start is None else start
             frames, meaning = range(first, (end or 0) - 1, -1), "the last frame tracked"
@@ -107,10 +112,10 @@ class TrackingTask(Task):
     def begin(self, request: Request, frames: ReplayBuffer, model: Model | Propagator) -> None:
         """InputError for what does not fit the model, before anything is written."""
         self._request, self._video = request, frames
-        options: Any = self.options
-        self._track = partial(
-            model.track, frames, direction=self.direction, options=options, routing=self.routing
-        )
+        rest: dict[str, Any] = {"options": self.options, "routing": self.routing}
+        if self.every is not None:
+            rest["detections"] = partial(self._everything, model, request.start or 0)
+        self._track = partial(model.track, frames, direction=self.direction, **rest)
         self._full_plan = self._plan_from()
         self.settings = {
             "image_size": model.image_size,
@@ -119,9 +124,18 @@ class TrackingTask(Task):
             "adapter": self.adapter,
             "direction": self.direction,
             "prompts": [_described(prompt) for prompt in self.prompts],
+            **({} if self.every is None else {"everything": self.every}),
             **self.options.settings(),
             **self.routing.settings(),
         }
+
+    def _everything(
+        self, model: Model, start: int, index: int, frame: Frame
+    ) -> NDArray[np.bool_] | None:
+        """Masks (K, H, W) of everything, on every so many frames from the first on."""
+        if (index - start) % (self.every or 1):
+            return None
+        return model.everything(frame, routing=self.routing).masks
 
     def plan(self, writer: ResultWriter) -> Plan:
         """What to do: everything, or the frames that an earlier run left."""
