@@ -130,7 +130,7 @@ class TrackingTask(Task):
         }
 
     def _everything(
-        self, model: Model, start: int, index: int, frame: Frame
+        self, model: Any, start: int, index: int, frame: Frame
     ) -> NDArray[np.bool_] | None:
         """Masks (K, H, W) of everything, on every so many frames from the first on."""
         if (index - start) % (self.every or 1):

@@ -20,7 +20,7 @@ from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.boxes import box_overlap
 from tempomask.prompts import Prompt, check_given
-from tempomask.results import FrameResult
+from tempomask.results import FrameResult, mask_boxes
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.passes import Results, check_frames, checked_prompts
 from tempomask.tracking.session import Session
@@ -171,8 +171,8 @@ def overlaps(found: Prompt, result: FrameResult) -> NDArray[np.float64]:
         box = np.asarray(found.box).tolist()
         return np.array([box_overlap(box, other) for other in result.boxes.tolist()])
     mask = np.asarray(found.mask)
-    rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
-    part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    left, top, right, bottom = mask_boxes(mask[None])[0].astype(int)
+    part = np.s_[top:bottom, left:right]
     common = (result.masks[:, *part] & mask[part]).sum(axis=(1, 2))
     union = mask.sum() + result.masks.sum(axis=(1, 2)) - common
     return common / union
