@@ -94,21 +94,26 @@ function drawMasks() {
   overlay.getContext("2d").putImageData(pixels, 0, 0);
 }
 
-// A mask in its colour: translucent inside, solid at its edge.
+// A mask in its colour, translucent, with a solid edge and a white line around it: that shows on any ground.
 function tint(pixels, mask, [left, top, right, bottom], info) {
   const { width, height, data } = pixels, color = parseInt(info.color.slice(1), 16);
-  const inside = info.id === store.selected ? 120 : 88;
+  const [red, green, blue] = [color >> 16, (color >> 8) & 255, color & 255];
+  const inside = info.id === store.selected ? 120 : 88, around = info.id === store.selected ? 235 : 150;
   for (let y = Math.max(0, top - 1); y < Math.min(height, bottom + 1); y++) {
     for (let x = Math.max(0, left - 1), at = y * width + x; x < Math.min(width, right + 1); x++, at++) {
-      if (!mask[at]) continue;
-      const edge = x === 0 || y === 0 || x === width - 1 || y === height - 1
-        || !mask[at - 1] || !mask[at + 1] || !mask[at - width] || !mask[at + width];
-      data[4 * at] = color >> 16;
-      data[4 * at + 1] = (color >> 8) & 255;
-      data[4 * at + 2] = color & 255;
-      data[4 * at + 3] = edge ? 255 : inside;
+      const beside = (x > 0 ? mask[at - 1] : 0) + (x < width - 1 ? mask[at + 1] : 0)
+        + (y > 0 ? mask[at - width] : 0) + (y < height - 1 ? mask[at + width] : 0);
+      if (mask[at]) paint(data, 4 * at, red, green, blue, beside < 4 ? 255 : inside);
+      else if (beside && !data[4 * at + 3]) paint(data, 4 * at, 255, 255, 255, around);
     }
   }
+}
+
+function paint(data, at, red, green, blue, alpha) {
+  data[at] = red;
+  data[at + 1] = green;
+  data[at + 2] = blue;
+  data[at + 3] = alpha;
 }
 
 function thinned(mask, size) {
