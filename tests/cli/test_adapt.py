@@ -441,6 +441,8 @@ def test_bundled_adapters_are_found_by_name(
     [
         (None, None, None, RoutingOptions(), None),
         (None, None, None, RoutingOptions(0.5), "nano-rds"),
+        (None, None, None, RoutingOptions(memory_budget=0.5), None),
+        (None, None, None, RoutingOptions(0.5, memory_budget=0.5), "nano-rds"),
         (None, "nano", None, RoutingOptions(router="rds"), "nano-rds"),
         (None, "nano", None, RoutingOptions(router="none"), None),
         (None, "sam2.1-tiny", None, RoutingOptions(0.5), None),
