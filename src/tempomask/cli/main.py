@@ -23,6 +23,7 @@ from tempomask.cli.calibrate import calibrate
 from tempomask.cli.data import check
 from tempomask.cli.demo import demo
 from tempomask.cli.evaluate import boxes, youtube_vis
+from tempomask.cli.evaluate_images import images
 from tempomask.cli.evaluate_vos import davis, lvos, mose, sav, vost, youtube_vos
 from tempomask.cli.instances import instances
 from tempomask.cli.models import models
@@ -71,7 +72,7 @@ for command in (
     calibrate,
 ):
     app.command(command)
-for command in (davis, youtube_vos, mose, lvos, sav, vost, boxes, youtube_vis):
+for command in (davis, youtube_vos, mose, lvos, sav, vost, boxes, youtube_vis, images):
     evaluation.command(command)
 data.command(check)
 app.command(evaluation)

@@ -46,6 +46,11 @@ def _numbers(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in words(text))
 
 
+def _counts(text: str) -> tuple[int, ...]:
+    found = tuple(int(part) for part in words(text))
+    return found if all(count > 0 for count in found) else ()
+
+
 def _blocks(text: str) -> tuple[int, ...]:
     found = set[int]()
     for part in words(text):
@@ -78,6 +83,7 @@ def at_least(least: int) -> Parameter:
 
 
 Names = Annotated[tuple[str, ...], _listed(words, "names, such as one,two; leave it out for all")]
+Counts = Annotated[tuple[int, ...], _listed(_counts, "numbers from 1 on, such as 1,5")]
 Numbers = Annotated[tuple[float, ...], _listed(_numbers, "numbers, such as 0.5,0.6")]
 Blocks = Annotated[tuple[int, ...], _listed(_blocks, "blocks, such as 0,2,12-17")]
 # A single number is how many there are to be.
