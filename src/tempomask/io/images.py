@@ -366,10 +366,9 @@ def write_label_png(path: str | Path, labels: NDArray[np.integer[Any]]) -> None:
             f"object id {low if low < 0 else high} does not fit a mask image (0 to {MAX_ID});"
             ' use ids in that range, or the format "objects" with one folder per object'
         )
-    if high > MAX_PALETTE_ID:
-        image = Image.fromarray(labels.astype(np.uint16))
-    else:
-        image = Image.fromarray(labels.astype(np.uint8))
+    in_palette = high <= MAX_PALETTE_ID
+    image = Image.fromarray(labels.astype(np.uint8 if in_palette else np.uint16))
+    if in_palette:
         image.putpalette(davis_palette().tobytes())
     save_png(path, image)
 
@@ -392,11 +391,8 @@ def save_png(path: str | Path, image: Any) -> None:
 @cache
 def davis_palette() -> NDArray[np.uint8]:
     """The palette of DAVIS and PASCAL VOC, uint8 (256, 3): bits of the id dealt to R, G, B."""
-    ids = np.arange(256)
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            ones = ids >> (3 * bit + channel) & 1
-            palette[:, channel] |= (ones << (7 - bit)).astype(np.uint8)
+    bits, channels = np.arange(8), np.arange(3)
+    ones = np.arange(256)[:, None, None] >> (3 * bits + channels[:, None]) & 1  # (256, 3, 8)
+    palette = (ones << (7 - bits)).sum(-1).astype(np.uint8)
     palette.setflags(write=False)
     return palette

@@ -47,6 +47,7 @@ from tempomask.tracking.state import (
     TrackedObject,
     VideoState,
     network_mask,
+    stacked_scores,
 )
 
 # Logits fed back with a further prompt are held within these bounds, as the official code does.
@@ -168,12 +169,9 @@ class FrameStep(Resumable):
         if self.router is not None and known:
             outputs = list(known.values())
             logits = torch.stack([output.logits for output in outputs])
-            scores = torch.stack([output.object_score for output in outputs])
-            ious = torch.stack([output.predicted_iou for output in outputs])
             earlier = [output.focus for output in outputs]
-            for row, focus in zip(
-                known, self.router.route(earlier, logits, scores, ious), strict=True
-            ):
+            routed = self.router.route(earlier, logits, *stacked_scores(outputs))
+            for row, focus in zip(known, routed, strict=True):
                 requests[row] = replace(requests[row], focus=focus)
         self._segment(state, index, objects, requests)
 
@@ -194,8 +192,7 @@ class FrameStep(Resumable):
         outputs = self.segment(encoded, requests, state.frames.images)
         for tracked, output in zip(objects, outputs, strict=True):
             tracked.outputs[index] = replace(output, reverse=state.reverse)
-        earlier = frozenset() if state.fresh is None else state.fresh[1]
-        fresh = index if state.fresh is None else state.fresh[0]
+        fresh, earlier = state.fresh or (index, frozenset())
         state.fresh = fresh, earlier | {tracked.object_id for tracked in objects}
 
     def segment(
@@ -354,9 +351,7 @@ class FrameStep(Resumable):
         """Object score and predicted IoU of each output, for a selector that reads them."""
         if not self.selector.reads_scores:
             return [[math.nan, math.nan]] * len(outputs)
-        return torch.stack(
-            [torch.stack([o.object_score, o.predicted_iou]) for o in outputs]
-        ).tolist()
+        return stacked_scores(outputs).T.tolist()
 
     def encode_memory(self, features: Tensor, outputs: Sequence[Output]) -> list[Tensor]:
         """Memories (memory_dim, h, w) of the outputs on a frame of raw features (1, C, h, w)."""

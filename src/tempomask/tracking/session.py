@@ -7,7 +7,7 @@ This file says which frame and which prompts come when, and puts everything back
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from typing import ClassVar
 
@@ -278,7 +278,9 @@ class Session(VideoSession):
                 ' keep="all" to track frames again'
             )
         prompts = self._due(index, size_of(checked))
-        with self._computing(self.segmenter.device), self._undone_on_failure(index, prompts):
+        # A frame without prompts is not put back, so that it costs nothing.
+        undone = self._undone_on_failure(index, prompts) if prompts else nullcontext()
+        with self._computing(self.segmenter.device), undone:
             policy = self._state.frames.policy
             if policy is not None:
                 policy.begin_frame()
@@ -380,16 +382,8 @@ class Session(VideoSession):
             self._state.forget(selector, keep, self._index, self.next_index)
 
     @contextmanager
-    def _undone_on_failure(
-        self, index: int = 0, prompts: Sequence[Prompt] | None = None
-    ) -> Iterator[None]:
-        """Put the session back as it was, `prompts` waiting for their frame, if a frame fails.
-
-        prompts: None for a correction. A frame without prompts is not put back: it costs nothing.
-        """
-        if prompts is not None and not prompts:
-            yield
-            return
+    def _undone_on_failure(self, index: int = 0, prompts: Sequence[Prompt] = ()) -> Iterator[None]:
+        """Put the session back as it was, `prompts` waiting for their frame, if the frame fails."""
         state, before, size = self._state.copy(), self._index, self._size
         try:
             yield

@@ -5,6 +5,7 @@ S the network's image side, h x w low resolution (S / 4), C hidden_dim.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -111,6 +112,11 @@ class Output:
     motion_score: float | None = None
     focus: Focus | None = None
     agreement: Tensor | None = None
+
+
+def stacked_scores(outputs: Iterable[Output]) -> Tensor:
+    """Object scores and predicted IoUs of N results, (2, N)."""
+    return torch.stack([torch.stack([o.object_score, o.predicted_iou]) for o in outputs], dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,8 +243,7 @@ class VideoState(Resumable):
         logits, scores = torch.zeros(0, side, side), torch.zeros(2, 0)
         if rows:
             logits = torch.stack([output.shown for output in rows.values()])
-            both = [torch.stack([o.object_score, o.predicted_iou]) for o in rows.values()]
-            scores = torch.stack(both, dim=1)
+            scores = stacked_scores(rows.values())
         wait = waits_for_now(logits.device)
 
         def fetch() -> FrameArrays:
