@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +34,9 @@ from tempomask.web.views import (
     review_view,
 )
 from tempomask.web.worker import Worker
+
+# Seconds that the end of the server waits for the step at hand of a run.
+_PATIENCE = 10
 
 
 class Client:
@@ -151,8 +155,9 @@ class Room:
             await self._ended.wait()
 
     async def close(self) -> None:
-        """Let go of the video and the project."""
-        await self.stop()
+        """Let go of the video and the project; a run that does not end is left behind."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.stop(), _PATIENCE)
         self.pixels.close()
         self.video.close()
         self.project.close()
