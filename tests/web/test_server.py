@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -361,3 +362,20 @@ def test_lost_objects_are_listed(visit: Visit) -> None:
         if any(item[1] == "jump" and item[2] in (6, 7) for item in items):
             return
     pytest.fail("the jump on frame 6 is not listed")
+
+
+def test_everything_on_a_frame(visit: Visit, nano: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disc that has an object gets no second one; the others are objects, and can be undone."""
+    page, _ = visit()
+    clicked(page)
+    corner = np.zeros(SIZE, bool)
+    corner[50:58, 70:88] = True
+    masks = np.stack([page.mask(0), corner, corner])
+    monkeypatch.setattr(Model, "everything", lambda *_: SimpleNamespace(masks=masks))
+    page.say("everything", frame=0)
+    change = page.hear("change")
+    assert set(page.masks[0]) == {1, 2} and change["objects"]
+    np.testing.assert_array_equal(page.mask(0, 2), corner)
+    page.say("undo")
+    page.hear("change")
+    assert set(page.masks[0]) == {1}

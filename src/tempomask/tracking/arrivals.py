@@ -170,9 +170,14 @@ def overlaps(found: Prompt, result: FrameResult) -> NDArray[np.float64]:
     if found.mask is None:
         box = np.asarray(found.box).tolist()
         return np.array([box_overlap(box, other) for other in result.boxes.tolist()])
-    mask = np.asarray(found.mask)
+    return mask_overlaps(np.asarray(found.mask), result.masks)
+
+
+def mask_overlaps(mask: NDArray[np.bool_], others: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """IoU (N,) of a mask (H, W) that is not empty with masks (N, H, W); none with none."""
+    if not len(others):
+        return np.zeros(0)
     left, top, right, bottom = mask_boxes(mask[None])[0].astype(int)
     part = np.s_[top:bottom, left:right]
-    common = (result.masks[:, *part] & mask[part]).sum(axis=(1, 2))
-    union = mask.sum() + result.masks.sum(axis=(1, 2)) - common
-    return common / union
+    common = (others[:, *part] & mask[part]).sum(axis=(1, 2))
+    return common / (mask.sum() + others.sum(axis=(1, 2)) - common)

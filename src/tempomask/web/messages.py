@@ -117,6 +117,7 @@ FIELDS: Mapping[str, Mapping[str, Check]] = {
     "box": {**_SPOT, "box": _list_of(_SIDE, 4)},
     "paint": {**_SPOT, "counts": _matching(_COUNTS, "a run-length code")},
     "clear": _SPOT,
+    "everything": {"frame": _FRAME},
     "undo": {},
     "redo": {},
     "track": {

@@ -19,6 +19,7 @@ from tempomask.io.video import Video
 from tempomask.prompts import Prompt, check_given
 from tempomask.rle import RLE, decode_rle
 from tempomask.web.clicker import Clicker, entry_of_prompt
+from tempomask.web.everything import new_prompts
 from tempomask.web.messages import Message
 from tempomask.web.models import Models
 from tempomask.web.pixels import Pixels
@@ -98,6 +99,7 @@ class Room:
             "box": self._box,
             "paint": self._paint,
             "clear": self._clear,
+            "everything": self._everything,
             "undo": lambda _: self._announce(self.state.undo()),
             "redo": lambda _: self._announce(self.state.redo()),
             "track": self._track,
@@ -207,16 +209,29 @@ class Room:
         async with self._turn:
             await self.stop()
             self._check_frame(frame)
-            values: Values = []
-            for prompt in prompts:
-                prompt.check_inside(self.project.video.size)
-                spot = Spot(frame, prompt.object_id)
-                if prompt.object_id in self.state.objects:
-                    self._object(prompt.object_id)
-                else:
-                    values.append(("objects", prompt.object_id, new_object(prompt.object_id)))
-                values += [("prompts", spot, (prompt,)), ("masks", spot, entry_of_prompt(prompt))]
-            self._change("upload mask", values)
+            self._take_masks("upload mask", prompts)
+
+    def _take_masks(self, label: str, prompts: Iterable[Prompt]) -> None:
+        values: Values = []
+        for prompt in prompts:
+            prompt.check_inside(self.project.video.size)
+            spot = Spot(prompt.frame, prompt.object_id)
+            if prompt.object_id in self.state.objects:
+                self._object(prompt.object_id)
+            else:
+                values.append(("objects", prompt.object_id, new_object(prompt.object_id)))
+            values += [("prompts", spot, (prompt,)), ("masks", spot, entry_of_prompt(prompt))]
+        self._change(label, values)
+
+    async def _everything(self, message: Message) -> None:
+        """An object for everything on a frame that none has yet."""
+        frame, first = message["frame"], self.state.next_id()
+        self._check_frame(frame)
+        known = [entry for spot, entry in self.state.masks.items() if spot.frame == frame]
+        job = self.worker.submit(
+            lambda: new_prompts(self.models.plain(), self.pixels.frame, frame, first, known)
+        )
+        self._take_masks("find everything", await asyncio.wrap_future(job))
 
     def _clear(self, message: Message) -> None:
         spot = self._spot(message)

@@ -1,6 +1,6 @@
 // The help sheet: key, action and what it does; Ctrl is Cmd on a Mac.
 export const KEYS = [
-  ["N", "add-object", "New object"], ["1…9", null, "Choose an object"], ["F2", "rename", "Rename it"],
+  ["N", "add-object", "New object"], ["A", "everything", "Objects for everything here"], ["1…9", null, "Choose an object"], ["F2", "rename", "Rename it"],
   ["V", "toggle-visible", "Hide or show it"], ["L", "toggle-lock", "Lock or unlock it"],
   ["Delete", "clear-frame", "Take it off this frame"], ["Shift+Delete", "delete-selected", "Delete it"],
   ["C", "tool-click", "Click"], ["X", "switch-label", "Clicks on or off the object"],

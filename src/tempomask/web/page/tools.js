@@ -73,6 +73,7 @@ export const actions = {
   "toggle-masks": () => { store.masksShown = !store.masksShown; changed("tool", "frame"); },
   "zoom-fit": fitView,
   "add-object": () => addObject(),
+  everything: () => send("everything", { frame: store.frame }),
   "delete-selected": () => selected() && send("delete-object", { object: store.selected }),
   "toggle-visible": () => edit("visible"),
   "toggle-lock": () => edit("locked"),
