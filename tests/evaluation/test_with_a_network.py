@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from tempomask.data.davis import Davis
+from tempomask.errors import InputWarning
 from tempomask.evaluation.vos import evaluate, evaluate_masks
 from tempomask.io.images import read_mask
 from tempomask.model import Model
@@ -23,6 +25,7 @@ from tempomask.models.config import (
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt
 from tempomask.routing.static import StaticPlan
+from tempomask.tracking.options import TrackingOptions
 
 CONFIG = SegmenterConfig(
     name="toy",
@@ -65,6 +68,21 @@ def test_equals_tracking_by_hand(
         assert np.array_equal(written, result.label_map())
         tracked.append(result.index)
     assert tracked == [0, 1, 2, 3]
+
+
+def test_clicks_are_not_warned_of(
+    davis: Callable[..., Path], clip: Callable[..., Any], model: Model
+) -> None:
+    root = davis(cow=clip(4))
+    session = model.session(options=TrackingOptions())
+    session.prompt(points=[(3, 3)])
+    with pytest.warns(InputWarning, match="can mean several things"):
+        session.step(next(iter(next(iter(Davis(root))).frames())))
+    quiet = TrackingOptions(warn_of_clicks=False)
+    assert quiet == TrackingOptions() and quiet.settings() == TrackingOptions().settings()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate(model, Davis(root), prompt="click", options=TrackingOptions())
 
 
 def test_settings_tell_the_policy(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from tempomask.evaluation.settings import Progress
 from tempomask.model import Model
 from tempomask.propagation.model import Propagator
 from tempomask.routed_model import RoutingChoice
+from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.session import Session
 
 
@@ -53,6 +54,9 @@ def track_sequence(
     starts: dict[int, list[int]] = {}
     for item in sequence.objects:
         starts.setdefault(item.first, []).append(item.object_id)
+    if isinstance(model, Model):
+        # Nobody is there to look at a click in doubt, and the scores tell.
+        options = replace(options or TrackingOptions(), warn_of_clicks=False)
     session = model.session(num_frames=length, size=sequence.size, options=options, routing=routing)
     seconds, shares = 0.0, []
     for index, frame in enumerate(sequence.frames()):

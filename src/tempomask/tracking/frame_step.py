@@ -331,6 +331,7 @@ class FrameStep(Resumable):
             shown = fill_holes(logits, self.options.fill_holes)
         for row, (request, choice) in enumerate(zip(members, choices, strict=True)):
             prompted = request.mask is not None or request.clicks is not None
+            single = request.num_points == 1 and self.options.warn_of_clicks
             yield Output(
                 # As in the official predictor, what a person has seen is what is remembered.
                 logits=shown[row] if prompted else logits[row],
@@ -341,7 +342,7 @@ class FrameStep(Resumable):
                 full_mask=request.mask if self.options.memory_from_full_mask else None,
                 prompted=prompted,
                 initial=request.initial,
-                agreement=agreement(decoded, row) if request.num_points == 1 else None,
+                agreement=agreement(decoded, row) if single else None,
                 motion=None if choice is None else choice.motion,
                 motion_score=None if choice is None else choice.score,
                 focus=request.focus,

@@ -7,7 +7,7 @@ defaults) and those its builder turns on for people who click (`TrackingOptions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
 from tempomask.errors import InputError, check_choice, check_least
@@ -110,6 +110,8 @@ class TrackingOptions:
         static_memory: Memory attention sees the same shapes on every frame, empty places masked, as
             compiled networks need; None: where the network is compiled (`Model.compile`). The masks
             are the same; on a CPU it only costs time. Needs the fast engine.
+        warn_of_clicks: Warn of clicks that can mean several things. Says nothing about the masks,
+            so that options which differ in it are equal.
 
     Raises:
         InputError: For values out of range, and for those that do not go together.
@@ -138,6 +140,7 @@ class TrackingOptions:
     resize: Resize = "bicubic"
     objects_per_batch: int | None = None
     static_memory: bool | None = None
+    warn_of_clicks: bool = field(default=True, compare=False, repr=False)
 
     @classmethod
     def interactive(cls, **changes: Any) -> Self:
@@ -213,5 +216,5 @@ class TrackingOptions:
         return {**names, **self._differing(base)}
 
     def _differing(self, other: TrackingOptions) -> dict[str, Any]:
-        pairs = ((f.name, getattr(self, f.name)) for f in fields(self))
+        pairs = ((f.name, getattr(self, f.name)) for f in fields(self) if f.compare)
         return {name: value for name, value in pairs if value != getattr(other, name)}

@@ -96,7 +96,7 @@ class Output:
         motion: With SAMURAI's memory, as in `samurai.Choice`.
         motion_score: The same.
         focus: With a memory budget, which tokens attended to the object's memories, and why.
-        agreement: Of a click, see `doubt.agreement`.
+        agreement: Of a single click that may be warned of, see `doubt.agreement`.
     """
 
     logits: Tensor
