@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tempomask.data.davis import Davis
-from tempomask.errors import InputError
+from tempomask.errors import InputError, InputWarning
 
 
 def write_sequence(
@@ -141,6 +141,15 @@ def test_splits_of_both_years(tmp_path: Path) -> None:
     assert names(tmp_path, "2017/val", ["goat"]) == ["goat"]
     with pytest.raises(InputError, match="val.txt"):
         Davis(tmp_path, "2018/val")
+
+
+def test_names_that_come_again_are_told(tmp_path: Path) -> None:
+    for name in ("cow", "dog"):
+        write_sequence(tmp_path, name, [mask_of(1)] * 2)
+    write_list(tmp_path, "2017/val", "dog\ncow\ndog\ndog\n")
+    with pytest.warns(InputWarning, match=r"val\.txt names 2 again, such as dog") as told:
+        assert names(tmp_path) == ["dog", "cow"]
+    assert len(told) == 1
 
 
 def test_lists_of_2016_merge_objects(tmp_path: Path) -> None:

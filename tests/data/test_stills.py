@@ -10,8 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tempomask.data.stills import Cutout, ImageLibrary, held_out_images, largest_part
-from tempomask.errors import InputError
+from tempomask.data.stills import (
+    Cutout,
+    ImageLibrary,
+    held_out_images,
+    labelled_images,
+    largest_part,
+)
+from tempomask.errors import InputError, InputWarning
 
 
 def test_every_labelled_image_is_listed(training_folder: Path) -> None:
@@ -24,6 +30,15 @@ def test_every_labelled_image_is_listed(training_folder: Path) -> None:
         "xiph8": ["band", "bus"],
     }
     assert all(len(v.images) == 12 for videos in library.videos.values() for v in videos.values())
+
+
+def test_images_without_a_label_are_told(tmp_path: Path) -> None:
+    for part, names in (("images", "abc"), ("labels", "b")):
+        (tmp_path / part).mkdir()
+        for name in names:
+            (tmp_path / part / f"{name}.png").touch()
+    with pytest.warns(InputWarning, match=r"2 images without a label are left out, such as a\.png"):
+        assert [still.image.stem for still in labelled_images(tmp_path, "object")] == ["b"]
 
 
 def test_images_are_read_once(training_folder: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tempomask.data import vos_sets
 from tempomask.data.davis import Davis
-from tempomask.errors import InputError
+from tempomask.errors import InputError, InputWarning
 from tempomask.evaluation.protocols import DAVIS, LVOS, MOSE2, SAV, VOST, YOUTUBE_VOS
 from tempomask.evaluation.vos import EvaluationSummary, evaluate_masks
 from tests.evaluation import vos_layouts as tiny
@@ -237,8 +237,10 @@ def test_vost(tmp_path: Path) -> None:
         tiny.save(root / "Annotations" / "a" / f"{names[k]}.png", truth[k])
     write_clip(tmp_path / "pred" / "a", names, guess)
     (root / "ImageSets").mkdir()
-    (root / "ImageSets" / "val.txt").write_text("a\n")
-    summary = evaluate_masks(vos_sets.vost(root), tmp_path / "pred", protocol=VOST)
+    (root / "ImageSets" / "val.txt").write_text("a\na\n")
+    with pytest.warns(InputWarning, match="names 1 again, such as a"):
+        data = vos_sets.vost(root)
+    summary = evaluate_masks(data, tmp_path / "pred", protocol=VOST)
     scores = [[tiny.jaccard(guess[k] == i, truth[k] == i) for k in shown[1:-1]] for i in (1, 2)]
     close(summary, J=np.mean(scores), J_last=np.mean([row[6:] for row in scores]))
     assert summary.headline == "J" and "F" not in summary.scores

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tempomask.data.sequences import FrameSequence, SequenceSet, choose, folders
+from tempomask.data.sequences import FrameSequence, SequenceSet, choose, folders, listed_once
 from tempomask.errors import InputError, warn
 from tempomask.files import read_text
 from tempomask.io.sources import list_images, natural_key
@@ -180,7 +180,7 @@ def _find_lasot(root: Path, split: str | None) -> dict[str, Path]:
         raise InputError(f"no split {split!r}: there is no {listing}")
     if not listing.is_file():
         return found
-    names = [line.strip() for line in _lines(listing)]
+    names = listed_once([line.strip() for line in _lines(listing)], listing)
     return {name: found[name] for name in choose(names, found, root)}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tempomask.data.sequences import MaskSequence, SequenceSet, choose, folders
+from tempomask.data.sequences import MaskSequence, SequenceSet, choose, folders, listed_once
 from tempomask.errors import InputError
 from tempomask.io.sources import list_images, natural_key
 
@@ -147,6 +147,7 @@ def _listed(root: Path, split: str, present: Sequence[str]) -> list[str]:
     path = _list_path(root, split)
     # DAVIS 2016 lists pairs of paths, one a frame; 2017 lists sequence names.
     words = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    words = listed_once(words, path)
     names = dict.fromkeys(Path(word).parent.name if "/" in word else word for word in words)
     if not names:
         raise InputError(f"{path} is empty; it must name one sequence a line")

@@ -15,7 +15,7 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tempomask.errors import Flaws, InputError, unknown_name
+from tempomask.errors import Flaws, InputError, unknown_name, warn
 from tempomask.frames import Size
 from tempomask.io.images import (
     bit_depth,
@@ -326,6 +326,15 @@ def choose(wanted: Sequence[str], present: Collection[str], root: Path) -> list[
             known = sorted(present, key=natural_key)
             raise unknown_name(f"no sequence {name!r} under {root}", name, known)
     return list(dict.fromkeys(wanted))
+
+
+def listed_once(names: Sequence[str], path: Path) -> list[str]:
+    """The names in a list, each once; a warning tells of those that come again."""
+    once = dict.fromkeys(names)
+    if len(once) < len(names):
+        again = next(name for name in once if names.count(name) > 1)
+        warn(f"{path} names {len(names) - len(once)} again, such as {again}; each is taken once")
+    return list(once)
 
 
 def folders(root: Path) -> list[Path]:

@@ -17,7 +17,7 @@ from tempomask.data.davis import Davis
 from tempomask.data.motion import ImageArray, halved
 from tempomask.data.opencv import cv2
 from tempomask.data.sequences import MaskSequence
-from tempomask.errors import InputError
+from tempomask.errors import InputError, warn
 from tempomask.io.images import read_image, read_values
 
 Choice = TypeVar("Choice")
@@ -93,7 +93,7 @@ class ImageLibrary:
         self.nuclei = labelled_images(stills / NUCLEI, "nucleus")
         self.regions = labelled_images(stills / REGIONS, "region")
         coco = labelled_images(root / COCO, "object")
-        apart = {still.image for still in held_out_images(root)}
+        apart = {still.image for still in _held_out(coco)}
         self.first_frames = labelled_images(root / FIRST_FRAMES, "object")
         self._categories: dict[str, dict[str, str]] = json.loads(
             (root / COCO / "categories.json").read_text()
@@ -243,16 +243,19 @@ def largest_part(mask: ImageArray) -> ImageArray:
 def labelled_images(folder: Path, category: str) -> list[Still]:
     """The images of a folder that have a label, by name; InputError if there are none."""
     labels = {path.stem: path for path in (folder / "labels").glob("*.png")}
-    stills = [
-        Still(path, labels[path.stem], category)
-        for path in sorted((folder / "images").glob("*"))
-        if path.stem in labels
-    ]
+    images = sorted((folder / "images").glob("*"))
+    stills = [Still(path, labels[path.stem], category) for path in images if path.stem in labels]
     if not stills:
         raise InputError(f"no labelled images at {folder}; it needs images/ and labels/")
+    if lacking := [path.name for path in images if path.stem not in labels]:
+        warn(f"{folder}: {len(lacking)} images without a label are left out, such as {lacking[0]}")
     return stills
 
 
 def held_out_images(root: Path) -> list[Still]:
     """The images of `coco-mini` that are for measuring: every tenth by name, at most sixty."""
-    return labelled_images(root / COCO, "object")[::HELD_OUT_EVERY][:MOST_HELD_OUT]
+    return _held_out(labelled_images(root / COCO, "object"))
+
+
+def _held_out(coco: list[Still]) -> list[Still]:
+    return coco[::HELD_OUT_EVERY][:MOST_HELD_OUT]

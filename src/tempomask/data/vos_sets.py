@@ -20,6 +20,7 @@ from tempomask.data.sequences import (
     VideoObject,
     choose,
     folders,
+    listed_once,
 )
 from tempomask.errors import InputError, place
 from tempomask.files import read_json, read_text
@@ -292,7 +293,7 @@ def _listed_names(path: Path, present: Sequence[str]) -> list[str] | None:
     if lacking or not names:
         what = f"names {lacking[0]}, which has no frames" if lacking else "is empty"
         raise InputError(f"the list {path} {what}; complete the data, or name the sequences wanted")
-    return names
+    return listed_once(names, path)
 
 
 def _paired(name: str, images: Path, annotations: Path) -> MaskSequence:
