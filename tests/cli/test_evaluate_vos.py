@@ -93,3 +93,33 @@ def test_bad_input_is_one_line_before_work(
         code, out, err = run("eval", *given)
         assert (code, out) == (2, "") and words in err, (given, err)
         assert len(err.strip().splitlines()) == 1
+
+
+def test_promptable_segmentation_over_several_sets(
+    run: Run, roots: dict[str, Path], checkpoint: Path, tmp_path: Path
+) -> None:
+    data = (f"sav:{roots['sav']}", f"mose:{roots['mose']}")
+    model, out = ("--checkpoint", checkpoint, "--dtype", "float32"), tmp_path / "out"
+    options = ("--mode", "online", "--clicks", 2, "--rounds", 2, "--out", out)
+    code, text, err = run("eval", "pvs", *data, *model, *options)
+    assert code == 0, err
+    assert "mean over 2 data sets" in text
+    summary = json.loads((out / "summary.json").read_text())
+    assert list(summary["data_sets"]) == ["sav-sav", "mose-mose"]
+    assert summary["mean"] == pytest.approx(np.mean(list(summary["data_sets"].values())))
+    assert [len(curve) for curve in summary["rounds"].values()] == [2, 2, 2]
+    one = json.loads((out / "sav-sav" / "summary.json").read_text())
+    assert (one["J&F"], one["settings"]["clicks"]) == (summary["data_sets"]["sav-sav"], 2)
+    assert (out / "rounds.png").stat().st_size > 1000
+
+    code, text, err = run("eval", "interactive", *data, *model, "--prompt", "1click", "--json")
+    assert code == 0, err
+    found = json.loads(text)
+    assert list(found["data_sets"]) == ["sav-sav", "mose-mose"] and found["prompt"] == "1click"
+    for given, words in (
+        ((), "name some as LAYOUT:ROOT"),
+        (("lvso:x",), "did you mean lvos?"),
+        (("lvos",), "is no LAYOUT:ROOT"),
+    ):
+        code, _, err = run("eval", "pvs", *given)
+        assert code == 2 and words in err and len(err.strip().splitlines()) == 1

@@ -114,8 +114,8 @@ def youtube_vis(
 class VideoBar:
     """One progress bar on stderr, from the first frame on, for the frames of the video at hand."""
 
-    def __init__(self) -> None:
-        self.bar = console.bars(" frames")
+    def __init__(self, unit: str = " frames") -> None:
+        self.bar = console.bars(unit)
         self.task = self.bar.add_task("", total=None)
         self.videos: dict[str, None] = {}
 

@@ -24,6 +24,7 @@ from tempomask.cli.data import check
 from tempomask.cli.demo import demo
 from tempomask.cli.evaluate import boxes, youtube_vis
 from tempomask.cli.evaluate_images import images
+from tempomask.cli.evaluate_promptable import interactive, pvs
 from tempomask.cli.evaluate_vos import davis, lvos, mose, sav, vost, youtube_vos
 from tempomask.cli.instances import instances
 from tempomask.cli.models import models
@@ -72,7 +73,8 @@ for command in (
     calibrate,
 ):
     app.command(command)
-for command in (davis, youtube_vos, mose, lvos, sav, vost, boxes, youtube_vis, images):
+VOS = (davis, youtube_vos, mose, lvos, sav, vost)
+for command in (*VOS, pvs, interactive, boxes, youtube_vis, images):
     evaluation.command(command)
 data.command(check)
 app.command(evaluation)

@@ -51,11 +51,17 @@ class FrameSequence:
         """(H, W) of the frames."""
         return image_size(self.images[0])
 
+    @cached_property
+    def _bits(self) -> int | None:
+        return bit_depth(self.images)
+
+    def frame(self, index: int) -> NDArray[np.uint8]:
+        """A frame (H, W, 3), uint8 RGB."""
+        return read_image(self.images[index], self._bits)
+
     def frames(self) -> Iterator[NDArray[np.uint8]]:
-        """Frames (H, W, 3), uint8 RGB, one after the other."""
-        bits = bit_depth(self.images)
-        for path in self.images:
-            yield read_image(path, bits)
+        """Frames one after the other."""
+        return map(self.frame, range(len(self)))
 
 
 @dataclass(frozen=True)

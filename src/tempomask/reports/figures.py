@@ -83,6 +83,22 @@ def save_block_chart(path: str | Path, indices: Sequence[int], blocks: ArrayLike
     save(figure, path)
 
 
+def save_round_chart(path: str | Path, curves: Mapping[str, Sequence[float]]) -> None:
+    """Chart of J&F in percent over prompted frames, a line for each data set.
+
+    As Figure 4 of the SAM 2 paper, there for interactive offline and online segmentation.
+    """
+    figure = figure_of(4.0, 6.0)
+    axes = figure.subplots()
+    for number, (name, curve) in enumerate(curves.items()):
+        colour = INK if name == "mean" else tuple(c / 255 for c in object_color(number + 1))
+        axes.plot(range(1, len(curve) + 1), curve, marker="o", label=name, color=colour)
+    axes.set(xlabel="prompted frames", ylabel="J&F (%)")
+    axes.legend(fontsize=8, frameon=False)
+    style(axes, "J&F after each prompted frame")
+    save(figure, path)
+
+
 def save_run_chart(
     path: str | Path,
     records: Iterable[FrameRecord],
