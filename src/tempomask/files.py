@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from tempomask.errors import InputError
 from tempomask.limits import check_limit
@@ -170,7 +170,12 @@ class FolderLock:
 
     Raises:
         InputError: Another run, which is named, holds it.
+
+    Attributes:
+        last: The folder that this process held last.
     """
+
+    last: ClassVar[Path | None] = None
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / ".tempomask.lock"
@@ -188,7 +193,7 @@ class FolderLock:
                 if os.path.samestat(os.fstat(file.fileno()), self.path.stat()):
                     break
             file.close()
-        self._file = file
+        self._file, FolderLock.last = file, Path(folder)
         with suppress(OSError):
             file.truncate(0)
             file.write(str(os.getpid()).encode())

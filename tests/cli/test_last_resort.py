@@ -15,6 +15,7 @@ import pytest
 
 from tempomask.cli import console, main
 from tempomask.errors import InputError
+from tempomask.io.writer import ResultWriter
 from tempomask.limits import VARIABLE, limits
 from tempomask.weights import hub
 
@@ -58,6 +59,18 @@ def test_every_error_is_one_line(
     assert len(kept) == ("its traceback is in" in err)
     for file in kept:
         assert str(file) in err and "Traceback" in file.read_text()
+
+
+def test_the_traceback_lies_with_the_results(
+    run: Run, video: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ResultWriter, "add", lambda *_: 1 / 0)
+    out, arguments = tmp_path / "out", ("--checkpoint", checkpoint, "--point", "12,16", "--out")
+    code, _, err = run("track", video, *arguments, out)
+    (kept,) = out.glob("tempomask-*.txt")
+    assert code == 1 and str(kept) in err and "ZeroDivisionError" in kept.read_text()
+    monkeypatch.undo()
+    assert run("track", video, *arguments, out)[0] == 0
 
 
 def test_without_room_for_a_traceback_there_is_still_a_line(

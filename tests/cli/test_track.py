@@ -141,7 +141,7 @@ def test_the_summary_is_for_people(
     assert code == 0
     assert f"{FRAMES} frames in" in out and "FPS" in out
     assert "0.50" in out  # predicted IoU
-    assert f"{FRAMES}/{FRAMES} frames" in err and "1 object" in err
+    assert not err  # without a terminal, what is quick says nothing of its progress
     assert (tmp_path / "square-tracked" / "overlay.mp4").exists()
 
 

@@ -42,11 +42,12 @@ from tempomask.io.prompt_file import read_prompts
 from tempomask.io.result_folder import ResultFolder
 from tempomask.io.video import open_video
 from tempomask.limits import parse_limits
-from tempomask.models.config import SEGMENTERS, SegmenterConfig
+from tempomask.models.config import SEGMENTERS
 from tempomask.rle import decode_rle, encode_rle
 from tempomask.weights.files import read_checkpoint
-from tempomask.weights.own import config_from_json, config_to_json
+from tempomask.weights.own import SEGMENTER_KEY, config_to_json
 from tempomask.weights.pickles import read_pickle
+from tempomask.weights.segmenters import load_segmenter
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
 REPORT = os.environ.get("FUZZ_REPORT")
@@ -156,6 +157,15 @@ def read_images(path: Path) -> None:
             continue
 
 
+def read_config(path: Path) -> None:
+    """The configuration of a checkpoint, and the network that it is of."""
+    own = path.with_name("own.safetensors")
+    marks = {"no_memory": torch.zeros(1), "prompt_encoder.frequencies": torch.zeros(1)}
+    metadata = {SEGMENTER_KEY: path.read_text("utf-8", "replace")}
+    own.write_bytes(save(marks, metadata))
+    load_segmenter(None, own)
+
+
 def encoded(size: tuple[int, int], mode: str, kind: str, **options: Any) -> bytes:
     out = io.BytesIO()
     array = np.arange(size[0] * size[1], dtype=np.uint8).reshape(size)
@@ -241,7 +251,7 @@ PARSERS = [
     ),
     Parser(
         "config.json",
-        lambda path: config_from_json(SegmenterConfig, path.read_text("utf-8", "replace")),
+        read_config,
         tuple(json.loads(config_to_json(SEGMENTERS[name])) for name in ("nano", "sam2.1-tiny")),
     ),
     Parser("limits.txt", lambda p: parse_limits(p.read_text("latin1")), raw=(b"pixels=4e8,a=1",)),

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from tempomask import progress
 from tempomask.errors import InputWarning
+from tempomask.files import FolderLock
 from tempomask.progress import Bars, Waiting, err
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
@@ -68,7 +69,10 @@ def unexpected(fault: BaseException) -> int:
         error("out of memory; give smaller frames, fewer objects at once or a smaller model")
         return FAILED
     try:
-        with NamedTemporaryFile("w", prefix="tempomask-", suffix=".txt", delete=False) as file:
+        # In the folder of the results, if there is one.
+        with NamedTemporaryFile(
+            "w", prefix="tempomask-", suffix=".txt", delete=False, dir=FolderLock.last
+        ) as file:
             file.write("".join(traceback.format_exception(fault)))
         kept = f"its traceback is in {file.name}; please report it with that file ({REPORT})"
     except OSError:

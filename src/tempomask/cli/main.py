@@ -35,6 +35,7 @@ from tempomask.cli.track import track
 from tempomask.cli.train import train, train_instances
 from tempomask.devices import set_threads
 from tempomask.errors import InputError, InputWarning
+from tempomask.files import FolderLock
 from tempomask.limits import VARIABLE, limits
 
 # No --no-FLAG beside every --FLAG, no --empty-LIST; of an option given twice the last holds. That a
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # names may hold what a terminal cannot show
             stream.reconfigure(errors="backslashreplace")
-    traceback = "--traceback" in given
+    traceback, FolderLock.last = "--traceback" in given, None
     try:
         console.speak("--quiet" in given, "--verbose" in given)
         everywhere = ("--traceback", "--quiet", "--verbose")

@@ -17,10 +17,11 @@ from torch.nn import functional as F
 from tempomask.frames import Size
 from tempomask.instances.options import InstanceOptions
 from tempomask.models.instances.config import SIZE_MULTIPLE, InstanceConfig
+from tempomask.models.instances.dvis import ReferringState
 from tempomask.models.instances.query_decoder import QueryRouter
 from tempomask.models.instances.segmenter import CarriedState, InstanceSegmenter
 from tempomask.ops.normalise import normalise
-from tempomask.ops.resumable import Resumable
+from tempomask.ops.resumable import Resumable, agree, agree_shape
 from tempomask.results import InstanceResult, InstanceSummary, InstanceTrack
 from tempomask.tracking.base import VideoSession, in_turn
 
@@ -56,6 +57,19 @@ class InstanceSession(VideoSession):
         self.segmenter, self.router = segmenter, router
         self.options = options or InstanceOptions()
         self.reset()
+
+    def check_state(self) -> None:
+        super().check_state()
+        agree(min(self._tracks.frames, self._layers_run) >= 0, "the number of frames")
+        agree(self._carried is None or self._tracks.frames > 0, "what the last frame left")
+        if self._carried is not None:
+            queries, tracker = self._carried
+            referring, hidden = self.config.referring_tracker is not None, self.config.hidden_dim
+            agree(isinstance(tracker, ReferringState) == referring, "the tracker")
+            count = self.config.query_decoder.num_queries
+            agree_shape("the queries", queries, 1, count, hidden)
+            for tensor in tracker:
+                agree_shape("the tracks", tensor, 1, count, (1 + referring) * hidden)
 
     @property
     def config(self) -> InstanceConfig:
@@ -181,6 +195,13 @@ class TrackTable(Resumable):
         self._area = np.zeros(queries)
         self._first = np.zeros(queries, dtype=np.int64)
         self._last = np.zeros(queries, dtype=np.int64)
+
+    def check_state(self) -> None:
+        queries, width = self._total.shape
+        agree(all(x.shape == (queries, width) for x in self._recent), "the logits")
+        agree(all(0 <= label < width - 1 for label in self.labels), "a class")
+        known = all(0 <= slot < queries and self._shown[slot] > 0 for slot in self.ids)
+        agree(known and sorted(self.ids.values()) == list(range(1, len(self.ids) + 1)), "the ids")
 
     @property
     def index(self) -> int:

@@ -1,11 +1,13 @@
 """State that outlives the process: what each holder declares is kept, as safetensors and JSON.
 
 Tensors and arrays are in the file's tensors, all else in its metadata; nothing in it is code. What
-is read is checked against the declared types before anything is changed.
+is read is checked against the declared types before anything is changed, and against what each
+holder asks of it in `check_state` before it is kept. A checksum finds flipped bits.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import deque
 from collections.abc import Mapping
@@ -19,7 +21,13 @@ from torch import Tensor
 
 from tempomask.errors import InputError
 
-_VERSION = "1"
+_VERSION = "2"
+# Stands for the checksum of a file in the file of which it is the checksum.
+_BLANK = b"sha256 of this file, in which this text stands for the checksum "
+# Beyond any frame number, and any size of an image or of a score.
+_GREATEST = 2**40
+# What comes of values of other kinds than declared.
+_UNFIT = (LookupError, ValueError, TypeError, AttributeError, RuntimeError)
 
 
 class Resumable:
@@ -34,6 +42,20 @@ class Resumable:
 
     state_types: ClassVar[Mapping[str, Any]] = {}
 
+    def check_state(self) -> None:
+        """ValueError, as by `agree`, if what was read does not fit together; undone then."""
+
+
+def agree(holds: bool, what: str) -> None:
+    """ValueError, which names what was read, unless a condition on it holds."""
+    if not holds:
+        raise ValueError(f"{what} does not fit")
+
+
+def agree_shape(what: str, tensor: Tensor | None, *shape: int) -> None:
+    """ValueError unless a tensor is of real numbers and of a shape, or there is none."""
+    agree(tensor is None or (tensor.is_floating_point() and tensor.shape == shape), what)
+
 
 def save_state(holder: Resumable, made_for: str) -> bytes:
     """The state of a holder as a safetensors file.
@@ -42,11 +64,17 @@ def save_state(holder: Resumable, made_for: str) -> bytes:
         holder: As it is now.
         made_for: What the state is of; must be the same where it is restored.
     """
-    from safetensors.torch import save
-
     packer = _Packer()
     state = json.dumps(packer.value(holder))
-    return save(packer.tensors, {"tempomask": _VERSION, "made_for": made_for, "state": state})
+    return sealed(packer.tensors, {"tempomask": _VERSION, "made_for": made_for, "state": state})
+
+
+def sealed(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file whose metadata has a checksum of the whole."""
+    from safetensors.torch import save
+
+    blank = save(tensors, {**metadata, "sha256": _BLANK.decode()})
+    return blank.replace(_BLANK, hashlib.sha256(blank).hexdigest().encode(), 1)
 
 
 def read_values(state: bytes, *names: str) -> list[Any]:
@@ -73,13 +101,18 @@ def load_state(holder: Resumable, made_for: str, state: bytes, device: torch.dev
             "the kept state is of another model or of other options; give the same ones, or start"
             " again without resuming"
         )
-    changes: list[tuple[Any, str, Any]] = []
+    reader, before = _Reader(tensors, device), list[tuple[Any, str, Any]]()
     try:
-        _Reader(tensors, device, changes).holder(holder, read["state"])
-    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        reader.holder(holder, read["state"])
+        for owner, name, value in reader.changes:
+            before.append((owner, name, getattr(owner, name)))
+            setattr(owner, name, value)
+        for each in reader.holders:
+            each.check_state()
+    except _UNFIT as error:
+        for owner, name, value in before:
+            setattr(owner, name, value)
         raise _damaged(error) from None
-    for owner, name, value in changes:
-        setattr(owner, name, value)
 
 
 class _Packer:
@@ -121,16 +154,14 @@ class _Packer:
 class _Reader:
     """Makes values of declared types from JSON and tensors; errors for whatever does not fit."""
 
-    def __init__(
-        self,
-        tensors: Mapping[str, Tensor],
-        device: torch.device,
-        changes: list[tuple[Any, str, Any]],
-    ) -> None:
-        self._tensors, self._device, self._changes = tensors, device, changes
+    def __init__(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+        self._tensors, self._device = tensors, device
+        self.holders: list[Resumable] = []
+        self.changes: list[tuple[Any, str, Any]] = []
 
     def holder(self, holder: Resumable, plain: dict[str, Any]) -> None:
         """Note how a holder, and those in it, are to change."""
+        self.holders.append(holder)
         if plain.keys() != holder.state_types.keys():
             raise ValueError(f"{type(holder).__name__} has {', '.join(plain)}")
         for name, kind in holder.state_types.items():
@@ -138,14 +169,14 @@ class _Reader:
             if isinstance(present, Resumable):
                 self.holder(present, plain[name])
             elif Resumable in (kind, *get_args(kind)):
-                self._same(plain[name] is None, name)
+                agree(plain[name] is None, name)
             else:
                 value: Any = self._value(kind, plain[name])
                 if isinstance(present, deque):
                     value = deque(value, present.maxlen)
                 elif isinstance(present, np.ndarray):
-                    self._same(value.shape == present.shape, name)
-                self._changes.append((holder, name, value))
+                    agree(value.shape == present.shape, name)
+                self.changes.append((holder, name, value))
 
     def _value(self, kind: Any, plain: Any) -> Any:
         origin, inner = get_origin(kind), get_args(kind)
@@ -159,7 +190,7 @@ class _Reader:
             return generator
         if origin is np.ndarray:
             array = self._tensors[plain].numpy().copy()
-            self._same(array.dtype == get_args(inner[1])[0], f"array {plain}")
+            agree(array.dtype == get_args(inner[1])[0], f"array {plain}")
             return array
         if origin is dict:
             return {self._value(inner[0], k): self._value(inner[1], v) for k, v in plain}
@@ -169,9 +200,10 @@ class _Reader:
             return origin(self._value(inner[0], part) for part in plain)
         if isinstance(kind, type) and (is_dataclass(kind) or issubclass(kind, tuple)):
             kinds = get_type_hints(kind)
-            self._same(plain.keys() == kinds.keys(), kind.__name__)
+            agree(plain.keys() == kinds.keys(), kind.__name__)
             return kind(**{name: self._value(kinds[name], part) for name, part in plain.items()})
-        self._same(type(plain) in ((int, float) if kind is float else (kind,)), str(plain))
+        agree(type(plain) in ((int, float) if kind is float else (kind,)), str(plain))
+        agree(kind not in (int, float) or not abs(plain) > _GREATEST, "a huge number")
         return kind(plain) if kind is float else plain
 
     def _any_of(self, kinds: tuple[Any, ...], plain: Any) -> Any:
@@ -181,14 +213,9 @@ class _Reader:
         for kind in others:
             try:
                 return self._value(kind, plain)
-            except (KeyError, ValueError, TypeError, AttributeError):
+            except _UNFIT:
                 continue
         return self._value(last, plain)
-
-    @staticmethod
-    def _same(holds: bool, what: str) -> None:
-        if not holds:
-            raise ValueError(f"{what} does not fit")
 
 
 def _loaded(state: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -202,8 +229,11 @@ def _loaded(state: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         read = dict(json.loads(state[8 : 8 + length])["__metadata__"])
         if read["tempomask"] != _VERSION:
             raise ValueError(f"format {read['tempomask']}")
+        blank = state.replace(read["sha256"].encode(), _BLANK, 1)
+        if hashlib.sha256(blank).hexdigest() != read["sha256"]:
+            raise ValueError("its checksum is another one")
         return tensors, {"made_for": read["made_for"], "state": dict(json.loads(read["state"]))}
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (SafetensorError, *_UNFIT) as error:
         raise _damaged(error) from None
 
 

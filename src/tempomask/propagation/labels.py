@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from tempomask.errors import InputError
 from tempomask.frames import Size
-from tempomask.ops.resumable import Resumable
+from tempomask.ops.resumable import Resumable, agree
 from tempomask.propagation.options import PropagationOptions
 
 # Queries are taken in squares of this many patches, so that similarities to the patches around a
@@ -48,6 +48,14 @@ class LabelContext(Resumable):
         self.first: tuple[Tensor, Tensor] | None = None
         self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=options.context_frames)
 
+    def check_state(self) -> None:
+        agree(self.first is not None or not self.recent, "the first frame")
+        for features, labels in self._frames() if self.first is not None else ():
+            agree(features.is_floating_point() and labels.is_floating_point(), "a frame")
+            shapes = (features.shape, labels.shape)
+            agree(shapes == tuple(x.shape for x in self._frames()[0]), "the frames' shapes")
+            agree(features.ndim == 3 and features.shape[:2] == labels.shape[:-1], "a frame's grid")
+
     def begin(self, features: Tensor, labels: Tensor) -> None:
         """The first frame: features (h, w, D), unit vectors, and known labels (h, w, M)."""
         self.first = features, labels
@@ -59,6 +67,8 @@ class LabelContext(Resumable):
             features: (h, w, D), unit vectors.
         """
         frames = self._frames()
+        if features.shape != frames[0][0].shape:
+            raise InputError("the frames before are of another network or size; begin anew")
         labels = propagate(features, [f for f, _ in frames], [x for _, x in frames], self.options)
         self.recent.append((features, labels))
         return labels

@@ -16,7 +16,7 @@ from torch import Tensor
 from tempomask.errors import InputError
 from tempomask.frames import Size
 from tempomask.models.encoder import Policy
-from tempomask.ops.resumable import Resumable
+from tempomask.ops.resumable import Resumable, agree
 from tempomask.prompts import Prompt
 from tempomask.propagation.labels import LabelContext, labels_on_grid, share_out
 from tempomask.propagation.network import PatchEncoder
@@ -81,6 +81,12 @@ class PropagationSession(VideoSession):
         self.network, self.options = network, options or PropagationOptions()
         self.policy = policy
         self._begin()
+
+    def check_state(self) -> None:
+        super().check_state()
+        first = self.context.first
+        agree((first is None) == (self._index is None) == (not self._ids), "the first frame")
+        agree(first is None or first[1].shape[2] == len(self._ids) + 1, "the number of objects")
 
     @in_turn
     def reset(self) -> None:

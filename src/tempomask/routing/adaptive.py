@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from tempomask.ops.resumable import agree
 from tempomask.routing.budget import BudgetControl
 
 # How fast mean and spread of the difficulty follow the video, a frame; about its last 30 frames.
@@ -51,6 +52,10 @@ class AdaptiveBudget(BudgetControl):
         self._saved = 0.0
         self._tracker_doubt = 0.0
         self._mean, self._variance, self._frames = 0.0, 0.0, 0
+
+    def check_state(self) -> None:
+        numbers = (self._saved, self._tracker_doubt, self._mean, self._variance)
+        agree(all(map(math.isfinite, numbers)) and min(self._variance, self._frames) >= 0, "budget")
 
     @property
     def reads_results(self) -> bool:

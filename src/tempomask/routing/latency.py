@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tempomask.errors import InputError
+from tempomask.ops.resumable import agree
 from tempomask.routing.budget import BudgetControl
 
 
@@ -65,6 +66,11 @@ class LatencyBudget(BudgetControl):
         # Running means of time and share, and of their products about these.
         self._mean_time = self._mean_share = 0.0
         self._covariance = self._variance = 0.0
+
+    def check_state(self) -> None:
+        numbers = (self._share, self._budget, self._mean_time, self._mean_share)
+        finite = all(map(math.isfinite, (*numbers, self._covariance, self._variance)))
+        agree(finite and self._frames >= 0, "the budget")
 
     @property
     def reads_results(self) -> bool:

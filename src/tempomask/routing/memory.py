@@ -56,6 +56,11 @@ class Focus:
     routed: bool = False
     tokens: TokenChoice | None = None
 
+    def fits(self) -> bool:
+        """Whether all numbers are finite, as after reading them."""
+        numbers = (*(self.centre or ()), *(self.shift or ()), self.iou, self.score, self.saved)
+        return all(map(math.isfinite, numbers))
+
 
 def together(members: Sequence[Focus | None]) -> TokenChoice | None:
     """The tokens of objects of which all are routed; None where none is."""

@@ -178,11 +178,11 @@ class MaskHistory(Resumable):
     def push(self, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Take in (B, 1, h, w): which samples (B,) are usable; the last masks (B, frames, h, w).
 
-        Samples that had no usable mask yet have empty ones. Another B begins anew.
+        Samples that had no usable mask yet have empty ones. Another B, h or w begins anew.
         """
         valid = _finite(masks)
         repeated = masks.expand(-1, self._frames, -1, -1)
-        if self._frames == 1 or self._masks is None or len(self._masks) != len(masks):
+        if self._frames == 1 or self._masks is None or self._masks.shape != repeated.shape:
             self._masks = repeated
         else:
             pushed = torch.cat([masks, self._masks[:, :-1]], dim=1)

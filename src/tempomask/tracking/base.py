@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tempomask.errors import InputError
 from tempomask.frames import Size, checked_frame
-from tempomask.ops.resumable import Resumable, load_state, read_values, save_state
+from tempomask.ops.resumable import Resumable, agree, load_state, read_values, save_state
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,6 +74,9 @@ class VideoSession(Resumable):
         self._reverse, self._size = reverse, size
         self._index: int | None = None
         self.lock = RLock()
+
+    def check_state(self) -> None:
+        agree(self._index is None or self._index >= 0, "the frame number")
 
     @property
     def made_for(self) -> str:

@@ -20,7 +20,7 @@ from tempomask.frames import Size, checked_frame
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Encoded, Segmenter
 from tempomask.ops.normalise import normalise
-from tempomask.ops.resumable import Resumable
+from tempomask.ops.resumable import Resumable, agree
 from tempomask.ops.transfer import to_device
 from tempomask.tracking.options import Resize
 from tempomask.tracking.upload import Arrival, PreparedFrame, pinned_ring
@@ -87,6 +87,10 @@ class FrameStore(Resumable):
         self._encoded: tuple[int, Encoded] | None = None
         # Raw features (C, h, w), only for networks whose memory keys see them.
         self.images: dict[int, Tensor] = {}
+
+    def check_state(self) -> None:
+        shape = (self.segmenter.encoder.num_blocks,)
+        agree(all(row.shape == shape for row in self._blocks.values()), "a record of blocks")
 
     def copy(self) -> Self:
         """A copy with dictionaries of its own, of the same frames."""

@@ -51,6 +51,11 @@ class BoxFilter:
     cross: Vector
     drift: Vector
 
+    def fits(self) -> bool:
+        """Whether all vectors have their length, as after reading them."""
+        vectors = (self.position, self.velocity, self.variance, self.cross, self.drift)
+        return all(vector.shape == (4,) for vector in vectors)
+
     @staticmethod
     def start(box: Box) -> BoxFilter:
         """A filter at a box, of which no velocity is known."""

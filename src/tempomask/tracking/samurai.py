@@ -22,7 +22,7 @@ from typing import ClassVar, NamedTuple
 from tempomask.errors import InputError
 from tempomask.models.config import SegmenterConfig
 from tempomask.ops.boxes import box_overlap
-from tempomask.ops.resumable import Resumable
+from tempomask.ops.resumable import Resumable, agree
 from tempomask.tracking.kalman import Box, BoxFilter
 from tempomask.tracking.memory_bank import Memory, MemoryBank, Reach
 from tempomask.tracking.options import SamuraiConfig, TrackingOptions
@@ -110,6 +110,9 @@ class MotionChooser(Resumable):
     def __init__(self, config: SamuraiConfig) -> None:
         self.config = config
         self._leaked: Motion | None = None
+
+    def check_state(self) -> None:
+        agree(self._leaked is None or self._leaked.filter.fits(), "the motion")
 
     def choose(
         self,

@@ -19,7 +19,7 @@ from tempomask.errors import InputError
 from tempomask.frames import Size
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
-from tempomask.ops.resumable import Resumable, save_state
+from tempomask.ops.resumable import Resumable, agree, save_state
 from tempomask.prompts import Prompt, check_given
 from tempomask.results import FrameResult
 from tempomask.tracking.base import VideoSession, in_turn
@@ -103,6 +103,11 @@ class Session(VideoSession):
     @property
     def device(self) -> torch.device:
         return self.segmenter.device
+
+    def check_state(self) -> None:
+        super().check_state()
+        agree(self._state.reverse == self._reverse, "the direction")
+        self._state.check_memories(self._frame_step.selector, self.next_index)
 
     @in_turn
     def state(self) -> bytes:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tempomask.frames import Size
-from tempomask.ops.resumable import Resumable
+from tempomask.ops.resumable import Resumable, agree, agree_shape
 from tempomask.ops.transfer import to_device, waits_for_now
 from tempomask.prompts import Prompt
 from tempomask.results import DeferredArrays, FrameArrays, FrameResult
@@ -166,6 +166,32 @@ class TrackedObject:
     clicks: dict[int, Clicks] = field(default_factory=dict)
     staged: dict[int, tuple[Memory, bool]] = field(default_factory=dict)
 
+    def check(self, side: int, channels: int, memory_channels: int) -> None:
+        """ValueError unless frames agree, and shapes those of a network: S, C and memory_dim."""
+        grid, low = (side // 16, side // 16), (side // 4, side // 4)
+        staged = {index: memory for index, (memory, _) in self.staged.items()}
+        for memories in (self.bank.conditioning, self.bank.recent, staged):
+            for index, memory in memories.items():
+                what = f"the memory of object {self.object_id} on frame {index}"
+                agree(memory.frame == index, what)
+                agree_shape(what, memory.features, memory_channels, *grid)
+                agree_shape(what, memory.pointer, channels)
+        for index, output in self.outputs.items():
+            what = f"the result of object {self.object_id} on frame {index}"
+            for logits in (output.logits, output.shown):
+                agree_shape(what, logits, *low)
+            for score in (output.object_score, output.predicted_iou):
+                agree_shape(what, score)
+            agree_shape(what, output.pointer, channels)
+            agree_shape(what, output.full_mask, side, side)
+            agree(output.motion is None or output.motion.filter.fits(), what)
+            agree(output.focus is None or output.focus.fits(), what)
+        for index, clicks in self.clicks.items():
+            agree(
+                clicks.points.shape == (*clicks.labels.shape, 2) and clicks.labels.ndim == 1,
+                f"the clicks of object {self.object_id} on frame {index}",
+            )
+
     def copy(self) -> TrackedObject:
         """A copy with dictionaries of its own, of the same results."""
         return replace(
@@ -207,6 +233,27 @@ class VideoState(Resumable):
     objects: dict[int, TrackedObject] = field(default_factory=dict)
     fresh: tuple[int, frozenset[int]] | None = None
     arrived: tuple[int, Tensor | None] | None = None
+
+    def check_state(self) -> None:
+        config = self.frames.segmenter.config
+        side, channels = config.image_size, config.hidden_dim
+        for index, image in self.frames.images.items():
+            agree_shape(f"the image of frame {index}", image, channels, side // 16, side // 16)
+        for object_id, tracked in self.objects.items():
+            agree(tracked.object_id == object_id, f"the id of object {object_id}")
+            tracked.check(side, channels, config.memory_dim)
+            needed = {*tracked.bank.frames(), *tracked.staged}
+            seen = not config.memory_attention.image_keys or needed <= self.frames.images.keys()
+            agree(seen, f"a frame of object {object_id}")
+
+    def check_memories(self, selector: MemorySelector, following: int) -> None:
+        """ValueError unless every object has memories for the next frame."""
+        for object_id, tracked in self.copy().objects.items():
+            tracked.merge_staged()
+            bank, what = tracked.bank, f"the memory of object {object_id}"
+            reached = selector.reach(bank, following, following, self.reverse).spatial
+            agree({t for t in bank.conditioning if t in reached} <= set(bank.frames()), what)
+            agree(bool(selector.select(bank, following, self.reverse).spatial), what)
 
     def copy(self) -> VideoState:
         """A copy with dictionaries of its own, of the same results."""

@@ -66,8 +66,16 @@ def load(build: Callable[[], Network], name: str, file: Checkpoint, layout: Layo
     Raises:
         InputError: Names and shapes are not exactly those that the network needs.
     """
-    with torch.device("meta"):
-        network = build()
+    try:
+        with torch.device("meta"):
+            network = build()
+    except InputError:
+        raise
+    except Exception as error:  # numbers that do not fit each other fail in many ways
+        text = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{file.path} describes a network that cannot be made ({text}); fetch it again"
+        ) from None
     _check_fit(network, name, file, layout)
     state = layout.to_ours(file.state)
     check_weights(state, f"{file.path} is damaged, or its training has diverged")

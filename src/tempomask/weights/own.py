@@ -51,7 +51,11 @@ KINDS: dict[str, type[Any]] = {
     "stem": StemConfig,
 }
 # What a value of a configuration may be; a size beyond any network is none.
-LEAVES = {int: whole(0, 2**20), float: float, str: str, bool: bool, NoneType: None}
+LEAVES = {int: whole(0, 2**13), float: float, str: str, bool: bool, NoneType: None}
+# What a few bytes could make endless work of, in all in a network at most so many.
+COUNTS = {"layers", "depth", "stages", "stem", "blocks", "last_blocks", "window_size"}
+COUNTS |= {"window_sizes", "patch_size", "memory_frames", "max_pointers"}
+MOST = 500
 # Earlier versions wrote the widths of pruned encoders, which `pruned.py` reads from the weights.
 RETIRED = {"head_dims", "mlp_dims"}
 Config = TypeVar("Config", SegmenterConfig, InstanceConfig)
@@ -93,7 +97,14 @@ def _build(config_type: type[Any], values: Mapping[str, Any]) -> Any:
     unknown = values.keys() - hints.keys()
     if unknown:
         raise ValueError(f"unknown {', '.join(sorted(unknown))}")
-    return config_type(**{name: _part(hints[name], value) for name, value in values.items()})
+    parts = {name: _part(hints[name], value) for name, value in values.items()}
+    for name in COUNTS & parts.keys():
+        check(
+            sum(parts[name]) if isinstance(parts[name], tuple) else parts[name],
+            whole(0, MOST),
+            name,
+        )
+    return config_type(**parts)
 
 
 def _part(hint: Any, value: Any) -> Any:
