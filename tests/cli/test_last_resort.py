@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tempomask.cli import console, main
+from tempomask.cli.progress import RunStats
 from tempomask.errors import InputError
-from tempomask.io.writer import ResultWriter
 from tempomask.limits import VARIABLE, limits
 from tempomask.weights import hub
 
@@ -64,7 +64,7 @@ def test_every_error_is_one_line(
 def test_the_traceback_lies_with_the_results(
     run: Run, video: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(ResultWriter, "add", lambda *_: 1 / 0)
+    monkeypatch.setattr(RunStats, "add", lambda *_: 1 / 0)
     out, arguments = tmp_path / "out", ("--checkpoint", checkpoint, "--point", "12,16", "--out")
     code, _, err = run("track", video, *arguments, out)
     (kept,) = out.glob("tempomask-*.txt")

@@ -69,9 +69,10 @@ def unexpected(fault: BaseException) -> int:
         error("out of memory; give smaller frames, fewer objects at once or a smaller model")
         return FAILED
     try:
-        # In the folder of the results, if there is one.
+        # With the results, if there are any.
+        out = FolderLock.last if FolderLock.last and FolderLock.last.is_dir() else None
         with NamedTemporaryFile(
-            "w", prefix="tempomask-", suffix=".txt", delete=False, dir=FolderLock.last
+            "w", prefix="tempomask-", suffix=".txt", delete=False, dir=out
         ) as file:
             file.write("".join(traceback.format_exception(fault)))
         kept = f"its traceback is in {file.name}; please report it with that file ({REPORT})"
