@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tempomask.errors import InputError
+    from tempomask.images.options import EverythingOptions
     from tempomask.instances.model import InstanceModel, load_instances
     from tempomask.model import Model, load
     from tempomask.prompts import Prompt
     from tempomask.propagation.model import Propagator, load_propagator
     from tempomask.results import FrameResult, InstanceResult, InstanceSummary
     from tempomask.routing.options import Routing
+    from tempomask.tracking.arrivals import Arrivals
     from tempomask.tracking.options import TrackingOptions
 
 __version__ = "0.1.0"
 __all__ = [
+    "Arrivals",
+    "EverythingOptions",
     "FrameResult",
     "InputError",
     "InstanceModel",
@@ -47,6 +51,8 @@ _HOMES = {
     "InstanceResult": "tempomask.results",
     "InstanceSummary": "tempomask.results",
     "Routing": "tempomask.routing.options",
+    "EverythingOptions": "tempomask.images.options",
+    "Arrivals": "tempomask.tracking.arrivals",
     "TrackingOptions": "tempomask.tracking.options",
 }
 

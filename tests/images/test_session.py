@@ -16,6 +16,8 @@ from tempomask.model import Model, load
 from tempomask.models.config import HieraConfig, segmenter_config
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt
+from tempomask.routing.static import StaticPlan
+from tempomask.tracking.options import TrackingOptions
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,26 @@ def test_every_kind_of_model(name: str) -> None:
     assert again.logits.shape == (1, 60, 80) and np.isfinite(again.logits).all()
 
 
+@pytest.mark.parametrize("name", ["sam2.1-tiny", "efficienttam-ti-512", "nano"])
+def test_an_image_is_a_first_frame(name: str) -> None:
+    """Where nothing has to be resized, clicks and boxes give the masks of a video's first frame."""
+    torch.manual_seed(0)
+    config = segmenter_config(name)
+    if isinstance(config.encoder, HieraConfig):
+        config = replace(config, encoder=replace(config.encoder, embed_dim=16))
+    network = Model(Segmenter(config.with_image_size(64)).eval())
+    network.segmenter.mask_decoder.object_score_head.layers[-1].bias.data.fill_(9.0)
+    image = scene((64, 64))
+    options = TrackingOptions(dynamic_multimask=True)
+    for given in ({"points": [(38, 30)]}, {"box": (24, 20, 52, 44)}):
+        session = network.session(options=options)
+        session.prompt(**given)
+        frame, alone = session.step(image), network.segment(image, Prompt(**given))
+        np.testing.assert_allclose(alone.logits, frame.logits, atol=1e-5)
+        np.testing.assert_allclose(alone.predicted_iou, frame.predicted_iou, atol=1e-5)
+        assert frame.logits.std() > 1e-3
+
+
 def test_a_list_of_images_is_one_batch(model: Model) -> None:
     images = [scene(), scene((72, 66))]
     prompts = [Prompt(frame=1, box=(24, 20, 52, 44)), Prompt(frame=0, points=[(38, 30)])]
@@ -67,8 +89,13 @@ def test_a_list_of_images_is_one_batch(model: Model) -> None:
 
 
 def test_blocks_are_chosen_as_for_a_frame(model: Model) -> None:
-    few = model.segment(scene(), Prompt(points=[(38, 30)]), routing=None)
-    assert few.blocks.all()
+    whole = model.segment(scene(), Prompt(points=[(38, 30)]))
+    encoder = model.segmenter.encoder
+    policy = StaticPlan(
+        sorted({*range(0, encoder.num_blocks, 2), *encoder.required_blocks}), encoder
+    )
+    few = model.segment(scene(), Prompt(points=[(38, 30)]), routing=policy)
+    assert whole.blocks.all() and not few.blocks.all() and few.blocks.any()
 
 
 def test_bad_input_is_one_line(model: Model) -> None:
