@@ -145,6 +145,7 @@ def network() -> Model:
     return Model(Segmenter(CONFIG))
 
 
+@pytest.mark.filterwarnings("error::tempomask.errors.InputWarning")
 @pytest.mark.parametrize("mode", ["offline", "online"])
 def test_a_session_is_clicked_and_tables_are_written(
     davis: Make, clip: Make, network: Model, tmp_path: Path, mode: Any

@@ -289,7 +289,7 @@ def evaluate_promptable(
         InputError: There is no video with truth on more than first masks, or an option is unknown.
     """
     plan = plan or ClickPlan()
-    options = options or TrackingOptions()
+    options = replace(options or TrackingOptions(), warn_of_clicks=False)
     if plan.mode == "offline":
         options = replace(options, keep="all")
     folder = None if out is None else make_folder(out)
