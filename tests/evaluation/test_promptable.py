@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import numpy as np
 import pytest
 import torch
 
+from tempomask.compat.sam2 import VideoPredictor
 from tempomask.data.davis import Davis
 from tempomask.errors import InputError
 from tempomask.evaluation.promptable import (
     ClickPlan,
+    SessionTracker,
     evaluate_promptable,
     offline_rounds,
     online_pass,
@@ -27,6 +30,7 @@ from tempomask.evaluation.promptable import (
 )
 from tempomask.model import Model
 from tempomask.models.segmenter import Segmenter
+from tempomask.tracking.options import TrackingOptions
 from tests.evaluation.test_with_a_network import CONFIG
 
 Make = Callable[..., Any]
@@ -141,8 +145,37 @@ def test_online_pauses_below_the_threshold_only(made: Any) -> None:
 
 @pytest.fixture(scope="module")
 def network() -> Model:
+    """With random weights, by which objects are always present: masks are not empty."""
     torch.manual_seed(0)
-    return Model(Segmenter(CONFIG))
+    segmenter = Segmenter(CONFIG)
+    with torch.no_grad():
+        segmenter.mask_decoder.object_score_head.layers[-1].bias.fill_(5.0)  # type: ignore[operator]
+    return Model(segmenter)
+
+
+def test_clicks_and_passes_are_those_of_the_official_predictor(
+    davis: Make, clip: Make, network: Model
+) -> None:
+    """Clicks on an earlier frame help everywhere in the next pass, and add to those before."""
+    root, options = davis(cow=clip(6)), TrackingOptions()
+    (sequence,) = Davis(root)
+    (item,) = sequence.objects
+    tracker = SessionTracker(network, sequence, item, replace(options, keep="all"), None)
+    predictor = VideoPredictor(network, options=options)
+    state = predictor.init_state(root / "JPEGImages" / "480p" / "cow")
+    rounds = [(0, [((4, 4), 1), ((20, 20), 0)]), (3, [((7, 5), 1)]), (0, [((6, 3), 1)])]
+    for frame, clicks in rounds:
+        for point, label in clicks:
+            tracker.prompt(frame, point, label)
+            _, _, logits = predictor.add_new_points_or_box(
+                state, frame, 1, [point], [label], clear_old_points=False
+            )
+            assert np.array_equal(tracker.session.result(frame).logits, logits[0].numpy())
+        for index, _, logits in predictor.propagate_in_video(state):
+            mask = tracker.track(index)
+            found = tracker.session.result(index).logits
+            assert np.array_equal(found, logits[0].numpy()) and found.std() > 0
+            assert np.array_equal(mask, found[0] > 0)
 
 
 @pytest.mark.filterwarnings("error::tempomask.errors.InputWarning")

@@ -33,8 +33,12 @@ Make = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def network() -> Model:
+    """With random weights, by which objects are always present: masks are not empty."""
     torch.manual_seed(0)
-    return Model(Segmenter(CONFIG))
+    segmenter = Segmenter(CONFIG)
+    with torch.no_grad():
+        segmenter.mask_decoder.object_score_head.layers[-1].bias.fill_(5.0)  # type: ignore[operator]
+    return Model(segmenter)
 
 
 def test_only_first_masks_are_read_before_a_video_is_tracked(
@@ -99,9 +103,12 @@ def test_late_objects_are_given_by_their_own_first_masks(
         Prompt(3, 2, mask=truth[3] == 2),
     ]
     evaluate(network, data, protocol=LVOS, out=tmp_path / "out")
+    shown = set[int]()
     for result in network.track(base / "JPEGImages" / "vid0", session.prompts):
+        shown |= set(np.unique(result.label_map()).tolist())
         written = read_mask(tmp_path / "out" / "masks" / "vid0" / f"{names[result.index]}.png")
         assert np.array_equal(written, result.label_map())
+    assert shown == {0, 1, 2}
 
 
 def test_objects_that_may_overlap_get_a_folder_each(network: Model, tmp_path: Path) -> None:
@@ -115,10 +122,13 @@ def test_objects_that_may_overlap_get_a_folder_each(network: Model, tmp_path: Pa
     summary = evaluate(network, data, protocol=SAV, out=out)
     assert list(summary.rows) == [("a", 0), ("a", 1)] and summary.frames == 9
     prompts = [Prompt(0, i, mask=clip[0] > 0) for i, clip in enumerate(clips)]
+    overlap = 0
     for result in network.track(root / "JPEGImages_24fps" / "a", prompts):
+        overlap += int(result.masks.all(axis=0).sum())
         for i in range(2):
             path = out / "masks" / "a" / f"{i:03d}" / f"{every[result.index]}.png"
             assert np.array_equal(read_mask(path) > 0, result.masks[i])
+    assert overlap > 0
     again = evaluate_masks(data, out, protocol=SAV)
     assert (again.scores, again.rows) == (summary.scores, summary.rows)
 
