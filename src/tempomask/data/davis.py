@@ -79,6 +79,12 @@ class Davis(SequenceSet[MaskSequence]):
                 " others",
             )
 
+        partly = [s.name for s in self if s.annotated is not None and len(s.annotations) > 1]
+        if partly:
+            more = ", ..." if len(partly) > 5 else ""
+            shown = f"{', '.join(partly[:5])}{more}"
+            self.notes = (*self.notes, f"only some frames are annotated, and scored, of {shown}")
+
     def settings(self) -> dict[str, Any]:
         """See `SequenceSet`."""
         return {
