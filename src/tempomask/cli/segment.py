@@ -118,7 +118,7 @@ def _write(
     from tempomask.images.everything import AutomaticMasks
     from tempomask.io.dataset_exports import write_cutout
     from tempomask.io.images import save_png, write_label_png, write_mask_png
-    from tempomask.io.overlay import draw_overlay
+    from tempomask.io.overlay import DrawnMasks, draw_overlay
     from tempomask.io.records import TRACK, line_of
 
     make_folder(folder)
@@ -137,7 +137,10 @@ def _write(
         if "mask" in written:
             write_label_png(written["mask"], found.label_map())
         if "overlay" in written:
-            save_png(written["overlay"], draw_overlay(frame, found, tags=not automatic))
+            order = (-found.areas).argsort(kind="stable") if automatic else range(len(found.ids))
+            ids = [found.ids[row] for row in order]  # of everything, the smallest on top
+            drawn = DrawnMasks(found.size, ids, found.masks[list(order)])
+            save_png(written["overlay"], draw_overlay(frame, drawn, tags=not automatic))
         for name in {"cutout", "objects"} & written.keys():
             make_folder(written[name])
             for object_id, mask in zip(found.ids, found.masks, strict=True):
