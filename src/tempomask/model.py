@@ -299,15 +299,12 @@ class Model(RoutedModel):
         *,
         routing: RoutingChoice = None,
     ) -> FrameResult | list[FrameResult]:
-        """Segment the prompted objects of an image, or of a list of images.
+        """Segment the prompted objects of an image, with a result as of a frame, or of a list.
 
         Args:
             image: A path or an (H, W, 3) uint8 RGB array; a list of them is encoded at once.
             prompts: Of any objects; of a list, their `frame` is the number of the image.
             routing: Same as in `track`.
-
-        Returns:
-            A result as of a frame; a list of them for a list.
 
         Raises:
             InputError: For bad input, and for an image of a list without a prompt.
@@ -361,8 +358,8 @@ class Model(RoutedModel):
         Raises:
             InputError: For what is no image.
         """
-        chosen, policy = options or EverythingOptions(), self.policy(routing)
-        return everything(self.segmenter, image, chosen, self.dtype, policy, progress)
+        options, policy = options or EverythingOptions(), self.policy(routing)
+        return everything(self.segmenter, image, options, self.dtype, policy, progress)
 
     def session(
         self,
