@@ -48,6 +48,7 @@ LAYERS = [
     "evaluation",
     "reports",
     "web",
+    "batch",
     "cli",
     "__main__",
 ]

@@ -13,12 +13,13 @@ from contextlib import suppress
 from dataclasses import replace
 from io import TextIOWrapper
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError
 
 from tempomask import __version__
 from tempomask.cli import console
 from tempomask.cli.adapt import adapt
 from tempomask.cli.annotate import annotate
+from tempomask.cli.batch import batch
 from tempomask.cli.calibrate import calibrate
 from tempomask.cli.data import check
 from tempomask.cli.demo import demo
@@ -28,6 +29,7 @@ from tempomask.cli.evaluate_promptable import interactive, pvs
 from tempomask.cli.evaluate_vos import davis, lvos, mose, sav, vost, youtube_vos
 from tempomask.cli.instances import instances
 from tempomask.cli.models import models
+from tempomask.cli.options import PLAIN
 from tempomask.cli.prompt_options import PromptOptions, in_order_given
 from tempomask.cli.propagate import propagate
 from tempomask.cli.segment import segment
@@ -37,14 +39,6 @@ from tempomask.devices import set_threads
 from tempomask.errors import InputError, InputWarning
 from tempomask.files import FolderLock
 from tempomask.limits import VARIABLE, limits
-
-# No --no-FLAG beside every --FLAG, no --empty-LIST; of an option given twice the last holds. That a
-# flag is off unless it is given goes without saying.
-PLAIN = Parameter(
-    negative=(),
-    allow_repeating=True,
-    show_default=lambda value: None if value is False else value,
-)
 
 app = App(
     name="tempomask",
@@ -62,6 +56,7 @@ evaluation = App(name="eval", help="Score a model, or masks on disk, on a datase
 data = App(name="data", help="Check data for instance segmentation.")
 for command in (
     track,
+    batch,
     segment,
     annotate,
     propagate,

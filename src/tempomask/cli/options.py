@@ -36,6 +36,14 @@ FRAMES = Group.create_ordered("Frames")
 TRAINING = Group.create_ordered("Training")
 OUTPUT = Group.create_ordered("Output")
 
+# No --no-FLAG beside every --FLAG, no --empty-LIST; of an option given twice the last holds. That a
+# flag is off unless it is given goes without saying.
+PLAIN = Parameter(
+    negative=(),
+    allow_repeating=True,
+    show_default=lambda value: None if value is False else value,
+)
+
 
 def words(text: str) -> tuple[str, ...]:
     """What stands between commas, without spaces and empty parts."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -19,7 +22,13 @@ from tempomask.cli.options import (
 )
 from tempomask.cli.prompt_options import PromptOptions
 from tempomask.errors import InputError
-from tempomask.tracking.options import Direction
+from tempomask.tracking.options import Direction, TrackingOptions
+
+if TYPE_CHECKING:
+    from tempomask.model import Model
+    from tempomask.prompts import Prompt
+
+LoadModel = Callable[[ModelOptions, "str | None", bool], "Model"]
 
 
 def track(
@@ -59,29 +68,74 @@ def track(
         start: First frame to track.
         end: Frame to stop before; backward, the last one tracked.
     """
-    output.check("track")
-    if every is not None and not everything:
-        raise InputError(f"--every {every} says how often to look for everything; add --everything")
-    if everything and direction != "forward":
-        raise InputError(f"--everything is tracked forward; leave --direction {direction} out")
-    first = max(0, start or 0)
-    wanted = [] if everything and not prompts.order else prompts.read(first)
-    options = tracking.options()
-    with console.waiting("starting"):
-        from tempomask.cli.run import Run
-        from tempomask.cli.tracking_task import TrackingTask, print_report
-        from tempomask.io.video import open_video
-
-    adapter = routing.adapter_for(model.model, model.checkpoint)
-    routed = adapter is not None and routing.router != "none"
-    saved = ("masks", "overlay", *["blocks"] * routed)
-    weights, files = model.checkpoint, prompts.files()
-    request = output.request(
-        source, "tracked", saved, start=start, end=end, checkpoint=weights, inputs=files
+    asked = Asked(
+        source, prompts, everything, every, model, routing, direction, start, end, tracking, output
     )
-    looks = (every or sys.maxsize) if everything else None
-    task = TrackingTask(wanted, direction, options, routing, adapter, looks)
-    with open_video(source) as video:
-        run = Run(request, task, video)
-        report, written = run.execute(model.load(adapter, tracking.pooled_memory))
-    return console.conclude(report, written, output.as_json, print_report)
+    wanted, options = asked.check()
+    report, written = asked.execute(wanted, options, ModelOptions.load)
+    return console.conclude(report, written, output.as_json, _print)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """All that `track` was asked for; the fields are its parameters."""
+
+    source: str
+    prompts: PromptOptions
+    everything: bool
+    every: int | None
+    model: ModelOptions
+    routing: RoutingOptions
+    direction: Direction
+    start: int | None
+    end: int | None
+    tracking: TrackingFlags
+    output: RunOutput
+
+    def check(self) -> tuple[list[Prompt], TrackingOptions]:
+        """The prompts and options; InputError for what does not go together."""
+        self.output.check("track")
+        if self.every is not None and not self.everything:
+            raise InputError(
+                f"--every {self.every} says how often to look for everything; add --everything"
+            )
+        if self.everything and self.direction != "forward":
+            raise InputError(
+                f"--everything is tracked forward; leave --direction {self.direction} out"
+            )
+        first = max(0, self.start or 0)
+        bare = self.everything and not self.prompts.order
+        return [] if bare else self.prompts.read(first), self.tracking.options()
+
+    def execute(
+        self, wanted: list[Prompt], options: TrackingOptions, load: LoadModel
+    ) -> tuple[dict[str, Any], dict[str, Path]]:
+        """Track: the report, and the files by format. load: as `ModelOptions.load`."""
+        with console.waiting("starting"):
+            from tempomask.cli.run import Run
+            from tempomask.cli.tracking_task import TrackingTask
+            from tempomask.io.video import open_video
+
+        model, routing = self.model, self.routing
+        adapter = routing.adapter_for(model.model, model.checkpoint)
+        routed = adapter is not None and routing.router != "none"
+        request = self.output.request(
+            self.source,
+            "tracked",
+            ("masks", "overlay", *["blocks"] * routed),
+            start=self.start,
+            end=self.end,
+            checkpoint=model.checkpoint,
+            inputs=self.prompts.files(),
+        )
+        looks = (self.every or sys.maxsize) if self.everything else None
+        task = TrackingTask(wanted, self.direction, options, routing, adapter, looks)
+        with open_video(self.source) as video:
+            run = Run(request, task, video)
+            return run.execute(load(model, adapter, self.tracking.pooled_memory))
+
+
+def _print(report: Mapping[str, Any]) -> None:
+    from tempomask.cli.tracking_task import print_report
+
+    print_report(report)

@@ -1,0 +1,1 @@
+"""Many jobs: a list of them, a pool of processes that does them, and a report."""

@@ -1,0 +1,110 @@
+"""What a process of `tempomask batch` does: one call of `track`, the model loaded once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cyclopts import App, CycloptsError
+
+from tempomask.batch.jobs import MARKER, Job
+from tempomask.batch.report import THUMBNAIL
+from tempomask.cli import console
+from tempomask.cli.options import PLAIN, ModelOptions
+from tempomask.cli.prompt_options import PromptOptions, in_order_given
+from tempomask.cli.track import Asked, track
+from tempomask.errors import InputError, InputWarning
+from tempomask.files import replacing, write_json
+
+if TYPE_CHECKING:
+    from tempomask.model import Model
+
+# Of the thumbnail, in pixels.
+_WIDTH = 160
+_app = App(default_parameter=PLAIN, help_flags=(), version_flags=())
+_app.default(track)
+
+
+def columns() -> dict[str, bool]:
+    """The options of `track` that a job may give, and whether each is a flag."""
+    found = {}
+    for argument in _app.assemble_argument_collection():
+        name = argument.names[0].removeprefix("--").replace("-", "_")
+        if argument.names[0].startswith("--") and argument.parse is not False:
+            found[name] = argument.hint is bool
+    for name in ("out", "resume", "json"):
+        del found[name]
+    return found
+
+
+def asked_of(job: Job) -> Asked:
+    """What a job asks of `track`; InputError for what it does not take."""
+    try:
+        words = list(job.words)
+        _, bound, _ = _app.parse_args(words, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise InputError(" ".join(str(error).split())) from None
+    bound.apply_defaults()
+    asked = Asked(**bound.arguments)
+    prompts: PromptOptions = replace(asked.prompts, order=in_order_given(words))
+    return replace(asked, prompts=prompts)
+
+
+def start() -> Callable[[Job], dict[str, Any]]:
+    """Begin a process: the function that does a job."""
+    console.speak(True, False)
+    warnings.simplefilter("ignore", InputWarning)
+    loaded: dict[Any, Model] = {}
+
+    def load(model: ModelOptions, adapter: str | None, pooled: bool) -> Model:
+        key = model, adapter, pooled
+        if key not in loaded:
+            loaded.clear()  # one at a time in memory
+            loaded[key] = model.load(adapter, pooled)
+        return loaded[key]
+
+    def do(job: Job) -> dict[str, Any]:
+        from tempomask.io.result_folder import JOURNAL
+
+        asked = asked_of(job)
+        marker = job.out / MARKER
+        # A job that failed goes on too; that of other words begins anew.
+        begun = (job.out / JOURNAL).exists() and (not marker.exists() or job.marker() is not None)
+        marker.unlink(missing_ok=True)
+        asked = replace(asked, output=replace(asked.output, out=job.out, resume=begun))
+        report, _ = asked.execute(*asked.check(), load)
+        if not report["interrupted"]:
+            _save_thumbnail(asked.source, job.out)
+            write_marker(job, report=report)
+        return report
+
+    return do
+
+
+def write_marker(job: Job, report: dict[str, Any] | None = None, error: str | None = None) -> None:
+    """Say in a job's folder that it is done, or why it failed."""
+    job.out.mkdir(parents=True, exist_ok=True)
+    write_json(job.out / MARKER, {"words": job.words, "error": error, "report": report})
+
+
+def _save_thumbnail(source: str, out: Path) -> None:
+    """The frame with the largest masks, of those that can be had again."""
+    from PIL import Image
+
+    from tempomask.io.journal import open_journal
+    from tempomask.io.overlay import draw_overlay
+    from tempomask.io.result_folder import JOURNAL
+    from tempomask.io.video import open_video
+
+    record = max(open_journal(out / JOURNAL).records(), key=lambda record: record.areas.sum())
+    with open_video(source) as video:
+        if not video.seekable:
+            return
+        _, frame = next(iter(video.frames(record.index, record.index + 1)))
+    image = Image.fromarray(draw_overlay(frame, record, tags=False))
+    image.thumbnail((_WIDTH, _WIDTH))
+    with replacing(out / THUMBNAIL) as part:
+        image.save(part, format="JPEG", quality=80)

@@ -1,0 +1,157 @@
+"""`tempomask batch`: the bytes of `track`, jobs skipped and resumed, failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., tuple[int, str, str]]
+OWN = ("job.json", "thumbnail.jpg")
+
+
+@pytest.fixture
+def listed(tmp_path: Path, video: Path, checkpoint: Path) -> Path:
+    """Three jobs: a click, a box, and a click that lies outside the video."""
+    rows: list[dict[str, Any]] = [
+        {"source": str(video), "out": "click", "point": [12, 16], "save": "masks,rle"},
+        {"source": str(video), "out": "box", "box": [4, 8, 20, 24], "end": 3, "save": "masks"},
+        {"source": str(video), "out": "outside", "point": [900, 16]},
+    ]
+    path = tmp_path / "jobs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def files_of(folder: Path) -> dict[str, Any]:
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name not in OWN)
+    return {str(path.relative_to(folder)): content(path) for path in found}
+
+
+def content(path: Path) -> Any:
+    """The bytes of a file; of safetensors, which orders its metadata by chance, header and data."""
+    data = path.read_bytes()
+    if path.suffix != ".safetensors":
+        return data
+    end = 8 + int.from_bytes(data[:8], "little")
+    return json.loads(data[8:end]), data[end:]
+
+
+def test_batch_is_track_and_says_what_failed(
+    run: Run, listed: Path, video: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    out, weights = tmp_path / "out", f"checkpoint={checkpoint}"
+    call = ("batch", listed, "--out", out, "--each", weights, "--json", "--workers", 1)
+    code, said, err = run(*call)
+    report = json.loads(said)
+    assert code == 1 and [report[n] for n in ("done", "failed", "frames")] == [2, 1, 10], err
+    assert "failed: outside: " in err and "900" in err
+    given = {
+        "click": ("--point", "12,16", "--save", "masks,rle"),
+        "box": ("--box", "4,8,20,24", "--end", 3, "--save", "masks"),
+    }
+    for name, options in given.items():
+        alone = tmp_path / "alone" / name
+        single = run("track", video, "--checkpoint", checkpoint, "--out", alone, *options)
+        assert single[0] == 0, single[2]
+        assert files_of(out / name) == files_of(alone)
+        assert (out / name / "thumbnail.jpg").exists()
+    page = (out / "report.html").read_text()
+    assert 'src="click/thumbnail.jpg"' in page and page.index("outside") < page.index("click")
+    assert json.loads((out / "report.json").read_text())["jobs"][2]["state"] == "failed"
+
+    # What is done or has failed is not done again; a job of other words and a lost one are.
+    rows = listed.read_text().replace("[900, 16]", "[12, 16]")
+    journal = (out / "click" / "frames.jsonl").stat().st_mtime_ns
+    assert run(*call)[0] == 1
+    listed.write_text(rows)
+    shutil.rmtree(out / "box")
+    code, said, err = run(*call)
+    states = [job["state"] for job in json.loads(said)["jobs"]]
+    assert code == 0 and states == ["skipped", "done", "done"], err
+    assert (out / "click" / "frames.jsonl").stat().st_mtime_ns == journal
+
+
+def test_failed_jobs_wait_for_retry_failed(
+    run: Run, video: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "clip"
+    shutil.copytree(video, mine)
+    whole = (mine / "0.png").read_bytes()
+    (mine / "0.png").write_bytes(whole[:40])
+    call = ("batch", tmp_path / "c*p", "--out", tmp_path / "out", "--workers", 1, "--json",
+            "--each", f"checkpoint={checkpoint}", "--each", "box=4,8,20,24")  # fmt: skip
+    assert run(*call)[0] == 1
+    (mine / "0.png").write_bytes(whole)
+    code, said, _ = run(*call)
+    assert code == 1 and json.loads(said)["jobs"][0]["state"] == "failed"
+    code, said, err = run(*call, "--retry-failed")
+    assert code == 0 and json.loads(said)["done"] == 1, err
+
+
+def test_a_killed_batch_goes_on_from_its_journals(
+    run: Run, video: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    long = tmp_path / "long"
+    long.mkdir()
+    for index in range(120):
+        shutil.copy(video / f"{index % 7}.png", long / f"{index:03}.png")
+    call = [str(word) for word in (
+        "batch", tmp_path / "lon*", "--out", tmp_path / "out", "--workers", 1, "--json",
+        "--each", f"checkpoint={checkpoint}", "--each", "point=12,16", "--each", "save=rle",
+    )]  # fmt: skip
+    command = [sys.executable, "-m", "tempomask", *call]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ})
+    journal, until = tmp_path / "out" / "long" / "frames.jsonl", time.monotonic() + 60
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 5:
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert json.loads(said)["jobs"][0]["state"] == "stopped"
+    code, out, err = run(*call)
+    report = json.loads(out)["jobs"][0]["report"]
+    assert code == 0 and report["resumed_at"] > 3, err
+    alone = tmp_path / "alone"
+    run(
+        "track",
+        long,
+        "--checkpoint",
+        checkpoint,
+        "--out",
+        alone,
+        "--point",
+        "12,16",
+        "--save",
+        "rle",
+    )
+    assert files_of(tmp_path / "out" / "long") == files_of(alone)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"pointt": [1, 2]}, "line 1: unknown column 'pointt'"),
+        ({"direction": "up", "point": [1, 2]}, "line 1: "),
+        ({"every": 3, "point": [1, 2]}, "line 1: --every 3 says how often"),
+        ({}, "line 1: no prompt given"),
+    ],
+)
+def test_a_bad_job_is_refused_before_anything_runs(
+    run: Run, video: Path, tmp_path: Path, row: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "jobs.jsonl"
+    path.write_text(json.dumps({"source": str(video), **row}))
+    code, _, err = run("batch", path, "--out", tmp_path / "out")
+    assert code == 2 and message in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
