@@ -12,10 +12,11 @@ from tempomask.errors import InputError
 from tempomask.io.records import TRACK
 from tempomask.io.result_folder import FORMATS
 from tempomask.web import export as exporting
+from tempomask.web.client import Client
 from tempomask.web.messages import Message
 from tempomask.web.models import Models
 from tempomask.web.project import Project
-from tempomask.web.room import Client, Room
+from tempomask.web.room import Room
 from tempomask.web.worker import Worker
 from tempomask.web.workspace import Workspace, open_source
 

@@ -19,6 +19,7 @@ from tempomask.io.video import Video
 from tempomask.prompts import Prompt, check_given
 from tempomask.rle import RLE, decode_rle
 from tempomask.web.clicker import Clicker, entry_of_prompt
+from tempomask.web.client import Client
 from tempomask.web.everything import new_prompts
 from tempomask.web.messages import Message
 from tempomask.web.models import Models
@@ -38,32 +39,6 @@ from tempomask.web.worker import Worker
 
 # Seconds that the end of the server waits for the step at hand of a run.
 _PATIENCE = 10
-
-
-class Client:
-    """One page. Messages wait in a queue of bounded length; a page that does not read is dropped.
-
-    Args:
-        number: That no other page has.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(4096)
-        self.room: Room | None = None
-
-    def send(self, event: dict[str, Any]) -> None:
-        """Queue an event."""
-        try:
-            self.queue.put_nowait(event)
-        except asyncio.QueueFull:
-            self.close()
-
-    def close(self) -> None:
-        """End the connection."""
-        while not self.queue.empty():
-            self.queue.get_nowait()
-        self.queue.put_nowait(None)
 
 
 class Room:

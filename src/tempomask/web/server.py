@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from tempomask.errors import InputError
 from tempomask.files import replacing, write_errors
 from tempomask.io.prompt_file import mask_prompts
+from tempomask.web.client import Client
 from tempomask.web.export import ARCHIVE
 from tempomask.web.hub import Hub
 from tempomask.web.messages import BadMessage, parse
-from tempomask.web.room import Client
 from tempomask.web.security import Guard
 from tempomask.web.workspace import Entry, open_source
 
