@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tempomask.adaptation.method import Export
 from tempomask.cli import demo_runs
 from tempomask.cli.demo import BOX, CLICK, first_prompt
 from tempomask.cli.demo_runs import CLIP, ClipRun
+from tempomask.frames import FrameSource
 from tempomask.io.images import read_mask
 from tempomask.io.records import FrameRecord
 from tempomask.io.video import open_video
@@ -26,6 +27,7 @@ from tempomask.model import Model
 from tempomask.results import FrameArrays, FrameResult
 from tempomask.rle import encode_rle
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
+from tempomask.tracking.tracks import Tracks
 from tempomask.weights import load_segmenter
 
 Run = Callable[..., tuple[int, str, str]]
@@ -58,13 +60,16 @@ def test_the_demo_writes_what_it_says(
 ) -> None:
     masks = exact_masks()
 
-    def fake(self: Model, source: Any, prompts: Any, **_: Any) -> Iterator[FrameResult]:
+    def results(source: FrameSource, _: Any) -> Generator[FrameResult, None, None]:
         for index, _frame in source.frames():
             logits = np.where(masks[index][None], 9, -9).astype(np.float32)
             one = np.ones(1, dtype=np.float32)
             yield FrameResult(
                 index, masks[index].shape, (1,), FrameArrays(logits, one, one), np.ones(4, bool)
             )
+
+    def fake(self: Model, source: Any, prompts: Any, **_: Any) -> Tracks[FrameResult]:
+        return Tracks(source, results)
 
     monkeypatch.setattr(Model, "track", fake)
     out = tmp_path / "demo"

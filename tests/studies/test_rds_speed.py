@@ -60,12 +60,13 @@ def test_moving_budgets(run_script: Any, save_pair: Any, tmp_path: Path) -> None
         save_pair(root, f"box/{t:05d}", labels)
     arguments = ("--image-size", "64", "--sequence", "box")
     report = run_script("studies/rds/budgets.py", "--root", root, *arguments)
-    fixed, calibrated, adaptive, *targets = report["timelines"].values()
+    fixed, threshold, calibrated, adaptive, *targets = report["timelines"].values()
     # Eight of fourteen blocks are what 0.6 has room for.
     assert set(fixed["shares"]) == {round(8 / 14, 4)} and len(targets) == 2
-    assert all(len(line["shares"]) == 17 for line in (calibrated, adaptive, *targets))
+    assert all(len(line["shares"]) == 17 for line in (threshold, calibrated, adaptive, *targets))
     assert [row["budget"] for row in report["scores"]] == [
         "0.6, top-k",
+        "0.6, threshold 0.5",
         "0.6, calibrated",
         "0.6, adaptive",
     ]
