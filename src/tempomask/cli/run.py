@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -82,7 +83,7 @@ class Plan:
     skip: Collection[int] = ()
 
 
-class Task:
+class Task(ABC):
     """What is done with the frames of a video: a subclass for objects, one for instances.
 
     Attributes:
@@ -99,17 +100,17 @@ class Task:
     settings: Mapping[str, Any] = MappingProxyType({})
     backward: bool = False
 
+    @abstractmethod
     def check(self, request: Request, video: Video) -> None:
         """InputError for what cannot work, before a model is loaded for it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begin(self, request: Request, frames: ReplayBuffer, model: Any) -> None:
         """InputError for what does not fit the model, before anything is written."""
-        raise NotImplementedError
 
+    @abstractmethod
     def plan(self, writer: ResultWriter) -> Plan:
         """What to do, from the front or from where an earlier run stopped."""
-        raise NotImplementedError
 
     def kept_state(self, writer: ResultWriter) -> bytes | None:
         """The session that an earlier run kept, unless results up to it are gone."""
@@ -119,7 +120,7 @@ class Task:
         following = next_frame(state)
         return state if (following >= at if self.backward else following <= at) else None
 
-    def note(self, result: Any) -> None:
+    def note(self, result: Any) -> None:  # noqa: B027 - a task may have nothing to count
         """Count what a result shows, for the report."""
 
     def state(self) -> bytes | None:
@@ -130,9 +131,9 @@ class Task:
         """The instances of the whole video; none of tracked objects."""
         return ()
 
+    @abstractmethod
     def report(self, stats: RunStats) -> dict[str, Any]:
         """What the report tells besides what every run does."""
-        raise NotImplementedError
 
 
 class Run:

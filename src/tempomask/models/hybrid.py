@@ -173,16 +173,11 @@ class HybridEncoder(Encoder):
         self.stem = ConvolutionalStem(config.stem)
         stride_4, stride_8, stride_16, *stride_32 = self.stem.channels
         self.embed = nn.Conv2d(stride_16, config.dim, 1)
-        if stride_32:
-            self.embed_coarse = nn.Conv2d(stride_32[0], config.dim, 1)
+        self.embed_coarse = nn.Conv2d(stride_32[0], config.dim, 1) if stride_32 else None
         self.embed_norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.blocks = nn.ModuleList(
-            TransformerBlock(
-                config.dim,
-                config.num_heads,
-                config.mlp_ratio,
-            )
-            for index in range(config.depth)
+            TransformerBlock(config.dim, config.num_heads, config.mlp_ratio)
+            for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.channels = (stride_4, stride_8, config.dim)
@@ -198,7 +193,7 @@ class HybridEncoder(Encoder):
         image = image.contiguous(memory_format=torch.channels_last)
         stride_4, stride_8, stride_16, *stride_32 = self.stem(image)
         x = self.embed(stride_16)
-        if stride_32:
+        if self.embed_coarse is not None:
             coarse = self.embed_coarse(stride_32[0])
             x = x + F.interpolate(coarse, scale_factor=2.0, mode="nearest")
         embedding = self.embed_norm(x.permute(0, 2, 3, 1))

@@ -147,7 +147,7 @@ def load_imagenet_stem(stem: ConvolutionalStem) -> None:
 def _calibrate_embedding(encoder: HybridEncoder) -> None:
     """Scale the embedding to the stem's output (standard deviations of about 6.5 and 8)."""
     layers = [(encoder.embed, 6.5)]
-    if hasattr(encoder, "embed_coarse"):
+    if encoder.embed_coarse is not None:
         layers.append((encoder.embed_coarse, 8.0))
     for layer, deviation in layers:
         nn.init.orthogonal_(layer.weight.data.flatten(1), gain=1.0 / deviation)
