@@ -1,4 +1,4 @@
-"""The wording of errors, of all of them at once: one line that names a thing and is no sentence.
+"""The wording of errors, of all of them at once: one line that names a thing and is not a sentence.
 
 What a single error says is asserted by the value it names, in the test of what raises it.
 """

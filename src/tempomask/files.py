@@ -86,7 +86,7 @@ def read_file(path: str | Path, what: str) -> bytes:
     path = Path(path)
     try:
         if not path.is_file() and path.exists():  # reading a pipe would wait for ever
-            raise InputError(f"{what} {path} is no file")
+            raise InputError(f"{what} {path} is not a file")
         check_limit("file_bytes", path.stat().st_size, f"{what} {path}")
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: no name of a file at all
@@ -101,7 +101,7 @@ def read_text(path: str | Path, what: str) -> str:
     try:
         return read_file(path, what).decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise InputError(f"{what} {path} is no text in UTF-8") from None
+        raise InputError(f"{what} {path} is not text in UTF-8") from None
 
 
 def read_json(path: str | Path, what: str, schema: Any = object) -> Any:

@@ -62,7 +62,7 @@ def checked_frame(frame: Any, name: str = "the frame") -> Frame:
         array = np.asarray(frame)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"{name} is no array but {type(frame).__name__} ({error}); give NumPy arrays of shape"
+            f"{name} is {type(frame).__name__}, not an array ({error}); give NumPy arrays of shape"
             " (H, W, 3), uint8"
         ) from None
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:

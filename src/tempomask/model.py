@@ -329,7 +329,7 @@ class Model(RoutedModel):
             routing: Same as in `track`.
 
         Raises:
-            InputError: For what is no image.
+            InputError: For what is not an image.
         """
         return self.image_sessions([image], routing=routing)[0]
 
@@ -356,7 +356,7 @@ class Model(RoutedModel):
             progress: Told how many clicks are done, and how many there are.
 
         Raises:
-            InputError: For what is no image.
+            InputError: For what is not an image.
         """
         options, policy = options or EverythingOptions(), self.policy(routing)
         return everything(self.segmenter, image, options, self.dtype, policy, progress)

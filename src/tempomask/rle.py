@@ -89,7 +89,7 @@ def run_lengths(rle: RLE) -> NDArray[np.int64]:
         counts: Any = rle["counts"]
         counts = _expand(counts) if isinstance(counts, (str, bytes)) else np.array(counts)
         if counts.ndim != 1 or counts.dtype.kind not in "iu":
-            raise ValueError("counts are no list of whole numbers")
+            raise ValueError("counts are not a list of whole numbers")
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise InputError(f"not a COCO run-length encoding: {error}; need size, counts") from None
     check_limit("pixels", height * width, "a run-length encoding")

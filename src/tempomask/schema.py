@@ -73,7 +73,7 @@ def plain_name(value: Any) -> str:
     """
     plain = isinstance(value, str) and value not in ("", ".", "..")
     if not plain or any(c in value for c in "/\\\0") or not 0 < _length(value) <= _LONGEST_NAME:
-        raise ValueError(f"is {shown(value)}, which is no plain name of a file")
+        raise ValueError(f"is {shown(value)}, which is not a plain name of a file")
     return value
 
 
@@ -119,7 +119,7 @@ def _check(value: Any, schema: Any, where: str) -> None:
         _check_object(value, schema, where)
     elif isinstance(schema, type):
         kinds = (int, float) if schema is float else (schema,)
-        fits = schema is object or type(value) in kinds  # by which true is no number
+        fits = schema is object or type(value) in kinds  # by which true is not a number
         if not fits or (schema is float and not math.isfinite(value)):
             raise ValueError(f"{at} is {shown(value)}, not {_NAMES.get(schema, schema.__name__)}")
     elif schema is None:

@@ -21,7 +21,7 @@ from tempomask.baselines.static import Plan, static_blocks
 from tempomask.models.segmenter import Segmenter
 
 PLANS: dict[str, Plan] = {"static-a": "a", "static-b": "b", "pbd-last": "last"}
-# Their budgets are no numbers of blocks: costs are expected at these, and lie on lines between.
+# Their budgets are not numbers of blocks: costs are expected at these, and lie on lines between.
 SMOOTH = {"dyt": (0.01, 1.0), **dict.fromkeys(("slim", "slim-paper"), (0.1, 0.25, 0.5, 0.75, 1.0))}
 
 

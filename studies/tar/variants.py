@@ -59,7 +59,7 @@ def find_weights(places: Sequence[str]) -> dict[str, Path]:
     """Weights by variant.
 
     places: folders with NAME/model.safetensors or NAME.safetensors, and NAME=FILE. InputError for a
-    place that is not there and for names that are no variant.
+    place that is not there and for names that are not a variant.
     """
     found: dict[str, Path] = {}
     for place in places:

@@ -79,7 +79,7 @@ def test_bad_tables_and_places(folder: Path) -> None:
         read("source,end\nvideos/a.mp4\n", suffix="csv")
     with pytest.raises(InputError, match="unknown --each 'sped'"):
         read('{"source": "videos/a.mp4"}', "sped=1")
-    for jobs, message in (("nothing", "is no folder, pattern"), ("*.avi", "fits no video"),
+    for jobs, message in (("nothing", "is not a folder, pattern"), ("*.avi", "fits no video"),
                           ("no.csv", "cannot read list of jobs")):  # fmt: skip
         with pytest.raises(InputError, match=message):
             read_jobs(jobs, Path("out"), FLAGS, [])

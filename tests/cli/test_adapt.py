@@ -114,8 +114,8 @@ def test_blocks_can_be_named_and_k_chosen(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("--blocks", "1,two"), "--blocks '1,two' is no list of blocks, such as 0,2,12-17"),
-        (("--always-on", "5-3"), "--always-on '5-3' is no list of blocks"),
+        (("--blocks", "1,two"), "--blocks '1,two' is not a list of blocks, such as 0,2,12-17"),
+        (("--always-on", "5-3"), "--always-on '5-3' is not a list of blocks"),
         (("--always-on", "0,9"), "there are no blocks [9]: the encoder has blocks 0 to 7"),
         (("--last-temperature", 0), "last_temperature must lie between 0.01 and 100, got 0"),
         (("--weights", "none"), "none"),

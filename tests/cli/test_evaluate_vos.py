@@ -83,7 +83,7 @@ def test_bad_input_is_one_line_before_work(
         (("sav", roots["mose"]), "JPEGImages_24fps is missing"),
         (("vost", tmp_path / "none"), "is missing"),
         (("youtube-vos", tmp_path / "none"), "no such folder"),
-        (("mose", roots["mose"], *model, "--shard", "3/2"), "is no part"),
+        (("mose", roots["mose"], *model, "--shard", "3/2"), "is not a share"),
         (("mose", roots["mose"], *model, "--resume"), "name that folder"),
         (("mose", roots["mose"], *model, "--submission", "s.tar"), "must end in .zip"),
         (("mose", roots["mose"], *model, "--shard", "1/2", "--submission", "s.zip"), "needs all"),
@@ -119,7 +119,7 @@ def test_promptable_segmentation_over_several_sets(
     for given, words in (
         ((), "name some as LAYOUT:ROOT"),
         (("lvso:x",), "did you mean lvos?"),
-        (("lvos",), "is no LAYOUT:ROOT"),
+        (("lvos",), "is not LAYOUT:ROOT"),
     ):
         code, _, err = run("eval", "pvs", *given)
         assert code == 2 and words in err and len(err.strip().splitlines()) == 1

@@ -114,7 +114,7 @@ def test_evaluation_on_davis(run: Callable[..., Any], davis: Path) -> None:
     code, _, err = run(*arguments, "--memory", "samurai")
     assert code == 2 and "leave --memory out" in err
     code, _, err = run(*arguments, "--prompt", "click")
-    assert code == 2 and "is no mask" in err
+    assert code == 2 and "is not a mask" in err
 
 
 @pytest.mark.parametrize(

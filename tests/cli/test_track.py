@@ -257,7 +257,7 @@ def test_resume_refuses_another_run(track: Track, run: Run, video: Path, checkpo
         (["--object", 70000, "--point", "1,2"], "object id 70000 does not fit a mask image"),
         (["--point", "1,2", "--frame", 70], "prompt on frame 70, but the video has 7 frames"),
         (["--point", "1,2", "--save", "masks,gif"], "--save gif: unknown; there are masks"),
-        (["--point", "1,2", "--save", ""], "--save '' is no list of names, such as"),
+        (["--point", "1,2", "--save", ""], "--save '' is not a list of names, such as"),
         (["--point", "1,2", "--router", "none", "--budget", 0.5], "router none runs all blocks"),
         (["--point", "1,2", "--memory", "x"], 'Invalid value "x" for --memory'),
         (["--point", "1,2", "--direction", "up"], 'Invalid value "up" for --direction'),

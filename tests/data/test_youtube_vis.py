@@ -184,7 +184,10 @@ def test_the_check_looks_at_images(video_set: MakeVideoSet) -> None:
         ("[]", "holds a list"),
         ('{"videos": []}', "has no list of videos"),
         ('{"videos": [{}]}', "has no list of categories"),
-        ('{"videos": [{}], "categories": [{}], "annotations": 3}', "annotations that are no list"),
+        (
+            '{"videos": [{}], "categories": [{}], "annotations": 3}',
+            "annotations that are not a list",
+        ),
     ],
 )
 def test_other_files(tmp_path: Path, text: str, words: str) -> None:

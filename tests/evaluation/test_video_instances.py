@@ -139,7 +139,7 @@ def test_a_model_and_its_results_file_score_alike(
     without_files = evaluate_instances(model, YouTubeVIS(path), limit=6)
     assert without_files.predictions == 12
     rows = json.loads((out / "results.json").read_text())
-    # Fox is no class of the data: it takes no place among the six.
+    # Fox is not a class of the data: it takes no place among the six.
     assert {row["category_id"] for row in rows} <= {3, 7}
     for number in (1, 2):
         scores = [row["score"] for row in rows if row["video_id"] == number]

@@ -179,7 +179,7 @@ def test_shards_together_are_the_whole(
     together = evaluate(model, Davis(root), out=out, resume=True)
     assert not model.sessions and together.scores == whole.scores
     for text in ("0/2", "3/2", "1", "a/b", "1/0"):
-        with pytest.raises(InputError, match="is no part; write 2/8"):
+        with pytest.raises(InputError, match="is not a share; write 2/8"):
             Shard.of(text)
 
 

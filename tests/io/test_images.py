@@ -1,4 +1,4 @@
-"""Label maps as PNG: DAVIS's palette, 16 bits, plain masks, and images that are no masks."""
+"""Label maps as PNG: DAVIS's palette, 16 bits, plain masks, and images that are not masks."""
 
 from __future__ import annotations
 

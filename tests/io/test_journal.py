@@ -1,4 +1,4 @@
-"""The journal: both kinds of frames read as they were written, and what is no journal."""
+"""The journal: both kinds of frames read as they were written, and what is not a journal."""
 
 from __future__ import annotations
 

@@ -532,7 +532,7 @@ def test_names_that_lead_out_of_the_folder_touch_nothing(
     head, line = (json.loads(line) for line in journal.read_text().splitlines())
     head["settings"]["named"], line["name"] = True, name
     journal.write_text(f"{json.dumps(head)}\n{json.dumps(line)}\n")
-    with pytest.raises(InputError, match="is no plain name of a file"):
+    with pytest.raises(InputError, match="is not a plain name of a file"):
         run(["masks"], range(1))
     assert precious.read_bytes() == b"mine"
 

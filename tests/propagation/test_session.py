@@ -329,7 +329,7 @@ ENCODERS: dict[str, Callable[[], Encoder]] = {
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_any_encoder_will_do(name: str) -> None:
-    """Images that are no squares; the map of stride 16."""
+    """Images that are not squares; the map of stride 16."""
     torch.manual_seed(0)
     frames, labels = scene(3)
     propagator = Propagator(PatchEncoder(ENCODERS[name](), name), options=SHORT)
@@ -371,7 +371,7 @@ def refusals() -> list[tuple[Callable[[Propagator], object], str]]:
         return session.add(Prompt(frame=1, object_id=2, mask=mask))
 
     return [
-        (lambda p: p.track(frames, Prompt(points=[(3, 3)])), "is no mask; .*tempomask track"),
+        (lambda p: p.track(frames, Prompt(points=[(3, 3)])), "is not a mask; .*tempomask track"),
         (lambda p: p.track(frames, []), "no prompt given"),
         (lambda p: p.track(frames, [here, Prompt(1, 2, mask=mask)]), "from the first frame, 0"),
         (after_a_step, "from the first frame, 0"),

@@ -42,7 +42,7 @@ pytestmark = [
 
 ASSETS = Path(__file__).parents[2] / "src" / "tempomask" / "assets" / "clip"
 COUNT = 8
-# What has neither a name, nor a label, nor a text, and is no place for messages.
+# What has neither a name, nor a label, nor a text, and is not a place for messages.
 NAMELESS = """() => [...document.querySelectorAll("button, input, select, canvas, [role]")]
   .filter((each) => each.type !== "file" && !each.matches("[role=status], [role=alert]"))
   .filter((each) => !each.ariaLabel && !each.title && !each.textContent.trim())

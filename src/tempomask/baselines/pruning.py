@@ -195,7 +195,7 @@ def _sum_but(x: Tensor, dim: int) -> Tensor:
 def _blocks(segmenter: Segmenter) -> Iterable[WindowedBlock | TransformerBlock]:
     for block in segmenter.encoder.blocks:
         if not isinstance(block, WindowedBlock | TransformerBlock):
-            raise InputError(f"{type(block).__name__} is no block that can be pruned")
+            raise InputError(f"{type(block).__name__} is not a block that can be pruned")
         yield block
 
 

@@ -56,8 +56,8 @@ def read_jobs(jobs: str, out: Path, flags: Mapping[str, bool], each: Sequence[st
         each: NAME=VALUE, for the jobs that do not say otherwise.
 
     Raises:
-        InputError: For what is no list of jobs, unknown columns, sources that are missing, and two
-            jobs into one folder.
+        InputError: For what is not a list of jobs, unknown columns, missing sources, and two jobs
+            into one folder.
     """
     common: dict[str, Any] = {}
     for text in each:
@@ -93,7 +93,7 @@ def _rows(jobs: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             raise InputError(f"{jobs} fits no video and no folder of images")
         yield from map(_of_file, filter(_is_source, sources))
     else:
-        raise InputError(f"{jobs} is no folder, pattern, .jsonl or .csv file of jobs")
+        raise InputError(f"{jobs} is not a folder, pattern, .jsonl or .csv file of jobs")
 
 
 def _is_source(path: Path) -> bool:
@@ -129,7 +129,7 @@ def _csv(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 raise InputError(f"{where} has not as many cells as the header")
             yield where, {name.strip(): cell or None for name, cell in row.items()}
     except csv.Error as error:
-        raise InputError(f"{path} is no CSV: {error}") from None
+        raise InputError(f"{path} is not a CSV file: {error}") from None
 
 
 def _job(where: str, row: Mapping[str, Any], out: Path, flags: Mapping[str, bool]) -> Job:
@@ -142,7 +142,7 @@ def _job(where: str, row: Mapping[str, Any], out: Path, flags: Mapping[str, bool
     if not (path.exists() or source.isdecimal() or "://" in source):
         raise InputError(f"no such file or folder: {source}; check the path")
     if not isinstance(name, str | None):
-        raise InputError(f"out {shown(name)} is no folder")
+        raise InputError(f"out {shown(name)} is not a folder")
     name = name or (path.name if path.is_dir() else path.stem)
     inside = Path(name)
     if inside.is_absolute() or ".." in inside.parts or not inside.parts:

@@ -163,7 +163,7 @@ def _open(text: str, sequences: tuple[str, ...] | None) -> tuple[str, SequenceSe
         "vost": (vos_sets.vost, protocols.VOST),
     }
     if layout not in readers or not place:
-        raise unknown_name(f"{text!r} is no LAYOUT:ROOT", layout, readers)
+        raise unknown_name(f"{text!r} is not LAYOUT:ROOT", layout, readers)
     read, protocol = readers[layout]
     root = Path(place)
     return f"{layout}-{root.resolve().name}", read(root, sequences=sequences), protocol

@@ -153,7 +153,7 @@ def take_threads(words: list[str]) -> list[str]:
             continue
         text = value or next(following, "")
         if not text.isdecimal() or not int(text):
-            raise InputError(f"--threads {text!r} is no number from 1 on")
+            raise InputError(f"--threads {text!r} is not a number from 1 on")
         threads = int(text)
     if "torch" in sys.modules:
         set_threads(threads)

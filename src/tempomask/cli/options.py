@@ -79,7 +79,7 @@ def _listed(read: Callable[[str], Any], what: str) -> Parameter:
         with suppress(ValueError):
             found = read(text)
         if found == ():
-            raise InputError(f"{tokens[-1].keyword} {text!r} is no list of {what}")
+            raise InputError(f"{tokens[-1].keyword} {text!r} is not a list of {what}")
         return found
 
     return Parameter(converter=convert, n_tokens=1)

@@ -31,7 +31,7 @@ REGION_AREA = (0.01, 0.35)
 # Stills of several objects with an id each; the second set is small and exact.
 COCO, FIRST_FRAMES = "coco-mini", "davis17-challenge-first"
 FIRST_FRAME_SHARE = 0.12
-# Video, and how often each set is drawn from: regions that are no clean objects are rare.
+# Video, and how often each set is drawn from: regions that are not whole objects are rare.
 DAVIS = "davis16-train-256"
 VIDEO_SHARES = {DAVIS: 0.86, "davis17-schoolgirls": 0.08, "xiph8": 0.06}
 # Every tenth image of `coco-mini` is kept for measuring, sixty in all.

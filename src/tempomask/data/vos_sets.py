@@ -304,7 +304,9 @@ def _number(text: str | int, name: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise InputError(f"sequence {name}: {text!r} is no number of an object or frame") from None
+        raise InputError(
+            f"sequence {name}: {text!r} is not a number of an object or frame"
+        ) from None
 
 
 def _index(at: dict[str, int], frame: str, name: str) -> int:
@@ -331,7 +333,7 @@ def _ranged(
     try:
         start, end, count = (int(span[name]) for name in ("start", "end", "frame_nums"))
     except ValueError:
-        raise InputError(f"object {key} has a frame_range that is no number: {span}") from None
+        raise InputError(f"object {key} has a frame_range that is not a number: {span}") from None
     numbers = range(start, end, LVOS_STEP)
     if len(numbers) not in (count, count - 1) or count < 3:
         raise InputError(

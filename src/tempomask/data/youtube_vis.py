@@ -216,7 +216,7 @@ def read_content(path: Path) -> Part:
             raise InputError(f"{path} has no list of {part}; it is not in YouTube-VIS format")
     if not isinstance(content.get("annotations"), (list, type(None))):
         raise InputError(
-            f"{path} has annotations that are no list; it is not in YouTube-VIS format"
+            f"{path} has annotations that are not a list; it is not in YouTube-VIS format"
         )
     return content
 
@@ -269,7 +269,7 @@ def _entry_problem(entry: Any, required: dict[str, type]) -> str | None:
         if kind is int and not is_whole(entry[key]):
             return f"has {key} {entry[key]!r}, not a whole number"
         if not isinstance(entry[key], kind):
-            return f"has {key} that are no list"
+            return f"has {key} that are not a list"
     return None
 
 
@@ -303,7 +303,7 @@ def _annotation_problems(
     for key in ("segmentations", "areas", "bboxes"):
         values = entry.get(key)
         if values is not None and not isinstance(values, list):
-            yield f"{name} has {key} that are no list"
+            yield f"{name} has {key} that are not a list"
         elif values is not None and len(values) != length:
             yield (
                 f"{name} has {len(values)} {key}, but video {entry['video_id']} has {length} frames"

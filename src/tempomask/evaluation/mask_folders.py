@@ -132,7 +132,7 @@ def wanted_frames(sequence: ObjectSequence) -> Sequence[int]:
 def score_masks(
     folder: Path, sequence: ObjectSequence, protocol: Protocol
 ) -> tuple[list[ObjectFrames], set[int]]:
-    """What a protocol measures of each object, and predicted ids that are no object's.
+    """What a protocol measures of each object, and predicted ids of no object.
 
     folder: of the sequence. Reads the truth of the scored frames. Objects that no frame scores are
     left out.

@@ -300,7 +300,7 @@ def read_predictions(path: str | Path, dataset: YouTubeVIS) -> dict[int, list[Pr
     """Predicted tracks by video id, in the order of the file; videos without any are left out.
 
     Raises:
-        InputError: The file is no list of rows, or a row is of an unknown video or category, has
+        InputError: The file is not a list of rows, or a row is of an unknown video or category, has
             another number of frames, masks of another size, or no score.
     """
     rows = read_json(path, "predictions", [object])

@@ -53,7 +53,7 @@ class Shard:
         """From "2/8"; InputError for anything else."""
         index, _, count = text.partition("/")
         if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            raise InputError(f"--shard {text!r} is no part; write 2/8 for the second of eight")
+            raise InputError(f"--shard {text!r} is not a share; write 2/8 for the second of eight")
         return cls(int(index), int(count))
 
 

@@ -184,7 +184,7 @@ def without_duplicates(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:
         low = torch.maximum(boxes[row, :2], boxes[row + 1 :, :2])
         high = torch.minimum(boxes[row, 2:], boxes[row + 1 :, 2:])
         common = (high - low).clamp(min=0).prod(dim=1)
-        # Boxes without any area give no number, which is no overlap.
+        # Boxes without any area give no number, which is not an overlap.
         iou = common / (areas[row] + areas[row + 1 :] - common)
         stays[row + 1 :] &= ~(iou > overlap)
     return order[torch.tensor(kept_rows, dtype=torch.long)]

@@ -135,7 +135,8 @@ def open_stream(url: str) -> Stream:
     scheme = url.partition("://")[0].lower()
     if scheme not in SCHEMES:
         raise InputError(
-            f"{url} is no file, and no URL that is opened: those begin with {', '.join(SCHEMES)}"
+            f"{url} is not a file, nor a URL that can be opened; those begin with"
+            f" {', '.join(SCHEMES)}"
         )
     options = {"rtsp_transport": "tcp"} if url.startswith("rtsp") else {}
     return Stream(url, url, options=options)

@@ -87,7 +87,7 @@ def open_container(
         protocols = ["file", "crypto"] if local else [*SCHEMES, *_BELOW]
         options["protocol_whitelist"] = ",".join(protocols)
     try:
-        # Bytes that are no text in a title must not stop the reading of the images.
+        # Bytes that are not text in a title must not stop the reading of the images.
         return av.open(
             f"file:{os.path.abspath(source)}" if local else source,
             format=demuxer,
@@ -104,7 +104,7 @@ def open_container(
         )
     if local:
         raise InputError(
-            f"cannot read {name} as a video ({reason}); the file is no video, or it was cut short"
+            f"cannot read {name} as a video ({reason}); the file is not a video, or was cut short"
             " before it was finished"
         )
     raise InputError(

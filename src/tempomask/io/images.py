@@ -33,7 +33,7 @@ IMAGE_SUFFIXES = frozenset(
 MAX_PALETTE_ID = 255
 MAX_ID = 65535
 
-# Beside white, a grey image has no more ids than this, or it is no label map; shades above this
+# Beside white, a grey image has no more ids than this, or it is not a label map; shades above this
 # without any flat part are soft edges.
 _MOST_IDS_WITH_WHITE = 32
 
@@ -274,7 +274,7 @@ def _bits(highest: int) -> int:
 
 
 def _pages(image: Image) -> int:
-    """Of a file; what phones put behind the image in a JPEG are no frames."""
+    """Of a file; what phones put behind the image in a JPEG are not frames."""
     return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 

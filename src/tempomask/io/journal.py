@@ -217,7 +217,7 @@ def read_header(path: str | Path, task: str | None = None) -> VideoInfo:
     """What the journal at `path` says of its video.
 
     Raises:
-        InputError: If it is no journal, or of another task than `task`.
+        InputError: If it is not a journal, or of another task than `task`.
     """
     try:
         with Path(path).open("rb") as file:
@@ -234,8 +234,8 @@ def read_header(path: str | Path, task: str | None = None) -> VideoInfo:
         )
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path} is no record of finished frames ({error}); delete it, or choose another output"
-            " folder"
+            f"{path} is not a record of finished frames ({error}); delete it, or choose another"
+            " output folder"
         ) from None
     if task not in (None, info.task):
         raise InputError(

@@ -140,7 +140,7 @@ def image_stem(index: int, name: str | None = None) -> str:
         InputError: For a name that leads elsewhere, as a journal from somebody else may have one.
     """
     if name is not None and (name in ("", ".", "..") or "/" in name or "\\" in name):
-        raise InputError(f"frame {index} is called {name!r}, which is no plain name of a file")
+        raise InputError(f"frame {index} is called {name!r}, which is not a plain name of a file")
     return f"{index:05d}" if name is None else name
 
 

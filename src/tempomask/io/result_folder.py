@@ -111,7 +111,7 @@ class ResultFolder:
         """Refuse to overwrite input, or what no run has written.
 
         Args:
-            inputs: Files and folders that are read, among them names that are no paths.
+            inputs: Files and folders that are read, among them names that are not paths.
 
         Raises:
             InputError: If results would take the place of one of them, or of unknown files.

@@ -105,5 +105,5 @@ def _open_path(text: str | bytes) -> Video:
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return ImagePages(path) if page_count(path) > 1 else ImageFolder(path)
     if not path.is_file():
-        raise InputError(f"{text} is no file; give a video file, a folder of images or a camera")
+        raise InputError(f"{text} is not a file; give a video file, a folder of images or a camera")
     return VideoFile(path)

@@ -42,7 +42,7 @@ def boundaries(masks: Bitmaps, width: int) -> Bitmaps:
 def dilate(masks: Bitmaps, radius: float) -> Bitmaps:
     """Every pixel at a Euclidean distance of at most `radius` from a mask pixel of its image.
 
-    A radius that is no whole number gives the disk of scikit-image, which lies off its centre.
+    A radius that is not a whole number gives the disk of scikit-image, which lies off its centre.
     The masks need `radius` padding bits, rounded up: what spills over the side of a row lands
     there.
     """

@@ -123,8 +123,8 @@ class PropagationSession(VideoSession):
         """`prompt` with a ready-made Prompt. InputError unless it is a mask on the first frame."""
         if prompt.mask is None:
             raise InputError(
-                f"the prompt for object {prompt.object_id} is no mask; labels are propagated from"
-                " masks: draw one, or make one with `tempomask track` from a click or box"
+                f"the prompt for object {prompt.object_id} is not a mask; labels are propagated"
+                " from masks: draw one, or make one with `tempomask track` from a click or box"
             )
         if self._index is not None or prompt.frame != self.start:
             raise InputError(

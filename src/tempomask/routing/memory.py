@@ -80,7 +80,7 @@ class MemoryRouter:
         grid: h and w.
 
     Raises:
-        InputError: For a budget that is no share.
+        InputError: For a budget that is not a share.
     """
 
     def __init__(self, budget: float, grid: tuple[int, int]) -> None:

@@ -37,7 +37,7 @@ _VERSION = 1
 def _color(value: Any) -> str:
     """The schema of a colour, #rrggbb."""
     if not isinstance(value, str) or not re.fullmatch("#[0-9a-f]{6}", value):
-        raise ValueError(f"is {shown(value)}, which is no colour such as #20a0ff")
+        raise ValueError(f"is {shown(value)}, which is not a colour such as #20a0ff")
     return value
 
 
@@ -207,7 +207,7 @@ class Project:
             objects = [ObjectInfo(**each) for each in facts["objects"]]
             self.state.load("settings", {"speed": Settings(**facts["settings"])})
         except TypeError as error:  # what another version has written
-            raise InputError(f"{path} is no project ({error}); choose another folder") from None
+            raise InputError(f"{path} is not a project ({error}); choose another folder") from None
         if (size, count) != (self.video.size, self.video.num_frames):
             raise InputError(
                 f"{self.folder} is a project of {facts.get('name')}, {count} frames of {size[1]} x"

@@ -103,7 +103,7 @@ def _read_shards(index: Path) -> State:
 def _read_file(path: Path) -> tuple[State, Mapping[str, str]]:
     """Tensors and metadata, by what the file holds, not by how it is called."""
     if not path.is_file():  # reading a pipe would wait for ever
-        raise InputError(f"the checkpoint {path} is no file; give a file or a folder")
+        raise InputError(f"the checkpoint {path} is not a file; give a file or a folder")
     try:
         with path.open("rb") as file:
             start = file.read(9)

@@ -48,7 +48,7 @@ def identify(file: Checkpoint, layouts: Iterable[Layout], kinds: str) -> Layout:
     layout = layout_of(file.state, layouts)
     if layout is None:
         raise InputError(
-            f"{file.path} is no checkpoint of {kinds}; its {len(file.state)} tensors are"
+            f"{file.path} is not a checkpoint of {kinds}; its {len(file.state)} tensors are"
             f" {listed(file.state)}"
         )
     return layout

@@ -115,7 +115,7 @@ def _part(hint: Any, value: Any) -> Any:
             check(each, tuple(LEAVES[kind] for kind in choices if kind in LEAVES) or object, "it")
         return tuple(value) if isinstance(value, list) else value
     if not isinstance(value, Mapping):
-        raise TypeError(f"{shown(value)} is no configuration of a part")
+        raise TypeError(f"{shown(value)} is not a configuration of a part")
     values = dict(value)
     part: Any = KINDS[values.pop("kind")] if len(parts) > 1 else parts[0]
     return _build(part, values)
