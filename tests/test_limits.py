@@ -38,7 +38,12 @@ def test_limits_are_read_from_text(monkeypatch: pytest.MonkeyPatch) -> None:
         ({str: int}, [{}, {"x": 1}], [{"x": "1"}], "x is"),
         (whole(1, 9), [1, 9], [0, 10, 1.0, True, 10**40], "not a whole number from 1 to 9"),
         (one_of(1, "track"), [1, "track"], [True, 2, "x", []], "not 1 or track"),
-        (plain_name, ["a.png", "..a"], ["", ".", "..", "a/b", "a\\b", "a\0", 1], "no plain name"),
+        (
+            plain_name,
+            ["a.png", "..a"],
+            ["", ".", "..", "a/b", "a\\b", "a\0", 1],
+            "not a plain name",
+        ),
         (
             inner_path,
             ["a/b.png"],

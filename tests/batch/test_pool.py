@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tempomask.batch.pool import Outcome, run_jobs
 from tempomask.errors import InputError
 
@@ -54,6 +56,7 @@ def test_what_goes_wrong_costs_one_job(tmp_path: Path) -> None:
         assert len(processes) == len(set(processes)) == times
 
 
+@pytest.mark.slow
 def test_a_slow_job_fails_and_the_others_go_on(tmp_path: Path) -> None:
     found = outcomes(["slow", "well", "fine"], tmp_path, timeout=8.0)
     assert found["slow"].error == "took longer than 8 s"

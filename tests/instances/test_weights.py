@@ -273,7 +273,7 @@ REID = f"{QUERIES}.reid_embed."
             lambda s: s["tiny"] | {f"{QUERIES}.query_embed.weight": torch.zeros(9, 32)},
             r"query_embed.weight \(9, 32\) instead of \(7, 32\)",
         ),
-        ("tiny", lambda s: {"weight": torch.zeros(2)}, "no checkpoint of Mask2Former"),
+        ("tiny", lambda s: {"weight": torch.zeros(2)}, "not a checkpoint of Mask2Former"),
         ("nano-vis", lambda s: s["tiny"], "nano-vis, which is ours alone"),
         (None, lambda s: s["tiny"], "cannot tell which model"),
     ],

@@ -168,7 +168,7 @@ def test_names_of_frames_lead_nowhere_else(tmp_path: Path) -> None:
     bad = json.dumps({**json.loads(line), "name": "../../evil"})
     path.write_text(f"{head}\n{bad}\n")
     with (
-        pytest.raises(InputError, match="no plain name"),
+        pytest.raises(InputError, match="not a plain name"),
         ResultWriter(tmp_path / "out", VideoInfo(SIZE), ["yolo"], resume=True) as writer,
     ):
         writer.add(None, record(1))

@@ -107,7 +107,7 @@ def test_playlists_are_not_followed(
     "url", ["concat://a", "ftp://a/b.mp4", "data://x", "lavfi://x", "pipe://0"]
 )
 def test_other_schemes_are_refused(url: str) -> None:
-    with pytest.raises(InputError, match="no URL that is opened"):
+    with pytest.raises(InputError, match="nor a URL that can be opened"):
         open_video(url)
 
 

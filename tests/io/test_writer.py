@@ -321,7 +321,7 @@ def test_resuming_something_else_is_refused(
     with pytest.raises(InputError, match="resuming with an overlay needs the video"):
         results(out, ["overlay"], settings=same, resume=True)
     (out / "frames.jsonl").write_text("hello\n")
-    with pytest.raises(InputError, match="no record of finished frames"):
+    with pytest.raises(InputError, match="not a record of finished frames"):
         results(out, resume=True)
 
 

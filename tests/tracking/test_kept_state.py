@@ -115,6 +115,7 @@ def uninterrupted(
     return results(direction, name, routing, image_keys)[0]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     direction=st.sampled_from(["forward", "backward", "both"]),

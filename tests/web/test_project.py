@@ -127,7 +127,7 @@ def test_a_damaged_project_is_refused(open_project: Open, change: dict[str, obje
     project = open_project()
     path = project.folder / PROJECT
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(InputError, match="project.json(: .* not |: .* has no | is no )"):
+    with pytest.raises(InputError, match="project.json(: .* not |: .* has no | is not )"):
         open_project()
 
 

@@ -76,7 +76,10 @@ BAD: list[tuple[Callable[[Path], None], str]] = [
     (other_objects, "truncated, damaged or holds other objects"),
     (a_list, "holds no named tensors"),
     (no_tensors, "holds no tensors, but epoch, optimizer"),
-    (other_network, "no checkpoint of SAM 2, EfficientTAM or tempomask; its 2 tensors are weight"),
+    (
+        other_network,
+        "not a checkpoint of SAM 2, EfficientTAM or tempomask; its 2 tensors are weight",
+    ),
     (other_safetensors, "its 1 tensors are classifier.weight"),
     (truncated_pickle, "truncated, damaged or holds other objects"),
     (truncated_header, "truncated or damaged safetensors file"),
@@ -147,7 +150,7 @@ def test_folders_without_one_checkpoint(tmp_path: Path, files: list[str], messag
         ("{", "is not JSON"),
         ("[]", "is a list of 0, not an object"),
         ("{}", "has no weight_map"),
-        ('{"weight_map": {"a": "../b"}}', "no plain name of a file"),
+        ('{"weight_map": {"a": "../b"}}', "not a plain name of a file"),
         (json.dumps({"weight_map": {"a": "gone.safetensors"}}), "names gone.safetensors"),
     ],
 )
