@@ -116,8 +116,8 @@ def score(
         run = InstanceRun(row.model, dataset, observe=row.observe)
         for video in dataset.videos:
             run.track(video)
-        metrics[row.name] = run.metric
-        say(f"{row.name}: AP {100 * run.metric.compute().ap:.2f}")
+        _, metrics[row.name] = run.scorer.metrics[""]
+        say(f"{row.name}: AP {100 * metrics[row.name].compute().ap:.2f}")
     results = {name: metric.compute() for name, metric in metrics.items()}
     return results, ap_intervals(metrics, BASELINE)
 

@@ -250,6 +250,11 @@ def test_eval_youtube_vis(run: Run, weights: Path, video_set: Any, tmp_path: Pat
     arguments = ("eval", "youtube-vis", path, "--predictions", out / "results.json")
     code, text, err = run(*arguments)
     assert code == 0 and "AP75" in text and "2 videos, 10 frames, 20 predictions" in text
+    zipped = tmp_path / "hand-in.zip"
+    code, text, err = run(*arguments, "--boundary", "--part", path, "--submission", zipped)
+    assert code == 0 and "instances boundary" in text and zipped.is_file(), err
+    code, _, err = run(*arguments, "--submission", zipped, "--videos", "1")
+    assert code == 2 and "--submission needs all videos; leave --videos out" in err
     code, _, err = run(*arguments, "--checkpoint", weights)
     assert code == 2 and "without a model; leave --checkpoint out" in err
     code, _, err = run("eval", "youtube-vis", tmp_path / "none.json", "--predictions", out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,17 @@ import torch
 
 from tempomask.data.youtube_vis import YouTubeVIS
 from tempomask.errors import InputError
+from tempomask.evaluation.instance_results import read_predictions
+from tempomask.evaluation.submission import SubmissionFile
 from tempomask.evaluation.video_instances import (
+    Scoring,
     categories_of,
     evaluate_instances,
     evaluate_predictions,
-    read_predictions,
 )
 from tempomask.instances.model import InstanceModel
 from tempomask.models.instances.segmenter import InstanceSegmenter
-from tempomask.rle import encode_rle
+from tempomask.rle import encode_rle, run_lengths
 
 MakeVideoSet = Callable[..., Path]
 MakeInstanceConfig = Callable[..., Any]
@@ -169,3 +172,71 @@ def test_classes_are_matched_by_name(video_set: MakeVideoSet, model: InstanceMod
         YouTubeVIS(dataset.path, videos=["x"])
     with pytest.raises(InputError, match="limit must be 1 or more"):
         evaluate_instances(model, dataset, limit=0)
+
+
+def part_of(path: Path, video: int) -> Path:
+    """The truth of one video in a file of its own, as gt_long.json of YouTube-VIS 2022."""
+    content = json.loads(path.read_text())
+    content["videos"] = [v for v in content["videos"] if v["id"] == video]
+    content["annotations"] = [a for a in content["annotations"] if a["video_id"] == video]
+    target = path.with_name(f"gt_{video}.json")
+    target.write_text(json.dumps(content))
+    return target
+
+
+def test_boundaries_and_parts_are_scored_beside_the_whole(
+    video_set: MakeVideoSet, model: InstanceModel, tmp_path: Path
+) -> None:
+    path = video_set()
+    rows = [row for row in perfect_rows(path) if row["video_id"] == 2]
+    parts = tuple(YouTubeVIS(part_of(path, number)) for number in (1, 2))
+    scoring = Scoring(boundary=True, parts=parts)
+    found = evaluate_predictions(YouTubeVIS(path), written(path, rows), scoring=scoring).to_dict()
+    more = {name: scores["AP"] for name, scores in found["more"].items()}
+    half = pytest.approx(100 * 51 / 101)
+    wanted = {"boundary": half, "gt_1": 0, "gt_1 boundary": 0, "gt_2": 100, "gt_2 boundary": 100}
+    assert more == wanted and found["AP"] == half
+    # As on the server: the file with all videos has no truth, its parts have.
+    bare = video_set(lambda content: content.update(annotations=None))
+    ran = evaluate_instances(model, YouTubeVIS(bare), out=tmp_path / "out", scoring=scoring)
+    assert ran.scores is None and list(ran.more) == list(wanted)[1:]
+    read = evaluate_predictions(YouTubeVIS(bare), tmp_path / "out/results.json", scoring=scoring)
+    assert read.to_dict()["more"] == ran.to_dict()["more"]
+    with pytest.raises(InputError, match=r"gt_1.json is no part of .*, which does not have the vi"):
+        evaluate_predictions(
+            YouTubeVIS(parts[1].path), written(path, rows), scoring=Scoring(parts=parts[:1])
+        )
+    with pytest.raises(InputError, match="has no annotations; a part is scored against its own"):
+        evaluate_predictions(
+            YouTubeVIS(path), written(path, rows), scoring=Scoring(parts=(YouTubeVIS(bare),))
+        )
+
+
+def test_submissions_hold_checked_results(
+    video_set: MakeVideoSet, model: InstanceModel, tmp_path: Path
+) -> None:
+    path = video_set(lambda content: content.update(annotations=None))
+    dataset, zipped = YouTubeVIS(path), SubmissionFile(tmp_path / "hand-in.zip")
+    ran = evaluate_instances(model, dataset, submission=zipped)
+    with zipfile.ZipFile(zipped.path) as archive:
+        assert archive.namelist() == ["results.json"]
+        rows = json.loads(archive.read("results.json"))
+    assert len(rows) == ran.predictions > 0
+    assert all(m is None or type(m["counts"]) is str for r in rows for m in r["segmentations"])
+    # A file from elsewhere, with run lengths as lists, which the servers do not read.
+    mask = rows[0]["segmentations"][0] or encode_rle(np.ones((32, 48)))
+    counts = [int(n) for n in run_lengths(mask)]
+    plain = [row(segmentations=[{**mask, "counts": counts}, *[None] * 4])]
+    evaluate_predictions(dataset, written(path, plain), submission=zipped)
+    with zipfile.ZipFile(zipped.path) as archive:
+        (sent,) = json.loads(archive.read("results.json"))
+    assert sent["segmentations"] == [mask, *[None] * 4] and sent["score"] == 0.5
+    zipped.path.unlink()
+    with pytest.raises(InputError, match="no predictions; the servers refuse an empty list"):
+        evaluate_predictions(dataset, written(path, []), submission=zipped)
+    with pytest.raises(InputError, match="no video 9"):
+        evaluate_predictions(dataset, written(path, [row(video_id=9)]), submission=zipped)
+    (path.parent / "JPEGImages/video2/00004.png").unlink()
+    with pytest.raises(InputError, match=r"is not written, as a server takes whole .*no image"):
+        evaluate_instances(model, dataset, out=tmp_path / "out", submission=zipped)
+    assert not zipped.path.exists() and (tmp_path / "out/summary.json").exists()

@@ -19,7 +19,8 @@ from tempomask.data import vos_sets
 from tempomask.data.davis import Davis
 from tempomask.errors import InputError
 from tempomask.evaluation.protocols import LVOS, SAV, YOUTUBE_VOS
-from tempomask.evaluation.vos import Shard, SubmissionFile, evaluate, evaluate_masks
+from tempomask.evaluation.submission import SubmissionFile
+from tempomask.evaluation.vos import Shard, evaluate, evaluate_masks
 from tempomask.io.images import read_mask
 from tempomask.model import Model
 from tempomask.models.segmenter import Segmenter

@@ -34,7 +34,7 @@ from tempomask.data.box_tracking import read_boxes
 from tempomask.data.segmentations import mask_of
 from tempomask.data.youtube_vis import YouTubeVIS
 from tempomask.errors import InputError
-from tempomask.evaluation.video_instances import read_predictions
+from tempomask.evaluation.instance_results import read_predictions
 from tempomask.files import read_json
 from tempomask.io.images import image_size, read_image, read_mask
 from tempomask.io.journal import open_journal

@@ -148,6 +148,19 @@ def test_skipping_passes_the_synchronised_queries_on() -> None:
     torch.testing.assert_close(again, skipped)
 
 
+@pytest.mark.parametrize("synchroniser", ["attention", "bipartite"])
+def test_a_synchroniser_alone_runs_every_layer(synchroniser: str) -> None:
+    """Table 3, rows without a router: queries are aligned once, after the warm-up."""
+    router = make_router(synchroniser=synchroniser, routers=False)
+    now, before, layer = queries(1), queries(2), CountingLayer()
+    x, ran = now, []
+    for index in range(4):
+        x, share = router.route(index, x, before, layer)
+        ran.append(int(share.item()))
+    assert ran == [1] * 4 and layer.runs == 4 and not len(router.routers)
+    torch.testing.assert_close(x, router.synchroniser(now + 1, before) + 3)
+
+
 def test_the_bipartite_synchroniser_restores_the_order() -> None:
     router = make_router(synchroniser="bipartite")
     before = queries(2, 2)
@@ -205,7 +218,7 @@ def test_bad_fixed_layers(count: int) -> None:
 
 
 def test_the_configuration_survives_json() -> None:
-    config = QueryRouterConfig(dim=64, warmup_layers=3, synchroniser="bipartite")
+    config = QueryRouterConfig(dim=64, warmup_layers=3, synchroniser="bipartite", routers=False)
     assert QueryRouterConfig.from_json(config.to_json()) == config
     with pytest.raises(InputError, match="router"):
         QueryRouterConfig.from_json('{"depth": 3}')

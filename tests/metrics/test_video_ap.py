@@ -7,13 +7,14 @@ import io
 import math
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tempomask.errors import InputError
-from tempomask.metrics.tube_overlap import tube_areas, tube_overlaps
+from tempomask.metrics.tube_overlap import boundary_tube, tube_areas, tube_overlaps
 from tempomask.metrics.video_ap import (
     AREA_RANGES,
     RECALL_LEVELS,
@@ -312,6 +313,49 @@ def test_overlap_counts_pixels(seed: int, noisy: bool) -> None:
     predicted, truth = ([[None] * 3, *(tube() for _ in range(3))] for _ in range(2))
     plain = [[plain_overlap(p, t) for t in truth] for p in predicted]
     assert np.array_equal(tube_overlaps(predicted, truth), plain)
+
+
+def eroded_boundary(mask: np.ndarray) -> np.ndarray:
+    """Boundary IoU's text: pad by background, erode by 3 x 3, take the rest away."""
+    reach = max(1, round(0.02 * math.hypot(*mask.shape)))
+    padded = np.pad(mask.astype(np.uint8), 1)
+    return mask & (cv2.erode(padded, np.ones((3, 3)), iterations=reach)[1:-1, 1:-1] == 0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000))
+def test_boundaries_are_what_erosion_takes(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    size = (int(rng.integers(3, 200)), int(rng.integers(3, 200)))
+    noise = cv2.GaussianBlur(rng.standard_normal(size), (0, 0), rng.uniform(0.5, 9))
+    mask = noise > np.quantile(noise, rng.uniform(0, 1))
+    wanted = encode_rle(eroded_boundary(mask))
+    assert boundary_tube([encode_rle(mask), None]) == [wanted, None]
+
+
+def test_the_boundary_counts_where_it_overlaps_less() -> None:
+    """A mask that loses its edge keeps most pixels and next to nothing of its boundary."""
+    true = np.zeros((100, 140), bool)
+    true[20:80, 20:110] = True
+    inner = np.zeros_like(true)
+    inner[24:76, 24:106] = True
+    tubes = [encode_rle(true)], [encode_rle(inner)]
+    edges = [encode_rle(eroded_boundary(mask)) for mask in (true, inner)]
+    whole = tube_overlaps([tubes[1]], [tubes[0]]).item()
+    thin = tube_overlaps([[edges[1]]], [[edges[0]]]).item()
+    assert 0.75 < whole < 0.8 and thin < 0.1
+    for crowd, boundary, wanted in ((False, False, 0.6), (False, True, 0.0), (True, True, 1.0)):
+        metric = VideoAP([1], boundary=boundary)
+        # The group takes the loose mask by its whole pixels, so that only the other track counts.
+        other = TrueTrack(1, [encode_rle(~true)]), PredictedTrack(1, [encode_rle(~true)], 0.5)
+        truth = [TrueTrack(1, tubes[0], is_crowd=crowd), *([other[0]] if crowd else [])]
+        found = [PredictedTrack(1, tubes[1], 0.9), *([other[1]] if crowd else [])]
+        metric.update(truth, found)
+        hits = [whole >= threshold for threshold in THRESHOLDS]
+        if (crowd, boundary) == (True, True):  # above the overlap, the loose mask is a mistake
+            hits = [1.0 if hit else 0.5 for hit in hits]
+        expected = np.mean(hits) if wanted else 0.0
+        assert metric.compute().ap == pytest.approx(expected)
 
 
 def test_counts_as_lists_are_the_same_masks() -> None:

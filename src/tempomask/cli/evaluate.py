@@ -20,6 +20,7 @@ from tempomask.cli.options import (
     TrackingFlags,
     refuse,
 )
+from tempomask.errors import InputError
 
 if TYPE_CHECKING:
     from tempomask.evaluation.boxes import BoxSummary
@@ -79,7 +80,10 @@ def youtube_vis(
     model: InstanceModelOptions = InstanceModelOptions(),
     videos: Names | None = None,
     limit: Positive = 10,
+    boundary: bool = False,
+    part: tuple[Path, ...] = (),
     out: Out = None,
+    submission: Out = None,
     as_json: Json = False,
 ) -> int:
     """Find the instances of every video and print AP, AP50, AP75, AR1 and AR10.
@@ -88,26 +92,40 @@ def youtube_vis(
     written. FPS leaves decoding and writing out.
 
     Args:
-        annotations: Annotations of YouTube-VIS or OVIS, or of data laid out so.
+        annotations: Annotations of YouTube-VIS, HQ-YTVIS or OVIS, or of data laid out so.
         predictions: Score this results file instead of a model.
         images: Folder that file names start from. Default: looked for beside the annotations.
         videos: Only these, by name or id, such as 0032,17.
         limit: Predictions for each video.
-        out: Folder for results.json (to hand in), summary.json and classes.csv.
+        boundary: Tube-boundary AP as well, as on HQ-YTVIS.
+        part: Truth of some of the videos, scored by itself as well, such as gt_long.json of
+            YouTube-VIS 2022; may be given again.
+        out: Folder for results.json, summary.json and classes.csv.
+        submission: Check the results and write the zip that the benchmark's server takes.
     """
     with console.waiting("starting"):
         from tempomask.data.youtube_vis import YouTubeVIS
-        from tempomask.evaluation.video_instances import evaluate_instances, evaluate_predictions
+        from tempomask.evaluation.submission import SubmissionFile
+        from tempomask.evaluation.video_instances import (
+            Scoring,
+            evaluate_instances,
+            evaluate_predictions,
+        )
 
+    zipped = None if submission is None else SubmissionFile(submission)
+    if zipped is not None and videos is not None:
+        raise InputError("--submission needs all videos; leave --videos out")
     dataset = YouTubeVIS(annotations, images, videos)
+    scoring = Scoring(boundary, tuple(YouTubeVIS(path, images) for path in part))
+    output: dict[str, Any] = {"out": out, "scoring": scoring, "submission": zipped}
     if predictions is not None:
         refuse("--predictions scores a file without a model", model, images=images)
         with console.waiting("scoring"):
-            found = evaluate_predictions(dataset, predictions, out=out)
+            found = evaluate_predictions(dataset, predictions, **output)
     else:
         loaded = model.load_instances()
         with closing(VideoBar()) as bar:
-            found = evaluate_instances(loaded, dataset, out=out, limit=limit, progress=bar.show)
+            found = evaluate_instances(loaded, dataset, limit=limit, progress=bar.show, **output)
     return conclude(found, as_json, out, _print_instances)
 
 
@@ -176,9 +194,14 @@ def _print_instances(found: InstanceEvaluation) -> None:
         for name, ap, recall, tracks in found.class_rows():
             table.add_row(name, f"{ap:.1f}", f"{recall:.1f}", str(tracks))
         console.out.print(table)
-        shown = {name: scores[name] for name in ("AP", "AP50", "AP75", "AR1", "AR10")}
-        table = console.table(*(f">{name}" for name in shown))
-        table.add_row(*("-" if value is None else f"{value:.2f}" for value in shown.values()))
+    rows = {} if found.scores is None else {"all": scores}
+    rows |= scores["more"]
+    if rows:
+        shown = ("AP", "AP50", "AP75", "AR1", "AR10")
+        table = console.table("videos", *(f">{name}" for name in shown))
+        for name, row in rows.items():
+            values = (row[score] for score in shown)
+            table.add_row(name, *("-" if value is None else f"{value:.2f}" for value in values))
         console.out.print(table)
     layers = "" if found.layers_run is None else f", {found.layers_run:.2f} decoder layers a frame"
     console.out.print(

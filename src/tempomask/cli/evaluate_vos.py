@@ -211,7 +211,8 @@ def vost(
 
 def _evaluate(dataset: SequenceSet[Any], protocol: Protocol, top: str, run: VosOptions) -> int:
     """Track or read the masks of a data set, score them and say so; the exit code."""
-    from tempomask.evaluation.vos import Shard, SubmissionFile, evaluate, evaluate_masks
+    from tempomask.evaluation.submission import SubmissionFile
+    from tempomask.evaluation.vos import Shard, evaluate, evaluate_masks
 
     if run.routing.fps is not None:
         raise InputError("--fps is for track; a score needs a budget that does not move with time")
@@ -220,6 +221,8 @@ def _evaluate(dataset: SequenceSet[Any], protocol: Protocol, top: str, run: VosO
     zipped = None if run.submission is None else SubmissionFile(run.submission, top)
     if zipped is not None and run.shard is not None:
         raise InputError("--submission needs all sequences; leave --shard out, with --resume")
+    if zipped is not None and run.sequences is not None:
+        raise InputError("--submission needs all sequences; leave --sequences out")
     if run.masks is not None:
         prompt = None if run.prompt == "mask" else run.prompt
         other = {"propagator": run.propagator, "resume": run.resume, "shard": run.shard}

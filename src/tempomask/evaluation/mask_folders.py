@@ -5,7 +5,6 @@ Written while tracking, read for scores, and packed into the zip that a benchmar
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 from tempomask.data.sequences import MaskSequence, ObjectSequence
 from tempomask.errors import InputError
 from tempomask.evaluation.protocols import ObjectFrames, Protocol
-from tempomask.files import replacing, write_errors
+from tempomask.evaluation.submission import SubmissionFile
+from tempomask.files import write_errors
 from tempomask.io.images import image_size, opened, read_mask, write_label_png, write_mask_png
 from tempomask.results import FrameResult
 
@@ -171,34 +171,29 @@ def absent(sequence: ObjectSequence, protocol: Protocol) -> list[ObjectFrames]:
 
 
 def write_submission(
-    path: Path, folder: Path, sequences: Sequence[ObjectSequence], top: str
+    submission: SubmissionFile, folder: Path, sequences: Sequence[ObjectSequence]
 ) -> None:
     """Check the masks, then write the zip that a benchmark's server takes, whole or not at all.
 
     Args:
-        path: Of the zip.
+        submission: The zip.
         folder: From `masks_root`, with all frames that the benchmark asks for.
         sequences: That it asks for.
-        top: The one folder at the zip's root, such as "Annotations"; "" for none.
 
     Raises:
         InputError: A mask is of another size, has no palette, or shows an id that the
             sequence does not have.
     """
+    files: list[Path] = []
     for sequence in sequences:
         known = {item.object_id for item in sequence.objects}
         for index in wanted_frames(sequence):
             for file in mask_paths(folder / sequence.name, sequence, index):
                 _check_file(file, sequence, known)
-    with (
-        write_errors(path),
-        replacing(path) as part,
-        zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive,
-    ):
-        for sequence in sequences:
-            for index in wanted_frames(sequence):
-                for file in mask_paths(folder / sequence.name, sequence, index):
-                    archive.write(file, Path(top) / file.relative_to(folder))
+                files.append(file)
+    with submission.writing() as archive:
+        for file in files:
+            archive.write(file, Path(submission.top) / file.relative_to(folder))
 
 
 def _check_file(file: Path, sequence: ObjectSequence, known: set[int]) -> None:

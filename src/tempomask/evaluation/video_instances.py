@@ -1,40 +1,96 @@
 """Video instance segmentation on data in YouTube-VIS format: a model or a results file, scored.
 
 Average precision and recall are those of the YouTube-VIS protocol (`metrics.video_ap`). Files
-without annotations, as in the benchmarks' validation sets, give a results file to hand in: rows
-{video_id, category_id, segmentations: [RLE or null], score}, one for each track with a class.
+without annotations, as in the benchmarks' validation sets, give a results file to hand in.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tempomask.data.segmentations import as_rle
 from tempomask.data.youtube_vis import VideoEntry, YouTubeVIS
-from tempomask.errors import Flaws, InputError, place
+from tempomask.errors import Flaws, InputError
+from tempomask.evaluation.instance_results import (
+    read_predictions,
+    write_predictions,
+    write_submission,
+)
 from tempomask.evaluation.settings import Progress, computation
-from tempomask.files import make_folder, read_json, replacing, write_csv, write_errors, write_json
+from tempomask.evaluation.submission import SubmissionFile
+from tempomask.files import make_folder, write_csv, write_json
 from tempomask.instances.model import InstanceModel
 from tempomask.instances.options import PROTOCOL
 from tempomask.metrics.video_ap import PredictedTrack, TrueTrack, VideoAP, VideoAPResult
 from tempomask.results import InstanceResult
 from tempomask.rle import RLE, encode_rle
-from tempomask.schema import check
 
 # Called with the video, the frame as it was read, and what was found on it.
 Observer = Callable[[VideoEntry, NDArray[np.uint8], InstanceResult], None]
 # The papers hand in so many pairs of track and class for each video.
 PREDICTIONS_PER_VIDEO = 10
-_ROW = {"video_id": int, "category_id": int, "segmentations": [object], "score": float}
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What is scored beside AP over all videos.
+
+    Attributes:
+        boundary: Tube-boundary AP as well (HQ-YTVIS).
+        parts: The truth of some of the videos each, scored by itself as well (YouTube-VIS 2022: its
+            short and its long videos).
+    """
+
+    boundary: bool = False
+    parts: tuple[YouTubeVIS, ...] = ()
+
+
+class Scorer:
+    """The metrics of a data set: over all of it, "" if it is annotated, and what else is scored."""
+
+    def __init__(self, dataset: YouTubeVIS, scoring: Scoring) -> None:
+        """InputError for a part that is not of these videos, or has no annotations."""
+        self.metrics: dict[str, tuple[YouTubeVIS, VideoAP]] = {}
+        sets = {"": dataset} if dataset.annotated else {}
+        for part in scoring.parts:
+            _check_part(part, dataset)
+            sets[part.path.stem] = part
+        for name, data in sets.items():
+            self.metrics[name] = data, VideoAP(data.categories)
+            if scoring.boundary:
+                edges = VideoAP(data.categories, boundary=True)
+                self.metrics[f"{name} boundary".strip()] = data, edges
+
+    def add(self, video: VideoEntry, tracks: Sequence[PredictedTrack]) -> None:
+        """Score the tracks of a video; InputError if its truth cannot be read."""
+        for data, metric in self.metrics.values():
+            if video in data.videos:
+                metric.update(true_tracks(data, video), tracks)
+
+    def scores(self) -> dict[str, VideoAPResult]:
+        """Of the videos so far, by name."""
+        return {name: metric.compute() for name, (_, metric) in self.metrics.items()}
+
+
+def _check_part(part: YouTubeVIS, whole: YouTubeVIS) -> None:
+    if not part.annotated:
+        raise InputError(f"{part.path} has no annotations; a part is scored against its own")
+    strange = [video.name for video in part.videos if video not in whole.videos]
+    if strange or part.categories != whole.categories:
+        what = f"the video {strange[0]}" if strange else "the classes"
+        raise InputError(
+            f"{part.path} is no part of {whole.path}, which does not have {what} as it is there;"
+            " take files of one data set"
+        )
 
 
 @dataclass(frozen=True)
@@ -42,7 +98,7 @@ class InstanceEvaluation:
     """What an evaluation found.
 
     Attributes:
-        scores: None where the file has no annotations.
+        scores: Over all videos; None where the file has no annotations.
         classes: Names by category id.
         predictions: Rows in the results.
         videos: Run or scored.
@@ -51,6 +107,8 @@ class InstanceEvaluation:
         fps: Frames over seconds of the session's steps, None for a results file.
         layers_run: Decoder layers a frame, None for a results file.
         flaws: Why a video is not among them, by name.
+        more: What else was scored, by name: "boundary", and parts of the data by the names of
+            their files.
     """
 
     scores: VideoAPResult | None
@@ -62,12 +120,13 @@ class InstanceEvaluation:
     fps: float | None = None
     layers_run: float | None = None
     flaws: Mapping[str, str] = field(default_factory=Flaws)
+    more: Mapping[str, VideoAPResult] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json: scores in percent, None where there is nothing to find."""
-        scores = {} if self.scores is None else self.scores.to_dict()
         return {
-            **{name: None if np.isnan(value) else value for name, value in scores.items()},
+            **_percent(self.scores),
+            "more": {name: _percent(result) for name, result in self.more.items()},
             "classes": {row[0]: row[1] for row in self.class_rows()},
             "videos": self.videos,
             "frames": self.frames,
@@ -98,39 +157,56 @@ class InstanceEvaluation:
             write_csv(folder / "classes.csv", ["class", "AP", "AR10", "tracks"], rows)
 
 
+def _percent(scores: VideoAPResult | None) -> dict[str, float | None]:
+    named = {} if scores is None else scores.to_dict()
+    return {name: None if np.isnan(value) else value for name, value in named.items()}
+
+
 def evaluate_predictions(
-    dataset: YouTubeVIS, predictions: str | Path, *, out: str | Path | None = None
+    dataset: YouTubeVIS,
+    predictions: str | Path,
+    *,
+    out: str | Path | None = None,
+    scoring: Scoring = Scoring(),
+    submission: SubmissionFile | None = None,
 ) -> InstanceEvaluation:
     """Score a results file.
 
     Args:
-        dataset: With annotations.
+        dataset: With annotations, unless its parts have them or the file is only handed in.
         predictions: The file, see `read_predictions`.
         out: Folder for summary.json and classes.csv; None writes nothing.
+        scoring: What else is scored.
+        submission: Also check the file and write the zip for a server.
 
     Raises:
         InputError: The file does not fit, or there are no annotations.
     """
-    if not dataset.annotated:
+    scorer, flaws = Scorer(dataset, scoring), Flaws()
+    if not scorer.metrics and submission is None:
         raise InputError(
             f"{dataset.path} has no annotations to score against; benchmarks keep them on their"
-            " servers, hand the results in there"
+            " servers: --submission checks the results and writes the zip to hand in"
         )
-    found = read_predictions(predictions, dataset)
-    metric, flaws = VideoAP(dataset.categories), Flaws()
+    if submission is None:
+        found = read_predictions(predictions, dataset)
+    else:
+        found = write_submission(submission, Path(predictions), dataset)
     for video in dataset.videos:
         with flaws.of(video.name):
-            metric.update(true_tracks(dataset, video), found.get(video.id, []))
+            scorer.add(video, found.get(video.id, []))
     flaws.check(range(len(dataset) - len(flaws)))
     name = {"predictions": Path(predictions).name}
+    scores = scorer.scores()
     summary = InstanceEvaluation(
-        metric.compute(),
+        scores.pop("", None),
         dataset.categories,
         predictions=sum(len(found.get(video.id, [])) for video in dataset.videos),
         videos=len(dataset),
         frames=sum(len(video) for video in dataset.videos),
         settings={"model": None, **name, "dataset": dataset.path.name},
         flaws=flaws,
+        more=scores,
     )
     if out is not None:
         summary.write(make_folder(out))
@@ -143,6 +219,8 @@ def evaluate_instances(
     *,
     out: str | Path | None = None,
     limit: int = PREDICTIONS_PER_VIDEO,
+    scoring: Scoring = Scoring(),
+    submission: SubmissionFile | None = None,
     progress: Progress | None = None,
 ) -> InstanceEvaluation:
     """Run a model on every video, score it if there are annotations, and write the results.
@@ -153,47 +231,39 @@ def evaluate_instances(
         out: Folder for results.json (as the servers take it), summary.json and classes.csv; None
             writes nothing.
         limit: Predictions a video.
+        scoring: What else is scored.
+        submission: Also write the zip for a server, which needs all videos.
         progress: Told about every frame.
 
     Raises:
         InputError: The model does not know a class of the data, or images are missing or damaged.
     """
-    if not dataset.annotated and out is None:
+    run = InstanceRun(model, dataset, limit, progress, scoring=scoring)
+    if not run.scorer.metrics and out is None and submission is None:
         raise InputError(
             f"{dataset.path} has no annotations to score against; name an output folder for the"
             " results"
         )
-    run = InstanceRun(model, dataset, limit, progress)
     folder = None if out is None else make_folder(out)
-    if folder is None:
-        deque(run.tracks(), maxlen=0)
-    else:
-        _write_predictions(folder / "results.json", run.tracks())
-    summary = InstanceEvaluation(
-        run.metric.compute() if dataset.annotated else None,
-        dataset.categories,
-        predictions=run.predictions,
-        videos=len(dataset) - len(run.flaws),
-        frames=run.frames,
-        settings={
-            "model": model.name,
-            "router": None if model.router is None else type(model.router).__name__,
-            "short_side": model.config.short_side,
-            **computation(model.device, model.dtype),
-            "limit": limit,
-            "dataset": dataset.path.name,
-        },
-        fps=run.frames / run.seconds if run.seconds else None,
-        layers_run=run.layers / run.frames if run.frames else None,
-        flaws=run.flaws,
-    )
-    if folder is not None:
-        summary.write(folder)
+    with ExitStack() as stack:
+        base = folder
+        if base is None and submission is not None:
+            base = Path(stack.enter_context(TemporaryDirectory()))
+        if base is None:
+            deque(run.tracks(), maxlen=0)
+        else:
+            write_predictions(base / "results.json", run.tracks())
+        summary = run.summary()
+        if folder is not None:
+            summary.write(folder)
+        if base is not None and submission is not None:
+            submission.check(run.flaws)
+            write_submission(submission, base / "results.json", dataset)
     return summary
 
 
 class InstanceRun:
-    """Tracks videos one after the other, and adds each to the metric, if there are annotations.
+    """Tracks videos one after the other, and adds each to the metrics, if there are annotations.
 
     Of the videos so far: seconds of the session's steps, frames, decoder layers, and predictions.
     """
@@ -205,6 +275,7 @@ class InstanceRun:
         limit: int = PREDICTIONS_PER_VIDEO,
         progress: Progress | None = None,
         observe: Observer | None = None,
+        scoring: Scoring = Scoring(),
     ) -> None:
         """See `evaluate_instances`; observe sees every frame with its result."""
         if limit < 1:
@@ -212,7 +283,7 @@ class InstanceRun:
         self.model, self.dataset, self.limit = model, dataset, limit
         self.progress, self.observe = progress, observe
         self.category_ids = categories_of(model.classes, dataset)
-        self.metric = VideoAP(dataset.categories)
+        self.scorer = Scorer(dataset, scoring)
         self.seconds, self.frames, self.layers, self.predictions = 0.0, 0, 0, 0
         self.flaws = Flaws()
 
@@ -223,6 +294,29 @@ class InstanceRun:
                 for track in self.track(video):
                     yield video, track
         self.flaws.check(range(len(self.dataset) - len(self.flaws)))
+
+    def summary(self) -> InstanceEvaluation:
+        """Of the videos so far."""
+        model, scores = self.model, self.scorer.scores()
+        return InstanceEvaluation(
+            scores.pop("", None),
+            self.dataset.categories,
+            predictions=self.predictions,
+            videos=len(self.dataset) - len(self.flaws),
+            frames=self.frames,
+            settings={
+                "model": model.name,
+                "router": None if model.router is None else type(model.router).__name__,
+                "short_side": model.config.short_side,
+                **computation(model.device, model.dtype),
+                "limit": self.limit,
+                "dataset": self.dataset.path.name,
+            },
+            fps=self.frames / self.seconds if self.seconds else None,
+            layers_run=self.layers / self.frames if self.frames else None,
+            flaws=self.flaws,
+            more=scores,
+        )
 
     def track(self, video: VideoEntry) -> list[PredictedTrack]:
         """The best pairs of track and class of a video."""
@@ -252,8 +346,7 @@ class InstanceRun:
             if row.label in self.category_ids
         ][: self.limit]
         self.predictions += len(tracks)
-        if self.dataset.annotated:
-            self.metric.update(true_tracks(self.dataset, video), tracks)
+        self.scorer.add(video, tracks)
         return tracks
 
 
@@ -294,51 +387,3 @@ def categories_of(classes: Sequence[str], dataset: YouTubeVIS) -> dict[int, int]
             " for this data, or rename its classes with a classes file"
         )
     return {places[plain(name)]: category for category, name in dataset.categories.items()}
-
-
-def read_predictions(path: str | Path, dataset: YouTubeVIS) -> dict[int, list[PredictedTrack]]:
-    """Predicted tracks by video id, in the order of the file; videos without any are left out.
-
-    Raises:
-        InputError: The file is not a list of rows, or a row is of an unknown video or category, has
-            another number of frames, masks of another size, or no score.
-    """
-    rows = read_json(path, "predictions", [object])
-    by_video: dict[int, list[PredictedTrack]] = {}
-    for number, row in enumerate(rows):
-        with place(f"{path}, prediction {number}"):
-            track = _predicted(row, dataset)
-        by_video.setdefault(row["video_id"], []).append(track)
-    return by_video
-
-
-def _predicted(row: Any, dataset: YouTubeVIS) -> PredictedTrack:
-    check(row, _ROW, "row")
-    video = dataset.video(row["video_id"])
-    if row["category_id"] not in dataset.categories:
-        known = ", ".join(str(category) for category in list(dataset.categories)[:8])
-        raise InputError(
-            f"category {row['category_id']!r} is not in {dataset.path.name}; there are {known} ..."
-        )
-    masks = row["segmentations"]
-    if len(masks) != len(video):
-        raise InputError(
-            f"{len(masks)} segmentations, but video {video.id} ({video.name}) has {len(video)}"
-            " frames"
-        )
-    encodings = []
-    for frame, mask in enumerate(masks):
-        with place(f"frame {frame} of video {video.id} ({video.name})"):
-            encodings.append(as_rle(mask, video.size))
-    return PredictedTrack(row["category_id"], encodings, float(row["score"]))
-
-
-def _write_predictions(path: Path, tracks: Iterable[tuple[VideoEntry, PredictedTrack]]) -> None:
-    """Write the tracks as one JSON list, one row a line; they may come from a generator."""
-    with write_errors(path), replacing(path) as part, part.open("w", encoding="utf-8") as file:
-        file.write("[")
-        for number, (video, track) in enumerate(tracks):
-            values = (video.id, track.category_id, list(track.masks), track.score)
-            row = json.dumps(dict(zip(_ROW, values, strict=True)), separators=(",", ":"))
-            file.write(f",\n{row}" if number else f"\n{row}")
-        file.write("\n]\n")

@@ -29,6 +29,7 @@ from tempomask.evaluation.mask_folders import (
 from tempomask.evaluation.prompts import PromptKind, check_kind
 from tempomask.evaluation.protocols import DAVIS, ObjectFrames, Protocol
 from tempomask.evaluation.settings import Progress, model_settings, run_settings
+from tempomask.evaluation.submission import SubmissionFile
 from tempomask.evaluation.vos_tracking import Tracked, track_sequence
 from tempomask.files import make_folder, read_json, replacing_folder, write_csv, write_json
 from tempomask.model import Model
@@ -55,20 +56,6 @@ class Shard:
         if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
             raise InputError(f"--shard {text!r} is not a share; write 2/8 for the second of eight")
         return cls(int(index), int(count))
-
-
-@dataclass(frozen=True)
-class SubmissionFile:
-    """The zip for a benchmark's server: its path, and the one folder at its root ("" for none)."""
-
-    path: Path
-    top: str = ""
-
-    def __post_init__(self) -> None:
-        if self.path.suffix != ".zip":
-            raise InputError(f"--submission {self.path} must end in .zip")
-        if not self.path.absolute().parent.is_dir():
-            raise InputError(f"no such folder: {self.path.parent}; make it, or name another")
 
 
 @dataclass(frozen=True)
@@ -166,7 +153,7 @@ def evaluate(
             another run, or no sequence can be tracked; those that cannot are listed in the summary.
     """
     check_kind(prompt)
-    sequences, flaws = _usable(dataset, shard)
+    sequences, flaws = _usable(dataset, shard, submission)
     settings = {
         **model_settings(model),
         "prompt": prompt,
@@ -190,9 +177,11 @@ def evaluate(
                     make_folder(record.parent)
                     write_json(record, {**asdict(tracked), "settings": settings}, default=str)
                 scored.add(sequence, target, tracked)
+        summary = scored.summary(settings)
         if submission is not None:
-            write_submission(submission.path, base / "masks", sequences, submission.top)
-    return scored.summary(settings)
+            submission.check(flaws)
+            write_submission(submission, base / "masks", sequences)
+    return summary
 
 
 def evaluate_masks(
@@ -220,7 +209,7 @@ def evaluate_masks(
     Raises:
         InputError: A sequence or a frame is missing, or no sequence can be scored.
     """
-    sequences, flaws = _usable(dataset, None)
+    sequences, flaws = _usable(dataset, None, submission)
     folder = masks_root(Path(masks), sequences)
     check_masks(folder, sequences, protocol, every=submission is not None)
     scored = _Scored(protocol, dataset, flaws, None if out is None else make_folder(out))
@@ -231,7 +220,7 @@ def evaluate_masks(
                 frames = max(len(scored_frames(sequence)), 1)
                 progress(sequence.name, frames, frames)
     if submission is not None:
-        write_submission(submission.path, folder, sequences, submission.top)
+        write_submission(submission, folder, sequences)
     return scored.summary({"model": None, "masks": Path(masks).name, **dataset.settings()})
 
 
@@ -314,10 +303,13 @@ def _percent(scores: dict[str, float]) -> dict[str, float]:
     return {name: 100 * value for name, value in scores.items()}
 
 
-def _usable(dataset: SequenceSet[Any], shard: Shard | None) -> tuple[list[ObjectSequence], Flaws]:
+def _usable(
+    dataset: SequenceSet[Any], shard: Shard | None, submission: SubmissionFile | None
+) -> tuple[list[ObjectSequence], Flaws]:
     """The sequences that can be evaluated, before anything is tracked, and what others lack.
 
-    Reads the first masks. InputError, the first flaw, if there are none.
+    Reads the first masks. InputError, the first flaw, if there are none, or if all are to be
+    submitted.
     """
     found, flaws = [], Flaws(dataset.flaws)
     wanted = list(dataset)
@@ -333,6 +325,8 @@ def _usable(dataset: SequenceSet[Any], shard: Shard | None) -> tuple[list[Object
             sequence.check_prompts()
             found.append(sequence)
     flaws.check(found)
+    if submission is not None:
+        submission.check(flaws)
     return found, flaws
 
 

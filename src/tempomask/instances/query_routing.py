@@ -31,6 +31,7 @@ class QueryRouterConfig:
     warmup_layers: layers that always run, before the synchroniser (M^s). hidden_dim: of the
     routers' perceptrons, num_heads: of the synchroniser; the paper states neither.
     synchroniser: "attention" (Eq. 2 and 3), "bipartite" matching, or "none" (Table 3).
+    routers: False is the synchroniser alone, with every layer (Table 3).
     """
 
     dim: int = 256
@@ -39,6 +40,7 @@ class QueryRouterConfig:
     hidden_dim: int = 256
     num_heads: int = 8
     synchroniser: Synchroniser = "attention"
+    routers: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_layers < self.layers:
@@ -118,7 +120,7 @@ class TemporalQueryRouter(nn.Module):
             self.synchroniser = NoSynchroniser()
         self.routers = nn.ModuleList(
             LayerRouter(config.dim, config.hidden_dim)
-            for _ in range(config.layers - config.warmup_layers)
+            for _ in range(config.routers * (config.layers - config.warmup_layers))
         )
 
     def route(
@@ -134,6 +136,8 @@ class TemporalQueryRouter(nn.Module):
             return layer(queries), queries.new_ones(len(queries))
         if index == warmup:
             queries = self.synchroniser(queries, previous)
+        if not self.config.routers:
+            return layer(queries), queries.new_ones(len(queries))
         scores = self.routers[index - warmup](queries, previous)
         if self.training:
             return mix(queries, layer(queries), straight_through(scores))

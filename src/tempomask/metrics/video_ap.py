@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.errors import InputError
-from tempomask.metrics.tube_overlap import Tube, tube_areas, tube_overlaps
+from tempomask.metrics.tube_overlap import Tube, boundary_tube, tube_areas, tube_overlaps
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
@@ -144,6 +144,8 @@ class VideoAP:
 
     Attributes:
         category_ids: The classes that count.
+        boundary: Tube-boundary AP (HQ-YTVIS, Ke et al. 2022): two tracks overlap as their masks or
+            as the boundaries of these do, whichever is less; groups as their masks alone.
         videos: How many there have been.
 
     >>> metric = VideoAP([1])
@@ -153,8 +155,8 @@ class VideoAP:
     1.0
     """
 
-    def __init__(self, category_ids: Iterable[int]) -> None:
-        self.category_ids = sorted(set(category_ids))
+    def __init__(self, category_ids: Iterable[int], *, boundary: bool = False) -> None:
+        self.category_ids, self.boundary = sorted(set(category_ids)), boundary
         self.reset()
 
     def reset(self) -> None:
@@ -175,7 +177,7 @@ class VideoAP:
             found = [track for track in predictions if track.category_id == category]
             if wanted or found:
                 found = sorted(found, key=lambda track: -track.score)[: LIMITS[-1]]
-                _match_video(matches, wanted, found)
+                _match_video(matches, wanted, found, self.boundary)
                 matches.videos.append(self.videos)
         self.videos += 1
 
@@ -185,11 +187,18 @@ class VideoAP:
 
 
 def _match_video(
-    matches: ClassMatches, truth: Sequence[TrueTrack], predictions: Sequence[PredictedTrack]
+    matches: ClassMatches,
+    truth: Sequence[TrueTrack],
+    predictions: Sequence[PredictedTrack],
+    boundary: bool,
 ) -> None:
     """Match the tracks of one class in one video, predictions by descending score."""
-    overlaps = tube_overlaps([p.masks for p in predictions], [t.masks for t in truth])
+    tubes = [p.masks for p in predictions], [t.masks for t in truth]
+    overlaps = tube_overlaps(*tubes)
     crowds = np.array([track.is_crowd for track in truth], dtype=bool)
+    if boundary:
+        edges = tube_overlaps(*([boundary_tube(tube) for tube in side] for side in tubes))
+        overlaps = np.where(crowds, overlaps, np.minimum(overlaps, edges))
     outside = _outside([t.area if t.area is not None else _area(t.masks) for t in truth])
     uncounted = outside | crowds
     hits, ignored = _greedy(overlaps, uncounted, crowds)
