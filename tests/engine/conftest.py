@@ -80,6 +80,7 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr("tempomask.engine.packed._packs_float32", lambda: True)
         monkeypatch.setattr("tempomask.engine.memory_attention._narrow_is_faster", lambda: True)
         monkeypatch.setattr("tempomask.engine.memory_attention.QUERIES", 5)
+        monkeypatch.setattr("tempomask.engine.memory_attention.KEYS", 7)
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tempomask.engine.choose import fastest
 from tempomask.engine.packed import (
@@ -50,8 +51,10 @@ Table = tuple[Tensor, Tensor]
 # Objects attend together while they have no more tokens than this.
 TOKENS = 4096
 MLP_TOKENS = 1024
-# Queries whose logits are held at once by attention to narrow values.
-QUERIES = 512
+# A tile of logits of attention to narrow values.
+QUERIES, KEYS = 1024, 512
+# Logits up to this have exponentials whose sums over all keys stay far from float32's ends.
+SAFE_LOGIT = 60.0
 
 
 class SharedTokens(NamedTuple):
@@ -208,28 +211,52 @@ def narrow_attention(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
 ) -> Tensor:
     """Same as `ops.attention.attention`, for value (N, B, C) of few channels: (N, A, C)."""
-    count, rows, dim = query.shape
-    out = value.new_empty(count, rows, value.shape[2])
-    # Parts of one size, as few as can be.
-    size = -(-rows // -(-rows // QUERIES))
-    logits = query.new_empty(size, key.shape[1])
-    query = query * dim**-0.5
-    for row in range(count):
-        keys, added = key[row].T, None if bias is None else bias[row % len(bias)]
-        for part, target in zip(query[row].split(size), out[row].split(size), strict=True):
-            weights = logits[: len(part)]
-            if added is None:
-                torch.mm(part, keys, out=weights)
-            else:
-                torch.addmm(added, part, keys, out=weights)
-            torch.mm(torch.softmax(weights, dim=-1, out=weights), value[row], out=target)
+    out = value.new_empty(*query.shape[:2], value.shape[2])
+    query = query * query.shape[2] ** -0.5
+    for row in range(len(query)):
+        added = None if bias is None else bias[row % len(bias)]
+        largest = query[row].norm(dim=-1).max() * key[row].norm(dim=-1).max()
+        way = _attention_in_tiles if largest < SAFE_LOGIT else _attention_by_rows
+        way(query[row], key[row], value[row], added, out[row])
     return out
+
+
+def _attention_in_tiles(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, out: Tensor
+) -> None:
+    """exp(logits) without taking the maximum off first: one pass over tiles that fit the cache.
+
+    A column of ones beside the values sums the weights; a bias of a key is a factor of its row.
+    """
+    channels = value.shape[1]
+    # The ones, and as many zeros as let rows begin where vector registers want them.
+    rows = F.pad(value, (0, 8))
+    rows[:, channels] = 1
+    if bias is not None:
+        rows *= bias.exp()[:, None]
+    sums = rows.new_zeros(len(query), rows.shape[1])
+    tile = query.new_empty(QUERIES * KEYS)
+    for part, target in zip(query.split(QUERIES), sums.split(QUERIES), strict=True):
+        for keys, values in zip(key.split(KEYS), rows.split(KEYS), strict=True):
+            logits = tile[: len(part) * len(keys)].view(len(part), len(keys))
+            torch.mm(part, keys.T, out=logits)
+            target.addmm_(logits.exp_(), values)
+    torch.div(sums[:, :channels], sums[:, channels : channels + 1], out=out)
+
+
+def _attention_by_rows(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, out: Tensor
+) -> None:
+    """The same for logits of any size."""
+    for part, target in zip(query.split(KEYS), out.split(KEYS), strict=True):
+        logits = part @ key.T if bias is None else torch.addmm(bias, part, key.T)
+        torch.mm(torch.softmax(logits, dim=-1, out=logits), value, out=target)
 
 
 @cache
 def _narrow_is_faster() -> bool:
     def ways() -> dict[str, Callable[[], object]]:
-        query, key, value = (torch.randn(1, n, 256) for n in (QUERIES, 2048, 2048))
+        query, key, value = (torch.randn(1, n, 256) for n in (512, 2048, 2048))
         narrow = value[..., :64].contiguous()
         return {
             "fused": lambda: attention(query, key, value),
