@@ -127,7 +127,11 @@ def train(
             continue
         print(f"{name}: {recipe.steps} steps", flush=True)
         clips = VideoInstanceClips(
-            dataset, image_size=recipe.image_size, num_frames=recipe.num_frames, seed=recipe.seed
+            dataset,
+            image_size=recipe.image_size,
+            num_frames=recipe.num_frames,
+            seed=recipe.seed,
+            short_sides=recipe.short_sides,
         )
         train_instances(recipe, clips, dataset.classes, folder, start, workers=workers)
     return weights

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tempomask.data.instance_clips import VideoInstanceClips
+from tempomask.data.instance_clips import MEAN_COLOUR, ShortSides, VideoInstanceClips
 from tempomask.data.segmentations import as_rle, mask_of
 from tempomask.data.youtube_vis import YouTubeVIS
 from tempomask.data.youtube_vis_check import check
@@ -247,6 +247,38 @@ def test_augmented_clips_keep_masks_on_their_objects(video_set: MakeVideoSet) ->
             anything = clip.masks[t].any(axis=0)
             if cat.sum() > 200:
                 assert clip.frames[t][cat].mean() > 2 * clip.frames[t][~anything].mean()
+
+
+def test_clips_at_the_papers_short_sides(video_set: MakeVideoSet) -> None:
+    """Frames of 32 x 48: whole, at one of two sizes, mirrored or not, filled up to 32s."""
+    dataset = YouTubeVIS(video_set())
+    sides = ShortSides((32, 64), longest=80)
+    clips = VideoInstanceClips(dataset, num_frames=2, short_sides=sides)
+    shapes, mirrored = set(), set()
+    for index in range(0, 24, 2):
+        clip = clips[index]
+        shapes.add(clip.frames.shape[1:3])
+        small = clip.frames.shape[1] == 32
+        rows, columns = (32, 48) if small else (53, 80)  # 64 x 96, had it not been too long
+        assert clip.frames.shape[1:3] == (32 * -(-rows // 32), 32 * -(-columns // 32))
+        assert (clip.frames[:, :, columns:] == MEAN_COLOUR).all()
+        assert (clip.frames[:, rows:] == MEAN_COLOUR).all()
+        scale = rows / 32
+        area = clip.masks[0, 0].sum() if len(clip.labels) else 0
+        whole = dataset.annotations(1)[0].mask(0).sum()
+        if clip.labels.tolist() == [0, 1]:
+            assert area == pytest.approx(whole * scale**2, rel=0.12)
+            mirrored.add(bool(np.argwhere(clip.masks[0, 0])[:, 1].mean() > columns / 2))
+    assert shapes == {(32, 64), (64, 96)} and mirrored == {True, False}
+    plain = VideoInstanceClips(dataset, image_size=96, augment=False, short_sides=sides)
+    assert plain[0].frames.shape == (2, 96, 96, 3)
+    rng = np.random.default_rng(0)
+    views = [ShortSides((320,), crop=(20, 24)).view(rng, (32, 48)) for _ in range(200)]
+    assert {view.part[3] for view in views} == set(range(20, 25)) == {v.part[2] for v in views}
+    assert all(min(view.size) == 320 for view in views)
+    assert {view.part[0] for view in views} >= {0, 24} and max(v.part[1] for v in views) == 12
+    with pytest.raises(InputError, match="short sides must be 32 pixels or more"):
+        ShortSides((16, 64))
 
 
 def test_each_video_once_in_a_round(video_set: MakeVideoSet) -> None:

@@ -16,12 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from tempomask.data.instance_clips import InstanceClip
+from tempomask.data.instance_clips import MEAN_COLOUR, InstanceClip
 from tempomask.errors import InputError
 from tempomask.instances.query_routing import QueryRouterConfig
 from tempomask.models.instances.config import InstanceConfig
+from tempomask.models.instances.config import instance_config as named_config
 from tempomask.models.instances.query_decoder import Predictions
 from tempomask.models.instances.segmenter import InstanceSegmenter
+from tempomask.ops.normalise import normalise
 from tempomask.training.checkpoint import save_checkpoint
 from tempomask.training.instances import loop
 from tempomask.training.instances.loop import (
@@ -344,14 +346,68 @@ def test_recipes_that_do_not_hold_together(values: dict[str, object], message: s
         InstanceRecipe(**values)  # type: ignore[arg-type]
 
 
-def test_the_papers_recipes() -> None:
-    tar, dvis, minvis = RECIPES["tar"], RECIPES["dvis"], RECIPES["minvis"]
-    assert (tar.steps, tar.batch_size, tar.num_frames, tar.weight_decay) == (6000, 8, 2, 0.05)
-    assert [
-        tar.learning_rate * tar.rate(step) for step in (100, 4999, 5000, 5999)
-    ] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5])
-    assert (dvis.steps, dvis.drop_steps, dvis.num_frames) == (40_000, (28_000,), 5)
-    assert (minvis.steps, minvis.batch_size, minvis.num_frames) == (6000, 32, 1)
+# Steps, first step of the lower rate, batch size and frames: MinVIS's and DVIS++'s configurations,
+# and section 4.1 of TAR. All decay weights by 0.05 and start at 1e-4.
+PAPERS = {
+    "minvis": (6000, 4000, 32, 1),
+    "minvis-ytvis21": (8000, 5500, 32, 1),
+    "minvis-ovis": (10_000, 7000, 32, 1),
+    "dvis": (40_000, 28_000, 8, 5),
+    "dvis-ytvis21": (40_000, 28_000, 8, 5),
+    "dvis-ovis": (40_000, 28_000, 8, 5),
+    "tar": (6000, 5000, 8, 2),
+    "tar-ytvis21": (6000, 5000, 8, 2),
+    "tar-ovis": (6000, 5000, 8, 2),
+    "tar-dvis": (40_000, 28_000, 8, 5),
+    "tar-dvis-ytvis21": (40_000, 28_000, 8, 5),
+    "tar-dvis-ovis": (20_000, 14_000, 8, 5),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if not name.startswith("nano")])
+def test_the_papers_recipes(name: str) -> None:
+    recipe, (steps, drop, batch, frames) = RECIPES[name], PAPERS[name]
+    assert (recipe.steps, recipe.batch_size, recipe.num_frames) == (steps, batch, frames)
+    rates = [recipe.learning_rate * recipe.rate(step) for step in (100, drop - 1, drop, steps - 1)]
+    assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5]) and recipe.weight_decay == 0.05
+    config = named_config(recipe.model)
+    classes = {"ovis": 25}.get(name.rsplit("-", 1)[-1], 40)
+    assert config.num_classes == classes and recipe.image_size == config.short_side
+    assert recipe.short_sides is not None and recipe.tracks == ("dvis" in name)
+    sides, longest, crop = (320, 640), 768, (384, 600)
+    if not recipe.tracks:
+        sides, longest, crop = (360, 480), 1333, None
+    found = recipe.short_sides
+    ends = found.sides[0], found.sides[-1]
+    assert (ends, found.longest, found.crop) == (sides, longest, crop)
+    assert recipe.with_overrides(image_size=64).short_sides is None
+    assert recipe.with_overrides(seed=2).short_sides == found
+
+
+@pytest.mark.parametrize("stage", ["tar", "tar-dvis"])
+def test_clips_of_different_sizes_train_together(
+    instance_config: MakeConfig, tmp_path: Path, stage: str
+) -> None:
+    """The smaller is filled up; its loss is that of the same clip filled up beforehand."""
+    training = make_training(instance_config, tiny_recipe(stage), tmp_path)
+    small, large = Squares(3)[0], Squares(3)[1]
+    small = InstanceClip(
+        small.frames[:, :32, :64],
+        small.masks[:, :, :32, :64],
+        small.labels,
+        small.masks[:, :, :32, :64].any(axis=(2, 3)),
+    )
+    batch = collate([small, large])
+    assert batch.frames.shape == (2, 3, *large.frames.shape[1:3], 3)
+    assert torch.equal(batch.frames[0, :, :32, :64], torch.from_numpy(small.frames))
+    assert (batch.frames[0, :, 32:] == torch.tensor(MEAN_COLOUR)).all()
+    assert abs(normalise(batch.frames[0, 0, 40:41, :1][None])).max() < 0.02
+    assert not batch.targets[0].masks[:, :, 32:].any()
+    assert torch.equal(
+        batch.targets[0].masks[:, :, :32, :64], torch.from_numpy(small.masks).float()
+    )
+    loss = training.core(batch, 1.0)
+    assert torch.isfinite(loss.total)
 
 
 def test_drops_move_with_the_steps() -> None:

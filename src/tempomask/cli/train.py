@@ -99,8 +99,9 @@ def train_instances(
     Several GPUs: accelerate launch -m tempomask train-instances ...
 
     Args:
-        recipe: minvis, dvis, tar, tar-dvis (the papers'), or nano-vis, nano-vis-tar,
-            nano-vis-dvis, nano-vis-tar-dvis.
+        recipe: minvis, dvis, tar, tar-dvis (the papers', on YouTube-VIS 2019; with -ytvis21 or
+            -ovis behind them, on these), or nano-vis, nano-vis-tar, nano-vis-dvis,
+            nano-vis-tar-dvis.
         annotations: Training file in YouTube-VIS format.
         out: Folder for checkpoints, logs and weights.
         images: Folder of its images; looked for beside it if left out.
@@ -110,7 +111,7 @@ def train_instances(
         held_out: Validation file in YouTube-VIS format, to watch the loss.
         steps: Optimiser steps in all.
         batch_size: Clips a step.
-        image_size: Side of the clips.
+        image_size: Side of the clips, which are then square.
         learning_rate: Of all but the backbone.
         warmup_layers: TAR: layers that always run.
         synchroniser: TAR: attention, bipartite or none.
@@ -138,6 +139,7 @@ def train_instances(
         "image_size": wanted.image_size,
         "num_frames": wanted.num_frames,
         "seed": wanted.seed,
+        "short_sides": wanted.short_sides,
     }
     dataset = YouTubeVIS(annotations, images)
     clips = VideoInstanceClips(dataset, **shape)

@@ -1,6 +1,7 @@
 """Training clips of video instances: a few adjacent frames in YouTube-VIS format, cropped alike.
 
-Shape legend: T frames in temporal order, N instances, S image side (a multiple of 32), C classes.
+T frames in temporal order, H x W their size (multiples of 32; squares of side S where they are cut
+to one size), N instances, C classes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,46 @@ ATTEMPTS = 10
 # least, of its shorter side.
 WHOLE_FRAMES = 0.4
 LEAST_CROP = 0.6
+# Rows and columns are multiples of this, as the networks need them.
+MULTIPLE = 32
+# What lies beside a resized frame: ImageNet's mean colour, 0 once it is normalised.
+MEAN_COLOUR = (124, 116, 104)
+
+
+@dataclass(frozen=True)
+class ShortSides:
+    """Sizes of training clips as in the papers: whole frames, mirrored half of the time.
+
+    Attributes:
+        sides: Of which one is the shorter side of a clip, in pixels.
+        longest: The longer side is at most this.
+        crop: Least and greatest height and width of a part that is taken first; None takes all.
+
+    Raises:
+        InputError: A side is below 32 pixels.
+    """
+
+    sides: tuple[int, ...]
+    longest: int = 1333
+    crop: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sides or min(self.sides) < MULTIPLE:
+            raise InputError(f"short sides must be {MULTIPLE} pixels or more, got {self.sides}")
+
+    def view(self, rng: np.random.Generator, size: Size) -> View:
+        """Of frames (H, W)."""
+        height, width = size
+        x = y = 0
+        if self.crop is not None:
+            low, high = self.crop
+            height, width = (
+                int(rng.integers(min(side, low), min(side, high) + 1)) for side in size
+            )
+            y, x = int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1))
+        scale = int(rng.choice(self.sides)) / min(height, width)
+        scale = min(scale, self.longest / max(height, width))
+        return View((x, y, width, height), scale, bool(rng.random() < 0.5))
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +72,8 @@ class InstanceClip:
     """A few frames of a video with its instances; a data set's item, a function of its index alone.
 
     Attributes:
-        frames: uint8 (T, S, S, 3) RGB.
-        masks: bool (T, N, S, S), may overlap; N may be 0.
+        frames: uint8 (T, H, W, 3) RGB.
+        masks: bool (T, N, H, W), may overlap; N may be 0.
         labels: int64 (N,) from 0 to C - 1.
         present: bool (T, N), the instance is to be found on the frame; its mask is else empty.
 
@@ -61,19 +102,29 @@ class InstanceClip:
 
 
 class View(NamedTuple):
-    """A part of an image (x, y, width, height) shown at the top left of a square at `scale`."""
+    """A part of an image (x, y, width, height), shown at `scale`."""
 
     part: tuple[int, int, int, int]
     scale: float
     mirrored: bool
 
-    def show(self, image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-        """An image (H, W) or (H, W, 3) as a square (S, S) or (S, S, 3), 0 where the view ends."""
+    @property
+    def size(self) -> Size:
+        """(rows, columns) of what is shown."""
+        _, _, width, height = self.part
+        return max(1, round(height * self.scale)), max(1, round(width * self.scale))
+
+    def show(
+        self, image: NDArray[np.uint8], size: Size, fill: tuple[int, ...] = ()
+    ) -> NDArray[np.uint8]:
+        """An image (H, W) or (H, W, 3) at the top left of one of a size, 0 or `fill` beside it."""
         x, y, width, height = self.part
-        columns, rows = (min(side, max(1, round(size * self.scale))) for size in (width, height))
+        rows, columns = (min(most, own) for most, own in zip(size, self.size, strict=True))
         part = Image.fromarray(np.ascontiguousarray(image[y : y + height, x : x + width]))
         resized = np.asarray(part.resize((columns, rows), Image.Resampling.BILINEAR))
-        shown = np.zeros((side, side, *image.shape[2:]), dtype=np.uint8)
+        shown = np.zeros((*size, *image.shape[2:]), dtype=np.uint8)
+        if fill:
+            shown[:] = fill
         shown[:rows, :columns] = resized[:, ::-1] if self.mirrored else resized
         return shown
 
@@ -93,6 +144,7 @@ class VideoInstanceClips(Dataset[InstanceClip]):
         num_frames: int = 2,
         seed: int = 1,
         augment: bool = True,
+        short_sides: ShortSides | None = None,
     ) -> None:
         """Choose the videos that are long enough.
 
@@ -103,6 +155,7 @@ class VideoInstanceClips(Dataset[InstanceClip]):
             num_frames: Of a clip.
             seed: Of all random choices.
             augment: Random crops, mirroring and colours; else the whole frame as it is.
+            short_sides: Augment so instead, as the papers do; clips then differ in size.
 
         Raises:
             InputError: There are no annotations, or no video has num_frames frames.
@@ -111,6 +164,7 @@ class VideoInstanceClips(Dataset[InstanceClip]):
             raise InputError(f"{dataset.path} has no annotations; training needs the train file")
         self.dataset, self.side, self.num_frames = dataset, image_size, num_frames
         self.seed, self.augment, self.classes = seed, augment, dataset.classes
+        self.short_sides = short_sides if augment else None
         self.videos = [
             video
             for video in dataset.videos
@@ -142,20 +196,25 @@ class VideoInstanceClips(Dataset[InstanceClip]):
         """Adjacent frames, and those instances that some of them show."""
         start = int(rng.integers(len(video) - self.num_frames + 1))
         times = range(start, start + self.num_frames)
+        shape, fill = (self.side, self.side), ()
         view = whole_view(video.size, self.side)
-        if self.augment:
+        if self.short_sides is not None:
+            view, fill = self.short_sides.view(rng, video.size), MEAN_COLOUR
+            rows, columns = view.size
+            shape = rows + -rows % MULTIPLE, columns + -columns % MULTIPLE
+        elif self.augment:
             view = random_view(rng, video.size, self.side)
-        frames = np.stack([view.show(self.dataset.frame(video, t), self.side) for t in times])
-        if self.augment:
+        frames = np.stack([view.show(self.dataset.frame(video, t), shape, fill) for t in times])
+        if self.augment and self.short_sides is None:
             frames = vary_colour(rng, frames, ColourJitter(drift=0.005, flicker=0.005))
         wanted = [a for a in self.dataset.annotations(video.id) if not a.is_crowd]
-        masks = np.zeros((len(times), len(wanted), self.side, self.side), dtype=bool)
+        masks = np.zeros((len(times), len(wanted), *shape), dtype=bool)
         for number, annotation in enumerate(wanted):
             for place, t in enumerate(times):
                 if annotation.seen[t]:
                     # Pixels that it covers by half or more.
                     grey = annotation.mask(t).astype(np.uint8) * np.uint8(255)
-                    masks[place, number] = view.show(grey, self.side) > 127
+                    masks[place, number] = view.show(grey, shape) > 127
         labels = np.array([self.dataset.labels[a.category_id] for a in wanted], dtype=np.int64)
         present = np.asarray(masks.any(axis=(2, 3)))
         kept = present.any(axis=0)

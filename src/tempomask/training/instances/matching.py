@@ -1,6 +1,6 @@
 """What is to be found, and which query answers for it: Mask2Former's costs, DVIS++'s for clips.
 
-L prediction levels (layers), B clips, T frames, S image side, Q queries, N instances, P points,
+L prediction levels (layers), B clips, T frames of H x W, Q queries, N instances, P points,
 K classes.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tempomask.data.instance_clips import InstanceClip
+from tempomask.data.instance_clips import MEAN_COLOUR, InstanceClip
 from tempomask.models.instances.query_decoder import Predictions
 
 # The cost of a query that already stands for another instance.
@@ -22,7 +22,7 @@ TAKEN = 1e6
 
 
 class ClipTargets(NamedTuple):
-    """labels (N,), masks (T, N, S, S) float 0 or 1, present (T, N) bool."""
+    """labels (N,), masks (T, N, H, W) float 0 or 1, present (T, N) bool."""
 
     labels: Tensor
     masks: Tensor
@@ -35,14 +35,14 @@ class ClipTargets(NamedTuple):
 
 
 class FrameTargets(NamedTuple):
-    """labels (N,), masks (N, S, S) float 0 or 1."""
+    """labels (N,), masks (N, H, W) float 0 or 1."""
 
     labels: Tensor
     masks: Tensor
 
 
 class ClipBatch(NamedTuple):
-    """frames: (B, T, S, S, 3) uint8. targets: of each clip."""
+    """frames: (B, T, H, W, 3) uint8. targets: of each clip."""
 
     frames: Tensor
     targets: list[ClipTargets]
@@ -53,16 +53,17 @@ class ClipBatch(NamedTuple):
 
 
 def collate(clips: Sequence[InstanceClip]) -> ClipBatch:
-    """Clips of equal size; their instances stay apart."""
-    frames = torch.stack([torch.from_numpy(clip.frames) for clip in clips])
-    targets = [
-        ClipTargets(
-            torch.from_numpy(clip.labels),
-            torch.from_numpy(clip.masks).float(),
-            torch.from_numpy(clip.present),
-        )
-        for clip in clips
-    ]
+    """Clips as large as the largest, filled up below and right; their instances stay apart."""
+    height, width = (max(clip.frames.shape[axis] for clip in clips) for axis in (1, 2))
+    frames = torch.tensor(MEAN_COLOUR, dtype=torch.uint8)
+    frames = frames.repeat(len(clips), len(clips[0].frames), height, width, 1)
+    targets = []
+    for into, clip in zip(frames, clips, strict=True):
+        _, rows, columns, _ = clip.frames.shape
+        into[:, :rows, :columns] = torch.from_numpy(clip.frames)
+        masks = F.pad(torch.from_numpy(clip.masks).float(), (0, width - columns, 0, height - rows))
+        labels, present = torch.from_numpy(clip.labels), torch.from_numpy(clip.present)
+        targets.append(ClipTargets(labels, masks, present))
     return ClipBatch(frames, targets)
 
 

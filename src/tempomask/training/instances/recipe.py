@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
+from tempomask.data.instance_clips import ShortSides
 from tempomask.errors import InputError, unknown_name
 from tempomask.instances.query_routing import QueryRouterConfig
 from tempomask.training.instances.matching import SetLossWeights
@@ -24,7 +25,8 @@ class InstanceRecipe(AveragedRecipe):
             segmenter frozen; "tar" the router and the decoder on pairs of frames, with the encoder
             frozen; "tar-dvis" the router and the tracker on clips, with the segmenter frozen.
         model: One of `models.instances.config.INSTANCE_SEGMENTERS`.
-        image_size: Side of the clips.
+        image_size: Side of the clips, and shorter side of what the model then sees.
+        short_sides: Sizes of the clips instead, as in the papers; None for squares.
         batch_size: Clips a step and process.
         num_frames: Frames a clip.
         learning_rate: Of all but the backbone.
@@ -41,6 +43,7 @@ class InstanceRecipe(AveragedRecipe):
     stage: Stage = "minvis"
     model: str = "nano-vis"
     image_size: int = 192
+    short_sides: ShortSides | None = None
     steps: int = 6000
     batch_size: int = 32
     num_frames: int = 1
@@ -86,20 +89,31 @@ class InstanceRecipe(AveragedRecipe):
     def with_overrides(self, **values: object) -> Self:
         """The recipe with the given fields replaced; None keeps a field. InputError if unknown.
 
-        When only the steps change, the drops move with them.
+        When only the steps change, the drops move with them; another image_size makes squares.
         """
+        if values.get("image_size") is not None:
+            return replace(self, short_sides=None)._changed(values)
+        return self._changed(values)
+
+    def _changed(self, values: dict[str, object]) -> Self:
         steps = values.get("steps")
         if isinstance(steps, int) and values.get("drop_steps") is None:
             values["drop_steps"] = tuple(drop * steps // self.steps for drop in self.drop_steps)
         return super().with_overrides(**values)
 
 
-# The papers': MinVIS's, DVIS++'s and TAR's, on YouTube-VIS 2019.
-_MINVIS = InstanceRecipe(model="minvis-r50-ytvis19", image_size=480)
+# The papers': MinVIS's, DVIS++'s and TAR's (its section 4.1). DVIS++ also takes images of COCO on
+# YouTube-VIS, which are not read here.
+_MINVIS = InstanceRecipe(
+    model="minvis-r50-ytvis19", image_size=360, short_sides=ShortSides((360, 480))
+)
 _DVIS = InstanceRecipe(
     stage="dvis",
     model="dvis-plus-r50-ytvis19",
     image_size=480,
+    short_sides=ShortSides(
+        (320, 352, 392, 416, 448, 480, 512, 544, 576, 608, 640), longest=768, crop=(384, 600)
+    ),
     steps=40_000,
     batch_size=8,
     num_frames=5,
@@ -114,6 +128,28 @@ _TAR = replace(
     router=QueryRouterConfig(),
 )
 _TAR_DVIS = replace(_DVIS, stage="tar-dvis", router=QueryRouterConfig())
+
+
+def _of(data: str, recipe: InstanceRecipe, steps: int, drop: int) -> InstanceRecipe:
+    """A recipe for YouTube-VIS 2019 on another data set."""
+    model = recipe.model.replace("ytvis19", data)
+    return replace(recipe, model=model, steps=steps, drop_steps=(drop,))
+
+
+_PAPERS = {
+    "minvis": _MINVIS,
+    "minvis-ytvis21": _of("ytvis21", _MINVIS, 8000, 5500),
+    "minvis-ovis": _of("ovis", _MINVIS, 10_000, 7000),
+    "dvis": _DVIS,
+    "dvis-ytvis21": _of("ytvis21", _DVIS, 40_000, 28_000),
+    "dvis-ovis": _of("ovis", _DVIS, 40_000, 28_000),
+    "tar": _TAR,
+    "tar-ytvis21": _of("ytvis21", _TAR, 6000, 5000),
+    "tar-ovis": _of("ovis", _TAR, 6000, 5000),
+    "tar-dvis": _TAR_DVIS,
+    "tar-dvis-ytvis21": _of("ytvis21", _TAR_DVIS, 40_000, 28_000),
+    "tar-dvis-ovis": _of("ovis", _TAR_DVIS, 20_000, 14_000),
+}
 
 # nano-vis starts from ImageNet instead of COCO and trains within two hours on one core.
 _NANO = InstanceRecipe(
@@ -155,10 +191,7 @@ _NANO_DVIS = replace(
 _NANO_TAR_DVIS = replace(_NANO_DVIS, stage="tar-dvis", learning_rate=1e-4, router=_NANO_ROUTER)
 
 RECIPES: dict[str, InstanceRecipe] = {
-    "minvis": _MINVIS,
-    "dvis": _DVIS,
-    "tar": _TAR,
-    "tar-dvis": _TAR_DVIS,
+    **_PAPERS,
     "nano-vis": _NANO,
     "nano-vis-tar": _NANO_TAR,
     "nano-vis-dvis": _NANO_DVIS,
