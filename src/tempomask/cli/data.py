@@ -8,19 +8,33 @@ from typing import Literal
 from tempomask.cli import console
 from tempomask.errors import InputError
 
+Layout = Literal[
+    "youtube-vis",
+    "davis",
+    "youtube-vos",
+    "mose",
+    "sav",
+    "coco",
+    "sa1b",
+    "lasot",
+    "got10k",
+    "otb",
+]
+
 
 def check(
     data: Path,
     /,
     *,
-    layout: Literal["youtube-vis", "davis", "lasot", "got10k", "otb"] | None = None,
+    layout: Layout | None = None,
     images: Path | None = None,
     decode: bool = False,
 ) -> int:
     """Say what is wrong with a data set, one line for each problem; exit code 1 if there is any.
 
     Args:
-        data: A file in YouTube-VIS format, or the folder of a set of any other layout.
+        data: A file in YouTube-VIS format, or the folder of a set of any other layout. Of
+            youtube-vos, mose and sav, training data.
         layout: How it is laid out. Default: the one that fits.
         images: Of YouTube-VIS, the folder that file names start from. Default: looked for beside
             the file.

@@ -154,6 +154,55 @@ class SeededClips(Dataset[Clip]):
             shown.append(view(label, crop, matrix, self.side, labels=True))
         return LabelledVideo(np.stack(frames), np.stack(shown))
 
+    def _stage(self, rng: np.random.Generator, image: ImageArray | None = None) -> Stage:
+        """A random aspect; if an image is given, nearer to its own, to show more of it."""
+        aspect = np.log(ASPECTS[rng.integers(len(ASPECTS))]) + rng.normal() * 0.1
+        if image is not None:
+            own = np.log(image.shape[1] / image.shape[0])
+            aspect += (own - aspect) * rng.uniform(0.2, 1.0)
+        return Stage.squeezed(self.side, float(np.exp(aspect)))
+
+    def _moved(
+        self,
+        rng: np.random.Generator,
+        scene: tuple[ImageArray, ImageArray],
+        strength: tuple[float, float],
+        amplitude: float,
+    ) -> LabelledVideo | None:
+        """A camera that moves over an image (h, w, 3), about one of its objects' ids (h, w)."""
+        image, objects = scene
+        numbers = np.setdiff1d(objects, [0])
+        if not len(numbers):
+            return None
+        mask = (objects == rng.choice(numbers)).astype(np.uint8)
+        stage, size = self._stage(rng, image), (self.side, self.side)
+        height, width = mask.shape
+        x, y, columns, rows = cv2.boundingRect(mask)
+        cover = max(stage.width / width, stage.height / height)
+        # Small objects are looked at from nearer, but not enlarged to a blur.
+        fitting = min(stage.width / columns, stage.height / rows)
+        nearest = max(1.6 * cover, min(0.7 * fitting, 3.0 * cover))
+        place = Placement(
+            anchor=(x + columns / 2, y + rows / 2),
+            target=tuple(rng.uniform(0.3, 0.7, size=2) * [stage.width, stage.height]),
+            scale=float(np.exp(rng.uniform(np.log(cover), np.log(nearest)))),
+            mirrored=bool(rng.random() < 0.5),
+        )
+        path = affine_path(rng, self.num_frames, stage, place, rng.uniform(*strength))
+        path = keep_inside(path, mask.shape, stage)
+        fields = [None] * self.num_frames
+        if amplitude and rng.random() < 0.7:
+            fields = deformation(rng, self.num_frames, size, rng.uniform(0, amplitude))
+        steps = [(stage.show(m), f) for m, f in zip(path, fields, strict=True)]
+        image, grown = halved(image, place.scale)
+        frames = np.stack([warp(image, _after(m, grown), size, f) for m, f in steps])
+        # Where the image is continued by its mirror image, the object is too.
+        ids = np.stack([warp(objects, m, size, f, labels=True) for m, f in steps])
+        if rng.random() < 0.2:
+            middle = np.array([*place.anchor, 1.0])
+            blur_along(frames, [matrix @ middle for matrix, _ in steps])
+        return LabelledVideo(frames, ids)
+
 
 class ClipMixture(SeededClips):
     """Clips of every source of an `ImageLibrary`.
@@ -259,59 +308,10 @@ class ClipMixture(SeededClips):
         shapes = [drawn_shape(rng, self.library.any_image(rng)) for _ in range(count)]
         return self._composed(rng, self.library.any_image(rng), shapes)
 
-    def _stage(self, rng: np.random.Generator, image: ImageArray | None = None) -> Stage:
-        """A random aspect; if an image is given, nearer to its own, to show more of it."""
-        aspect = np.log(ASPECTS[rng.integers(len(ASPECTS))]) + rng.normal() * 0.1
-        if image is not None:
-            own = np.log(image.shape[1] / image.shape[0])
-            aspect += (own - aspect) * rng.uniform(0.2, 1.0)
-        return Stage.squeezed(self.side, float(np.exp(aspect)))
-
     def _composed(
         self, rng: np.random.Generator, background: ImageArray, cutouts: list[Cutout]
     ) -> LabelledVideo:
         return compose(rng, background, cutouts, self.num_frames, self._stage(rng), MOTION)
-
-    def _moved(
-        self,
-        rng: np.random.Generator,
-        scene: tuple[ImageArray, ImageArray],
-        strength: tuple[float, float],
-        amplitude: float,
-    ) -> LabelledVideo | None:
-        """A camera that moves over an image (h, w, 3), about one of its objects' ids (h, w)."""
-        image, objects = scene
-        numbers = np.setdiff1d(objects, [0])
-        if not len(numbers):
-            return None
-        mask = (objects == rng.choice(numbers)).astype(np.uint8)
-        stage, size = self._stage(rng, image), (self.side, self.side)
-        height, width = mask.shape
-        x, y, columns, rows = cv2.boundingRect(mask)
-        cover = max(stage.width / width, stage.height / height)
-        # Small objects are looked at from nearer, but not enlarged to a blur.
-        fitting = min(stage.width / columns, stage.height / rows)
-        nearest = max(1.6 * cover, min(0.7 * fitting, 3.0 * cover))
-        place = Placement(
-            anchor=(x + columns / 2, y + rows / 2),
-            target=tuple(rng.uniform(0.3, 0.7, size=2) * [stage.width, stage.height]),
-            scale=float(np.exp(rng.uniform(np.log(cover), np.log(nearest)))),
-            mirrored=bool(rng.random() < 0.5),
-        )
-        path = affine_path(rng, self.num_frames, stage, place, rng.uniform(*strength))
-        path = keep_inside(path, mask.shape, stage)
-        fields = [None] * self.num_frames
-        if amplitude and rng.random() < 0.7:
-            fields = deformation(rng, self.num_frames, size, rng.uniform(0, amplitude))
-        steps = [(stage.show(m), f) for m, f in zip(path, fields, strict=True)]
-        image, grown = halved(image, place.scale)
-        frames = np.stack([warp(image, _after(m, grown), size, f) for m, f in steps])
-        # Where the image is continued by its mirror image, the object is too.
-        ids = np.stack([warp(objects, m, size, f, labels=True) for m, f in steps])
-        if rng.random() < 0.2:
-            middle = np.array([*place.anchor, 1.0])
-            blur_along(frames, [matrix @ middle for matrix, _ in steps])
-        return LabelledVideo(frames, ids)
 
 
 def chosen_objects(rng: np.random.Generator, ids: ImageArray, most: int) -> ImageArray | None:

@@ -1,16 +1,20 @@
-"""Look through a data set of folders, of masks or boxes, and say what is wrong with it."""
+"""Look through a data set of masks or boxes, and say what is wrong with it."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from tempomask.data.box_tracking import LAYOUTS, BoxSequence, BoxTrackingData
 from tempomask.data.davis import Davis
+from tempomask.data.footage import LAYOUTS as FOOTAGE
+from tempomask.data.footage import check_set, layout_of
 from tempomask.data.sequences import FrameSequence, MaskSequence
+from tempomask.data.vos_sets import VosSet, mose, youtube_vos
 from tempomask.errors import InputError, InputWarning
 from tempomask.io.images import image_size, read_image
 
@@ -20,12 +24,18 @@ def check_folder(root: Path, layout: str | None = None, *, decode: bool = False)
 
     Args:
         root: Of the data set.
-        layout: "davis", or one of `box_tracking.LAYOUTS`; default, the one that fits.
+        layout: One of `footage.LAYOUTS` or `box_tracking.LAYOUTS`; default, the one that fits.
         decode: Read all images to the end, which finds those that are cut off; masks always are.
 
     Raises:
         InputError: No layout fits, or no sequence can be read at all.
     """
+    if layout is None:
+        with suppress(InputError):  # boxes, or nothing that is known
+            layout = layout_of(root)
+    if layout in ("sav", "coco", "sa1b"):
+        yield from check_set(root, layout, decode)
+        return
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", InputWarning)
         data = _open(root, layout)
@@ -34,14 +44,16 @@ def check_folder(root: Path, layout: str | None = None, *, decode: bool = False)
     for sequence in data:
         yield from _image_problems(sequence, decode)
         if isinstance(sequence, MaskSequence):
-            yield from _mask_problems(sequence)
+            yield from _mask_problems(sequence, late=layout != "davis")
         elif isinstance(sequence, BoxSequence):
             yield from _box_problems(sequence)
 
 
-def _open(root: Path, layout: str | None) -> Davis | BoxTrackingData:
-    if layout == "davis" or (layout is None and (root / "JPEGImages").is_dir()):
+def _open(root: Path, layout: str | None) -> Davis | VosSet | BoxTrackingData:
+    if layout == "davis":
         return Davis(root, "all")
+    if layout in ("youtube-vos", "mose"):
+        return youtube_vos(root, "train") if layout == "youtube-vos" else mose(root, "train")
     for name in LAYOUTS:
         if layout == name:
             return BoxTrackingData(root, name)
@@ -52,8 +64,8 @@ def _open(root: Path, layout: str | None) -> Davis | BoxTrackingData:
             if "no sequences of layout" not in str(error):
                 raise
     raise InputError(
-        f"{root} is laid out as none of davis, {', '.join(LAYOUTS)}; give the folder that holds"
-        " JPEGImages/ or the sequences, or a file in YouTube-VIS format"
+        f"{root} is laid out as none of {', '.join((*FOOTAGE, *LAYOUTS))}; give the folder that"
+        " holds JPEGImages/ or the sequences, or a file in YouTube-VIS format"
     )
 
 
@@ -72,18 +84,19 @@ def _image_problems(sequence: FrameSequence, decode: bool) -> Iterator[str]:
             yield f"sequence {sequence.name}: {error}"
 
 
-def _mask_problems(sequence: MaskSequence) -> Iterator[str]:
-    """Label maps that cannot be read, and objects that are not on the first one."""
+def _mask_problems(sequence: MaskSequence, late: bool) -> Iterator[str]:
+    """Label maps that cannot be read; objects not on the first one, unless `late` allows them."""
     known: set[int] = set()
-    for index, path in enumerate(sequence.annotations):
+    first, *_ = sequence.labels
+    for index, path in sequence.labels.items():
         try:
-            if not index:
+            if index == first and not late:
                 known.update(sequence.object_ids)
             found = set(np.unique(sequence.label_map(index)).tolist()) - {0}
         except InputError as error:
             yield f"sequence {sequence.name}: {error}"
             continue
-        for new in sorted(found - known):
+        for new in () if late else sorted(found - known):
             yield (
                 f"sequence {sequence.name}: object {new} is first marked in {path}; scores leave"
                 " out what is not marked on the first frame"

@@ -1,4 +1,4 @@
-"""Images with the masks of their objects: COCO-style JSON, or folders of label maps."""
+"""Images with the masks of their objects: COCO-style JSON, SA-1B, or folders of label maps."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def image_sets(root: str | Path) -> list[ImageSet]:
 
     Args:
         root: A COCO or LVIS JSON file, whose images lie beside it or in images/; or a folder with
-            images/ and labels/, or JPEGImages/ and Annotations/; or a folder of such.
+            images/ and labels/, or JPEGImages/ and Annotations/, or of SA-1B's images with a JSON
+            file beside each; or a folder of such.
 
     Raises:
         InputError: There is none, a file is missing, or a JSON file is of another kind.
@@ -76,7 +77,9 @@ def image_sets(root: str | Path) -> list[ImageSet]:
 
 
 def _of_folder(folder: Path) -> ImageSet | None:
-    """The set of a folder of label maps; None if it is laid out otherwise."""
+    """The set of a folder of label maps, or of SA-1B; None if it is laid out otherwise."""
+    if is_sa1b(folder):
+        return _sa1b(folder)
     for images, labels in LAYOUTS:
         if not (folder / images).is_dir() or not (folder / labels).is_dir():
             continue
@@ -88,6 +91,32 @@ def _of_folder(folder: Path) -> ImageSet | None:
             listed.append(LabelledImage(path.stem, path, _label_map(path, truth)))
         return ImageSet(folder.name, tuple(listed))
     return None
+
+
+def is_sa1b(folder: Path) -> bool:
+    """Whether a folder holds images of SA-1B, `sa_ID.jpg`, or their annotations."""
+    return any(folder.glob("sa_*.jpg")) or any(folder.glob("sa_*.json"))
+
+
+def _sa1b(folder: Path) -> ImageSet:
+    images = {path.stem: path for path in sorted(folder.glob("sa_*.jpg"))}
+    annotations = {path.stem: path for path in folder.glob("sa_*.json")}
+    for name in sorted(images.keys() ^ annotations.keys()):
+        lacking = "json" if name in images else "jpg"
+        raise InputError(f"{folder}: there is no {name}.{lacking}; images and masks must pair")
+    listed = (
+        LabelledImage(n, path, _run_lengths(path, annotations[n])) for n, path in images.items()
+    )
+    return ImageSet(folder.name, tuple(listed))
+
+
+def _run_lengths(image: Path, annotations: Path) -> Callable[[], dict[int, NDArray[np.bool_]]]:
+    def read() -> dict[int, NDArray[np.bool_]]:
+        content = read_json(annotations, "the masks", {"annotations": [{"segmentation": object}]})
+        rows = [(k, row["segmentation"]) for k, row in enumerate(content["annotations"], 1)]
+        return dict(_masks(rows, image_size(image), str(annotations)))
+
+    return read
 
 
 def _label_map(image: Path, truth: Path) -> Callable[[], dict[int, NDArray[np.bool_]]]:

@@ -14,13 +14,12 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from tempomask.data.davis import Davis
+from tempomask.data.footage import training_davis
 from tempomask.data.sequences import MaskSequence
 from tempomask.errors import InputError
 
 # The part of nano's training data that is video.
 MIXTURE_VIDEO = "davis16-train-256"
-# Lists of sequences to train on, the first that is there; the validation lists are never used.
-TRAINING_SPLITS = ("2017/train", "2016/train", "480p/train")
 # Without names one sequence in so many is held out, at most four.
 HELD_OUT_SHARE, MOST_HELD_OUT = 8, 4
 
@@ -86,11 +85,7 @@ def training_sequences(root: Path) -> Davis:
     Of nano's training data all its video. InputError for a folder in neither layout, and for a
     flawed sequence: a training should not leave any out unasked.
     """
-    if _is_mixture(root):
-        root, lists = root / MIXTURE_VIDEO, []
-    else:
-        lists = [n for n in TRAINING_SPLITS if (root / "ImageSets" / f"{n}.txt").is_file()]
-    found = Davis(root, split=lists[0] if lists else "all")
+    found = Davis(root / MIXTURE_VIDEO, "all") if _is_mixture(root) else training_davis(root)
     found.flaws.check(())
     return found
 
