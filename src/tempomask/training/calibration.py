@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from tempomask.training.validation import SquareVideo, load_square
 class SequenceMeasure:
     """Scores networks on whole sequences (`adaptation.method.Measure`), read once and kept small.
 
-    image_size: of the network; both frames and masks are scored at it. frames, stride: of every
+    sequences: or what was read of some, by name. image_size: of the network; both frames and masks
+    are scored at it. frames, stride: of every
     sequence the first `frames` at every `stride`-th. All objects of a sequence count as one.
     objective: says how objects are followed; None for tracking.
     Raises InputError for sequences without a mask on their first frame.
@@ -30,7 +31,7 @@ class SequenceMeasure:
 
     def __init__(
         self,
-        sequences: Sequence[MaskSequence],
+        sequences: Sequence[MaskSequence] | Mapping[str, SquareVideo],
         image_size: int,
         device: torch.device,
         frames: int = 16,
@@ -42,9 +43,10 @@ class SequenceMeasure:
             raise InputError("there is no sequence to measure on; hold out fewer sequences")
         self._device, self._dtype = device, dtype
         self._objective = TrackingObjective() if objective is None else objective
-        self._names = [sequence.name for sequence in sequences]
-        indices = range(0, frames * stride, stride)
-        self._loaded = [load_square(sequence, image_size, indices) for sequence in sequences]
+        if not isinstance(sequences, Mapping):
+            indices = range(0, frames * stride, stride)
+            sequences = {s.name: load_square(s, image_size, indices) for s in sequences}
+        self._names, self._loaded = list(sequences), list(sequences.values())
         digest = hashlib.sha256(f"{self._names} {dtype} {self._objective}".encode())
         for loaded in self._loaded:
             digest.update(loaded.frames.numpy().tobytes() + loaded.masks.numpy().tobytes())

@@ -17,6 +17,7 @@ from tempomask.data.stills import DAVIS, ImageLibrary
 from tempomask.errors import InputError
 from tempomask.models.hybrid import ConvolutionalStem, HybridEncoder
 from tempomask.models.segmenter import Segmenter
+from tempomask.training.one_device import OneDevice
 from tempomask.training.recipe import Recipe
 from tempomask.training.run import AveragedRun, batches, parameter_groups
 from tempomask.training.start import build_segmenter, load_imagenet_stem
@@ -160,8 +161,7 @@ def trained_groups(segmenter: Segmenter, recipe: Recipe) -> list[dict[str, Any]]
         segmenter,
         recipe.learning_rate,
         recipe.weight_decay,
-        slower=lambda name: name.startswith("encoder.stem."),
-        slower_rate=recipe.stem_rate,
+        lambda name: recipe.stem_rate if name.startswith("encoder.stem.") else 1.0,
     )
 
 
@@ -174,12 +174,12 @@ def _teacher(recipe: Recipe, segmenter: Segmenter) -> ImageTeacher | None:
     return ImageTeacher(stem, segmenter.config.hidden_dim)
 
 
-def _on_device(batch: ClipBatch, accelerator: Accelerator) -> ClipBatch:
+def _on_device(batch: ClipBatch, accelerator: Accelerator | OneDevice) -> ClipBatch:
     return ClipBatch(*(x.to(accelerator.device, non_blocking=True) for x in batch))
 
 
 def clip_batches(
-    clips: Dataset[Any], accelerator: Accelerator, size: int, span: range, workers: int
+    clips: Dataset[Any], accelerator: Accelerator | OneDevice, size: int, span: range, workers: int
 ) -> Iterator[ClipBatch]:
     """Batches of clips on the device, for the steps in span; shared out as `batches` says."""
     for batch in batches(clips, accelerator, size, span, workers, collate):

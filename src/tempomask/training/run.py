@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import random
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, warn
 from tempomask.files import FolderLock, write_json
 from tempomask.training.checkpoint import load_checkpoint, save_checkpoint
+from tempomask.training.one_device import OneDevice
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -142,13 +146,12 @@ class Run(ABC, Generic[RecipeT, Batch]):
     @denormals_flushed()
     def run(self) -> dict[str, float]:
         """Train to the recipe's last step; returns the last validation scores."""
-        from accelerate.utils import set_seed
-        from torch.utils.tensorboard import SummaryWriter
-
         recipe, scores = self.recipe, {}
-        set_seed(recipe.seed)
+        random.seed(recipe.seed)
+        np.random.seed(recipe.seed)
+        torch.manual_seed(recipe.seed)
         main = self.accelerator.is_main_process
-        log = SummaryWriter(str(self.out / "log")) if main else None
+        log = _summary_writer(self.out / "log") if main else None
         with step_progress(recipe.steps, self.step, main) as advance:
             for batch in self._batches():
                 watched = self._train_step(batch)
@@ -207,20 +210,28 @@ class Run(ABC, Generic[RecipeT, Batch]):
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
         self.model.train()
-        with self.accelerator.autocast():
-            loss, others = self._loss(batch)
-        norm = self._descend(loss)
+        parts, sums = self._parts(batch), defaultdict[str, float](float)
+        for number, part in enumerate(parts, 1):
+            last = number == len(parts)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                with self.accelerator.autocast():
+                    loss, others = self._loss(part)
+                self.accelerator.backward(loss / len(parts))
+            for name, value in {"loss": loss, **others}.items():
+                sums[name] += value.item() / len(parts)
         return {
-            "loss": loss.item(),
-            **{name: value.item() for name, value in others.items()},
-            "gradient": norm,
+            **sums,
+            "gradient": self._descend(),
             "rate": factor,
             "seconds": time.perf_counter() - started,
         }
 
-    def _descend(self, loss: Tensor) -> float:
+    def _parts(self, batch: Batch) -> Sequence[Batch]:
+        """What is computed at a time; gradients are of the mean loss of all."""
+        return [batch]
+
+    def _descend(self) -> float:
         """One step of the optimiser; returns the gradient's norm."""
-        self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         # One bad batch must not end a run of hours: a non-finite gradient is left out.
         if norm is None or torch.isfinite(torch.as_tensor(norm)):
@@ -270,7 +281,7 @@ class AveragedRun(Run[AveragedRecipeT, Batch], Generic[AveragedRecipeT, Batch, C
 
 def batches(
     items: Dataset[Any],
-    accelerator: Accelerator,
+    accelerator: Accelerator | OneDevice,
     size: int,
     span: range,
     workers: int,
@@ -293,29 +304,25 @@ def parameter_groups(
     model: nn.Module,
     rate: float,
     weight_decay: float,
-    slower: Callable[[str], bool] = lambda name: False,
-    slower_rate: float = 1.0,
+    share: Callable[[str], float] = lambda name: 1.0,
+    decays: Callable[[str, nn.Parameter], bool] = lambda name, parameter: parameter.ndim > 1,
 ) -> list[dict[str, Any]]:
-    """Optimiser groups of what is trained, without weight decay on vectors.
+    """Optimiser groups of what is trained.
 
     Args:
         model: Whose parameters they are.
         rate: Learning rate.
-        weight_decay: Of matrices.
-        slower: Which names learn at another rate.
-        slower_rate: Theirs, as a share of the rate.
+        weight_decay: Of what decays.
+        share: Of the rate, at which a name learns.
+        decays: Whether a parameter does; matrices by default.
     """
-    groups: defaultdict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
+    groups: defaultdict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[slower(name), parameter.ndim > 1].append(parameter)
+            groups[share(name), decays(name, parameter)].append(parameter)
     return [
-        {
-            "params": parameters,
-            "lr": rate * (slower_rate if slow else 1.0),
-            "weight_decay": weight_decay if decays else 0.0,
-        }
-        for (slow, decays), parameters in groups.items()
+        {"params": parameters, "lr": rate * part, "weight_decay": weight_decay if fades else 0.0}
+        for (part, fades), parameters in groups.items()
     ]
 
 
@@ -334,14 +341,31 @@ def append_scores(out: Path, step: int, scores: dict[str, float]) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def make_accelerator(unused_parameters: bool = False) -> Accelerator:
-    """bfloat16 by autocast. unused_parameters: some may get no gradient in some steps."""
+def make_accelerator(unused_parameters: bool = False) -> Accelerator | OneDevice:
+    """bfloat16 by autocast. unused_parameters: some may get no gradient in some steps.
+
+    Without accelerate a run takes one device; InputError if it was launched for several.
+    """
     try:
         from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError as error:
-        raise InputError("training needs accelerate: pip install 'tempomask[train]'") from error
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return OneDevice()
+        raise InputError(
+            "training on several devices needs accelerate: pip install 'tempomask[train]'"
+        ) from error
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)]
     return Accelerator(mixed_precision="bf16", kwargs_handlers=list(handlers))
+
+
+def _summary_writer(folder: Path) -> Any:
+    """TensorBoard's, None where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        warn("no TensorBoard log is written: pip install 'tempomask[train]'")
+        return None
+    return SummaryWriter(str(folder))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ objects.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -46,27 +47,46 @@ class FrameOutput(NamedTuple):
 
 @dataclass
 class ClipMemory:
-    """Memories of one batch of clips, oldest first; entry 0 is the prompted frame."""
+    """Memories of one batch of clips, in the order in which its frames were followed."""
 
     spatial: list[Tensor] = field(default_factory=list)
     images: list[Tensor] = field(default_factory=list)
     pointers: list[Tensor] = field(default_factory=list)
 
-    def inputs(self, frame: int, config: SegmenterConfig) -> MemoryInputs:
-        """What frame `frame` attends to: the prompted frame, then the most recent others."""
+    def inputs(
+        self,
+        frame: int,
+        config: SegmenterConfig,
+        order: Sequence[int] | None = None,
+        conditioning: Sequence[int] = (0,),
+        num_frames: int | None = None,
+    ) -> MemoryInputs:
+        """What a frame attends to: the conditioning frames, then the most recent others.
+
+        Args:
+            frame: Its number in the clip.
+            config: Of the segmenter.
+            order: Frames of the memories; None if they are 0, 1, 2 ...
+            conditioning: Those that all others attend to.
+            num_frames: Of the clip, by which SAM 2's training scales distances in time if there
+                are fewer than pointers; None for the scale of long videos.
+        """
         memory_frames, image_keys = config.memory_frames, config.memory_attention.image_keys
-        recent = list(range(max(1, frame - memory_frames + 1), frame))
-        chosen = [0, *recent]
-        index = [memory_frames - 1, *(frame - i - 1 for i in recent)]
+        at = {i: k for k, i in enumerate(range(len(self.spatial)) if order is None else order)}
+        others = [i for i in range(frame) if i in at and i not in conditioning]
+        recent = [i for i in others if i > frame - memory_frames]
+        chosen = [at[i] for i in (*conditioning, *recent)]
+        index = [*(memory_frames - 1 for _ in conditioning), *(frame - i - 1 for i in recent)]
         device = self.spatial[0].device
-        pointer_frames = [0, *range(frame - 1, 0, -1)]
+        pointer_frames = [*conditioning, *reversed(others)]
         distance = torch.tensor([frame - i for i in pointer_frames], device=device)
+        span = min(config.max_pointers, num_frames or config.max_pointers)
         return MemoryInputs(
             spatial=torch.stack([self.spatial[i] for i in chosen], dim=1),
             images=torch.stack([self.images[i] for i in chosen], dim=1) if image_keys else None,
             temporal_index=torch.tensor(index, device=device),
-            pointers=torch.stack([self.pointers[i] for i in pointer_frames], dim=1),
-            pointer_distance=distance / (config.max_pointers - 1),
+            pointers=torch.stack([self.pointers[at[i]] for i in pointer_frames], dim=1),
+            pointer_distance=distance / (span - 1),
         )
 
     def remember(self, segmenter: Segmenter, frame: Encoded, decoded: Decoded) -> None:
@@ -119,7 +139,7 @@ class ClipModel(UnrolledClips):
         losses, ious, scores = [], [], []
         frames, logits, previous = [], [], None
         recurrent = self.policy is not None and self.policy.recurrent
-        whole = None if recurrent else self._encode_whole(clips.images)
+        whole = None if recurrent else encode_whole(self.segmenter, clips.images, self.policy)
         for index in range(length):
             target = clips.targets[:, index]
             if whole is None:
@@ -133,7 +153,7 @@ class ClipModel(UnrolledClips):
                 inputs = memory.inputs(index, self.segmenter.config)
                 outputs = self._decode_both(self.segmenter.attend(frame.features, inputs), frame)
                 decoded, frame_losses = outputs.single, [self._loss(outputs, target)]
-                ious.append(mask_iou(_full_size(decoded.logits, target)[:, 0], target).mean())
+                ious.append(mask_iou(full_size(decoded.logits, target)[:, 0], target).mean())
             losses += frame_losses
             scores.append(decoded.object_score.detach())
             frames.append(encoded)
@@ -155,13 +175,6 @@ class ClipModel(UnrolledClips):
             losses,
         )
         return Unrolled(said, torch.stack(ious).mean(), score_loss.mean())
-
-    def _encode_whole(self, images: Tensor) -> list[Encoded]:
-        """All frames of all clips as one batch, where no frame needs the masks of another."""
-        batch, length = images.shape[:2]
-        return _split_frames(
-            self.segmenter.encode(images.flatten(0, 1), self.policy), batch, length
-        )
 
     def _decode_both(
         self,
@@ -206,7 +219,7 @@ class ClipModel(UnrolledClips):
         losses, chosen = [self._loss(outputs, target)], outputs.multi
         rounds = int(torch.randint(self.prompts.corrections + 1, (), generator=generator))
         for _ in range(rounds):
-            predicted = _full_size(chosen.logits, target)[:, 0] > 0
+            predicted = full_size(chosen.logits, target)[:, 0] > 0
             point, label = click(target, predicted, generator)
             points, labels = torch.cat([points, point], dim=1), torch.cat([labels, label], dim=1)
             previous = chosen.logits.detach().clamp(-FED_BACK_LOGIT, FED_BACK_LOGIT)
@@ -219,7 +232,7 @@ class ClipModel(UnrolledClips):
         """The single mask at full size; the best of the three candidates at their own size."""
         visible = target.flatten(1).any(dim=1)
         single, multi = outputs.single, outputs.multi
-        full = _full_size(single.raw_logits, target)
+        full = full_size(single.raw_logits, target)
         own = mask_losses(full, single.all_iou, target, visible, self.weights)
         side = multi.raw_logits.shape[-1]
         small = F.interpolate(target[:, None], size=(side, side), mode="area")[:, 0]
@@ -250,12 +263,15 @@ def _with_truth(decoded: Decoded, truth: Tensor) -> Decoded:
     )
 
 
-def _full_size(logits: Tensor, target: Tensor) -> Tensor:
+def full_size(logits: Tensor, target: Tensor) -> Tensor:
+    """Logits (N, M, h, w) at the size of targets (N, S, S)."""
     return F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def _split_frames(encoded: Encoded, batch: int, length: int) -> list[Encoded]:
-    """The T frames of features encoded as one batch (B * T, ...)."""
+def encode_whole(segmenter: Segmenter, images: Tensor, policy: Policy | None) -> list[Encoded]:
+    """The T frames of clips (B, T, 3, S, S), as one batch: none needs another's masks."""
+    batch, length = images.shape[:2]
+    encoded = segmenter.encode(images.flatten(0, 1), policy)
 
     def frame(x: Tensor, index: int) -> Tensor:
         return x.unflatten(0, (batch, length))[:, index]

@@ -34,6 +34,8 @@ from tempomask.training.unroll import ClipMemory, encoded_per_object
 
 # Every second frame of the first 48: enough to see drift, few enough to take seconds.
 FRAMES, STRIDE = 48, 2
+# Share of its image that an object has at least, to be prompted for.
+LEAST_AREA = 0.002
 
 
 class SquareVideo(NamedTuple):
@@ -58,7 +60,7 @@ def load_square(sequence: MaskSequence, side: int, indices: range) -> SquareVide
             break
         if index in wanted:
             frames.append(resize_frame(image, side, "bicubic"))
-            masks.append(_square((sequence.label_map(index) > 0).astype(np.uint8), side) > 0)
+            masks.append(square((sequence.label_map(index) > 0).astype(np.uint8), side) > 0)
     if not masks[0].any():
         raise InputError(
             f"sequence {sequence.name}: the first annotation is empty; an object must be marked"
@@ -66,7 +68,7 @@ def load_square(sequence: MaskSequence, side: int, indices: range) -> SquareVide
     return SquareVideo(torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(masks)))
 
 
-def _square(labels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+def square(labels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """The nearest pixels of a label map (H, W) at (S, S)."""
     return np.asarray(Image.fromarray(labels).resize((side, side), Image.Resampling.NEAREST))
 
@@ -108,21 +110,26 @@ def validate(segmenter: Segmenter, root: Path, names: Sequence[str]) -> dict[str
     return scores | {"mean": float(np.mean(list(scores.values())))} if scores else {}
 
 
-def held_out_frames(root: Path, image_size: int, least_area: float = 0.002) -> list[ClipBatch]:
-    """Every held-out image of `coco-mini` with all its objects but the smallest, one a batch.
-
-    least_area: share of the image that an object has at least. Images without one are left out.
-    """
+def held_out_frames(root: Path, image_size: int) -> list[ClipBatch]:
+    """Every held-out image of `coco-mini` with all its objects but the smallest, one a batch."""
     batches = []
     for still in held_out_images(root):
-        image = resize_frame(read_image(still.image), image_size, "bicubic")
-        ids = _square(read_values(still.label), image_size)
+        ids = read_values(still.label)
         masks = [ids == number for number in np.setdiff1d(ids, [0])]
-        masks = [mask for mask in masks if mask.mean() > least_area]
-        if masks:
-            shown = np.stack(masks)[:, None].astype(np.uint8)
-            batches.append(collate([Clip(image[None], shown, still.image.stem)]))
-    return batches
+        batches.append(single_image(read_image(still.image), masks, image_size))
+    return [batch for batch in batches if batch is not None]
+
+
+def single_image(
+    image: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]], side: int
+) -> ClipBatch | None:
+    """A batch of an image (H, W, 3) and its masks (H, W), squeezed; None if all are too small."""
+    squeezed = [square(mask.astype(np.uint8), side) for mask in masks]
+    shown = [mask for mask in squeezed if mask.mean() > LEAST_AREA]
+    if not shown:
+        return None
+    frame = resize_frame(image, side, "bicubic")
+    return collate([Clip(frame[None], np.stack(shown)[:, None], "image")])
 
 
 @torch.no_grad()

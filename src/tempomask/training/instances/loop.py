@@ -53,8 +53,7 @@ class InstanceTraining(AveragedRun[InstanceRecipe, ClipBatch, StageModel]):
             core,
             recipe.learning_rate,
             recipe.weight_decay,
-            slower=lambda name: "network.backbone." in name,
-            slower_rate=recipe.backbone_rate,
+            lambda name: recipe.backbone_rate if "network.backbone." in name else 1.0,
         )
         super().__init__(recipe, core, out, unused_parameters=True)
         self.clips, self.held_out, self.workers = clips, held_out, workers
