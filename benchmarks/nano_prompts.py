@@ -103,13 +103,16 @@ def look_alike_clips(root: Path, count: int) -> Iterator[LookAlikes]:
             yield LookAlikes(video.frames, video.ids)
 
 
-def identity(model: Model, root: Path, count: int) -> dict[str, Any]:
-    """J in percent, and the share of masks that lie on their own object, where it is seen."""
+def identity(model: Model, root: Path, count: int, **tracking: Any) -> dict[str, Any]:
+    """J in percent, and the share of masks that lie on their own object, where it is seen.
+
+    tracking: options and routing, as `Model.track` takes them.
+    """
     scores, own = [], []
     numbers = range(1, COPIES + 1)
     for clip in look_alike_clips(root, count):
         prompts = first_frame_prompts(clip.ids[0], tuple(numbers), "mask", 0)
-        results = list(model.track(iter(clip.frames), prompts))
+        results = list(model.track(iter(clip.frames), prompts, **tracking))
         for result, ids in list(zip(results, clip.ids, strict=True))[1:]:
             for number, mask in zip(numbers, result.masks, strict=True):
                 ious = [iou(mask, ids == other) for other in numbers]

@@ -41,7 +41,9 @@ MEMORIES = {
 TITLES = {"recent": "SAM 2's memory", "samurai": "SAMURAI", "samurai-three-masks": "three masks"}
 
 
-def score(arguments: argparse.Namespace, memory: str, budget: float | None) -> dict[str, Any]:
+def score(
+    arguments: argparse.Namespace, memory: str, options: TrackingOptions, budget: float | None
+) -> dict[str, Any]:
     """One row of the table."""
     name = memory if budget is None else f"{memory}-rds-{budget:g}"
     model = load(
@@ -55,7 +57,7 @@ def score(arguments: argparse.Namespace, memory: str, budget: float | None) -> d
         model,
         Davis(arguments.root, sequences=sequences),
         out=arguments.out / name,
-        options=MEMORIES[memory],
+        options=options,
         routing=budget,
     )
     return {
@@ -89,7 +91,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """All rows, and the images."""
     out = make_folder(arguments.out)
     budgets = [None] if arguments.adapter is None else [None, arguments.budget]
-    rows = [score(arguments, memory, budget) for budget in budgets for memory in MEMORIES]
+    rows = [score(arguments, *rule, budget) for budget in budgets for rule in MEMORIES.items()]
     scores = {row["name"]: row["sequences"] for row in rows}
     gains = {
         memory: {

@@ -24,12 +24,13 @@ from tempomask.devices import resolve_device, resolve_dtype
 from tempomask.engine import accelerate
 from tempomask.models.config import HIERA_SIZES, segmenter_config
 from tempomask.models.segmenter import Encoded, MemoryInputs, Segmenter
-from tempomask.tracking.frame_step import FrameStep, Request
 from tempomask.tracking.kalman import BoxFilter
 from tempomask.tracking.memory_bank import Memory, MemoryBank
-from tempomask.tracking.options import SamuraiConfig, TrackingOptions
-from tempomask.tracking.samurai import Motion, MotionAwareMemories, MotionChooser
+from tempomask.tracking.options import SamuraiConfig
+from tempomask.tracking.rules import MotionRule
+from tempomask.tracking.samurai import Motion, MotionAwareMemories
 from tempomask.tracking.selection import RecentMemories
+from tempomask.tracking.state import Request
 
 
 def median_ms(run: Callable[[], Any], repeats: int, device: torch.device) -> float:
@@ -90,14 +91,12 @@ class Frame:
 
     def choosing(self) -> Callable[[], Any]:
         """Boxes, filter and choice, as a session does them."""
-        options = TrackingOptions(memory="samurai")
-        chooser = MotionChooser(SamuraiConfig.for_model(self.config.name))
-        frame_step = FrameStep(self.segmenter, options, RecentMemories(), chooser)
+        rule = MotionRule(SamuraiConfig.for_model(self.config.name))
         decoded = self.decoded._replace(all_logits=self.logits)
         centre = self.config.image_size / 2
         start = BoxFilter.start((centre - 80, centre - 60, centre + 80, centre + 60))
         requests = [Request(motion=Motion(start, 15))]
-        return lambda: frame_step._choose(chooser, decoded, requests)
+        return lambda: rule.judge(decoded, requests)
 
     def selecting(self) -> tuple[Callable[[], Any], Callable[[], Any]]:
         """SAM 2's selection and SAMURAI's, from a bank of sixteen frames."""

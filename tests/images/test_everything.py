@@ -50,7 +50,9 @@ class FakeSession:
             logits, iou = logits[:, :1], iou[:, :1]
         both = torch.from_numpy(logits), torch.from_numpy(iou)
         nothing = torch.zeros(0)
-        return Decoded(both[0][:, :1], both[1][:, 0], nothing, nothing, *both, nothing, nothing)
+        return Decoded(
+            both[0][:, :1], both[1][:, 0], nothing, nothing, *both, nothing, both[0], both[0]
+        )
 
 
 def answer(

@@ -32,7 +32,15 @@ def decoded(sides: Sequence[int], ious: Sequence[float]) -> Decoded:
     best = int(iou.argmax())
     nothing = torch.zeros(1, 1)
     return Decoded(
-        masks[:, best : best + 1], iou[:, best], nothing, nothing[0], masks, iou, nothing, masks
+        masks[:, best : best + 1],
+        iou[:, best],
+        nothing,
+        nothing[0],
+        masks,
+        iou,
+        nothing,
+        masks,
+        masks,
     )
 
 

@@ -46,6 +46,8 @@ OPTIONS = {
     "everything": TrackingOptions(keep="all", objects_per_batch=1),
     "samurai": TrackingOptions(memory="samurai"),
     "samurai-official": TrackingOptions(memory="samurai-official"),
+    "dam4sam": TrackingOptions(memory="dam4sam"),
+    "sam2long": TrackingOptions(memory="sam2long"),
     "lookahead": TrackingOptions(lookahead=True),
 }
 

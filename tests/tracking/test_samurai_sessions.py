@@ -19,6 +19,7 @@ from tempomask.prompts import Prompt
 from tempomask.tracking.kalman import Box
 from tempomask.tracking.options import SamuraiConfig, TrackingOptions
 from tempomask.tracking.passes import track
+from tempomask.tracking.rules import MotionRule
 from tempomask.tracking.session import Session
 
 Frames = Callable[..., list[NDArray[np.uint8]]]
@@ -329,7 +330,9 @@ def test_every_kind_of_model_follows_motion(segmenter: Segmenter, clip: Frames, 
         result = session.step(frame)
         sizes.append(session.memory_bytes())
         assert np.isfinite(result.low_res_logits).all()
-    assert result.object_ids == (1, 2) and session._frame_step.chooser is not None
-    assert session._frame_step.chooser.config.motion_weight == (0.15 if name == "sam2.1" else 0.25)
+    assert result.object_ids == (1, 2) and isinstance(session._frame_step.masks, MotionRule)
+    assert session._frame_step.masks.chooser.config.motion_weight == (
+        0.15 if name == "sam2.1" else 0.25
+    )
     # Scores decide how old the seven frames of each object may be, not how many there are.
     assert max(sizes[18:]) <= 2 * (8 * 16 * 16 * 2 + 17 * 32 * 4)

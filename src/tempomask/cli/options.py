@@ -198,7 +198,9 @@ class TrackingFlags:
             holes filled and unstable masks replaced.
         compatibility: official, or transformers to give the masks of its implementation.
         memory: recent: the last frames, as SAM 2. samurai: motion chooses masks and memories.
-            samurai-official: with the mistakes of its released code. Default: recent.
+            samurai-official: with the mistakes of its released code. dam4sam: frames that tell the
+            object from look-alikes. sam2long: several pathways, at their cost. Default: recent.
+        memory_paths: How many pathways sam2long keeps. Default: 3.
         memory_stride: Remember every so many frames besides the last. Default: 1.
         lookahead: Let prompts on later frames help on earlier ones.
         fill_holes: Fill holes of at most so many low-resolution pixels. Default: the preset's.
@@ -212,6 +214,7 @@ class TrackingFlags:
     preset: Preset = "evaluation"
     compatibility: Compatibility = "official"
     memory: MemoryRule | None = None
+    memory_paths: int | None = None
     memory_stride: int | None = None
     lookahead: bool = False
     fill_holes: int | None = None

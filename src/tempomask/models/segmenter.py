@@ -70,7 +70,8 @@ class Decoded(NamedTuple):
 
     logits (N, 1, 4h, 4w), predicted_iou (N,), object_pointer (N, C), object_score (N,) logits;
     all_logits (N, M, 4h, 4w), all_iou (N, M), all_pointers (N, M, C): of every candidate;
-    raw_logits: all_logits before those of absent objects are blanked, for the losses.
+    raw_logits: all_logits before those of absent objects are blanked, for the losses;
+    proposed (N, 4, 4h, 4w): of the single mask and of the three, whichever compete; not blanked.
     """
 
     logits: Tensor
@@ -81,6 +82,7 @@ class Decoded(NamedTuple):
     all_iou: Tensor
     all_pointers: Tensor
     raw_logits: Tensor
+    proposed: Tensor
 
 
 def _build_encoder(config: SegmenterConfig) -> Encoder:
@@ -269,6 +271,7 @@ class Segmenter(RoutedNetwork):
             all_iou=iou,
             all_pointers=pointers,
             raw_logits=raw_logits,
+            proposed=all_logits,
         )
 
     def _pointers(self, tokens: Tensor, present: Tensor) -> Tensor:
@@ -318,6 +321,7 @@ class Segmenter(RoutedNetwork):
             all_iou=iou[:, None],
             all_pointers=pointer[:, None],
             raw_logits=logits,
+            proposed=logits,
         )
 
     def encode_memory(

@@ -13,6 +13,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import ClassVar, TypeVar
 
 import numpy as np
@@ -28,17 +29,16 @@ from tempomask.models.segmenter import (
     Encoded,
     Segmenter,
 )
-from tempomask.ops.boxes import mask_extents
 from tempomask.ops.resumable import Resumable
 from tempomask.ops.transfer import to_device
 from tempomask.prompts import Prompt
 from tempomask.routing.memory import MemoryRouter, together
 from tempomask.tracking.cleanup import fill_holes, without_overlap
 from tempomask.tracking.doubt import agreement, warn_of_doubt
-from tempomask.tracking.memory_bank import Memory
 from tempomask.tracking.memory_inputs import is_lone, memory_inputs, memory_slots
 from tempomask.tracking.options import TrackingOptions
-from tempomask.tracking.samurai import Choice, MotionChooser
+from tempomask.tracking.rules import MaskRule
+from tempomask.tracking.samurai import Choice
 from tempomask.tracking.selection import MemorySelector
 from tempomask.tracking.state import (
     Clicks,
@@ -63,26 +63,25 @@ class FrameStep(Resumable):
         segmenter: The network.
         options: How the video is tracked.
         selector: Which memories are attended to.
-        chooser: Lets motion choose among the masks that compete; None leaves that to the network.
+        masks: What the rule of memories does with the masks that compete.
         memory_budget: Same as in `models.encoder.Policy`.
     """
 
-    state_types: ClassVar = {"chooser": Resumable | None}
+    state_types: ClassVar = {"masks": Resumable | None}
 
     def __init__(
         self,
         segmenter: Segmenter,
         options: TrackingOptions,
         selector: MemorySelector,
-        chooser: MotionChooser | None = None,
+        masks: MaskRule | None = None,
         memory_budget: float = 1.0,
     ) -> None:
         self.segmenter, self.config, self.options = segmenter, segmenter.config, options
-        self.selector, self.chooser = selector, chooser
+        self.selector, self.masks = selector, masks or MaskRule()
         side = self.config.image_size // 16
         self.router = None if memory_budget == 1 else MemoryRouter(memory_budget, (side, side))
         self.memory_dtype: torch.dtype = getattr(torch, options.memory_dtype)
-        self.presence_threshold = 0.0 if chooser is None else chooser.config.presence_threshold
         wanted = options.static_memory
         self.static = segmenter.compiled if wanted is None else wanted
         if self.static and not segmenter.fast:
@@ -131,12 +130,15 @@ class FrameStep(Resumable):
         if not objects:
             return
         outputs = [tracked.outputs[index] for tracked in objects]
-        memories = self.encode_memory(state.frames.encoded(index).features, outputs)
-        rows = zip(objects, outputs, memories, self._scores(outputs), strict=True)
-        for tracked, output, features, (score, iou) in rows:
-            memory = Memory(index, features, output.pointer, score, iou, output.motion_score)
+        everyone = [one for output in outputs for one in (output, *output.rivals)]
+        memories = self.encode_memory(state.frames.encoded(index).features, everyone)
+        rows = zip(everyone, memories, self._scores(everyone), strict=True)
+        made = iter([output.remembered(index, memory, *scores) for output, memory, scores in rows])
+        for tracked, output in zip(objects, outputs, strict=True):
+            memory, *rivals = islice(made, 1 + len(output.rivals))
             corrected = output.prompted and self.options.corrections_condition
-            tracked.staged[index] = (memory, output.initial or corrected)
+            staged = replace(memory, rivals=tuple(rivals)) if rivals else memory
+            tracked.staged[index] = (staged, output.initial or corrected)
 
     def _request(self, state: VideoState, prompt: Prompt, tracked: TrackedObject) -> Request:
         """One interaction: the clicks so far on the frame, its logits so far, and the memories."""
@@ -157,15 +159,22 @@ class FrameStep(Resumable):
 
     def _track(self, state: VideoState, index: int, objects: Sequence[TrackedObject]) -> None:
         """Find objects by their memories alone."""
-        requests, known = [], {}
-        for row, tracked in enumerate(objects):
-            # Motion is that of the frame just before; a gap in the frames or a turn ends it.
+        requests, known, owners = [], {}, list[TrackedObject]()
+        for tracked in objects:
+            # A gap in the frames or a turn ends motion, and all pathways but the one shown.
             before = tracked.outputs.get(index + (1 if state.reverse else -1))
-            selection = self.selector.select(tracked.bank, index, state.reverse)
-            motion = None
-            if before is not None and before.reverse == state.reverse:
-                motion, known[row] = before.motion, before
-            requests.append(Request(selection=selection, motion=motion))
+            if before is not None and before.reverse != state.reverse:
+                before = None
+            ends = (None,) if before is None else (before, *before.rivals)
+            for path, (bank, end) in enumerate(zip(tracked.banks, ends, strict=False)):
+                request = Request(selection=self.selector.select(bank, index, state.reverse))
+                if end is not None:
+                    known[len(requests)] = end
+                    request = replace(
+                        request, motion=end.motion, path=path, path_score=end.path_score
+                    )
+                requests.append(request)
+                owners.append(tracked)
         if self.router is not None and known:
             outputs = list(known.values())
             logits = torch.stack([output.logits for output in outputs])
@@ -173,7 +182,7 @@ class FrameStep(Resumable):
             routed = self.router.route(earlier, logits, *stacked_scores(outputs))
             for row, focus in zip(known, routed, strict=True):
                 requests[row] = replace(requests[row], focus=focus)
-        self._segment(state, index, objects, requests)
+        self._segment(state, index, owners, requests)
 
     def _segment(
         self,
@@ -182,7 +191,10 @@ class FrameStep(Resumable):
         objects: Sequence[TrackedObject],
         requests: Sequence[Request],
     ) -> None:
-        """Segment objects on a stored frame and note their results."""
+        """Segment objects on a stored frame and note their results.
+
+        objects: of each request; one with several pathways has one for each.
+        """
         if not objects:
             return
         # Frames out of turn (conditioned in advance, corrected later) have no frame before them.
@@ -190,19 +202,22 @@ class FrameStep(Resumable):
         previous = arrived[1] if arrived is not None and arrived[0] == index else None
         encoded = state.frames.encoded(index, previous)
         outputs = self.segment(encoded, requests, state.frames.images)
-        for tracked, output in zip(objects, outputs, strict=True):
-            tracked.outputs[index] = replace(output, reverse=state.reverse)
+        found: dict[int, list[Output]] = defaultdict(list)
+        for tracked, candidates in zip(objects, outputs, strict=True):
+            found[tracked.object_id] += candidates
+        for object_id, output in self.masks.settle(found).items():
+            state.objects[object_id].outputs[index] = replace(output, reverse=state.reverse)
         fresh, earlier = state.fresh or (index, frozenset())
         state.fresh = fresh, earlier | {tracked.object_id for tracked in objects}
 
     def segment(
         self, encoded: Encoded, requests: Sequence[Request], images: Mapping[int, Tensor]
-    ) -> list[Output]:
-        """Outputs of the requests, in their order.
+    ) -> list[list[Output]]:
+        """Outputs of the requests, in their order: one each, unless the rule keeps several.
 
         images: raw features (C, h, w) by frame; needed when the network's memory keys see them.
         """
-        rows: dict[int, Output] = {}
+        rows: dict[int, list[Output]] = {}
         conditioned = self._attend(encoded, requests, images)
         for group in self._groups(requests, self._decode_layout):
             members = [requests[i] for i in group]
@@ -213,9 +228,11 @@ class FrameStep(Resumable):
                 features = torch.cat([conditioned[i] for i in group])
                 multimask = self._several_masks(members[0])
                 decoded = self._decode(features, encoded, members, multimask)
-                if self.chooser is not None and (multimask or members[0].clicks is None):
-                    decoded, choices = self._choose(self.chooser, decoded, members)
-            rows.update(zip(group, self._outputs(decoded, members, choices), strict=True))
+                if multimask or members[0].clicks is None:
+                    decoded, choices = self.masks.judge(decoded, members)
+            each = len(choices) // len(group)
+            found = self._outputs(decoded, [m for m in members for _ in range(each)], choices)
+            rows.update((i, list(islice(found, each))) for i in group)
         return [rows[i] for i in range(len(requests))]
 
     def _groups(
@@ -265,7 +282,7 @@ class FrameStep(Resumable):
 
     def _several_masks(self, request: Request) -> bool:
         """Whether masks compete for this object on this frame."""
-        if self.chooser is not None and request.clicks is None and self.chooser.config.multimask:
+        if self.masks.multimask and request.clicks is None:
             return True
         least, most = self.config.multimask_min_points, self.config.multimask_max_points
         return least <= request.num_points <= most
@@ -289,7 +306,7 @@ class FrameStep(Resumable):
             previous,
             multimask=multimask,
             dynamic_multimask=self.options.dynamic_multimask,
-            presence_threshold=self.presence_threshold,
+            presence_threshold=self.masks.presence_threshold,
         )
 
     def _use_masks(self, encoded: Encoded, members: Sequence[Request]) -> Decoded:
@@ -298,30 +315,8 @@ class FrameStep(Resumable):
             encoded,
             masks,
             multimask=self.options.multimask_mask_pointer,
-            presence_threshold=self.presence_threshold,
+            presence_threshold=self.masks.presence_threshold,
         )
-
-    def _choose(
-        self, chooser: MotionChooser, decoded: Decoded, members: Sequence[Request]
-    ) -> tuple[Decoded, list[Choice]]:
-        """Let motion choose: boxes are measured at the network's resolution (N, M, S, S)."""
-        masks = self._at_image_size(decoded.all_logits)
-        extents = mask_extents(masks > 0).float()
-        # (N, M, 5), in one transfer from the device.
-        table = torch.cat([extents, decoded.all_iou[..., None].float()], dim=-1).tolist()
-        choices = chooser.choose(
-            [request.motion for request in members],
-            [[tuple(row[:4]) for row in rows] for rows in table],
-            [[row[4] for row in rows] for rows in table],
-        )
-        best = to_device([choice.mask for choice in choices], masks.device)
-        rows = torch.arange(len(choices), device=masks.device)
-        chosen = decoded._replace(
-            logits=decoded.all_logits[rows, best][:, None],
-            predicted_iou=decoded.all_iou[rows, best],
-            object_pointer=decoded.all_pointers[rows, best],
-        )
-        return chosen, choices
 
     def _outputs(
         self, decoded: Decoded, members: Sequence[Request], choices: Sequence[Choice | None]
@@ -345,6 +340,10 @@ class FrameStep(Resumable):
                 agreement=agreement(decoded, row) if single else None,
                 motion=None if choice is None else choice.motion,
                 motion_score=None if choice is None else choice.score,
+                area=None if choice is None else choice.area,
+                anchor=choice is not None and choice.anchor,
+                path=request.path,
+                path_score=request.path_score,
                 focus=request.focus,
             )
 
@@ -387,10 +386,6 @@ class FrameStep(Resumable):
         ]
         if not self.options.non_overlapping_memory:
             return logits
-        full = [self._at_image_size(logit[None, None])[0, 0] for logit in logits]
-        return list(without_overlap(torch.stack(full)))
-
-    def _at_image_size(self, logits: Tensor) -> Tensor:
-        """(N, M, ., .) to (N, M, S, S), bilinearly."""
-        side = self.config.image_size
-        return F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
+        size, how = (self.config.image_size,) * 2, "bilinear"
+        full = [F.interpolate(x[None, None], size, mode=how, align_corners=False) for x in logits]
+        return list(without_overlap(torch.cat(full)[:, 0]))

@@ -5,7 +5,7 @@ C hidden_dim, h x w the stride-16 grid.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -20,6 +20,10 @@ class Memory:
     are NaN where the selector does not read them.
     motion_score: in [0, 1], how well the mask fits the motion before it (`samurai.py`); None where
     there was none to compare with.
+    area: of the mask in low-resolution pixels, and anchor: whether it tells the object from a
+    distractor (`distractors.py`); None and False where nobody looked.
+    path, rivals: the memory pathway that it goes on from, and the memories of the frame's other
+    pathways until tracking goes on (`pathways.py`).
     """
 
     frame: int
@@ -28,6 +32,10 @@ class Memory:
     object_score: float
     predicted_iou: float
     motion_score: float | None = None
+    area: float | None = None
+    anchor: bool = False
+    path: int = 0
+    rivals: tuple[Memory, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,10 @@ class MemoryBank:
                 elif memory.features is not None:
                     memories[frame] = replace(memory, features=None)
 
+    def copy(self) -> MemoryBank:
+        """A bank of its own, with the same memories."""
+        return MemoryBank(dict(self.conditioning), dict(self.recent))
+
     def frames(self) -> Collection[int]:
         """Frames with spatial features."""
         everything = {**self.conditioning, **self.recent}
@@ -71,9 +83,16 @@ class MemoryBank:
 
     def num_bytes(self) -> int:
         """Bytes held by the memories' tensors."""
-        return sum(
-            tensor.nbytes
-            for memory in (*self.conditioning.values(), *self.recent.values())
-            for tensor in (memory.features, memory.pointer)
-            if tensor is not None
-        )
+        return bytes_of([self])
+
+
+def bytes_of(banks: Iterable[MemoryBank]) -> int:
+    """Bytes held by the memories' tensors of banks, which may share them."""
+    tensors = {
+        id(tensor): tensor
+        for bank in banks
+        for memory in (*bank.conditioning.values(), *bank.recent.values())
+        for tensor in (memory.features, memory.pointer)
+        if tensor is not None
+    }
+    return sum(tensor.nbytes for tensor in tensors.values())

@@ -15,7 +15,7 @@ from tempomask.errors import InputError, check_choice, check_least
 Direction = Literal["forward", "backward", "both"]
 Preset = Literal["evaluation", "interactive"]
 Compatibility = Literal["official", "transformers"]
-MemoryRule = Literal["recent", "samurai", "samurai-official"]
+MemoryRule = Literal["recent", "samurai", "samurai-official", "dam4sam", "sam2long"]
 MemoryDType = Literal["bfloat16", "float16", "float32"]
 Resize = Literal["bicubic", "bilinear"]
 Binarise = Literal[False, True, "frame"]
@@ -76,8 +76,11 @@ class TrackingOptions:
         memory: Which frames are remembered. "recent", SAM 2's rule: the last ones. "samurai":
             motion chooses among the masks, and frames with good scores are remembered.
             "samurai-official": with the mistakes of the released code, to compare with it; forward
-            only.
+            only. "dam4sam": the last ones in which the object is seen, and frames that tell it from
+            look-alikes. "sam2long": several pathways of masks and memories, of which the most
+            probable is shown.
         samurai: Other constants than the official ones for the model's size.
+        memory_paths: How many pathways "sam2long" keeps; each costs what an object costs.
         memory_stride: Of the six recent memories all but the nearest are multiples of this frame
             number [memory_temporal_stride_for_eval].
         max_conditioning_frames: Prompted frames attended to, at least 2; -1 for all
@@ -123,6 +126,7 @@ class TrackingOptions:
 
     memory: MemoryRule = "recent"
     samurai: SamuraiConfig | None = None
+    memory_paths: int = 3
     memory_stride: int = 1
     max_conditioning_frames: int = -1
     memory_dtype: MemoryDType = "bfloat16"
@@ -176,7 +180,7 @@ class TrackingOptions:
         return cls.interactive(**changes) if preset == "interactive" else cls(**changes)
 
     def __post_init__(self) -> None:
-        check_least(self, memory_stride=1, fill_holes=0, objects_per_batch=1)
+        check_least(self, memory_paths=1, memory_stride=1, fill_holes=0, objects_per_batch=1)
         if self.max_conditioning_frames != -1 and self.max_conditioning_frames < 2:
             raise InputError(
                 "max_conditioning_frames must be -1 (all) or at least 2,"
@@ -188,8 +192,15 @@ class TrackingOptions:
         check_choice("memory_dtype", self.memory_dtype, MemoryDType)
         check_choice("resize", self.resize, Resize)
         check_choice("binarise_prompted_masks", self.binarise_prompted_masks, Binarise)
-        if self.memory == "recent" and self.samurai is not None:
+        if not self.memory.startswith("samurai") and self.samurai is not None:
             raise InputError('samurai constants were given; they need memory="samurai"')
+        if self.memory == "sam2long" and self.non_overlapping_memory:
+            raise InputError(
+                'non_overlapping_memory does not go with memory="sam2long", whose pathways overlap'
+                " by design; leave one of them out"
+            )
+        if self.memory != "sam2long" and self.memory_paths != 3:
+            raise InputError(f'memory_paths {self.memory_paths} needs memory="sam2long"')
         if self.memory != "recent" and self.memory_stride != 1:
             raise InputError(
                 f"memory_stride {self.memory_stride} has no meaning for memory={self.memory!r},"
@@ -198,7 +209,7 @@ class TrackingOptions:
 
     def samurai_constants(self, model: str) -> SamuraiConfig | None:
         """SAMURAI's constants for a named model, None if its memory was not asked for."""
-        if self.memory == "recent":
+        if not self.memory.startswith("samurai"):
             return None
         constants = self.samurai or SamuraiConfig.for_model(model)
         quirks = constants.official_quirks or self.memory == "samurai-official"

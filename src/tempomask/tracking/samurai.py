@@ -19,13 +19,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
-from tempomask.errors import InputError
-from tempomask.models.config import SegmenterConfig
 from tempomask.ops.boxes import box_overlap
 from tempomask.ops.resumable import Resumable, agree
 from tempomask.tracking.kalman import Box, BoxFilter
 from tempomask.tracking.memory_bank import Memory, MemoryBank, Reach
-from tempomask.tracking.options import SamuraiConfig, TrackingOptions
+from tempomask.tracking.options import SamuraiConfig
 from tempomask.tracking.selection import MemorySelector, RecentMemories, Selection
 
 
@@ -41,11 +39,14 @@ class Choice(NamedTuple):
     """mask: index of the one taken. motion: after the frame, None once it is lost.
 
     score: IoU of the predicted box and the mask's, None where nothing was predicted.
+    area, anchor: Same as in `memory_bank.Memory`.
     """
 
     mask: int
-    motion: Motion | None
-    score: float | None
+    motion: Motion | None = None
+    score: float | None = None
+    area: float | None = None
+    anchor: bool = False
 
 
 def choose_mask(
@@ -134,12 +135,13 @@ class MotionChooser(Resumable):
 class MotionAwareMemories(MemorySelector):
     """SAMURAI's selection: of the frames tracked so far the nearest that were good by all scores.
 
-    The frame just before is always taken. Conditioning frames and pointers are those of `recent`,
-    SAM 2's rule. A pure selector: the scores are in the memories.
+    The frame just before is always taken, if `always_last`. Conditioning frames and pointers are
+    those of `recent`, SAM 2's rule. A pure selector: the scores are in the memories.
     """
 
     recent: RecentMemories
     config: SamuraiConfig
+    always_last: bool = True
 
     @property
     def slots(self) -> int:
@@ -157,7 +159,10 @@ class MotionAwareMemories(MemorySelector):
         others = {t: m for t, m in bank.conditioning.items() if t not in ids} | bank.recent
         sign = -1 if reverse else 1
         before = frame - sign
-        nearest = [before, *self._nearest_good(bank, others, before, sign)[: self.slots - 1]]
+        if self.always_last:
+            nearest = [before, *self._nearest_good(bank, others, before, sign)[: self.slots - 1]]
+        else:
+            nearest = self._nearest_good(bank, others, frame, sign)[: self.slots]
         # Slot 0 is the frame just before; like SAM 2's, it stays empty if there is no such memory.
         rows = [(others[t], row) for row, t in enumerate(nearest) if t in others]
         rows = [(memory, row) for memory, row in reversed(rows) if memory.features is not None]
@@ -208,22 +213,3 @@ class MotionAwareMemories(MemorySelector):
             conditioning.update(sorted(bank.conditioning)[:1])
         kept = earlier | from_just_before | conditioning
         return Reach(spatial=frozenset(kept), pointers=base.pointers)
-
-
-def memory_rule(
-    options: TrackingOptions, config: SegmenterConfig, num_frames: int | None, reverse: bool
-) -> tuple[MemorySelector, MotionChooser | None]:
-    """The memories that a network attends to by options.memory, and what then chooses its masks."""
-    recent = RecentMemories(
-        memory_frames=config.memory_frames,
-        max_pointers=config.max_pointers,
-        stride=options.memory_stride,
-        max_conditioning_frames=options.max_conditioning_frames,
-        num_frames=num_frames,
-    )
-    samurai = options.samurai_constants(config.name)
-    if samurai is None:
-        return recent, None
-    if samurai.official_quirks and reverse:
-        raise InputError('memory="samurai-official" tracks forward only; use memory="samurai"')
-    return MotionAwareMemories(recent, samurai), MotionChooser(samurai)

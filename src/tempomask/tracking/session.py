@@ -25,8 +25,9 @@ from tempomask.results import FrameResult
 from tempomask.tracking.base import VideoSession, in_turn
 from tempomask.tracking.frame_step import FrameStep
 from tempomask.tracking.frames import FrameStore, size_of
+from tempomask.tracking.memory_bank import bytes_of
 from tempomask.tracking.options import TrackingOptions
-from tempomask.tracking.samurai import memory_rule
+from tempomask.tracking.rules import memory_rule
 from tempomask.tracking.selection import MemorySelector
 from tempomask.tracking.state import VideoState
 from tempomask.tracking.upload import PreparedFrame
@@ -77,9 +78,9 @@ class Session(VideoSession):
         super().__init__(start=start, reverse=reverse, size=size, dtype=dtype)
         self.segmenter, self.options = segmenter, options or TrackingOptions()
         self._policy, self._first_direction = policy, reverse
-        rule, chooser = memory_rule(self.options, segmenter.config, num_frames, reverse)
+        chosen, masks = memory_rule(self.options, segmenter.config, num_frames, reverse)
         budget = 1.0 if policy is None else policy.memory_budget
-        self._frame_step = FrameStep(segmenter, self.options, selector or rule, chooser, budget)
+        self._frame_step = FrameStep(segmenter, self.options, selector or chosen, masks, budget)
         self._begin()
 
     @in_turn
@@ -132,7 +133,7 @@ class Session(VideoSession):
 
     def memory_bytes(self) -> int:
         """Bytes held by all objects' memory banks."""
-        return sum(tracked.bank.num_bytes() for tracked in self._state.objects.values())
+        return bytes_of(bank for one in self._state.objects.values() for bank in one.banks)
 
     @in_turn
     def set_reverse(self, reverse: bool) -> None:

@@ -93,8 +93,10 @@ class Output:
         prompted: By a person.
         initial: Without memory, as the first prompt on a frame that has not been tracked.
         reverse: The direction of tracking at that time.
-        motion: With SAMURAI's memory, as in `samurai.Choice`.
-        motion_score: The same.
+        motion, motion_score: With SAMURAI's memory, as in `samurai.Choice`.
+        area, anchor: With DAM4SAM's, as in `memory_bank.Memory`.
+        path, path_score, rivals: With SAM2Long's: the pathway before that this result goes on from,
+            the sum of the log IoUs along it, and the frame's other pathways, the best first.
         focus: With a memory budget, which tokens attended to the object's memories, and why.
         agreement: Of a single click that may be warned of, see `doubt.agreement`.
     """
@@ -110,8 +112,18 @@ class Output:
     reverse: bool = False
     motion: Motion | None = None
     motion_score: float | None = None
+    area: float | None = None
+    anchor: bool = False
+    path: int = 0
+    path_score: float = 0.0
+    rivals: tuple[Output, ...] = ()
     focus: Focus | None = None
     agreement: Tensor | None = None
+
+    def remembered(self, index: int, features: Tensor, score: float, iou: float) -> Memory:
+        """Its memory, with object score and predicted IoU as far as they are read."""
+        noted = self.motion_score, self.area, self.anchor, self.path
+        return Memory(index, features, self.pointer, score, iou, *noted)
 
 
 def stacked_scores(outputs: Iterable[Output]) -> Tensor:
@@ -130,6 +142,7 @@ class Request:
         previous: (4h, 4w) logits so far on this frame.
         mask: (S, S) mask prompt, in place of all these.
         motion: Of the object up to the frame before, for a choice by motion.
+        path, path_score: Which pathway of the object it goes on, and that one's score so far.
         focus: Same as in `Output`.
     """
 
@@ -139,6 +152,8 @@ class Request:
     previous: Tensor | None = None
     mask: Tensor | None = None
     motion: Motion | None = None
+    path: int = 0
+    path_score: float = 0.0
     focus: Focus | None = None
 
     @property
@@ -153,6 +168,7 @@ class TrackedObject:
     Attributes:
         object_id: Its name.
         bank: Its memories.
+        rival_banks: Those of its other pathways (`pathways.py`), in the order of `Output.rivals`.
         outputs: By frame, of frames that can be corrected and of conditioning frames that lie
             ahead.
         clicks: By frame, all clicks given so far.
@@ -162,6 +178,7 @@ class TrackedObject:
 
     object_id: int
     bank: MemoryBank = field(default_factory=MemoryBank)
+    rival_banks: tuple[MemoryBank, ...] = ()
     outputs: dict[int, Output] = field(default_factory=dict)
     clicks: dict[int, Clicks] = field(default_factory=dict)
     staged: dict[int, tuple[Memory, bool]] = field(default_factory=dict)
@@ -169,14 +186,16 @@ class TrackedObject:
     def check(self, side: int, channels: int, memory_channels: int) -> None:
         """ValueError unless frames agree, and shapes those of a network: S, C and memory_dim."""
         grid, low = (side // 16, side // 16), (side // 4, side // 4)
-        staged = {index: memory for index, (memory, _) in self.staged.items()}
-        for memories in (self.bank.conditioning, self.bank.recent, staged):
-            for index, memory in memories.items():
-                what = f"the memory of object {self.object_id} on frame {index}"
-                agree(memory.frame == index, what)
-                agree_shape(what, memory.features, memory_channels, *grid)
-                agree_shape(what, memory.pointer, channels)
-        for index, output in self.outputs.items():
+        staged = [(i, m) for i, (one, _) in self.staged.items() for m in (one, *one.rivals)]
+        stored = [(bank.conditioning, bank.recent) for bank in self.banks]
+        kept = [pair for both in stored for memories in both for pair in memories.items()]
+        for index, memory in (*kept, *staged):
+            what = f"the memory of object {self.object_id} on frame {index}"
+            agree(memory.frame == index, what)
+            agree_shape(what, memory.features, memory_channels, *grid)
+            agree_shape(what, memory.pointer, channels)
+        outputs = [(i, o) for i, one in self.outputs.items() for o in (one, *one.rivals)]
+        for index, output in outputs:
             what = f"the result of object {self.object_id} on frame {index}"
             for logits in (output.logits, output.shown):
                 agree_shape(what, logits, *low)
@@ -192,11 +211,17 @@ class TrackedObject:
                 f"the clicks of object {self.object_id} on frame {index}",
             )
 
+    @property
+    def banks(self) -> tuple[MemoryBank, ...]:
+        """Those of all its pathways, first that of the result that is shown."""
+        return self.bank, *self.rival_banks
+
     def copy(self) -> TrackedObject:
         """A copy with dictionaries of its own, of the same results."""
         return replace(
             self,
-            bank=MemoryBank(dict(self.bank.conditioning), dict(self.bank.recent)),
+            bank=self.bank.copy(),
+            rival_banks=tuple(bank.copy() for bank in self.rival_banks),
             outputs=dict(self.outputs),
             clicks=dict(self.clicks),
             staged=dict(self.staged),
@@ -205,7 +230,18 @@ class TrackedObject:
     def merge_staged(self) -> None:
         """Move staged memories into the bank."""
         for memory, conditioning in self.staged.values():
-            self.bank.store(memory, conditioning)
+            before = self.banks
+            if conditioning or not (memory.rivals or self.rival_banks):
+                # A prompt settles which pathway is right.
+                self.rival_banks = ()
+                self.bank.store(memory, conditioning)
+                continue
+            grown = []
+            for one in (memory, *memory.rivals):
+                bank = before[min(one.path, len(before) - 1)].copy()
+                bank.store(replace(one, rivals=()), conditioning=False)
+                grown.append(bank)
+            self.bank, self.rival_banks = grown[0], tuple(grown[1:])
         self.staged.clear()
 
 
@@ -242,7 +278,7 @@ class VideoState(Resumable):
         for object_id, tracked in self.objects.items():
             agree(tracked.object_id == object_id, f"the id of object {object_id}")
             tracked.check(side, channels, config.memory_dim)
-            needed = {*tracked.bank.frames(), *tracked.staged}
+            needed = {*tracked.staged}.union(*(bank.frames() for bank in tracked.banks))
             seen = not config.memory_attention.image_keys or needed <= self.frames.images.keys()
             agree(seen, f"a frame of object {object_id}")
 
@@ -346,11 +382,12 @@ class VideoState(Resumable):
         fresh = set() if self.fresh is None else {self.fresh[0]}
         recorded, images = set(window), window | fresh
         for tracked in self.objects.values():
-            tracked.bank.retain(selector.reach(tracked.bank, oldest, following, self.reverse))
+            for bank in tracked.banks:
+                bank.retain(selector.reach(bank, oldest, following, self.reverse))
             ahead = {t for t in tracked.outputs if sign * t >= sign * following}
             kept = window | ahead | fresh
             tracked.outputs = {t: output for t, output in tracked.outputs.items() if t in kept}
             tracked.clicks = {t: clicks for t, clicks in tracked.clicks.items() if t in kept}
             recorded |= ahead
-            images |= ahead | set(tracked.bank.frames()) | set(tracked.staged)
+            images |= ahead.union(tracked.staged, *(bank.frames() for bank in tracked.banks))
         self.frames.retain(window, recorded, images)
