@@ -11,6 +11,8 @@ PAPER: dict[str, float] = {
     "frame": 1.40,
     "no_synchroniser_AP": -2.3,
     "bipartite_AP": -1.0,
+    "bipartite_alone_AP": -1.6,
+    "attention_alone_AP": 0.5,
 }
 
 
@@ -83,6 +85,8 @@ def _claims(rows: dict[str, Any]) -> list[str]:
     for name, claim in (
         ("no-synchroniser", "no synchroniser, AP against the baseline"),
         ("bipartite", "bipartite synchroniser, AP against the baseline"),
+        ("bipartite-alone", "bipartite synchroniser alone, AP against the baseline"),
+        ("attention-alone", "synchroniser alone, AP against the baseline"),
     ):
         if name in rows:
             paper = PAPER[f"{name.replace('-', '_')}_AP"]

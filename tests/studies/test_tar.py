@@ -88,10 +88,16 @@ def test_recipes_of_the_variants() -> None:
         name: recipe.router and (recipe.router.synchroniser, recipe.router.warmup_layers)
         for name, recipe in recipes.items()
     }
+    alone = {
+        name for name, recipe in recipes.items() if recipe.router and not recipe.router.routers
+    }
+    assert alone == {"attention-alone", "bipartite-alone"}
     assert routers == {
         "tar": ("attention", 1),
         "no-synchroniser": ("none", 1),
         "bipartite": ("bipartite", 1),
+        "attention-alone": ("attention", 1),
+        "bipartite-alone": ("bipartite", 1),
         "warmup-2": ("attention", 2),
         "warmup-3": ("attention", 3),
         "warmup-4": ("attention", 4),
