@@ -3,7 +3,8 @@
 A schema is a type (`int`, `float` for any finite number, `str`, `bool`, `dict`, `object` for
 anything), None, a tuple of alternatives, a list with the schema of its items (or with one for each
 of them), a dictionary from names to schemas ("name?" may be left out, and `str` stands for any
-name), or a function that gives the value or raises a ValueError.
+name; others are passed over, unless it is `only` these), or a function that gives the value or
+raises a ValueError.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from tempomask.errors import InputError
@@ -52,6 +55,45 @@ def whole(low: int = 0, high: int = 2**53) -> Callable[[Any], int]:
         return value
 
     return check_whole
+
+
+def number(low: float, high: float) -> Callable[[Any], float]:
+    """The schema of a number from `low` to `high`."""
+
+    def check_number(value: Any) -> float:
+        if type(value) not in (int, float) or not low <= value <= high:
+            raise ValueError(f"is {shown(value)}, not a number from {low:g} to {high:g}")
+        return value
+
+    return check_number
+
+
+def matching(pattern: str, what: str) -> Callable[[Any], str]:
+    """The schema of text of which all matches a pattern; `what` says so in words."""
+
+    def check_text(value: Any) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError(f"is {shown(value)}, not {what}")
+        return value
+
+    return check_text
+
+
+@dataclass(frozen=True)
+class only:
+    """The schema of a dictionary with no other names than its own.
+
+    Args:
+        fields: From names to schemas.
+    """
+
+    fields: dict[str, Any]
+
+    def refuse_others(self, value: Any, where: str) -> None:
+        """ValueError for another name."""
+        known = {name.removesuffix("?") for name in self.fields}
+        for name in sorted(set(value) - known) if isinstance(value, dict) else ():
+            raise ValueError(f"{where or 'it'} has an unknown {shown(name)}")
 
 
 def one_of(*allowed: Any) -> Callable[[Any], Any]:
@@ -117,6 +159,9 @@ def _check(value: Any, schema: Any, where: str) -> None:
             _check(item, kind, f"{where}[{i}]")
     elif isinstance(schema, dict):
         _check_object(value, schema, where)
+    elif isinstance(schema, only):
+        schema.refuse_others(value, where)
+        _check_object(value, schema.fields, where)
     elif isinstance(schema, type):
         kinds = (int, float) if schema is float else (schema,)
         fits = schema is object or type(value) in kinds  # by which true is not a number

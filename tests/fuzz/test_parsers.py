@@ -44,6 +44,7 @@ from tempomask.io.video import open_video
 from tempomask.limits import parse_limits
 from tempomask.models.config import SEGMENTERS
 from tempomask.rle import decode_rle, encode_rle
+from tempomask.web.project import Project, VideoFacts
 from tempomask.weights.files import read_checkpoint
 from tempomask.weights.own import SEGMENTER_KEY, config_to_json
 from tempomask.weights.pickles import read_pickle
@@ -97,6 +98,49 @@ def read_journal(path: Path) -> None:
         assert record.masks.shape[1:] == journal.info.size
         assert record.names is not None
     ResultFolder(path.parent, journal.info.task).remove(journal)
+
+
+def history_document() -> list[Any]:
+    """A change of every table, a run of two lines, and steps."""
+    values = {
+        "objects": (1, {"id": 1, "name": "dog", "color": "#ff0000"}),
+        "prompts": ([0, 1], [{"points": [[1.0, 2.0]], "labels": [1]}, {"mask": RLE["counts"]}]),
+        "masks": ([0, 1], [RLE["counts"], 1.0, 0.5, [0.0, 0.0, 6.0, 6.0], 6]),
+        "blocks": (0, "10"),
+        "settings": ("speed", {"budget": 0.5, "fps": None}),
+    }
+    edits = [[table, key, None, value] for table, (key, value) in values.items()]
+    run = {"change": 2, "label": "track", "edits": [["blocks", 0, "10", "11"]], "ended": False}
+    all_tables = {"change": 1, "label": "all", "edits": edits, "ended": True}
+    return [all_tables, run, {**run, "edits": [], "ended": True}] + 2 * [{"step": "undo"}]
+
+
+def read_project(path: Path) -> None:
+    """A project, and all that undo and redo do."""
+    for name in ("project.json", "prompts.json", "frames.jsonl"):
+        if name != path.name:
+            path.with_name(name).unlink(missing_ok=True)
+    if path.name == "history.jsonl":
+        with suppress(ValueError, RecursionError):
+            values = json.loads(path.read_bytes())
+            lines = values if isinstance(values, list) else [values]
+            path.write_bytes(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    project = Project.open(path.parent, VideoFacts("clip.mp4", (6, 8), 3))
+    try:
+        while project.state.undo() is not None:
+            pass
+        while (change := project.state.redo()) is not None:
+            project.save(change.touched)
+    finally:
+        project.close()
+
+
+def project_document() -> dict[str, Any]:
+    dog = {"id": 1, "name": "dog", "color": "#ff0000", "visible": True, "locked": False}
+    return {
+        "tempomask_project": 1, "source": "clip.mp4", "name": "clip.mp4", "size": [6, 8],
+        "num_frames": 3, "fps": 10.0, "objects": [dog], "settings": {"budget": 0.5, "fps": None},
+    }  # fmt: skip
 
 
 def read_rle(path: Path) -> None:
@@ -242,6 +286,8 @@ PARSERS = [
         read_prompts,
         ([{"frame": 0, "object": 1, "points": [[1, 2]], "labels": [1], "box": [0, 0, 4, 4]}],),
     ),
+    Parser("project.json", read_project, (project_document(),)),
+    Parser("history.jsonl", read_project, (history_document(),)),
     Parser("vis.json", read_vis, (vis_document(),)),
     Parser("results.json", read_results, (prediction_document(),)),
     Parser(

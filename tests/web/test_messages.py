@@ -19,24 +19,19 @@ def test_a_message_comes_out_as_it_went_in() -> None:
     assert parse('{"type": "undo"}') == {"type": "undo"}
 
 
-def test_a_name_loses_spaces_around_it() -> None:
-    said = {"type": "edit-object", "object": 2, "name": "  a   cup "}
-    assert parse(json.dumps(said))["name"] == "a cup"
-
-
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"frame": -1}, "frame needs"),
-        ({"frame": 1.5}, "frame needs"),
-        ({"frame": True}, "frame needs"),
-        ({"object": "1"}, "object needs"),
-        ({"x": None}, "x needs"),
-        ({"x": 1e9}, "x needs"),
-        ({"label": 2}, "label needs"),
-        ({"path": "/etc/passwd"}, "unknown field"),
-        ({"type": "exec"}, "unknown type"),
-        ({"type": ["click"]}, "unknown type"),
+        ({"frame": -1}, "frame is"),
+        ({"frame": 1.5}, "frame is"),
+        ({"frame": True}, "frame is"),
+        ({"object": "1"}, "object is"),
+        ({"x": None}, "x is"),
+        ({"x": 1e9}, "x is"),
+        ({"label": 2}, "label is"),
+        ({"path": "/etc/passwd"}, "unknown"),
+        ({"type": "exec"}, "type is"),
+        ({"type": ["click"]}, "type is"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict[str, Any], problem: str) -> None:
@@ -52,7 +47,7 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any], problem: str) -> N
         {"type": "edit-object", "object": 1, "name": "x" * 81},
         {"type": "edit-object", "object": 1, "name": "a\x00b"},
         {"type": "export", "formats": ["../masks"]},
-        {"type": "export", "formats": ["masks"] * 21},
+        {"type": "edit-object", "object": 1, "name": "   "},
         {"type": "paint", "frame": 0, "object": 1, "counts": "é"},
         {"type": "routing", "budget": 0, "fps": None},
         {"type": "routing", "budget": None},

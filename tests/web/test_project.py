@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from tempomask import InputError, Prompt
+from tempomask.errors import InputWarning
 from tempomask.io.journal import Journal, VideoInfo, open_journal
 from tempomask.io.prompt_file import read_prompts, write_prompts
 from tempomask.web.clicker import entry_of_prompt
 from tempomask.web.project import PROJECT, Project, VideoFacts, new_object
-from tempomask.web.state import Settings, Spot, Table
+from tempomask.web.state import Change, Settings, Spot, Table
 
 Open = Callable[[], Project]
 
@@ -41,6 +42,7 @@ def fill(project: Project) -> None:
     change = project.state.change("all", values)
     assert change is not None
     project.save(change.touched)
+    project.history.add(change, change.edits)
 
 
 def test_a_project_comes_back_whole(open_project: Open) -> None:
@@ -64,6 +66,7 @@ def test_undo_reaches_the_disk(open_project: Open) -> None:
     change = project.state.undo()
     assert change is not None
     project.save(change.touched)
+    project.history.step("undo")
     again = open_project()
     assert not again.state.objects and not again.state.masks and not again.state.prompts
     assert not list((again.folder / "prompts").glob("*"))
@@ -127,7 +130,7 @@ def test_a_damaged_project_is_refused(open_project: Open, change: dict[str, obje
     project = open_project()
     path = project.folder / PROJECT
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(InputError, match="project.json(: .* not |: .* has no | is not )"):
+    with pytest.raises(InputError, match="project.json: .*( not | has no | unknown )"):
         open_project()
 
 
@@ -150,3 +153,71 @@ def test_masks_of_prompts_lie_beside_the_file(tmp_path: Path) -> None:
     write_prompts(path, [square(4, 2), Prompt(4, 2, box=(1, 2, 30, 40))])
     assert len(list((tmp_path / "prompts").iterdir())) == 1
     assert read_prompts(path) == [square(4, 2), Prompt(4, 2, box=(1, 2, 30, 40))]
+
+
+def test_the_way_back_comes_back(open_project: Open) -> None:
+    project = open_project()
+    fill(project)
+    run = Change("track")
+    for frame in range(3):
+        values = [("masks", Spot(frame, 1), entry_of_prompt(square(frame, left=40)))]
+        edits = project.state.extend(run, values)
+        project.save([(edit.table, edit.key) for edit in edits])
+        project.history.add(run, edits, ended=False)
+        speed = project.state.change("speed", [("settings", "speed", Settings(fps=frame + 1.0))])
+        assert speed is not None
+        project.save(speed.touched)
+        project.history.add(speed, speed.edits)
+    # The process dies: the run has no end, the last line none either.
+    with (project.folder / "history.jsonl").open("ab") as file:
+        file.write(b'{"change": 99, "la')
+    for _ in range(2):
+        state = open_project().state
+        assert [change.label for change in state.done] == [
+            "all",
+            "speed",
+            "speed",
+            "speed",
+            "track",
+        ]
+        assert [len(change.edits) for change in state.done] == [11, 1, 1, 1, 3]
+    state.undo()
+    assert state.masks[Spot(1, 1)] == entry_of_prompt(square(1, left=11))
+    for _ in range(4):
+        state.undo()
+    assert not state.objects and not state.prompts and not state.masks and not state.settings
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("history.jsonl", '"change"', '"chance"'),
+        ("history.jsonl", '["objects",1,', '["objects",-1,'),
+        ("history.jsonl", '["masks",', '["../masks",'),
+        ("history.jsonl", '"mask":"', '"mask":"1'),
+        ("history.jsonl", "}\n", '}\n{"step":"redo"}\n'),
+        ("project.json", "a cup", "a mug"),
+    ],
+)
+def test_a_way_that_leads_elsewhere_is_not_taken(
+    open_project: Open, name: str, old: str, new: str
+) -> None:
+    fill(open_project())
+    path = open_project().folder / name
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), "utf-8")
+    with pytest.warns(InputWarning, match="undo begins anew"):
+        state = open_project().state
+    assert not state.done and len(state.objects) == 2
+    assert open_project().state.objects == state.objects
+
+
+@pytest.mark.parametrize("change", ['"budget": null, "speed": 1', '"budget": "0.6"', '"budget": 7'])
+def test_settings_of_another_kind_are_one_line(open_project: Open, change: str) -> None:
+    fill(open_project())
+    path = open_project().folder / PROJECT
+    path.write_text(path.read_text().replace('"budget": null', change))
+    with pytest.raises(InputError, match=r"project\.json: settings") as caught:
+        open_project()
+    assert "__init__" not in str(caught.value)

@@ -312,6 +312,26 @@ def test_everything_comes_back_in_a_new_server(visit: Visit) -> None:
     assert project["prompts"] == [[0, 1, [{"points": [[25.0, 30.0]], "labels": [1]}]]]
 
 
+def test_undo_and_redo_reach_past_a_restart(visit: Visit) -> None:
+    page, _ = visit()
+    clicked(page)
+    page.track()
+    page.say("undo")
+    page.hear("change")
+    page, project = visit(fresh=True)
+    assert (project["undo"], project["redo"]) == ("click", "track both")
+    page.say("redo")
+    assert len(page.hear("change")["frames"]) == 12
+    page, project = visit(fresh=True)
+    assert (project["undo"], project["redo"]) == ("track both", None)
+    for label in ("click", "add object", None):
+        page.say("undo")
+        assert page.hear("change")["undo"] == label
+    _, project = visit(fresh=True)
+    assert not project["objects"] and not project["prompts"]
+    assert not any(masks for _, masks, _ in project["frames"])
+
+
 def test_masks_are_uploaded(visit: Visit, posting: Post) -> None:
     page, _ = visit()
     labels = np.zeros(SIZE, np.uint8)

@@ -239,12 +239,14 @@ class RunOutput:
         out: Folder for the results. Default: named after SOURCE.
         save: Formats, with commas between.
         names: Call masks after the source's images, as YouTube-VOS and MOSE do, not by number.
+        audio: Give the overlay the audio of the source.
         resume: Go on with an interrupted run in the same folder, after its last finished frame.
     """
 
     out: Path | None = None
     save: Names | None = None
     names: bool = False
+    audio: bool = False
     resume: bool = False
     as_json: Json = False
 
@@ -262,7 +264,10 @@ class RunOutput:
         from tempomask.cli.run import Request
 
         out, save = self.out or default_folder(source, what), frozenset(self.save or saved)
-        return Request(source, out, save, self.resume, names=self.names, **rest)
+        if self.audio and "overlay" not in save:
+            raise InputError("--audio is of the overlay; add overlay to --save, or leave it out")
+        rest |= {"names": self.names, "audio": self.audio}
+        return Request(source, out, save, self.resume, **rest)
 
 
 def default_folder(source: str, what: str) -> Path:

@@ -23,6 +23,7 @@ from tempomask.cli.progress import FrameBar, RunStats
 from tempomask.devices import computation
 from tempomask.errors import InputError
 from tempomask.frames import Frame, IndexedFrames, Size
+from tempomask.io.audio import source_of_audio
 from tempomask.io.exports import Tracks
 from tempomask.io.journal import VideoInfo, open_journal
 from tempomask.io.records import Result, ids_of
@@ -52,6 +53,7 @@ class Request:
         end: Frame to stop before; backward, the last one tracked.
         checkpoint: As it was named; None for the model's own.
         names: Whether masks are called after the images of the source.
+        audio: Whether the overlay has the audio of the source.
         inputs: Files that were read for the task, not to be overwritten.
     """
 
@@ -63,6 +65,7 @@ class Request:
     end: int | None = None
     checkpoint: str | None = None
     names: bool = False
+    audio: bool = False
     inputs: tuple[Path, ...] = ()
 
 
@@ -153,6 +156,8 @@ class Run:
         task.check(request, video)
         if request.names:
             check_named(video)
+        if request.audio:
+            source_of_audio(video)
         ResultFolder(request.out, task.name).check([request.source, *request.inputs])
         if request.resume and not video.seekable:
             raise InputError(f"{video.name} cannot be read again, so its run cannot be resumed")
@@ -184,6 +189,7 @@ class Run:
             tracks=task.tracks,
             resume=request.resume,
             named=request.names,
+            audio=request.audio,
         ) as writer:
             plan = task.plan(writer)
             bar.expect(plan.total)

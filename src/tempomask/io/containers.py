@@ -22,7 +22,7 @@ from tempomask.limits import check_limit, limits
 
 if TYPE_CHECKING:
     from av import VideoFrame
-    from av.container import InputContainer
+    from av.container import InputContainer, OutputContainer
     from av.video.stream import VideoStream
 
 # What is opened: containers that hold all of a video themselves, audio to tell it apart, and images
@@ -229,6 +229,22 @@ class _Sink(FileIO):
             raise self.error
 
 
+def open_mp4(part: Path) -> tuple[_Sink, OutputContainer]:
+    """An mp4 to be written as a part, its index first; with the file, to look for errors."""
+    import av
+
+    sink = _Sink(os.path.abspath(part), "w+")
+    # The part's name does not end in .mp4, so the format is named. To move the index to the front,
+    # what is written is read once more.
+    return sink, av.open(
+        sink,
+        "w",
+        format="mp4",
+        options={"movflags": "+faststart"},
+        io_open=lambda *_: FileIO(part),
+    )
+
+
 class VideoWriter:
     """Write RGB frames, uint8 (H, W, 3), to an mp4. Use as a context manager, or call `close`.
 
@@ -335,16 +351,7 @@ class VideoWriter:
         name = next((name for name in _ENCODERS if name in av.codecs_available), None)
         if name is None:
             raise InputError("this PyAV has no H.264 or MPEG-4 encoder; install the wheel of av")
-        # The part's name does not end in .mp4, so the format is named.
-        self._file = _Sink(os.path.abspath(self._part), "w+")
-        self._container = av.open(
-            self._file,
-            "w",
-            format="mp4",
-            options={"movflags": "+faststart"},
-            # To move the index to the front, what is written is read once more.
-            io_open=lambda *_: FileIO(self._part),
-        )
+        self._file, self._container = open_mp4(self._part)
         stream = self._container.add_stream(name, rate=self._fps, options=dict(_ENCODERS[name]))
         height, width = self.size
         stream.height, stream.width = height + height % 2, width + width % 2

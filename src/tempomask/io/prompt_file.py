@@ -90,6 +90,12 @@ def _read_entry(entry: Any, folder: Path, frame: int) -> list[Prompt]:
     return mask_prompts(folder / mask, entry["frame"], object_id, named)
 
 
+def parts_of(prompt: Prompt) -> dict[str, Any]:
+    """The points, labels and box of a prompt as JSON has them, without those that it lacks."""
+    parts = ((name, getattr(prompt, name)) for name in ("points", "labels", "box"))
+    return {name: np.asarray(value).tolist() for name, value in parts if value is not None}
+
+
 def write_prompts(path: Path, prompts: Iterable[Prompt]) -> None:
     """Write prompts for `read_prompts`; masks become PNGs in a folder named after the file.
 
@@ -101,11 +107,7 @@ def write_prompts(path: Path, prompts: Iterable[Prompt]) -> None:
     folder, used = path.with_suffix(""), set[str]()
     entries: list[dict[str, Any]] = []
     for prompt in prompts:
-        entry: dict[str, Any] = {"frame": prompt.frame, "object": prompt.object_id}
-        for name in ("points", "labels", "box"):
-            value = getattr(prompt, name)
-            if value is not None:
-                entry[name] = np.asarray(value).tolist()
+        entry = {"frame": prompt.frame, "object": prompt.object_id, **parts_of(prompt)}
         if prompt.mask is not None:
             mask = np.asarray(prompt.mask)
             digest = hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()[:12]

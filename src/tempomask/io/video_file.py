@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from tempomask.errors import InputError, warn
 from tempomask.frames import Frame
 from tempomask.io.containers import (
+    CLOCK,
+    DEFAULT_FPS,
     av_errors,
     error_text,
     frame_rate,
@@ -64,7 +66,7 @@ class VideoFile(Video):
             image = upright(self._first_frame(container, stream))
             self.size = (image.shape[0], image.shape[1])
             self.fps, self.pixel_aspect = frame_rate(stream), pixel_aspect(stream, image)
-            announced = stream.frames or None
+            announced, self._unit = stream.frames or None, stream.time_base or CLOCK
         with self._opened() as (container, stream):
             self._index = index_by_packets(container, stream)
             self.times = None if self._index is None else varying_times(self._index, stream)
@@ -86,6 +88,14 @@ class VideoFile(Video):
         self.num_frames = self._index.count if self._index else None
         if self.num_frames == 0:
             raise InputError(f"{self.name} {self._damage() or 'holds no frames'}")
+
+    def seconds(self, frame: int) -> float:
+        """When a frame is shown, on the file's own clock; also the end of the last one."""
+        index, length = self._full_index(), 1 / (self.fps or DEFAULT_FPS)
+        if index.times is None:
+            return frame * length
+        last = min(frame, index.count - 1)
+        return float(index.times[last] * self._unit) + (frame - last) * length
 
     def _read(self, start: int, end: int | None) -> FrameStream:
         """Frames from `start` to before `end`; InputError where the data is damaged."""

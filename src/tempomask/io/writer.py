@@ -13,6 +13,7 @@ from typing import NamedTuple, Self
 from tempomask.errors import InputError
 from tempomask.files import FolderLock, make_folder, replacing, write_errors
 from tempomask.frames import Frame
+from tempomask.io.audio import add_audio, source_of_audio
 from tempomask.io.containers import VideoWriter
 from tempomask.io.dataset_exports import write_cutout
 from tempomask.io.exports import Tracks
@@ -62,6 +63,7 @@ class ResultWriter:
         resume: Keep what is there and go on; else the first frame takes the place of an earlier run
             in the folder, so that nothing is lost to a run without frames.
         named: Masks and objects are called after the images of the video, a folder, not by number.
+        audio: The overlay has the audio of the video, a file.
         queue: Frames that may wait to be written.
 
     Attributes:
@@ -84,6 +86,7 @@ class ResultWriter:
         tracks: Callable[[], Tracks] = tuple,
         resume: bool = False,
         named: bool = False,
+        audio: bool = False,
         queue: int = 4,
     ) -> None:
         self.formats = check_formats(formats, info.task)
@@ -91,6 +94,7 @@ class ResultWriter:
         self._video, self._tracks = video, tracks
         self._frame_names = None if video is None else video.frame_names
         self._named = named
+        self._audio = source_of_audio(video) if audio else None
         if named:
             check_named(video)
             info = replace(info, settings={**info.settings, "named": True})
@@ -316,6 +320,8 @@ class ResultWriter:
                 if index in done:
                     self._add_drawn(frame, self.journal.record(index))
         self._overlay.close()
+        if self._audio is not None and self._overlay.num_frames:
+            add_audio(self._overlay.path, self._audio, min(done), max(done))
 
     def _write_exports(self) -> None:
         """Write the files that are made from the journal."""

@@ -5,11 +5,11 @@ project.json: {"tempomask_project": 1, "source", "name", "size": [H, W], "num_fr
 prompts.json: all prompts, as `tempomask track --prompts` takes them; masks in prompts/.
 frames.jsonl: the masks, the journal that `tempomask track` writes; of a frame with several lines
 the last holds. A folder with nothing but that is a run of the command line, and opens as well.
+history.jsonl: what undo takes back, see `history`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,18 +27,12 @@ from tempomask.io.records import TRACK, FrameRecord
 from tempomask.io.result_folder import JOURNAL
 from tempomask.prompts import Prompt
 from tempomask.rle import RLE
-from tempomask.schema import one_of, shown, whole
+from tempomask.schema import one_of, whole
+from tempomask.web.history import OBJECT_INFO, SETTINGS, History
 from tempomask.web.state import MaskEntry, ObjectInfo, Settings, Spot, State, Table
 
-PROJECT, PROMPTS = "project.json", "prompts.json"
+PROJECT, PROMPTS, HISTORY = "project.json", "prompts.json", "history.jsonl"
 _VERSION = 1
-
-
-def _color(value: Any) -> str:
-    """The schema of a colour, #rrggbb."""
-    if not isinstance(value, str) or not re.fullmatch("#[0-9a-f]{6}", value):
-        raise ValueError(f"is {shown(value)}, which is not a colour such as #20a0ff")
-    return value
 
 
 # What project.json holds, see `schema`.
@@ -46,10 +40,8 @@ _FACTS = {
     "tempomask_project": one_of(_VERSION),
     "size": [whole(1), whole(1)],
     "num_frames": whole(1),
-    "objects": [
-        {"id": whole(1, 65535), "name": str, "color": _color, "visible?": bool, "locked?": bool}
-    ],
-    "settings": {"budget?": (float, None), "fps?": (float, None)},
+    "objects": [OBJECT_INFO],
+    "settings": SETTINGS,
 }
 # A journal is written anew when it has more lines than this for each frame.
 _STALE = 3
@@ -88,6 +80,7 @@ class Project:
     state: State = field(default_factory=State)
     _lock: FolderLock | None = None
     _journal: Journal | None = None
+    _history: History | None = None
 
     @classmethod
     def open(cls, folder: Path, video: VideoFacts) -> Self:
@@ -103,6 +96,7 @@ class Project:
         try:
             project._read()
             project._journal = project._open_journal()
+            project._history = History(folder / HISTORY, video.size, project.state)
         except BaseException:
             project.close()
             raise
@@ -110,8 +104,9 @@ class Project:
 
     def close(self) -> None:
         """Let go of its files."""
-        if self._journal is not None:
-            self._journal.close()
+        for file in (self._journal, self._history):
+            if file is not None:
+                file.close()
         if self._lock is not None:
             self._lock.release()
 
@@ -153,6 +148,12 @@ class Project:
         """Of an open project."""
         assert self._journal is not None, "the project is open"
         return self._journal
+
+    @property
+    def history(self) -> History:
+        """Of an open project."""
+        assert self._history is not None, "the project is open"
+        return self._history
 
     def record(self, frame: int, only: Collection[int] | None = None) -> FrameRecord:
         """The masks of a frame as the exports take them. only: of these objects."""
@@ -203,11 +204,8 @@ class Project:
         path = self.folder / PROJECT
         facts = read_json(path, "the project", _FACTS)
         size, count = tuple(facts["size"]), facts["num_frames"]
-        try:
-            objects = [ObjectInfo(**each) for each in facts["objects"]]
-            self.state.load("settings", {"speed": Settings(**facts["settings"])})
-        except TypeError as error:  # what another version has written
-            raise InputError(f"{path} is not a project ({error}); choose another folder") from None
+        objects = [ObjectInfo(**each) for each in facts["objects"]]
+        self.state.load("settings", {"speed": Settings(**facts["settings"])})
         if (size, count) != (self.video.size, self.video.num_frames):
             raise InputError(
                 f"{self.folder} is a project of {facts.get('name')}, {count} frames of {size[1]} x"

@@ -12,15 +12,17 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from tempomask.errors import InputError
+from tempomask.files import write_errors
 from tempomask.io.video import Video
 from tempomask.prompts import Prompt, check_given
 from tempomask.rle import RLE, decode_rle
 from tempomask.web.clicker import Clicker, entry_of_prompt
 from tempomask.web.client import Client
 from tempomask.web.everything import new_prompts
+from tempomask.web.history import History
 from tempomask.web.messages import Message
 from tempomask.web.models import Models
 from tempomask.web.pixels import Pixels
@@ -75,8 +77,8 @@ class Room:
             "paint": self._paint,
             "clear": self._clear,
             "everything": self._everything,
-            "undo": lambda _: self._announce(self.state.undo()),
-            "redo": lambda _: self._announce(self.state.redo()),
+            "undo": lambda _: self._step(self.state.undo(), "undo"),
+            "redo": lambda _: self._step(self.state.redo(), "redo"),
             "track": self._track,
             "routing": self._routing,
         }
@@ -148,9 +150,9 @@ class Room:
 
     def _edit_object(self, message: Message) -> None:
         info = self._object(message["object"], locked=True)
-        fields = {name: message[name] for name in ("name", "color", "visible", "locked")
-                  if name in message}  # fmt: skip
-        edited = replace(info, **fields)
+        fields = {name: message[name] for name in ("color", "visible", "locked") if name in message}
+        named = " ".join(message.get("name", info.name).split())
+        edited = replace(info, name=named, **fields)
         self._change(f"change {info.name}", [("objects", info.id, edited)])
 
     def _delete_object(self, message: Message) -> None:
@@ -262,9 +264,9 @@ class Room:
     # Tracking.
 
     def _track(self, message: Message) -> None:
-        chosen = message.get("objects")
+        chosen = set(message.get("objects", self.state.objects))
         objects = [info.id for info in self.state.objects.values()
-                   if not info.locked and (chosen is None or info.id in chosen)]  # fmt: skip
+                   if not info.locked and info.id in chosen]  # fmt: skip
         count = self.project.video.num_frames
         self._check_frame(message["frame"])
         limits = range(message.get("first", 0), min(message.get("last", count - 1) + 1, count))
@@ -306,7 +308,8 @@ class Room:
             if object_id in self.state.objects and not drawn:
                 values.append(("masks", spot, entry))
         edits = self.state.extend(change, values)
-        self._save([(edit.table, edit.key) for edit in edits])
+        touched: list[tuple[Table, Any]] = [(edit.table, edit.key) for edit in edits]
+        self._save(touched, lambda history: history.add(change, edits, ended=False))
         self._times.append(time.perf_counter())
         self.progress = self.progress.after(frame, self._times)
         self.broadcast({**self.progress.view(), **masks_view(self.project, frame, frame),
@@ -318,6 +321,7 @@ class Room:
         self._ended.set()
         if change.edits:
             self.state.keep(change)
+            self._save((), lambda history: history.add(change, ()))
         self.broadcast({"type": "idle", **history_view(self.state)})
         if error is not None:
             self.broadcast({"type": "error", "text": error})
@@ -351,19 +355,28 @@ class Room:
             raise InputError(f"frame {frame} is past the end of the video")
 
     def _change(self, label: str, values: Values) -> None:
-        self._announce(self.state.change(label, values))
+        change = self.state.change(label, values)
+        if change is not None:
+            self._announce(change, lambda history: history.add(change, change.edits))
 
-    def _announce(self, change: Change | None) -> None:
+    def _step(self, change: Change | None, name: Literal["undo", "redo"]) -> None:
+        if change is not None:
+            self._announce(change, lambda history: history.step(name))
+
+    def _announce(self, change: Change, note: Callable[[History], None]) -> None:
         """Save a change and tell all pages of it."""
-        if change is None:
-            return
-        self._save(change.touched)
+        self._save(change.touched, note)
         self.broadcast(change_view(self.project, change.touched))
         self._review_later()
 
-    def _save(self, touched: Collection[tuple[Table, Any]]) -> None:
+    def _save(
+        self, touched: Collection[tuple[Table, Any]], note: Callable[[History], None]
+    ) -> None:
+        """Bring it to disk, and then note what undo is to do."""
         try:
             self.project.save(touched)
+            with write_errors(self.project.folder):
+                note(self.project.history)
         except InputError as error:
             self.broadcast({"type": "error", "text": f"not saved: {error}"})
 

@@ -6,8 +6,9 @@ that undo and redo are the same few lines for everything.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Literal, NamedTuple
 
 from tempomask.prompts import Prompt
@@ -69,17 +70,24 @@ class Edit(NamedTuple):
     """One value of a table, before and after; None where there is none."""
 
     table: Table
-    key: Hashable
+    key: Any
     old: Any
     new: Any
 
 
 @dataclass
 class Change:
-    """What one action of a person did. label: what it is called in "Undo ..."."""
+    """What one action of a person did.
+
+    Attributes:
+        label: What it is called in "Undo ...".
+        edits: What it changed, in order.
+        number: That no other change of the process has.
+    """
 
     label: str
     edits: list[Edit] = field(default_factory=list)
+    number: int = field(default_factory=count().__next__)
 
     @property
     def touched(self) -> list[tuple[Table, Any]]:
@@ -96,6 +104,8 @@ class State:
         masks: By frame and object.
         blocks: Of each tracked frame which encoder blocks ran, as ones and zeros.
         settings: One entry, "speed", once it has been set.
+        done: Changes that can be undone, the last one last.
+        undone: Changes that can be done again, the next one last.
     """
 
     def __init__(self) -> None:
@@ -105,23 +115,31 @@ class State:
         self.blocks: dict[int, str] = {}
         self.settings: dict[str, Settings] = {}
         self._by_frame: dict[int, set[int]] = {}
-        self._done: list[Change] = []
-        self._undone: list[Change] = []
+        self.done: list[Change] = []
+        self.undone: list[Change] = []
 
     @property
     def undo_label(self) -> str | None:
         """What undo would take back."""
-        return self._done[-1].label if self._done else None
+        return self.done[-1].label if self.done else None
 
     @property
     def redo_label(self) -> str | None:
         """What redo would do again."""
-        return self._undone[-1].label if self._undone else None
+        return self.undone[-1].label if self.undone else None
 
     def load(self, table: Table, values: Mapping[Any, Any]) -> None:
         """Fill a table without a change to undo."""
         for key, value in values.items():
             self._set(table, key, value)
+
+    def restore(self, done: list[Change], undone: list[Change]) -> None:
+        """Take over the way back of an earlier process."""
+        self.done, self.undone = done[-DEPTH:], undone
+
+    def value(self, table: Table, key: Any) -> Any:
+        """What is in a table; None if nothing is."""
+        return self._table(table).get(key)
 
     def change(self, label: str, values: Iterable[tuple[Table, Any, Any]]) -> Change | None:
         """Set values of tables; None where nothing differs.
@@ -138,7 +156,7 @@ class State:
         """Set values as a part of a change that goes on, such as tracking; the new edits."""
         edits = []
         for table, key, new in values:
-            old = self._table(table).get(key)
+            old = self.value(table, key)
             if old != new:
                 edits.append(Edit(table, key, old, new))
                 self._set(table, key, new)
@@ -147,29 +165,29 @@ class State:
 
     def keep(self, change: Change) -> Change:
         """Let undo take back a change that is complete."""
-        self._done.append(change)
-        del self._done[:-DEPTH]
-        self._undone.clear()
+        self.done.append(change)
+        del self.done[:-DEPTH]
+        self.undone.clear()
         return change
 
     def undo(self) -> Change | None:
         """Take back the last change; None if there is none."""
-        if not self._done:
+        if not self.done:
             return None
-        change = self._done.pop()
+        change = self.done.pop()
         for edit in reversed(change.edits):
             self._set(edit.table, edit.key, edit.old)
-        self._undone.append(change)
+        self.undone.append(change)
         return change
 
     def redo(self) -> Change | None:
         """Do again what was taken back last; None if there is nothing."""
-        if not self._undone:
+        if not self.undone:
             return None
-        change = self._undone.pop()
+        change = self.undone.pop()
         for edit in change.edits:
             self._set(edit.table, edit.key, edit.new)
-        self._done.append(change)
+        self.done.append(change)
         return change
 
     def masks_on(self, frame: int) -> dict[int, MaskEntry]:

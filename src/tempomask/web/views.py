@@ -10,9 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from tempomask.prompts import Prompt
+from tempomask.io.prompt_file import parts_of
 from tempomask.web.project import Project
 from tempomask.web.review import review
 from tempomask.web.state import MaskEntry, Spot, State, Table
@@ -101,15 +99,4 @@ def _objects(state: State) -> list[dict[str, Any]]:
 
 
 def _prompts(state: State, spot: Spot) -> list[Any]:
-    return [*spot, [_prompt(prompt) for prompt in state.prompts.get(spot, ())]]
-
-
-def _prompt(prompt: Prompt) -> dict[str, Any]:
-    if prompt.mask is not None:
-        return {"mask": True}
-    found: dict[str, Any] = {}
-    for name in ("points", "labels", "box"):
-        value = getattr(prompt, name)
-        if value is not None:
-            found[name] = np.asarray(value).tolist()
-    return found
+    return [*spot, [parts_of(prompt) or {"mask": True} for prompt in state.prompts.get(spot, ())]]
