@@ -1,12 +1,12 @@
-"""A small model whose encoder is SAM 2's: the comparison's second network, whose blocks matter.
+"""nano with half of its stem: the comparison's second network, whose blocks matter.
 
     python -m studies.rds.student --data DATA --out FOLDER
 
-nano's stem does most of its encoder's work, so that little is lost with its blocks. Here a Hiera of
-14 blocks, from random weights and without a stem, learns to give nano's features; memory and
-decoder are nano's own, untouched. FOLDER/model.safetensors is then a model like any other, for
-`python -m studies.rds --checkpoint` and `python -m studies.rds.block_worth --checkpoint`. The
-command goes on where it was stopped.
+nano's stem does most of its encoder's work, so that little is lost with its blocks. Here the stem
+ends with stride 8, and twelve blocks, from random weights, learn to give nano's features of stride
+16; stem, memory and decoder are nano's own, untouched. FOLDER/model.safetensors is then a model like
+any other, for `python -m studies.rds --checkpoint` and `python -m studies.rds.oracle --checkpoint`.
+The command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import common
-from tempomask import load
 from tempomask.data.clips import ClipMixture, collate
 from tempomask.files import make_folder
-from tempomask.models.config import HieraConfig
+from tempomask.models.config import HybridConfig
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.normalise import normalise
 from tempomask.training.recipe import Recipe
@@ -30,13 +29,9 @@ from tempomask.training.run import AveragedRecipe, AveragedRun, batches, paramet
 from tempomask.training.validation import validate
 from tempomask.weights import load_segmenter, save_segmenter
 
-# SAM 2's stages in small: 4,096 tokens of 48 channels at stride 4 down to 64 of 384 at stride 32.
-ENCODER = HieraConfig(
-    embed_dim=48, stages=(1, 2, 9, 2), global_attention_blocks=(), window_sizes=(8, 4, 16, 8)
-)
-# Of the sum of the losses: stride 16, which the memory sees, then strides 4 and 8.
-LEVEL_WEIGHTS = (1.0, 0.25, 0.25)
-LEARNED = ("encoder.", "neck.")
+ENCODER = HybridConfig(depth=12, mlp_ratio=3.0, stem=(1, 2, 2))
+# What nano has no weights for, or needs others.
+LEARNED = ("encoder.embed", "encoder.blocks.", "encoder.norm.")
 
 
 @dataclass(frozen=True)
@@ -44,32 +39,28 @@ class StudentRecipe(AveragedRecipe):
     """Distillation of nano's features from single images."""
 
     image_size: int = 256
-    steps: int = 1600
-    batch_size: int = 16
+    steps: int = 6000
+    batch_size: int = 8
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
-    warmup_steps: int = 200
-    decay_steps: int = 600
+    warmup_steps: int = 100
+    decay_steps: int = 2000
     validate_every: int = 500
-    save_every: int = 250
+    save_every: int = 100
 
 
 def student_of(teacher: Segmenter) -> Segmenter:
-    """The teacher's memory and decoder behind a fresh Hiera; only encoder and neck are trained."""
+    """The teacher's stem, memory and decoder around fresh blocks, which alone are trained."""
     torch.manual_seed(0)
-    student = Segmenter(replace(teacher.config, name="hiera-student", encoder=ENCODER))
-    kept = {k: v for k, v in teacher.state_dict().items() if not k.startswith(LEARNED)}
-    student.load_state_dict(kept, strict=False)
+    student = Segmenter(replace(teacher.config, name="nano-short-stem", encoder=ENCODER))
+    own = student.state_dict().keys()
+    given = teacher.state_dict()
+    student.load_state_dict(
+        {name: given[name] for name in own if not name.startswith(LEARNED)}, strict=False
+    )
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(name.startswith(LEARNED))
-    nn.init.trunc_normal_(student.encoder.position, std=0.02)  # type: ignore[arg-type]
     return student
-
-
-def levels(segmenter: Segmenter, images: Tensor) -> tuple[Tensor, ...]:
-    """What memory and decoder see of images: maps of strides 16, 4 and 8."""
-    encoded = segmenter.encode(images)
-    return (encoded.features, *encoded.high_resolution)
 
 
 class Distillation(AveragedRun[StudentRecipe, Tensor, Segmenter]):
@@ -77,8 +68,7 @@ class Distillation(AveragedRun[StudentRecipe, Tensor, Segmenter]):
 
     def __init__(self, recipe: StudentRecipe, data: Path, out: Path) -> None:
         super().__init__(recipe, student_of(load_segmenter("nano", None, recipe.image_size)), out)
-        # The fast engine's, as it only gives features.
-        self.teacher = load("nano", image_size=recipe.image_size).segmenter
+        self.teacher = load_segmenter("nano", None, recipe.image_size)
         self.data = data
         self.held_out = Recipe().validation
         groups = parameter_groups(self.core, recipe.learning_rate, recipe.weight_decay)
@@ -96,13 +86,9 @@ class Distillation(AveragedRun[StudentRecipe, Tensor, Segmenter]):
     def _loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         images = normalise(batch)
         with torch.no_grad():
-            targets = levels(self.teacher, images)
-        losses = [
-            (x.float() - y.float()).square().mean() / y.float().var()
-            for x, y in zip(levels(self.core, images), targets, strict=True)
-        ]
-        total = sum(weight * loss for weight, loss in zip(LEVEL_WEIGHTS, losses, strict=True))
-        return torch.as_tensor(total), {"stride_16": losses[0].detach()}
+            target = self.teacher.encode(images).features.float()
+        error = self.core.encode(images).features.float() - target
+        return error.square().mean() / target.var(), {}
 
     def _validate(self) -> dict[str, float]:
         with self.accelerator.autocast():

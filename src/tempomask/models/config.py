@@ -43,8 +43,8 @@ class ViTConfig:
 class HybridConfig:
     """nano's encoder: a convolutional stem (EfficientNet-Lite0), then plain transformer blocks.
 
-    stem: residual blocks of each stage of the stem; it ends with stride 16 after five stages, or
-    adds a stride-32 map after six.
+    stem: residual blocks of each stage of the stem; it ends with stride 8 after three stages, with
+    16 after five, and adds a stride-32 map after six.
     """
 
     dim: int = 160

@@ -2,7 +2,7 @@
 
 The stem gives local features cheaply (and starts from ImageNet weights); its stride-16 map, with
 the stride-32 one where there is one, is the patch embedding of a stack of equal blocks, every one
-of which can be skipped. Normalisation of the stem is folded into its convolutions, so it has none
+of which can be skipped. Of a stem that ends with stride 8, patches of 2 x 2 cells are. Normalisation of the stem is folded into its convolutions, so it has none
 at run time.
 """
 
@@ -73,7 +73,7 @@ class InvertedResidual(nn.Module):
 class ConvolutionalStem(nn.Module):
     """(B, 3, S, S) to maps of strides 4, 8, 16, 32 with 24, 40, 112, 192 channels.
 
-    repeats: residual blocks of each stage; five stages end with stride 16.
+    repeats: residual blocks of each stage; three stages end with stride 8, five with stride 16.
     """
 
     def __init__(self, repeats: tuple[int, ...] = REPEATS) -> None:
@@ -171,9 +171,12 @@ class HybridEncoder(Encoder):
     def __init__(self, config: HybridConfig) -> None:
         super().__init__()
         self.stem = ConvolutionalStem(config.stem)
-        stride_4, stride_8, stride_16, *stride_32 = self.stem.channels
-        self.embed = nn.Conv2d(stride_16, config.dim, 1)
-        self.embed_coarse = nn.Conv2d(stride_32[0], config.dim, 1) if stride_32 else None
+        stride_4, stride_8, *deeper = self.stem.channels
+        if deeper:
+            self.embed = nn.Conv2d(deeper[0], config.dim, 1)
+        else:
+            self.embed = nn.Conv2d(stride_8, config.dim, 2, 2)
+        self.embed_coarse = nn.Conv2d(deeper[1], config.dim, 1) if len(deeper) > 1 else None
         self.embed_norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.blocks = nn.ModuleList(
             TransformerBlock(config.dim, config.num_heads, config.mlp_ratio)
@@ -191,10 +194,10 @@ class HybridEncoder(Encoder):
         """Encode an image (B, 3, S, S), normalised; S a multiple of 32. See `EncoderOutput`."""
         # Depthwise convolutions run nearly twice as fast on a CPU with the channels last.
         image = image.contiguous(memory_format=torch.channels_last)
-        stride_4, stride_8, stride_16, *stride_32 = self.stem(image)
-        x = self.embed(stride_16)
+        stride_4, stride_8, *deeper = self.stem(image)
+        x = self.embed(deeper[0] if deeper else stride_8)
         if self.embed_coarse is not None:
-            coarse = self.embed_coarse(stride_32[0])
+            coarse = self.embed_coarse(deeper[1])
             x = x + F.interpolate(coarse, scale_factor=2.0, mode="nearest")
         embedding = self.embed_norm(x.permute(0, 2, 3, 1))
         emitted, blocks = self.run_blocks(embedding, policy, previous_masks)
