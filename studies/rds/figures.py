@@ -1,14 +1,17 @@
 """Figures of routing on real videos: blocks over frames, rates per budget, strips, router heat.
 
     python -m studies.rds.figures --root DAVIS --sequences dog,parkour \
-        --out studies/rds/routing --adapter comparison/points/rds-0.6-seed1 \
-        --beside comparison/points/pbd-0.6-seed1 \
-        --budget-adapters comparison/points/rds-{0.8,0.6,0.4}-seed1
+        --checkpoint BASE --image-size 192 --comparison comparison --out studies/rds/routing
+
+Of a comparison (`python -m studies.rds`), at one of its costs: RDS, the methods beside it, and the
+same method at its other costs. Or of single adapters: --adapter ADAPTER --beside ADAPTER ...
+--budget-adapters ADAPTER ...
 
 Writes, for every sequence: SEQ-blocks.png (which blocks ran when), SEQ-strip.png (frames, masks,
-blocks; a row for each method given with --beside) and SEQ-heat.png (activation weights). For all
-together: profiles.png (rates over each video), budgets.png (rates at each budget; without
---budget-adapters the one adapter is asked for each of --budgets) and routing.json with the numbers.
+blocks; a row for each method beside) and SEQ-heat.png (activation weights). For all together:
+profiles.png (rates over each video), budgets.png (rates at each budget; of a single adapter, which
+is then asked for each of --budgets) and routing.json with the numbers. Of a comparison also
+importances.png and videos.png (J&F of static plans and RDS on each video).
 """
 
 from __future__ import annotations
@@ -27,10 +30,14 @@ from studies.rds.routing_figures import (
     save_activation_profiles,
     save_budget_rates,
     save_frame_strip,
+    save_importances,
     save_router_heat,
+    save_video_scores,
 )
+from tempomask.adaptation.importance import Importance
 from tempomask.data.davis import Davis
 from tempomask.data.sequences import MaskSequence
+from tempomask.errors import InputError
 from tempomask.files import make_folder, write_json
 from tempomask.model import Model, load
 from tempomask.models.encoder import Policy, always_on_blocks
@@ -80,16 +87,50 @@ def options() -> argparse.Namespace:
     parser.add_argument("--image-size", type=int, default=None)
     parser.add_argument("--root", type=Path, required=True, help="DAVIS folder")
     parser.add_argument("--sequences", required=True)
-    parser.add_argument("--adapter", required=True, help="of RDS")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--comparison", type=Path, help="folder of one")
+    source.add_argument("--adapter", help="of RDS")
+    parser.add_argument("--method", default="rds", help="of the comparison: rds, rds-worth ...")
+    parser.add_argument("--against", default="static-a,static-b,pbd,slim", help="its methods")
+    parser.add_argument("--cost", type=float, default=0.6)
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--beside", nargs="*", default=[], help="adapters of other methods")
     parser.add_argument("--budget-adapters", nargs="*", default=[])
     parser.add_argument("--budgets", default="0.4,0.6,0.8")
     return parser.parse_args()
 
 
+def take_comparison(given: argparse.Namespace, out: Path) -> None:
+    """Put adapters of a comparison into the options; draw what its points tell by themselves."""
+
+    def point(method: str, cost: str = f"{given.cost:g}") -> Path:
+        return given.comparison / "points" / f"{method}-{cost}-seed{given.seed}"
+
+    own = point(given.method)
+    if not (own / "point.json").exists():
+        raise InputError(f"{given.comparison} has no finished point {own.name}")
+    others = [m for m in given.against.split(",") if (point(m) / "point.json").exists()]
+    given.adapter, given.beside = str(own), [str(point(m)) for m in others]
+    given.budget_adapters = [
+        str(path.parent) for path in own.parent.glob(f"{point(given.method, '*').name}/point.json")
+    ]
+    scores = {
+        m: json.loads((point(m) / "point.json").read_text())["per_sequence"]
+        for m in [*others, given.method]
+    }
+    save_video_scores(out / "videos.png", scores)
+    settings = json.loads((own / "adapter.json").read_text())["settings"]
+    save_importances(
+        out / "importances.png",
+        Importance(**{name: tuple(values) for name, values in settings["importance"].items()}),
+    )
+
+
 def main() -> None:
     given = options()
     out = make_folder(given.out)
+    if given.comparison is not None:
+        take_comparison(given, out)
     sequences = list(Davis(given.root, None, given.sequences.split(",")))
 
     def loaded(adapter: str) -> Model:

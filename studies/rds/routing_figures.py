@@ -1,7 +1,7 @@
 """Figures of routing: which blocks run when, how often, on which images, and how sure of it.
 
-As the supplement of RDS shows it: per-budget rates (Figure 10), frames with the blocks that ran
-(Figure 13), rates over a video (Figure 14).
+As the supplement of RDS shows it: per-budget rates (Figure 10), importances (11), scores of each
+video (12), frames with the blocks that ran (13, and 23 to 25), rates over a video (14).
 
 T frames, L encoder blocks.
 """
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from studies.rds.chart import COLORS, LABELS
+from tempomask.adaptation.importance import Importance
 from tempomask.errors import InputError
 from tempomask.io.overlay import object_color
 from tempomask.reports.figures import INK, RAN, SKIPPED, block_ticks, figure_of, save, style
@@ -72,6 +74,55 @@ def save_budget_rates(path: str | Path, budgets: Mapping[float, ArrayLike]) -> N
     axes.set_xticks(block_ticks(count))
     style(axes, f"How often each of {count} blocks runs", whole_numbers=False)
     scale(figure, image, axes, "rate")
+    save(figure, path)
+
+
+def save_importances(path: str | Path, importance: Importance) -> None:
+    """Both views of every block's importance and the sum of their ranks, best highest.
+
+    Raises InputError if the file cannot be written.
+    """
+    count, scores = len(importance.global_drops), np.zeros(len(importance.global_drops))
+    order = importance.ordered()
+    scores[order] = np.linspace(1, 1 / len(order), len(order))
+    rows = {
+        "global: J&F lost without the block": importance.global_drops,
+        "local: how far it turns its input, 1 - cosine": importance.local_changes,
+        "both: order by the sum of ranks": scores,
+    }
+    figure = figure_of(4.6)
+    colors = [ALWAYS if i in importance.always_on else RAN for i in range(count)]
+    grid = figure.subplots(len(rows), 1, sharex=True)
+    for axes, (name, values) in zip(grid, rows.items(), strict=True):
+        axes.bar(range(count), values, color=colors, width=0.85)
+        # Those of K are not measured.
+        axes.plot(importance.always_on, [0] * len(importance.always_on), "x", color=ALWAYS)
+        axes.set_xticks(block_ticks(count))
+        style(axes, name, whole_numbers=False)
+    grid[-1].set_xlabel("encoder block (crosses: always runs, not measured)")
+    save(figure, path)
+
+
+def save_video_scores(path: str | Path, methods: Mapping[str, Mapping[str, float]]) -> None:
+    """J&F of every video, a bar for each method.
+
+    methods: name to video to J&F. Raises InputError without methods, and if the file cannot be
+    written.
+    """
+    if not methods:
+        raise InputError("a chart of scores needs at least one method")
+    videos = list(next(iter(methods.values())))
+    width = 0.85 / len(methods)
+    figure = figure_of(3.2)
+    axes = figure.subplots()
+    for place, (name, scores) in enumerate(methods.items()):
+        x = np.arange(len(videos)) + (place - (len(methods) - 1) / 2) * width
+        label = f"{LABELS.get(name, name)}: {np.mean([scores[v] for v in videos]):.1f}"
+        axes.bar(x, [scores[v] for v in videos], width, color=COLORS.get(name, INK), label=label)
+    axes.set_xticks(range(len(videos)), videos, rotation=30, ha="right")
+    axes.set_ylabel("J&F")
+    axes.legend(frameon=False, fontsize=8, ncols=len(methods), loc="lower right")
+    style(axes, "Scores of each video, and their mean", whole_numbers=False)
     save(figure, path)
 
 

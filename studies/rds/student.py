@@ -4,9 +4,9 @@
 
 nano's stem does most of its encoder's work, so that little is lost with its blocks. Here the stem
 ends with stride 8, and twelve blocks, from random weights, learn to give nano's features of stride
-16; stem, memory and decoder are nano's own, untouched. FOLDER/model.safetensors is then a model like
-any other, for `python -m studies.rds --checkpoint` and `python -m studies.rds.oracle --checkpoint`.
-The command goes on where it was stopped.
+16; stem, memory and decoder are nano's own, untouched. FOLDER/model.safetensors is then a model
+like any other, for `python -m studies.rds --checkpoint` and `python -m studies.rds.oracle
+--checkpoint`. The command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LEARNED = ("encoder.embed", "encoder.blocks.", "encoder.norm.")
 class StudentRecipe(AveragedRecipe):
     """Distillation of nano's features from single images."""
 
-    image_size: int = 256
+    image_size: int = 192
     steps: int = 6000
     batch_size: int = 8
     learning_rate: float = 1e-3

@@ -42,6 +42,7 @@ from tempomask.weights.own import SEGMENTER_KEY, config_to_json
 
 ENCODERS = {
     "hybrid": HybridConfig(dim=24, num_heads=3, depth=3),
+    "short-stem": HybridConfig(dim=24, num_heads=3, depth=3, stem=(1, 2, 2)),
     "vit": ViTConfig(dim=24, num_heads=3, depth=3, global_attention_blocks=(1,), window_size=3),
     "hiera": HieraConfig(
         embed_dim=16,

@@ -64,6 +64,9 @@ CONFIGS = {
         image_size=SIDE,
     ),
 }
+CONFIGS["nano-short-stem"] = replace(
+    CONFIGS["nano"], encoder=HybridConfig(dim=32, num_heads=2, depth=2, stem=(1, 2, 2))
+)
 
 
 @pytest.fixture(params=CONFIGS)

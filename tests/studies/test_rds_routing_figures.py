@@ -15,9 +15,12 @@ from studies.rds.routing_figures import (
     save_activation_profiles,
     save_budget_rates,
     save_frame_strip,
+    save_importances,
     save_router_heat,
+    save_video_scores,
     tinted,
 )
+from tempomask.adaptation.importance import Importance
 from tempomask.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -27,6 +30,12 @@ MASKS = [np.pad(np.ones((8, 8), int), ((4, 12), (10, 14))) for _ in range(5)]
 FIGURES: dict[str, Callable[[Path], None]] = {
     "profiles": lambda path: save_activation_profiles(path, {"a": BLOCKS, "b": ~BLOCKS}, (0, 6)),
     "budgets": lambda path: save_budget_rates(path, {0.4: BLOCKS, 0.9: BLOCKS | True}),
+    "importances": lambda path: save_importances(
+        path, Importance((0.0, 3.0, -0.2, 1.0, 0.0), (0.0, 0.3, 0.2, 0.4, 0.0), (0, 4))
+    ),
+    "videos": lambda path: save_video_scores(
+        path, {"static-a": {"dog": 70.0, "cows": 50.0}, "rds": {"dog": 71.0, "cows": 62.0}}
+    ),
     "heat": lambda path: save_router_heat(path, range(5), RNG.random((5, 7)), BLOCKS),
     "heat-alone": lambda path: save_router_heat(path, [3], RNG.random((1, 7))),
     "strip": lambda path: save_frame_strip(path, range(5), FRAMES, MASKS, BLOCKS),
@@ -69,6 +78,7 @@ def test_a_tint_keeps_the_background_and_mixes_the_object() -> None:
             lambda p: save_activation_profiles(p, {"a": BLOCKS, "b": BLOCKS[:, :3]}),
             "same number of blocks",
         ),
+        (lambda p: save_video_scores(p, {}), "at least one method"),
         (lambda p: save_budget_rates(p, {0.5: np.zeros((0, 7))}), r"got \(0, 7\)"),
         (lambda p: save_router_heat(p, [0, 1], BLOCKS), r"got \(5, 7\) for 2 frames"),
         (lambda p: save_router_heat(p, range(5), BLOCKS, BLOCKS[:2]), "do not fit weights"),

@@ -2,8 +2,8 @@
 
 The stem gives local features cheaply (and starts from ImageNet weights); its stride-16 map, with
 the stride-32 one where there is one, is the patch embedding of a stack of equal blocks, every one
-of which can be skipped. Of a stem that ends with stride 8, patches of 2 x 2 cells are. Normalisation of the stem is folded into its convolutions, so it has none
-at run time.
+of which can be skipped. Where the stem ends with stride 8, patches of 2 x 2 cells are embedded.
+Normalisation of the stem is folded into its convolutions, so it has none at run time.
 """
 
 from __future__ import annotations
