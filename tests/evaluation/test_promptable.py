@@ -20,14 +20,14 @@ import torch
 from tempomask.compat.sam2 import VideoPredictor
 from tempomask.data.davis import Davis
 from tempomask.errors import InputError
-from tempomask.evaluation.promptable import (
+from tempomask.evaluation.click_rounds import (
     ClickPlan,
     SessionTracker,
-    evaluate_promptable,
     offline_rounds,
     online_pass,
     online_rounds,
 )
+from tempomask.evaluation.promptable import evaluate_promptable
 from tempomask.model import Model
 from tempomask.models.segmenter import Segmenter
 from tempomask.tracking.options import TrackingOptions
@@ -202,8 +202,32 @@ def test_a_session_is_clicked_and_tables_are_written(
     assert written["J&F"] == summary.mean and written["settings"]["mode"] == mode
 
 
+@pytest.mark.parametrize("mode", ["offline", "davis"])
+def test_finished_videos_are_not_tracked_again(
+    davis: Make, clip: Make, network: Model, tmp_path: Path, mode: Any, monkeypatch: Any
+) -> None:
+    root, out = davis(cow=clip(4, objects=2), dog=clip(4)), tmp_path / "out"
+    plan = ClickPlan(mode, clicks=1, rounds=2)
+    whole = evaluate_promptable(network, Davis(root), plan)
+    first = evaluate_promptable(network, Davis(root, sequences=["cow"]), plan, out=out)
+    (out / "rounds" / "dog.json").write_text('{"objects": {')
+    with pytest.raises(InputError, match="not JSON"):
+        evaluate_promptable(network, Davis(root, sequences=["dog"]), plan, out=out, resume=True)
+    (out / "rounds" / "dog.json").unlink()
+    sessions: list[int] = []
+    make = network.session
+    monkeypatch.setattr(network, "session", lambda **k: sessions.append(1) or make(**k))
+    resumed = evaluate_promptable(network, Davis(root), plan, out=out, resume=True)
+    assert len(sessions) == 1, "the dog alone"
+    assert resumed.rows == whole.rows and resumed.rounds == whole.rounds
+    assert first.rows.items() <= resumed.rows.items()
+    assert bool(resumed.curve) == ("curve" in resumed.to_dict()) == (mode == "davis")
+    with pytest.raises(InputError, match="a run with clicks 1, this one has 3; leave --resume"):
+        evaluate_promptable(network, Davis(root), ClickPlan(mode, 3, 2), out=out, resume=True)
+
+
 def test_plans_and_sets_that_make_no_sense(davis: Make, clip: Make, network: Model) -> None:
-    with pytest.raises(InputError, match="mode must be offline or online"):
+    with pytest.raises(InputError, match="mode must be offline, online or davis"):
         ClickPlan("offlin")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="clicks must be 1 or more, got 0"):
         ClickPlan(clicks=0)

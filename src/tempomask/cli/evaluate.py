@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tempomask.evaluation.video_instances import InstanceEvaluation
 
 Out = Annotated[Path | None, Parameter(group=OUTPUT)]
+Resume = Annotated[bool, Parameter(group=OUTPUT)]
 
 
 def boxes(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from tempomask.cli import console
-from tempomask.cli.evaluate import Out, VideoBar
+from tempomask.cli.evaluate import Out, Resume, VideoBar
 from tempomask.cli.options import Json, ModelOptions, Names, Positive, RoutingOptions, TrackingFlags
 from tempomask.errors import InputError, unknown_name
 
@@ -22,31 +23,39 @@ _PROMPTS = {"1click": "click"}
 
 def pvs(
     *data: str,
-    mode: Literal["offline", "online"] = "offline",
+    mode: Literal["offline", "online", "davis"] = "offline",
     clicks: Positive = 3,
-    rounds: Positive = 8,
+    rounds: Positive | None = None,
+    max_time: float | None = None,
     sequences: Names | None = None,
     model: ModelOptions = ModelOptions(),
     tracking: TrackingFlags = TrackingFlags(),
     routing: RoutingOptions = RoutingOptions(),
     out: Out = None,
+    resume: Resume = False,
     as_json: Json = False,
 ) -> int:
     """Click on the worst frames of each object's video; J&F after each prompted frame.
 
     Args:
-        data: Data sets as LAYOUT:ROOT, with LAYOUT davis, youtube-vos, mose, lvos, sav or vost.
+        data: Data sets as LAYOUT:ROOT, with LAYOUT davis, youtube-vos, mose, mose2, lvos, sav or
+            vost; ROOT may be a split's own folder, such as MOSE/train.
         mode: offline: track again after each frame. online: one pass, prompted where the IoU falls
-            below 0.75.
-        clicks: On each prompted frame.
-        rounds: Prompted frames at most.
+            below 0.75. davis: all objects of a video at once, J&F over time, as DAVIS interactive.
+        clicks: On each prompted frame, for each object.
+        rounds: Prompted frames at most. Default: 8, in mode davis 5.
+        max_time: Mode davis: seconds for a video, times the number of its objects.
         sequences: Only these sequences, with commas between.
         out: Folder for a folder for each data set, summary.json and rounds.png, the curve.
+        resume: Leave out the sequences that a run with these settings finished in --out.
     """
     with console.waiting("starting"):
-        from tempomask.evaluation.promptable import ClickPlan, evaluate_promptable
+        from tempomask.evaluation.click_rounds import ClickPlan
+        from tempomask.evaluation.promptable import evaluate_promptable
 
-    plan = ClickPlan(mode, clicks, rounds)
+    rounds = rounds or (5 if mode == "davis" else 8)
+    plan = ClickPlan(mode, clicks, rounds, max_time=max_time)
+    _check_resume(resume, out)
 
     def score(loaded: Any, name: str, data: SequenceSet[Any], _: Protocol) -> Any:
         with closing(VideoBar(" objects")) as bar:
@@ -57,6 +66,7 @@ def pvs(
                 out=None if out is None else out / name,
                 options=tracking.options(),
                 routing=routing,
+                resume=resume,
                 progress=bar.show,
             )
 
@@ -67,7 +77,14 @@ def pvs(
     for name, curve in curves.items():
         table.add_row(name, *(f"{value:.1f}" for value in curve), f"{fmean(curve):.2f}")
     seconds = {name: s.seconds for name, s in found.items()}
-    _conclude(found, {"rounds": curves, "seconds_a_round": seconds}, table, out, as_json)
+    more: dict[str, Any] = {"rounds": curves, "seconds_a_round": seconds}
+    timed = {name: s.curve for name, s in found.items() if s.curve}
+    if timed:
+        more["curves"] = timed
+    _conclude(found, more, table, out, as_json)
+    for name, curve in () if as_json else timed.items():
+        told = f"AUC {curve['AUC']:.2f}, J&F {curve['J&F_at_60s']:.2f} after 60 seconds"
+        console.out.print(f"{name}: {told}")
     if out is not None:
         from tempomask.reports.figures import save_round_chart
 
@@ -83,16 +100,20 @@ def interactive(
     tracking: TrackingFlags = TrackingFlags(),
     routing: RoutingOptions = RoutingOptions(),
     out: Out = None,
+    resume: Resume = False,
     as_json: Json = False,
 ) -> int:
     """Prompt each object where it first appears, and only there; the mean over data sets.
 
     Args:
-        data: Data sets as LAYOUT:ROOT, with LAYOUT davis, youtube-vos, mose, lvos, sav or vost.
+        data: Data sets as LAYOUT:ROOT, with LAYOUT davis, youtube-vos, mose, mose2, lvos, sav or
+            vost; ROOT may be a split's own folder, such as MOSE/train.
         prompt: What is given; of several clicks, the later ones go to the error that is left.
         sequences: Only these sequences, with commas between.
         out: Folder for a folder for each data set, as from the other commands, and summary.json.
+        resume: Leave out the sequences that a run with these settings finished in --out.
     """
+    _check_resume(resume, out)
     with console.waiting("starting"):
         from tempomask.evaluation.vos import evaluate
 
@@ -106,6 +127,7 @@ def interactive(
                 out=None if out is None else out / name,
                 options=tracking.options(),
                 routing=routing,
+                resume=resume,
                 progress=bar.show,
             )
 
@@ -115,6 +137,11 @@ def interactive(
         table.add_row(name, summary.headline, f"{summary.mean:.2f}")
     _conclude(found, {"prompt": prompt}, table, out, as_json)
     return code
+
+
+def _check_resume(resume: bool, out: Path | None) -> None:
+    if resume and out is None:
+        raise InputError("--resume goes on with what is in --out; name that folder")
 
 
 def _each(
@@ -158,6 +185,7 @@ def _open(text: str, sequences: tuple[str, ...] | None) -> tuple[str, SequenceSe
         ),
         "youtube-vos": (vos_sets.youtube_vos, protocols.YOUTUBE_VOS),
         "mose": (vos_sets.mose, protocols.DAVIS),
+        "mose2": (partial(vos_sets.mose, version=2), protocols.MOSE2),
         "lvos": (vos_sets.lvos, protocols.LVOS),
         "sav": (vos_sets.sav, protocols.SAV),
         "vost": (vos_sets.vost, protocols.VOST),

@@ -5,14 +5,13 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Parameter
 
 from tempomask.cli import console
-from tempomask.cli.evaluate import Out, VideoBar, conclude, speed
+from tempomask.cli.evaluate import Out, Resume, VideoBar, conclude, speed
 from tempomask.cli.options import (
-    OUTPUT,
     Json,
     ModelOptions,
     Names,
@@ -61,7 +60,7 @@ class VosOptions:
     masks: Path | None = None
     shard: str | None = None
     out: Out = None
-    resume: Annotated[bool, Parameter(group=OUTPUT)] = False
+    resume: Resume = False
     submission: Out = None
     as_json: Json = False
 

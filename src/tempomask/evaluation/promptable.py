@@ -1,226 +1,32 @@
-"""Promptable video segmentation (SAM 2, appendix): clicks where the masks are worst.
-
-Offline, a video is tracked again after each prompted frame, from all prompts so far, and the worst
-frame is prompted next. Online, it is passed once; where a mask is bad it is prompted, and tracking
-goes on from there. Each object is followed by itself, from its first frame on.
-"""
+"""Promptable video segmentation: clicks where the masks are worst, scored after each round."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tempomask.data.sequences import ObjectSequence, SequenceSet, VideoObject
-from tempomask.errors import Flaws, InputError, check_choice, check_least
-from tempomask.evaluation.prompts import error_click
-from tempomask.evaluation.settings import Progress, model_settings, run_settings
+from tempomask.errors import Flaws, InputError
+from tempomask.evaluation.click_rounds import (
+    ClickPlan,
+    Round,
+    SessionTracker,
+    offline_rounds,
+    online_rounds,
+)
+from tempomask.evaluation.davis_interactive import curve, interactions
+from tempomask.evaluation.settings import Progress, kept_record, model_settings, run_settings
 from tempomask.files import make_folder, write_csv, write_json
-from tempomask.metrics.region_boundary import region_and_boundary
 from tempomask.model import Model
-from tempomask.prompts import Prompt
 from tempomask.routed_model import RoutingChoice
 from tempomask.tracking.options import TrackingOptions
 
-Mask = NDArray[np.bool_]
-Mode = Literal["offline", "online"]
-
-
-@dataclass(frozen=True)
-class ClickPlan:
-    """How a video is clicked on.
-
-    Attributes:
-        mode: See the module.
-        clicks: On each prompted frame, the later ones in the error that is left.
-        rounds: Prompted frames at most.
-        pause: Online, a frame whose IoU is below this is prompted.
-    """
-
-    mode: Mode = "offline"
-    clicks: int = 3
-    rounds: int = 8
-    pause: float = 0.75
-
-    def __post_init__(self) -> None:
-        check_choice("mode", self.mode, Mode)
-        check_least(self, clicks=1, rounds=1)
-
-
-class ClickTracker(Protocol):
-    """What the protocol asks of a tracker of one object."""
-
-    def track(self, index: int) -> Mask:
-        """Go to a frame and say where the object is: (H, W)."""
-        ...
-
-    def prompt(self, index: int, point: tuple[int, int], label: int) -> Mask:
-        """Add a click (x, y), 1 on the object and 0 off it, on a frame; its mask (H, W)."""
-        ...
-
-
-@dataclass(frozen=True)
-class Round:
-    """The scores after so many prompted frames, from 0 to 1, and what that pass cost.
-
-    Attributes:
-        J: Mean over scored frames.
-        F: Likewise.
-        seconds: Of the pass and its clicks.
-        frames: Indices of the frames prompted up to now.
-    """
-
-    J: float
-    F: float
-    seconds: float
-    frames: tuple[int, ...]
-
-    @property
-    def mean(self) -> float:
-        """J&F."""
-        return (self.J + self.F) / 2
-
-
-class SessionTracker:
-    """A session that follows one object of a sequence."""
-
-    def __init__(
-        self,
-        model: Model,
-        sequence: ObjectSequence,
-        item: VideoObject,
-        options: TrackingOptions,
-        routing: RoutingChoice,
-    ) -> None:
-        self.sequence, self.object_id = sequence, item.object_id
-        self.session = model.session(
-            num_frames=len(sequence) - item.first,
-            start=item.first,
-            size=sequence.size,
-            options=options,
-            routing=routing,
-        )
-
-    def track(self, index: int) -> Mask:
-        """See `ClickTracker`."""
-        mask = self.session.step(self.sequence.frame(index), index).masks[0]
-        self.session.release_frames()
-        return mask
-
-    def prompt(self, index: int, point: tuple[int, int], label: int) -> Mask:
-        """See `ClickTracker`."""
-        given = Prompt(index, self.object_id, points=[point], labels=[label])
-        return self.session.condition(self.sequence.frame(index), [given]).masks[0]
-
-
-class _Oracle:
-    """The truth of one object: it scores masks and clicks on their errors.
-
-    Masks can be asked for on the frame of the first mask and on the scored ones.
-    """
-
-    def __init__(self, sequence: ObjectSequence, item: VideoObject, clicks: int) -> None:
-        self.sequence, self.item, self.clicks = sequence, item, clicks
-        self.frames = frozenset((item.first, *item.scored))
-        self.prompted: list[int] = []
-        # J, F and the mask, packed, of the last pass by frame.
-        self._found: dict[int, tuple[float, float, NDArray[np.uint8]]] = {}
-
-    def see(self, index: int, mask: Mask) -> float:
-        """Note a frame's mask; its IoU."""
-        region, boundary = region_and_boundary(mask[None], self._truth(index)[None])
-        self._found[index] = float(region[0]), float(boundary[0]), np.packbits(mask)
-        return self._found[index][0]
-
-    def worst(self) -> int:
-        """The first of the frames with the lowest IoU."""
-        return min(sorted(self._found), key=lambda index: self._found[index][0])
-
-    def click(self, tracker: ClickTracker, index: int) -> Mask | None:
-        """Click on the errors of a frame's mask; its new mask, None if nothing was wrong."""
-        truth, found, changed = self._truth(index), self._found.get(index), None
-        mask = np.zeros_like(truth)
-        if found is not None:
-            mask = np.unpackbits(found[2], count=mask.size).reshape(mask.shape).astype(bool)
-        for _ in range(self.clicks):
-            click = error_click(truth, mask)
-            if click is None:
-                break
-            mask = changed = tracker.prompt(index, *click)
-        if changed is not None:
-            self.prompted.append(index)
-        return changed
-
-    def round(self, seconds: float) -> Round:
-        """The scores of the last pass."""
-        scored = [self._found[index] for index in self.item.scored if index in self._found]
-        region, boundary = fmean(row[0] for row in scored), fmean(row[1] for row in scored)
-        return Round(region, boundary, seconds, tuple(self.prompted))
-
-    def _truth(self, index: int) -> Mask:
-        return self.sequence.masks(index, [self.item.object_id])[0]
-
-
-def offline_rounds(
-    tracker: ClickTracker, sequence: ObjectSequence, item: VideoObject, plan: ClickPlan
-) -> list[Round]:
-    """Prompt the first frame, then in each round the worst one; track all again after each.
-
-    Where every mask is right there is nothing to click: the last round stands for the others.
-    """
-    oracle, index = _Oracle(sequence, item, plan.clicks), item.first
-    rounds: list[Round] = []
-    while len(rounds) < plan.rounds:
-        started = time.perf_counter()
-        if oracle.click(tracker, index) is None:
-            break
-        for frame in range(item.first, len(sequence)):
-            mask = tracker.track(frame)
-            if frame in oracle.frames:
-                oracle.see(frame, mask)
-        rounds.append(oracle.round(time.perf_counter() - started))
-        index = oracle.worst()
-    return [*rounds, *[replace(rounds[-1], seconds=0.0)] * (plan.rounds - len(rounds))]
-
-
-def online_pass(
-    tracker: ClickTracker, sequence: ObjectSequence, item: VideoObject, plan: ClickPlan, limit: int
-) -> Round:
-    """Pass the video once and prompt at most `limit` frames: the first, and those below pause."""
-    oracle, started = _Oracle(sequence, item, plan.clicks), time.perf_counter()
-    oracle.click(tracker, item.first)
-    for index in range(item.first, len(sequence)):
-        mask = tracker.track(index)
-        if index not in oracle.frames:
-            continue
-        overlap = oracle.see(index, mask)
-        if index > item.first and overlap < plan.pause and len(oracle.prompted) < limit:
-            better = oracle.click(tracker, index)
-            if better is not None:
-                oracle.see(index, better)
-    return oracle.round(time.perf_counter() - started)
-
-
-def online_rounds(
-    trackers: Callable[[], ClickTracker],
-    sequence: ObjectSequence,
-    item: VideoObject,
-    plan: ClickPlan,
-) -> list[Round]:
-    """A pass for each number of prompted frames; one that asks for no more stands for the rest."""
-    rounds: list[Round] = []
-    for limit in range(1, plan.rounds + 1):
-        if rounds and len(rounds[-1].frames) < limit - 1:
-            rounds.append(replace(rounds[-1], seconds=0.0))
-        else:
-            rounds.append(online_pass(trackers(), sequence, item, plan, limit))
-    return rounds
+_ROUND = {"J": float, "F": float, "seconds": float, "frames": [int]}
+Rounds = dict[int, list[Round]]
 
 
 @dataclass(frozen=True)
@@ -234,6 +40,7 @@ class PromptableSummary:
         settings: Of model, run and data.
         flaws: Why a sequence is not among them, by name.
         notes: What a reader of the scores should know.
+        curve: DAVIS interactive's, see `davis_interactive.curve`; empty in other modes.
     """
 
     rounds: tuple[float, ...]
@@ -242,6 +49,7 @@ class PromptableSummary:
     settings: dict[str, Any]
     flaws: Flaws
     notes: tuple[str, ...] = ()
+    curve: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -250,13 +58,19 @@ class PromptableSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json."""
+        protocol = (
+            "promptable segmentation: J&F over objects, on frames scored by the data set's tool,"
+            " averaged over the numbers of prompted frames"
+        )
+        if self.curve:
+            protocol = "DAVIS interactive, with clicks for scribbles: J&F of all frames over time"
         return {
             "J&F": self.mean,
             "rounds": list(self.rounds),
             "seconds_a_round": list(self.seconds),
             "objects": len(self.rows),
-            "protocol": "promptable segmentation: J&F over objects, on frames scored by the data"
-            " set's tool, averaged over the numbers of prompted frames",
+            "protocol": protocol,
+            **({"curve": dict(self.curve)} if self.curve else {}),
             "settings": self.settings,
             "flaws": self.flaws,
             "notes": list(self.notes),
@@ -271,6 +85,7 @@ def evaluate_promptable(
     out: str | Path | None = None,
     options: TrackingOptions | None = None,
     routing: RoutingChoice = None,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> PromptableSummary:
     """Click on every object of a data set with dense truth, and score it after each round.
@@ -279,66 +94,117 @@ def evaluate_promptable(
         model: That tracks.
         dataset: Of `ObjectSequence`s.
         plan: How videos are clicked on.
-        out: Folder for rounds.csv (a line for each object, up to date after each video) and
-            summary.json; None writes nothing.
-        options: Same as in `Model.session`; offline, all results are kept.
+        out: Folder for rounds.csv (a line for each object, up to date after each video),
+            rounds/SEQ.json and summary.json; None writes nothing.
+        options: Same as in `Model.session`; but online, all results are kept.
         routing: Same as in `Model.session`.
+        resume: Sequences that a run with the same settings has finished in `out` are not tracked.
         progress: Told about every object.
 
     Raises:
-        InputError: There is no video with truth on more than first masks, or an option is unknown.
+        InputError: There is no video with truth on more than first masks, an option is unknown, or
+            `out` holds another run.
     """
     plan = plan or ClickPlan()
     options = replace(options or TrackingOptions(), warn_of_clicks=False)
-    if plan.mode == "offline":
+    if plan.mode != "online":
         options = replace(options, keep="all")
     folder = None if out is None else make_folder(out)
-    flaws = Flaws(dataset.flaws)
-    found: dict[tuple[str, int], list[Round]] = {}
+    settings = {**model_settings(model), **asdict(plan), **dataset.settings()}
+    settings |= run_settings(options, routing)
+    flaws, sequences = Flaws(dataset.flaws), []
     for sequence in dataset:
         with flaws.of(sequence.name):
             if not any(item.scored for item in sequence.objects):
                 raise InputError(f"sequence {sequence.name} has no truth beyond the first masks")
             sequence.check_prompts()
-            for number, item in enumerate(sequence.objects, 1):
-                if item.scored:
-                    rounds = _rounds(model, sequence, item, plan, options, routing)
-                    found[sequence.name, item.object_id] = rounds
-                if progress is not None:
-                    progress(sequence.name, number, len(sequence.objects))
+            sequences.append(sequence)
+    found: dict[tuple[str, int], list[Round]] = {}
+    for sequence in sequences:
+        with flaws.of(sequence.name):
+            record = None if folder is None else folder / "rounds" / f"{sequence.name}.json"
+            rounds = _kept(record, settings) if resume and record is not None else None
+            if rounds is None:
+                rounds = _rounds(model, sequence, plan, options, routing, progress)
+                if record is not None:
+                    _keep(record, rounds, settings)
+            found |= {(sequence.name, key): value for key, value in rounds.items()}
         if folder is not None:
             _write_rounds(folder / "rounds.csv", found, plan.rounds)
     flaws.check(found)
-    scores = np.array([[r.mean for r in rounds] for rounds in found.values()])
-    seconds = np.array([[r.seconds for r in rounds] for rounds in found.values()])
-    settings = {**model_settings(model), **asdict(plan), **dataset.settings()}
-    summary = PromptableSummary(
-        tuple((100 * scores.mean(axis=0)).tolist()),
-        tuple(seconds.mean(axis=0).tolist()),
-        {key: tuple(100 * r.mean for r in rounds) for key, rounds in found.items()},
-        {**settings, **run_settings(options, routing)},
-        flaws,
-        dataset.notes,
-    )
+    summary = _summary(found, plan, settings, flaws, dataset.notes)
     if folder is not None:
         write_json(folder / "summary.json", summary.to_dict(), default=str)
     return summary
 
 
+def _summary(
+    found: dict[tuple[str, int], list[Round]],
+    plan: ClickPlan,
+    settings: dict[str, Any],
+    flaws: Flaws,
+    notes: tuple[str, ...],
+) -> PromptableSummary:
+    scores = np.array([[r.mean for r in rounds] for rounds in found.values()])
+    seconds = np.array([[r.seconds for r in rounds] for rounds in found.values()])
+    return PromptableSummary(
+        tuple((100 * scores.mean(axis=0)).tolist()),
+        tuple(seconds.mean(axis=0).tolist()),
+        {key: tuple(100 * r.mean for r in rounds) for key, rounds in found.items()},
+        settings,
+        flaws,
+        notes,
+        curve(found, plan) if plan.mode == "davis" else {},
+    )
+
+
 def _rounds(
     model: Model,
     sequence: ObjectSequence,
-    item: VideoObject,
     plan: ClickPlan,
     options: TrackingOptions,
     routing: RoutingChoice,
-) -> list[Round]:
-    def tracker() -> SessionTracker:
-        return SessionTracker(model, sequence, item, options, routing)
+    progress: Progress | None,
+) -> Rounds:
+    """The rounds of each object that is scored."""
+    count = len(sequence.objects)
+    if plan.mode == "davis":
+        shape: dict[str, Any] = {"num_frames": len(sequence), "size": sequence.size}
+        session = model.session(**shape, options=options, routing=routing)
+        rounds = interactions(session, sequence, plan)
+        if progress is not None:
+            progress(sequence.name, count, count)
+        return rounds
+    found: Rounds = {}
+    for number, item in enumerate(sequence.objects, 1):
 
-    if plan.mode == "online":
-        return online_rounds(tracker, sequence, item, plan)
-    return offline_rounds(tracker(), sequence, item, plan)
+        def tracker(item: VideoObject = item) -> SessionTracker:
+            return SessionTracker(model, sequence, item, options, routing)
+
+        if item.scored and plan.mode == "online":
+            found[item.object_id] = online_rounds(tracker, sequence, item, plan)
+        elif item.scored:
+            found[item.object_id] = offline_rounds(tracker(), sequence, item, plan)
+        if progress is not None:
+            progress(sequence.name, number, count)
+    return found
+
+
+def _keep(record: Path, rounds: Rounds, settings: dict[str, Any]) -> None:
+    make_folder(record.parent)
+    objects = {str(key): [asdict(r) for r in value] for key, value in rounds.items()}
+    write_json(record, {"objects": objects, "settings": settings}, default=str)
+
+
+def _kept(record: Path, settings: dict[str, Any]) -> Rounds | None:
+    """What an earlier run found on a sequence; None if it did not finish it."""
+    kept = kept_record(record, settings, {"objects": {str: [_ROUND]}})
+    if kept is None:
+        return None
+    return {
+        int(key): [Round(r["J"], r["F"], r["seconds"], tuple(r["frames"])) for r in rounds]
+        for key, rounds in kept["objects"].items()
+    }
 
 
 def _write_rounds(path: Path, found: dict[tuple[str, int], list[Round]], count: int) -> None:

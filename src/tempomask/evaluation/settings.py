@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tempomask.devices import computation
+from tempomask.errors import InputError
+from tempomask.files import read_json
 from tempomask.model import Model
 from tempomask.models.encoder import Policy
 from tempomask.propagation.model import Propagator
@@ -16,6 +20,9 @@ from tempomask.tracking.options import TrackingOptions
 
 # Called with the sequence, the number of its frames that are done, and the number of all of them.
 Progress = Callable[[str, int, int], None]
+
+# Settings that may differ between the parts of a resumed run: they do not change the masks.
+_FREE = ("threads", "shard")
 
 
 def model_settings(model: Model | Propagator) -> dict[str, Any]:
@@ -36,3 +43,24 @@ def run_settings(
     if isinstance(routing, Policy):
         return {"policy": str(routing), **chosen}
     return {"policy": None, **chosen, **Routing.of(routing).settings()}
+
+
+def kept_record(record: Path, settings: dict[str, Any], schema: dict[str, Any]) -> Any:
+    """What an earlier run with the same settings noted of a sequence; None if it did not.
+
+    InputError if that run had other settings, which the record holds too.
+    """
+    if not record.is_file():
+        return None
+    kept = read_json(record, "the record", {"settings": dict, **schema})
+    before = kept.pop("settings")
+    # Through JSON, as the record is: tuples become lists.
+    now = json.loads(json.dumps(settings, default=str))
+    differing = [n for n in now if n not in _FREE and before.get(n) != now[n]]
+    if differing:
+        name = differing[0]
+        raise InputError(
+            f"{record.parent.parent} holds a run with {name} {before.get(name)}, this one has"
+            f" {now[name]}; leave --resume out to begin anew, or choose another folder"
+        )
+    return kept

@@ -6,7 +6,6 @@ to its end, its masks are written, and only then is its truth read and compared 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -28,18 +27,15 @@ from tempomask.evaluation.mask_folders import (
 )
 from tempomask.evaluation.prompts import PromptKind, check_kind
 from tempomask.evaluation.protocols import DAVIS, ObjectFrames, Protocol
-from tempomask.evaluation.settings import Progress, model_settings, run_settings
+from tempomask.evaluation.settings import Progress, kept_record, model_settings, run_settings
 from tempomask.evaluation.submission import SubmissionFile
 from tempomask.evaluation.vos_tracking import Tracked, track_sequence
-from tempomask.files import make_folder, read_json, replacing_folder, write_csv, write_json
+from tempomask.files import make_folder, replacing_folder, write_csv, write_json
 from tempomask.model import Model
 from tempomask.propagation.model import Propagator
 from tempomask.propagation.options import PropagationOptions
 from tempomask.routed_model import RoutingChoice
 from tempomask.tracking.options import TrackingOptions
-
-# Settings that may differ between the parts of a resumed run: they do not change the masks.
-_FREE = ("threads", "shard")
 
 
 @dataclass(frozen=True)
@@ -335,21 +331,9 @@ def _finished(masks: Path, record: Path, settings: dict[str, Any]) -> Tracked | 
 
     InputError if that run had other settings.
     """
-    if not (masks.is_dir() and record.is_file()):
-        return None
     numbers = {"frames": int, "seconds": float, "blocks_run": float, "blocks_frames": int}
-    kept = read_json(record, "the record", {"settings": dict, **numbers})
-    before = kept.pop("settings")
-    # Through JSON, as the record is: tuples become lists.
-    now = json.loads(json.dumps(settings, default=str))
-    differing = [n for n in now if n not in _FREE and before.get(n) != now[n]]
-    if differing:
-        name = differing[0]
-        raise InputError(
-            f"{masks.parent.parent} holds a run with {name} {before.get(name)}, this one has"
-            f" {now[name]}; leave --resume out to begin anew, or choose another folder"
-        )
-    return Tracked(**kept)
+    kept = kept_record(record, settings, numbers) if masks.is_dir() else None
+    return None if kept is None else Tracked(**kept)
 
 
 def _write_results(path: Path, scored: Sequence[tuple[ObjectFrames, dict[str, float]]]) -> None:
