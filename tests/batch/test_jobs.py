@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tempomask.batch.jobs import Job, read_jobs
+from tempomask.batch.places import Place
 from tempomask.errors import InputError
 
 FLAGS = {"point": False, "box": False, "end": False, "checkpoint": False, "everything": True,
@@ -28,15 +29,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def read(text: str, *each: str, suffix: str = "jsonl") -> list[Job]:
     path = Path(f"jobs.{suffix}")
     path.write_text(text)
-    return read_jobs(str(path), Path("out"), FLAGS, each)
+    return read_jobs(str(path), Place.of("out"), FLAGS, each)
 
 
 def test_a_folder_and_a_pattern_list_videos(folder: Path) -> None:
-    jobs = read_jobs("videos", Path("out"), FLAGS, ["everything=true"])
+    jobs = read_jobs("videos", Place.of("out"), FLAGS, ["everything=true"])
     assert [job.name for job in jobs] == ["a", "b", "c"]
     assert jobs[0].words == ("videos/a.mp4", "--everything")
     assert jobs[1].words == ("videos/b.MP4", "--everything", "--prompts=videos/b.json")
-    (one,) = read_jobs("videos/a.*", Path("out"), FLAGS, [])
+    (one,) = read_jobs("videos/a.*", Place.of("out"), FLAGS, [])
     assert one.words == ("videos/a.mp4",) and one.out == Path("out/a")
 
 
@@ -46,6 +47,8 @@ def test_columns_become_options(folder: Path) -> None:
     assert set(job.words[1:]) == {"--point=655,420.5", "--end=60", "--memory-stride=2"}
     (job,) = read('{"source": "videos/a.mp4", "point": [[1, 2], [3, 4]], "out": "x/y"}')
     assert job.words[1:] == ("--point=1,2", "--point=3,4") and job.out == Path("out/x/y")
+    (job,) = read('{"source": "videos/a.mp4", "prompts": [{"object": 2, "points": [[1, 2]]}]}')
+    assert job.words[1:] == ('--prompts=[{"object":2,"points":[[1,2]]}]',)
     table = 'source,point,everything,end\nvideos/a.mp4,"1,2",,\nvideos/c,,true,9\n'
     first, second = read(table, suffix="csv")
     assert first.words == ("videos/a.mp4", "--point=1,2")
@@ -82,4 +85,4 @@ def test_bad_tables_and_places(folder: Path) -> None:
     for jobs, message in (("nothing", "is not a folder, pattern"), ("*.avi", "fits no video"),
                           ("no.csv", "cannot read list of jobs")):  # fmt: skip
         with pytest.raises(InputError, match=message):
-            read_jobs(jobs, Path("out"), FLAGS, [])
+            read_jobs(jobs, Place.of("out"), FLAGS, [])

@@ -21,9 +21,10 @@ OWN = ("job.json", "thumbnail.jpg")
 
 @pytest.fixture
 def listed(tmp_path: Path, video: Path, checkpoint: Path) -> Path:
-    """Three jobs: a click, a box, and a click that lies outside the video."""
+    """Three jobs: a click in the row, a box, and a click that lies outside the video."""
+    click = [{"object": 1, "points": [[12, 16]], "labels": [1]}]
     rows: list[dict[str, Any]] = [
-        {"source": str(video), "out": "click", "point": [12, 16], "save": "masks,rle"},
+        {"source": str(video), "out": "click", "prompts": click, "save": "masks,rle"},
         {"source": str(video), "out": "box", "box": [4, 8, 20, 24], "end": 3, "save": "masks"},
         {"source": str(video), "out": "outside", "point": [900, 16]},
     ]
@@ -46,6 +47,22 @@ def content(path: Path) -> Any:
     header = json.loads(data[8:end])
     del header["__metadata__"]["sha256"]  # of these bytes in their order
     return header, data[end:]
+
+
+def long_clip(video: Path, folder: Path) -> Path:
+    long = folder / "long"
+    long.mkdir()
+    for index in range(120):
+        shutil.copy(video / f"{index % 7}.png", long / f"{index:03}.png")
+    return long
+
+
+def await_frames(out: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until a job has written a few frames."""
+    journal, until = out / "frames.jsonl", time.monotonic() + 180
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 5:
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.005)
 
 
 def test_batch_is_track_and_says_what_failed(
@@ -83,6 +100,67 @@ def test_batch_is_track_and_says_what_failed(
     assert (out / "click" / "frames.jsonl").stat().st_mtime_ns == journal
 
 
+def test_a_place_beyond_this_machine(
+    run: Run, video: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "jobs.csv").write_text(
+        f"source,out,detections\n{video},a,\"{{'0': [[4, 8, 20, 24]]}}\"\n{video},b,\n".replace(
+            "'", '""'
+        )
+    )
+    options = "--each", f"checkpoint={checkpoint}", "--each", "save=masks", "--each", "end=3"
+    far = tmp_path / "far"
+    call = "batch", tmp_path / "jobs.csv", "--out", f"file://{far}", *options, "--json"
+    # Its second job has no prompt; of two machines the first one does the first job.
+    assert run(*call)[0] == 2
+    code, said, err = run(*call, "--shard", "1/2")
+    assert code == 0 and json.loads(said)["done"] == 1, err
+    alone = tmp_path / "alone"
+    found = '{"0": [[4, 8, 20, 24]]}'
+    single = run("track", video, "--checkpoint", checkpoint, "--out", alone, "--save", "masks",
+                 "--end", 3, "--detections", found)  # fmt: skip
+    assert single[0] == 0, single[2]
+    assert files_of(far / "a") == files_of(alone) and (far / "report-1-of-2.html").exists()
+    assert not list(tmp_path.glob("tempomask-*/*"))
+    code, said, err = run(*call, "--shard", "1/2")
+    assert code == 0 and json.loads(said)["skipped"] == 1, err
+    assert run(*call, "--shard", "3/2")[0] == 2
+
+
+@pytest.mark.slow
+def test_ray_is_the_pool(run: Run, video: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """Two actors, one of which is killed in the middle of its video: the bytes of `track`."""
+    pytest.importorskip("ray")
+    long = long_clip(video, tmp_path)
+    points = {"one": [12, 16], "two": [14, 16], "bad": [900, 16]}
+    shared = {"source": str(long), "save": "rle"}
+    rows = [{**shared, "out": name, "point": point} for name, point in points.items()]
+    listed = tmp_path / "jobs.jsonl"
+    listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out"
+    call = ["batch", listed, "--out", out, "--json", "--each", f"checkpoint={checkpoint}"]
+    command = [sys.executable, "-m", "tempomask", *map(str, call), "--ray", "local", "--workers", 2]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE)
+    await_frames(out / "one", process)
+    os.kill(int((out / "one" / ".tempomask.lock").read_text()), signal.SIGKILL)
+    said, _ = process.communicate(timeout=300)
+    report = json.loads(said)
+    assert process.returncode == 1 and report["done"] == 2 and report["failed"] == 1
+    assert report["jobs"][0]["report"]["resumed_at"] > 3
+    assert "900" in report["jobs"][2]["error"]
+    # The pool finds the same jobs done, by the same markers.
+    code, said, _ = run(*call)
+    assert code == 1 and [job["state"] for job in json.loads(said)["jobs"]] == [
+        "skipped", "skipped", "failed"]  # fmt: skip
+    for row in rows[:2]:
+        alone, point = tmp_path / "alone" / row["out"], ",".join(map(str, row["point"]))
+        single = run("track", long, "--checkpoint", checkpoint, "--out", alone,
+                     "--point", point, "--save", "rle")  # fmt: skip
+        assert single[0] == 0, single[2]
+        assert files_of(out / row["out"]) == files_of(alone)
+
+
 def test_failed_jobs_wait_for_retry_failed(
     run: Run, video: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -103,20 +181,14 @@ def test_failed_jobs_wait_for_retry_failed(
 def test_a_killed_batch_goes_on_from_its_journals(
     run: Run, video: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
-    long = tmp_path / "long"
-    long.mkdir()
-    for index in range(120):
-        shutil.copy(video / f"{index % 7}.png", long / f"{index:03}.png")
+    long = long_clip(video, tmp_path)
     call = [str(word) for word in (
         "batch", tmp_path / "lon*", "--out", tmp_path / "out", "--workers", 1, "--json",
         "--each", f"checkpoint={checkpoint}", "--each", "point=12,16", "--each", "save=rle",
     )]  # fmt: skip
     command = [sys.executable, "-m", "tempomask", *call]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ})
-    journal, until = tmp_path / "out" / "long" / "frames.jsonl", time.monotonic() + 60
-    while not journal.exists() or journal.read_bytes().count(b"\n") < 5:
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.005)
+    await_frames(tmp_path / "out" / "long", process)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -11,14 +11,17 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
+from tempomask.batch.places import Place
 from tempomask.errors import InputError, place, unknown_name
-from tempomask.files import given_path, read_json, read_text
+from tempomask.files import given_path, read_text
 from tempomask.schema import parse_json, shown
 
 # What a job's folder says about it: written when the job is done or has failed.
 MARKER = "job.json"
 _MARKER = {"words": [str], "error": (str, None), "report": (dict, None)}
 _TABLES = (".jsonl", ".csv")
+# Options that take the content of their file too.
+_WRITTEN_OUT = ("prompts", "detections")
 
 
 @dataclass(frozen=True)
@@ -29,29 +32,39 @@ class Job:
         name: The folder of its results, within that of all.
         where: In the list, for messages.
         words: The command line, without the folder.
-        out: The folder of its results.
+        place: Where its results go.
     """
 
     name: str
     where: str
     words: tuple[str, ...]
-    out: Path
+    place: Place
+
+    @property
+    def out(self) -> Path:
+        """The folder that it is done in."""
+        return self.place.folder
 
     def marker(self) -> Mapping[str, Any] | None:
         """What an earlier run of the very same job left when it ended; None without one."""
-        path = self.out / MARKER
-        if not path.exists():
+        data = self.place.read(MARKER)
+        if data is None:
             return None
-        found = read_json(path, "marker", _MARKER)
+        found = parse_json(data, f"marker {self.place}/{MARKER}", _MARKER)
         return found if found["words"] == list(self.words) else None
 
+    def mark(self, report: dict[str, Any] | None = None, error: str | None = None) -> None:
+        """Say where its results are that it is done, or why it failed."""
+        marker = {"words": self.words, "error": error, "report": report}
+        self.place.write(MARKER, json.dumps(marker, indent=2, ensure_ascii=False).encode())
 
-def read_jobs(jobs: str, out: Path, flags: Mapping[str, bool], each: Sequence[str]) -> list[Job]:
+
+def read_jobs(jobs: str, out: Place, flags: Mapping[str, bool], each: Sequence[str]) -> list[Job]:
     """The jobs of a folder of videos, a pattern, or a JSONL or CSV file.
 
     Args:
         jobs: As it was given.
-        out: The folder of all results.
+        out: The place of all results.
         flags: The columns there may be besides `source` and `out`, and whether each is a flag.
         each: NAME=VALUE, for the jobs that do not say otherwise.
 
@@ -68,10 +81,10 @@ def read_jobs(jobs: str, out: Path, flags: Mapping[str, bool], each: Sequence[st
     for where, row in _rows(jobs):
         with place(where):
             job = _job(where, {**common, **row}, out, flags)
-            other = found.setdefault(job.out.resolve(), job)
+            other = found.setdefault(job.out, job)
             if other is not job:
                 raise InputError(
-                    f"writes to {job.out}, as {other.where} does; give one of them another out"
+                    f"writes to {job.place}, as {other.where} does; give one of them another out"
                 )
     if not found:
         raise InputError(f"{jobs} lists no job")
@@ -132,7 +145,7 @@ def _csv(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise InputError(f"{path} is not a CSV file: {error}") from None
 
 
-def _job(where: str, row: Mapping[str, Any], out: Path, flags: Mapping[str, bool]) -> Job:
+def _job(where: str, row: Mapping[str, Any], out: Place, flags: Mapping[str, bool]) -> Job:
     options = {name: value for name, value in row.items() if value is not None}
     source, name = options.pop("source", None), options.pop("out", None)
     if not isinstance(source, str | int) or source == "":
@@ -151,7 +164,7 @@ def _job(where: str, row: Mapping[str, Any], out: Path, flags: Mapping[str, bool
     for option, value in options.items():
         _check_name("column", option, flags)
         words += _words(option, value, flags[option])
-    return Job(name, where, tuple(words), out / inside)
+    return Job(name, where, tuple(words), out.inside(inside))
 
 
 def _check_name(what: str, name: str, flags: Iterable[str]) -> None:
@@ -166,6 +179,8 @@ def _words(option: str, value: Any, flag: bool) -> list[str]:
     ['--point=1,2', '--point=3,4']
     """
     name = f"--{option.replace('_', '-')}"
+    if option in _WRITTEN_OUT and isinstance(value, list | dict):
+        return [f"{name}={json.dumps(value, separators=(',', ':'))}"]
     if flag:
         known = {"true": True, "1": True, "false": False, "0": False, "": False}
         on = value if isinstance(value, bool) else known.get(str(value).lower())

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from tempomask.batch.jobs import Job
-from tempomask.files import replacing, write_errors, write_json
+from tempomask.batch.places import Place
 
 THUMBNAIL = "thumbnail.jpg"
 # A page with more rows is of no use to anyone; the JSON has all.
@@ -50,21 +50,23 @@ class Row:
         }
 
 
-def write_report(out: Path, rows: Sequence[Row], totals: Mapping[str, Any]) -> None:
-    """report.json and report.html in a folder; failed jobs first on the page."""
-    write_json(out / "report.json", {**totals, "jobs": [row.told() for row in rows]})
+def write_report(
+    place: Place, rows: Sequence[Row], totals: Mapping[str, Any], suffix: str = ""
+) -> None:
+    """report.json and report.html in a place; failed jobs first on the page."""
+    told = {**totals, "jobs": [row.told() for row in rows]}
+    place.write(f"report{suffix}.json", json.dumps(told, indent=2, ensure_ascii=False).encode())
     listed = sorted(rows, key=lambda row: row.state != "failed")[:_ROWS]
     title = ", ".join(f"{totals[name]} {name}" for name in ("done", "skipped", "failed", "stopped"))
     if len(rows) > len(listed):
-        title += f" (the first {len(listed)} of {len(rows)} jobs; all are in report.json)"
+        title += f" (the first {len(listed)} of {len(rows)} jobs; all are in report{suffix}.json)"
     page = _PAGE.format(title=title, rows="\n".join(map(_row, listed)))
-    with write_errors(out / "report.html"), replacing(out / "report.html") as part:
-        part.write_text(page, encoding="utf-8")
+    place.write(f"report{suffix}.html", page.encode())
 
 
 def _row(row: Row) -> str:
     report, image = row.report or {}, ""
-    if (row.job.out / THUMBNAIL).exists():
+    if row.report:  # without a text in its place, a thumbnail that is not there shows as nothing
         image = f'<img loading="lazy" alt="" src="{quote(f"{row.job.name}/{THUMBNAIL}")}">'
     state = f"{row.state}: {row.error}" if row.error else row.state
     count = len(report.get("objects") or ()) if report else ""

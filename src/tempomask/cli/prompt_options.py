@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tempomask.prompts import Prompt
 
 
-_FLAGS = {
+PROMPT_FLAGS = {
     "--point": "point",
     "--negative": "negative",
     "--box": "box",
@@ -49,7 +49,7 @@ class PromptOptions:
         object_id: Object of the prompts after it; given once behind all, of all.
         frame: Frame of the prompts after it; given once behind all, of all. Default: the first to
             track.
-        prompts: A JSON file with a list of {frame, object, points, labels, box, mask}.
+        prompts: A JSON file with a list of {frame, object, points, labels, box, mask}, or the list.
         order: (name, text) of these options in the order given, see `in_order_given`.
     """
 
@@ -73,11 +73,11 @@ class PromptOptions:
 
     def files(self) -> tuple[Path, ...]:
         """The files that the options name, and the masks that JSON files among them name."""
-        from tempomask.io.prompt_file import masks_of
+        from tempomask.io.prompt_file import files_of, masks_of
 
-        files = [Path(text) for name, text in self.order if name in ("mask", "prompts")]
-        for path in [Path(text) for name, text in self.order if name == "prompts"]:
-            files += masks_of(path)
+        files = [Path(text) for name, text in self.order if name == "mask"]
+        for text in [text for name, text in self.order if name == "prompts"]:
+            files += [*files_of(text), *masks_of(text)]
         return tuple(files)
 
 
@@ -86,8 +86,8 @@ def in_order_given(arguments: Sequence[str]) -> tuple[tuple[str, str], ...]:
     found, words = [], iter(arguments)
     for word in words:
         flag, equals, text = word.partition("=")
-        if flag in _FLAGS:
-            found.append((_FLAGS[flag], text if equals else next(words, "")))
+        if flag in PROMPT_FLAGS:
+            found.append((PROMPT_FLAGS[flag], text if equals else next(words, "")))
     return tuple(found)
 
 
@@ -115,7 +115,7 @@ def prompts_from_options(options: Iterable[tuple[str, str]], frame: int = 0) -> 
         elif name == "frame":
             frame = whole(text, "--frame")
         elif name == "prompts":
-            listed += read_prompts(Path(text), file_frame)
+            listed += read_prompts(text, file_frame)
         elif name == "mask":
             # Clicks that follow a mask correct it, so they make a prompt of their own.
             begun.pop(here, None)

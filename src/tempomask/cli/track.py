@@ -38,6 +38,7 @@ def track(
     prompts: PromptOptions = PromptOptions(),
     everything: Annotated[bool, Parameter(group=EVERYTHING)] = False,
     every: Annotated[int | None, Parameter(group=EVERYTHING), at_least(1)] = None,
+    detections: Annotated[str | None, Parameter(group=EVERYTHING)] = None,
     model: ModelOptions = ModelOptions(),
     routing: RoutingOptions = RoutingOptions(),
     direction: Annotated[Direction, Parameter(group=FRAMES)] = "forward",
@@ -64,12 +65,25 @@ def track(
         source: Video file, folder of images, stream URL, or a number for a camera.
         everything: Find all there is on the first frame, and track it; prompts may be added.
         every: With --everything, look for what is new on every so many frames.
+        detections: Boxes of a detector that start objects, unless one has them: a JSON file with
+            {frame: [[x0, y0, x1, y1], ...]}, or that.
         direction: forward from the first prompt, backward from the last, or both.
         start: First frame to track.
         end: Frame to stop before; backward, the last one tracked.
     """
     asked = Asked(
-        source, prompts, everything, every, model, routing, direction, start, end, tracking, output
+        source,
+        prompts,
+        everything,
+        every,
+        detections,
+        model,
+        routing,
+        direction,
+        start,
+        end,
+        tracking,
+        output,
     )
     wanted, options = asked.check()
     report, written = asked.execute(wanted, options, ModelOptions.load)
@@ -84,6 +98,7 @@ class Asked:
     prompts: PromptOptions
     everything: bool
     every: int | None
+    detections: str | None
     model: ModelOptions
     routing: RoutingOptions
     direction: Direction
@@ -99,12 +114,20 @@ class Asked:
             raise InputError(
                 f"--every {self.every} says how often to look for everything; add --everything"
             )
-        if self.everything and self.direction != "forward":
+        if self.everything and self.detections is not None:
+            raise InputError("--detections and --everything both start objects; leave one out")
+        arriving = self.everything or self.detections is not None
+        if arriving and self.direction != "forward":
+            option = "everything" if self.everything else "detections"
             raise InputError(
-                f"--everything is tracked forward; leave --direction {self.direction} out"
+                f"--{option} is tracked forward; leave --direction {self.direction} out"
             )
         first = max(0, self.start or 0)
-        bare = self.everything and not self.prompts.order
+        bare = arriving and not self.prompts.order
+        if self.detections is not None:
+            from tempomask.io.prompt_file import read_detections
+
+            read_detections(self.detections)
         return [] if bare else self.prompts.read(first), self.tracking.options()
 
     def execute(
@@ -114,6 +137,7 @@ class Asked:
         with console.waiting("starting"):
             from tempomask.cli.run import Run
             from tempomask.cli.tracking_task import TrackingTask
+            from tempomask.io.prompt_file import files_of, read_detections
             from tempomask.io.video import open_video
 
         model, routing = self.model, self.routing
@@ -126,10 +150,11 @@ class Asked:
             start=self.start,
             end=self.end,
             checkpoint=model.checkpoint,
-            inputs=self.prompts.files(),
+            inputs=(*self.prompts.files(), *files_of(self.detections)),
         )
         looks = (self.every or sys.maxsize) if self.everything else None
-        task = TrackingTask(wanted, self.direction, options, routing, adapter, looks)
+        found = None if self.detections is None else read_detections(self.detections)
+        task = TrackingTask(wanted, self.direction, options, routing, adapter, looks, found)
         with open_video(self.source) as video:
             run = Run(request, task, video)
             return run.execute(load(model, adapter, self.tracking.pooled_memory))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ class TrackingTask(Task):
         routing: Which encoder blocks run.
         adapter: As it was named; None for none.
         every: Everything on every so many frames starts objects too; None without that.
+        detections: Boxes by frame that start objects too.
     """
 
     name = TRACK
@@ -60,8 +61,10 @@ class TrackingTask(Task):
         routing: Routing | None = None,
         adapter: str | None = None,
         every: int | None = None,
+        detections: Mapping[int, Sequence[Sequence[float]]] | None = None,
     ) -> None:
         self.prompts, self.adapter, self.every = prompts, adapter, every
+        self.detections = detections
         self.direction: Direction = direction
         self.backward = direction == "backward"
         self.options, self.routing = options or TrackingOptions(), routing or Routing()
@@ -89,7 +92,7 @@ class TrackingTask(Task):
     def frames(self, request: Request, num_frames: int | None) -> range | None:
         """The frames to track, None for the usual ones; InputError where that leaves no frame."""
         start, end = request.start, request.end
-        if self.every is not None:
+        if self.every is not None or self.detections is not None:
             start = start or 0
         if start is None and end is None:
             return None
@@ -115,6 +118,8 @@ class TrackingTask(Task):
         rest: dict[str, Any] = {"options": self.options, "routing": self.routing}
         if self.every is not None:
             rest["detections"] = partial(self._everything, model, request.start or 0)
+        elif self.detections is not None:
+            rest["detections"] = self.detections
         self._track = partial(model.track, frames, direction=self.direction, **rest)
         self._full_plan = self._plan_from()
         self.settings = {
@@ -125,6 +130,7 @@ class TrackingTask(Task):
             "direction": self.direction,
             "prompts": [_described(prompt) for prompt in self.prompts],
             **({} if self.every is None else {"everything": self.every}),
+            **({} if self.detections is None else {"detections": _digest(self.detections)}),
             **self.options.settings(),
             **self.routing.settings(),
         }
@@ -224,6 +230,10 @@ def _described(prompt: Prompt) -> str:
         digest = hashlib.sha256(np.asarray(prompt.mask).tobytes()).hexdigest()
         parts.append(f"mask {digest[:8]}")
     return f"object {prompt.object_id} on frame {prompt.frame}: {', '.join(parts)}"
+
+
+def _digest(detections: Mapping[int, Sequence[Sequence[float]]]) -> str:
+    return hashlib.sha256(repr(sorted(detections.items())).encode()).hexdigest()[:12]
 
 
 def print_report(report: Mapping[str, Any], remedy: str = "--resume goes on") -> None:

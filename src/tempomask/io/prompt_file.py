@@ -1,6 +1,7 @@
 """A file of prompts: a JSON list of {frame, object, points, labels, box, mask}.
 
-A mask is the path of an image, relative to the JSON file.
+A mask is the path of an image, relative to the JSON file. The list itself may stand where the path
+of the file is asked for; masks are then relative to the current folder.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, place
 from tempomask.files import make_folder, read_json, write_json
 from tempomask.io.images import read_mask, write_mask_png
 from tempomask.limits import check_limit
 from tempomask.prompts import Prompt
-from tempomask.schema import shown
+from tempomask.schema import parse_json, shown
 
 _KEYS = ("box", "frame", "labels", "mask", "object", "points")
 
@@ -42,34 +43,55 @@ def mask_prompts(path: Path, frame: int, object_id: int, named: bool = False) ->
     return [Prompt(frame=frame, object_id=i, mask=labels == i) for i in ids]
 
 
-def read_prompts(path: Path, frame: int = 0) -> list[Prompt]:
-    """Prompts from a JSON list of {frame, object, points, labels, box, mask}.
+def read_prompts(given: str | Path, frame: int = 0) -> list[Prompt]:
+    """Prompts from a JSON list of {frame, object, points, labels, box, mask}, or a file with it.
 
     A mask is the path of an image, relative to the JSON file. object is 1 and frame as given
     here if left out. InputError, with the file and the entry, for everything else.
     """
-    entries = read_json(path, "--prompts")
+    entries, named, folder = _read(given, "--prompts")
     if entries == []:
         raise InputError(
-            f"--prompts {path} is an empty list; add a prompt, such as"
+            f"{named} is an empty list; add a prompt, such as"
             ' {"object": 1, "points": [[410, 260]]}'
         )
     if not isinstance(entries, list):
-        raise InputError(f"--prompts {path} must hold a list of prompts: [{{...}}, ...]")
-    check_limit("objects", len(entries), f"--prompts {path}")
+        raise InputError(f"{named} must hold a list of prompts: [{{...}}, ...]")
+    check_limit("objects", len(entries), named)
     listed: list[Prompt] = []
     for position, entry in enumerate(entries):
-        try:
-            listed.extend(_read_entry(entry, path.parent, frame))
-        except InputError as error:
-            raise InputError(f"{path}, prompt {position}: {error}") from None
+        with place(f"{named.removeprefix('--prompts ')}, prompt {position}"):
+            listed.extend(_read_entry(entry, folder, frame))
     return listed
 
 
-def masks_of(path: Path) -> list[Path]:
-    """The mask images that a file of prompts names."""
-    entries = (entry.get("mask") for entry in read_json(path, "--prompts"))
-    return [path.parent / mask for mask in entries if mask is not None]
+def masks_of(given: str | Path) -> list[Path]:
+    """The mask images that prompts name, see `read_prompts`."""
+    entries, _, folder = _read(given, "--prompts")
+    return [folder / entry["mask"] for entry in entries if entry.get("mask") is not None]
+
+
+def files_of(given: str | Path | None) -> list[Path]:
+    """The file that is named where its content may stand as well."""
+    written_out = given is None or str(given).lstrip()[:1] in ("[", "{")
+    return [] if written_out else [Path(given)]
+
+
+def read_detections(given: str) -> dict[int, list[list[float]]]:
+    """Boxes by frame from JSON, {frame: [[x0, y0, x1, y1], ...]}, or a file with it."""
+    box = [float, float, float, float]
+    found = _read(given, "--detections", {str: [box]})[0]
+    wrong = [name for name in found if not name.isdecimal()]
+    if wrong:
+        raise InputError(f"--detections: {wrong[0]!r} is no number of a frame")
+    return {int(name): boxes for name, boxes in found.items()}
+
+
+def _read(given: str | Path, option: str, schema: Any = object) -> tuple[Any, str, Path]:
+    """What the JSON holds, what it is called in messages, and the folder that masks start from."""
+    if not files_of(given):
+        return parse_json(str(given), option, schema), option, Path()
+    return read_json(given, option, schema), f"{option} {given}", Path(given).parent
 
 
 def _read_entry(entry: Any, folder: Path, frame: int) -> list[Prompt]:
