@@ -207,6 +207,7 @@ def main() -> None:
     asked = parser(__doc__)
     asked.add_argument("--jobs", type=int, default=1_000_000)
     asked.add_argument("--workers", type=int, default=1000)
+    asked.add_argument("--listed", type=int, default=200_000, help="jobs of the list that is read")
     given: argparse.Namespace = asked.parse_args()
     costs = {
         "processes": (
@@ -225,7 +226,7 @@ def main() -> None:
         ray.shutdown()
     except (ImportError, InputError):
         print("without ray, which is not installed")
-    listed = listing(given.jobs)
+    listed = {"jobs": given.listed, **listing(given.listed)}
     rng = np.random.default_rng(0)
     report = {
         "jobs": given.jobs,

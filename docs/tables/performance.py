@@ -270,7 +270,7 @@ def batch_files() -> str:
     }
     rows = [(text, number(found[name]["cpu_us"], 0)) for name, text in named.items()]
     memory = [
-        ("memory of all, MB", f"{found['resident_mb']:,}"),
+        (f"memory of {found['jobs']:,} jobs, MB", f"{found['resident_mb']:,}"),
         ("with their reports, MB", f"{found['resident_mb_with_report']:,}"),
         ("`report.json`, MB", f"{found['report_mb']:,}"),
     ]

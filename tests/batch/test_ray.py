@@ -46,6 +46,8 @@ def start() -> Callable[[Task], dict[str, Any]]:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    # Ray's workers let all others of a machine go first by default.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     return tmp_path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -158,3 +159,110 @@ def test_wrong_places(tmp_path: Path) -> None:
         BoxTrackingData(tmp_path, "otb", "tb50")
     with pytest.raises(InputError, match="cannot read"):
         read_boxes(tmp_path / "nothing.txt")
+
+
+@pytest.fixture
+def trackingnet(tmp_path: Path) -> Path:
+    """Frames are called by numbers without leading zeros; the test set has first boxes only."""
+    for split, names in (("TEST", "ab"), ("TRAIN_0", "c"), ("TRAIN_3", "d")):
+        for name in names:
+            images(tmp_path / split / "frames" / name, 12, first=0, digits=1)
+            (tmp_path / split / "anno").mkdir(exist_ok=True)
+            count = 1 if split == "TEST" else 12
+            (tmp_path / split / "anno" / f"{name}.txt").write_text(boxes(count))
+    return tmp_path
+
+
+def test_trackingnet(trackingnet: Path) -> None:
+    data = BoxTrackingData(trackingnet, "trackingnet", "TRAIN")
+    assert [(s.name, len(s)) for s in data] == [("c", 12), ("d", 12)]
+    assert [p.stem for p in data.sequences[0].images] == [str(k) for k in range(12)]
+    assert [s.name for s in BoxTrackingData(trackingnet, "trackingnet", "TRAIN_3")] == ["d"]
+    assert [s.name for s in BoxTrackingData(trackingnet / "TRAIN_0", "trackingnet")] == ["c"]
+    test = BoxTrackingData(trackingnet, "trackingnet", first_only=True)
+    assert [(s.name, len(s), s.scored) for s in test] == [("a", 12, False), ("b", 12, False)]
+    assert test.sequences[0].first_box == (0, 2, 10, 10)
+    with pytest.raises(InputError, match="first frame only.*--submission"):
+        BoxTrackingData(trackingnet, "trackingnet")
+    with pytest.raises(InputError, match="no split 'VAL'.*TEST, TRAIN_0, TRAIN_3"):
+        BoxTrackingData(trackingnet, "trackingnet", "VAL")
+
+
+def test_got10k_takes_what_its_list_names(tmp_path: Path) -> None:
+    for name in "ab":
+        images(tmp_path / "test" / name, 3)
+        (tmp_path / "test" / name / "groundtruth.txt").write_text(boxes(1))
+    (tmp_path / "test" / "list.txt").write_text("b\nc\n")
+    data = BoxTrackingData(tmp_path, "got10k", first_only=True)
+    assert [s.name for s in data] == ["b"] and "groundtruth.txt" in data.flaws["c"]
+
+
+def corners(count: int, step: int = 1) -> str:
+    """Lines of NfS: a number, left, top, right, bottom and more."""
+    rows = (f'0 {k // step} 2 {k // step + 10} 10 {k} 0 0 0 "a b"\n' for k in range(count))
+    return "".join(rows)
+
+
+@pytest.mark.parametrize("lines", [16, 15, 9, 2])
+def test_nfs_at_30_takes_every_eighth_of_240(tmp_path: Path, lines: int) -> None:
+    images(tmp_path / "car" / "30" / "car", 2)
+    (tmp_path / "car" / "30" / "car.txt").write_text(corners(lines, 8 if lines > 2 else 1))
+    (sequence,) = BoxTrackingData(tmp_path, "nfs")
+    assert sequence.boxes.tolist() == [[0, 2, 10, 8], [1, 2, 10, 8]]
+
+
+def test_nfs_at_240_may_be_off_by_one(tmp_path: Path) -> None:
+    images(tmp_path / "car" / "240" / "car", 16)
+    (tmp_path / "car" / "240" / "car.txt").write_text(corners(17))
+    with pytest.warns(InputWarning, match="16 images and 17 boxes; 16 are used"):
+        (sequence,) = BoxTrackingData(tmp_path, "nfs", "240")
+    assert sequence.boxes[15].tolist() == [15, 2, 10, 8]
+    with pytest.raises(InputError, match="no split '60'"):
+        BoxTrackingData(tmp_path, "nfs", "60")
+    with pytest.raises(InputError, match="no sequences of layout nfs"):
+        BoxTrackingData(tmp_path, "nfs")
+    (tmp_path / "car" / "240" / "car.txt").write_text("0 1 2 3\n")
+    with pytest.raises(InputError, match="line 1: expected a number and left"):
+        BoxTrackingData(tmp_path, "nfs", "240")
+
+
+def uav123(root: Path, name: str, count: int, text: str, version: str = "UAV123") -> None:
+    folder = root / "data_seq" / "UAV123" / re.sub(r"_\d$", "", name)
+    if not folder.exists():
+        images(folder, count, digits=6)
+    (root / "anno" / version).mkdir(parents=True, exist_ok=True)
+    (root / "anno" / version / f"{name}.txt").write_text(text)
+
+
+def test_uav123_has_sequences_that_are_parts_of_videos(tmp_path: Path) -> None:
+    uav123(tmp_path, "truck4_1", 600, boxes(577))
+    uav123(tmp_path, "truck4_2", 600, boxes(24).replace("3,2,10,8\n", "NaN,NaN,NaN,NaN\n", 1))
+    uav123(tmp_path, "car1_s", 5, boxes(5))
+    whole, first, second = BoxTrackingData(tmp_path, "uav123")
+    assert (whole.name, first.name, second.name) == ("car1_s", "truck4_1", "truck4_2")
+    assert (len(whole), len(first), len(second)) == (5, 577, 24)
+    assert first.images[-1] == second.images[0] and second.images[0].stem == "000577"
+    assert second.visible.tolist() == [True] * 3 + [False] + [True] * 20
+    assert not second.boxes[3].any()
+    uav123(tmp_path, "truck4", 600, boxes(600), "UAV20L")
+    assert [(s.name, len(s)) for s in BoxTrackingData(tmp_path, "uav123", "UAV20L")] == [
+        ("truck4", 600)
+    ]
+
+
+def test_uav123_that_does_not_fit(tmp_path: Path) -> None:
+    uav123(tmp_path, "truck4_2", 590, boxes(24))
+    with pytest.raises(InputError, match="truck4_2 has 14 images but 24 boxes"):
+        BoxTrackingData(tmp_path, "uav123")
+    uav123(tmp_path, "truck4_3", 590, boxes(24))
+    with pytest.raises(InputError, match="has the parts 1 to 2"):
+        BoxTrackingData(tmp_path, "uav123", sequences=["truck4_3"])
+    uav123(tmp_path, "truck4_1", 590, boxes(577))
+    (tmp_path / "anno" / "UAV123" / "boat1.txt").write_text(boxes(3))
+    data = BoxTrackingData(tmp_path, "uav123")
+    assert "there is no folder" in data.flaws["boat1"]
+    assert [s.name for s in data] == ["truck4_1"]
+
+
+def test_the_extension_of_lasot_is_laid_out_as_lasot(lasot: Path) -> None:
+    assert len(BoxTrackingData(lasot, "lasot-ext")) == 3

@@ -77,7 +77,7 @@ def test_every_flaw_of_boxes_is_named(otb: Path, capfd: pytest.CaptureFixture[st
 
 
 def test_what_is_no_data_set(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(InputError, match="is laid out as none of davis, lasot, got10k, otb"):
+    with pytest.raises(InputError, match="is laid out as none of davis, youtube-vos, mose"):
         list(check_folder(tmp_path))
     assert cli.main(["data", "check", str(tmp_path), "--images", "x"]) == 2
     assert "--images is for a file" in capfd.readouterr().err

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import zipfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from tempomask.cli import main as cli
 from tempomask.data.box_tracking import BoxTrackingData
 from tempomask.errors import InputError
 from tempomask.evaluation.boxes import evaluate_box_files, evaluate_boxes
+from tempomask.evaluation.submission import SubmissionFile
 from tempomask.tracking.options import TrackingOptions
 
 SAMURAI = TrackingOptions(memory="samurai")
@@ -60,6 +64,79 @@ def test_a_model_that_lags(otb: Path, reading_model) -> None:  # type: ignore[no
         reading_model(delay=1), BoxTrackingData(otb, "otb", sequences=["slow"])
     )
     assert summary.scores.average_overlap == pytest.approx((1 + 5 * 6 / 8) / 6)
+
+
+def as_test_set(otb: Path, root: Path, layout: str) -> Path:
+    """The sequences with their first boxes only, laid out as a test set."""
+    for name in ("fast", "slow"):
+        truth = (otb / name / "groundtruth_rect.txt").read_text().splitlines()[0] + "\n"
+        if layout == "got10k":
+            shutil.copytree(otb / name / "img", root / "test" / name)
+            (root / "test" / name / "groundtruth.txt").write_text(truth)
+        else:
+            shutil.copytree(otb / name / "img", root / "TEST" / "frames" / name)
+            (root / "TEST" / "anno").mkdir(exist_ok=True)
+            (root / "TEST" / "anno" / f"{name}.txt").write_text(truth)
+    return root
+
+
+@pytest.mark.parametrize("layout", ["got10k", "trackingnet"])
+def test_zips_for_the_servers(
+    otb: Path,
+    reading_model,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
+    layout: Literal["got10k", "trackingnet"],
+) -> None:
+    root, zipped = as_test_set(otb, tmp_path / "set", layout), SubmissionFile(tmp_path / "a.zip")
+    data = BoxTrackingData(root, layout, first_only=True)
+    summary = evaluate_boxes(reading_model(), data, submission=zipped)
+    assert summary.scores is None and "AO" not in summary.to_dict() and summary.frames == 12
+    truth = (otb / "fast" / "groundtruth_rect.txt").read_text().splitlines()
+    lines = [",".join(f"{float(value):.3f}" for value in line.split(",")) for line in truth]
+    with zipfile.ZipFile(zipped.path) as archive:
+        names = archive.namelist()
+        name = "fast/fast_001.txt" if layout == "got10k" else "fast.txt"
+        assert archive.read(name).decode().splitlines() == lines
+        if layout == "got10k":
+            assert names[:2] == ["fast/fast_001.txt", "fast/fast_time.txt"] and len(names) == 4
+            times = archive.read("slow/slow_time.txt").decode().split()
+            assert len(times) == 6 and all(float(value) > 0 for value in times)
+        else:
+            assert names == ["fast.txt", "slow.txt"]
+        archive.extractall(tmp_path / "boxes")
+    again = SubmissionFile(tmp_path / "b.zip")
+    evaluate_box_files(data, tmp_path / "boxes", submission=again)
+    with zipfile.ZipFile(again.path) as archive:
+        assert archive.namelist() == names and archive.read(name).decode().splitlines() == lines
+
+
+def test_zips_that_a_server_would_refuse(otb: Path, tmp_path: Path) -> None:
+    root, zipped = as_test_set(otb, tmp_path / "set", "got10k"), SubmissionFile(tmp_path / "a.zip")
+    data, mine = BoxTrackingData(root, "got10k", first_only=True), tmp_path / "mine"
+    mine.mkdir()
+    for name, text in (("fast", "1,2,3,4\n" * 6), ("slow", "1,2,3,4\n" * 5 + "1,2,-3,4\n")):
+        (mine / f"{name}.txt").write_text(text)
+    for message in ("sequence fast has no times", "fast has 2 times for 6 frames",
+                    "sequence slow: the box of frame 5 is none"):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            evaluate_box_files(data, mine, submission=zipped)
+        count = 2 if "no times" in message else 6
+        for name in ("fast", "slow"):
+            (mine / f"{name}_time.txt").write_text("0.1\n" * count)
+    (mine / "slow.txt").write_text("1,2,3,4\n" * 5)
+    with pytest.raises(InputError, match="whole sets only: .*has 5 boxes, the sequence has 6"):
+        evaluate_box_files(data, mine, submission=zipped)
+    some = BoxTrackingData(root, "got10k", sequences=["fast"], first_only=True)
+    with pytest.raises(InputError, match="leave --sequences out"):
+        evaluate_box_files(some, mine, submission=zipped)
+    with pytest.raises(InputError, match="otb has no server for boxes"):
+        evaluate_box_files(BoxTrackingData(otb, "otb"), mine, submission=zipped)
+    shutil.rmtree(root / "test" / "slow")
+    (root / "test" / "list.txt").write_text("fast\nslow\n")
+    lacking = BoxTrackingData(root, "got10k", first_only=True)
+    with pytest.raises(InputError, match="whole sets only: cannot read .*slow"):
+        evaluate_box_files(lacking, mine, submission=zipped)
+    assert not zipped.path.exists()
 
 
 def test_boxes_that_do_not_fit(otb: Path, tmp_path: Path) -> None:

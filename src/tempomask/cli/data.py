@@ -19,6 +19,10 @@ Layout = Literal[
     "lasot",
     "got10k",
     "otb",
+    "trackingnet",
+    "nfs",
+    "uav123",
+    "lasot-ext",
 ]
 
 

@@ -34,12 +34,13 @@ def boxes(
     root: Path,
     /,
     *,
-    layout: Literal["lasot", "got10k", "otb"],
+    layout: Literal["lasot", "got10k", "otb", "trackingnet", "nfs", "uav123", "lasot-ext"],
     model: ModelOptions = ModelOptions(),
     tracking: TrackingFlags = TrackingFlags(),
     sequences: Names | None = None,
     split: str | None = None,
     predictions: Annotated[Path | None, Parameter(name="--boxes")] = None,
+    submission: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     out: Out = None,
     as_json: Json = False,
 ) -> int:
@@ -51,24 +52,33 @@ def boxes(
         root: Folder that holds the sequences.
         layout: How ROOT is laid out.
         sequences: Only these sequences, with commas between.
-        split: LaSOT: a list beside the classes, such as testing_set. GOT-10k: val or train.
+        split: LaSOT: a list beside the classes, such as testing_set. GOT-10k: val, train or test.
+            TrackingNet: TEST or TRAIN_0. NfS: 30 or 240. UAV123: UAV123 or UAV20L.
         predictions: Score this folder of SEQ.txt (x,y,w,h a line) instead of a model.
+        submission: Zip for the server of GOT-10k or TrackingNet, checked before it is written; of
+            their test sets, which have first boxes only.
         out: Folder for boxes/, results.csv and summary.json.
     """
     with console.waiting("starting"):
         from tempomask.data.box_tracking import BoxTrackingData
         from tempomask.evaluation.boxes import evaluate_box_files, evaluate_boxes
+        from tempomask.evaluation.submission import SubmissionFile
 
-    data = BoxTrackingData(root, layout, split, sequences)
+    zipped = None if submission is None else SubmissionFile(submission)
+    data = BoxTrackingData(root, layout, split, sequences, first_only=zipped is not None)
     if predictions is not None:
         refuse("--boxes scores a folder without a model", model, tracking)
         with closing(VideoBar()) as bar:
-            summary = evaluate_box_files(data, predictions, out=out, progress=bar.show)
+            summary = evaluate_box_files(
+                data, predictions, out=out, submission=zipped, progress=bar.show
+            )
     else:
         options = tracking.options()
         loaded = model.load(pooled_memory=tracking.pooled_memory)
         with closing(VideoBar()) as bar:
-            summary = evaluate_boxes(loaded, data, out=out, options=options, progress=bar.show)
+            summary = evaluate_boxes(
+                loaded, data, out=out, submission=zipped, options=options, progress=bar.show
+            )
     return conclude(summary, as_json, out, _print_boxes)
 
 
@@ -177,6 +187,9 @@ def speed(summary: Any) -> str:
 def _print_boxes(summary: BoxSummary) -> None:
     from tempomask.evaluation.boxes import percent
 
+    if summary.scores is None:
+        console.out.print(f"{summary.frames} frames{speed(summary)}; not scored")
+        return
     total = percent(summary.scores)
     table = console.table("sequence", *(f">{name}" for name in total))
     for name, result in summary.per_sequence.items():

@@ -1,4 +1,4 @@
-"""Box tracking data as it is published: LaSOT, GOT-10k and OTB.
+"""Box tracking data as it is published: LaSOT, GOT-10k, OTB, TrackingNet, NfS and UAV123.
 
 Boxes are (x, y, w, h) in pixels as they are written, which is how the usual Python toolkits read
 them.
@@ -7,30 +7,23 @@ them.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tempomask.data.box_ranges import OTB_RANGES, UAV123_PARTS
 from tempomask.data.sequences import FrameSequence, SequenceSet, choose, folders, listed_once
 from tempomask.errors import InputError, warn
 from tempomask.files import read_text
 from tempomask.io.sources import list_images, natural_key
 
-Layout = Literal["lasot", "got10k", "otb"]
-LAYOUTS: tuple[Layout, ...] = ("lasot", "got10k", "otb")
+Layout = Literal["lasot", "got10k", "otb", "trackingnet", "nfs", "uav123", "lasot-ext"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
-# OTB sequences of which only some images are annotated: first and last, counted from 1.
-OTB_RANGES = {
-    "david": (300, 770),
-    "football1": (1, 74),
-    "freeman3": (1, 460),
-    "freeman4": (1, 283),
-    "diving": (1, 215),
-}
 # The splits of GOT-10k; its test set is annotated on the first frame only.
 GOT10K_SPLITS = ("val", "train", "test")
 
@@ -41,8 +34,8 @@ class BoxSequence(FrameSequence):
 
     Attributes:
         boxes: float64 (T, 4) as x, y, w, h in pixels; zeros in place of boxes with a negative side
-            or numbers that are not finite.
-        visible: bool (T,), the object is there to be seen.
+            or numbers that are not finite. (1, 4) where the others are a server's.
+        visible: bool, as many, the object is there to be seen.
     """
 
     boxes: NDArray[np.float64]
@@ -59,6 +52,11 @@ class BoxSequence(FrameSequence):
             )
             object.__setattr__(self, "boxes", np.where(flawed[:, None], 0.0, self.boxes))
             object.__setattr__(self, "visible", self.visible & ~flawed)
+
+    @property
+    def scored(self) -> bool:
+        """Whether every frame has its box."""
+        return len(self.boxes) == len(self)
 
     @property
     def first_box(self) -> tuple[float, float, float, float]:
@@ -87,6 +85,8 @@ class BoxTrackingData(SequenceSet[BoxSequence]):
         layout: Layout,
         split: str | None = None,
         sequences: Sequence[str] | None = None,
+        *,
+        first_only: bool = False,
     ) -> None:
         """Read the boxes of all sequences.
 
@@ -95,15 +95,21 @@ class BoxTrackingData(SequenceSet[BoxSequence]):
             layout: "lasot": [CLASS/]CLASS-N/img/*.jpg with groundtruth.txt, full_occlusion.txt,
                 out_of_view.txt; "got10k": [SPLIT/]NAME/*.jpg with groundtruth.txt, absence.label,
                 cover.label; "otb": NAME/img/*.jpg with groundtruth_rect.txt, of several objects
-                groundtruth_rect.1.txt and so on, which become sequences NAME.1 and so on.
+                groundtruth_rect.1.txt and so on, which become sequences NAME.1 and so on;
+                "trackingnet": TEST/frames/NAME/0.jpg with TEST/anno/NAME.txt; "nfs":
+                NAME/30/NAME/*.jpg with NAME/30/NAME.txt; "uav123": data_seq/UAV123/NAME/*.jpg with
+                anno/UAV123/NAME.txt; "lasot-ext": as "lasot".
             split: Of LaSOT a list of names, such as "testing_set" for ROOT/testing_set.txt, which
-                is taken if it is there; of GOT-10k a folder, the first there of val, train, test.
+                is taken if it is there; of GOT-10k a folder, the first there of val, train, test;
+                of TrackingNet TEST, TRAIN_0 and so on, or TRAIN for all of these; of NfS 30 or 240
+                frames a second; of UAV123 UAV123 or UAV20L.
             sequences: Only these.
+            first_only: Take sequences too of which the first frame alone has a box.
 
         Raises:
             InputError: A folder is missing, a name is unknown, or a file is damaged.
         """
-        self.root, self.layout = Path(root), layout
+        self.root, self.layout, self.chosen = Path(root), layout, sequences
         if layout not in LAYOUTS:
             raise InputError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
         if not self.root.is_dir():
@@ -116,7 +122,17 @@ class BoxTrackingData(SequenceSet[BoxSequence]):
             )
         if sequences is not None:
             found = {name: found[name] for name in choose(sequences, found, self.root)}
-        self._read_each(found, lambda name: _READERS[layout](name, found[name]))
+
+        def read(name: str) -> BoxSequence:
+            sequence = _READERS[layout](name, found[name])
+            if not (sequence.scored or first_only):
+                raise InputError(
+                    f"sequence {name} has a box on its first frame only, so that it cannot be"
+                    " scored; --submission tracks it for results to hand in"
+                )
+            return sequence
+
+        self._read_each(found, read)
 
     def settings(self) -> dict[str, Any]:
         """See `SequenceSet`."""
@@ -190,6 +206,9 @@ def _find_got10k(root: Path, split: str | None) -> dict[str, Path]:
         names = ", ".join(there) or "none"
         raise InputError(f"no split {split!r} under {root}; there are {names}")
     folder = root / (split or there[0]) if there else root
+    listing = folder / "list.txt"
+    if listing.is_file():
+        return {line.strip(): folder / line.strip() for line in _lines(listing)}
     return {p.name: p for p in folders(folder) if (p / _TRUTH["got10k"]).is_file()}
 
 
@@ -205,14 +224,49 @@ def _find_otb(root: Path, split: str | None) -> dict[str, Path]:
     return found
 
 
+def _find_trackingnet(root: Path, split: str | None) -> dict[str, Path]:
+    there = {folder.name: folder for folder in folders(root) if (folder / "anno").is_dir()}
+    if not there and (root / "anno").is_dir() and (root / "frames").is_dir():
+        there = {root.name: root}
+    wanted = split or ("TEST" if "TEST" in there else next(iter(there), ""))
+    taken = [f for name, f in there.items() if name == wanted or name.startswith(f"{wanted}_")]
+    if split is not None and not taken:
+        raise InputError(f"no split {split!r} under {root}; there are {', '.join(there) or 'none'}")
+    return {path.stem: path for folder in taken for path in _texts(folder / "anno")}
+
+
+def _find_nfs(root: Path, split: str | None) -> dict[str, Path]:
+    rate = _one_of(split or "30", ("30", "240"))
+    paths = [folder / rate / f"{folder.name}.txt" for folder in folders(root)]
+    return {path.stem: path for path in paths if path.is_file()}
+
+
+def _find_uav123(root: Path, split: str | None) -> dict[str, Path]:
+    folder = root / "anno" / _one_of(split or "UAV123", ("UAV123", "UAV20L"))
+    return {path.stem: path for path in _texts(folder)}
+
+
+def _texts(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.txt"), key=lambda path: natural_key(path.name))
+
+
+def _one_of(split: str, known: Sequence[str]) -> str:
+    if split not in known:
+        raise InputError(f"no split {split!r}; there are {' and '.join(known)}")
+    return split
+
+
+def _images(folder: Path, name: str) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"sequence {name} has no images: there is no folder {folder}")
+    return list_images(folder)
+
+
 def _sequence(
     name: str, images: Sequence[Path], boxes: NDArray[np.float64], visible: NDArray[np.bool_]
 ) -> BoxSequence:
     if len(boxes) == 1 < len(images):
-        raise InputError(
-            f"sequence {name} has a box on its first frame only, so that it cannot be scored; use"
-            " `tempomask track --box ... --save boxes` for results to hand in"
-        )
+        return BoxSequence(name, tuple(images), boxes, visible)
     count = min(len(boxes), len(images))
     if abs(len(boxes) - len(images)) > 1 or not count:
         raise InputError(f"sequence {name} has {len(images)} images but {len(boxes)} boxes")
@@ -236,7 +290,50 @@ def _read_got10k(name: str, folder: Path) -> BoxSequence:
     if len(boxes) > 1:
         absent = _read_flags(folder / "absence.label", len(boxes))
         visible = ~absent & _read_flags(folder / "cover.label", len(boxes), missing=True)
-    return _sequence(name, list_images(folder), boxes, visible)
+    return _sequence(name, _images(folder, name), boxes, visible)
+
+
+def _read_trackingnet(name: str, truth: Path) -> BoxSequence:
+    boxes = read_boxes(truth)
+    images = _images(truth.parent.parent / "frames" / name, name)
+    return _sequence(name, images, boxes, np.ones(len(boxes), dtype=bool))
+
+
+def _read_nfs(name: str, truth: Path) -> BoxSequence:
+    images = _images(truth.with_suffix(""), name)
+    corners = []
+    for number, line in enumerate(_lines(truth), 1):
+        try:
+            corners.append([float(part) for part in line.split()[1:5]])
+        except ValueError:
+            corners.append([])
+        if len(corners[-1]) != 4:
+            raise InputError(
+                f"{truth}, line {number}: expected a number and left, top, right and bottom, got"
+                f" {line.strip()[:60]!r}"
+            )
+    boxes = np.array(corners).reshape(-1, 4)
+    boxes[:, 2:] -= boxes[:, :2]
+    every = boxes[::8]  # of 240 frames a second, for images of 30
+    if abs(len(boxes) - len(images)) > 1 >= abs(len(every) - len(images)):
+        boxes = every
+    return _sequence(name, images, boxes, np.ones(len(boxes), dtype=bool))
+
+
+def _read_uav123(name: str, truth: Path) -> BoxSequence:
+    boxes = read_boxes(truth)
+    video, _, part = name.rpartition("_")
+    starts = UAV123_PARTS.get(video, ()) if part.isdecimal() else ()
+    whole = not starts
+    folder = truth.parent.parent.parent / "data_seq" / "UAV123" / (name if whole else video)
+    images = _images(folder, name)
+    if not whole:
+        if not 1 <= int(part) <= len(starts):
+            raise InputError(f"{truth}: {video} has the parts 1 to {len(starts)}")
+        images = images[starts[int(part) - 1] - 1 :][: len(boxes)]
+    present = ~np.isnan(boxes).any(axis=1)
+    boxes = np.where(present[:, None], boxes, 0.0)
+    return _sequence(name, images, boxes, present)
 
 
 def _read_otb(name: str, truth: Path) -> BoxSequence:
@@ -248,6 +345,30 @@ def _read_otb(name: str, truth: Path) -> BoxSequence:
     return _sequence(name, images, boxes, np.ones(len(boxes), dtype=bool))
 
 
-_TRUTH = {"lasot": "groundtruth.txt", "got10k": "groundtruth.txt", "otb": "groundtruth_rect.txt"}
-_FINDERS = {"lasot": _find_lasot, "got10k": _find_got10k, "otb": _find_otb}
-_READERS = {"lasot": _read_lasot, "got10k": _read_got10k, "otb": _read_otb}
+_TRUTH = {
+    "lasot": "groundtruth.txt",
+    "got10k": "groundtruth.txt",
+    "otb": "groundtruth_rect.txt",
+    "trackingnet": "anno/NAME.txt beside frames/",
+    "nfs": "30/NAME.txt",
+    "uav123": "anno/UAV123/NAME.txt beside data_seq/",
+    "lasot-ext": "groundtruth.txt",
+}
+_FINDERS: dict[Layout, Callable[[Path, str | None], dict[str, Path]]] = {
+    "lasot": _find_lasot,
+    "got10k": _find_got10k,
+    "otb": _find_otb,
+    "trackingnet": _find_trackingnet,
+    "nfs": _find_nfs,
+    "uav123": _find_uav123,
+    "lasot-ext": _find_lasot,
+}
+_READERS: dict[Layout, Callable[[str, Path], BoxSequence]] = {
+    "lasot": _read_lasot,
+    "got10k": _read_got10k,
+    "otb": _read_otb,
+    "trackingnet": _read_trackingnet,
+    "nfs": _read_nfs,
+    "uav123": _read_uav123,
+    "lasot-ext": _read_lasot,
+}

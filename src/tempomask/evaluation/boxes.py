@@ -12,8 +12,17 @@ from numpy.typing import NDArray
 
 from tempomask.data.box_tracking import BoxSequence, BoxTrackingData, read_boxes
 from tempomask.errors import Flaws, InputError
+from tempomask.evaluation.box_submission import TrackedBoxes, check_set, write_box_submission
 from tempomask.evaluation.settings import Progress, model_settings, run_settings
-from tempomask.files import make_folder, replacing, write_csv, write_errors, write_json
+from tempomask.evaluation.submission import SubmissionFile
+from tempomask.files import (
+    make_folder,
+    read_text,
+    replacing,
+    write_csv,
+    write_errors,
+    write_json,
+)
 from tempomask.io.exports import box_line
 from tempomask.metrics.boxes import PROTOCOLS, BoxMetric, BoxResult
 from tempomask.model import Model
@@ -35,10 +44,11 @@ _NAMES = {
 class BoxSummary:
     """Scores in [0, 1], over all sequences and by sequence.
 
-    fps: None for boxes from disk. flaws: why a sequence is not among them, by name.
+    scores: None where the true boxes are a server's. fps: None for boxes from disk. flaws: why a
+    sequence is not among them, by name.
     """
 
-    scores: BoxResult
+    scores: BoxResult | None
     per_sequence: dict[str, BoxResult]
     frames: int
     fps: float | None
@@ -48,7 +58,7 @@ class BoxSummary:
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json: percent, with the names that papers use."""
         return {
-            **percent(self.scores),
+            **({} if self.scores is None else percent(self.scores)),
             "FPS": self.fps,
             "frames": self.frames,
             "sequences": {name: percent(score) for name, score in self.per_sequence.items()},
@@ -67,6 +77,7 @@ def evaluate_boxes(
     data: BoxTrackingData,
     *,
     out: str | Path | None = None,
+    submission: SubmissionFile | None = None,
     options: TrackingOptions | None = None,
     routing: RoutingChoice = None,
     progress: Progress | None = None,
@@ -80,6 +91,7 @@ def evaluate_boxes(
         data: The sequences.
         out: Folder for boxes/SEQ.txt (one x,y,w,h a line, zeros where the object is lost),
             results.csv and summary.json; None writes nothing.
+        submission: Also write the zip for a server, which needs all sequences.
         options: Same as in `Model.session`.
         routing: Same as in `Model.session`.
         progress: Told about every frame.
@@ -88,12 +100,14 @@ def evaluate_boxes(
         InputError: An option is unknown, no sequence can be tracked, or the folder cannot be
             written.
     """
-    scores = _Scores(data, out)
+    scores = _Scores(data, out, submission)
     prompts: dict[str, Prompt] = {}
     for sequence in data:
         with scores.flaws.of(sequence.name):
             prompts[sequence.name] = Prompt(box=sequence.first_box)
     scores.flaws.check(prompts)
+    if submission is not None:
+        submission.check(scores.flaws)
     seconds = 0.0
     for sequence in data:
         if sequence.name not in prompts:
@@ -101,17 +115,18 @@ def evaluate_boxes(
         session = model.session(
             num_frames=len(sequence), size=sequence.size, options=options, routing=routing
         )
-        boxes = np.zeros((len(sequence), 4))
+        boxes, times = np.zeros((len(sequence), 4)), np.zeros(len(sequence))
         with scores.flaws.of(sequence.name):
             session.add(prompts[sequence.name])
             for index, frame in enumerate(sequence.frames()):
                 started = time.perf_counter()
                 x0, y0, x1, y1 = session.step(frame).boxes[0].tolist()
-                seconds += time.perf_counter() - started
+                times[index] = time.perf_counter() - started
                 boxes[index] = x0, y0, x1 - x0, y1 - y0
                 if progress is not None:
                     progress(sequence.name, index + 1, len(sequence))
-            scores.add(sequence, boxes)
+            scores.add(sequence, boxes, times)
+            seconds += float(times.sum())
         if scores.folder is not None and sequence.name not in scores.flaws:
             path = make_folder(scores.folder / "boxes") / f"{sequence.name}.txt"
             with write_errors(path), replacing(path) as part:
@@ -124,6 +139,7 @@ def evaluate_box_files(
     boxes: str | Path,
     *,
     out: str | Path | None = None,
+    submission: SubmissionFile | None = None,
     progress: Progress | None = None,
 ) -> BoxSummary:
     """Score boxes on disk: SEQ.txt, or SEQ/SEQ_001.txt, with one x,y,w,h a line.
@@ -132,13 +148,15 @@ def evaluate_box_files(
         data: The sequences.
         boxes: Folder of the files, or the `out` of `evaluate_boxes`.
         out: Folder for results.csv and summary.json; None writes nothing.
+        submission: Also check them and write the zip for a server; of GOT-10k with SEQ_time.txt,
+            the seconds of each frame, beside the boxes.
         progress: Told about every sequence.
 
     Raises:
         InputError: A file is missing, or has another number of lines than the sequence has frames.
     """
     paths = [_box_file(Path(boxes), sequence.name) for sequence in data]
-    scores = _Scores(data, out)
+    scores = _Scores(data, out, submission)
     for sequence, path in zip(data, paths, strict=True):
         with scores.flaws.of(sequence.name):
             predicted = read_boxes(path)
@@ -147,7 +165,7 @@ def evaluate_box_files(
                     f"{path} has {len(predicted)} boxes, the sequence has {len(sequence)} frames;"
                     " one line for each frame is needed"
                 )
-            scores.add(sequence, predicted)
+            scores.add(sequence, predicted, _times(path))
         if progress is not None:
             progress(sequence.name, len(sequence), len(sequence))
     return scores.summary({"model": None, "boxes": Path(boxes).name}, 0.0)
@@ -156,17 +174,34 @@ def evaluate_box_files(
 class _Scores:
     """The scores so far, also in results.csv: a row for each sequence, in percent."""
 
-    def __init__(self, data: BoxTrackingData, out: str | Path | None) -> None:
-        self.data = data
+    def __init__(
+        self,
+        data: BoxTrackingData,
+        out: str | Path | None,
+        submission: SubmissionFile | None,
+    ) -> None:
+        if submission is not None:
+            check_set(data)
+            submission.check(data.flaws)
+        self.data, self.submission = data, submission
+        self.tracked: dict[str, TrackedBoxes] = {}
         self.folder = None if out is None else make_folder(out)
         self.metric = BoxMetric(PROTOCOLS[data.layout])
         self.results: dict[str, BoxResult] = {}
         self.frames = 0
         self.flaws = Flaws(data.flaws)
 
-    def add(self, sequence: BoxSequence, boxes: NDArray[np.float64]) -> None:
-        score = self.metric.update(boxes, sequence.boxes, sequence.visible, sequence.size)
+    def add(
+        self,
+        sequence: BoxSequence,
+        boxes: NDArray[np.float64],
+        seconds: NDArray[np.float64] | None,
+    ) -> None:
         self.frames += len(sequence)
+        self.tracked[sequence.name] = TrackedBoxes(boxes, seconds)
+        if not sequence.scored:
+            return
+        score = self.metric.update(boxes, sequence.boxes, sequence.visible, sequence.size)
         if len(score):
             self.results[sequence.name] = score.result
         if self.folder is not None:
@@ -179,13 +214,28 @@ class _Scores:
     def summary(self, settings: dict[str, Any], seconds: float) -> BoxSummary:
         fps = self.frames / seconds if seconds else None
         settings = {**settings, **self.data.settings()}
-        self.flaws.check(self.results)
-        summary = BoxSummary(
-            self.metric.compute(), self.results, self.frames, fps, settings, self.flaws
-        )
+        self.flaws.check(self.tracked)
+        if self.submission is not None:
+            self.submission.check(self.flaws)
+            write_box_submission(self.submission, self.data, self.tracked)
+        # Of frames that do not count the metric complains, of boxes that a server keeps nobody.
+        known = any(sequence.scored for sequence in self.data)
+        scores = self.metric.compute() if known else None
+        summary = BoxSummary(scores, self.results, self.frames, fps, settings, self.flaws)
         if self.folder is not None:
             write_json(self.folder / "summary.json", summary.to_dict(), default=str)
         return summary
+
+
+def _times(path: Path) -> NDArray[np.float64] | None:
+    """Seconds of each frame, from the file that lies beside boxes in GOT-10k's results."""
+    times = path.with_name(f"{path.stem.removesuffix('_001')}_time.txt")
+    if not times.is_file():
+        return None
+    try:
+        return np.array(read_text(times, "times").split(), dtype=np.float64)
+    except ValueError:
+        raise InputError(f"{times} must hold the seconds of each frame") from None
 
 
 def _box_file(folder: Path, name: str) -> Path:

@@ -47,7 +47,12 @@ class BoxProtocol:
 
 PROTOCOLS = {
     "lasot": BoxProtocol(),
+    "lasot-ext": BoxProtocol(),
+    "trackingnet": BoxProtocol(),
     "otb": BoxProtocol(),
+    "nfs": BoxProtocol(),
+    # Frames whose true box is NaN are left out, as the GOT-10k toolkit does.
+    "uav123": BoxProtocol(absent=False),
     "got10k": BoxProtocol(first_frame=False, absent=False, hold_lost=False, clip=True, pooled=True),
 }
 
