@@ -66,6 +66,7 @@ OPTIONAL = {
     "tensorboard",
     "trackeval",
     "transformers",
+    "trax",
     "uvicorn",
     "vos_benchmark",
     "websockets",

@@ -412,3 +412,29 @@ def test_masks_are_called_after_the_frames(
     given = ("--checkpoint", checkpoint, "--point", "1,2", "--names", "--out", tmp_path / "new")
     code, _, err = run("track", tmp_path / "out" / "overlay.mp4", *given)
     assert code == 2 and "leave names out, or give a folder of images" in err
+
+
+def test_detections_start_objects(track: Track, run: Run, video: Path, tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    path.write_text('{"0": [[4, 8, 20, 24]], "2": [[10, 8, 26, 24], [30, 0, 44, 6]]}')
+    out, boxed = tmp_path / "out", tmp_path / "boxed"
+    report = track("--detections", path, "--out", out, "--save", "masks")
+    assert report["first_frame"] == 0 and report["objects"][0]["frames"] == FRAMES
+    assert report["objects"][0]["id"] == 1
+    track("--box", "4,8,20,24", "--end", 2, "--out", boxed, "--save", "masks")
+    found = masks_of(out)
+    for name, labels in masks_of(boxed).items():
+        assert np.array_equal(labels, found[name])
+    # Standing on the command line itself, they are the same run, which can be resumed; others not.
+    call = "track", video, "--save", "masks", "--out", out, "--resume", "--detections"
+    assert run(*call, '{"0": [[5, 8, 20, 24]]}')[0] == 2
+    for words, message in (
+        (("--detections", "{}", "--everything"), "both start objects"),
+        (("--detections", "{}", "--direction", "both"), "--detections is tracked forward"),
+        (("--detections", '{"x": []}'), "'x' is no number of a frame"),
+        (("--detections", '{"0": [[1, 2, 3]]}'), "--detections: "),
+        (("--detections", str(tmp_path / "none.json")), "cannot read --detections"),
+        (("--detections", str(path), "--prompts", "[1]"), "--prompts, prompt 0: expected an"),
+    ):
+        code, _, err = run("track", video, "--out", tmp_path / "no", *words)
+        assert code == 2 and message in err and err.count("\n") == 1, err

@@ -35,6 +35,7 @@ from tempomask.cli.propagate import propagate
 from tempomask.cli.segment import segment
 from tempomask.cli.track import track
 from tempomask.cli.train import train, train_instances
+from tempomask.cli.vot import vot
 from tempomask.devices import set_threads
 from tempomask.errors import InputError, InputWarning
 from tempomask.files import FolderLock
@@ -67,6 +68,7 @@ for command in (
     train_instances,
     adapt,
     calibrate,
+    vot,
 ):
     app.command(command)
 VOS = (davis, youtube_vos, mose, lvos, sav, vost)
