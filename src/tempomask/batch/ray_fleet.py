@@ -6,6 +6,7 @@ written where the actor is. Retries are `run_jobs`'s: actors are not restarted b
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -46,6 +47,7 @@ class RayFleet(Fleet[J]):
     ) -> None:
         try:
             import ray
+            import ray.exceptions
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
         except ImportError:
             raise InputError("--ray needs the package ray: pip install 'tempomask[ray]'") from None
@@ -57,7 +59,7 @@ class RayFleet(Fleet[J]):
         self._stdout = redirect_stdout(sys.stderr)
         try:
             _check_reachable(address)
-            ray.init(address, log_to_driver=False, logging_level="ERROR", **local)
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise InputError(f"--ray {address}: no cluster to be reached: {reason}") from None

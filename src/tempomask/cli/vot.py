@@ -87,7 +87,7 @@ def _prompt(region: Any, index: int, object_id: int, size: Size) -> Prompt:
     if isinstance(region, trax.Mask):
         mask = _placed(region.array(), region.offset(), size)
     elif isinstance(region, trax.Polygon):
-        mask = _filled(list(region), size)
+        mask = _filled([region.get(i) for i in range(region.size())], size)
     else:
         raise InputError(f"object {object_id} comes without a region")
     return Prompt(index, object_id, mask=mask)

@@ -331,7 +331,7 @@ def _read_uav123(name: str, truth: Path) -> BoxSequence:
         if not 1 <= int(part) <= len(starts):
             raise InputError(f"{truth}: {video} has the parts 1 to {len(starts)}")
         images = images[starts[int(part) - 1] - 1 :][: len(boxes)]
-    present = ~np.isnan(boxes).any(axis=1)
+    present = np.asarray(~np.isnan(boxes).any(axis=1))
     boxes = np.where(present[:, None], boxes, 0.0)
     return _sequence(name, images, boxes, present)
 

@@ -73,8 +73,9 @@ def masks_of(given: str | Path) -> list[Path]:
 
 def files_of(given: str | Path | None) -> list[Path]:
     """The file that is named where its content may stand as well."""
-    written_out = given is None or str(given).lstrip()[:1] in ("[", "{")
-    return [] if written_out else [Path(given)]
+    if given is None or str(given).lstrip()[:1] in ("[", "{"):
+        return []
+    return [Path(given)]
 
 
 def read_detections(given: str) -> dict[int, list[list[float]]]:
