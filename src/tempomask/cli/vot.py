@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tempomask.cli.options import ModelOptions, RoutingOptions, TrackingFlags
 from tempomask.errors import InputError
-from tempomask.frames import Size
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tempomask.frames import Size
     from tempomask.prompts import Prompt
     from tempomask.results import FrameResult
     from tempomask.tracking.session import Session
@@ -95,6 +95,8 @@ def _prompt(region: Any, index: int, object_id: int, size: Size) -> Prompt:
 
 def _placed(part: NDArray[Any], offset: tuple[int, int], size: Size) -> NDArray[np.bool_]:
     """A part of a mask at its offset (x, y) in the whole, cut at the edges."""
+    import numpy as np
+
     whole, (x, y) = np.zeros(size, dtype=bool), offset
     part = part[max(0, -y) : size[0] - y, max(0, -x) : size[1] - x] > 0
     top, left = max(0, y), max(0, x)
@@ -103,6 +105,7 @@ def _placed(part: NDArray[Any], offset: tuple[int, int], size: Size) -> NDArray[
 
 
 def _filled(points: Sequence[tuple[float, float]], size: Size) -> NDArray[np.bool_]:
+    import numpy as np
     from PIL import Image, ImageDraw
 
     image = Image.new("1", (size[1], size[0]))
@@ -112,6 +115,7 @@ def _filled(points: Sequence[tuple[float, float]], size: Size) -> NDArray[np.boo
 
 def _answer(result: FrameResult, object_id: int, kind: str) -> tuple[Any, dict[str, Any]]:
     """Region and confidence of an object; a special region where it is not to be seen."""
+    import numpy as np
     import trax
 
     row = result.object_ids.index(object_id)
