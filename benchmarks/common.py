@@ -133,7 +133,7 @@ def full_memory(segmenter: Segmenter) -> MemoryInputs:
     config, side = segmenter.config, segmenter.config.image_size // 16
     images = torch.randn(1, 7, config.hidden_dim, side, side)
     return MemoryInputs(
-        torch.randn(1, 7, config.memory_dim, side, side),
+        torch.randn(1, 7, *config.memory_shape),
         images if config.memory_attention.image_keys else None,
         torch.tensor([6, 5, 4, 3, 2, 1, 0]),
         torch.randn(1, 16, config.hidden_dim),

@@ -244,7 +244,7 @@ def _memory_inputs(
     config, (_, channels, height, width) = segmenter.config, features.shape
     shape = (1, memories, channels, height, width)
     return MemoryInputs(
-        spatial=torch.zeros(1, memories, config.memory_dim, height, width, device="meta"),
+        spatial=torch.zeros(1, memories, *config.memory_shape, device="meta"),
         images=torch.zeros(shape, device="meta") if config.memory_attention.image_keys else None,
         temporal_index=torch.zeros(memories, dtype=torch.long, device="meta"),
         pointers=torch.zeros(1, pointers, config.hidden_dim, device="meta"),

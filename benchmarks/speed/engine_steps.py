@@ -64,7 +64,7 @@ VARIANTS: dict[str, list[tuple[str, Any]]] = {
     "without packed layers": [("packed.can_pack", lambda layer, dtype: False)],
     "without strips": [("trunk.TOKENS", WHOLE), ("memory_attention.MLP_TOKENS", WHOLE)],
     "without the fused neck": [("accelerate.FeaturePyramidNeck", _Absent)],
-    "memory keys turned pair by pair": [("memory_attention.RotatedKeys", _InPairs)],
+    "memory keys turned pair by pair": [("rotated_keys.RotatedKeys", _InPairs)],
 }
 
 

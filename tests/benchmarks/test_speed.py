@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmarks.speed import frame_profile
 from benchmarks.speed.engine_steps import _InPairs
-from tempomask.engine.memory_attention import RotatedKeys
+from tempomask.engine.rotated_keys import RotatedKeys
 from tempomask.models.config import HieraConfig, segmenter_config
 from tempomask.ops.rope import axial_table
 
@@ -60,6 +60,14 @@ def test_model_cost_adds_up(run_script: Any) -> None:
     assert sum(inside.values()) == pytest.approx(parts["encoder"], abs=0.01)
     cost = nano["giga_multiply_adds"]
     assert cost["encoder"]["weights"] < cost["encoder"]["all"] < cost["frame"]["all"]
+
+
+def test_models_take_turns(run_script: Any) -> None:
+    report = run_script("benchmarks/speed/models.py", "--models", "nano,nano", "--frames", "1")
+    first, second = report["rows"]
+    assert first["times_the_first"] == 1 and second["times_the_first"] > 0
+    # Eight memories of 64 channels in bfloat16, on 24 x 24 places, and pointers.
+    assert first["memory_bank_mb"] == second["memory_bank_mb"] > 7 * 64 * 24**2 * 2 / 2**20
 
 
 def test_the_floor_adds_products_and_attention(monkeypatch: pytest.MonkeyPatch) -> None:

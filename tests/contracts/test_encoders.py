@@ -10,11 +10,12 @@ from torch import Tensor
 
 from tempomask.baselines.adavit import AdaViT
 from tempomask.errors import InputError
-from tempomask.models.config import HieraConfig, HybridConfig, ViTConfig
+from tempomask.models.config import HieraConfig, HybridConfig, RepViTConfig, ViTConfig
 from tempomask.models.dinov3 import DINOv3, DINOv3Config
 from tempomask.models.encoder import Encoder, KeepPlan, Policy, RoutedBlock
 from tempomask.models.hiera import Hiera
 from tempomask.models.hybrid import HybridEncoder
+from tempomask.models.repvit import RepViT, RepViTBlock
 from tempomask.models.vit import ViT
 from tempomask.routing.budget import FixedBudget, TopK
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
@@ -39,6 +40,7 @@ VIT = ViTConfig(
 ENCODERS: dict[str, Callable[[], Encoder]] = {
     "hiera": lambda: Hiera(HIERA),
     "vit": lambda: ViT(VIT),
+    "repvit": lambda: RepViT(RepViTConfig((1, 2, 3, 1), (8, 16, 24, 32))),
     "hybrid": lambda: HybridEncoder(HybridConfig(dim=16, num_heads=2, depth=4)),
     "dinov3": lambda: DINOv3(DINOv3Config("tiny", 16, 2, 4, 32)),
     "dinov3-gated": lambda: DINOv3(DINOv3Config("tiny", 16, 2, 3, 32, gated=True)),
@@ -150,6 +152,22 @@ def test_samples_of_a_batch_do_not_mix(encoder: Encoder) -> None:
         assert torch.allclose(together[1:], alone, atol=1e-4)
 
 
+@torch.no_grad()
+def silence(block: RoutedBlock) -> None:
+    """Make a block add nothing."""
+    layers = [*block.attention_layers[-1:], *block.feed_forward_layers[-1:]]
+    if isinstance(block, RepViTBlock):
+        layers += ["mixer.depthwise.norm", "mixer.pointwise.norm"]
+        if block.excite is not None:
+            block.excite.weight.zero_()
+            block.excite.bias.fill_(100.0)
+    for name in layers:
+        layer = block.get_submodule(name)
+        for tensor in (layer.weight, layer.bias):
+            if tensor is not None:
+                tensor.zero_()
+
+
 def test_a_skipped_block_is_the_identity(encoder: Encoder) -> None:
     """Skipping a block equals adding nothing in it; every block that may go is tried."""
     image = random_image()
@@ -160,15 +178,10 @@ def test_a_skipped_block_is_the_identity(encoder: Encoder) -> None:
         assert skipped.blocks.tolist() == [i != index for i in range(encoder.num_blocks)]
         assert any(not torch.allclose(a, b) for a, b in zip(skipped.features, full, strict=True))
         block = encoder.blocks[index]
-        saved = {name: p.detach().clone() for name, p in block.named_parameters()}
-        with torch.no_grad():
-            for name in (block.attention_layers[-1], block.feed_forward_layers[-1]):
-                layer = block.get_submodule(name)
-                layer.weight.zero_()
-                layer.bias.zero_()
-            silenced = encoder(image).features
-            for name, p in block.named_parameters():
-                p.copy_(saved[name])
+        saved = {name: x.clone() for name, x in block.state_dict().items()}
+        silence(block)
+        silenced = encoder(image).features
+        block.load_state_dict(saved)
         for a, b in zip(skipped.features, silenced, strict=True):
             assert torch.allclose(a, b, atol=1e-5)
 

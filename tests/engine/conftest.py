@@ -14,6 +14,8 @@ from tempomask.models.config import (
     HybridConfig,
     MaskDecoderConfig,
     MemoryAttentionConfig,
+    PerceiverConfig,
+    RepViTConfig,
     SegmenterConfig,
     ViTConfig,
 )
@@ -34,6 +36,7 @@ def config(name: str) -> SegmenterConfig:
         "efficienttam": (VIT, "none"),
         "efficienttam-eq5": (VIT, "eq5"),
         "efficienttam-eq6": (VIT, "eq6"),
+        "edgetam": (RepViTConfig((1, 1, 2, 1), (8, 16, 24, 32)), "none"),
         "nano": (HYBRID, "none"),
     }[name]
     return SegmenterConfig(
@@ -42,6 +45,7 @@ def config(name: str) -> SegmenterConfig:
         image_size=SIDE,
         hidden_dim=32,
         memory_dim=16,
+        perceiver=PerceiverConfig(1, 5, 2) if name == "edgetam" else None,
         high_resolution=not name.startswith("efficienttam"),
         memory_attention=MemoryAttentionConfig(
             layers=2,
@@ -68,6 +72,9 @@ def randomise() -> Callable[[Segmenter], Segmenter]:
                     parameter.copy_(0.3 * noise)
                 else:
                     parameter.copy_(noise / parameter[0].numel() ** 0.5)
+            for name, buffer in segmenter.named_buffers():
+                if "norm" in name:
+                    buffer.add_(0.3 * torch.rand_like(buffer))
         return segmenter
 
     return draw
@@ -85,7 +92,7 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="session")
 def tiny(randomise: Callable[[Segmenter], Segmenter]) -> MakeTiny:
-    """tiny(name): "sam2", "efficienttam" (also -eq5 and -eq6) or "nano", with random weights.
+    """tiny(name): "sam2", "efficienttam" (-eq5, -eq6), "edgetam", "nano"; weights are random.
 
     changes: of the configuration.
     """

@@ -30,6 +30,8 @@ from tempomask.models.config import (
     HieraConfig,
     HybridConfig,
     MemoryAttentionConfig,
+    PerceiverConfig,
+    RepViTConfig,
     SegmenterConfig,
     ViTConfig,
     segmenter_config,
@@ -57,6 +59,12 @@ CONFIGS = {
     "vit": vit_config("efficienttam-ti"),
     "vit-eq5": vit_config("efficienttam-ti-1"),
     "vit-eq6": vit_config("efficienttam-ti-2"),
+    "edgetam": replace(
+        segmenter_config("edgetam"),
+        encoder=RepViTConfig((1, 1, 2, 1), (8, 16, 24, 32)),
+        perceiver=PerceiverConfig(1, 5, 4),
+        image_size=SIDE,
+    ),
     "nano": replace(
         segmenter_config("nano"),
         encoder=HybridConfig(dim=32, num_heads=2, depth=2),
@@ -81,10 +89,10 @@ def plain(request: pytest.FixtureRequest, randomise: Callable[[Segmenter], Segme
 
 
 def memory(segmenter: Segmenter, objects: int) -> MemoryInputs:
-    side, dim = SIDE // 16, segmenter.config.memory_dim
+    side = SIDE // 16
     image_keys = segmenter.config.memory_attention.image_keys
     return MemoryInputs(
-        spatial=torch.randn(objects, 3, dim, side, side),
+        spatial=torch.randn(objects, 3, *segmenter.config.memory_shape),
         images=torch.randn(1, 3, segmenter.config.hidden_dim, side, side) if image_keys else None,
         temporal_index=torch.tensor([6, 1, 0]),
         pointers=torch.randn(objects, 4, segmenter.config.hidden_dim),

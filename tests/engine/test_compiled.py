@@ -29,7 +29,7 @@ from tempomask.routing.static import StaticPlan
 from tempomask.tracking.options import TrackingOptions
 
 MakeTiny = Callable[..., Segmenter]
-NAMES = ["sam2", "efficienttam-eq6", "nano"]
+NAMES = ["sam2", "efficienttam-eq6", "edgetam", "nano"]
 SIZE = 64, 64
 # In bfloat16 a memory would round the smallest difference up.
 EXACT = TrackingOptions(memory_dtype="float32")

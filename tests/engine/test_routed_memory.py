@@ -11,7 +11,7 @@ from tempomask.engine import accelerate
 from tempomask.models.memory_attention import TokenChoice
 from tempomask.models.segmenter import MemoryInputs, Segmenter
 
-NAMES = ["sam2", "efficienttam", "efficienttam-eq5", "efficienttam-eq6", "nano"]
+NAMES = ["sam2", "efficienttam", "efficienttam-eq5", "efficienttam-eq6", "edgetam", "nano"]
 OBJECTS, SIDE = 3, 4
 
 
@@ -23,7 +23,7 @@ def memory(segmenter: Segmenter, chosen: TokenChoice | None) -> MemoryInputs:
 
     images = drawn(1, 2, config.hidden_dim, SIDE, SIDE)
     return MemoryInputs(
-        drawn(OBJECTS, 2, config.memory_dim, SIDE, SIDE),
+        drawn(OBJECTS, 2, *config.memory_shape),
         images if config.memory_attention.image_keys else None,
         torch.tensor([6, 0]),
         drawn(OBJECTS, 2, config.hidden_dim),

@@ -25,16 +25,15 @@ from tempomask.tracking.state import Request
 
 MakeTiny = Callable[[str], Segmenter]
 Attend = Callable[[Tensor, MemoryInputs | None], Tensor]
-NAMES = ["sam2", "efficienttam", "efficienttam-eq5", "efficienttam-eq6", "nano"]
+NAMES = ["sam2", "efficienttam", "efficienttam-eq5", "efficienttam-eq6", "edgetam", "nano"]
 SIDE, FRAME, END = 64, 30, 40
 
 
 def bank_of(segmenter: Segmenter, conditioning: list[int], recent: list[int]) -> MemoryBank:
     config, bank = segmenter.config, MemoryBank()
     generator = torch.Generator().manual_seed(len(conditioning) + 7 * len(recent))
-    grid = SIDE // 16
     for frame in {*conditioning, *recent}:
-        features = torch.randn(config.memory_dim, grid, grid, generator=generator)
+        features = torch.randn(config.memory_shape, generator=generator)
         pointer = torch.randn(config.hidden_dim, generator=generator)
         bank.store(Memory(frame, features, pointer, 1.0, 1.0), frame in conditioning)
     return bank

@@ -41,13 +41,16 @@ def test_nano_finds_the_square(model: Model, tmp_path: Path) -> None:
     assert overlap > 0.8
 
 
-@pytest.mark.parametrize("name", ["sam2.1-tiny", "sam2-tiny", "efficienttam-ti-512", "nano"])
+@pytest.mark.parametrize(
+    "name", ["sam2.1-tiny", "sam2-tiny", "efficienttam-ti-512", "edgetam", "nano"]
+)
 def test_every_kind_of_model(name: str) -> None:
     torch.manual_seed(0)
     config = segmenter_config(name)
     if isinstance(config.encoder, HieraConfig):
         config = replace(config, encoder=replace(config.encoder, embed_dim=16))
-    network = Model(Segmenter(config.with_image_size(64)).eval())
+    size = config.size_multiple if config.perceiver else 32
+    network = Model(Segmenter(config.with_image_size(2 * size)).eval())
     image = network.image_session(scene())
     first = image.segment(Prompt(points=[(38, 30)]))
     three = image.candidates(Prompt(points=[(38, 30)]))

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from tempomask.instances.fast import accelerate_instances
 from tempomask.models.instances.config import NANO_VIS, QueryDecoderConfig
-from tempomask.models.instances.resnet import ConvolutionNorm, FrozenBatchNorm
 from tempomask.models.instances.segmenter import InstanceSegmenter
+from tempomask.ops.layers import ConvolutionNorm, FrozenBatchNorm
 
 MakeConfig = Callable[..., Any]
 
@@ -83,7 +83,7 @@ def test_the_plain_segmenter_is_left_alone(instance_config: MakeConfig) -> None:
 
 def test_folding_reads_the_norm(instance_config: MakeConfig) -> None:
     """By hand, as torch's formula has it."""
-    from tempomask.instances.fast import folded
+    from tempomask.engine.folded import folded
 
     layer = segmenter(instance_config()).network.backbone.stem
     assert isinstance(layer, ConvolutionNorm)

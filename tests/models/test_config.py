@@ -23,6 +23,7 @@ HIERAS = {
 TINY_WINDOWS = [8, 8, 4, 4, 14, 0, 14, 0, 14, 0, 14, 7]
 NAMES = {
     "nano",
+    "edgetam",
     *(f"{v}-{size}" for v in ("sam2", "sam2.1") for size in HIERAS),
     *(
         f"efficienttam-{s}{p}{r}"
@@ -92,6 +93,13 @@ def test_suffixes_of_efficienttam(name: str, pooling: str, size: int) -> None:
     assert not config.high_resolution
 
 
+def test_a_perceiver_leaves_nothing_to_pool() -> None:
+    config = SEGMENTERS["edgetam"]
+    assert config.memory_shape == (64, 256 + 16 * 16, 1)
+    with pytest.raises(InputError, match="memories of edgetam are few tokens already"):
+        config.with_pooling("eq5")
+
+
 @pytest.mark.parametrize("name", sorted(NAMES))
 @given(image_size=st.integers(-64, 2100))
 def test_image_sizes(name: str, image_size: int) -> None:
@@ -99,6 +107,8 @@ def test_image_sizes(name: str, image_size: int) -> None:
     step = (
         16 if name.startswith("efficienttam") and config.memory_attention.pooling == "none" else 32
     )
+    # A window of the perceiver for each of 16 x 16 tokens.
+    step = 256 if name == "edgetam" else step
     if image_size >= 2 * step and image_size % step == 0:
         assert config.with_image_size(image_size).image_size == image_size
         return

@@ -12,6 +12,8 @@ from tempomask.models.config import (
     HieraConfig,
     HybridConfig,
     MaskDecoderConfig,
+    PerceiverConfig,
+    RepViTConfig,
     SegmenterConfig,
     ViTConfig,
 )
@@ -23,6 +25,7 @@ ENCODERS = {
     "efficienttam-ti": ViTConfig(dim=16, num_heads=2, depth=2, global_attention_blocks=(1,)),
     "efficienttam-ti-1": ViTConfig(dim=16, num_heads=2, depth=2, global_attention_blocks=(1,)),
     "efficienttam-ti-2": ViTConfig(dim=16, num_heads=2, depth=2, global_attention_blocks=(1,)),
+    "edgetam": RepViTConfig((1, 1, 2, 1), (8, 16, 24, 32)),
     "nano": HybridConfig(dim=16, num_heads=2, depth=2),
 }
 N, T, P = 3, 2, 4
@@ -37,6 +40,7 @@ def small(name: str, image_size: int) -> SegmenterConfig:
         hidden_dim=32,
         memory_dim=16,
         memory_attention=replace(config.memory_attention, layers=2, feedforward_dim=32),
+        perceiver=config.perceiver and PerceiverConfig(layers=1, latents=3, grid=2),
         mask_decoder=MaskDecoderConfig(num_heads=4, feedforward_dim=32, iou_hidden_dim=16),
     )
 
@@ -62,7 +66,7 @@ def memories(segmenter: Segmenter, seed: int = 1) -> MemoryInputs:
 
     keys = config.memory_attention.image_keys
     return MemoryInputs(
-        spatial=random(N, T, config.memory_dim, side, side),
+        spatial=random(N, T, *config.memory_shape),
         images=random(1, T, config.hidden_dim, side, side) if keys else None,
         temporal_index=torch.tensor([6, 0]),
         pointers=random(N, P, config.hidden_dim),
@@ -92,7 +96,9 @@ def test_shapes_of_the_four_steps(name: str, image_size: int) -> None:
             assert decoded.object_pointer.shape == (N, 32)
             assert decoded.predicted_iou.shape == decoded.object_score.shape == (N,)
         memory = segmenter.encode_memory(encoded.features, decoded.logits, decoded.object_score)
-        assert memory.shape == (N, 16, side, side)
+        assert memory.shape == (N, *segmenter.config.memory_shape)
+        tokens = 3 + 2 * 2 if segmenter.config.perceiver else side * side
+        assert memory.shape[1] == 16 and memory[0, 0].numel() == tokens
 
 
 @pytest.mark.parametrize("name", ENCODERS)

@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tempomask.models.config import MemoryAttentionConfig, ViTConfig, segmenter_config
+from tempomask.models.config import (
+    MemoryAttentionConfig,
+    TokenGrid,
+    ViTConfig,
+    segmenter_config,
+)
 from tempomask.models.memory_attention import MemoryAttentionLayer, MemoryTokens
 from tempomask.models.neck import SingleLevelNeck
 from tempomask.models.segmenter import Segmenter
@@ -116,6 +121,7 @@ def test_memory_cross_attention(pooling: str, frames: int) -> None:
         values=torch.randn(1, count + pointers, MEMORY_DIM, generator=generator).double(),
         positions=torch.randn(1, count + pointers, MEMORY_DIM, generator=generator).double(),
         num_spatial=count,
+        grid=TokenGrid(*GRID),
         image_keys=None,
     )
     x = torch.randn(1, TOKENS, DIM, generator=generator).double()

@@ -6,6 +6,7 @@ tiny but for one model with all channels of SAM 2.1 tiny.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -243,19 +244,19 @@ def their_logits(
     model: Any, frames: np.ndarray, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> list[Tensor]:
     """Low-resolution logits (N, h, w) of every frame, by transformers' own session."""
-    from transformers.models.sam2_video import modeling_sam2_video as modeling
-
+    modeling, side = sys.modules[type(model).__module__], model.config.image_size
     # Rounding memories to bfloat16 would hide what is compared here.
     monkeypatch.setattr(modeling, "torch", _StoringFloat32())
-    inputs = [network_input(resize_frame(f, SIDE, "bilinear"), CPU)[0] for f in frames]
-    session = modeling.Sam2VideoInferenceSession(
+    inputs = [network_input(resize_frame(f, side, "bilinear"), CPU)[0] for f in frames]
+    make = getattr(modeling, type(model).__name__.replace("Model", "InferenceSession"))
+    session = make(
         video=torch.stack(inputs),
         video_height=HEIGHT,
         video_width=WIDTH,
         dtype=torch.float32,
     )
     processor = object.__new__(transformers.Sam2VideoProcessor)
-    processor.target_size, processor.point_pad_value = SIDE, -10
+    processor.target_size, processor.point_pad_value = side, -10
     for prompt in prompts:
         arguments: dict[str, Any] = {"frame_idx": prompt.frame, "obj_ids": prompt.object_id}
         if prompt.mask is not None:
@@ -282,7 +283,7 @@ PROMPTS = {
 
 
 def compare_videos(
-    pair: Pair, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+    pair: Any, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Logits of both, and the check that they agree."""
     frames = clip()

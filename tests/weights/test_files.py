@@ -78,7 +78,7 @@ BAD: list[tuple[Callable[[Path], None], str]] = [
     (no_tensors, "holds no tensors, but epoch, optimizer"),
     (
         other_network,
-        "not a checkpoint of SAM 2, EfficientTAM or tempomask; its 2 tensors are weight",
+        "not a checkpoint of SAM 2, EfficientTAM, EdgeTAM or tempomask; its 2 tensors are weight",
     ),
     (other_safetensors, "its 1 tensors are classifier.weight"),
     (truncated_pickle, "truncated, damaged or holds other objects"),

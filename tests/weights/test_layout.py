@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tempomask.errors import InputError
-from tempomask.models.config import HieraConfig, ViTConfig, segmenter_config
+from tempomask.models.config import HieraConfig, RepViTConfig, ViTConfig, segmenter_config
 from tempomask.models.segmenter import Segmenter
 from tempomask.weights import to_official, to_transformers
+from tempomask.weights.edgetam import EDGETAM, TRANSFORMERS_EDGETAM
 from tempomask.weights.layout import Layout, extra_axes, layout_of, rename
 from tempomask.weights.sam2 import EFFICIENTTAM, SAM2
 from tempomask.weights.segmenters import LAYOUTS
@@ -28,6 +29,8 @@ CASES = [
     ("sam2.1-tiny", TRANSFORMERS_SAM2),
     ("sam2-tiny", TRANSFORMERS_SAM2),
     ("efficienttam-ti", EFFICIENTTAM),
+    ("edgetam", EDGETAM),
+    ("edgetam", TRANSFORMERS_EDGETAM),
 ]
 
 
@@ -77,6 +80,23 @@ OFFICIAL_TO_TRANSFORMERS = [
 ]
 
 
+EDGETAM_TO_TRANSFORMERS = [
+    (r"^image_encoder\.trunk\.body\.", "vision_encoder.backbone.timm_model."),
+    (r"^(memory_attention\.layers\.\d)\.linear1", r"\1.mlp.up_proj"),
+    (r"^(memory_attention\.layers\.\d)\.linear2", r"\1.mlp.down_proj"),
+    (r"^spatial_perceiver\.latents$", "spatial_perceiver.latents_1d"),
+    (r"\.attn\.norm_x", ".layer_norm_input"),
+    (r"\.attn\.norm_latents", ".layer_norm_latents"),
+    (r"\.self_attn\.norm", ".layer_norm_self"),
+    (r"\.attn\.to_(\w+)", r".cross_attention.\1_proj"),
+    (r"^(spatial_perceiver.*)\.self_attn\.to_(\w+)", r"\1.self_attention.\2_proj"),
+    (r"out_proj", "o_proj"),
+    (r"\.(self_)?ff\.0", r".\1mlp.layer_norm"),
+    (r"\.(self_)?ff\.1", r".\1mlp.up_proj"),
+    (r"\.(self_)?ff\.3", r".\1mlp.down_proj"),
+]
+
+
 def official_keys(file: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes in a released checkpoint, as the official code builds its network."""
     lines = (KEYS / file).read_text().splitlines()
@@ -115,11 +135,17 @@ def test_sam2_lacks_only_the_three_tensors_that_2_1_added(full_size: None) -> No
     assert added == {"no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_ptr_tpos_proj.bias"}
 
 
+@pytest.mark.parametrize(
+    ("model", "first"), [("sam2.1-tiny", []), ("edgetam", EDGETAM_TO_TRANSFORMERS)]
+)
 def test_official_and_transformers_names_mean_the_same(
-    make_segmenter: Callable[[str], Segmenter],
+    make_segmenter: Callable[[str], Segmenter], model: str, first: list[tuple[str, str]]
 ) -> None:
-    ours = make_segmenter("sam2.1-tiny").state_dict()
+    ours = make_segmenter(model).state_dict()
     official, theirs = to_official(ours), to_transformers(ours)
+    for key in [key for key in official if "to_kv" in key]:
+        parts = official.pop(key).chunk(2)
+        official |= {key.replace("to_kv", f"to_{x}"): y for x, y in zip("kv", parts, strict=True)}
     labels = [official.pop(f"sam_prompt_encoder.point_embeddings.{i}.weight") for i in range(4)]
     assert torch.equal(torch.cat(labels), theirs.pop("prompt_encoder.point_embed.weight"))
     for name in ("no_memory_positional_encoding", "shared_image_embedding.positional_embedding"):
@@ -127,7 +153,7 @@ def test_official_and_transformers_names_mean_the_same(
     official.pop("no_mem_pos_enc")
     for key, tensor in official.items():
         name = key
-        for pattern, replacement in OFFICIAL_TO_TRANSFORMERS:
+        for pattern, replacement in (*first, *OFFICIAL_TO_TRANSFORMERS):
             name = re.sub(pattern, replacement, name)
         assert torch.equal(tensor, theirs.pop(name)), (key, name)
     assert not theirs
@@ -146,11 +172,15 @@ def test_tables_are_reversible(
     again = layout.to_theirs(back)
     assert again.keys() == theirs.keys()
     assert all(torch.equal(again[key], theirs[key]) for key in theirs)
-    assert {key for key, x in theirs.items() if not x.any()} == {n for n, _ in layout.unread}
+    unread = {name for name, _ in layout.unread}
+    counters = {name for name in theirs if name.endswith(".num_batches_tracked")}
+    assert {key for key, x in theirs.items() if not x.any()} == unread | counters
+    assert bool(counters) == layout.counters
 
 
 @pytest.mark.parametrize(
-    "name", ["sam2.1-small", "sam2.1-base-plus", "sam2.1-large", "efficienttam-s", "nano"]
+    "name",
+    ["sam2.1-small", "sam2.1-base-plus", "sam2.1-large", "efficienttam-s", "edgetam", "nano"],
 )
 def test_every_size_has_a_name_for_every_tensor(full_size: None, name: str) -> None:
     config = segmenter_config(name)
@@ -159,6 +189,7 @@ def test_every_size_has_a_name_for_every_tensor(full_size: None, name: str) -> N
     layouts: dict[type, list[Layout]] = {
         HieraConfig: [SAM2, TRANSFORMERS_SAM2],
         ViTConfig: [EFFICIENTTAM],
+        RepViTConfig: [EDGETAM, TRANSFORMERS_EDGETAM],
     }
     for layout in layouts.get(type(config.encoder), []):
         theirs = layout.to_theirs(ours)
@@ -211,7 +242,7 @@ def test_the_first_matching_rule_counts() -> None:
     assert rename("a.0.weight", [("a", "y"), ("a.0", "x")]) == "y.0.weight"
 
 
-@pytest.mark.parametrize("layout", [SAM2, EFFICIENTTAM, TRANSFORMERS_SAM2], ids=lambda x: x.title)
+@pytest.mark.parametrize("layout", LAYOUTS[:-1], ids=lambda x: x.title)
 @given(data=st.data())
 def test_each_rule_undoes_itself(layout: Layout, data: st.DataObject) -> None:
     ours, _ = data.draw(st.sampled_from(layout.rules))

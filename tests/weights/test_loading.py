@@ -150,6 +150,32 @@ def test_efficienttam_layouts(
     assert_same(loaded, expected)
 
 
+@pytest.mark.parametrize(
+    "writer",
+    [write_official, write_own, write_transformers_file],
+    ids=["official", "own", "transformers"],
+)
+def test_edgetam_layouts(make_segmenter: Make, tmp_path: Path, writer: Writer) -> None:
+    expected = make_segmenter("edgetam")
+    loaded = load_segmenter(checkpoint=writer(expected, tmp_path))
+    assert loaded.config == SEGMENTERS["edgetam"]
+    assert_same(loaded, expected)
+
+
+def test_only_the_counts_of_batches_may_be_missing(make_segmenter: Make, tmp_path: Path) -> None:
+    expected = make_segmenter("edgetam")
+    state = to_official(expected.state_dict())
+    for key in [key for key in state if key.endswith("num_batches_tracked")]:
+        del state[key]
+    torch.save(state, tmp_path / "x.pt")
+    assert_same(load_segmenter("edgetam", tmp_path / "x.pt"), expected)
+    del state["spatial_perceiver.layers.1.attn.to_kv.weight"]
+    state["image_encoder.trunk.body.stem.bn.num_batches_tracked"] = torch.zeros(())
+    torch.save(state, tmp_path / "x.pt")
+    with pytest.raises(InputError, match=r"1 missing: \S+to_kv\.weight; 1 unexpected: \S+stem\.bn"):
+        load_segmenter("edgetam", tmp_path / "x.pt")
+
+
 def test_what_is_loaded_is_ready_to_use_and_to_train(make_segmenter: Make, tmp_path: Path) -> None:
     loaded = load_segmenter("sam2.1-tiny", write_official(make_segmenter("sam2.1-tiny"), tmp_path))
     assert not loaded.training
@@ -218,6 +244,8 @@ def test_other_names_leave_the_variant_open(make_segmenter: Make, tmp_path: Path
         ("sam2.1-tiny", "efficienttam-s", write_own),
         ("sam2.1-tiny", "nano", write_official),
         ("efficienttam-ti", "sam2.1-tiny", write_official),
+        ("edgetam", "sam2.1-tiny", write_official),
+        ("sam2.1-tiny", "edgetam", write_official),
     ],
 )
 def test_a_checkpoint_of_another_model(

@@ -56,7 +56,7 @@ def test_every_named_model_is_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["nano", *(n for n in MODELS if n.startswith("sam2.1")), "efficienttam-s"]
+    "name", ["nano", *(n for n in MODELS if n.startswith("sam2.1")), "efficienttam-s", "edgetam"]
 )
 def test_sizes_are_those_of_the_networks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
@@ -76,6 +76,7 @@ def test_sizes_are_those_of_the_networks(name: str, monkeypatch: pytest.MonkeyPa
         ("efficienttam-ti-2", "efficienttam_ti_2.pt", "yunyangx/efficient-track-anything"),
         ("efficienttam-s-512", "efficienttam_s_512x512.pt", "yunyangx/efficient-track-anything"),
         ("efficienttam-s-1-512", "efficienttam_s_1.pt", "yunyangx/efficient-track-anything"),
+        ("edgetam", "edgetam.pt", "facebook/EdgeTAM"),
     ],
 )
 def test_files_are_called_as_their_authors_call_them(name: str, file: str, repository: str) -> None:

@@ -192,8 +192,7 @@ def token_widths(encoder: Encoder) -> list[int]:
     stages = encoder.channels[-len(encoder.feature_blocks) :]
     widths = [encoder.patch_channels]
     for index in range(encoder.num_blocks):
-        stage = next(s for s, end in enumerate(encoder.feature_blocks) if index <= end)
-        widths.append(stages[stage])
+        widths.append(stages[sum(required <= index for required in encoder.required_blocks)])
     return widths
 
 

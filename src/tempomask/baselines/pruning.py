@@ -28,7 +28,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tempomask.errors import InputError, check_share
-from tempomask.models.config import EncoderConfig, HieraConfig, HybridConfig, SegmenterConfig
+from tempomask.models.config import (
+    EncoderConfig,
+    HieraConfig,
+    HybridConfig,
+    RepViTConfig,
+    SegmenterConfig,
+)
 from tempomask.models.hybrid import TransformerBlock
 from tempomask.models.segmenter import Segmenter
 from tempomask.models.windowed_block import WindowedBlock
@@ -69,6 +75,7 @@ def disturbed_importance(
     segmenter: Segmenter, images: Tensor, seed: int = 0, disturbance: float = DISTURBANCE
 ) -> dict[str, Tensor]:
     """|w dL/dw| of every weight of encoder and neck, by name, averaged over images (N, 3, S, S)."""
+    list(_blocks(segmenter))  # refuses an encoder of other blocks
     watched = {
         name: parameter
         for name, parameter in segmenter.named_parameters()
@@ -107,7 +114,7 @@ def _disturbed_loss(
 def stage_of_blocks(config: SegmenterConfig) -> list[int]:
     """The stage whose channels each block puts out; a plain encoder has stage 0 only."""
     encoder = config.encoder
-    if not isinstance(encoder, HieraConfig):
+    if not isinstance(encoder, HieraConfig | RepViTConfig):
         return [0] * encoder.depth
     ends = list(accumulate(encoder.stages))
     return [next(s for s, end in enumerate(ends) if block < end) for block in range(ends[-1])]
@@ -195,7 +202,10 @@ def _sum_but(x: Tensor, dim: int) -> Tensor:
 def _blocks(segmenter: Segmenter) -> Iterable[WindowedBlock | TransformerBlock]:
     for block in segmenter.encoder.blocks:
         if not isinstance(block, WindowedBlock | TransformerBlock):
-            raise InputError(f"{type(block).__name__} is not a block that can be pruned")
+            raise InputError(
+                f"the channels of {segmenter.name}'s encoder cannot be pruned: its blocks have no"
+                " attention; use a method that leaves out whole blocks, such as rds or pbd"
+            )
         yield block
 
 

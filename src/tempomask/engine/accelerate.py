@@ -15,12 +15,14 @@ from tempomask.engine.malloc_tuning import keep_freed_memory
 from tempomask.engine.memory_attention import FastMemoryAttention
 from tempomask.engine.neck import FusedNeck
 from tempomask.engine.packed import fast_token_linear
+from tempomask.engine.repvit import FastRepViT
 from tempomask.engine.trunk import FastTrunk
 from tempomask.errors import InputError
 from tempomask.models.hiera import Hiera
 from tempomask.models.hybrid import HybridEncoder, TransformerBlock
 from tempomask.models.memory_encoder import FuserBlock
 from tempomask.models.neck import FeaturePyramidNeck
+from tempomask.models.repvit import RepViT
 from tempomask.models.segmenter import Segmenter
 from tempomask.models.vit import ViT
 
@@ -50,14 +52,16 @@ def accelerate(segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> Segm
         segmenter.mask_decoder.stride_8 = nn.Identity()  # type: ignore[assignment]
     if isinstance(encoder, (Hiera, ViT)):
         segmenter.encoder = FastTrunk(encoder, segmenter.config.image_size, dtype)
+    elif isinstance(encoder, RepViT):
+        segmenter.encoder = FastRepViT(encoder, dtype)
     elif isinstance(encoder, HybridEncoder):
         if can_fuse(encoder.stem.first.weight, dtype):
             encoder.stem = FastStem(encoder.stem, dtype)
         for index, block in enumerate(encoder.blocks):
             if isinstance(block, TransformerBlock):
                 encoder.blocks[index] = FastTransformerBlock(block, dtype)
-    side = segmenter.config.image_size // 16
-    segmenter.memory_attention = FastMemoryAttention(segmenter.memory_attention, side, dtype)
+    attention, config = segmenter.memory_attention, segmenter.config
+    segmenter.memory_attention = FastMemoryAttention(attention, config, dtype)
     fuser = segmenter.memory_encoder.fuser
     for index, block in enumerate(fuser):
         if isinstance(block, FuserBlock):

@@ -2,10 +2,8 @@
 
 Turning a projected token by its position, R W x, is (W x) cos + (W' x) sin, where W' holds the
 rows of W exchanged in pairs, one of each with its sign changed. Both products are one matrix
-product, and nothing has to be taken apart into pairs. Keys of memories go further. Half of a key's
-channels turn by an angle that depends on the column alone, the other half on the row. All tokens of
-a column, of all frames, are therefore projected by the same turned weights, R_x W, and those of a
-row by R_y W: nothing is left to do to the keys themselves. Values have a quarter of the channels
+product, and nothing has to be taken apart into pairs. Keys of memories go further
+(`engine.rotated_keys`). Values have a quarter of the channels
 before their projection, which can come after the sum, in one layer with the output's; but fused
 attention wants keys and values of one width, so that it depends on the CPU what is faster
 (`engine.choose`). The rest is `tempomask.models.memory_attention`.
@@ -25,15 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tempomask.engine.choose import fastest
-from tempomask.engine.packed import (
-    and_turned,
-    composed,
-    fast_linear,
-    in_parts,
-    stacked,
-    turned,
-)
-from tempomask.models.config import Pooling
+from tempomask.engine.packed import and_turned, composed, fast_linear, in_parts, stacked
+from tempomask.engine.rotated_keys import Table, rotated, rotated_keys
+from tempomask.models.config import Pooling, SegmenterConfig
 from tempomask.models.memory_attention import (
     MemoryAttention,
     MemoryAttentionLayer,
@@ -46,8 +38,6 @@ from tempomask.models.pooled_memory_attention import LOG_WINDOW_AREA, WINDOW
 from tempomask.ops.attention import attention
 from tempomask.ops.rope import axial_table
 
-# Cosine and sine, each (hw, D), every value twice, as a pair of channels turns by one angle.
-Table = tuple[Tensor, Tensor]
 # Objects attend together while they have no more tokens than this.
 TOKENS = 4096
 MLP_TOKENS = 1024
@@ -79,7 +69,7 @@ class FastMemoryAttentionLayer(nn.Module):
     """One layer, the same function as `MemoryAttentionLayer`."""
 
     def __init__(
-        self, plain: MemoryAttentionLayer, table: Table, side: int, dtype: torch.dtype
+        self, plain: MemoryAttentionLayer, table: Table, side: int | None, dtype: torch.dtype
     ) -> None:
         super().__init__()
         own, cross = plain.self_attention, plain.cross_attention
@@ -91,7 +81,7 @@ class FastMemoryAttentionLayer(nn.Module):
         )
         self.own = fast_linear(stacked(*query, *key, value), dtype)
         self.query = fast_linear(stacked(*asked), dtype)
-        self.spatial_key = RotatedKeys(cross.key, table, side, dtype)
+        self.spatial_key = rotated_keys(cross.key, table, side, dtype)
         self.pointer_key = cross.key
         narrow = dtype == torch.float32 and in_parts(cross.value.weight) and _narrow_is_faster()
         self.attention = narrow_attention if narrow else attention
@@ -99,7 +89,7 @@ class FastMemoryAttentionLayer(nn.Module):
         self.value = nn.Identity() if narrow else fast_linear(cross.value, dtype)
         self.image_norm, self.image_key = cross.image_norm, None
         if cross.image_key is not None:
-            self.image_key = RotatedKeys(cross.image_key, table, side, dtype)
+            self.image_key = rotated_keys(cross.image_key, table, side, dtype)
         self.own_output = fast_linear(own.output, dtype)
         self.output = fast_linear(output, dtype)
         self.expand = fast_linear(plain.expand, dtype, "relu")
@@ -111,7 +101,7 @@ class FastMemoryAttentionLayer(nn.Module):
         """Let x (N, hw, D) attend to itself; residual."""
         parts = self.own(self.self_norm(x)).chunk(5, dim=-1)
         query, query_turned, key, key_turned, value = parts
-        query, key = _rotated(query, query_turned, table), _rotated(key, key_turned, table)
+        query, key = rotated(query, query_turned, table), rotated(key, key_turned, table)
         return x + self.own_output(attention(query, key, value)).to(x.dtype)
 
     def attend_memory(
@@ -119,7 +109,7 @@ class FastMemoryAttentionLayer(nn.Module):
     ) -> Tensor:
         """Let x (1 or N, hw, D) attend to memories of N objects, then pass the MLP: (N, hw, D)."""
         query, query_turned = self.query(self.cross_norm(x)).chunk(2, dim=-1)
-        query = _rotated(query, query_turned, table)
+        query = rotated(query, query_turned, table)
         key, value = self._keys(memory, grid), self.value(memory.values)
         query = query.expand(key.shape[0], -1, -1)
         if memory.chosen is not None:
@@ -174,7 +164,7 @@ def _shared(
         (_pooled(memory.values, spatial, grid) if pooled else memory.values).to(dtype),
         spatial,
         memory.image_keys,
-        _bias(memory, grid[0] * grid[1], pooled, pooled and pooling == "eq5", dtype),
+        _bias(memory, memory.grid.tokens, pooled, pooled and pooling == "eq5", dtype),
         pooled,
         memory.chosen,
     )
@@ -266,10 +256,6 @@ def _narrow_is_faster() -> bool:
     return fastest("float32 attention to memories", ways) == "narrow"
 
 
-def _rotated(plain: Tensor, turned: Tensor, table: Table) -> Tensor:
-    return (plain * table[0]).addcmul_(turned, table[1])
-
-
 def _pooled(x: Tensor, num_spatial: int, grid: tuple[int, int]) -> Tensor:
     """Means of 2x2 places of the first num_spatial tokens of x (N, K, C), then the others."""
     size = (-1, grid[0] // WINDOW, WINDOW, grid[1] // WINDOW, WINDOW)
@@ -286,13 +272,12 @@ def _of_objects(memory: MemoryTokens, objects: slice) -> MemoryTokens:
     def part(x: Tensor) -> Tensor:
         return x if len(x) == 1 else x[objects]
 
-    return MemoryTokens(
-        memory.values[objects],
-        part(memory.positions),
-        memory.num_spatial,
-        None if memory.image_keys is None else part(memory.image_keys),
-        None if memory.absent is None else part(memory.absent),
-        None if memory.chosen is None else TokenChoice(*map(part, memory.chosen)),
+    return memory._replace(
+        values=memory.values[objects],
+        positions=part(memory.positions),
+        image_keys=None if memory.image_keys is None else part(memory.image_keys),
+        absent=None if memory.absent is None else part(memory.absent),
+        chosen=None if memory.chosen is None else TokenChoice(*map(part, memory.chosen)),
     )
 
 
@@ -306,16 +291,23 @@ class FastMemoryAttention(MemoryAttention):
     cosine: Tensor
     sine: Tensor
 
-    def __init__(self, plain: MemoryAttention, side: int, dtype: torch.dtype) -> None:
+    def __init__(self, plain: MemoryAttention, config: SegmenterConfig, dtype: torch.dtype) -> None:
         nn.Module.__init__(self)
         layers = [layer for layer in plain.layers if isinstance(layer, MemoryAttentionLayer)]
         self.norm = plain.norm
         attention_part: RotaryAttention = layers[0].self_attention
-        weight = attention_part.query.weight
-        pairs = axial_table(side, side, weight.shape[0], attention_part.theta, weight.device)
-        cosine, sine = (x.repeat_interleave(2, dim=1) for x in pairs)
+        weight, side = attention_part.query.weight, config.image_size // 16
+
+        def table(height: int, width: int, unplaced: int) -> Table:
+            dim, theta = weight.shape[0], attention_part.theta
+            pairs = axial_table(height, width, dim, theta, weight.device, unplaced)
+            cosine, sine = (x.repeat_interleave(2, dim=1) for x in pairs)
+            return cosine, sine
+
+        cosine, sine = table(side, side, 0)
+        of_keys, side = table(*config.memory_grid), None if config.perceiver else side
         self.layers = nn.ModuleList(
-            FastMemoryAttentionLayer(layer, (cosine, sine), side, dtype) for layer in layers
+            FastMemoryAttentionLayer(layer, of_keys, side, dtype) for layer in layers
         )
         self.register_buffer("cosine", cosine.to(dtype))
         self.register_buffer("sine", sine.to(dtype))
@@ -349,53 +341,3 @@ class FastMemoryAttention(MemoryAttention):
                 x = layer.attend_self(x, table)
             x = layer.attend_memory(x, shared, grid, table)
         return x
-
-
-class RotatedKeys(nn.Module):
-    """A linear layer and `RotaryAttention.rotate` after it, on a square grid.
-
-    table: cosine and sine, each (side * side, D), every value twice.
-    """
-
-    column_weight: Tensor
-    column_bias: Tensor
-    row_weight: Tensor
-    row_bias: Tensor
-
-    def __init__(
-        self, layer: nn.Linear, table: tuple[Tensor, Tensor], side: int, dtype: torch.dtype
-    ) -> None:
-        super().__init__()
-        self.side = side
-        # (side, side, D): rows, columns
-        cosine, sine = (x.float().unflatten(0, (side, side)) for x in table)
-        weight = layer.weight.detach()
-        bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach()
-        half = len(weight) // 2
-        parts = {
-            "column": (slice(None, half), cosine[0], sine[0]),
-            "row": (slice(half, None), cosine[:, 0], sine[:, 0]),
-        }
-        for name, (channels, cos, sin) in parts.items():
-            cos, sin = cos[:, channels], sin[:, channels]
-            product = cos[..., None] * weight[channels] + sin[..., None] * turned(weight)[channels]
-            shift = cos * bias[channels] + sin * turned(bias)[channels]
-            # (side, C, D / 2) and (side, 1, D / 2)
-            self.register_buffer(f"{name}_weight", product.mT.contiguous().to(dtype))
-            self.register_buffer(f"{name}_bias", shift[:, None].to(dtype))
-
-    def forward(self, memory: Tensor, out: Tensor) -> None:
-        """Write the keys of memory (N, T h w, C), of the type of the weights, to out (N, T h w, D).
-
-        out may be a part of a larger tensor.
-        """
-        side = self.side
-        maps = memory.unflatten(1, (-1, side, side))
-        count, frames = maps.shape[:2]
-        by_column, by_row = out.unflatten(1, (-1, side, side)).chunk(2, dim=-1)
-        columns = maps.permute(3, 0, 1, 2, 4).flatten(1, 3)
-        columns = torch.baddbmm(self.column_bias, columns, self.column_weight)
-        by_column.copy_(columns.unflatten(1, (count, frames, side)).permute(1, 2, 3, 0, 4))
-        rows = maps.permute(2, 0, 1, 3, 4).flatten(1, 3)
-        rows = torch.baddbmm(self.row_bias, rows, self.row_weight)
-        by_row.copy_(rows.unflatten(1, (count, frames, side)).permute(1, 2, 0, 3, 4))

@@ -10,14 +10,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from tempomask.engine.folded import fold_norms
 from tempomask.engine.malloc_tuning import keep_freed_memory
 from tempomask.engine.packed import fast_linear
 from tempomask.models.instances.attention import MultiheadAttention
-from tempomask.models.instances.resnet import ConvolutionNorm
 from tempomask.models.instances.segmenter import InstanceSegmenter
-
-# Of torch's batch norm, which `FrozenBatchNorm` calls.
-EPSILON = 1e-5
 
 
 def accelerate_instances(
@@ -33,25 +30,6 @@ def accelerate_instances(
     if dtype != torch.float32:
         _store_weights(segmenter, dtype)
     return segmenter
-
-
-def fold_norms(module: nn.Module) -> None:
-    """Put one convolution with a bias in the place of each convolution with a frozen norm."""
-    for name, child in module.named_children():
-        if isinstance(child, ConvolutionNorm):
-            setattr(module, name, folded(child))
-        else:
-            fold_norms(child)
-
-
-@torch.no_grad()
-def folded(layer: ConvolutionNorm) -> nn.Conv2d:
-    """The layer w (conv(x) - mean) / sqrt(var + eps) + b as one convolution."""
-    conv, norm = layer.conv, layer.norm
-    scale = norm.weight * torch.rsqrt(norm.running_var + EPSILON)
-    conv.weight.mul_(scale[:, None, None, None])
-    conv.bias = nn.Parameter(norm.bias - norm.running_mean * scale, requires_grad=False)
-    return conv
 
 
 def _store_weights(segmenter: InstanceSegmenter, dtype: torch.dtype) -> None:

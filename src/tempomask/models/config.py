@@ -6,8 +6,9 @@ Sizes are in pixels or channels. `segmenter_config(name)` is the one way to a na
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import lcm
 from operator import index
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tempomask.errors import InputError, check_choice, unknown_name
 
@@ -54,7 +55,15 @@ class HybridConfig:
     stem: tuple[int, ...] = (1, 2, 2, 3, 3, 4)
 
 
-EncoderConfig = HieraConfig | ViTConfig | HybridConfig
+@dataclass(frozen=True)
+class RepViTConfig:
+    """EdgeTAM's convolutional encoder (RepViT-M1): blocks and channels of each stage."""
+
+    stages: tuple[int, ...] = (2, 2, 14, 2)
+    channels: tuple[int, ...] = (48, 96, 192, 384)
+
+
+EncoderConfig = HieraConfig | ViTConfig | HybridConfig | RepViTConfig
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,31 @@ class MemoryAttentionConfig:
     rope_theta: float = 10000.0
     pooling: Pooling = "none"
     image_keys: bool = False
+
+
+@dataclass(frozen=True)
+class PerceiverConfig:
+    """EdgeTAM's 2D spatial perceiver: what is left of a remembered frame.
+
+    latents: tokens that see the whole frame. grid: side of the square of tokens that see a window
+    of it each.
+    """
+
+    layers: int = 2
+    latents: int = 256
+    grid: int = 16
+
+
+class TokenGrid(NamedTuple):
+    """The tokens of one remembered frame: unplaced ones, then those of a grid row by row."""
+
+    height: int
+    width: int
+    unplaced: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.unplaced + self.height * self.width
 
 
 @dataclass(frozen=True)
@@ -90,6 +124,7 @@ class SegmenterConfig:
     high_resolution: stride-4 and stride-8 features reach the mask decoder (SAM 2 and nano).
     occlusion_embedding: memories of absent objects get a learned offset (2.1).
     pointer_temporal_encoding: object pointers carry their signed distance in time (2.1).
+    perceiver: compresses the memory of a frame (EdgeTAM).
     prompt_maps: clicks and boxes also become maps of the image (nano).
     multimask_min_points, multimask_max_points: number of points for which three masks compete.
     """
@@ -100,6 +135,7 @@ class SegmenterConfig:
     hidden_dim: int = 256
     memory_dim: int = 64
     memory_attention: MemoryAttentionConfig = field(default_factory=MemoryAttentionConfig)
+    perceiver: PerceiverConfig | None = None
     mask_decoder: MaskDecoderConfig = field(default_factory=MaskDecoderConfig)
     high_resolution: bool = True
     occlusion_embedding: bool = True
@@ -115,11 +151,30 @@ class SegmenterConfig:
     def size_multiple(self) -> int:
         """The image side must be a multiple of this many pixels."""
         plain = isinstance(self.encoder, ViTConfig) and self.memory_attention.pooling == "none"
-        return 16 if plain else 32
+        step = 16 if plain else 32
+        return step if self.perceiver is None else lcm(step, 16 * self.perceiver.grid)
+
+    @property
+    def memory_grid(self) -> TokenGrid:
+        """Where the tokens lie that are remembered of a frame."""
+        if self.perceiver is None:
+            return TokenGrid(self.image_size // 16, self.image_size // 16)
+        return TokenGrid(self.perceiver.grid, self.perceiver.grid, self.perceiver.latents)
+
+    @property
+    def memory_shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of what is remembered of a frame; latents are one column."""
+        grid = self.memory_grid
+        size = (grid.tokens, 1) if grid.unplaced else (grid.height, grid.width)
+        return self.memory_dim, *size
 
     def with_pooling(self, pooling: Pooling) -> SegmenterConfig:
         """The same segmenter with other pooling of memory keys; its weights fit as they are."""
         check_choice("pooling", pooling, Pooling)
+        if self.perceiver is not None and pooling != "none":
+            raise InputError(
+                f"the memories of {self.name} are few tokens already; leave pooled memory out"
+            )
         attention = replace(self.memory_attention, pooling=pooling)
         return replace(self, memory_attention=attention).with_image_size(self.image_size)
 
@@ -204,6 +259,15 @@ def _efficienttam(size: str, pooling: str, resolution: str) -> SegmenterConfig:
     )
 
 
+EDGETAM = SegmenterConfig(
+    name="edgetam",
+    encoder=RepViTConfig(),
+    memory_attention=MemoryAttentionConfig(layers=2),
+    perceiver=PerceiverConfig(),
+    occlusion_embedding=False,
+    pointer_temporal_encoding=False,
+)
+
 _VARIANTS = [
     NANO,
     *(_sam2(version, size) for version in ("sam2", "sam2.1") for size in HIERA_SIZES),
@@ -213,6 +277,7 @@ _VARIANTS = [
         for pooling in POOLINGS
         for resolution in ("", "-512")
     ),
+    EDGETAM,
 ]
 SEGMENTERS: dict[str, SegmenterConfig] = {variant.name: variant for variant in _VARIANTS}
 

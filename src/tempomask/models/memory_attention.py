@@ -1,7 +1,7 @@
 """SAM 2's memory attention: a frame attends to itself and to the memories (arXiv 2408.00714).
 
-N objects, h x w the stride-16 grid, T remembered frames, D hidden_dim, K = T * h * w + pointer
-tokens.
+N objects, h x w the stride-16 grid, T remembered frames, D hidden_dim, K tokens of frames and
+pointers; a frame has h * w, or fewer if a perceiver compressed it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tempomask.models.config import MemoryAttentionConfig, Pooling
+from tempomask.models.config import MemoryAttentionConfig, Pooling, TokenGrid
 from tempomask.models.pooled_memory_attention import pooled_attention
 from tempomask.ops.attention import attention
 from tempomask.ops.rope import axial_table, rotate
@@ -33,13 +33,15 @@ class MemoryTokens(NamedTuple):
     """What a frame attends to: spatial memories frame by frame, then object pointers.
 
     values (N, K, memory_dim); positions, broadcastable to values, added for the keys only;
-    num_spatial: how many leading tokens are spatial; image_keys (1 or N, num_spatial, D) or None.
+    num_spatial: how many leading tokens are spatial, grid: where those of a frame lie;
+    image_keys (1 or N, num_spatial, D) or None.
     absent, chosen: see `MemoryInputs`; the former for the fast engine.
     """
 
     values: Tensor
     positions: Tensor
     num_spatial: int
+    grid: TokenGrid
     image_keys: Tensor | None
     absent: Tensor | None = None
     chosen: TokenChoice | None = None
@@ -64,8 +66,8 @@ class RotaryAttention(nn.Module):
         self.image_norm = nn.LayerNorm(dim) if image_keys else None
         self.image_key = nn.Linear(dim, dim, bias=False) if image_keys else None
 
-    def rotate(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        return rotate(x, axial_table(*grid, x.shape[-1], self.theta, x.device))
+    def rotate(self, x: Tensor, grid: tuple[int, int], unplaced: int = 0) -> Tensor:
+        return rotate(x, axial_table(*grid, x.shape[-1], self.theta, x.device, unplaced))
 
     def attend_self(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Let x (N, hw, D) attend to itself."""
@@ -84,7 +86,8 @@ class RotaryAttention(nn.Module):
         if self.image_key is not None and self.image_norm is not None:
             assert memory.image_keys is not None, "the network's memory keys see the image"
             spatial = spatial + self.image_key(self.image_norm(memory.image_keys))
-        key = torch.cat([self.rotate(spatial, grid), pointers], dim=1)
+        height, width, unplaced = memory.grid
+        key = torch.cat([self.rotate(spatial, (height, width), unplaced), pointers], dim=1)
         value = self.value(memory.values)
         if pooling == "none":
             attended = attention(query, key, value)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tempomask.errors import InputError
-from tempomask.models.config import HieraConfig, SegmenterConfig, ViTConfig
+from tempomask.models.config import HieraConfig, RepViTConfig, SegmenterConfig, ViTConfig
 from tempomask.models.encoder import Encoder, Policy, RoutedNetwork
 from tempomask.models.hiera import Hiera
 from tempomask.models.hybrid import HybridEncoder
@@ -22,8 +22,10 @@ from tempomask.models.mask_decoder import MaskDecoder, MaskProposals
 from tempomask.models.memory_attention import MemoryAttention, MemoryTokens, TokenChoice
 from tempomask.models.memory_encoder import MemoryEncoder
 from tempomask.models.neck import FeaturePyramidNeck, SingleLevelNeck
+from tempomask.models.perceiver import SpatialPerceiver
 from tempomask.models.prompt_encoder import NOT_A_POINT, PromptEncoder
 from tempomask.models.prompt_maps import PromptMaps
+from tempomask.models.repvit import RepViT
 from tempomask.models.vit import ViT
 from tempomask.ops.layers import MLP, learned
 from tempomask.ops.position import grid_sine, time_sine
@@ -46,7 +48,7 @@ class Encoded(NamedTuple):
 class MemoryInputs(NamedTuple):
     """What N objects of one memory layout attend to.
 
-    spatial (N, T, memory_dim, h, w): conditioning frames first, then oldest to newest.
+    spatial (N, T, *config.memory_shape): conditioning frames first, then oldest to newest.
     images (1 or N, T, C, h, w): the raw features of those frames; None unless config.image_keys.
     temporal_index (T,) long: 6 for conditioning frames, distance - 1 for the others.
     pointers (N, P, C); pointer_distance (P,), or (N, P) where objects differ: signed distance over
@@ -90,6 +92,8 @@ def _build_encoder(config: SegmenterConfig) -> Encoder:
         return Hiera(config.encoder)
     if isinstance(config.encoder, ViTConfig):
         return ViT(config.encoder)
+    if isinstance(config.encoder, RepViTConfig):
+        return RepViT(config.encoder)
     return HybridEncoder(config.encoder)
 
 
@@ -100,7 +104,7 @@ def _build_neck(config: SegmenterConfig, encoder: Encoder) -> nn.Module:
 
 
 class Segmenter(RoutedNetwork):
-    """SAM 2's network; EfficientTAM and nano are configurations of it.
+    """SAM 2's network; EfficientTAM, EdgeTAM and nano are configurations of it.
 
     Attributes:
         dtype: Of the computation that its weights are stored for; only the fast engine sets
@@ -123,6 +127,8 @@ class Segmenter(RoutedNetwork):
         self.neck = _build_neck(config, self.encoder)
         self.memory_attention = MemoryAttention(config.memory_attention, dim, memory_dim)
         self.memory_encoder = MemoryEncoder(dim, memory_dim)
+        if config.perceiver is not None:
+            self.perceiver = SpatialPerceiver(config.perceiver, memory_dim)
         self.prompt_encoder = PromptEncoder(dim, config.mask_prompt_channels)
         if config.prompt_maps:
             self.prompt_maps = PromptMaps(dim)
@@ -171,9 +177,11 @@ class Segmenter(RoutedNetwork):
 
     def memory_tokens(self, memory: MemoryInputs) -> MemoryTokens:
         """The memories of N objects as tokens with their positions in space and time."""
-        dim, height, width = memory.spatial.shape[2:]
+        dim, place = self.config.memory_dim, self.config.memory_grid
         spatial = memory.spatial.permute(0, 1, 3, 4, 2).flatten(1, 3)
-        grid = grid_sine(height, width, dim, spatial.device).flatten(1).T
+        grid = grid_sine(place.height, place.width, dim, spatial.device).flatten(1).T
+        # Global latents have a place in time alone.
+        grid = F.pad(grid, (0, 0, place.unplaced, 0))
         time = self.memory_temporal_encoding[memory.temporal_index]
         # (T, hw, memory_dim) to (1, T hw, memory_dim)
         position = (grid[None] + time[:, None]).flatten(0, 1)[None]
@@ -191,6 +199,7 @@ class Segmenter(RoutedNetwork):
                 [position.expand(pointer_position.shape[0], -1, -1), pointer_position], dim=1
             ),
             num_spatial=spatial.shape[1],
+            grid=place,
             image_keys=None if images is None else images.permute(0, 1, 3, 4, 2).flatten(1, 3),
             absent=memory.absent,
             chosen=memory.chosen,
@@ -327,7 +336,7 @@ class Segmenter(RoutedNetwork):
     def encode_memory(
         self, features: Tensor, logits: Tensor, object_score: Tensor, binarise: bool = False
     ) -> Tensor:
-        """Memories (N, memory_dim, h, w) of N masks on a frame.
+        """Memories (N, *config.memory_shape) of N masks on a frame.
 
         features (1 or N, C, h, w): the raw encoder feature; logits (N, 1, ., .) at any size,
         brought to S x S bilinearly; object_score (N,); binarise: logits > 0, not probabilities.
@@ -340,7 +349,7 @@ class Segmenter(RoutedNetwork):
         if self.config.occlusion_embedding:
             absent = (object_score <= 0).to(memory.dtype)[:, None, None, None]
             memory = memory + absent * self.occlusion_embedding[:, None, None]
-        return memory
+        return memory if self.config.perceiver is None else self.perceiver(memory)
 
 
 def _dynamic_multimask(logits: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Layers that several networks share: channels-first layer norm, SAM's multi-layer perceptron."""
+"""Layers that several networks share: norms of maps, SAM's multi-layer perceptron."""
 
 from __future__ import annotations
 
@@ -26,6 +26,40 @@ class LayerNorm2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, 1e-6)
         return x.permute(0, 3, 1, 2)
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm with constant statistics and constant scale: (B, C, H, W) to the same."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
+
+
+class ConvolutionNorm(nn.Module):
+    """Convolution without bias, then the frozen norm."""
+
+    def __init__(
+        self, channels: int, output: int, kernel: int, stride: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__()
+        padding = kernel // 2
+        self.conv = nn.Conv2d(channels, output, kernel, stride, padding, groups=groups, bias=False)
+        self.norm = FrozenBatchNorm(output)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
 
 
 class MLP(nn.Module):

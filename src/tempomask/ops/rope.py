@@ -6,20 +6,24 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @lru_cache(maxsize=32)
 def axial_table(
-    height: int, width: int, dim: int, theta: float, device: torch.device
+    height: int, width: int, dim: int, theta: float, device: torch.device, unplaced: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of the rotation angles, each (height * width, dim / 2), float32.
+    """Cosine and sine of the rotation angles, each (unplaced + height * width, dim / 2), float32.
 
     Pair i < dim/4 turns by x * theta^(-4i/dim), the other half by y likewise; tokens are row-major.
+    Before them stand tokens without a place, which do not turn.
     """
     # Cached tables must stay usable in training even if first made under inference mode.
     with torch.inference_mode(False):
         frequencies = axial_frequencies(dim, theta).to(device)
-        return rotation_table(height, width, frequencies)
+        cosine, sine = rotation_table(height, width, frequencies)
+        before = (0, 0, unplaced, 0)
+        return F.pad(cosine, before, value=1.0), F.pad(sine, before)
 
 
 def axial_frequencies(dim: int, theta: float) -> Tensor:

@@ -354,7 +354,7 @@ class FrameStep(Resumable):
         return stacked_scores(outputs).T.tolist()
 
     def encode_memory(self, features: Tensor, outputs: Sequence[Output]) -> list[Tensor]:
-        """Memories (memory_dim, h, w) of the outputs on a frame of raw features (1, C, h, w)."""
+        """The memory of each output, on a frame of raw features (1, C, h, w)."""
         memories: dict[int, Tensor] = {}
         logits = self._memory_logits(outputs)
         prompted, harden = [o.prompted for o in outputs], self.options.binarise_prompted_masks

@@ -15,7 +15,7 @@ from torch import Tensor
 class Memory:
     """What is remembered of an object on one frame.
 
-    features: (memory_dim, h, w), or None once only the pointer can still be reached.
+    features: of SegmenterConfig.memory_shape, or None once only the pointer can still be reached.
     pointer: object pointer (C,). object_score: logit, > 0 = present. predicted_iou: in [0, 1]. Both
     are NaN where the selector does not read them.
     motion_score: in [0, 1], how well the mask fits the motion before it (`samurai.py`); None where

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tempomask.frames import Size
+from tempomask.models.config import SegmenterConfig
 from tempomask.ops.resumable import Resumable, agree, agree_shape
 from tempomask.ops.transfer import to_device, waits_for_now
 from tempomask.prompts import Prompt
@@ -183,16 +184,17 @@ class TrackedObject:
     clicks: dict[int, Clicks] = field(default_factory=dict)
     staged: dict[int, tuple[Memory, bool]] = field(default_factory=dict)
 
-    def check(self, side: int, channels: int, memory_channels: int) -> None:
-        """ValueError unless frames agree, and shapes those of a network: S, C and memory_dim."""
-        grid, low = (side // 16, side // 16), (side // 4, side // 4)
+    def check(self, config: SegmenterConfig) -> None:
+        """ValueError unless frames agree, and shapes are those of a network."""
+        side, channels = config.image_size, config.hidden_dim
+        low = (side // 4, side // 4)
         staged = [(i, m) for i, (one, _) in self.staged.items() for m in (one, *one.rivals)]
         stored = [(bank.conditioning, bank.recent) for bank in self.banks]
         kept = [pair for both in stored for memories in both for pair in memories.items()]
         for index, memory in (*kept, *staged):
             what = f"the memory of object {self.object_id} on frame {index}"
             agree(memory.frame == index, what)
-            agree_shape(what, memory.features, memory_channels, *grid)
+            agree_shape(what, memory.features, *config.memory_shape)
             agree_shape(what, memory.pointer, channels)
         outputs = [(i, o) for i, one in self.outputs.items() for o in (one, *one.rivals)]
         for index, output in outputs:
@@ -277,7 +279,7 @@ class VideoState(Resumable):
             agree_shape(f"the image of frame {index}", image, channels, side // 16, side // 16)
         for object_id, tracked in self.objects.items():
             agree(tracked.object_id == object_id, f"the id of object {object_id}")
-            tracked.check(side, channels, config.memory_dim)
+            tracked.check(config)
             needed = {*tracked.staged}.union(*(bank.frames() for bank in tracked.banks))
             seen = not config.memory_attention.image_keys or needed <= self.frames.images.keys()
             agree(seen, f"a frame of object {object_id}")

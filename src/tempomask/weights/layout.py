@@ -14,6 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# How the names of a batch norm's tensors end: of one that is used, and of the count of batches.
+STATISTIC, COUNTER = ".running_var", ".num_batches_tracked"
+
 State = dict[str, Tensor]
 Rules = tuple[tuple[str, str], ...]
 # Our name, and their names of its equal parts along the first axis.
@@ -89,6 +92,7 @@ class Layout:
         conversions: By our name, where shapes differ.
         copies: A second name of theirs for a tensor, and its first name; files may lack them.
         unread: Their tensors that no network reads, and one of the same shape; files may lack them.
+        counters: Their batch norms count the batches of their training; files may lack the counts.
     """
 
     title: str
@@ -98,19 +102,19 @@ class Layout:
     conversions: Mapping[str, Conversion] = field(default_factory=dict)
     copies: Rules = ()
     unread: Rules = ()
+    counters: bool = False
 
-    @property
-    def optional(self) -> frozenset[str]:
-        """Their names that files may lack."""
-        return frozenset(name for name, _ in (*self.copies, *self.unread))
+    def optional(self, name: str) -> bool:
+        """Whether a name of theirs is one that files may lack."""
+        if self.counters and name.endswith(COUNTER):
+            return True
+        return any(name == other for other, _ in (*self.copies, *self.unread))
 
     def renamed(self, state: Mapping[str, Tensor]) -> State:
         """Those of their tensors that have one counterpart, as they are, under our names."""
         reverse = [(theirs, ours) for ours, theirs in self.rules]
         names = {
-            key: rename(key, reverse) if reverse else key
-            for key in state
-            if key not in self.optional
+            key: rename(key, reverse) if reverse else key for key in state if not self.optional(key)
         }
         return {name: state[key] for key, name in names.items() if name is not None}
 
@@ -146,6 +150,9 @@ class Layout:
             converted[name] = tensor if change is None else change.to_theirs(tensor)
         converted |= {name: converted[first].clone() for name, first in self.copies}
         converted |= {name: torch.zeros_like(converted[like]) for name, like in self.unread}
+        if self.counters:
+            norms = [name.removesuffix(STATISTIC) for name in converted if name.endswith(STATISTIC)]
+            converted |= {f"{norm}{COUNTER}": torch.zeros((), dtype=torch.long) for norm in norms}
         return converted
 
     def _parts(self, key: str) -> Iterator[str]:

@@ -88,7 +88,7 @@ def load(build: Callable[[], Network], name: str, file: Checkpoint, layout: Layo
 def _check_fit(network: nn.Module, name: str, file: Checkpoint, layout: Layout) -> None:
     expected, found = layout.to_theirs(network.state_dict()), file.state
     problems = {
-        "missing": [k for k in expected if k not in found and k not in layout.optional],
+        "missing": [k for k in expected if k not in found and not layout.optional(k)],
         "unexpected": [k for k in found if k not in expected],
         "of another shape": [
             f"{key} {tuple(found[key].shape)} instead of {tuple(tensor.shape)}"

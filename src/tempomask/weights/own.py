@@ -18,7 +18,13 @@ from torch import Tensor
 
 from tempomask.errors import InputError
 from tempomask.files import replacing, write_errors
-from tempomask.models.config import HieraConfig, HybridConfig, SegmenterConfig, ViTConfig
+from tempomask.models.config import (
+    HieraConfig,
+    HybridConfig,
+    RepViTConfig,
+    SegmenterConfig,
+    ViTConfig,
+)
 from tempomask.models.instances.config import (
     InstanceConfig,
     ResNetConfig,
@@ -46,6 +52,7 @@ KINDS: dict[str, type[Any]] = {
     "hiera": HieraConfig,
     "vit": ViTConfig,
     "hybrid": HybridConfig,
+    "repvit": RepViTConfig,
     "resnet": ResNetConfig,
     "swin": SwinConfig,
     "stem": StemConfig,
@@ -54,7 +61,7 @@ KINDS: dict[str, type[Any]] = {
 LEAVES = {int: whole(0, 2**13), float: float, str: str, bool: bool, NoneType: None}
 # What a few bytes could make endless work of, in all in a network at most so many.
 COUNTS = {"layers", "depth", "stages", "stem", "blocks", "last_blocks", "window_size"}
-COUNTS |= {"window_sizes", "patch_size", "memory_frames", "max_pointers"}
+COUNTS |= {"window_sizes", "patch_size", "memory_frames", "max_pointers", "grid"}
 MOST = 500
 # Earlier versions wrote the widths of pruned encoders, which `pruned.py` reads from the weights.
 RETIRED = {"head_dims", "mlp_dims"}

@@ -12,11 +12,13 @@ from tempomask.files import read_json
 from tempomask.models.config import (
     SEGMENTERS,
     HieraConfig,
-    HybridConfig,
+    RepViTConfig,
     SegmenterConfig,
+    ViTConfig,
     segmenter_config,
 )
 from tempomask.models.segmenter import Segmenter
+from tempomask.weights.edgetam import EDGETAM, TRANSFORMERS_EDGETAM, edgetam_config_of
 from tempomask.weights.files import Checkpoint
 from tempomask.weights.instances import is_instances
 from tempomask.weights.layout import Layout, State, layout_of
@@ -27,7 +29,12 @@ from tempomask.weights.sam2 import EFFICIENTTAM, SAM2
 from tempomask.weights.transformers_sam2 import TRANSFORMERS_SAM2, segmenter_config_of
 from tempomask.weights.zoo import INSTANCES_REMEDY, MODELS, unknown_model
 
-LAYOUTS = (SAM2, EFFICIENTTAM, TRANSFORMERS_SAM2, OWN)
+LAYOUTS = (SAM2, EFFICIENTTAM, EDGETAM, TRANSFORMERS_SAM2, TRANSFORMERS_EDGETAM, OWN)
+# How transformers describes its models.
+CONFIGURATIONS = {
+    TRANSFORMERS_SAM2.title: segmenter_config_of,
+    TRANSFORMERS_EDGETAM.title: edgetam_config_of,
+}
 
 
 def load_segmenter(
@@ -40,9 +47,9 @@ def load_segmenter(
 
     Args:
         name: Such as "sam2.1-tiny"; None takes what the checkpoint holds, or nano without one.
-        checkpoint: A file, a folder or a Hub id: official `.pt` files of SAM 2 and EfficientTAM,
-            transformers' safetensors of SAM 2, and our own. None is the model's own, from this
-            machine or the Hub.
+        checkpoint: A file, a folder or a Hub id: official `.pt` files of SAM 2, EfficientTAM and
+            EdgeTAM, transformers' safetensors of SAM 2 and EdgeTAM, and our own. None is the
+            model's own, from this machine or the Hub.
         image_size: Side of the square input; None is that of the model.
         pooled_memory: Memory keys and values are pooled 2x2 (EfficientTAM, Eq. 5), also in models
             that were not trained so.
@@ -58,7 +65,7 @@ def load_segmenter(
     file = read(checkpoint, None if name is None else MODELS[name])
     if layout_of(file.state, LAYOUTS) is None and is_instances(file):
         raise InputError(f"{file.path} holds a model that {INSTANCES_REMEDY}")
-    layout = identify(file, LAYOUTS, "SAM 2, EfficientTAM or tempomask")
+    layout = identify(file, LAYOUTS, "SAM 2, EfficientTAM, EdgeTAM or tempomask")
     config = _config_of(name, file, layout)
     if image_size is not None:
         config = config.with_image_size(image_size)
@@ -70,7 +77,7 @@ def load_segmenter(
 
 
 def to_official(state: Mapping[str, Tensor]) -> State:
-    """The state of a segmenter as the official SAM 2 or EfficientTAM code names it.
+    """The state of a segmenter as the official SAM 2, EfficientTAM or EdgeTAM code names it.
 
     Save it as `torch.save({"model": to_official(segmenter.state_dict())}, path)`. Tensors that no
     network reads are zeros.
@@ -78,12 +85,18 @@ def to_official(state: Mapping[str, Tensor]) -> State:
     Raises:
         InputError: The network has no official twin.
     """
+    if _is_edgetam(state):
+        return _converted(state, EDGETAM)
     return _converted(state, EFFICIENTTAM if "neck.project.weight" in state else SAM2)
 
 
 def to_transformers(state: Mapping[str, Tensor]) -> State:
-    """The state of a SAM 2 segmenter as transformers' Sam2VideoModel names it."""
-    return _converted(state, TRANSFORMERS_SAM2)
+    """The state of a SAM 2 or EdgeTAM segmenter as transformers' video models name it."""
+    return _converted(state, TRANSFORMERS_EDGETAM if _is_edgetam(state) else TRANSFORMERS_SAM2)
+
+
+def _is_edgetam(state: Mapping[str, Tensor]) -> bool:
+    return "perceiver.latents" in state
 
 
 def _converted(state: Mapping[str, Tensor], layout: Layout) -> State:
@@ -118,8 +131,8 @@ def _stored_config(file: Checkpoint, layout: Layout) -> SegmenterConfig | None:
         if SEGMENTER_KEY not in file.metadata:
             raise InputError(f"{file.path} lacks its configuration; save it with save_segmenter")
         return config_from_json(SegmenterConfig, file.metadata[SEGMENTER_KEY])
-    if layout is TRANSFORMERS_SAM2 and file.config_json is not None:
-        return segmenter_config_of(read_json(file.config_json, "the configuration"))
+    if layout.title in CONFIGURATIONS and file.config_json is not None:
+        return CONFIGURATIONS[layout.title](read_json(file.config_json, "the configuration"))
     return None
 
 
@@ -133,8 +146,9 @@ def _fitting_names(state: Mapping[str, Tensor]) -> list[str]:
     blocks = {key.split(".")[2] for key in state if key.startswith("encoder.blocks.")}
     kind = "hiera" if "encoder.window_position" in state else "vit"
     embedding = state.get("encoder.patch_embedding.weight")
-    if embedding is None:
-        kind, embedding = "hybrid", state.get("encoder.embed.weight")
+    for other, name in (("hybrid", "embed.weight"), ("repvit", "stem.2.conv.weight")):
+        if embedding is None:
+            kind, embedding = other, state.get(f"encoder.{name}")
     if embedding is None:
         return []
     signature = kind, embedding.shape[0], len(blocks), "occlusion_embedding" in state
@@ -146,5 +160,9 @@ def _signature(config: SegmenterConfig) -> Signature:
     encoder, newer = config.encoder, config.occlusion_embedding
     if isinstance(encoder, HieraConfig):
         return "hiera", encoder.embed_dim, sum(encoder.stages), newer
-    kind = "hybrid" if isinstance(encoder, HybridConfig) else "vit"
+    if isinstance(encoder, RepViTConfig):
+        # Two more lie between stages.
+        blocks = sum(encoder.stages) + 2 * (len(encoder.stages) - 1)
+        return "repvit", encoder.channels[0], blocks, newer
+    kind = "vit" if isinstance(encoder, ViTConfig) else "hybrid"
     return kind, encoder.dim, encoder.depth, newer

@@ -18,19 +18,24 @@ from tempomask.models.config import (
 from tempomask.weights.layout import Layout, rules
 from tempomask.weights.sam2 import HIERA_CONVERSIONS
 
-RULES = rules(
+TRUNK = rules(
     """
-    encoder.                                    vision_encoder.backbone.
-      patch_embedding                           patch_embed.projection
-      position                                  pos_embed
-      window_position                           pos_embed_window
-      blocks.*.attention_norm                   blocks.*.layer_norm1
-      blocks.*.qkv                              blocks.*.attn.qkv
-      blocks.*.output                           blocks.*.attn.proj
-      blocks.*.shortcut                         blocks.*.proj
-      blocks.*.mlp_norm                         blocks.*.layer_norm2
-      blocks.*.expand                           blocks.*.mlp.proj_in
-      blocks.*.contract                         blocks.*.mlp.proj_out
+    encoder.                   vision_encoder.backbone.
+      patch_embedding          patch_embed.projection
+      position                 pos_embed
+      window_position          pos_embed_window
+      blocks.*.attention_norm  blocks.*.layer_norm1
+      blocks.*.qkv             blocks.*.attn.qkv
+      blocks.*.output          blocks.*.attn.proj
+      blocks.*.shortcut        blocks.*.proj
+      blocks.*.mlp_norm        blocks.*.layer_norm2
+      blocks.*.expand          blocks.*.mlp.proj_in
+      blocks.*.contract        blocks.*.mlp.proj_out
+    """
+)
+# What EdgeTAM's files share.
+AFTER_TRUNK = rules(
+    """
     .                                           .
       neck.laterals.{0,1,2,3}                   vision_encoder.neck.convs.{3,2,1,0}
       memory_temporal_encoding                  memory_temporal_positional_encoding
@@ -84,16 +89,19 @@ RULES = rules(
     """
 )
 
+COPIES = rules(
+    "shared_image_embedding.positional_embedding"
+    "  prompt_encoder.shared_embedding.positional_embedding"
+)
+UNREAD = rules("no_memory_positional_encoding  no_memory_embedding")
+
 TRANSFORMERS_SAM2 = Layout(
     title="transformers SAM 2",
     marks=("vision_encoder.backbone.pos_embed_window", "memory_temporal_positional_encoding"),
-    rules=RULES,
+    rules=(*TRUNK, *AFTER_TRUNK),
     conversions=HIERA_CONVERSIONS,
-    copies=rules(
-        "shared_image_embedding.positional_embedding"
-        "  prompt_encoder.shared_embedding.positional_embedding"
-    ),
-    unread=rules("no_memory_positional_encoding  no_memory_embedding"),
+    copies=COPIES,
+    unread=UNREAD,
 )
 
 # What we have no option for, with the value that all released models use.
@@ -167,21 +175,30 @@ def segmenter_config_of(config: Mapping[str, Any]) -> SegmenterConfig:
         InputError: The file describes another kind of model, or sets what SAM 2 as released does
             not vary.
     """
-    kind = config.get("model_type")
-    if kind != "sam2_video":
-        raise InputError(
-            f"config.json describes a model of type {kind!r}; a SAM 2 video model is of type"
-            " sam2_video"
-        )
-    for key, expected in FIXED.items():
-        found = _value(config, key)
-        if found is not None and found != expected:
-            raise InputError(f"config.json sets {key} to {found}; only {expected} is supported")
+    check_settings(config, "sam2_video", "a SAM 2 video model")
     ours = _segmenter(config)
     for name, variant in SEGMENTERS.items():
         if replace(variant, name=ours.name, image_size=ours.image_size) == ours:
             return replace(ours, name=name)
     return ours
+
+
+def check_settings(
+    config: Mapping[str, Any], kind: str, title: str, settings: Mapping[str, Any] | None = None
+) -> None:
+    """InputError unless a config.json is of a kind, and sets only what we have an option for.
+
+    settings: What this kind does not vary, besides `FIXED`.
+    """
+    found = config.get("model_type")
+    if found != kind:
+        raise InputError(
+            f"config.json describes a model of type {found!r}; {title} is of type {kind}"
+        )
+    for key, expected in {**FIXED, **(settings or {})}.items():
+        found = _value(config, key)
+        if found is not None and found != expected:
+            raise InputError(f"config.json sets {key} to {found}; only {expected} is supported")
 
 
 def _segmenter(config: Mapping[str, Any]) -> SegmenterConfig:

@@ -151,6 +151,7 @@ MODELS: dict[str, ModelInfo] = {
         "Apache-2.0",
         EFFICIENTTAM_REPOSITORY,
     ),
+    **_models("edgetam 13.9 edgetam.pt", "Apache-2.0", "facebook/EdgeTAM"),
 }
 
 # Models that find the objects of known classes by themselves.

@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tempomask.models.instances.config import ResNetConfig
+from tempomask.ops.layers import ConvolutionNorm
 
 # A bottleneck's inner width is its output's width over this.
 BOTTLENECK = 4
-
-
-class FrozenBatchNorm(nn.Module):
-    """Batch norm with constant statistics and constant scale: (B, C, H, W) to the same."""
-
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.ones(channels))
-        self.register_buffer("bias", torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
-
-
-class ConvolutionNorm(nn.Module):
-    """Convolution without bias, then the frozen norm."""
-
-    def __init__(self, channels: int, output: int, kernel: int, stride: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, output, kernel, stride, kernel // 2, bias=False)
-        self.norm = FrozenBatchNorm(output)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x))
 
 
 class Bottleneck(nn.Module):
