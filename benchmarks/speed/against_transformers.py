@@ -33,7 +33,7 @@ from benchmarks.common import FULL_FROM, finish, parser, randomised
 from tempomask.devices import DTypeName, resolve_dtype
 from tempomask.engine import accelerate
 from tempomask.model import Model
-from tempomask.models.config import HieraConfig, segmenter_config
+from tempomask.models.config import HieraConfig, MemoryForm, segmenter_config
 from tempomask.models.encoder import Encoder, always_on_blocks
 from tempomask.models.segmenter import Segmenter
 from tempomask.routing.budget import block_count
@@ -91,7 +91,7 @@ def first_masks(task: Task) -> list[NDArray[np.bool_]]:
 def run_ours(task: Task) -> Steps:
     """Ours: seconds and low-resolution logits (N, h, w) of each frame."""
     config = segmenter_config(task.model)
-    segmenter = Segmenter(config.with_pooling("eq5") if task.pooled else config)
+    segmenter = Segmenter(config.with_memory(MemoryForm()) if task.pooled else config)
     segmenter.load_state_dict(torch.load(task.weights, weights_only=True))
     dtype = resolve_dtype(cast(DTypeName, task.dtype), torch.device("cpu"))
     model = Model(segmenter if task.side == "plain" else accelerate(segmenter, dtype), dtype)

@@ -18,7 +18,7 @@ from benchmarks.flops import frame_cost
 from tempomask.devices import resolve_dtype
 from tempomask.engine import accelerate
 from tempomask.model import Model
-from tempomask.models.config import segmenter_config
+from tempomask.models.config import MemoryForm, segmenter_config
 from tempomask.models.segmenter import Segmenter
 
 TIMED = 4
@@ -43,7 +43,7 @@ def measure(name: str, counts: list[int], pooled: bool) -> dict[str, Any]:
     """
     torch.manual_seed(0)
     config = segmenter_config(name)
-    segmenter = Segmenter(config.with_pooling("eq5") if pooled else config)
+    segmenter = Segmenter(config.with_memory(MemoryForm()) if pooled else config)
     cost = frame_cost(segmenter)
     dtype = resolve_dtype("auto", torch.device("cpu"))
     model = Model(accelerate(segmenter, dtype), dtype)

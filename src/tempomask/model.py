@@ -21,7 +21,7 @@ from tempomask.frames import Size
 from tempomask.images.everything import AutomaticMasks, Progress, everything
 from tempomask.images.options import EverythingOptions
 from tempomask.images.session import Image, ImageSession, image_sessions
-from tempomask.models.config import SegmenterConfig
+from tempomask.models.config import MemoryForm, SegmenterConfig
 from tempomask.models.segmenter import Segmenter, as_segmenter
 from tempomask.prompts import Prompt
 from tempomask.results import FrameResult
@@ -47,7 +47,7 @@ def load(
     dtype: DTypeName | torch.dtype = "auto",
     adapter: str | Path | None = None,
     engine: Engine = "fast",
-    pooled_memory: bool = False,
+    pooled_memory: bool | MemoryForm = False,
     threads: int | None = None,
 ) -> Model:
     """Load a model by name, ready to track.
@@ -67,7 +67,8 @@ def load(
             `dtype` alone and cannot be trained. "plain" keeps it as `tempomask.models` shows it,
             with float32 weights.
         pooled_memory: Attend to memories pooled 2x2, as EfficientTAM does; faster with several
-            objects and less exact in models that were not trained so.
+            objects and less exact in models that were not trained so. A `MemoryForm` says how else
+            to attend to them: other windows, without object pointers, linearly.
         threads: With how many the whole process computes from now on; None leaves that to torch,
             which takes all cores: too many where others are at work on them.
 

@@ -36,6 +36,8 @@ def config(name: str) -> SegmenterConfig:
         "efficienttam": (VIT, "none"),
         "efficienttam-eq5": (VIT, "eq5"),
         "efficienttam-eq6": (VIT, "eq6"),
+        "efficienttam-eq5-1": (VIT, "eq5"),
+        "sam2-no-pointers": (HIERA, "none"),
         "edgetam": (RepViTConfig((1, 1, 2, 1), (8, 16, 24, 32)), "none"),
         "nano": (HYBRID, "none"),
     }[name]
@@ -52,6 +54,8 @@ def config(name: str) -> SegmenterConfig:
             feedforward_dim=32,
             pooling=pooling,  # type: ignore[arg-type]
             image_keys=name == "nano",
+            window=1 if name.endswith("-1") else 2,
+            pointers=not name.endswith("no-pointers"),
         ),
         mask_decoder=MaskDecoderConfig(depth=1, num_heads=4, feedforward_dim=32, iou_hidden_dim=16),
     )

@@ -30,6 +30,7 @@ from tempomask.models.config import (
     HieraConfig,
     HybridConfig,
     MemoryAttentionConfig,
+    MemoryForm,
     PerceiverConfig,
     RepViTConfig,
     SegmenterConfig,
@@ -59,6 +60,9 @@ CONFIGS = {
     "vit": vit_config("efficienttam-ti"),
     "vit-eq5": vit_config("efficienttam-ti-1"),
     "vit-eq6": vit_config("efficienttam-ti-2"),
+    "vit-eq5-4": vit_config("efficienttam-ti").with_memory(MemoryForm("eq5", 4)),
+    "vit-eq6-1": vit_config("efficienttam-ti").with_memory(MemoryForm("eq6", 1)),
+    "vit-no-pointers": vit_config("efficienttam-ti").with_memory(MemoryForm(pointers=False)),
     "edgetam": replace(
         segmenter_config("edgetam"),
         encoder=RepViTConfig((1, 1, 2, 1), (8, 16, 24, 32)),
@@ -280,6 +284,14 @@ def test_strips_are_the_whole(
     with torch.inference_mode():
         expected = block(x)
         assert_near(StripBlock(block, torch.float32)(x), expected, 1e-5)
+
+
+@pytest.mark.parametrize("form", [MemoryForm("all"), MemoryForm("none", linear=True)])
+def test_forms_that_the_engine_lacks(form: MemoryForm) -> None:
+    segmenter = Segmenter(CONFIGS["vit"].with_memory(form))
+    with pytest.raises(InputError, match='attends linearly nor pools all .* engine="plain"'):
+        accelerate(segmenter)
+    assert not segmenter.fast
 
 
 @pytest.mark.parametrize("size", [(32, 32), (20, 18), (6, 30), (28, 10)])

@@ -11,7 +11,16 @@ from tempomask.engine import accelerate
 from tempomask.models.memory_attention import TokenChoice
 from tempomask.models.segmenter import MemoryInputs, Segmenter
 
-NAMES = ["sam2", "efficienttam", "efficienttam-eq5", "efficienttam-eq6", "edgetam", "nano"]
+NAMES = [
+    "sam2",
+    "efficienttam",
+    "efficienttam-eq5",
+    "efficienttam-eq6",
+    "efficienttam-eq5-1",
+    "sam2-no-pointers",
+    "edgetam",
+    "nano",
+]
 OBJECTS, SIDE = 3, 4
 
 
@@ -60,11 +69,12 @@ def test_plain_and_fast_agree(tiny: Callable[[str], Segmenter], name: str) -> No
 def test_a_token_takes_the_result_it_is_told_to(tiny: Callable[[str], Segmenter]) -> None:
     """Of one layer whose other parts add nothing, tokens that share a result differ as before."""
     network = tiny("sam2")
-    attention = network.memory_attention.layers[0].cross_attention
+    layer = network.memory_attention.layers[0]
+    attention = layer.cross_attention
     chosen, x = choice(6), torch.randn(OBJECTS, 16, 32)
     tokens = network.memory_tokens(memory(network, chosen))
-    got = attention.attend_memory(x, tokens, (SIDE, SIDE), "none")
-    full = attention.attend_memory(x, tokens._replace(chosen=None), (SIDE, SIDE), "none")
+    got = attention.attend_memory(x, tokens, (SIDE, SIDE), layer.config)
+    full = attention.attend_memory(x, tokens._replace(chosen=None), (SIDE, SIDE), layer.config)
     for row in range(OBJECTS):
         expected = full[row, chosen.tokens[row]][chosen.source[row]]
         torch.testing.assert_close(got[row], expected, rtol=1e-4, atol=1e-4)

@@ -25,7 +25,16 @@ from tempomask.tracking.state import Request
 
 MakeTiny = Callable[[str], Segmenter]
 Attend = Callable[[Tensor, MemoryInputs | None], Tensor]
-NAMES = ["sam2", "efficienttam", "efficienttam-eq5", "efficienttam-eq6", "edgetam", "nano"]
+NAMES = [
+    "sam2",
+    "efficienttam",
+    "efficienttam-eq5",
+    "efficienttam-eq6",
+    "efficienttam-eq5-1",
+    "sam2-no-pointers",
+    "edgetam",
+    "nano",
+]
 SIDE, FRAME, END = 64, 30, 40
 
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tempomask.errors import InputError
-from tempomask.models.config import SEGMENTERS, HieraConfig, ViTConfig, segmenter_config
+from tempomask.models.config import (
+    SEGMENTERS,
+    HieraConfig,
+    MemoryForm,
+    PerceiverConfig,
+    ViTConfig,
+    segmenter_config,
+)
 from tempomask.models.hiera import Hiera
 from tempomask.models.vit import ViT
 
@@ -97,7 +106,24 @@ def test_a_perceiver_leaves_nothing_to_pool() -> None:
     config = SEGMENTERS["edgetam"]
     assert config.memory_shape == (64, 256 + 16 * 16, 1)
     with pytest.raises(InputError, match="memories of edgetam are few tokens already"):
-        config.with_pooling("eq5")
+        config.with_memory(MemoryForm())
+
+
+@pytest.mark.parametrize("window", [0, 3, True, "2"])
+def test_windows_are_those_that_divide_the_grid(window: Any) -> None:
+    with pytest.raises(InputError, match=r"window must be one of \(1, 2, 4\), got"):
+        MemoryForm(window=window)
+
+
+def test_forms_of_memory_attention() -> None:
+    config = SEGMENTERS["nano"].with_memory(MemoryForm("eq6", 4, pointers=False))
+    attention = config.memory_attention
+    assert (attention.pooling, attention.window, attention.pointers) == ("eq6", 4, False)
+    assert attention.image_keys and config.size_multiple == 64
+    with pytest.raises(InputError, match="image_size 416 does not fit nano.* 384 or 448"):
+        config.with_image_size(416)
+    with pytest.raises(InputError, match="at least one token of each kind"):
+        PerceiverConfig(grid=0)
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tempomask.models.config import (
+    WINDOWS,
     MemoryAttentionConfig,
+    MemoryForm,
     TokenGrid,
     ViTConfig,
     segmenter_config,
@@ -25,7 +28,7 @@ from tempomask.models.neck import SingleLevelNeck
 from tempomask.models.segmenter import Segmenter
 from tempomask.models.vit import ViT
 
-DIM, MEMORY_DIM, GRID = 16, 8, (4, 6)
+DIM, MEMORY_DIM, GRID = 16, 8, (4, 8)
 TOKENS = GRID[0] * GRID[1]
 
 
@@ -59,19 +62,35 @@ def rotated(x: Tensor, theta: float = 10000.0) -> Tensor:
     return out
 
 
-def pooled(x: Tensor, frames: int) -> Tensor:
-    """2x2 means within each frame: (frames * TOKENS, D) to (frames * TOKENS / 4, D)."""
+def pooled(x: Tensor, frames: int, side: int) -> Tensor:
+    """Means within each frame: (frames * TOKENS, D) to (frames * TOKENS / side^2, D)."""
     means = []
     for frame in range(frames):
-        for row in range(0, GRID[0], 2):
-            for column in range(0, GRID[1], 2):
+        for row in range(0, GRID[0], side):
+            for column in range(0, GRID[1], side):
                 window = [
                     x[frame * TOKENS + (row + i) * GRID[1] + column + j]
-                    for i in range(2)
-                    for j in range(2)
+                    for i in range(side)
+                    for j in range(side)
                 ]
-                means.append(sum(window) / 4)
+                means.append(sum(window) / side**2)
     return torch.stack(means)
+
+
+def means(x: Tensor, count: int) -> Tensor:
+    """Means of tokens (P, D) that follow each other, of the last ones of fewer."""
+    return torch.stack([sum(part) / len(part) for part in x.split(count)])
+
+
+def naive_linear(query: Tensor, key: Tensor, value: Tensor, copies: list[float]) -> Tensor:
+    """Weights max(q, 0) max(k, 0) instead of exp(q k), query by query."""
+    rows = []
+    for q in query:
+        pairs = zip(copies, key, strict=True)
+        weights = [c * float(q.clamp(min=0) @ k.clamp(min=0)) for c, k in pairs]
+        total = sum(weights) + 1e-6
+        rows.append(sum(w / total * v for w, v in zip(weights, value, strict=True)))
+    return torch.stack(rows)
 
 
 def naive_softmax(query: Tensor, key: Tensor, value: Tensor, copies: list[float]) -> Tensor:
@@ -87,10 +106,10 @@ def naive_softmax(query: Tensor, key: Tensor, value: Tensor, copies: list[float]
 
 
 def naive_cross_attention(
-    layer: MemoryAttentionLayer, x: Tensor, memory: MemoryTokens, pooling: str, frames: int
+    layer: MemoryAttentionLayer, x: Tensor, memory: MemoryTokens, frames: int
 ) -> Tensor:
     """The cross-attention of one object, after the norm."""
-    attention = layer.cross_attention
+    attention, pooling, side = layer.cross_attention, layer.config.pooling, layer.config.window
     values, positions = memory.values[0], memory.positions[0]
     query = rotated(x @ attention.query.weight.T + attention.query.bias)
     key = (values + positions) @ attention.key.weight.T + attention.key.bias
@@ -98,21 +117,36 @@ def naive_cross_attention(
     spatial, pointers = rotated(key[: memory.num_spatial]), key[memory.num_spatial :]
     copies = [1.0] * len(key)
     if pooling != "none" and frames > 1:
-        spatial = pooled(spatial, frames)
-        value = torch.cat([pooled(value[: memory.num_spatial], frames), value[-len(pointers) :]])
+        spatial, of_pointers = pooled(spatial, frames, side), value[-len(pointers) :]
+        if pooling == "all":
+            pointers, of_pointers = means(pointers, side**2), means(of_pointers, side**2)
+        value = torch.cat([pooled(value[: memory.num_spatial], frames, side), of_pointers])
         copies = [1.0] * (len(spatial) + len(pointers))
         if pooling == "eq5":
-            copies[: len(spatial)] = [4.0] * len(spatial)
-        else:
-            spatial = spatial + math.log(4.0)
-    attended = naive_softmax(query, torch.cat([spatial, pointers]), value, copies)
+            copies[: len(spatial)] = [side**2] * len(spatial)
+        elif pooling == "eq6":
+            spatial = spatial + math.log(side**2)
+    naive = naive_linear if layer.config.linear else naive_softmax
+    attended = naive(query, torch.cat([spatial, pointers]), value, copies)
     return attended @ attention.output.weight.T + attention.output.bias
 
 
-@pytest.mark.parametrize("frames", [1, 3])
-@pytest.mark.parametrize("pooling", ["none", "eq5", "eq6"])
-def test_memory_cross_attention(pooling: str, frames: int) -> None:
-    config = MemoryAttentionConfig(layers=1, feedforward_dim=32, pooling=pooling)  # type: ignore[arg-type]
+FORMS = {
+    "full": MemoryForm("none"),
+    **{
+        f"{kind} {side}": MemoryForm(kind, side)
+        for kind in ("eq5", "eq6", "all")
+        for side in WINDOWS
+    },
+    "linear": MemoryForm("none", linear=True),
+    "linear eq5": MemoryForm("eq5", linear=True),
+}
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_memory_cross_attention(form: MemoryForm, frames: int) -> None:
+    config = MemoryAttentionConfig(layers=1, feedforward_dim=32, **asdict(form))
     layer = MemoryAttentionLayer(config, DIM, MEMORY_DIM)
     randomised(layer)
     generator = torch.Generator().manual_seed(1)
@@ -125,8 +159,8 @@ def test_memory_cross_attention(pooling: str, frames: int) -> None:
         image_keys=None,
     )
     x = torch.randn(1, TOKENS, DIM, generator=generator).double()
-    ours = layer.cross_attention.attend_memory(x, memory, GRID, config.pooling)
-    expected = naive_cross_attention(layer, x[0], memory, pooling, frames)
+    ours = layer.cross_attention.attend_memory(x, memory, GRID, config)
+    expected = naive_cross_attention(layer, x[0], memory, frames)
     # The package rotates in float32.
     assert torch.allclose(ours[0], expected, atol=1e-5)
 

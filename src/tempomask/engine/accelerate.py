@@ -34,8 +34,15 @@ def accelerate(segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> Segm
     once and for all, instead of being cast at every frame; positions, norms outside the encoder and
     whatever decides a mask stay float32. The result cannot be trained or saved any more.
 
-    Raises InputError for one that is accelerated already.
+    Raises InputError for one that is accelerated already, and for forms of its memory attention
+    that the engine lacks.
     """
+    form = segmenter.config.memory_attention
+    if form.linear or form.pooling == "all":
+        raise InputError(
+            "the fast engine neither attends linearly nor pools all tokens of the memories; load"
+            ' with engine="plain"'
+        )
     if segmenter.fast:
         raise InputError(
             f"this segmenter of {segmenter.config.name} is accelerated already; use it as it is, or"

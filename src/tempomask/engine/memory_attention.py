@@ -14,8 +14,9 @@ memory, K memory tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, reduce
 from typing import NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ from torch.nn import functional as F
 from tempomask.engine.choose import fastest
 from tempomask.engine.packed import and_turned, composed, fast_linear, in_parts, stacked
 from tempomask.engine.rotated_keys import Table, rotated, rotated_keys
-from tempomask.models.config import Pooling, SegmenterConfig
+from tempomask.models.config import MemoryAttentionConfig, SegmenterConfig
 from tempomask.models.memory_attention import (
     MemoryAttention,
     MemoryAttentionLayer,
@@ -34,7 +35,6 @@ from tempomask.models.memory_attention import (
     TokenChoice,
     take_rows,
 )
-from tempomask.models.pooled_memory_attention import LOG_WINDOW_AREA, WINDOW
 from tempomask.ops.attention import attention
 from tempomask.ops.rope import axial_table
 
@@ -53,7 +53,7 @@ class SharedTokens(NamedTuple):
     place (N, K, memory_dim): values and positions. values (N, K', memory_dim): pooled where keys
     will be. num_spatial: leading tokens of place that are spatial. image_keys: see
     `MemoryTokens`. bias: joins the logits of the keys (1 or N, K'), or None. pooled: whether keys
-    are pooled 2x2 too. chosen: see `MemoryTokens`.
+    are pooled too. chosen: see `MemoryTokens`.
     """
 
     place: Tensor
@@ -73,7 +73,7 @@ class FastMemoryAttentionLayer(nn.Module):
     ) -> None:
         super().__init__()
         own, cross = plain.self_attention, plain.cross_attention
-        self.pooling: Pooling = plain.pooling
+        self.config = plain.config
         value = (own.value.weight.data, own.value.bias.data)
         query, key, asked = (
             and_turned(layer.weight.data, layer.bias.data)
@@ -130,7 +130,7 @@ class FastMemoryAttentionLayer(nn.Module):
         return out
 
     def _keys(self, memory: SharedTokens, grid: tuple[int, int]) -> Tensor:
-        """Rotated keys (N, K', D); with pooling a quarter of the places."""
+        """Rotated keys (N, K', D); with pooling one for each window."""
         place, spatial = memory.place, memory.num_spatial
         pointers = self.pointer_key(place[:, spatial:])
         keys = pointers.new_empty(*place.shape[:2], pointers.shape[2])
@@ -146,50 +146,51 @@ class FastMemoryAttentionLayer(nn.Module):
         if not memory.pooled:
             return keys
         # Pointers stay as they are, the logarithm is the pooled keys' alone.
-        pooled = _pooled(keys, spatial, grid)
-        if self.pooling == "eq6":
-            pooled[:, : spatial // WINDOW**2] += LOG_WINDOW_AREA
+        area = self.config.window**2
+        pooled = _pooled(keys, spatial, grid, self.config.window)
+        if self.config.pooling == "eq6":
+            pooled[:, : spatial // area] += math.log(area)
         return pooled
 
 
 def _shared(
-    memory: MemoryTokens, pooling: Pooling, grid: tuple[int, int], dtype: torch.dtype
+    memory: MemoryTokens,
+    config: MemoryAttentionConfig,
+    grid: tuple[int, int],
+    dtype: torch.dtype,
 ) -> SharedTokens:
     """What all layers read of the memories, in the type that they compute in."""
-    spatial = memory.num_spatial
+    spatial, window = memory.num_spatial, config.window
     # As in the plain code, a single remembered frame is not pooled.
-    pooled = pooling != "none" and spatial > grid[0] * grid[1]
+    pooled = config.pooling != "none" and spatial > memory.grid.tokens
+    counted = window if pooled and config.pooling == "eq5" else 1
     return SharedTokens(
         (memory.values + memory.positions).to(dtype),
-        (_pooled(memory.values, spatial, grid) if pooled else memory.values).to(dtype),
+        (_pooled(memory.values, spatial, grid, window) if pooled else memory.values).to(dtype),
         spatial,
         memory.image_keys,
-        _bias(memory, memory.grid.tokens, pooled, pooled and pooling == "eq5", dtype),
+        _bias(memory, memory.grid.tokens // (window**2 if pooled else 1), counted, dtype),
         pooled,
         memory.chosen,
     )
 
 
-def _bias(
-    memory: MemoryTokens, area: int, pooled: bool, counted: bool, dtype: torch.dtype
-) -> Tensor | None:
-    """What joins the logits of the keys (1 or N, K') of frames of that area, None for nothing.
+def _bias(memory: MemoryTokens, places: int, counted: int, dtype: torch.dtype) -> Tensor | None:
+    """What joins the logits of the keys (1 or N, K'), None for nothing; frames have `places` keys.
 
-    counted: a pooled key counts as often as the keys it stands for (Eq. 5). Absent ones: never.
+    counted: side of the window of as many keys as a key counts for (Eq. 5). Absent ones: never.
     """
-    if not counted and memory.absent is None:
+    if counted == 1 and memory.absent is None:
         return None
-    frames = memory.num_spatial // area
-    places = area // WINDOW**2 if pooled else area
+    frames = memory.num_spatial // memory.grid.tokens
     pointers = memory.values.shape[1] - memory.num_spatial
-    logarithm = LOG_WINDOW_AREA if counted else 0.0
     bias = memory.values.new_zeros((1, frames * places + pointers), dtype=dtype)
-    bias[:, : frames * places] = logarithm
+    bias[:, : frames * places] = math.log(counted**2)
     absent = memory.absent
     if absent is None:
         return bias
     # A pointer is several tokens.
-    parts = pointers // (absent.shape[1] - frames)
+    parts = pointers // max(1, absent.shape[1] - frames)
     tokens = [
         absent[:, :frames].repeat_interleave(places, dim=1),
         absent[:, frames:].repeat_interleave(parts, dim=1),
@@ -256,13 +257,15 @@ def _narrow_is_faster() -> bool:
     return fastest("float32 attention to memories", ways) == "narrow"
 
 
-def _pooled(x: Tensor, num_spatial: int, grid: tuple[int, int]) -> Tensor:
-    """Means of 2x2 places of the first num_spatial tokens of x (N, K, C), then the others."""
-    size = (-1, grid[0] // WINDOW, WINDOW, grid[1] // WINDOW, WINDOW)
+def _pooled(x: Tensor, num_spatial: int, grid: tuple[int, int], window: int) -> Tensor:
+    """Means of windows of the first num_spatial tokens of x (N, K, C), then the others."""
+    if window == 1:
+        return x
+    size = (-1, grid[0] // window, window, grid[1] // window, window)
     maps = x[:, :num_spatial].unflatten(1, size)
     # Sums of slices: a mean over two inner dimensions is many times slower in bfloat16.
-    rows = maps[:, :, :, 0] + maps[:, :, :, 1]
-    spatial = (rows[..., 0, :] + rows[..., 1, :]).mul_(1 / WINDOW**2).flatten(1, 3)
+    rows = reduce(torch.add, maps.unbind(3))
+    spatial = reduce(torch.add, rows.unbind(-2)).mul_(1 / window**2).flatten(1, 3)
     return torch.cat([spatial, x[:, num_spatial:]], dim=1)
 
 
@@ -335,7 +338,7 @@ class FastMemoryAttention(MemoryAttention):
         self, x: Tensor, memory: MemoryTokens, grid: tuple[int, int], table: Table
     ) -> Tensor:
         """All layers from the first cross-attention on: x (1 or N, hw, D) to (N, hw, D)."""
-        shared = _shared(memory, self._layers()[0].pooling, grid, self.cosine.dtype)
+        shared = _shared(memory, self._layers()[0].config, grid, self.cosine.dtype)
         for index, layer in enumerate(self._layers()):
             if index:
                 x = layer.attend_self(x, table)

@@ -5,14 +5,16 @@ Sizes are in pixels or channels. `segmenter_config(name)` is the one way to a na
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import lcm
 from operator import index
 from typing import Literal, NamedTuple
 
 from tempomask.errors import InputError, check_choice, unknown_name
 
-Pooling = Literal["none", "eq5", "eq6"]
+# Sides of windows that memories are pooled in.
+WINDOWS = (1, 2, 4)
+Pooling = Literal["none", "eq5", "eq6", "all"]
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,29 @@ EncoderConfig = HieraConfig | ViTConfig | HybridConfig | RepViTConfig
 
 
 @dataclass(frozen=True)
+class MemoryForm:
+    """How memories are attended to, with any weights (EfficientTAM, section 5.3).
+
+    pooling: spatial keys are pooled by Eq. 5 or Eq. 6, or all tokens naively, pointers too.
+    window: side of what is pooled into one.
+    pointers: object pointers are attended to.
+    linear: attention without a softmax, whose cost is linear in the tokens.
+    """
+
+    pooling: Pooling = "eq5"
+    window: int = 2
+    pointers: bool = True
+    linear: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("pooling", self.pooling, Pooling)
+        if isinstance(self.window, bool) or self.window not in WINDOWS:
+            raise InputError(f"window must be one of {WINDOWS}, got {self.window!r}")
+
+
+@dataclass(frozen=True)
 class MemoryAttentionConfig:
-    """pooling: how spatial memory keys are pooled (EfficientTAM Eq. 5 or Eq. 6).
+    """pooling, window, pointers, linear: as in `MemoryForm`.
 
     image_keys: keys also see the image feature of the remembered frame, so that matching does not
     have to be learned from the mask-fused memory alone (nano).
@@ -79,6 +102,12 @@ class MemoryAttentionConfig:
     rope_theta: float = 10000.0
     pooling: Pooling = "none"
     image_keys: bool = False
+    window: int = 2
+    pointers: bool = True
+    linear: bool = False
+
+    def __post_init__(self) -> None:
+        MemoryForm(self.pooling, self.window)
 
 
 @dataclass(frozen=True)
@@ -92,6 +121,10 @@ class PerceiverConfig:
     layers: int = 2
     latents: int = 256
     grid: int = 16
+
+    def __post_init__(self) -> None:
+        if min(self.latents, self.grid) < 1:
+            raise InputError(f"a perceiver has at least one token of each kind, got {self}")
 
 
 class TokenGrid(NamedTuple):
@@ -150,8 +183,9 @@ class SegmenterConfig:
     @property
     def size_multiple(self) -> int:
         """The image side must be a multiple of this many pixels."""
-        plain = isinstance(self.encoder, ViTConfig) and self.memory_attention.pooling == "none"
-        step = 16 if plain else 32
+        step = 16 if isinstance(self.encoder, ViTConfig) else 32
+        if self.memory_attention.pooling != "none":
+            step = lcm(step, 16 * self.memory_attention.window)
         return step if self.perceiver is None else lcm(step, 16 * self.perceiver.grid)
 
     @property
@@ -168,14 +202,13 @@ class SegmenterConfig:
         size = (grid.tokens, 1) if grid.unplaced else (grid.height, grid.width)
         return self.memory_dim, *size
 
-    def with_pooling(self, pooling: Pooling) -> SegmenterConfig:
-        """The same segmenter with other pooling of memory keys; its weights fit as they are."""
-        check_choice("pooling", pooling, Pooling)
-        if self.perceiver is not None and pooling != "none":
+    def with_memory(self, form: MemoryForm) -> SegmenterConfig:
+        """The same segmenter, whose memories are attended to so; its weights fit as they are."""
+        if self.perceiver is not None and form.pooling != "none":
             raise InputError(
                 f"the memories of {self.name} are few tokens already; leave pooled memory out"
             )
-        attention = replace(self.memory_attention, pooling=pooling)
+        attention = replace(self.memory_attention, **asdict(form))
         return replace(self, memory_attention=attention).with_image_size(self.image_size)
 
     def with_image_size(self, image_size: int) -> SegmenterConfig:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tempomask.models.config import MemoryAttentionConfig, Pooling, TokenGrid
-from tempomask.models.pooled_memory_attention import pooled_attention
+from tempomask.models.config import MemoryAttentionConfig, TokenGrid
+from tempomask.models.pooled_memory_attention import linear_attention, pooled_tokens
 from tempomask.ops.attention import attention
 from tempomask.ops.rope import axial_table, rotate
 
@@ -75,9 +75,16 @@ class RotaryAttention(nn.Module):
         return self.output(attention(query, key, self.value(x)))
 
     def attend_memory(
-        self, x: Tensor, memory: MemoryTokens, grid: tuple[int, int], pooling: Pooling
+        self,
+        x: Tensor,
+        memory: MemoryTokens,
+        grid: tuple[int, int],
+        config: MemoryAttentionConfig,
     ) -> Tensor:
-        """Let x (1 or N, hw, D) attend to the memory tokens: (N, hw, D)."""
+        """Let x (1 or N, hw, D) attend to the memory tokens: (N, hw, D).
+
+        A single memory frame is not pooled, as in the official code.
+        """
         query = self.rotate(self.query(x), grid).expand(memory.values.shape[0], -1, -1)
         if memory.chosen is not None:
             query = take_rows(query, memory.chosen.tokens)
@@ -88,12 +95,11 @@ class RotaryAttention(nn.Module):
             spatial = spatial + self.image_key(self.image_norm(memory.image_keys))
         height, width, unplaced = memory.grid
         key = torch.cat([self.rotate(spatial, (height, width), unplaced), pointers], dim=1)
-        value = self.value(memory.values)
-        if pooling == "none":
-            attended = attention(query, key, value)
-        else:
-            attended = pooled_attention(query, key, value, memory.num_spatial, grid, pooling)
-        attended = self.output(attended)
+        value, bias = self.value(memory.values), None
+        if config.pooling != "none" and memory.num_spatial > memory.grid.tokens:
+            key, value, bias = pooled_tokens(key, value, memory.num_spatial, grid, config)
+        attend = linear_attention if config.linear else attention
+        attended = self.output(attend(query, key, value, bias))
         return attended if memory.chosen is None else take_rows(attended, memory.chosen.source)
 
 
@@ -102,7 +108,7 @@ class MemoryAttentionLayer(nn.Module):
 
     def __init__(self, config: MemoryAttentionConfig, dim: int, memory_dim: int) -> None:
         super().__init__()
-        self.pooling: Pooling = config.pooling
+        self.config = config
         self.self_attention = RotaryAttention(dim, dim, config.rope_theta)
         self.cross_attention = RotaryAttention(
             dim, memory_dim, config.rope_theta, config.image_keys
@@ -116,9 +122,7 @@ class MemoryAttentionLayer(nn.Module):
     def forward(self, x: Tensor, memory: MemoryTokens, grid: tuple[int, int]) -> Tensor:
         """From x (1 or N, hw, D) to (N, hw, D); one x is for all until memories are seen."""
         x = x + self.self_attention.attend_self(self.self_norm(x), grid)
-        attended = self.cross_attention.attend_memory(
-            self.cross_norm(x), memory, grid, self.pooling
-        )
+        attended = self.cross_attention.attend_memory(self.cross_norm(x), memory, grid, self.config)
         x = x + attended
         return x + self.contract(F.relu(self.expand(self.feedforward_norm(x))))
 

@@ -66,6 +66,15 @@ class MemoryInputs(NamedTuple):
     absent: Tensor | None = None
     chosen: TokenChoice | None = None
 
+    def without_pointers(self) -> MemoryInputs:
+        """The frames alone."""
+        frames = self.spatial.shape[1]
+        return self._replace(
+            pointers=self.pointers[:, :0],
+            pointer_distance=self.pointer_distance[..., :0],
+            absent=None if self.absent is None else self.absent[:, :frames],
+        )
+
 
 class Decoded(NamedTuple):
     """The chosen mask of N objects, and all M candidates.
@@ -177,6 +186,8 @@ class Segmenter(RoutedNetwork):
 
     def memory_tokens(self, memory: MemoryInputs) -> MemoryTokens:
         """The memories of N objects as tokens with their positions in space and time."""
+        if not self.config.memory_attention.pointers:
+            memory = memory.without_pointers()
         dim, place = self.config.memory_dim, self.config.memory_grid
         spatial = memory.spatial.permute(0, 1, 3, 4, 2).flatten(1, 3)
         grid = grid_sine(place.height, place.width, dim, spatial.device).flatten(1).T

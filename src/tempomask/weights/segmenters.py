@@ -12,6 +12,7 @@ from tempomask.files import read_json
 from tempomask.models.config import (
     SEGMENTERS,
     HieraConfig,
+    MemoryForm,
     RepViTConfig,
     SegmenterConfig,
     ViTConfig,
@@ -41,7 +42,7 @@ def load_segmenter(
     name: str | None = None,
     checkpoint: str | Path | None = None,
     image_size: int | None = None,
-    pooled_memory: bool = False,
+    pooled_memory: bool | MemoryForm = False,
 ) -> Segmenter:
     """A segmenter with its weights, on the CPU, in float32, in eval mode.
 
@@ -51,8 +52,8 @@ def load_segmenter(
             EdgeTAM, transformers' safetensors of SAM 2 and EdgeTAM, and our own. None is the
             model's own, from this machine or the Hub.
         image_size: Side of the square input; None is that of the model.
-        pooled_memory: Memory keys and values are pooled 2x2 (EfficientTAM, Eq. 5), also in models
-            that were not trained so.
+        pooled_memory: Memory keys and values are pooled 2x2 (EfficientTAM, Eq. 5), or attended to
+            in another form, also in models that were not trained so.
 
     Raises:
         InputError: The name is unknown; the checkpoint is missing, damaged or of another model; the
@@ -69,8 +70,10 @@ def load_segmenter(
     config = _config_of(name, file, layout)
     if image_size is not None:
         config = config.with_image_size(image_size)
-    if pooled_memory and config.memory_attention.pooling == "none":
-        config = config.with_pooling("eq5")
+    if isinstance(pooled_memory, MemoryForm):
+        config = config.with_memory(pooled_memory)
+    elif pooled_memory and config.memory_attention.pooling == "none":
+        config = config.with_memory(MemoryForm())
     # Of our own networks some are pruned.
     own = file.state if layout is OWN else {}
     return load(lambda: fit_widths(Segmenter(config), own), config.name, file, layout)
