@@ -199,8 +199,8 @@ class SegmenterConfig:
     def memory_shape(self) -> tuple[int, int, int]:
         """Channels, rows and columns of what is remembered of a frame; latents are one column."""
         grid = self.memory_grid
-        size = (grid.tokens, 1) if grid.unplaced else (grid.height, grid.width)
-        return self.memory_dim, *size
+        rows, columns = (grid.tokens, 1) if grid.unplaced else (grid.height, grid.width)
+        return self.memory_dim, rows, columns
 
     def with_memory(self, form: MemoryForm) -> SegmenterConfig:
         """The same segmenter, whose memories are attended to so; its weights fit as they are."""
