@@ -40,6 +40,12 @@ class Flaws(dict[str, str]):
         if self and not rest:
             raise InputError(next(iter(self.values())))
 
+    def tell(self) -> None:
+        """Warn of the first flaw, in one line, before work on the rest begins."""
+        if self:
+            others = f", and {len(self) - 1} others" if len(self) > 1 else ""
+            warn(f"{next(iter(self.values()))}; {next(iter(self))}{others} will be left out")
+
 
 @contextmanager
 def place(name: str) -> Iterator[None]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.cli.conftest import Run
 from tests.evaluation import vos_layouts as tiny
@@ -93,6 +95,51 @@ def test_bad_input_is_one_line_before_work(
         code, out, err = run("eval", *given)
         assert (code, out) == (2, "") and words in err, (given, err)
         assert len(err.strip().splitlines()) == 1
+
+
+def test_zips_are_scored_and_their_root_is_checked(
+    run: Run, roots: dict[str, Path], checkpoint: Path, tmp_path: Path
+) -> None:
+    root, model = roots["mose"], ("--checkpoint", checkpoint, "--dtype", "float32")
+    zipped, wrong = tmp_path / "s.zip", tmp_path / "wrong.zip"
+    code, first, err = run("eval", "mose", root, *model, "--submission", zipped, "--json")
+    assert code == 0, err
+    code, again, err = run("eval", "mose", root, "--masks", zipped, "--json")
+    assert code == 0 and json.loads(again)["sequences"] == json.loads(first)["sequences"]
+    with zipfile.ZipFile(zipped) as archive, zipfile.ZipFile(wrong, "w") as other:
+        for name in archive.namelist():
+            other.writestr(f"results/{name}", archive.read(name))
+        other.writestr("../out.txt", "x")
+    (tmp_path / "none.zip").write_bytes(b"text")
+    for given, words in (
+        (("mose", root, "--masks", wrong), "wrong.zip has .., results at its root, where the ser"),
+        (("lvos", roots["lvos"], "--masks", zipped), "Annotations/vid0/ and the others; zip the f"),
+        (("mose", root, "--masks", tmp_path / "none.zip"), "cannot read the zip"),
+        (("mose", root, *model, "--sequences", "a", "--submission", zipped), "leave --sequences"),
+    ):
+        code, out, err = run("eval", *given)
+        assert (code, out) == (2, "") and words in err, (given, err)
+        assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "out.txt").exists()
+
+
+def test_what_is_left_out_is_told_before_work(
+    run: Run, roots: dict[str, Path], checkpoint: Path, tmp_path: Path
+) -> None:
+    """A later mask of another size is found in its header, before a frame is tracked."""
+    base = roots["vost"]
+    shutil.copytree(base / "JPEGImages" / "a", base / "JPEGImages" / "b")
+    shutil.copytree(base / "Annotations" / "a", base / "Annotations" / "b")
+    Image.new("P", (9, 9)).save(base / "Annotations" / "a" / "00003.png")
+    model = ("--checkpoint", checkpoint, "--dtype", "float32")
+    for command in (("vost", base), ("pvs", f"vost:{base}", "--rounds", 1)):
+        code, text, err = run("eval", *command, *model, "--json")
+        assert code == 1 and json.loads(text)
+        first = err.strip().splitlines()[0]
+        assert "warning" in first and "00003.png has 9 x 9 pixels" in first
+        assert "a will be left out" in first
+    code, out, err = run("eval", "vost", base, *model, "--submission", tmp_path / "s.zip")
+    assert (code, out) == (2, "") and "is not written, as a server takes whole sets only" in err
 
 
 def test_promptable_segmentation_over_several_sets(

@@ -231,6 +231,11 @@ def test_submissions_hold_checked_results(
     with zipfile.ZipFile(zipped.path) as archive:
         (sent,) = json.loads(archive.read("results.json"))
     assert sent["segmentations"] == [mask, *[None] * 4] and sent["score"] == 0.5
+    assert list(read_predictions(zipped.path, dataset)) == [1]
+    with zipfile.ZipFile(zipped.path, "w") as archive:
+        archive.writestr("results/results.json", "[]")
+    with pytest.raises(InputError, match=r"has results at its root, .* results.json; zip the file"):
+        read_predictions(zipped.path, dataset)
     zipped.path.unlink()
     with pytest.raises(InputError, match="no predictions; the servers refuse an empty list"):
         evaluate_predictions(dataset, written(path, []), submission=zipped)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -68,14 +68,14 @@ def boxes(
     data = BoxTrackingData(root, layout, split, sequences, first_only=zipped is not None)
     if predictions is not None:
         refuse("--boxes scores a folder without a model", model, tracking)
-        with closing(VideoBar()) as bar:
+        with closing(VideoBar(data)) as bar:
             summary = evaluate_box_files(
                 data, predictions, out=out, submission=zipped, progress=bar.show
             )
     else:
         options = tracking.options()
         loaded = model.load(pooled_memory=tracking.pooled_memory)
-        with closing(VideoBar()) as bar:
+        with closing(VideoBar(data)) as bar:
             summary = evaluate_boxes(
                 loaded, data, out=out, submission=zipped, options=options, progress=bar.show
             )
@@ -135,29 +135,35 @@ def youtube_vis(
             found = evaluate_predictions(dataset, predictions, **output)
     else:
         loaded = model.load_instances()
-        with closing(VideoBar()) as bar:
+        with closing(VideoBar(dataset.videos)) as bar:
             found = evaluate_instances(loaded, dataset, limit=limit, progress=bar.show, **output)
     return conclude(found, as_json, out, _print_instances)
 
 
 class VideoBar:
-    """One progress bar on stderr, from the first frame on, for the frames of the video at hand."""
+    """One progress bar on stderr, from the first frame on, for the frames of the video at hand.
 
-    def __init__(self, unit: str = " frames") -> None:
+    Args:
+        videos: All of them, each with a name.
+        unit: What is counted of a video.
+    """
+
+    def __init__(self, videos: Iterable[Any], unit: str = " frames") -> None:
         self.bar = console.bars(unit)
         self.task = self.bar.add_task("", total=None)
-        self.videos: dict[str, None] = {}
+        self.places = {video.name: place for place, video in enumerate(videos, 1)}
+        self.begun = False
 
     def show(self, video: str, done: int, total: int) -> None:
         """Frames of a video that are done, of all it has."""
         self.bar.start()
-        self.videos.setdefault(video)
-        title = f"video {len(self.videos)}: {video}"
+        self.begun = True
+        title = f"video {self.places[video]} of {len(self.places)}: {video}"
         self.bar.update(self.task, description=title, completed=done, total=total)
 
     def close(self) -> None:
         """Leave the bar as it is."""
-        if self.videos:
+        if self.begun:
             self.bar.stop()
 
 

@@ -58,7 +58,7 @@ def pvs(
     _check_resume(resume, out)
 
     def score(loaded: Any, name: str, data: SequenceSet[Any], _: Protocol) -> Any:
-        with closing(VideoBar(" objects")) as bar:
+        with closing(VideoBar(data, " objects")) as bar:
             return evaluate_promptable(
                 loaded,
                 data,
@@ -118,7 +118,7 @@ def interactive(
         from tempomask.evaluation.vos import evaluate
 
     def score(loaded: Any, name: str, data: SequenceSet[Any], protocol: Protocol) -> Any:
-        with closing(VideoBar()) as bar:
+        with closing(VideoBar(data)) as bar:
             return evaluate(
                 loaded,
                 data,

@@ -42,7 +42,8 @@ class VosOptions:
         prompt: What is given of an object where it first appears.
         propagator: Propagate the first masks over this model's features instead of tracking:
             dinov3-vits16, nano ... --image-size is then the short side.
-        masks: Score this folder of SEQ/NNNNN.png instead of a model.
+        masks: Score this folder of SEQ/NNNNN.png, or the zip made for a server, instead of a
+            model.
         shard: Only part 2/8 of the sequences, for one of eight processes; --resume without it
             then scores all of them together.
         out: Folder for masks/, results.csv and summary.json.
@@ -227,18 +228,19 @@ def _evaluate(dataset: SequenceSet[Any], protocol: Protocol, top: str, run: VosO
         other = {"propagator": run.propagator, "resume": run.resume, "shard": run.shard}
         groups = (run.model, run.tracking, run.routing)
         refuse("--masks scores a folder without a model", *groups, prompt=prompt, **other)
-        with closing(VideoBar()) as bar:
+        with closing(VideoBar(dataset)) as bar:
             summary = evaluate_masks(
                 dataset,
                 run.masks,
                 protocol=protocol,
                 out=run.out,
                 submission=zipped,
+                top=top,
                 progress=bar.show,
             )
         return conclude(summary, run.as_json, run.out, _print_masks)
     loaded, options = _load(run)
-    with closing(VideoBar()) as bar:
+    with closing(VideoBar(dataset)) as bar:
         summary = evaluate(
             loaded,
             dataset,

@@ -69,8 +69,8 @@ class Davis(SequenceSet[MaskSequence]):
         single_object = single_object or year in SINGLE_OBJECT_YEARS
         self._read_each(
             names,
-            lambda name: paired(
-                name, images / name, annotations / name, single_object, sparse
+            lambda name: started(
+                paired(name, images / name, annotations / name, single_object, sparse)
             ).first(max_frames),
         )
         if max_frames is not None:
@@ -206,3 +206,13 @@ def paired(
         single_object,
         annotated=None if lacking is None else at,
     )
+
+
+def started(sequence: MaskSequence) -> MaskSequence:
+    """The sequence; InputError if its first frame, with which objects are given, has no mask."""
+    if 0 not in sequence.labels:
+        raise InputError(
+            f"sequence {sequence.name} has no mask for its first frame"
+            f" {sequence.images[0].name}; its objects are given there"
+        )
+    return sequence

@@ -102,9 +102,19 @@ class ObjectSequence(FrameSequence):
         """The folder of each object's masks, by id; None where one label map holds all objects."""
         return None
 
+    @property
+    def mask_files(self) -> Iterable[Path]:
+        """All files with masks."""
+        raise TypeError(f"{type(self).__name__} must implement mask_files")
+
     def masks(self, index: int, object_ids: Sequence[int]) -> NDArray[np.bool_]:
         """True masks (N, H, W) of some objects on a frame; InputError if they cannot be read."""
         raise TypeError(f"{type(self).__name__} must implement masks")
+
+    def check_sizes(self) -> None:
+        """InputError for a frame or mask of another size; of each file the header alone is read."""
+        for path in (*self.images, *self.mask_files):
+            self.check_size(image_size(path), path)
 
     def check_prompts(self) -> None:
         """Read the first mask of every object; InputError if one is empty or of another size."""
@@ -119,11 +129,11 @@ class ObjectSequence(FrameSequence):
                         f" {self.images[index].stem}, its first; it cannot be tracked without one"
                     )
 
-    def check_size(self, mask: NDArray[Any], path: Path) -> None:
-        """InputError for a mask (H, W), read from a file, of another size than the frames."""
-        if mask.shape != self.size:
+    def check_size(self, size: tuple[int, ...], path: Path) -> None:
+        """InputError for a file with another size (H, W) than the first frame."""
+        if size != self.size:
             raise InputError(
-                f"{path} has {mask.shape[1]} x {mask.shape[0]} pixels, the frames of"
+                f"{path} has {size[1]} x {size[0]} pixels, the frames of"
                 f" {self.name} have {self.size[1]} x {self.size[0]}; take both of one resolution"
             )
 
@@ -186,6 +196,11 @@ class MaskSequence(ObjectSequence):
         first, *others = self.labels
         return tuple(VideoObject(i, first, tuple(others[:-1])) for i in self.object_ids)
 
+    @property
+    def mask_files(self) -> Iterable[Path]:
+        """See `ObjectSequence`."""
+        return self.annotations
+
     def masks(self, index: int, object_ids: Sequence[int]) -> NDArray[np.bool_]:
         """See `ObjectSequence`."""
         return self.label_map(index) == np.asarray(object_ids)[:, None, None]
@@ -223,7 +238,7 @@ class MaskSequence(ObjectSequence):
             labels: int32 (H, W).
             path: Where it was read from.
         """
-        self.check_size(labels, path)
+        self.check_size(labels.shape, path)
         return (labels > 0).astype(np.int32) if self.single_object else labels
 
 
@@ -253,6 +268,11 @@ class FolderSequence(ObjectSequence):
             found.append(VideoObject(object_id, first, tuple(self.files[name])[1:-1]))
         return tuple(found)
 
+    @property
+    def mask_files(self) -> Iterable[Path]:
+        """See `ObjectSequence`."""
+        return (path for files in self.files.values() for path in files.values())
+
     def masks(self, index: int, object_ids: Sequence[int]) -> NDArray[np.bool_]:
         """See `ObjectSequence`."""
         found = np.zeros((len(object_ids), *self.size), dtype=bool)
@@ -264,7 +284,7 @@ class FolderSequence(ObjectSequence):
                     f" {self.images[index].name}"
                 )
             values = read_values(path)
-            self.check_size(values, path)
+            self.check_size(values.shape, path)
             found[place] = values > 0
         return found
 

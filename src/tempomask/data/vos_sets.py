@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tempomask.data.davis import paired
+from tempomask.data.davis import paired, started
 from tempomask.data.sequences import (
     FolderSequence,
     MaskSequence,
@@ -123,7 +123,9 @@ def mose(
     if version == 1:
         names = _chosen(sequences, present, base)
         settings = {"split": split, "version": 1}
-        return VosSet(base, names, lambda name: _paired(name, images, annotations), settings)
+        return VosSet(
+            base, names, lambda name: started(_paired(name, images, annotations)), settings
+        )
     schema = {"videos": {str: {"length": int, "objects": [(int, str)]}}}
     videos = _videos(base / "meta.json", "MOSEv2", schema)
 

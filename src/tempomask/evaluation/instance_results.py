@@ -16,24 +16,32 @@ from typing import Any, TextIO
 from tempomask.data.segmentations import as_rle
 from tempomask.data.youtube_vis import VideoEntry, YouTubeVIS
 from tempomask.errors import InputError, place
-from tempomask.evaluation.submission import SubmissionFile
+from tempomask.evaluation.submission import ReceivedZip, SubmissionFile
 from tempomask.files import read_json, replacing, write_errors
 from tempomask.metrics.video_ap import PredictedTrack
 from tempomask.rle import RLE, decode_rle, encode_rle
-from tempomask.schema import check
+from tempomask.schema import check, parse_json
 
 Found = tuple[VideoEntry, PredictedTrack]
+RESULTS = "results.json"
 _ROW = {"video_id": int, "category_id": int, "segmentations": [object], "score": float}
 
 
 def read_predictions(path: str | Path, dataset: YouTubeVIS) -> dict[int, list[PredictedTrack]]:
     """Predicted tracks by video id, in the order of the file; videos without any are left out.
 
+    A zip made for a server holds results.json at its root.
+
     Raises:
         InputError: The file is not a list of rows, or a row is of an unknown video or category, has
             another number of frames, masks of another size, or no score.
     """
-    rows = read_json(path, "predictions", [object])
+    if Path(path).suffix == ".zip":
+        received = ReceivedZip(Path(path))
+        received.needs_root(RESULTS in received.sizes, RESULTS, "zip the file alone")
+        rows = parse_json(received.read(RESULTS), f"predictions {path}", [object])
+    else:
+        rows = read_json(path, "predictions", [object])
     by_video: dict[int, list[PredictedTrack]] = {}
     for number, row in enumerate(rows):
         with place(f"{path}, prediction {number}"):
@@ -86,7 +94,7 @@ def write_submission(
     rows = ((dataset.video(number), track) for number, tracks in found.items() for track in tracks)
     with (
         submission.writing(zipfile.ZIP_DEFLATED) as archive,
-        archive.open("results.json", "w") as raw,
+        archive.open(RESULTS, "w") as raw,
         io.TextIOWrapper(raw, encoding="utf-8") as file,
     ):
         _write_rows(file, rows)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tempomask.data.sequences import MaskSequence, ObjectSequence
 from tempomask.errors import InputError
 from tempomask.evaluation.protocols import ObjectFrames, Protocol
-from tempomask.evaluation.submission import SubmissionFile
+from tempomask.evaluation.submission import ReceivedZip, SubmissionFile
 from tempomask.files import write_errors
 from tempomask.io.images import image_size, opened, read_mask, write_label_png, write_mask_png
 from tempomask.results import FrameResult
@@ -58,14 +58,14 @@ def read_masks(
         for place, object_id in enumerate(object_ids):
             path = folder / sequence.folders[object_id] / f"{sequence.images[index].stem}.png"
             labels = read_mask(path)
-            sequence.check_size(labels, path)
+            sequence.check_size(labels.shape, path)
             if len(np.unique(labels)) > 2:
                 raise InputError(f"{path} has several ids; it must hold one object's mask")
             found[place] = labels > 0
         return found, set()
     (path,) = mask_paths(folder, sequence, index)
     labels = read_mask(path)
-    sequence.check_size(labels, path)
+    sequence.check_size(labels.shape, path)
     if isinstance(sequence, MaskSequence):
         labels = sequence.checked(labels, path)
     ids = set(np.unique(labels).tolist()) - {0}
@@ -84,6 +84,33 @@ def masks_root(folder: Path, sequences: Sequence[ObjectSequence]) -> Path:
         return folder
     inside = (folder / name for name in ("masks", "Annotations"))
     return next((path for path in inside if path.is_dir()), folder)
+
+
+def unpack_masks(path: Path, folder: Path, sequences: Sequence[ObjectSequence], top: str) -> Path:
+    """The masks in a zip made for a server, in a folder.
+
+    Args:
+        path: Of the zip.
+        folder: Where they are put.
+        sequences: Whose masks are taken; all else stays in the zip.
+        top: Same as in `SubmissionFile`.
+
+    Raises:
+        InputError: It is no zip, or has something else at its root.
+    """
+    received, prefix = ReceivedZip(path), f"{top}/" if top else ""
+    names = [f"{prefix}{sequence.name}/" for sequence in sequences]
+    found = any(name.startswith(tuple(names)) for name in received.sizes)
+    remedy = f"zip the folder {top}/" if top else "zip from inside the folder that holds them"
+    received.needs_root(found, f"{prefix}{sequences[0].name}/ and the others", remedy)
+    for sequence in sequences:
+        for index in range(len(sequence)):
+            for file in mask_paths(Path(sequence.name), sequence, index):
+                name = f"{prefix}{file.as_posix()}"
+                if name in received.sizes:
+                    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                    (folder / file).write_bytes(received.read(name))
+    return folder
 
 
 def check_masks(

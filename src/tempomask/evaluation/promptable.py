@@ -117,8 +117,11 @@ def evaluate_promptable(
         with flaws.of(sequence.name):
             if not any(item.scored for item in sequence.objects):
                 raise InputError(f"sequence {sequence.name} has no truth beyond the first masks")
+            sequence.check_sizes()
             sequence.check_prompts()
             sequences.append(sequence)
+    flaws.check(sequences)
+    flaws.tell()
     found: dict[tuple[str, int], list[Round]] = {}
     for sequence in sequences:
         with flaws.of(sequence.name):

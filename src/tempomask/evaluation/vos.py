@@ -23,6 +23,7 @@ from tempomask.evaluation.mask_folders import (
     masks_root,
     score_masks,
     scored_frames,
+    unpack_masks,
     write_submission,
 )
 from tempomask.evaluation.prompts import PromptKind, check_kind
@@ -187,6 +188,7 @@ def evaluate_masks(
     protocol: Protocol = DAVIS,
     out: str | Path | None = None,
     submission: SubmissionFile | None = None,
+    top: str = "",
     progress: Progress | None = None,
 ) -> EvaluationSummary:
     """Score a folder of masks that someone else made: SEQ/NNNNN.png, or SEQ/OBJECT/NNNNN.png.
@@ -196,28 +198,37 @@ def evaluate_masks(
 
     Args:
         dataset: Same as in `evaluate`.
-        masks: The folder, or the `out` of `evaluate`.
+        masks: The folder, or the `out` of `evaluate`, or a zip made for a server.
         protocol: Same as in `evaluate`.
         out: Folder for results.csv and summary.json.
         submission: Also write the zip for a server, which needs all frames that it asks for.
+        top: The one folder at the root of such a zip; "" for none.
         progress: Told about every sequence.
 
     Raises:
-        InputError: A sequence or a frame is missing, or no sequence can be scored.
+        InputError: A sequence or a frame is missing, the zip has another root, or no sequence can
+            be scored.
     """
     sequences, flaws = _usable(dataset, None, submission)
-    folder = masks_root(Path(masks), sequences)
-    check_masks(folder, sequences, protocol, every=submission is not None)
-    scored = _Scored(protocol, dataset, flaws, None if out is None else make_folder(out))
-    for sequence in sequences:
-        with flaws.of(sequence.name):
-            scored.add(sequence, folder / sequence.name)
-            if progress is not None:
-                frames = max(len(scored_frames(sequence)), 1)
-                progress(sequence.name, frames, frames)
-    if submission is not None:
-        write_submission(submission, folder, sequences)
-    return scored.summary({"model": None, "masks": Path(masks).name, **dataset.settings()})
+    given = Path(masks)
+    with ExitStack() as stack:
+        if given.suffix == ".zip":
+            base = Path(stack.enter_context(TemporaryDirectory()))
+            folder = unpack_masks(given, base, sequences, top)
+        else:
+            folder = masks_root(given, sequences)
+        check_masks(folder, sequences, protocol, every=submission is not None)
+        scored = _Scored(protocol, dataset, flaws, None if out is None else make_folder(out))
+        for sequence in sequences:
+            with flaws.of(sequence.name):
+                scored.add(sequence, folder / sequence.name)
+                if progress is not None:
+                    frames = max(len(scored_frames(sequence)), 1)
+                    progress(sequence.name, frames, frames)
+        if submission is not None:
+            submission.check(flaws)
+            write_submission(submission, folder, sequences)
+    return scored.summary({"model": None, "masks": given.name, **dataset.settings()})
 
 
 class _Scored:
@@ -304,8 +315,8 @@ def _usable(
 ) -> tuple[list[ObjectSequence], Flaws]:
     """The sequences that can be evaluated, before anything is tracked, and what others lack.
 
-    Reads the first masks. InputError, the first flaw, if there are none, or if all are to be
-    submitted.
+    Reads the first masks, and the headers of all files. InputError, the first flaw, if there are
+    none, or if all are to be submitted.
     """
     found, flaws = [], Flaws(dataset.flaws)
     wanted = list(dataset)
@@ -318,11 +329,13 @@ def _usable(
                     f"sequence {sequence.name} has {len(sequence)} frames to read; the first and"
                     " the last are not scored, so that it needs 3 or more"
                 )
+            sequence.check_sizes()
             sequence.check_prompts()
             found.append(sequence)
     flaws.check(found)
     if submission is not None:
         submission.check(flaws)
+    flaws.tell()
     return found, flaws
 
 
