@@ -27,6 +27,7 @@ from tempomask.cli.evaluate import boxes, youtube_vis
 from tempomask.cli.evaluate_images import images
 from tempomask.cli.evaluate_promptable import interactive, pvs
 from tempomask.cli.evaluate_vos import davis, lvos, mose, sav, vost, youtube_vos
+from tempomask.cli.finetune import finetune
 from tempomask.cli.instances import instances
 from tempomask.cli.models import models
 from tempomask.cli.options import PLAIN
@@ -54,7 +55,7 @@ app = App(
     console=console.out,
 )
 evaluation = App(name="eval", help="Score a model, or masks on disk, on a dataset.")
-data = App(name="data", help="Check data for instance segmentation.")
+data = App(name="data", help="Check data to train or evaluate on.")
 for command in (
     track,
     batch,
@@ -66,6 +67,7 @@ for command in (
     models,
     train,
     train_instances,
+    finetune,
     adapt,
     calibrate,
     vot,
