@@ -41,7 +41,7 @@ def add_drop_path(encoder: Encoder, share: float) -> None:
     for index, block in enumerate(encoder.blocks):
         assert isinstance(block, RoutedBlock)
         for layers in (block.attention_layers, block.feed_forward_layers):
-            if share * index:
+            if layers and share * index:
                 part = _Dropped(share * index / last, whole=True)
                 block.get_submodule(layers[-1]).register_forward_hook(part)
 
