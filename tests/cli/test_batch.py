@@ -15,6 +15,11 @@ from typing import Any
 
 import pytest
 
+from tempomask.batch.pool import Processes
+from tempomask.cli.batch import WorkerOptions
+from tempomask.devices import cuda_devices
+from tempomask.errors import InputError
+
 Run = Callable[..., tuple[int, str, str]]
 OWN = ("job.json", "thumbnail.jpg")
 
@@ -234,3 +239,39 @@ def test_a_bad_job_is_refused_before_anything_runs(
     code, _, err = run("batch", path, "--out", tmp_path / "out")
     assert code == 2 and message in err and err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--gpus", "all"), "--gpus all: no CUDA GPU is there; leave it out"),
+        (("--gpus", "1", "--ray", "local"), "--gpus 1: with --ray the cluster chooses; give all"),
+        (("--timeout", "0"), "--timeout 0 must be more than 0 seconds"),
+        (("--shard", "0/2"), "--shard '0/2' is not a share"),
+        (("--ray", "local"), "pip install 'tempomask[ray]'"),
+        (("--ray", "127.0.0.1:1"), "pip install 'tempomask[ray]'"),
+    ],
+)
+def test_workers_that_are_not_there(
+    run: Run, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: Any, message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    call = "batch", video.parent, "--each", "point=12,16", "--out", tmp_path / "out"
+    code, _, err = run(*call, *words)
+    assert code == 2 and message in err and err.count("\n") == 1, err
+
+
+def test_gpus_by_the_names_that_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert cuda_devices("all") == ["0", "1", "2"] and cuda_devices("2, 0") == ["2", "0"]
+    with pytest.raises(InputError, match="--gpus 0,3: there are 0, 1, 2"):
+        cuda_devices("0,3")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-a,7")
+    assert cuda_devices("all") == ["5", "GPU-a", "7"]
+    options = WorkerOptions(gpus="all")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    fleet, count, threads = options.fleet(10)
+    assert isinstance(fleet, Processes) and (count, threads) == (3, 2)
+    assert WorkerOptions(gpus="5", workers=2).fleet(10)[1] == 2
