@@ -76,6 +76,29 @@ def test_every_flaw_of_boxes_is_named(otb: Path, capfd: pytest.CaptureFixture[st
     assert "ball: the first box 90,2,5,5 lies outside" in told.out and "3 problems" in told.err
 
 
+@pytest.mark.parametrize(
+    ("images", "truth", "text"),
+    [
+        ("TEST/frames/a", "TEST/anno/a.txt", "{0},2,5,5\n"),
+        ("test/a", "test/a/groundtruth.txt", "{0},2,5,5\n"),
+        ("a/30/a", "a/30/a.txt", "0 {0} 2 49 9 0 0 0 0\n" * 3),
+        ("data_seq/UAV123/a", "anno/UAV123/a.txt", "{0},2,5,5\n" * 3),
+    ],
+)
+def test_sets_of_boxes_are_known_by_their_files(
+    tmp_path: Path, images: str, truth: str, text: str
+) -> None:
+    (tmp_path / images).mkdir(parents=True)
+    for index in range(3):
+        Image.new("RGB", (16, 12)).save(tmp_path / images / f"{index}.jpg")
+    (tmp_path / truth).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / truth).write_text(text.format(1))
+    assert list(check_folder(tmp_path)) == []
+    (tmp_path / truth).write_text(text.format(40))
+    problem = next(check_folder(tmp_path))
+    assert "the first box" in problem and "outside" in problem
+
+
 def test_what_is_no_data_set(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="is laid out as none of davis, youtube-vos, mose"):
         list(check_folder(tmp_path))

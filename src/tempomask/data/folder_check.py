@@ -56,10 +56,10 @@ def _open(root: Path, layout: str | None) -> Davis | VosSet | BoxTrackingData:
         return youtube_vos(root, "train") if layout == "youtube-vos" else mose(root, "train")
     for name in LAYOUTS:
         if layout == name:
-            return BoxTrackingData(root, name)
+            return BoxTrackingData(root, name, first_only=True)
     for name in LAYOUTS if root.is_dir() else ():
         try:
-            return BoxTrackingData(root, name)
+            return BoxTrackingData(root, name, first_only=True)
         except InputError as error:
             if "no sequences of layout" not in str(error):
                 raise
