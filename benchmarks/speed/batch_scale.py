@@ -31,7 +31,7 @@ from tempomask.batch.places import Place
 from tempomask.batch.pool import Answer, Fleet, Processes, Worker, WorkerDied, run_jobs
 from tempomask.batch.report import Row, write_report
 from tempomask.cli.batch import _all_earlier
-from tempomask.cli.batch_job import asked_of, columns
+from tempomask.cli.batch_job import _parsed, asked_of, columns
 from tempomask.errors import InputError
 
 # As a job's report is, in length.
@@ -184,6 +184,8 @@ def listing(count: int) -> dict[str, Any]:
         out = Place.of("out")
         jobs, found["read"] = timed(lambda: read_jobs("jobs.jsonl", out, columns(), ()), count)
         _, found["check"] = timed(lambda: [asked_of(job).check() for job in jobs], count)
+        parse = _parsed.__wrapped__
+        _, found["command_line"] = timed(lambda: [parse(("--end=9",)) for _ in range(50)], 50)
         found["resident_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         _, found["no_markers"] = timed(lambda: list(_all_earlier(jobs, False)), count)
         some = jobs[: max(1, count // 50)]

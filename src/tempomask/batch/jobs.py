@@ -56,7 +56,7 @@ class Job:
     def mark(self, report: dict[str, Any] | None = None, error: str | None = None) -> None:
         """Say where its results are that it is done, or why it failed."""
         marker = {"words": self.words, "error": error, "report": report}
-        self.place.write(MARKER, json.dumps(marker, indent=2, ensure_ascii=False).encode())
+        self.place.write(MARKER, [json.dumps(marker, indent=2, ensure_ascii=False).encode()])
 
 
 def read_jobs(jobs: str, out: Place, flags: Mapping[str, bool], each: Sequence[str]) -> list[Job]:
@@ -77,11 +77,11 @@ def read_jobs(jobs: str, out: Place, flags: Mapping[str, bool], each: Sequence[s
         name, _, value = text.partition("=")
         _check_name("--each", name, flags)
         common[name] = value
-    found: dict[Path, Job] = {}
+    found: dict[str, Job] = {}
     for where, row in _rows(jobs):
         with place(where):
             job = _job(where, {**common, **row}, out, flags)
-            other = found.setdefault(job.out, job)
+            other = found.setdefault(job.name, job)
             if other is not job:
                 raise InputError(
                     f"writes to {job.place}, as {other.where} does; give one of them another out"
@@ -164,7 +164,7 @@ def _job(where: str, row: Mapping[str, Any], out: Place, flags: Mapping[str, boo
     for option, value in options.items():
         _check_name("column", option, flags)
         words += _words(option, value, flags[option])
-    return Job(name, where, tuple(words), out.inside(inside))
+    return Job(inside.as_posix(), where, tuple(words), out.inside(inside))
 
 
 def _check_name(what: str, name: str, flags: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +25,12 @@ class Place:
     """A folder of results.
 
     Attributes:
-        folder: That is worked in.
+        root: The folder of all results, that is worked in.
         url: Of the place of all results; None if they stay in the folder.
-        inner: Where in that place this one is: /NAME.
+        inner: Where in there this one is, with slashes.
     """
 
-    folder: Path
+    root: Path
     url: str | None = None
     inner: str = ""
 
@@ -43,8 +43,13 @@ class Place:
         return cls(Path(gettempdir(), f"tempomask-{digest}"), text)
 
     def inside(self, path: Path) -> Place:
-        """A place within this one."""
-        return Place(self.folder / path, self.url, f"{self.inner}/{path.as_posix()}")
+        """A place within that of all results."""
+        return Place(self.root, self.url, path.as_posix())
+
+    @property
+    def folder(self) -> Path:
+        """That is worked in. Made anew, as a million paths would fill the memory."""
+        return self.root / self.inner
 
     def __str__(self) -> str:
         """For messages."""
@@ -54,7 +59,7 @@ class Place:
         """InputError unless files can be written here."""
         make_folder(self.folder)
         if self.url is not None:
-            self.write(".tempomask", b"tempomask")
+            self.write(".tempomask", [b"tempomask"])
             with self._files() as (files, root):
                 files.rm_file(f"{root}/.tempomask")
 
@@ -69,17 +74,18 @@ class Place:
             except FileNotFoundError:
                 return None
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, parts: Iterable[bytes]) -> None:
         """A file that appears whole."""
         if self.url is None:
             path = make_folder(self.folder) / name
-            with write_errors(path), replacing(path) as part:
-                part.write_bytes(data)
+            with write_errors(path), replacing(path) as part, part.open("wb") as file:
+                file.writelines(parts)
             return
         with self._files() as (files, root):
             files.makedirs(root, exist_ok=True)
             with files.transaction, files.open(f"{root}/{name}", "wb") as file:
-                file.write(data)
+                for part in parts:
+                    file.write(part)
 
     def remove(self) -> None:
         """What an earlier run wrote here beyond this machine."""
@@ -105,7 +111,7 @@ class Place:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, root: str) -> str:
-        return root.rstrip("/") + self.inner
+        return "/".join(filter(None, (root.rstrip("/"), self.inner)))
 
     @contextmanager
     def _files(self) -> Iterator[tuple[Any, str]]:

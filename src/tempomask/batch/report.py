@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -54,14 +54,21 @@ def write_report(
     place: Place, rows: Sequence[Row], totals: Mapping[str, Any], suffix: str = ""
 ) -> None:
     """report.json and report.html in a place; failed jobs first on the page."""
-    told = {**totals, "jobs": [row.told() for row in rows]}
-    place.write(f"report{suffix}.json", json.dumps(told, indent=2, ensure_ascii=False).encode())
+    place.write(f"report{suffix}.json", _told(rows, totals))
     listed = sorted(rows, key=lambda row: row.state != "failed")[:_ROWS]
     title = ", ".join(f"{totals[name]} {name}" for name in ("done", "skipped", "failed", "stopped"))
     if len(rows) > len(listed):
         title += f" (the first {len(listed)} of {len(rows)} jobs; all are in report{suffix}.json)"
     page = _PAGE.format(title=title, rows="\n".join(map(_row, listed)))
-    place.write(f"report{suffix}.html", page.encode())
+    place.write(f"report{suffix}.html", [page.encode()])
+
+
+def _told(rows: Sequence[Row], totals: Mapping[str, Any]) -> Iterator[bytes]:
+    """All as JSON, row by row, as a million of them would fill the memory."""
+    yield json.dumps({**totals, "jobs": []}, ensure_ascii=False)[:-2].encode()
+    for number, row in enumerate(rows):
+        yield f"{',' * (number > 0)}\n{json.dumps(row.told(), ensure_ascii=False)}".encode()
+    yield b"\n]}\n"
 
 
 def _row(row: Row) -> str:

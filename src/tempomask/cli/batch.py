@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
@@ -138,8 +137,8 @@ def _do(
     """Do what is not done: a row for each job, and the totals."""
     from tempomask.cli.run import stop_on_interrupt
 
-    rows = {job.out: row for job, row in _all_earlier(jobs, retry_failed) if row is not None}
-    waiting = [job for job in jobs if job.out not in rows]
+    rows = {job.name: row for job, row in _all_earlier(jobs, retry_failed) if row is not None}
+    waiting = [job for job in jobs if job.name not in rows]
     fleet, count, threads = workers.fleet(len(waiting)) if waiting else (None, 0, 0)
     began, frames = time.perf_counter(), 0
     with _table(rows, len(jobs)) as show, stop_on_interrupt() as stop:
@@ -151,10 +150,10 @@ def _do(
                     job.mark(error=error)
             frames += report["frames"] if report else 0
             state = "failed" if report is None else "stopped" * report["interrupted"] or "done"
-            rows[job.out] = Row(job, state, report, error)
+            rows[job.name] = Row(job, state, report, error)
             show(frames / (time.perf_counter() - began))
     seconds = time.perf_counter() - began
-    every = [rows.get(job.out, Row(job, "stopped")) for job in jobs]
+    every = [rows.get(job.name, Row(job, "stopped")) for job in jobs]
     states = Counter(row.state for row in every)
     totals = {name: states[name] for name in ("done", "skipped", "failed", "stopped")}
     speed = {"frames": frames, "seconds": round(seconds, 3), "fps": round(frames / seconds, 3)}
@@ -193,7 +192,7 @@ def _workers() -> int:
 
 
 @contextmanager
-def _table(rows: dict[Path, Row], total: int) -> Iterator[Any]:
+def _table(rows: dict[str, Row], total: int) -> Iterator[Any]:
     """Jobs done and failed, frames a second and time left; yields what shows the rows' state."""
     bars = Bars(
         TextColumn("{task.completed}/{task.total} jobs"),
@@ -213,7 +212,7 @@ def _table(rows: dict[Path, Row], total: int) -> Iterator[Any]:
         yield show
 
 
-def _failed(rows: dict[Path, Row]) -> int:
+def _failed(rows: dict[str, Row]) -> int:
     return sum(row.state == "failed" for row in rows.values())
 
 
