@@ -18,6 +18,7 @@ from PIL import Image
 
 from tempomask.models.instances.config import (
     InstanceConfig,
+    MemoryTrackerConfig,
     PixelDecoderConfig,
     QueryDecoderConfig,
     ReferringTrackerConfig,
@@ -56,9 +57,9 @@ MakeInstanceConfig = Callable[..., InstanceConfig]
 
 @pytest.fixture(scope="session")
 def instance_config() -> MakeInstanceConfig:
-    """A maker of small instance segmenters: R50 or Swin, with or without DVIS++'s tracker."""
+    """A maker of small instance segmenters: R50 or Swin; DVIS++'s tracker, CTVIS's or none."""
 
-    def make(swin: bool = False, tracker: bool = False) -> InstanceConfig:
+    def make(swin: bool = False, tracker: bool = False, memory: bool = False) -> InstanceConfig:
         return InstanceConfig(
             name="tiny",
             backbone=SwinConfig(12, (2, 1, 2, 2), (1, 2, 3, 4), 4)
@@ -69,6 +70,7 @@ def instance_config() -> MakeInstanceConfig:
             pixel_decoder=PixelDecoderConfig(2, 4, 16, 4),
             query_decoder=QueryDecoderConfig(4, 4, 16, 7),
             referring_tracker=ReferringTrackerConfig(2, 4, 16, 24) if tracker else None,
+            memory_tracker=MemoryTrackerConfig(24, slots=12) if memory else None,
             short_side=64,
             long_side=128,
         )

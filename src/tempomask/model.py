@@ -138,7 +138,7 @@ class Model(RoutedModel):
     @property
     def pooling(self) -> str | None:
         """How its memories are pooled; None where they are not."""
-        return self.config.memory_attention.pooling
+        return self.config.memory_attention.form
 
     def warmup(
         self,

@@ -184,8 +184,9 @@ def test_older_names_and_computed_tensors() -> None:
 def known(monkeypatch: pytest.MonkeyPatch, instance_config: MakeConfig) -> dict[str, State]:
     """Small models by name, and their states as detectron2 would write them."""
     states = {}
-    for name, tracker in (("tiny", False), ("tiny-dvis", True)):
-        config = replace(instance_config(tracker=tracker), name=name)
+    trackers = {"tiny": {}, "tiny-dvis": {"tracker": True}, "tiny-ctvis": {"memory": True}}
+    for name, tracker in trackers.items():
+        config = replace(instance_config(**tracker), name=name)
         info = replace(INSTANCE_MODELS["minvis-r50-ovis"], name=name)
         monkeypatch.setitem(INSTANCE_MODELS, name, info)
         monkeypatch.setitem(INSTANCE_SEGMENTERS, name, config)
@@ -252,9 +253,11 @@ REID = f"{QUERIES}.reid_embed."
     ("name", "change", "message"),
     [
         ("tiny", lambda s: s["tiny-dvis"], r"online stage \(it has a tracker\).*dvis-plus"),
-        ("tiny", lambda s: without(s["tiny-dvis"], "tracker."), "segmenter stage \\(CTVIS\\)"),
+        ("tiny", lambda s: s["tiny-ctvis"], r"is of CTVIS, .*or ask for a ctvis model"),
+        ("tiny-ctvis", lambda s: s["tiny"], r"\(MinVIS\).*ask for a minvis or mask2former model"),
+        ("tiny-ctvis", lambda s: s["tiny-dvis"], r"has a tracker\).*ask for a dvis-plus model"),
         ("tiny-dvis", lambda s: s["tiny"], "segmenter stage \\(MinVIS\\), without the tracker"),
-        ("tiny-dvis", lambda s: without(s["tiny-dvis"], "tracker."), "stage \\(CTVIS\\), without"),
+        ("tiny-dvis", lambda s: without(s["tiny-dvis"], "tracker."), "is of CTVIS, as DVIS"),
         ("tiny-dvis", lambda s: without(s["tiny-dvis"], REID), "DVIS, not DVIS\\+\\+"),
         (
             "tiny-dvis",

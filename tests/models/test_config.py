@@ -120,6 +120,8 @@ def test_forms_of_memory_attention() -> None:
     attention = config.memory_attention
     assert (attention.pooling, attention.window, attention.pointers) == ("eq6", 4, False)
     assert attention.image_keys and config.size_multiple == 64
+    assert attention.form == "eq6, windows of 4, no pointers"
+    assert SEGMENTERS["nano"].memory_attention.form == "none"
     with pytest.raises(InputError, match="image_size 416 does not fit nano.* 384 or 448"):
         config.with_image_size(416)
     with pytest.raises(InputError, match="at least one token of each kind"):

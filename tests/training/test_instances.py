@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from tempomask.data.instance_clips import MEAN_COLOUR, InstanceClip
-from tempomask.errors import InputError
+from tempomask.errors import InputError, InputWarning
 from tempomask.instances.query_routing import QueryRouterConfig
 from tempomask.models.instances.config import InstanceConfig
 from tempomask.models.instances.config import instance_config as named_config
@@ -281,6 +282,34 @@ def test_a_stage_trains_what_it_should_and_nothing_else(
     training.export(tmp_path / "model.safetensors")
     loaded = load_instance_segmenter(None, tmp_path / "model.safetensors")
     assert (loaded.router is not None) == stage.startswith("tar")
+
+
+@pytest.mark.parametrize("memory", [True, False], ids=["ctvis", "minvis"])
+def test_the_re_identification_head_of_ctvis_stays(
+    instance_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: bool
+) -> None:
+    """DVIS++ starts from CTVIS with its head, which is frozen; after MinVIS it has to learn."""
+    config = replace(instance_config(tracker=True), name="tiny-dvis")
+    monkeypatch.setattr(loop, "instance_config", lambda name: config)
+    start = InstanceSegmenter(replace(instance_config(memory=memory), name="tiny"))
+    recipe = tiny_recipe("dvis", frozen_reid=True, model="tiny-dvis")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", InputWarning)
+        segmenter = build_segmenter(recipe, config.classes, start)
+    assert any("no re-identification head" in str(each.message) for each in caught) != memory
+    given = {k: x for k, x in start.state_dict().items() if k.startswith("tracker.reid_head.")}
+    assert bool(given) == memory
+    clips = Squares(recipe.num_frames)
+    before = {k: x.clone() for k, x in segmenter.state_dict().items()}
+    training = InstanceTraining(recipe, segmenter, None, clips, tmp_path, [clips[9]], workers=0)
+    training.run()
+    after = segmenter.state_dict()
+    changed = {
+        k for k in before if k.startswith("tracker.") and not torch.equal(before[k], after[k])
+    }
+    assert any(name.startswith("tracker.layers.") for name in changed)
+    assert any(name.startswith("tracker.reid_head.") for name in changed) != memory
+    assert all(torch.equal(after[name], tensor) for name, tensor in given.items())
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(

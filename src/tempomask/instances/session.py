@@ -17,7 +17,9 @@ from torch.nn import functional as F
 from tempomask.frames import Size
 from tempomask.instances.options import InstanceOptions
 from tempomask.models.instances.config import SIZE_MULTIPLE, InstanceConfig
+from tempomask.models.instances.ctvis import MemoryState, Presence
 from tempomask.models.instances.dvis import ReferringState
+from tempomask.models.instances.minvis import MatchedState
 from tempomask.models.instances.query_decoder import QueryRouter
 from tempomask.models.instances.segmenter import CarriedState, InstanceSegmenter
 from tempomask.ops.normalise import normalise
@@ -64,12 +66,9 @@ class InstanceSession(VideoSession):
         agree(self._carried is None or self._tracks.frames > 0, "what the last frame left")
         if self._carried is not None:
             queries, tracker = self._carried
-            referring, hidden = self.config.referring_tracker is not None, self.config.hidden_dim
-            agree(isinstance(tracker, ReferringState) == referring, "the tracker")
-            count = self.config.query_decoder.num_queries
+            count, hidden = self.config.query_decoder.num_queries, self.config.hidden_dim
             agree_shape("the queries", queries, 1, count, hidden)
-            for tensor in tracker:
-                agree_shape("the tracks", tensor, 1, count, (1 + referring) * hidden)
+            _agree_tracks(tracker, self.config)
 
     @property
     def config(self) -> InstanceConfig:
@@ -105,7 +104,7 @@ class InstanceSession(VideoSession):
             image = network_image(frame, inner, self.device)
             tracked, self._carried = self.segmenter.step(image, self._carried, self.router)
             logits, masks = (x[0].float() for x in tracked.predictions)
-            self._tracks.add(logits.cpu().numpy())
+            self._tracks.add(logits.cpu().numpy(), _on_host(tracked.presence))
             shown = self._shown(masks)
             pixels = upsampled(masks[torch.from_numpy(shown).to(masks.device)], inner, size) > 0
         self._index = self.next_index
@@ -126,7 +125,7 @@ class InstanceSession(VideoSession):
     def _shown(self, masks: Tensor) -> NDArray[np.int64]:
         """The slots that this frame shows, best first; masks (Q, h, w) are logits."""
         table, options = self._tracks, self.options
-        wanted = (table.scores >= options.min_score).nonzero()[0].tolist()
+        wanted = ((table.scores >= options.min_score) & table.present).nonzero()[0].tolist()
         # Tracks that were shown before first, then by score.
         order = sorted(wanted, key=lambda slot: (slot not in table.ids, -table.scores[slot]))
         if options.max_overlap == 1:
@@ -166,30 +165,65 @@ class InstanceSession(VideoSession):
         )
 
 
+Presences = tuple[NDArray[np.bool_], NDArray[np.bool_]]
+
+
+def _on_host(presence: Presence | None) -> Presences | None:
+    if presence is None:
+        return None
+    return presence.present[0].cpu().numpy(), presence.born[0].cpu().numpy()
+
+
+def _agree_tracks(
+    tracker: MatchedState | ReferringState | MemoryState, config: InstanceConfig
+) -> None:
+    """ValueError unless what was read of the tracks is of this network's tracker."""
+    kinds = {"minvis": MatchedState, "dvis": ReferringState, "ctvis": MemoryState}
+    agree(isinstance(tracker, kinds[config.tracker]), "the tracker")
+    hidden, rules = config.hidden_dim, config.memory_tracker
+    if isinstance(tracker, MemoryState) and rules is not None:
+        agree_shape("the tracks", tracker.fused, 1, rules.slots, hidden)
+        agree_shape("the tracks", tracker.kept, 1, rules.slots, rules.kept, hidden)
+        for numbers in (tracker.seen, tracker.age):
+            whole = numbers.dtype == torch.long and numbers.shape == (1, rules.slots)
+            agree(whole and bool((numbers >= 0).all()), "the tracks")
+        return
+    for tensor in tracker:
+        width = 2 * hidden if config.tracker == "dvis" else hidden
+        agree_shape("the tracks", tensor, 1, config.query_decoder.num_queries, width)
+
+
 class TrackTable(Resumable):
     """Class logits and appearances of each track (slot), summed up: the size does not grow.
 
-    frames: seen so far. scores (Q,), labels (Q,): best class by the last frames' mean logits.
-    ids: track id by slot, for slots that were shown.
+    frames: so far. scores (Q,), labels (Q,): best class by the mean logits of the last frames that
+    it was on. present (Q,): it is on the last one. ids: track id by slot, of slots that were shown.
     """
 
     state_types: ClassVar = {
         **dict.fromkeys(("start", "frames"), int),
         "ids": dict[int, int],
+        "finished": list[InstanceTrack],
+        "present": NDArray[np.bool_],
         "_recent": deque[NDArray[np.float32]],
         **dict.fromkeys(("_total", "_shown_total", "_area"), NDArray[np.float64]),
-        **dict.fromkeys(("_shown", "_first", "_last", "labels"), NDArray[np.int64]),
+        **dict.fromkeys(("_seen", "_shown", "_first", "_last", "labels"), NDArray[np.int64]),
         "scores": NDArray[np.float32],
     }
 
     def __init__(self, config: InstanceConfig, score_frames: int, start: int) -> None:
-        queries, width = config.query_decoder.num_queries, config.num_classes + 1
+        rules, width = config.memory_tracker, config.num_classes + 1
+        queries = config.query_decoder.num_queries if rules is None else rules.slots
         self.start, self.frames = start, 0
         self.ids: dict[int, int] = {}
+        # Those whose slot was given to another track.
+        self.finished: list[InstanceTrack] = []
+        self.present = np.ones(queries, dtype=bool)
         self.scores = np.zeros(queries, dtype=np.float32)
         self.labels = np.zeros(queries, dtype=np.int64)
         self._recent: deque[NDArray[np.float32]] = deque(maxlen=score_frames)
         self._total = np.zeros((queries, width))
+        self._seen = np.zeros(queries, dtype=np.int64)
         self._shown_total = np.zeros((queries, width))
         self._shown = np.zeros(queries, dtype=np.int64)
         self._area = np.zeros(queries)
@@ -201,27 +235,46 @@ class TrackTable(Resumable):
         agree(all(x.shape == (queries, width) for x in self._recent), "the logits")
         agree(all(0 <= label < width - 1 for label in self.labels), "a class")
         known = all(0 <= slot < queries and self._shown[slot] > 0 for slot in self.ids)
-        agree(known and sorted(self.ids.values()) == list(range(1, len(self.ids) + 1)), "the ids")
+        given = sorted([*self.ids.values(), *(track.track_id for track in self.finished)])
+        agree(known and given == list(range(1, len(given) + 1)), "the ids")
 
     @property
     def index(self) -> int:
         """Of the last frame."""
         return self.start + self.frames - 1
 
-    def add(self, logits: NDArray[np.float32]) -> None:
-        """Take in the class logits (Q, K + 1) of the next frame, by track."""
+    def add(self, logits: NDArray[np.float32], presence: Presences | None = None) -> None:
+        """Take in the class logits (Q, K + 1) of the next frame, by track, and who is on it."""
+        if presence is not None:
+            self.present, born = presence
+            for slot in born.nonzero()[0].tolist():
+                self._begin(slot)
+            # Of those that are not there nothing is known.
+            logits = np.where(self.present[:, None], logits, np.nan)
         self.frames += 1
-        self._total += logits
+        self._seen += self.present
+        self._total += np.nan_to_num(logits)
         self._recent.append(logits)
-        probabilities = class_probabilities(np.mean(self._recent, axis=0))
+        recent = np.array(self._recent)
+        known = np.maximum(1, (~np.isnan(recent[..., 0])).sum(0))[:, None]
+        probabilities = class_probabilities(np.nansum(recent, axis=0) / known)
         self.labels = probabilities.argmax(1)
         self.scores = probabilities.max(1).astype(np.float32)
+
+    def _begin(self, slot: int) -> None:
+        """Another track than before is in this slot from now on."""
+        if slot in self.ids:
+            self.finished.append(self._track(slot, self.ids.pop(slot)))
+        for sums in (self._total, self._shown_total, self._shown, self._seen, self._area):
+            sums[slot] = 0
+        for logits in self._recent:
+            logits[slot] = np.nan
 
     def show(self, slots: NDArray[np.int64], areas: NDArray[np.int64]) -> NDArray[np.int64]:
         """Note that the last frame shows these slots with these areas; gives their ids."""
         for slot in slots.tolist():
             if slot not in self.ids:
-                self.ids[slot] = len(self.ids) + 1
+                self.ids[slot] = len(self.ids) + len(self.finished) + 1
                 self._first[slot] = self.index
         self._last[slots] = self.index
         self._shown[slots] += 1
@@ -231,7 +284,8 @@ class TrackTable(Resumable):
 
     def shown_tracks(self) -> tuple[InstanceTrack, ...]:
         """Every track that was shown, by id."""
-        return tuple(self._track(slot, track_id) for slot, track_id in self.ids.items())
+        shown = [self._track(slot, track_id) for slot, track_id in self.ids.items()]
+        return tuple(sorted([*self.finished, *shown], key=lambda track: track.track_id))
 
     def _track(self, slot: int, track_id: int) -> InstanceTrack:
         shown = int(self._shown[slot])
@@ -244,9 +298,9 @@ class TrackTable(Resumable):
             last_frame=int(self._last[slot]),
             num_frames=shown,
             mean_area=float(self._area[slot] / shown),
-            class_scores=class_probabilities(self._total[slot : slot + 1] / self.frames)[0].astype(
-                np.float32
-            ),
+            class_scores=class_probabilities(
+                self._total[slot : slot + 1] / max(1, self._seen[slot])
+            )[0].astype(np.float32),
         )
 
 

@@ -109,6 +109,16 @@ class MemoryAttentionConfig:
     def __post_init__(self) -> None:
         MemoryForm(self.pooling, self.window)
 
+    @property
+    def form(self) -> str:
+        """In words, for reports: the pooling, and what else is unusual."""
+        unusual = {
+            f"windows of {self.window}": self.pooling != "none" and self.window != 2,
+            "no pointers": not self.pointers,
+            "linear": self.linear,
+        }
+        return ", ".join([self.pooling, *(words for words, holds in unusual.items() if holds)])
+
 
 @dataclass(frozen=True)
 class PerceiverConfig:

@@ -36,7 +36,7 @@ LAYOUTS = (DETECTRON2, TRANSFORMERS_MASK2FORMER)
 CLASS_HEADS = ("sem_seg_head.predictor.class_embed.bias", "class_predictor.bias")
 # What DVIS++ trains in turn; its parts tell which stage a file is of.
 SEGMENTER_STAGE = "the segmenter stage (MinVIS), without the tracker"
-CTVIS_STAGE = "DVIS++'s segmenter stage (CTVIS), without the tracker"
+CTVIS_STAGE = "CTVIS, as DVIS++ starts from it, without the tracker"
 ONLINE_STAGE = "DVIS++'s online stage (it has a tracker)"
 
 
@@ -110,10 +110,12 @@ def _check_kind(file: Checkpoint, layout: Layout, config: InstanceConfig) -> Non
     """InputError if a file of other projects is of another model or stage than the one wanted."""
     if isinstance(config.backbone, StemConfig):
         raise InputError(f"{file.path} is not a checkpoint of {config.name}, which is ours alone")
-    wanted = SEGMENTER_STAGE if config.referring_tracker is None else ONLINE_STAGE
-    found = _stage(file.state)
+    stages = {"minvis": SEGMENTER_STAGE, "dvis": ONLINE_STAGE, "ctvis": CTVIS_STAGE}
+    wanted, found = stages[config.tracker], _stage(file.state)
     if found != wanted:
-        remedy = "" if config.referring_tracker else ": take one, or ask for a dvis-plus model"
+        kind = next((kind for kind, stage in stages.items() if stage == found), None)
+        family = {"minvis": "minvis or mask2former", "dvis": "dvis-plus", "ctvis": "ctvis"}
+        remedy = f": take one, or ask for a {family[kind]} model" if kind else ""
         raise InputError(
             f"{file.path} is of {found}; {config.name} needs a file of {wanted}{remedy}"
         )

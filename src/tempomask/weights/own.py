@@ -61,7 +61,7 @@ KINDS: dict[str, type[Any]] = {
 LEAVES = {int: whole(0, 2**13), float: float, str: str, bool: bool, NoneType: None}
 # What a few bytes could make endless work of, in all in a network at most so many.
 COUNTS = {"layers", "depth", "stages", "stem", "blocks", "last_blocks", "window_size"}
-COUNTS |= {"window_sizes", "patch_size", "memory_frames", "max_pointers", "grid"}
+COUNTS |= {"window_sizes", "patch_size", "memory_frames", "max_pointers", "grid", "slots", "kept"}
 MOST = 500
 # Earlier versions wrote the widths of pruned encoders, which `pruned.py` reads from the weights.
 RETIRED = {"head_dims", "mlp_dims"}

@@ -181,10 +181,26 @@ INSTANCE_MODELS: dict[str, ModelInfo] = {
         dvis-plus-r50-ytvis19  71.0  -
         dvis-plus-r50-ytvis21  71.0  -
         dvis-plus-r50-ovis     71.0  -
+        dvis-plus-swin-large-ytvis19  242.5  -
+        dvis-plus-swin-large-ytvis21  242.5  -
+        dvis-plus-swin-large-ovis     242.5  -
         """,
-        "see the repository",
+        "MIT (code); see the repository",
         "zhangtao-whu/DVIS_Plus",
         _PAGE,
+    ),
+    **_models(
+        """
+        ctvis-r50-ytvis19          44.2  -
+        ctvis-r50-ytvis21          44.2  -
+        ctvis-r50-ovis             44.2  -
+        ctvis-swin-large-ytvis19  215.7  -
+        ctvis-swin-large-ytvis21  215.7  -
+        ctvis-swin-large-ovis     215.7  -
+        """,
+        "MIT (code); see the repository",
+        "KainingYing/CTVIS",
+        "https://github.com/{repository}",
     ),
     **_models(
         """

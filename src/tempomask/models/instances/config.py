@@ -10,7 +10,7 @@ from tempomask.models.instances.classes import COCO, OVIS, YTVIS_2019, YTVIS_202
 
 # Sides of a padded image are multiples of this many pixels: the coarsest stride.
 SIZE_MULTIPLE = 32
-TrackerKind = Literal["minvis", "dvis"]
+TrackerKind = Literal["minvis", "dvis", "ctvis"]
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,34 @@ class ReferringTrackerConfig:
 
 
 @dataclass(frozen=True)
+class MemoryTrackerConfig:
+    """CTVIS's memory bank and the hidden width of its re-identification head; as released.
+
+    least_score: probability of a class above which a query is a detection.
+    max_overlap: IoU with a better detection up to which it stays one.
+    least_match: answer above which it joins a track.
+    patience: frames without it after which a track is forgotten.
+    kept: embeddings of a track that a new one is compared with.
+    slots: tracks at most; beyond, the one that was not seen for the longest is forgotten.
+    """
+
+    reid_dim: int = 256
+    least_score: float = 0.01
+    max_overlap: float = 0.6
+    least_match: float = 0.3
+    patience: int = 20
+    kept: int = 10
+    slots: int = 300
+
+
+@dataclass(frozen=True)
 class InstanceConfig:
     """One instance segmenter.
 
     classes: names of the classes, in the order of the class head; no-object comes after them.
     short_side: pixels of the image's shorter side as the network sees it; long_side: at most.
-    referring_tracker: DVIS++'s, or None for MinVIS, which matches queries and learns nothing.
+    referring_tracker: DVIS++'s; memory_tracker: CTVIS's. Without either, MinVIS's, which matches
+        queries and learns nothing.
     """
 
     name: str
@@ -88,6 +110,7 @@ class InstanceConfig:
     pixel_decoder: PixelDecoderConfig = field(default_factory=PixelDecoderConfig)
     query_decoder: QueryDecoderConfig = field(default_factory=QueryDecoderConfig)
     referring_tracker: ReferringTrackerConfig | None = None
+    memory_tracker: MemoryTrackerConfig | None = None
     short_side: int = 360
     long_side: int = 1333
 
@@ -97,6 +120,8 @@ class InstanceConfig:
 
     @property
     def tracker(self) -> TrackerKind:
+        if self.memory_tracker is not None:
+            return "ctvis"
         return "minvis" if self.referring_tracker is None else "dvis"
 
     def with_short_side(self, short_side: int) -> InstanceConfig:
@@ -147,6 +172,7 @@ def _published(
     data: str,
     short_side: int,
     referring_tracker: ReferringTrackerConfig | None = None,
+    memory_tracker: MemoryTrackerConfig | None = None,
 ) -> InstanceConfig:
     return InstanceConfig(
         name=f"{family}-{backbone}-{data}",
@@ -155,6 +181,7 @@ def _published(
         # Swin-L models have twice as many queries.
         query_decoder=QueryDecoderConfig(num_queries=200 if backbone == "swin-large" else 100),
         referring_tracker=referring_tracker,
+        memory_tracker=memory_tracker,
         short_side=short_side,
     )
 
@@ -164,7 +191,16 @@ _VARIANTS = [
     NANO_VIS_DVIS,
     *(_published("minvis", "r50", data, MINVIS_SIDE) for data in DATASETS),
     *(_published("minvis", "swin-large", data, DVIS_SIDE) for data in DATASETS),
-    *(_published("dvis-plus", "r50", d, DVIS_SIDE, ReferringTrackerConfig()) for d in DATASETS),
+    *(
+        _published("dvis-plus", backbone, data, DVIS_SIDE, ReferringTrackerConfig())
+        for backbone in ("r50", "swin-large")
+        for data in DATASETS
+    ),
+    *(
+        _published("ctvis", backbone, data, DVIS_SIDE, memory_tracker=MemoryTrackerConfig())
+        for backbone in ("r50", "swin-large")
+        for data in DATASETS
+    ),
     *(_published("mask2former", backbone, "coco", COCO_SIDE) for backbone in BACKBONES),
     *(
         _published("video-mask2former", f"swin-{size}", data, MINVIS_SIDE)

@@ -81,6 +81,9 @@ class ReferringTracker(nn.Module):
         masks = self.mask_projection(features.mask_features)
         return self.predict(referred.outputs[-1], referred.reference, masks), state
 
+    def presence(self, state: ReferringState) -> None:
+        """Every track is on every frame."""
+
     def refer(
         self, decoded: Decoded, state: ReferringState | None, noise: Noise | None = None
     ) -> tuple[Referred, ReferringState]:

@@ -42,6 +42,9 @@ def in_order(x: Tensor, order: Tensor) -> Tensor:
 class MinVISTracker:
     """Brings the queries of a frame into the order of the tracks. It has no weights, no state."""
 
+    def presence(self, state: MatchedState) -> None:
+        """Every track is on every frame."""
+
     def step(
         self, decoded: Decoded, features: PixelFeatures, state: MatchedState | None
     ) -> tuple[Predictions, MatchedState]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from tempomask.models.instances.config import InstanceConfig
+from tempomask.models.instances.ctvis import MemoryState, MemoryTracker, Presence
 from tempomask.models.instances.dvis import ReferringState, ReferringTracker
 from tempomask.models.instances.mask2former import Mask2Former
 from tempomask.models.instances.minvis import MatchedState, MinVISTracker
@@ -23,14 +24,18 @@ class CarriedState(NamedTuple):
     """
 
     queries: Tensor
-    tracker: MatchedState | ReferringState
+    tracker: MatchedState | ReferringState | MemoryState
 
 
 class TrackedFrame(NamedTuple):
-    """Predictions by track, and ran (B, M): 1 where a decoder layer ran."""
+    """Predictions by track, and ran (B, M): 1 where a decoder layer ran.
+
+    presence: which tracks are on the frame, and which begin; None where all are, from the first on.
+    """
 
     predictions: Predictions
     ran: Tensor
+    presence: Presence | None = None
 
 
 class InstanceSegmenter(nn.Module):
@@ -40,8 +45,11 @@ class InstanceSegmenter(nn.Module):
         super().__init__()
         self.config = config
         self.network = Mask2Former(config)
-        referring = config.referring_tracker
-        self.tracker = MinVISTracker() if referring is None else ReferringTracker(config, referring)
+        self.tracker: MinVISTracker | ReferringTracker | MemoryTracker = MinVISTracker()
+        if config.referring_tracker is not None:
+            self.tracker = ReferringTracker(config, config.referring_tracker)
+        elif config.memory_tracker is not None:
+            self.tracker = MemoryTracker(config, config.memory_tracker)
 
     def step(
         self, image: Tensor, state: CarriedState | None, router: QueryRouter | None = None
@@ -55,4 +63,6 @@ class InstanceSegmenter(nn.Module):
             features,
             None if state is None else state.tracker,  # type: ignore[arg-type]
         )
-        return TrackedFrame(predictions, decoded.ran), CarriedState(decoded.queries, tracker)
+        presence = self.tracker.presence(tracker)  # type: ignore[arg-type]
+        frame = TrackedFrame(predictions, decoded.ran, presence)
+        return frame, CarriedState(decoded.queries, tracker)

@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tempomask.data.instance_clips import InstanceClip
-from tempomask.errors import InputError
+from tempomask.errors import InputError, warn
 from tempomask.instances.query_routing import TemporalQueryRouter
 from tempomask.models.instances.config import instance_config
+from tempomask.models.instances.ctvis import MemoryTracker
+from tempomask.models.instances.dvis import ReferringTracker
 from tempomask.models.instances.mask2former import Stem
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.training.instances.matching import ClipBatch, collate
@@ -111,12 +113,14 @@ def build_segmenter(
     torch.manual_seed(recipe.seed)
     config = instance_config(recipe.model)
     config = replace(config, classes=classes, short_side=recipe.image_size)
-    if recipe.tracks != (config.referring_tracker is not None):
+    if config.tracker != ("dvis" if recipe.tracks else "minvis"):
         raise InputError(f"stage {recipe.stage} does not train {config.name}; choose its own stage")
     segmenter = InstanceSegmenter(config)
     backbone = segmenter.network.backbone
     if initial is not None:
         _start_from(segmenter, initial)
+        if recipe.frozen_reid:
+            _freeze_reid(segmenter, initial)
     elif recipe.stage != "minvis":
         raise InputError(f"stage {recipe.stage} starts from a trained segmenter; give its file")
     elif isinstance(backbone, Stem):
@@ -141,6 +145,17 @@ def _start_from(segmenter: InstanceSegmenter, loaded: InstanceSegmenter) -> None
             f" {len(lacking)} tensors differ, {lacking[0]} for instance"
         )
     segmenter.load_state_dict(fitting, strict=False)
+
+
+def _freeze_reid(segmenter: InstanceSegmenter, loaded: InstanceSegmenter) -> None:
+    """Keep the re-identification head as it was loaded."""
+    if not isinstance(loaded.tracker, ReferringTracker | MemoryTracker):
+        warn(
+            f"{loaded.config.name} has no re-identification head, so that one learns beside the"
+            " tracker; DVIS++ starts from a ctvis model"
+        )
+    elif isinstance(segmenter.tracker, ReferringTracker):
+        segmenter.tracker.reid_head.requires_grad_(False)
 
 
 def build_router(

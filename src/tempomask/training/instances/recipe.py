@@ -36,6 +36,8 @@ class InstanceRecipe(AveragedRecipe):
         noise_ratio: How often DVIS++'s tracks start noisy.
         guided_share: In this first part of the steps, the segmenter's own predictions decide which
             track answers for which instance.
+        frozen_reid: The re-identification head stays as the start has it, as in the papers, which
+            start from CTVIS; without, it learns beside the tracker.
         losses: Weights of the losses.
         router: TAR's configuration, None for stages without it; its dim and layers are the model's.
     """
@@ -57,6 +59,7 @@ class InstanceRecipe(AveragedRecipe):
     average_decay: float = 0.0
     noise_ratio: float = 0.5
     guided_share: float = 0.5
+    frozen_reid: bool = False
     validate_every: int = 500
     losses: SetLossWeights = field(default_factory=SetLossWeights)
     router: QueryRouterConfig | None = None
@@ -118,6 +121,7 @@ _DVIS = InstanceRecipe(
     batch_size=8,
     num_frames=5,
     drop_steps=(28_000,),
+    frozen_reid=True,
 )
 _TAR = replace(
     _MINVIS,

@@ -56,6 +56,10 @@ class StageModel(nn.Module):
             network.pixel_decoder.requires_grad_(False)
         elif recipe.tracks:
             network.requires_grad_(False)
+        tracker = segmenter.tracker
+        self.learns_reid = isinstance(tracker, ReferringTracker) and all(
+            parameter.requires_grad for parameter in tracker.reid_head.parameters()
+        )
 
     def forward(self, batch: ClipBatch, progress: float) -> StageLoss:
         """progress: share of the steps that are done, in [0, 1]."""
@@ -165,8 +169,7 @@ class StageModel(nn.Module):
     ) -> StageLoss:
         """Contrast of the references (DVIS++), and of the re-identification head by true matches.
 
-        The released re-identification head comes from another training before this one (CTVIS);
-        here it learns beside the tracker.
+        The head learns only where it did not come, trained, from CTVIS.
         """
         weights, tracker = self.recipe.losses, self.segmenter.tracker
         assert isinstance(tracker, ReferringTracker)
@@ -174,9 +177,11 @@ class StageModel(nn.Module):
         heads = torch.stack([tracker.reid_head(decoded.embeddings) for decoded, _ in frames], 1)
         entropy, cosine = references.sum() * 0, references.sum() * 0
         for clip, (match, target) in enumerate(zip(matches, targets, strict=True)):
-            tracks = match.queries.expand(len(frames), -1)
-            own = self._true_queries([decoded for decoded, _ in frames], clip, target)
-            for embeddings, queries in ((references[clip], tracks), (heads[clip], own)):
+            pairs = [(references[clip], match.queries.expand(len(frames), -1))]
+            if self.learns_reid:
+                own = self._true_queries([decoded for decoded, _ in frames], clip, target)
+                pairs.append((heads[clip], own))
+            for embeddings, queries in pairs:
                 loss = contrastive_loss(embeddings.float(), queries)
                 entropy, cosine = entropy + loss.cross_entropy, cosine + loss.cosine
         entropy, cosine = entropy / len(targets), cosine / len(targets)
