@@ -195,6 +195,39 @@ def tar_change() -> str:
     return table(head, rows)
 
 
+def tar_layer_pairs() -> str:
+    """Overlap with the truth of two frames decoded to different layers."""
+    rows = [
+        (
+            pair,
+            number(row["mIoU"]),
+            "" if pair == "9+9" else interval(row["difference"]),
+            "" if row["paper"] is None else number(row["paper"]),
+        )
+        for pair, row in read(f"{TAR}/layer_pairs")["pairs"].items()
+        if pair in ("1+1", "3+1", "3+3", "6+6", "9+1", "9+9")
+    ]
+    return table(("layers", ">mIoU", ">minus 9+9, 95%", ">paper, MinVIS R50"), rows)
+
+
+def tar_operations() -> str:
+    """TAR beside other ways to be faster."""
+    rows = [
+        (
+            row["name"],
+            number(row["AP"]),
+            number(row["AR10"]),
+            f"{row['times_as_fast']:.2f}",
+            f"{row['paper_times_as_fast']:.2f}",
+            number(row["paper"]["AP"]),
+            number(row["paper"]["AR10"]),
+        )
+        for row in read(f"{TAR}/operations")["rows"]
+    ]
+    head = ("added", ">AP", ">AR10", ">times as fast", ">paper: times as fast", ">AP", ">AR10")
+    return table(head, rows)
+
+
 def _rank(row: Mapping[str, float]) -> str:
     return f"{row['value']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})"
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from studies.bootstrap import bootstrap_mean
+from studies.bootstrap import bootstrap_difference
 from tempomask.data.youtube_vis import VideoEntry, YouTubeVIS
 from tempomask.devices import DTypeName
 from tempomask.files import make_folder, write_json
@@ -112,22 +112,35 @@ def _frames(
 
 
 def report_of(model: InstanceModel, dataset: YouTubeVIS) -> dict[str, Any]:
-    """Mean overlap in percent by pair of layers, with intervals over videos."""
+    """Mean overlap of all tracks in percent by pair of layers.
+
+    difference: of the means of videos, to the last layer on both frames, with its interval.
+    """
     layers = [n for n in LAYERS if n <= model.config.query_decoder.layers]
     by_video = [video_overlaps(model, dataset, video, layers) for video in dataset.videos]
+    names = [video.name for video in dataset.videos]
     rows = {}
     for pair in by_video[0]:
-        values = [np.mean(found[pair]) for found in by_video if found[pair]]
-        overlaps = np.concatenate([found[pair] for found in by_video])
+        values = [found[pair] for found in by_video]
+        overlaps = np.concatenate(values)
         rows[pair] = {
             "mIoU": round(100 * float(overlaps.mean()), 2),
-            "by_video": bootstrap_mean([100 * float(v) for v in values]).to_dict(),
+            "videos": {
+                name: round(100 * float(np.mean(own)), 3)
+                for name, own in zip(names, values, strict=True)
+                if own
+            },
             "paper": PAPER.get(pair),
         }
+    reference = list(rows)[-1]
+    for row in rows.values():
+        difference = bootstrap_difference(row["videos"], rows[reference]["videos"])
+        row["difference"] = difference.to_dict()
     return {
         "model": model.name,
         "videos": len(dataset),
         "tracks_in_pairs": len(overlaps),
+        "reference": reference,
         "pairs": rows,
     }
 

@@ -61,6 +61,10 @@ def test_pairs_of_layers(
     report = layer_pairs.report_of(model, dataset)
     assert list(report["pairs"]) == [f"{m}+{n}" for m in (1, 2, 3) for n in (1, 2, 3)]
     assert all(0 <= row["mIoU"] < 50 for row in report["pairs"].values())
+    last, first = report["pairs"]["3+3"], report["pairs"]["1+1"]
+    assert report["reference"] == "3+3" and last["difference"]["mean"] == 0
+    gaps = [first["videos"][name] - last["videos"][name] for name in ("video1", "video2")]
+    assert first["difference"]["mean"] == pytest.approx(np.mean(gaps), abs=1e-3)
     embeddings = torch.eye(4)[None]
     shown = iter(
         [

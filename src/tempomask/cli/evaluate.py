@@ -145,20 +145,21 @@ class VideoBar:
 
     Args:
         videos: All of them, each with a name.
-        unit: What is counted of a video.
+        unit: What is counted of one.
+        noun: What one is.
     """
 
-    def __init__(self, videos: Iterable[Any], unit: str = " frames") -> None:
+    def __init__(self, videos: Iterable[Any], unit: str = " frames", noun: str = "video") -> None:
         self.bar = console.bars(unit)
         self.task = self.bar.add_task("", total=None)
         self.places = {video.name: place for place, video in enumerate(videos, 1)}
-        self.begun = False
+        self.begun, self.noun = False, noun
 
     def show(self, video: str, done: int, total: int) -> None:
         """Frames of a video that are done, of all it has."""
         self.bar.start()
         self.begun = True
-        title = f"video {self.places[video]} of {len(self.places)}: {video}"
+        title = f"{self.noun} {self.places[video]} of {len(self.places)}: {video}"
         self.bar.update(self.task, description=title, completed=done, total=total)
 
     def close(self) -> None:

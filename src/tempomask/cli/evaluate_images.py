@@ -42,7 +42,7 @@ def images(
         from tempomask.evaluation.images import evaluate_images
 
     sets = [one for root in roots for one in image_sets(root)]
-    with closing(VideoBar(sets)) as bar:
+    with closing(VideoBar(sets, " images", "set")) as bar:
         summary = evaluate_images(
             model.load(), sets, clicks=clicks, out=out, max_images=max_images, progress=bar.show
         )

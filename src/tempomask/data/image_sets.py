@@ -88,7 +88,12 @@ def _of_folder(folder: Path) -> ImageSet | None:
             truth = folder / labels / f"{path.stem}.png"
             if not truth.is_file():
                 raise InputError(f"the image {path} has no label map {truth}")
-            listed.append(LabelledImage(path.stem, path, _label_map(path, truth)))
+            found, size = image_size(truth), image_size(path)
+            if found != size:
+                raise InputError(
+                    f"{truth} has {found[1]} x {found[0]} pixels, its image {size[1]} x {size[0]}"
+                )
+            listed.append(LabelledImage(path.stem, path, _label_map(truth)))
         return ImageSet(folder.name, tuple(listed))
     return None
 
@@ -119,14 +124,9 @@ def _run_lengths(image: Path, annotations: Path) -> Callable[[], dict[int, NDArr
     return read
 
 
-def _label_map(image: Path, truth: Path) -> Callable[[], dict[int, NDArray[np.bool_]]]:
+def _label_map(truth: Path) -> Callable[[], dict[int, NDArray[np.bool_]]]:
     def read() -> dict[int, NDArray[np.bool_]]:
-        labels, size = read_values(truth), image_size(image)
-        if labels.shape != size:
-            raise InputError(
-                f"{truth} has {labels.shape[1]} x {labels.shape[0]} pixels, its image {size[1]} x"
-                f" {size[0]}"
-            )
+        labels = read_values(truth)
         return {int(i): labels == i for i in np.unique(labels) if i}
 
     return read
