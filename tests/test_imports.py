@@ -34,6 +34,7 @@ LAYERS = [
     "baselines",
     "tracking",
     "images",
+    "matching",
     "instances",
     "propagation",
     "routed_model",

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tempomask.errors import InputError
     from tempomask.images.options import EverythingOptions
     from tempomask.instances.model import InstanceModel, load_instances
+    from tempomask.matching.model import Matcher, load_matcher
     from tempomask.model import Model, load
     from tempomask.prompts import Prompt
     from tempomask.propagation.model import Propagator, load_propagator
@@ -26,6 +27,7 @@ __all__ = [
     "InstanceModel",
     "InstanceResult",
     "InstanceSummary",
+    "Matcher",
     "Model",
     "Prompt",
     "Propagator",
@@ -34,6 +36,7 @@ __all__ = [
     "__version__",
     "load",
     "load_instances",
+    "load_matcher",
     "load_propagator",
 ]
 
@@ -46,6 +49,8 @@ _HOMES = {
     "InputError": "tempomask.errors",
     "load_instances": "tempomask.instances.model",
     "InstanceModel": "tempomask.instances.model",
+    "load_matcher": "tempomask.matching.model",
+    "Matcher": "tempomask.matching.model",
     "load_propagator": "tempomask.propagation.model",
     "Propagator": "tempomask.propagation.model",
     "InstanceResult": "tempomask.results",

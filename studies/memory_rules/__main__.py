@@ -68,8 +68,8 @@ def cost(model: Model, root: str, name: str | None) -> dict[str, dict[str, Any]]
     }
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All rows."""
+def run(arguments: argparse.Namespace) -> None:
+    """All rows, written to the folder."""
     make_folder(arguments.out)
     first = None if arguments.sequences is None else arguments.sequences.split(",")[0]
     model = load(arguments.model, image_size=arguments.image_size, device=arguments.device)
@@ -90,15 +90,17 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 row["look_alikes"] = identity(
                     routed, arguments.data, arguments.clips, options=options, routing=budget
                 )
-            print(row, flush=True)
             rows.append(row)
-    return {
-        "model": arguments.model,
-        "adapter": arguments.adapter,
-        "device": arguments.device,
-        "cost": costs,
-        "rows": rows,
-    }
+            # After each row, as all of them take long.
+            report = {
+                "model": arguments.model,
+                "adapter": arguments.adapter,
+                "device": arguments.device,
+                "clips": arguments.clips,
+                "cost": costs,
+                "rows": rows,
+            }
+            finish(report, arguments.out / "memory_rules.json")
 
 
 if __name__ == "__main__":
@@ -117,5 +119,4 @@ if __name__ == "__main__":
     command.add_argument("--quick", action="store_true", help="a small input, to try the script")
     wanted = command.parse_args()
     wanted.image_size = 64 if wanted.quick else None
-    report = run(wanted)
-    finish(report, wanted.out / "memory_rules.json")
+    run(wanted)

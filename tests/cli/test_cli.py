@@ -51,14 +51,16 @@ def test_python_dash_m_works() -> None:
 
 
 def test_models_lists_every_model(run: Run) -> None:
-    from tempomask.weights.zoo import DINOV3_MODELS, INSTANCE_MODELS, MODELS
+    from tempomask.weights.zoo import DINOV3_MODELS, INSTANCE_MODELS, MATCHING_MODELS, MODELS
 
     code, out, _ = run("models")
     assert code == 0
-    assert all(name in out for name in (*MODELS, *INSTANCE_MODELS, *DINOV3_MODELS))
+    names = [*MODELS, *MATCHING_MODELS, *INSTANCE_MODELS, *DINOV3_MODELS]
+    assert all(name in out for name in names)
     rows = json.loads(run("models", "--json")[1])
-    assert [row["name"] for row in rows] == [*MODELS, *INSTANCE_MODELS, *DINOV3_MODELS]
-    assert {row["task"] for row in rows} == {"track", "instances", "propagate"}
+    assert [row["name"] for row in rows] == names
+    tasks = {"track", "track masks", "instances", "propagate"}
+    assert {row["task"] for row in rows} == tasks
     assert {"parameters_millions", "image_size", "source", "licence", "path"} <= set(rows[0])
 
 

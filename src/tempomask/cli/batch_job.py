@@ -21,6 +21,7 @@ from tempomask.errors import InputError, InputWarning
 from tempomask.files import replacing
 
 if TYPE_CHECKING:
+    from tempomask.matching.model import Matcher
     from tempomask.model import Model
 
 # Of the thumbnail, in pixels.
@@ -71,13 +72,13 @@ def start() -> Callable[[Job], dict[str, Any]]:
     """Begin a process: the function that does a job."""
     console.speak(True, False)
     warnings.simplefilter("ignore", InputWarning)
-    loaded: dict[Any, Model] = {}
+    loaded: dict[Any, Model | Matcher] = {}
 
-    def load(model: ModelOptions, adapter: str | None, pooled: bool) -> Model:
+    def load(model: ModelOptions, adapter: str | None, pooled: bool) -> Model | Matcher:
         key = model, adapter, pooled
         if key not in loaded:
             loaded.clear()  # one at a time in memory
-            loaded[key] = model.load(adapter, pooled)
+            loaded[key] = model.load_tracker(adapter, pooled)
         return loaded[key]
 
     def do(job: Job) -> dict[str, Any]:

@@ -261,6 +261,9 @@ def _load(run: VosOptions) -> tuple[Any, Any]:
     """The model, or the propagator, and its options."""
     model, tracking = run.model, run.tracking
     adapter = run.routing.adapter_for(run.propagator or model.model, model.checkpoint)
+    if model.matches and run.propagator is None:
+        refuse(f"{model.model} has a memory of its own", tracking, run.routing)
+        return model.load_tracker(), None
     if run.propagator is None:
         options = tracking.options()
         return model.load(adapter, tracking.pooled_memory), options

@@ -40,9 +40,14 @@ def models(name: str | None = None, /, *, as_json: Json = False) -> None:
 
 
 def _rows() -> list[dict[str, Any]]:
-    from tempomask.weights.zoo import DINOV3_MODELS, INSTANCE_MODELS, MODELS
+    from tempomask.weights import zoo
 
-    families = {"track": MODELS, "instances": INSTANCE_MODELS, "propagate": DINOV3_MODELS}
+    families = {
+        "track": zoo.MODELS,
+        "track masks": zoo.MATCHING_MODELS,
+        "instances": zoo.INSTANCE_MODELS,
+        "propagate": zoo.DINOV3_MODELS,
+    }
     return [
         {
             "name": info.name,

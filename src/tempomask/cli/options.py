@@ -25,6 +25,7 @@ from tempomask.tracking.options import Compatibility, MemoryRule, Preset, Tracki
 
 if TYPE_CHECKING:
     from tempomask.cli.run import Request
+    from tempomask.matching.model import Matcher
     from tempomask.model import Model
     from tempomask.propagation.model import Propagator
 
@@ -136,6 +137,26 @@ class ModelOptions:
                 self.dtype,
                 adapter,
                 pooled_memory=pooled_memory,
+            )
+
+    @property
+    def matches(self) -> bool:
+        """Whether it tracks masks by matching: Cutie or XMem, by name."""
+        from tempomask.models.matching.config import MATCHERS
+
+        return self.model in MATCHERS
+
+    def load_tracker(
+        self, adapter: str | None = None, pooled_memory: bool = False
+    ) -> Model | Matcher:
+        """The same as `load`, and Cutie and XMem besides."""
+        if not self.matches:
+            return self.load(adapter, pooled_memory)
+        with console.waiting("loading the model"):
+            from tempomask.matching.model import load_matcher
+
+            return load_matcher(
+                self.model, self.checkpoint, self.image_size, self.device, self.dtype
             )
 
     def load_propagator(

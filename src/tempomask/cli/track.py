@@ -19,16 +19,19 @@ from tempomask.cli.options import (
     RunOutput,
     TrackingFlags,
     at_least,
+    refuse,
 )
 from tempomask.cli.prompt_options import PromptOptions
 from tempomask.errors import InputError
 from tempomask.tracking.options import Direction, TrackingOptions
 
 if TYPE_CHECKING:
+    from tempomask.matching.model import Matcher
+    from tempomask.matching.options import MatchingOptions
     from tempomask.model import Model
     from tempomask.prompts import Prompt
 
-LoadModel = Callable[[ModelOptions, "str | None", bool], "Model"]
+LoadModel = Callable[[ModelOptions, "str | None", bool], "Model | Matcher"]
 
 
 def track(
@@ -86,7 +89,7 @@ def track(
         output,
     )
     wanted, options = asked.check()
-    report, written = asked.execute(wanted, options, ModelOptions.load)
+    report, written = asked.execute(wanted, options, ModelOptions.load_tracker)
     return console.conclude(report, written, output.as_json, _print)
 
 
@@ -107,7 +110,7 @@ class Asked:
     tracking: TrackingFlags
     output: RunOutput
 
-    def check(self) -> tuple[list[Prompt], TrackingOptions]:
+    def check(self) -> tuple[list[Prompt], TrackingOptions | MatchingOptions]:
         """The prompts and options; InputError for what does not go together."""
         self.output.check("track")
         if self.every is not None and not self.everything:
@@ -128,10 +131,35 @@ class Asked:
             from tempomask.io.prompt_file import read_detections
 
             read_detections(self.detections)
-        return [] if bare else self.prompts.read(first), self.tracking.options()
+        wanted = [] if bare else self.prompts.read(first)
+        if self.model.matches:
+            return wanted, self._matching(wanted)
+        return wanted, self.tracking.options()
+
+    def _matching(self, wanted: list[Prompt]) -> MatchingOptions:
+        """The options of Cutie and XMem; InputError for what they do not take."""
+        from tempomask.matching.options import MatchingOptions
+
+        name = self.model.model
+        refuse(f"{name} has a memory of its own", self.tracking, self.routing)
+        refuse(
+            f"{name} tracks the masks it is given",
+            everything=self.everything,
+            detections=self.detections,
+        )
+        if any(prompt.mask is None for prompt in wanted):
+            raise InputError(
+                f"{name} tracks masks; give --mask, and make one of a click or box with `tempomask"
+                " segment` (nano)"
+            )
+        side = self.model.image_size
+        return MatchingOptions() if side is None else MatchingOptions(short_side=side)
 
     def execute(
-        self, wanted: list[Prompt], options: TrackingOptions, load: LoadModel
+        self,
+        wanted: list[Prompt],
+        options: TrackingOptions | MatchingOptions,
+        load: LoadModel,
     ) -> tuple[dict[str, Any], dict[str, Path]]:
         """Track: the report, and the files by format. load: as `ModelOptions.load`."""
         with console.waiting("starting"):

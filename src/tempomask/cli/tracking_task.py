@@ -28,6 +28,8 @@ from tempomask.tracking.passes import Direction, check_frames, in_order, plan_pa
 
 if TYPE_CHECKING:
     from tempomask.io.video import Video
+    from tempomask.matching.model import Matcher
+    from tempomask.matching.options import MatchingOptions
     from tempomask.model import Model
     from tempomask.propagation.model import Propagator
     from tempomask.propagation.options import PropagationOptions
@@ -57,7 +59,7 @@ class TrackingTask(Task):
         self,
         prompts: list[Prompt],
         direction: Direction = "forward",
-        options: TrackingOptions | PropagationOptions | None = None,
+        options: TrackingOptions | PropagationOptions | MatchingOptions | None = None,
         routing: Routing | None = None,
         adapter: str | None = None,
         every: int | None = None,
@@ -112,7 +114,9 @@ class TrackingTask(Task):
             )
         return check_frames(frames, num_frames)
 
-    def begin(self, request: Request, frames: ReplayBuffer, model: Model | Propagator) -> None:
+    def begin(
+        self, request: Request, frames: ReplayBuffer, model: Model | Propagator | Matcher
+    ) -> None:
         """InputError for what does not fit the model, before anything is written."""
         self._request, self._video = request, frames
         rest: dict[str, Any] = {"options": self.options, "routing": self.routing}

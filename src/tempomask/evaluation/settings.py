@@ -10,6 +10,8 @@ from typing import Any
 from tempomask.devices import computation
 from tempomask.errors import InputError
 from tempomask.files import read_json
+from tempomask.matching.model import Matcher
+from tempomask.matching.options import MatchingOptions
 from tempomask.model import Model
 from tempomask.models.encoder import Policy
 from tempomask.propagation.model import Propagator
@@ -25,18 +27,24 @@ Progress = Callable[[str, int, int], None]
 _FREE = ("threads", "shard")
 
 
-def model_settings(model: Model | Propagator) -> dict[str, Any]:
+def model_settings(model: Model | Propagator | Matcher) -> dict[str, Any]:
     """Name and resolution, and what `computation` says."""
     return {
         "model": model.name,
-        "method": "propagation" if isinstance(model, Propagator) else "tracking",
+        "method": _method(model),
         "image_size": model.image_size,
         **computation(model.device, model.dtype),
     }
 
 
+def _method(model: Model | Propagator | Matcher) -> str:
+    if isinstance(model, Matcher):
+        return "matching"
+    return "propagation" if isinstance(model, Propagator) else "tracking"
+
+
 def run_settings(
-    options: TrackingOptions | PropagationOptions | None, routing: RoutingChoice
+    options: TrackingOptions | PropagationOptions | MatchingOptions | None, routing: RoutingChoice
 ) -> dict[str, Any]:
     """How the model was run: its options, and its policy or what was asked of its router."""
     chosen = {} if options is None else options.settings()

@@ -32,6 +32,8 @@ from tempomask.evaluation.settings import Progress, kept_record, model_settings,
 from tempomask.evaluation.submission import SubmissionFile
 from tempomask.evaluation.vos_tracking import Tracked, track_sequence
 from tempomask.files import make_folder, replacing_folder, write_csv, write_json
+from tempomask.matching.model import Matcher
+from tempomask.matching.options import MatchingOptions
 from tempomask.model import Model
 from tempomask.propagation.model import Propagator
 from tempomask.propagation.options import PropagationOptions
@@ -110,13 +112,13 @@ class EvaluationSummary:
 
 
 def evaluate(
-    model: Model | Propagator,
+    model: Model | Propagator | Matcher,
     dataset: SequenceSet[Any],
     *,
     protocol: Protocol = DAVIS,
     out: str | Path | None = None,
     prompt: PromptKind = "mask",
-    options: TrackingOptions | PropagationOptions | None = None,
+    options: TrackingOptions | PropagationOptions | MatchingOptions | None = None,
     routing: RoutingChoice = None,
     resume: bool = False,
     shard: Shard | None = None,

@@ -13,6 +13,7 @@ from tempomask.data.sequences import ObjectSequence
 from tempomask.evaluation.mask_folders import wanted_frames, write_masks
 from tempomask.evaluation.prompts import CLICKS, PromptKind, add_error_clicks, prompt_of
 from tempomask.evaluation.settings import Progress
+from tempomask.matching.model import Matcher
 from tempomask.model import Model
 from tempomask.propagation.model import Propagator
 from tempomask.routed_model import RoutingChoice
@@ -38,7 +39,7 @@ class Tracked:
 
 
 def track_sequence(
-    model: Model | Propagator,
+    model: Model | Propagator | Matcher,
     sequence: ObjectSequence,
     folder: Path,
     prompt: PromptKind,

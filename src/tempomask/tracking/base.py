@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from threading import RLock
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from tempomask.errors import InputError
 from tempomask.frames import Size, checked_frame
 from tempomask.ops.resumable import Resumable, agree, load_state, read_values, save_state
+from tempomask.prompts import Prompt
+from tempomask.results import FrameResult
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -152,6 +154,41 @@ class VideoSession(Resumable):
     def _computing(self, device: torch.device) -> AbstractContextManager[None]:
         """Without gradients, in the session's number type."""
         return computing(device, self.dtype)
+
+
+class PromptedSession(VideoSession):
+    """A session that takes prompts for any frame: what a pass through a whole video needs of it."""
+
+    @property
+    def waiting(self) -> tuple[Prompt, ...]:
+        """Prompts for frames that have not come yet."""
+        raise TypeError(f"{type(self).__name__} must implement waiting")
+
+    @property
+    def sends_ahead(self) -> bool:
+        """Whether frames gain by being given to `prepare` before their turn."""
+        return False
+
+    def is_ahead(self, index: int) -> bool:
+        """Whether tracking has yet to come to a frame."""
+        sign = -1 if self._reverse else 1
+        return sign * index >= sign * self.next_index
+
+    def add(self, prompt: Prompt) -> FrameResult | None:
+        """Take a prompt; for a frame already stepped its new result."""
+        raise TypeError(f"{type(self).__name__} must implement add")
+
+    def step(self, frame: Any, index: int | None = None) -> FrameResult:
+        """Take in one frame and say where every object is in it."""
+        raise TypeError(f"{type(self).__name__} must implement step")
+
+    def prepare(self, frame: NDArray[np.uint8]) -> Any:
+        """A frame for `step`, where `sends_ahead`."""
+        raise TypeError(f"{type(self).__name__} must implement prepare")
+
+    def condition(self, frame: NDArray[np.uint8], prompts: Sequence[Prompt]) -> FrameResult:
+        """Apply prompts to their frame, out of turn."""
+        raise TypeError(f"{type(self).__name__} must implement condition")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt, check_given
 from tempomask.results import FrameResult
-from tempomask.tracking.base import next_frame
+from tempomask.tracking.base import PromptedSession, next_frame
 from tempomask.tracking.options import Direction, TrackingOptions
 from tempomask.tracking.session import Session
 from tempomask.tracking.spool import ResultSpool, merged, select_objects
@@ -54,10 +54,6 @@ def track(
             backward where that is needed.
     """
     options = options or TrackingOptions()
-    ordered = checked_prompts(prompts, source)
-    check_direction(direction, source, options.lookahead)
-    frames = check_frames(frames, source.num_frames)
-    check_given(in_order(ordered, direction, options.lookahead))
     new_session = partial(
         Session,
         segmenter,
@@ -67,10 +63,41 @@ def track(
         dtype=dtype,
         policy=policy,
     )
-    passes = _Passes(source, ordered, new_session, options.lookahead, state, opened)
-    planned = plan_passes(ordered, direction, frames, options.lookahead)
+    return track_in(
+        new_session,
+        source,
+        prompts,
+        direction=direction,
+        frames=frames,
+        lookahead=options.lookahead,
+        state=state,
+        opened=opened,
+    )
+
+
+def track_in(
+    new_session: Callable[..., PromptedSession],
+    source: FrameSource,
+    prompts: Prompt | Iterable[Prompt],
+    *,
+    direction: Direction = "forward",
+    frames: range | None = None,
+    lookahead: bool = False,
+    state: bytes | None = None,
+    opened: Callable[[Any], None] = lambda _session: None,
+) -> Results:
+    """The same with sessions of any kind that takes prompts on later frames.
+
+    Arguments are those of `track`, but for new_session: it makes one, given `start` and `reverse`.
+    """
+    ordered = checked_prompts(prompts, source)
+    check_direction(direction, source, lookahead)
+    frames = check_frames(frames, source.num_frames)
+    check_given(in_order(ordered, direction, lookahead))
+    passes = _Passes(source, ordered, new_session, lookahead, state, opened)
+    planned = plan_passes(ordered, direction, frames, lookahead)
     for prompt in ordered:
-        if frames is not None and not options.lookahead and prompt.frame not in frames:
+        if frames is not None and not lookahead and prompt.frame not in frames:
             raise InputError(
                 f"prompt on frame {prompt.frame} lies outside the tracked frames {frames[0]} to"
                 f" {frames[-1]}; change frames, or allow lookahead"
@@ -230,24 +257,26 @@ class _Passes:
         self,
         source: FrameSource,
         prompts: Sequence[Prompt],
-        new_session: Callable[..., Session],
+        new_session: Callable[..., PromptedSession],
         lookahead: bool,
         state: bytes | None,
-        opened: Callable[[Session], None],
+        opened: Callable[[Any], None],
     ) -> None:
         self._state, self._opened = state, opened
         self.source, self.prompts = source, prompts
         self.new_session, self.lookahead = new_session, lookahead
         self.first = _first_frames(prompts)
 
-    def _begun(self, session: Session) -> Session:
+    def _begun(self, session: PromptedSession) -> PromptedSession:
         """The session that counts, with its kept state."""
         if self._state is not None:
             session.restore(self._state)
         self._opened(session)
         return session
 
-    def _run(self, session: Session, frames: IndexedFrames, prompts: Sequence[Prompt]) -> Results:
+    def _run(
+        self, session: PromptedSession, frames: IndexedFrames, prompts: Sequence[Prompt]
+    ) -> Results:
         """Step through frames in the order given."""
         if session.index is not None:
             prompts = [prompt for prompt in prompts if session.is_ahead(prompt.frame)]
@@ -283,7 +312,7 @@ class _Passes:
         session = self._begun(self.new_session(start=frames.start, reverse=True))
         return self._run_back(session, frames)
 
-    def _run_back(self, session: Session, frames: range) -> Results:
+    def _run_back(self, session: PromptedSession, frames: range) -> Results:
         # Resumed, the backward pass of both directions stops before the first prompts.
         prompts = [p for p in in_order(self.prompts, "backward") if p.frame > frames.stop]
         return self._run(session, backward_frames(self.source, frames), prompts)

@@ -22,7 +22,7 @@ from tempomask.models.segmenter import Segmenter
 from tempomask.ops.resumable import Resumable, agree, save_state
 from tempomask.prompts import Prompt, check_given
 from tempomask.results import FrameResult
-from tempomask.tracking.base import VideoSession, in_turn
+from tempomask.tracking.base import PromptedSession, VideoSession, in_turn
 from tempomask.tracking.frame_step import FrameStep
 from tempomask.tracking.frames import FrameStore, size_of
 from tempomask.tracking.memory_bank import bytes_of
@@ -35,7 +35,7 @@ from tempomask.tracking.upload import PreparedFrame
 NO_SCORES = np.zeros(0, dtype=np.float32)
 
 
-class Session(VideoSession):
+class Session(PromptedSession):
     """Tracks objects through one video or stream: `prompt`, then `step` frame after frame.
 
     Args:
@@ -357,11 +357,6 @@ class Session(VideoSession):
             )
         self._check_size(frame.size)
         return frame
-
-    def is_ahead(self, index: int) -> bool:
-        """Whether tracking has yet to come to a frame."""
-        sign = -1 if self._reverse else 1
-        return sign * index >= sign * self.next_index
 
     def _due(self, index: int, size: Size) -> list[Prompt]:
         """Take the prompts that wait for a frame; one that does not fit is dropped and refused."""

@@ -41,11 +41,13 @@ def locate(info: ModelInfo) -> Path:
         raise InputError(
             f"the weights of {info.name} are missing from the package; install it again"
         )
+    remedy = f"fetch {info.url} and name the file as the checkpoint, or put it into {home()}"
+    if not info.on_hub:
+        raise InputError(f"{info.name} is not on this machine, and not on the Hub; {remedy}")
     from huggingface_hub import hf_hub_download
 
     offline = not reachable()
     fetch = partial(hf_hub_download, info.repository, info.file, local_files_only=offline)
-    remedy = f"fetch {info.url} and name the file as the checkpoint, or put it into {home()}"
     return _reach(f"{info.name} is not on this machine", remedy, fetch)
 
 

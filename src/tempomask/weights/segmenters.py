@@ -24,11 +24,12 @@ from tempomask.weights.files import Checkpoint
 from tempomask.weights.instances import is_instances
 from tempomask.weights.layout import Layout, State, layout_of
 from tempomask.weights.loading import identify, load, other_model, read
+from tempomask.weights.matching import LAYOUTS as MATCHING_LAYOUTS
 from tempomask.weights.own import OWN, SEGMENTER_KEY, config_from_json
 from tempomask.weights.pruned import fit_widths
 from tempomask.weights.sam2 import EFFICIENTTAM, SAM2
 from tempomask.weights.transformers_sam2 import TRANSFORMERS_SAM2, segmenter_config_of
-from tempomask.weights.zoo import INSTANCES_REMEDY, MODELS, unknown_model
+from tempomask.weights.zoo import INSTANCES_REMEDY, MATCHING_REMEDY, MODELS, unknown_model
 
 LAYOUTS = (SAM2, EFFICIENTTAM, EDGETAM, TRANSFORMERS_SAM2, TRANSFORMERS_EDGETAM, OWN)
 # How transformers describes its models.
@@ -66,6 +67,8 @@ def load_segmenter(
     file = read(checkpoint, None if name is None else MODELS[name])
     if layout_of(file.state, LAYOUTS) is None and is_instances(file):
         raise InputError(f"{file.path} holds a model that {INSTANCES_REMEDY}")
+    if layout_of(file.state, MATCHING_LAYOUTS) is not None:
+        raise InputError(f"{file.path} holds a model that {MATCHING_REMEDY}")
     layout = identify(file, LAYOUTS, "SAM 2, EfficientTAM, EdgeTAM or tempomask")
     config = _config_of(name, file, layout)
     if image_size is not None:

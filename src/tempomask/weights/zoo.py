@@ -15,12 +15,13 @@ from pathlib import Path
 from tempomask.errors import InputError, unknown_name
 from tempomask.models.config import SEGMENTERS
 from tempomask.models.instances.config import INSTANCE_SEGMENTERS
+from tempomask.models.matching.config import MATCHERS
 from tempomask.weights.files import SUFFIXES
 
 ASSETS = Path(__file__).parent.parent / "assets"
 EFFICIENTTAM_REPOSITORY = "yunyangx/efficient-track-anything"
-# Short side of the images that DINOv3 sees in label propagation.
-DINOV3_SIDE = 960
+# Short side of the images that DINOv3 sees in label propagation, and Cutie and XMem in tracking.
+DINOV3_SIDE, MATCHING_SIDE = 960, 480
 
 
 def home() -> Path:
@@ -56,6 +57,11 @@ class ModelInfo:
         """Where the weights come from, in one word."""
         return self.repository or "bundled"
 
+    @property
+    def on_hub(self) -> bool:
+        """Whether the repository is one of the Hub; others are on GitHub."""
+        return not self.url.startswith("https://github.com/")
+
     def path(self) -> Path | None:
         """Where the weights lie on this machine, None if they are not there."""
         if self.repository is None:
@@ -64,6 +70,8 @@ class ModelInfo:
         local = home() / self.file
         if local.is_file():
             return local
+        if not self.on_hub:
+            return None
         from huggingface_hub import try_to_load_from_cache
 
         # The second is the copy that transformers fetches.
@@ -95,6 +103,8 @@ def _models(
         place, file = repository.format(*last), "" if file == "-" else file
         if name in SEGMENTERS:
             side = SEGMENTERS[name].image_size
+        elif name in MATCHERS:
+            side = MATCHING_SIDE
         else:
             listed = INSTANCE_SEGMENTERS.get(name)
             side = DINOV3_SIDE if listed is None else listed.short_side
@@ -227,6 +237,20 @@ INSTANCE_MODELS: dict[str, ModelInfo] = {
     ),
 }
 
+# Models that track the masks they are given. Their files are on GitHub, not on the Hub.
+MATCHING_MODELS: dict[str, ModelInfo] = {
+    **_models(
+        """
+        cutie-base   35.0  cutie-base-mega.pth   Cutie
+        cutie-small  28.7  cutie-small-mega.pth  Cutie
+        xmem         62.2  XMem.pth              XMem
+        """,
+        "MIT",
+        "hkchengrex/{}",
+        "https://github.com/{repository}/releases/download/v1.0/{file}",
+    ),
+}
+
 # Encoders that propagate masks.
 DINOV3_MODELS: dict[str, ModelInfo] = _models(
     """
@@ -252,6 +276,10 @@ INSTANCES_REMEDY = (
     "finds the objects of known classes by itself: run `tempomask instances`, or load_instances in"
     " Python"
 )
+MATCHING_REMEDY = (
+    "tracks the masks it is given: run `tempomask track --mask` or `eval davis` with it, or"
+    " load_matcher in Python"
+)
 
 
 def unknown_model(name: str, known: Iterable[str]) -> InputError:
@@ -263,6 +291,8 @@ def unknown_model(name: str, known: Iterable[str]) -> InputError:
             f"{name} propagates masks and does not track: run `tempomask propagate --model {name}`,"
             " or load_propagator in Python"
         )
+    if name in MATCHING_MODELS:
+        return InputError(f"{name} {MATCHING_REMEDY}")
     if any(path.name == name for path in (ASSETS / "adapters").glob("*")):
         return InputError(f"{name} is an adapter, not a model: give it as the adapter")
     remedies = []

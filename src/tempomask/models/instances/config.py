@@ -15,11 +15,17 @@ TrackerKind = Literal["minvis", "dvis", "ctvis"]
 
 @dataclass(frozen=True)
 class ResNetConfig:
-    """A bottleneck residual network with frozen batch norms; the defaults are R50."""
+    """A residual network with frozen batch norms; the defaults are R50.
+
+    channels, blocks: of as many stages as are wanted. basic: two 3x3 convolutions a block, as R18
+    has, in place of a bottleneck. inputs: channels of the image.
+    """
 
     stem_channels: int = 64
     channels: tuple[int, ...] = (256, 512, 1024, 2048)
     blocks: tuple[int, ...] = (3, 4, 6, 3)
+    basic: bool = False
+    inputs: int = 3
 
 
 @dataclass(frozen=True)

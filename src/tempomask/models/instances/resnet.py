@@ -1,4 +1,4 @@
-"""The bottleneck residual network (R50) behind Mask2Former, with frozen batch norms."""
+"""Residual networks (R50, R18) behind Mask2Former, Cutie and XMem, with frozen batch norms."""
 
 from __future__ import annotations
 
@@ -29,18 +29,34 @@ class Bottleneck(nn.Module):
         return F.relu(y + (x if self.shortcut is None else self.shortcut(x)))
 
 
+class BasicBlock(nn.Module):
+    """3x3 (with the stride), 3x3, and a projected shortcut where the shape changes."""
+
+    def __init__(self, channels: int, output: int, stride: int) -> None:
+        super().__init__()
+        changes = stride != 1 or channels != output
+        self.shortcut = ConvolutionNorm(channels, output, 1, stride) if changes else None
+        self.conv1 = ConvolutionNorm(channels, output, 3, stride)
+        self.conv2 = ConvolutionNorm(output, output, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(F.relu(self.conv1(x)))
+        return F.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+
+
 class ResNet(nn.Module):
-    """image (B, 3, H, W) to four maps of strides 4, 8, 16, 32."""
+    """image (B, 3, H, W) to maps of strides 4, 8, 16, 32, as many as the configuration has."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.channels = config.channels
-        self.stem = ConvolutionNorm(3, config.stem_channels, 7, 2)
+        self.stem = ConvolutionNorm(config.inputs, config.stem_channels, 7, 2)
+        block_type = BasicBlock if config.basic else Bottleneck
         stages, channels = [], config.stem_channels
         for index, (output, blocks) in enumerate(zip(config.channels, config.blocks, strict=True)):
             stage = []
             for block in range(blocks):
-                stage.append(Bottleneck(channels, output, 2 if index and not block else 1))
+                stage.append(block_type(channels, output, 2 if index and not block else 1))
                 channels = output
             stages.append(nn.Sequential(*stage))
         self.stages = nn.ModuleList(stages)

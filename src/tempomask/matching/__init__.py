@@ -1,0 +1,1 @@
+"""Tracking of masks by matching pixels: memory, sessions and models of XMem and Cutie."""

@@ -1,0 +1,1 @@
+"""Networks that match a frame with remembered ones, pixel by pixel: XMem and Cutie."""
