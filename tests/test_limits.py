@@ -8,7 +8,18 @@ import pytest
 
 from tempomask.errors import InputError
 from tempomask.limits import VARIABLE, Limits, check_limit, parse_limits
-from tempomask.schema import check, inner_path, one_of, parse_json, plain_name, shown, whole
+from tempomask.schema import (
+    check,
+    inner_path,
+    matching,
+    number,
+    one_of,
+    only,
+    parse_json,
+    plain_name,
+    shown,
+    whole,
+)
 
 
 def test_limits_are_read_from_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,9 +27,9 @@ def test_limits_are_read_from_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_limits(" pixels=4e8, objects=5,") == Limits(pixels=400_000_000, objects=5)
     with pytest.raises(InputError, match="did you mean pixels"):
         parse_limits("pixel=1")
-    for number in ("", "x", "-1", "nan", "inf"):
+    for text in ("", "x", "-1", "nan", "inf"):
         with pytest.raises(InputError, match="pixels needs a number"):
-            parse_limits(f"pixels={number}")
+            parse_limits(f"pixels={text}")
     monkeypatch.setenv(VARIABLE, "objects=3")
     check_limit("objects", 3, "the mask")
     with pytest.raises(InputError, match="the mask has 4 objects, more .* 3; .*--limits objects=4"):
@@ -51,6 +62,14 @@ def test_limits_are_read_from_text(monkeypatch: pytest.MonkeyPatch) -> None:
             "plain|not text",
         ),
         (object, [None, [[]], float("nan")], [], ""),
+        (number(0, 1), [0, 0.5, 1], [-1, 2, float("nan"), True, "0", None], "not a number from 0"),
+        (matching("[a-z]+", "a word"), ["ab"], ["", "a b", "A", 3], "not a word"),
+        (
+            only({"a": int, "b?": str}),
+            [{"a": 1}],
+            [{"a": 1, "c": 2}, {"b": "x"}, []],
+            "unknown|a|b",
+        ),
     ],
 )
 def test_schemas(schema: Any, good: list[Any], bad: list[Any], message: str) -> None:

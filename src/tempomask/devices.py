@@ -106,11 +106,17 @@ def set_threads(threads: int | None) -> None:
     """Compute with so many threads from now on, in the whole process; None changes nothing."""
     if threads is None:
         return
-    if isinstance(threads, bool) or threads < 1:
-        raise InputError(f"threads must be 1 or more, got {threads!r}")
+    check_threads(threads)
     import torch
 
     torch.set_num_threads(threads)
+
+
+def check_threads(threads: int) -> None:
+    """InputError for a number of threads that is none, or more than a machine can start."""
+    most = max(64, 4 * (os.cpu_count() or 1))
+    if isinstance(threads, bool) or not 1 <= threads <= most:
+        raise InputError(f"threads must be from 1 to {most} here, got {threads!r}")
 
 
 def processor() -> str:

@@ -74,7 +74,8 @@ def write_csv(path: str | Path, header: Iterable[str], rows: Iterable[Iterable[A
     with (
         write_errors(path),
         replacing(path) as part,
-        part.open("w", newline="", encoding="utf-8") as file,
+        # A name on disk need not be text in UTF-8.
+        part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
@@ -85,8 +86,7 @@ def read_file(path: str | Path, what: str) -> bytes:
     """The content of a file; InputError, which calls it `what`, if it is none or too large."""
     path = Path(path)
     try:
-        if not path.is_file() and path.exists():  # reading a pipe would wait for ever
-            raise InputError(f"{what} {path} is not a file")
+        check_regular(path, what)
         check_limit("file_bytes", path.stat().st_size, f"{what} {path}")
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: no name of a file at all
@@ -94,6 +94,13 @@ def read_file(path: str | Path, what: str) -> bytes:
             raise
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read {what} {path}: {reason}") from None
+
+
+def check_regular(path: str | Path, what: str) -> None:
+    """InputError for what is there and no file: reading a pipe would wait for ever."""
+    path = given_path(path)
+    if not path.is_file() and path.exists():
+        raise InputError(f"{what} {path} is not a file")
 
 
 def read_text(path: str | Path, what: str) -> str:
@@ -148,6 +155,7 @@ def write_errors(place: str | Path) -> Iterator[None]:
 def make_folder(folder: str | Path) -> Path:
     """The folder, made with its parents if need be; InputError if it is a file or not writable."""
     folder = Path(folder)
+    given_path(folder)
     for part in (folder, *folder.parents):
         if part.exists() and not part.is_dir():
             raise InputError(f"output folder {folder}: {part} is a file; choose another folder")

@@ -22,7 +22,8 @@ class Limits:
 
     Attributes:
         pixels: Of a frame, an image or a mask.
-        objects: On a frame of a mask image, of a journal or of a file of prompts.
+        objects: On a frame of a mask image, of a journal or of a file of prompts; also points of
+            one prompt.
         file_bytes: Of a file of JSON, of text or of pickled arrays.
         line_bytes: Of a line of a journal.
         nesting: Of lists and objects in JSON.

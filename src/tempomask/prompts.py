@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tempomask.errors import InputError
 from tempomask.frames import Size, is_whole
+from tempomask.limits import check_limit
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +115,7 @@ class Prompt:
             points = points[None]
         if points.ndim != 2 or points.shape[1] != 2 or not len(points):
             self._refuse(f"needs points of shape (P, 2) with P >= 1, got {points.shape}")
+        check_limit("objects", len(points), f"the list of points of object {self.object_id}")
         labels = np.ones(len(points)) if self.labels is None else self._numbers("labels")
         if labels.ndim == 0:
             labels = np.full(len(points), labels)

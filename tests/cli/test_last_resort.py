@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -133,6 +135,70 @@ def test_a_pipe_is_no_file(run: Run, video: Path, tmp_path: Path, flag: str) -> 
     prompt = ["--point", "1,1"] if flag == "--checkpoint" else []
     code, _, err = run("track", video, flag, tmp_path / "pipe", *prompt, "--out", tmp_path / "o")
     assert code == 2 and "pipe" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["segment", "track"])
+def test_a_pipe_is_no_image_and_no_journal(
+    run: Run, video: Path, tmp_path: Path, command: str
+) -> None:
+    """Reading one would wait for ever."""
+    source = tmp_path / "pipe.png" if command == "segment" else video
+    out = tmp_path / "out"
+    out.mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    os.mkfifo(out / "frames.jsonl")
+    code, _, err = run(command, source, "--point", "1,1", "--out", out)
+    assert code == 2 and "is not a file" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--threads", "99999"], "threads must be from 1 to"),
+        (["--threads", "9" * 5000], "is not a number from 1 on"),
+        (["--image-size", "100000"], "image_size 100000 does not fit"),
+        (["--out", "x" * 300], "no file can be called"),
+        (["--audio", "--save", "masks"], "--audio is of the overlay"),
+        (["--audio"], "audio comes from a video file"),
+    ],
+)
+def test_what_no_machine_can_do(
+    run: Run, video: Path, words: list[str], problem: str, tmp_path: Path
+) -> None:
+    """More threads than can be started ended in a segmentation fault."""
+    out = [] if "--out" in words else ["--out", tmp_path / "out"]
+    code, _, err = run("track", video, "--point", "1,1", *words, *out)
+    assert code == 2 and problem in err and err.splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "problem"),
+    [
+        ({"points": [[1, 2]] * 1001}, "1,001 objects, more than the limit"),
+        ({"mask": "x" * 5000}, "no file can be called"),
+        ({"mask": "/dev/zero"}, "is not a file"),
+    ],
+)
+def test_prompts_that_cannot_be_meant(
+    run: Run, video: Path, tmp_path: Path, prompt: dict[str, Any], problem: str
+) -> None:
+    (tmp_path / "p.json").write_text(json.dumps([prompt]))
+    code, _, err = run("track", video, "--prompts", tmp_path / "p.json", "--out", tmp_path / "o")
+    assert code == 2 and problem in err and err.count("\n") == 1
+
+
+def test_names_that_are_not_text(run: Run, video: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """Names on disk are bytes: they may hold what is no UTF-8, and what moves a cursor."""
+    folder = tmp_path / os.fsdecode(b"v\xff\x1b[31m\n")
+    shutil.copytree(video, folder)
+    (folder / "1.png").rename(folder / os.fsdecode(b"\xff1\n.png"))
+    given = ["--box", "4,8,20,24", "--checkpoint", checkpoint, "--out", folder / "out"]
+    save = "masks,overlay,rle,coco,boxes,yolo,mot,mots,npz"
+    code, out, err = run("track", folder, *given, "--save", save)
+    assert code == 0, err
+    assert "\x1b[31m" not in out + err
+    assert {path.name for path in (folder / "out").iterdir()} >= {"boxes.csv", "overlay.mp4"}
 
 
 @pytest.mark.parametrize("name", ["~x.mp4", "x" * 300 + ".mp4", "concat:a|b", "file:x", "a%d", "-"])

@@ -150,6 +150,8 @@ def test_names_that_come_again_are_told(tmp_path: Path) -> None:
     with pytest.warns(InputWarning, match=r"val\.txt names 2 again, such as dog") as told:
         assert names(tmp_path) == ["dog", "cow"]
     assert len(told) == 1
+    with pytest.warns(InputWarning, match="the list of sequences names 1 again, such as cow"):
+        assert names(tmp_path, "all", ["cow", "cow"]) == ["cow"]
 
 
 def test_lists_of_2016_merge_objects(tmp_path: Path) -> None:

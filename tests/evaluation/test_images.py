@@ -142,6 +142,11 @@ def test_bad_input_is_one_line(folder: Path, model: Model) -> None:
     (folder / "coco.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"no image 'other.png' beside it"):
         image_sets(folder / "coco.json")
+    for name in ("../coco/photo.png", "/etc/passwd", ""):
+        content["images"][0]["file_name"] = name
+        (folder / "coco.json").write_text(json.dumps(content))
+        with pytest.raises(InputError, match=r"images\[0\]\.file_name is .* not a plain name"):
+            image_sets(folder / "coco.json")
     (folder / "coco.json").write_text('{"videos": []}')
     with pytest.raises(InputError, match="the annotations"):
         image_sets(folder / "coco.json")

@@ -172,6 +172,11 @@ def test_masks_of_floats(tmp_path: Path) -> None:
         else:
             with pytest.raises(InputError, match="kind F"):
                 read_mask(tmp_path / "a.tif")
+    nan, inf = float("nan"), float("inf")
+    for value, problem in ((nan, "kind F"), (inf, "id 2147"), (-inf, "id -1"), (1e30, "id 2147")):
+        Image.fromarray(np.array([[0, value]], np.float32)).save(tmp_path / "a.tif")
+        with pytest.raises(InputError, match=problem):
+            read_mask(tmp_path / "a.tif")
     Image.fromarray(np.array([[-1, 2]], np.int32)).save(tmp_path / "a.tif")
     with pytest.raises(InputError, match="id -1"):
         read_mask(tmp_path / "a.tif")

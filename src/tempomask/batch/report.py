@@ -60,14 +60,14 @@ def write_report(
     if len(rows) > len(listed):
         title += f" (the first {len(listed)} of {len(rows)} jobs; all are in report{suffix}.json)"
     page = _PAGE.format(title=title, rows="\n".join(map(_row, listed)))
-    place.write(f"report{suffix}.html", [page.encode()])
+    place.write(f"report{suffix}.html", [page.encode(errors="backslashreplace")])
 
 
 def _told(rows: Sequence[Row], totals: Mapping[str, Any]) -> Iterator[bytes]:
     """All as JSON, row by row, as a million of them would fill the memory."""
-    yield json.dumps({**totals, "jobs": []}, ensure_ascii=False)[:-2].encode()
+    yield json.dumps({**totals, "jobs": []})[:-2].encode()
     for number, row in enumerate(rows):
-        yield f"{',' * (number > 0)}\n{json.dumps(row.told(), ensure_ascii=False)}".encode()
+        yield f"{',' * (number > 0)}\n{json.dumps(row.told())}".encode()
     yield b"\n]}\n"
 
 

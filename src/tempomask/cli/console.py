@@ -83,10 +83,10 @@ def unexpected(fault: BaseException) -> int:
 
 
 def show_warning(message: Warning | str, kind: type[Warning], *place: Any) -> None:
-    """Take the place of `warnings.showwarning`: ours in one line, others as they are."""
+    """Take the place of `warnings.showwarning`: ours in one line, those of others if asked."""
     if issubclass(kind, InputWarning):
         err.print(f"warning: {one_line(str(message))}", style="yellow", soft_wrap=True)
-    else:
+    elif _verbose:  # what libraries tell their developers
         sys.stderr.write(warnings.formatwarning(message, kind, *place[:2]))
 
 
@@ -161,5 +161,5 @@ def conclude(
         show(report)
         width = max((8, *map(len, files)))
         for name, path in sorted(files.items()):
-            out.print(f"{name:{width}} {path}", soft_wrap=True)
+            out.print(f"{name:{width}} {one_line(str(path))}", soft_wrap=True)
     return INTERRUPTED if report["interrupted"] else 0

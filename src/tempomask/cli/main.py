@@ -37,7 +37,7 @@ from tempomask.cli.segment import segment
 from tempomask.cli.track import track
 from tempomask.cli.train import train, train_instances
 from tempomask.cli.vot import vot
-from tempomask.devices import set_threads
+from tempomask.devices import check_threads, set_threads
 from tempomask.errors import InputError, InputWarning
 from tempomask.files import FolderLock
 from tempomask.limits import VARIABLE, limits
@@ -118,8 +118,6 @@ def _run(words: list[str]) -> int:
             bound.arguments["prompts"] = replace(prompts, order=in_order_given(words))
         with warnings.catch_warnings():
             warnings.simplefilter("always", InputWarning)
-            # Pillow's; the limit on pixels is lower.
-            warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
             warnings.showwarning = console.show_warning
             return command(*bound.args, **bound.kwargs) or 0
     except SystemExit as stop:
@@ -156,9 +154,10 @@ def take_threads(words: list[str]) -> list[str]:
             rest.append(word)
             continue
         text = value or next(following, "")
-        if not text.isdecimal() or not int(text):
+        if not text.isdecimal() or len(text) > 9:
             raise InputError(f"--threads {text!r} is not a number from 1 on")
         threads = int(text)
+        check_threads(threads)
     if "torch" in sys.modules:
         set_threads(threads)
     if threads is not None:

@@ -284,7 +284,8 @@ class RunOutput:
         """What is asked of a run; a folder left out is SOURCE-what, formats are `saved`."""
         from tempomask.cli.run import Request
 
-        out, save = self.out or default_folder(source, what), frozenset(self.save or saved)
+        out = default_folder(source, what) if self.out is None else given_path(self.out)
+        save = frozenset(self.save or saved)
         if self.audio and "overlay" not in save:
             raise InputError("--audio is of the overlay; add overlay to --save, or leave it out")
         rest |= {"names": self.names, "audio": self.audio}

@@ -84,7 +84,7 @@ def segment(
 
 def _check_folder(folder: Path, image: Path, inputs: tuple[Path, ...]) -> None:
     """InputError for results that would take the place of an input, or of another's results."""
-    from tempomask.schema import parse_json
+    from tempomask.files import read_json
 
     names = [*FILES.values(), REPORT]
     taken = {(folder / name).resolve() for name in names}
@@ -97,7 +97,7 @@ def _check_folder(folder: Path, image: Path, inputs: tuple[Path, ...]) -> None:
     there = [name for name in names if (folder / name).exists()]
     if not there:
         return
-    known = parse_json(report.read_bytes(), str(report)) if report.exists() else {}
+    known = read_json(report, "the report") if report.exists() else {}
     if not isinstance(known, dict) or known.get("source") != str(image.resolve()):
         raise InputError(
             f"{folder / there[0]} is there already, and not known to be of {image}; move it away,"

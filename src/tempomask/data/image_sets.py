@@ -16,11 +16,12 @@ from tempomask.files import read_json
 from tempomask.frames import Size
 from tempomask.io.images import image_size, read_values
 from tempomask.io.sources import list_images
+from tempomask.schema import inner_path
 
 # Folders of images, and of a label map of the same name for each.
 LAYOUTS = (("images", "labels"), ("JPEGImages", "Annotations"))
 _COCO = {
-    "images": [{"id": object, "file_name?": str, "coco_url?": str}],
+    "images": [{"id": object, "file_name?": inner_path, "coco_url?": str}],
     "annotations": [{"image_id": object, "segmentation": object, "iscrowd?": object}],
 }
 

@@ -344,17 +344,17 @@ class SequenceSet(Generic[AnySequence]):
 
 
 def choose(wanted: Sequence[str], present: Collection[str], root: Path) -> list[str]:
-    """The wanted names, each once; InputError with near ones for a name that is not there."""
+    """The wanted names, as `listed_once`; InputError with near ones for one that is not there."""
     if not wanted:
         raise InputError("no sequence named; leave sequences out for all of the split")
     for name in wanted:
         if name not in present:
             known = sorted(present, key=natural_key)
             raise unknown_name(f"no sequence {name!r} under {root}", name, known)
-    return list(dict.fromkeys(wanted))
+    return listed_once(wanted, "the list of sequences")
 
 
-def listed_once(names: Sequence[str], path: Path) -> list[str]:
+def listed_once(names: Sequence[str], path: Path | str) -> list[str]:
     """The names in a list, each once; a warning tells of those that come again."""
     once = dict.fromkeys(names)
     if len(once) < len(names):

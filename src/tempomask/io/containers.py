@@ -234,6 +234,7 @@ def open_mp4(part: Path) -> tuple[_Sink, OutputContainer]:
     import av
 
     sink = _Sink(os.path.abspath(part), "w+")
+    sink.name = "video.mp4"  # what PyAV calls it; no name of a file that is not text in UTF-8
     # The part's name does not end in .mp4, so the format is named. To move the index to the front,
     # what is written is read once more.
     return sink, av.open(

@@ -87,7 +87,8 @@ def write_yolo(path: Path, journal: Journal, tracks: Tracks = ()) -> None:
     names = {place: name for place, (_, name) in enumerate(_names(journal, set(ids)))}
     text = "".join(f"  {place}: {json.dumps(name)}\n" for place, name in names.items())
     with replacing(path / "data.yaml") as part:
-        part.write_text(f"path: .\ntrain: images\nval: images\nnames:\n{text}", encoding="utf-8")
+        text = f"path: .\ntrain: images\nval: images\nnames:\n{text}"
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_mot(path: Path, journal: Journal, tracks: Tracks = ()) -> None:

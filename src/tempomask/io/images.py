@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.errors import InputError
-from tempomask.files import replacing
+from tempomask.files import check_regular, given_path, replacing
 from tempomask.frames import Frame, Size
 from tempomask.limits import check_limit
 
@@ -66,6 +66,7 @@ def opened(path: str | Path) -> Iterator[Image]:
     """The one way to open an image file; InputError if PIL cannot read it, also later on."""
     from PIL import Image
 
+    check_regular(path, "the image")
     try:
         # By its name, Pillow 13 maps uncompressed TIFF into memory and turns it wrong.
         with open(path, "rb") as file, Image.open(file, formats=_formats()) as image:
@@ -183,7 +184,7 @@ def _shown_grey(image: Image, path: str | Path) -> NDArray[Any] | None:
     if image.mode == "P":
         return _palette_grey(image, path)
     if image.mode == "L" or image.mode[0] in "IF":
-        return np.asarray(image)
+        return shades if np.isfinite(shades := np.asarray(image)).all() else None
     shown = _over_black(image)
     grey = shown[..., 0]
     # Black on nothing cannot be told from nothing.
@@ -309,8 +310,7 @@ def _upright(image: Image, path: str | Path) -> Image:
 @contextmanager
 def _opened_mask(path: str | Path) -> Iterator[Image]:
     """A mask image, upright; InputError for what cannot be one."""
-    path = Path(path)
-    if not path.is_file():
+    if not given_path(path).exists():
         raise InputError(f"no such mask: {path}; check the path")
     with opened(path) as image:
         if image.format in ("JPEG", "MPO"):
@@ -321,7 +321,8 @@ def _opened_mask(path: str | Path) -> Iterator[Image]:
 def _checked_ids(values: NDArray[Any], mode: str, path: str | Path) -> NDArray[Any]:
     """Pixel values as whole numbers from 0; InputError, with the mode, for any others."""
     if values.ndim == 2 and values.dtype.kind == "f" and (values == np.floor(values)).all():
-        values = values.astype(np.int64)
+        # No id either way, and whole numbers that int64 holds.
+        values = np.clip(values, -1, 2**31).astype(np.int64)
     if values.ndim != 2 or values.dtype.kind not in "biu":
         raise InputError(
             f"the mask {path} is an image of kind {mode}; ids cannot be read from colours: save it"
@@ -329,7 +330,8 @@ def _checked_ids(values: NDArray[Any], mode: str, path: str | Path) -> NDArray[A
             " object ids"
         )
     if values.min(initial=0) < 0 or values.max(initial=0) >= 2**31:
-        raise InputError(f"the mask {path} has the id {values.min()}; ids begin at 0")
+        odd = min(values.min(), 0) or values.max()
+        raise InputError(f"the mask {path} has the id {odd}; ids are from 0 to {2**31 - 1}")
     return values
 
 

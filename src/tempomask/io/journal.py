@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tempomask.errors import InputError
-from tempomask.files import absolute_path, replacing
+from tempomask.files import absolute_path, check_regular, replacing
 from tempomask.frames import Size
 from tempomask.io.records import INSTANCES, TRACK, FrameRecord, line_of, read_line
 from tempomask.limits import check_limit, limits
@@ -219,6 +219,7 @@ def read_header(path: str | Path, task: str | None = None) -> VideoInfo:
     Raises:
         InputError: If it is not a journal, or of another task than `task`.
     """
+    check_regular(path, "the record")
     try:
         with Path(path).open("rb") as file:
             header = parse_json(file.readline(limits().line_bytes), "its header", HEADER)

@@ -319,10 +319,8 @@ def list_images(folder: str | Path) -> list[Path]:
         raise InputError(f"no images (JPEG, PNG ...) in the folder {folder}{_hint(visible)}")
     for path in images:
         if not path.is_file():
-            raise InputError(
-                f"{path} is a link to a file that is not there; mend it, or remove it if the frame"
-                " is not wanted"
-            )
+            what = "a link to a file that is not there" if path.is_symlink() else "not a file"
+            raise InputError(f"{path} is {what}; mend it, or remove it if the frame is not wanted")
     _check_names(images)
     other = [path.name for path in visible if path.suffix.lower() in _OTHER_IMAGES]
     if other:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from tempomask.errors import InputError
-from tempomask.files import FolderLock, make_folder, replacing, write_errors
+from tempomask.files import FolderLock, make_folder, read_file, replacing, write_errors
 from tempomask.frames import Frame
 from tempomask.io.audio import add_audio, source_of_audio
 from tempomask.io.containers import VideoWriter
@@ -140,7 +140,7 @@ class ResultWriter:
     def state(self) -> bytes | None:
         """The session as it was given to `keep`; None without one."""
         path = self.folder.state
-        return path.read_bytes() if self.finished and path.exists() else None
+        return read_file(path, "state") if self.finished and path.exists() else None
 
     def keep(self, state: bytes | None) -> None:
         """Keep the session as it is after the frames added so far; None changes nothing."""

@@ -12,6 +12,9 @@ from typing import Literal, NamedTuple
 
 from tempomask.errors import InputError, check_choice, unknown_name
 
+# Pixels of a side: attention over a larger image fits no memory.
+LARGEST = 8192
+
 # Sides of windows that memories are pooled in.
 WINDOWS = (1, 2, 4)
 Pooling = Literal["none", "eq5", "eq6", "all"]
@@ -230,11 +233,11 @@ class SegmenterConfig:
             raise InputError(
                 f"image_size must be one whole number, the side of a square, got {image_size!r}"
             ) from None
-        if image_size < 2 * step or image_size % step:
-            below = max(2 * step, image_size // step * step)
+        if not 2 * step <= image_size <= LARGEST or image_size % step:
+            below = max(2 * step, min(image_size, LARGEST - step) // step * step)
             raise InputError(
                 f"image_size {image_size} does not fit {self.name}: it must be a multiple of"
-                f" {step}, for instance {below} or {below + step}"
+                f" {step}, at most {LARGEST}, for instance {below} or {below + step}"
             )
         return replace(self, image_size=image_size)
 

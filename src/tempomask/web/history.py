@@ -18,10 +18,9 @@ from typing import Any, Literal
 import numpy as np
 
 from tempomask.errors import InputError, warn
-from tempomask.files import replacing, write_errors
+from tempomask.files import read_file, replacing, write_errors
 from tempomask.frames import Size
 from tempomask.io.prompt_file import parts_of
-from tempomask.limits import limits
 from tempomask.prompts import Prompt
 from tempomask.rle import RLE, decode_rle, encode_rle, run_lengths
 from tempomask.schema import check, matching, one_of, only, parse_json, whole
@@ -92,12 +91,12 @@ class History:
     def _read(self, state: State) -> tuple[list[Change], list[Change]]:
         """What can be undone and what can be redone; InputError if it leads elsewhere."""
         what = str(self._path)
-        if self._path.stat().st_size > min(_MOST_BYTES, limits().file_bytes):
+        if self._path.stat().st_size > _MOST_BYTES:
             raise InputError(f"{what} is too long")
         running: dict[int, Change] = {}
         done: list[Change] = []
         undone: list[Change] = []
-        for text in self._path.read_bytes().splitlines(keepends=True):
+        for text in read_file(self._path, "history").splitlines(keepends=True):
             if not text.endswith(b"\n"):
                 break  # of a process that was killed
             line = parse_json(text, what, _LINE)
