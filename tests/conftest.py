@@ -57,9 +57,11 @@ MakeInstanceConfig = Callable[..., InstanceConfig]
 
 @pytest.fixture(scope="session")
 def instance_config() -> MakeInstanceConfig:
-    """A maker of small instance segmenters: R50 or Swin; DVIS++'s tracker, CTVIS's or none."""
+    """A maker of small instance segmenters: of DVIS++'s, DVIS's, CTVIS's tracker or none."""
 
-    def make(swin: bool = False, tracker: bool = False, memory: bool = False) -> InstanceConfig:
+    def make(
+        swin: bool = False, tracker: bool = False, memory: bool = False, dvis: bool = False
+    ) -> InstanceConfig:
         return InstanceConfig(
             name="tiny",
             backbone=SwinConfig(12, (2, 1, 2, 2), (1, 2, 3, 4), 4)
@@ -69,7 +71,9 @@ def instance_config() -> MakeInstanceConfig:
             hidden_dim=32,
             pixel_decoder=PixelDecoderConfig(2, 4, 16, 4),
             query_decoder=QueryDecoderConfig(4, 4, 16, 7),
-            referring_tracker=ReferringTrackerConfig(2, 4, 16, 24) if tracker else None,
+            referring_tracker=ReferringTrackerConfig(2, 4, 16, None if dvis else 24)
+            if tracker or dvis
+            else None,
             memory_tracker=MemoryTrackerConfig(24, slots=12) if memory else None,
             short_side=64,
             long_side=128,

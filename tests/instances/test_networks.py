@@ -24,6 +24,7 @@ from tempomask.models.instances.pixel_decoder import cell_places
 from tempomask.models.instances.segmenter import CarriedState, InstanceSegmenter
 
 MakeConfig = Callable[..., InstanceConfig]
+KINDS = ["minvis", "dvis-plus", "dvis"]
 # A shipped file holds two bytes for each number of a matrix, and may have 8 MB.
 SHIPPED_BYTES = 8_000_000
 
@@ -170,9 +171,11 @@ def test_a_routed_video_runs_fewer_layers_after_its_first_frame(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("tracker", [False, True], ids=["minvis", "dvis"])
-def test_a_new_video_knows_nothing_of_the_last(instance_config: MakeConfig, tracker: bool) -> None:
-    segmenter = build(instance_config(tracker=tracker))
+@pytest.mark.parametrize("kind", [{}, {"tracker": True}, {"dvis": True}], ids=KINDS)
+def test_a_new_video_knows_nothing_of_the_last(
+    instance_config: MakeConfig, kind: dict[str, bool]
+) -> None:
+    segmenter = build(instance_config(**kind))
     alone, _ = segmenter.step(image(7), None)
     _, state = segmenter.step(image(1), None)
     # Tracks that end where others began, so that following them changes what is predicted.
@@ -184,9 +187,15 @@ def test_a_new_video_knows_nothing_of_the_last(instance_config: MakeConfig, trac
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("tracker", [False, True], ids=["minvis", "dvis"])
-def test_videos_side_by_side_equal_videos_alone(instance_config: MakeConfig, tracker: bool) -> None:
-    segmenter = build(instance_config(tracker=tracker))
+@pytest.mark.parametrize(
+    "kind",
+    [{}, {"tracker": True}, {"dvis": True}, {"memory": True}],
+    ids=[*KINDS, "ctvis"],
+)
+def test_videos_side_by_side_equal_videos_alone(
+    instance_config: MakeConfig, kind: dict[str, bool]
+) -> None:
+    segmenter = build(instance_config(**kind))
     state, alone = None, [None, None]
     for t in range(2):
         images = image(t, batch=2)
@@ -268,6 +277,31 @@ def test_the_referring_tracker_step_by_step(instance_config: MakeConfig) -> None
         tracker.mask_head(embeddings),
         tracker.mask_projection(features.mask_features),
     )
+    torch.testing.assert_close(predictions.mask_logits, masks)
+
+
+@torch.no_grad()
+def test_dvis_s_tracker_step_by_step(instance_config: MakeConfig) -> None:
+    """Two frames, written out: only normed queries, the last outputs ask as they are."""
+    segmenter = build(instance_config(dvis=True))
+    network, tracker = segmenter.network, segmenter.tracker
+    assert isinstance(tracker, ReferringTracker)
+    features = network.encode(image(1))
+    first, second = network.decode(network.encode(image(0))), network.decode(features)
+    x = first.embeddings
+    for layer in tracker.layers:
+        x = layer(x, x, first.embeddings)
+    _, state = tracker.step(first, network.encode(image(0)), None)
+    torch.testing.assert_close(state.outputs, x)
+
+    order = match_queries(first.embeddings, second.embeddings)
+    y = in_order(second.embeddings, order)
+    for layer in tracker.layers:
+        y = layer(y, x, second.embeddings)
+    predictions, _ = tracker.step(second, features, state)
+    embeddings = tracker.norm(y)
+    torch.testing.assert_close(predictions.class_logits, tracker.class_head(embeddings))
+    masks = torch.einsum("bqc,bchw->bqhw", tracker.mask_head(embeddings), features.mask_features)
     torch.testing.assert_close(predictions.mask_logits, masks)
 
 

@@ -184,7 +184,12 @@ def test_older_names_and_computed_tensors() -> None:
 def known(monkeypatch: pytest.MonkeyPatch, instance_config: MakeConfig) -> dict[str, State]:
     """Small models by name, and their states as detectron2 would write them."""
     states = {}
-    trackers = {"tiny": {}, "tiny-dvis": {"tracker": True}, "tiny-ctvis": {"memory": True}}
+    trackers = {
+        "tiny": {},
+        "tiny-dvis": {"tracker": True},
+        "tiny-ctvis": {"memory": True},
+        "tiny-old": {"dvis": True},
+    }
     for name, tracker in trackers.items():
         config = replace(instance_config(**tracker), name=name)
         info = replace(INSTANCE_MODELS["minvis-r50-ovis"], name=name)
@@ -259,6 +264,8 @@ REID = f"{QUERIES}.reid_embed."
         ("tiny-dvis", lambda s: s["tiny"], "segmenter stage \\(MinVIS\\), without the tracker"),
         ("tiny-dvis", lambda s: without(s["tiny-dvis"], "tracker."), "is of CTVIS, as DVIS"),
         ("tiny-dvis", lambda s: without(s["tiny-dvis"], REID), "DVIS, not DVIS\\+\\+"),
+        ("tiny-dvis", lambda s: s["tiny-old"], r"not DVIS\+\+.*ask for a dvis model"),
+        ("tiny-old", lambda s: s["tiny-dvis"], r"online stage .*ask for a dvis-plus model"),
         (
             "tiny-dvis",
             lambda s: s["tiny-dvis"] | {"refiner.norm.weight": torch.zeros(2)},

@@ -188,8 +188,8 @@ def _agree_tracks(
             whole = numbers.dtype == torch.long and numbers.shape == (1, rules.slots)
             agree(whole and bool((numbers >= 0).all()), "the tracks")
         return
+    width = hidden if config.referring_tracker is None else config.referring_tracker.width(hidden)
     for tensor in tracker:
-        width = 2 * hidden if config.tracker == "dvis" else hidden
         agree_shape("the tracks", tensor, 1, config.query_decoder.num_queries, width)
 
 

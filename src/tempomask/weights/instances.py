@@ -38,6 +38,14 @@ CLASS_HEADS = ("sem_seg_head.predictor.class_embed.bias", "class_predictor.bias"
 SEGMENTER_STAGE = "the segmenter stage (MinVIS), without the tracker"
 CTVIS_STAGE = "CTVIS, as DVIS++ starts from it, without the tracker"
 ONLINE_STAGE = "DVIS++'s online stage (it has a tracker)"
+DVIS_STAGE = "DVIS, not DVIS++ (no re-identification head)"
+# The models that a file of each stage is of.
+FAMILIES = {
+    SEGMENTER_STAGE: "minvis or mask2former",
+    CTVIS_STAGE: "ctvis",
+    ONLINE_STAGE: "dvis-plus",
+    DVIS_STAGE: "dvis",
+}
 
 
 class LoadedInstances(NamedTuple):
@@ -110,12 +118,9 @@ def _check_kind(file: Checkpoint, layout: Layout, config: InstanceConfig) -> Non
     """InputError if a file of other projects is of another model or stage than the one wanted."""
     if isinstance(config.backbone, StemConfig):
         raise InputError(f"{file.path} is not a checkpoint of {config.name}, which is ours alone")
-    stages = {"minvis": SEGMENTER_STAGE, "dvis": ONLINE_STAGE, "ctvis": CTVIS_STAGE}
-    wanted, found = stages[config.tracker], _stage(file.state)
+    wanted, found = _wanted(config), _stage(file.state)
     if found != wanted:
-        kind = next((kind for kind, stage in stages.items() if stage == found), None)
-        family = {"minvis": "minvis or mask2former", "dvis": "dvis-plus", "ctvis": "ctvis"}
-        remedy = f": take one, or ask for a {family[kind]} model" if kind else ""
+        remedy = f": take one, or ask for a {FAMILIES[found]} model" if found in FAMILIES else ""
         raise InputError(
             f"{file.path} is of {found}; {config.name} needs a file of {wanted}{remedy}"
         )
@@ -127,6 +132,14 @@ def _check_kind(file: Checkpoint, layout: Layout, config: InstanceConfig) -> Non
         )
 
 
+def _wanted(config: InstanceConfig) -> str:
+    """The stage that a model's file is of."""
+    referring = config.referring_tracker
+    if referring is not None:
+        return DVIS_STAGE if referring.reid_dim is None else ONLINE_STAGE
+    return SEGMENTER_STAGE if config.memory_tracker is None else CTVIS_STAGE
+
+
 def _stage(state: Mapping[str, Tensor]) -> str:
     """Of DVIS++'s training, that a file is of."""
     identifies = any(key.startswith("sem_seg_head.predictor.reid_embed.") for key in state)
@@ -134,5 +147,5 @@ def _stage(state: Mapping[str, Tensor]) -> str:
     if "refiner" in parts:
         return "DVIS++'s offline stage (it has a refiner)"
     if "tracker" in parts:
-        return ONLINE_STAGE if identifies else "DVIS, not DVIS++ (no re-identification head)"
+        return ONLINE_STAGE if identifies else DVIS_STAGE
     return CTVIS_STAGE if identifies else SEGMENTER_STAGE

@@ -201,6 +201,19 @@ INSTANCE_MODELS: dict[str, ModelInfo] = {
     ),
     **_models(
         """
+        dvis-r50-ytvis19          53.9  -
+        dvis-r50-ytvis21          53.9  -
+        dvis-r50-ovis             53.9  -
+        dvis-swin-large-ytvis19  225.4  -
+        dvis-swin-large-ytvis21  225.4  -
+        dvis-swin-large-ovis     225.4  -
+        """,
+        "MIT (code); see the repository",
+        "zhang-tao-whu/DVIS",
+        "https://github.com/{repository}",
+    ),
+    **_models(
+        """
         ctvis-r50-ytvis19          44.2  -
         ctvis-r50-ytvis21          44.2  -
         ctvis-r50-ovis             44.2  -

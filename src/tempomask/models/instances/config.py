@@ -70,12 +70,19 @@ class QueryDecoderConfig:
 
 @dataclass(frozen=True)
 class ReferringTrackerConfig:
-    """DVIS++'s referring tracker and the hidden width of its re-identification head."""
+    """DVIS++'s referring tracker and the hidden width of its re-identification head.
+
+    reid_dim: None for DVIS, which has no such head, and no projections of references and masks.
+    """
 
     layers: int = 6
     num_heads: int = 8
     feedforward_dim: int = 2048
-    reid_dim: int = 256
+    reid_dim: int | None = 256
+
+    def width(self, hidden_dim: int) -> int:
+        """Channels of a track: a query's, and as many that identify it."""
+        return hidden_dim if self.reid_dim is None else 2 * hidden_dim
 
 
 @dataclass(frozen=True)
@@ -200,6 +207,11 @@ _VARIANTS = [
     *(
         _published("dvis-plus", backbone, data, DVIS_SIDE, ReferringTrackerConfig())
         for backbone in ("r50", "swin-large")
+        for data in DATASETS
+    ),
+    *(
+        _published("dvis", backbone, data, short_side, ReferringTrackerConfig(reid_dim=None))
+        for backbone, short_side in (("r50", MINVIS_SIDE), ("swin-large", DVIS_SIDE))
         for data in DATASETS
     ),
     *(

@@ -1,6 +1,9 @@
-"""DVIS++'s online tracker (arXiv 2312.13305, section 3.2) and its re-identification head.
+"""The online trackers of DVIS (arXiv 2306.03413) and DVIS++ (arXiv 2312.13305, section 3.2).
 
-B videos side by side, Q queries, C hidden_dim, D = 2 C tracker width, K classes.
+DVIS++ adds a re-identification head to what tracks are known by, and a projection of what they ask
+with, which its classes see too.
+
+B videos side by side, Q queries, C hidden_dim, D tracker width (2 C, DVIS C), K classes.
 """
 
 from __future__ import annotations
@@ -63,15 +66,20 @@ class ReferringTracker(nn.Module):
 
     def __init__(self, config: InstanceConfig, tracker: ReferringTrackerConfig) -> None:
         super().__init__()
-        hidden = config.hidden_dim
-        dim = 2 * hidden
-        self.reid_head = MLP(hidden, tracker.reid_dim, hidden, layers=3)
+        hidden, dim = config.hidden_dim, tracker.width(config.hidden_dim)
+        self.reid_head: MLP | None = None
+        self.reference_head: nn.Module = nn.Identity()
+        self.mask_projection: nn.Module = nn.Identity()
+        seen = dim
+        if tracker.reid_dim is not None:
+            self.reid_head = MLP(hidden, tracker.reid_dim, hidden, layers=3)
+            self.reference_head = MLP(dim, dim, dim, layers=3)
+            self.mask_projection = nn.Conv2d(hidden, hidden, 1)
+            seen = 2 * dim
         self.layers = nn.ModuleList(ReferringLayer(dim, tracker) for _ in range(tracker.layers))
         self.norm = nn.LayerNorm(dim)
-        self.reference_head = MLP(dim, dim, dim, layers=3)
-        self.class_head = nn.Linear(2 * dim, config.num_classes + 1)
+        self.class_head = nn.Linear(seen, config.num_classes + 1)
         self.mask_head = MLP(dim, dim, hidden, layers=3)
-        self.mask_projection = nn.Conv2d(hidden, hidden, 1)
 
     def step(
         self, decoded: Decoded, features: PixelFeatures, state: ReferringState | None
@@ -88,10 +96,12 @@ class ReferringTracker(nn.Module):
         self, decoded: Decoded, state: ReferringState | None, noise: Noise | None = None
     ) -> tuple[Referred, ReferringState]:
         """The tracks on this frame. noise: in training, None else."""
-        reid = self.reid_head(decoded.embeddings)
-        # Matching sees the queries after the decoder's norm, attention sees them before it.
-        normed = torch.cat([decoded.embeddings, reid], -1)
-        queries = torch.cat([decoded.queries, reid], -1)
+        normed = queries = decoded.embeddings
+        if self.reid_head is not None:
+            reid = self.reid_head(decoded.embeddings)
+            # Matching sees the queries after the decoder's norm, attention sees them before it.
+            normed = torch.cat([decoded.embeddings, reid], -1)
+            queries = torch.cat([decoded.queries, reid], -1)
         if state is None:
             order = torch.arange(queries.shape[1], device=queries.device)
             order = order.expand(len(queries), -1)
@@ -114,6 +124,9 @@ class ReferringTracker(nn.Module):
     def predict(self, outputs: Tensor, reference: Tensor, mask_features: Tensor) -> Predictions:
         """Predict from outputs, reference (B, Q, D) and projected mask features (B, C, h, w)."""
         embeddings = self.norm(outputs)
-        classes = self.class_head(torch.cat([reference, embeddings], -1))
+        seen = embeddings
+        if self.reid_head is not None:
+            seen = torch.cat([reference, embeddings], -1)
+        classes = self.class_head(seen)
         masks = dot_maps(self.mask_head(embeddings), mask_features)
         return Predictions(classes, masks)

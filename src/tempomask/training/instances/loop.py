@@ -14,9 +14,9 @@ from tempomask.data.instance_clips import InstanceClip
 from tempomask.errors import InputError, warn
 from tempomask.instances.query_routing import TemporalQueryRouter
 from tempomask.models.instances.config import instance_config
-from tempomask.models.instances.ctvis import MemoryTracker
 from tempomask.models.instances.dvis import ReferringTracker
 from tempomask.models.instances.mask2former import Stem
+from tempomask.models.instances.minvis import MinVISTracker
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.training.instances.matching import ClipBatch, collate
 from tempomask.training.instances.recipe import InstanceRecipe
@@ -113,7 +113,9 @@ def build_segmenter(
     torch.manual_seed(recipe.seed)
     config = instance_config(recipe.model)
     config = replace(config, classes=classes, short_side=recipe.image_size)
-    if config.tracker != ("dvis" if recipe.tracks else "minvis"):
+    referring = config.referring_tracker
+    trains = "minvis" if referring is None or referring.reid_dim is None else "dvis"
+    if config.tracker != trains or recipe.tracks != (trains == "dvis"):
         raise InputError(f"stage {recipe.stage} does not train {config.name}; choose its own stage")
     segmenter = InstanceSegmenter(config)
     backbone = segmenter.network.backbone
@@ -149,13 +151,15 @@ def _start_from(segmenter: InstanceSegmenter, loaded: InstanceSegmenter) -> None
 
 def _freeze_reid(segmenter: InstanceSegmenter, loaded: InstanceSegmenter) -> None:
     """Keep the re-identification head as it was loaded."""
-    if not isinstance(loaded.tracker, ReferringTracker | MemoryTracker):
+    if isinstance(loaded.tracker, MinVISTracker) or loaded.tracker.reid_head is None:
         warn(
             f"{loaded.config.name} has no re-identification head, so that one learns beside the"
             " tracker; DVIS++ starts from a ctvis model"
         )
-    elif isinstance(segmenter.tracker, ReferringTracker):
-        segmenter.tracker.reid_head.requires_grad_(False)
+        return
+    tracker = segmenter.tracker
+    if isinstance(tracker, ReferringTracker) and tracker.reid_head is not None:
+        tracker.reid_head.requires_grad_(False)
 
 
 def build_router(

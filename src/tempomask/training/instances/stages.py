@@ -57,8 +57,10 @@ class StageModel(nn.Module):
         elif recipe.tracks:
             network.requires_grad_(False)
         tracker = segmenter.tracker
-        self.learns_reid = isinstance(tracker, ReferringTracker) and all(
-            parameter.requires_grad for parameter in tracker.reid_head.parameters()
+        self.learns_reid = (
+            isinstance(tracker, ReferringTracker)
+            and tracker.reid_head is not None
+            and all(parameter.requires_grad for parameter in tracker.reid_head.parameters())
         )
 
     def forward(self, batch: ClipBatch, progress: float) -> StageLoss:
@@ -172,7 +174,7 @@ class StageModel(nn.Module):
         The head learns only where it did not come, trained, from CTVIS.
         """
         weights, tracker = self.recipe.losses, self.segmenter.tracker
-        assert isinstance(tracker, ReferringTracker)
+        assert isinstance(tracker, ReferringTracker) and tracker.reid_head is not None
         references = torch.stack([referred.reference for _, referred in frames], 1)
         heads = torch.stack([tracker.reid_head(decoded.embeddings) for decoded, _ in frames], 1)
         entropy, cosine = references.sum() * 0, references.sum() * 0
