@@ -36,7 +36,8 @@ from tempomask.models.matching.config import CUTIE, MATCHERS, XMEM
 from tempomask.ops.normalise import normalise
 from tempomask.weights.matching import COMPUTED, NETWORKS, build_matcher
 
-KEY_SCALE = 0.02
+# What random keys are multiplied by, so that pixels are neither all alike nor all apart.
+KEY_SCALES = {"cutie-base": 0.1, "cutie-small": 1.0, "xmem": 0.05}
 # Of the squares: where they start, as shares of height and width, and pixels a frame to the right.
 PATHS = ((0.1, 0.1, 1), (0.5, 0.6, -1), (0.6, 0.1, 2))
 Clip = list[tuple[NDArray[np.uint8], dict[int, NDArray[np.bool_]]]]
@@ -78,17 +79,20 @@ def imported(checkout: Path, resnet: str) -> Iterator[None]:
         model_zoo.load_url = load_url
 
 
-def randomised(network: torch.nn.Module) -> torch.nn.Module:
-    """The network with statistics of norms at random too."""
+def randomised(network: torch.nn.Module, key_scale: float) -> torch.nn.Module:
+    """The network with statistics of norms at random too, and with keys nearer to each other.
+
+    The releases need that: their softmax takes no maximum off, and gives 0 / 0 for pixels that are
+    far from all others.
+    """
     for name, buffer in network.named_buffers():
         if name.endswith("running_mean"):
             buffer.normal_(0, 0.1)
         elif name.endswith("running_var"):
             buffer.uniform_(0.5, 1.5)
     for name, parameter in network.named_parameters():
-        # Far apart, all pixels are alike to the release: its softmax takes no maximum off.
         if name == "key_proj.key_proj.weight":
-            parameter.data *= KEY_SCALE
+            parameter.data *= key_scale
     return network.eval()
 
 
@@ -162,7 +166,7 @@ def release_of_cutie(
 
         config = cutie_config(name, options)
         config["model"]["get"] = lambda _key: None
-        network = randomised(Network(config))
+        network = randomised(Network(config), KEY_SCALES[name])
     if state is not None:
         network.load_state_dict(state)
     core = InferenceCore(network, config)
@@ -200,7 +204,7 @@ def release_of_xmem(
         )
         from model.network import XMem as Network  # pyright: ignore[reportMissingImports]
 
-        network = randomised(Network(config))
+        network = randomised(Network(config), KEY_SCALES[XMEM.name])
     if state is not None:
         network.load_state_dict(state)
     core = InferenceCore(network, config)

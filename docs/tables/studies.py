@@ -1,4 +1,4 @@
-"""Tables of the studies' READMEs: RDS, TAR and SAMURAI."""
+"""Tables of the studies' READMEs: RDS, TAR, SAMURAI and other rules of memory."""
 
 from __future__ import annotations
 
@@ -246,6 +246,35 @@ def samurai() -> str:
         scores = (number(row[key]) for key in ("J&F", "J", "F", "FPS"))
         rows.append((name, percent(row["blocks_run"]), *scores))
     return table(("", ">blocks run", ">J&F", ">J", ">F", ">FPS"), rows)
+
+
+RULES = {
+    "recent": "SAM 2's memory",
+    "samurai": "SAMURAI, one mask",
+    "dam4sam": "DAM4SAM",
+    "sam2long": "SAM2Long, three pathways",
+}
+
+
+def memory_rules() -> str:
+    """nano with each rule of memory: DAVIS and look-alikes, all blocks and routed."""
+    rows = []
+    for row in read("studies/memory_rules/memory_rules")["rows"]:
+        rule, _, budget = row["name"].partition("-rds-")
+        name = RULES[rule] + (f", RDS {budget}" if budget else "")
+        alike = row["look_alikes"]
+        scores = (number(value) for value in (row["J&F"], alike["J"], alike["identity"]))
+        rows.append((name, percent(row["blocks_run"]), *scores))
+    return table(("", ">blocks run", ">J&F", ">look-alikes: J", ">identity"), rows)
+
+
+def memory_rules_cost() -> str:
+    """CPU time of a frame against SAM 2's memory, and memories of one object."""
+    rows = [
+        (RULES[rule], f"{row['ratio']:.2f}", number(row["memory_bytes"] / 2**20, 2))
+        for rule, row in read("studies/memory_rules/memory_rules")["cost"].items()
+    ]
+    return table(("", ">CPU time of a frame", ">memories, MB"), rows)
 
 
 def samurai_cost() -> str:

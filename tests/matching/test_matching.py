@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from tempomask.errors import InputError
+from tempomask.io.video import open_video
 from tempomask.matching.memory import Group, MatchingMemory, Pixels, similarity
 from tempomask.matching.model import Matcher, load_matcher
 from tempomask.matching.options import MatchingOptions
@@ -382,6 +383,16 @@ def test_bad_input_says_what_and_leaves_the_session_as_it_was() -> None:
     assert session.memory_bytes() >= before
     with pytest.raises(InputError, match="is not a mask"):
         model.track(video, Prompt(0, 1, box=(1, 1, 9, 9)))
+
+
+@pytest.mark.parametrize("name", [*TINY])
+def test_the_bundled_clip(name: str) -> None:
+    clip = zoo.ASSETS / "clip" / "clip.mp4"
+    mask = np.zeros(open_video(clip).size, dtype=bool)
+    mask[40:120, 60:160] = True
+    model = matcher(name, replace(LONG, short_side=64))
+    results = list(model.track(clip, [Prompt(mask=mask)], frames=range(12)))
+    assert len(results) == 12 and all(r.masks.shape[1:] == mask.shape for r in results)
 
 
 @pytest.fixture
