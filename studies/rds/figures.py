@@ -111,9 +111,8 @@ def take_comparison(given: argparse.Namespace, out: Path) -> None:
         raise InputError(f"{given.comparison} has no finished point {own.name}")
     others = [m for m in given.against.split(",") if (point(m) / "point.json").exists()]
     given.adapter, given.beside = str(own), [str(point(m)) for m in others]
-    given.budget_adapters = [
-        str(path.parent) for path in own.parent.glob(f"{point(given.method, '*').name}/point.json")
-    ]
+    at_any_cost = own.parent.glob(f"{point(given.method, '[0-9]*').name}/point.json")
+    given.budget_adapters = sorted(str(path.parent) for path in at_any_cost)
     scores = {
         m: json.loads((point(m) / "point.json").read_text())["per_sequence"]
         for m in [*others, given.method]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from studies.rds.figures import take_comparison
 from studies.rds.routing_figures import (
     TINT,
     save_activation_profiles,
@@ -60,6 +63,31 @@ def test_more_methods_make_a_taller_strip(tmp_path: Path) -> None:
         FIGURES[name](tmp_path / "figure.png")
         heights.append(Image.open(tmp_path / "figure.png").size[1])
     assert heights[1] > 1.5 * heights[0]
+
+
+def test_a_comparison_gives_its_finished_points(tmp_path: Path) -> None:
+    def finish(name: str, done: bool = True) -> str:
+        folder = tmp_path / "points" / name
+        folder.mkdir(parents=True)
+        importance = {"global_drops": [0, 2, 1, 0], "local_changes": [0, 0.1, 0.3, 0]}
+        settings = {"importance": {**importance, "always_on": [0, 3]}}
+        (folder / "adapter.json").write_text(json.dumps({"settings": settings}))
+        if done:
+            (folder / "point.json").write_text(json.dumps({"per_sequence": {"dog": 70.0}}))
+        return str(folder)
+
+    own, cheaper = finish("rds-0.6-seed1"), finish("rds-0.4-seed1")
+    static, _ = finish("static-a-0.6-seed1"), finish("pbd-0.6-seed1", done=False)
+    finish("rds-worth-0.6-seed1"), finish("rds-0.6-seed2")
+    asked = {"method": "rds", "against": "pbd,static-a", "cost": 0.6, "seed": 1}
+    given = Namespace(comparison=tmp_path, **asked)
+    take_comparison(given, tmp_path)
+    assert (given.adapter, given.beside) == (own, [static])
+    assert given.budget_adapters == [cheaper, own]
+    assert {path.name for path in tmp_path.glob("*.png")} == {"importances.png", "videos.png"}
+    given.method = "adavit"
+    with pytest.raises(InputError, match="no finished point adavit-0.6-seed1"):
+        take_comparison(given, tmp_path)
 
 
 def test_a_tint_keeps_the_background_and_mixes_the_object() -> None:
