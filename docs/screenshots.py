@@ -105,6 +105,9 @@ def main() -> None:
         light = visit(browser, server.address, color_scheme="light")
         go(light, 40)
         shoot(light, "annotate-light", IMAGES)
+        with changing(light):
+            act(light, "everything")
+        shoot(light, "annotate-everything", IMAGES)
 
 
 if __name__ == "__main__":

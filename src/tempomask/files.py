@@ -66,7 +66,8 @@ def write_json(path: str | Path, value: Any, default: Callable[[Any], Any] | Non
     """
     text = json.dumps(value, indent=2, default=default, ensure_ascii=False)
     with write_errors(path), replacing(path) as part:
-        part.write_text(text + "\n", encoding="utf-8")
+        # A name on disk need not be text; what stands for its bytes is escaped as JSON has it.
+        part.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def write_csv(path: str | Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:

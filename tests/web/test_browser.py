@@ -408,6 +408,39 @@ def test_a_file_is_dropped_onto_the_page(page: Any, tmp_path: Path, project: Pat
     page.wait_for_function("() => document.getElementById('frame').dataset.width === '640'")
 
 
+def test_two_fingers_zoom_and_move(browser: Any, page: Any, project: Path) -> None:
+    """And say nothing: one finger alone clicks, when it is lifted."""
+    page = visit(browser, page.address, has_touch=True)
+    touch = page.context.new_cdp_session(page)
+
+    def fingers(kind: str, *places: tuple[float, float]) -> None:
+        points = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(places)]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    def width() -> float:
+        return page.locator("#frame").bounding_box()["width"]
+
+    before, (x, y) = width(), place(page, *SAUCER)
+    fingers("touchStart", (x - 20, y))
+    fingers("touchStart", (x - 20, y), (x + 20, y))
+    for apart in (30, 40, 60):
+        fingers("touchMove", (x - apart, y), (x + apart, y))
+    assert width() == pytest.approx(3 * before, rel=0.05)
+    # What lay between the fingers still does.
+    assert place(page, *SAUCER) == pytest.approx((x, y), abs=4)
+    fingers("touchMove", (x - 60, y + 30), (x + 60, y + 30))
+    assert place(page, *SAUCER) == pytest.approx((x, y + 30), abs=4)
+    fingers("touchEnd")
+    assert page.locator("#objects li").count() == 0
+    with changing(page):
+        fingers("touchStart", (x, y + 30))
+        fingers("touchEnd")
+    assert page.locator("#objects li").count() == 1
+    (prompt,) = read_prompts(project / "prompts.json")
+    assert np.asarray(prompt.points)[0] == pytest.approx(SAUCER, abs=3)
+    page.context.close()
+
+
 def test_run_lengths_are_those_of_python(page: Any) -> None:
     rng = np.random.default_rng(0)
     sizes = (1, 1, 1), (1, 1, 0), (7, 5, 0.5), (40, 60, 0.02), (90, 33, 0.97), (2, 300, 0.5)

@@ -16,6 +16,7 @@ const FIRST = { id: 0, color: "#2dd4bf", visible: true }; // what the first clic
 
 let pointer = null; // {x, y} in pixels of the video
 let dragging = null; // {kind, ...}
+const fingers = new Map(); // where each is that touches the frame
 let painting = null; // {frame, object, mask, dirty}: the brush's own copy of a mask
 let drawnMasks = "";
 export const cursor = { x: null, y: null }; // moved by keys
@@ -252,11 +253,25 @@ export function stamp(at) {
   });
 }
 
+// The middle of two fingers, and how far they are apart.
+function pinched() {
+  const [one, two] = fingers.values();
+  return { x: (one.x + two.x) / 2, y: (one.y + two.y) / 2, apart: Math.hypot(one.x - two.x, one.y - two.y) };
+}
+
 function down(event) {
   if (!store.project || !store.hello?.ready) return;
   canvas.focus({ preventScroll: true });
-  if (event.button === 1) {
+  const touched = event.pointerType === "touch";
+  if (touched) fingers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+  if (fingers.size > 1) {
+    // What the first finger began was no click, box or stroke.
+    painting = null;
+    dragging = { kind: "pinch", at: pinched() };
+  } else if (event.button === 1) {
     dragging = { kind: "pan", x: event.clientX - view.x, y: event.clientY - view.y };
+  } else if (store.tool === "click" && touched) {
+    dragging = { kind: "tap", at: place(event) };
   } else if (store.tool === "click") {
     if (event.button === 0 || event.button === 2) {
       click(place(event), event.button === 2 || event.altKey ? 0 : store.label);
@@ -281,6 +296,16 @@ function down(event) {
 
 function move(event) {
   if (!store.project) return;
+  if (fingers.has(event.pointerId)) fingers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+  if (dragging?.kind === "pinch") {
+    if (fingers.size < 2) return;
+    const from = dragging.at, to = pinched();
+    dragging.at = to;
+    zoomAt(from, to.apart / Math.max(1, from.apart));
+    view.x += view.zoom === 1 ? 0 : to.x - from.x;
+    view.y += view.zoom === 1 ? 0 : to.y - from.y;
+    return layout();
+  }
   pointer = place(event);
   if (dragging?.kind === "pan") {
     [view.x, view.y] = [event.clientX - dragging.x, event.clientY - dragging.y];
@@ -295,10 +320,13 @@ function move(event) {
   else hover();
 }
 
-function up() {
+function up(event) {
+  fingers.delete(event.pointerId);
+  if (dragging?.kind === "pinch" && fingers.size) return;
   const done = dragging;
   dragging = null;
   if (!store.project) return;
+  if (done?.kind === "tap" && event.type === "pointerup") click(done.at, store.label);
   if (done?.kind === "box") box(done.from, done.to);
   if (done?.kind === "stroke") endStroke();
   changed("frame");
@@ -331,15 +359,19 @@ function leave() {
   changed("preview");
 }
 
-function wheel(event) {
-  event.preventDefault();
+// Zooms around a place in the window.
+function zoomAt(at, factor) {
   const before = canvas.getBoundingClientRect();
-  const factor = Math.exp(-event.deltaY * 0.0015);
   const zoom = Math.max(1, Math.min(16, view.zoom * factor)), ratio = zoom / view.zoom;
-  const [x, y] = [event.clientX - (before.left + before.width / 2), event.clientY - (before.top + before.height / 2)];
+  const [x, y] = [at.x - (before.left + before.width / 2), at.y - (before.top + before.height / 2)];
   view.zoom = zoom;
   [view.x, view.y] = zoom === 1 ? [0, 0] : [view.x + x * (1 - ratio), view.y + y * (1 - ratio)];
   layout();
+}
+
+function wheel(event) {
+  event.preventDefault();
+  zoomAt({ x: event.clientX, y: event.clientY }, Math.exp(-event.deltaY * 0.0015));
 }
 
 export function start() {
