@@ -24,8 +24,8 @@ from tempomask.weights import hub
 Run = Callable[..., tuple[int, str, str]]
 
 
-def failing(error: BaseException) -> Callable[[list[str]], int]:
-    def fail(_: list[str]) -> int:
+def failing(error: BaseException) -> Callable[..., int]:
+    def fail(*_: Any, **__: Any) -> int:
         raise error
 
     return fail
@@ -186,6 +186,14 @@ def test_prompts_that_cannot_be_meant(
     (tmp_path / "p.json").write_text(json.dumps([prompt]))
     code, _, err = run("track", video, "--prompts", tmp_path / "p.json", "--out", tmp_path / "o")
     assert code == 2 and problem in err and err.count("\n") == 1
+
+
+def test_without_a_file_that_can_be_opened_there_is_still_a_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console.err, "print", failing(OSError(errno.EMFILE, "Too many open files")))
+    code, _, err = run("track", "no.mp4", "--point", "1,1")
+    assert code == 2 and err.startswith("error: no such file") and err.count("\n") == 1
 
 
 def test_names_that_are_not_text(run: Run, video: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -42,7 +42,11 @@ def one_line(message: str) -> str:
 def error(message: str) -> None:
     """One red line on stderr."""
     err.quiet = False
-    err.print(f"error: {one_line(message)}", style="red", soft_wrap=True)
+    line = f"error: {one_line(message)}"
+    try:
+        err.print(line, style="red", soft_wrap=True)
+    except OSError:  # it imports when it first prints, and no file can be opened any more
+        sys.stderr.write(f"{line}\n")
 
 
 def note(message: str) -> None:
