@@ -32,8 +32,8 @@ ROOT = Path(__file__).parent.parent
 os.environ.setdefault("TEMPOMASK_KERNELS", "default")
 # Folders and files whose tests train, compile, or run whole networks and commands.
 SLOW = (
-    "adaptation", "baselines", "benchmarks", "cli", "contracts", "engine", "instances", "parity",
-    "propagation", "studies", "training",
+    "adaptation", "baselines", "benchmarks", "cli", "contracts", "engine", "export", "instances",
+    "parity", "propagation", "studies", "training",
     "compat/test_sam2.py", "recipes", "evaluation/test_with_a_network.py",
     "evaluation/test_vos.py", "evaluation/test_video_instances.py",
     "test_end_to_end.py", "test_examples.py",

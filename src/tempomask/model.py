@@ -17,6 +17,7 @@ import torch
 
 from tempomask.devices import DTypeName, resolve_device, resolve_dtype, set_threads
 from tempomask.errors import InputError, check_choice
+from tempomask.export.folder import is_export
 from tempomask.frames import Size
 from tempomask.images.everything import AutomaticMasks, Progress, everything
 from tempomask.images.options import EverythingOptions
@@ -36,7 +37,7 @@ from tempomask.weights import load_segmenter
 if TYPE_CHECKING:
     from tempomask.adaptation.method import LoadedAdapter
 
-Engine = Literal["fast", "plain"]
+Engine = Literal["fast", "plain", "onnx"]
 
 
 def load(
@@ -54,7 +55,9 @@ def load(
 
     Args:
         name: "nano" (bundled), "sam2.1-tiny", "efficienttam-s" ...; `tempomask models` lists them.
-            None is what the checkpoint holds, or nano without a checkpoint.
+            None is what the checkpoint holds, or nano without a checkpoint. Or a folder that
+            `tempomask export` wrote, of which the other arguments but `device` and `threads` are
+            left out.
         checkpoint: A file, a folder or a Hub id; None for the model's own.
         image_size: Side of the square the network sees, in pixels; None for the model's own.
         device: "auto" takes a CUDA GPU, else an Apple GPU, else the CPU; a number is that CUDA GPU.
@@ -65,7 +68,7 @@ def load(
             into the weights of its model, and brings the router that `Model.track` then uses.
         engine: "fast" rearranges the network for speed (docs/performance.md); it then computes in
             `dtype` alone and cannot be trained. "plain" keeps it as `tempomask.models` shows it,
-            with float32 weights.
+            with float32 weights. "onnx" is that of an exported folder: ONNX Runtime.
         pooled_memory: Attend to memories pooled 2x2, as EfficientTAM does; faster with several
             objects and less exact in models that were not trained so. A `MemoryForm` says how else
             to attend to them: other windows, without object pointers, linearly.
@@ -77,9 +80,12 @@ def load(
             not allow, a device that is not there, and an adapter of another model.
     """
     set_threads(threads)
+    check_choice("engine", engine, Engine)
+    if engine == "onnx" or (name is not None and is_export(name)):
+        given = {"checkpoint": checkpoint, "image_size": image_size, "adapter": adapter}
+        return _load_export(name, str(device), dtype, **given, pooled_memory=pooled_memory or None)
     place = resolve_device(device)
     precision = resolve_dtype(dtype, place)
-    check_choice("engine", engine, Engine)
 
     def build(name: str | None) -> Segmenter:
         return load_segmenter(name, checkpoint, image_size, pooled_memory).to(place)
@@ -97,6 +103,27 @@ def load(
 
         segmenter = accelerate(segmenter, precision)
     return Model(segmenter, precision, attached)
+
+
+def _load_export(
+    folder: str | None, device: str, dtype: DTypeName | torch.dtype, **given: Any
+) -> Model:
+    """A model of exported graphs, which are made for what they were exported with."""
+    from tempomask.export.runtime import OnnxSegmenter, providers_for
+
+    if dtype not in ("auto", "float32", torch.float32):
+        given["dtype"] = dtype
+    for option, value in given.items():
+        if value is not None:
+            raise InputError(
+                f"{folder} is an export, which is made for one {option}: leave it out here, and"
+                " give it to tempomask export"
+            )
+    if folder is None:
+        raise InputError(
+            'engine="onnx" runs an export: give the folder that tempomask export wrote'
+        )
+    return Model(OnnxSegmenter(folder, providers_for(device)), torch.float32)
 
 
 class Model(RoutedModel):

@@ -28,6 +28,7 @@ from tempomask.cli.evaluate_images import images
 from tempomask.cli.evaluate_promptable import interactive, pvs
 from tempomask.cli.evaluate_vos import davis, lvos, mose, sav, vost, youtube_vos
 from tempomask.cli.finetune import finetune
+from tempomask.cli.export import export
 from tempomask.cli.instances import instances
 from tempomask.cli.models import models
 from tempomask.cli.options import PLAIN
@@ -71,6 +72,7 @@ for command in (
     adapt,
     calibrate,
     vot,
+    export,
 ):
     app.command(command)
 VOS = (davis, youtube_vos, mose, lvos, sav, vost)

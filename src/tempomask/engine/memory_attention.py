@@ -34,6 +34,7 @@ from tempomask.models.memory_attention import (
     RotaryAttention,
     TokenChoice,
     take_rows,
+    without_absent,
 )
 from tempomask.ops.attention import attention
 from tempomask.ops.rope import axial_table
@@ -163,39 +164,20 @@ def _shared(
     spatial, window = memory.num_spatial, config.window
     # As in the plain code, a single remembered frame is not pooled.
     pooled = config.pooling != "none" and spatial > memory.grid.tokens
-    counted = window if pooled and config.pooling == "eq5" else 1
+    values = (_pooled(memory.values, spatial, grid, window) if pooled else memory.values).to(dtype)
+    bias = None
+    if pooled and config.pooling == "eq5":
+        bias = values.new_zeros(1, values.shape[1])
+        bias[:, : spatial // window**2] = math.log(window**2)
     return SharedTokens(
         (memory.values + memory.positions).to(dtype),
-        (_pooled(memory.values, spatial, grid, window) if pooled else memory.values).to(dtype),
+        values,
         spatial,
         memory.image_keys,
-        _bias(memory, memory.grid.tokens // (window**2 if pooled else 1), counted, dtype),
+        without_absent(bias, memory, values),
         pooled,
         memory.chosen,
     )
-
-
-def _bias(memory: MemoryTokens, places: int, counted: int, dtype: torch.dtype) -> Tensor | None:
-    """What joins the logits of the keys (1 or N, K'), None for nothing; frames have `places` keys.
-
-    counted: side of the window of as many keys as a key counts for (Eq. 5). Absent ones: never.
-    """
-    if counted == 1 and memory.absent is None:
-        return None
-    frames = memory.num_spatial // memory.grid.tokens
-    pointers = memory.values.shape[1] - memory.num_spatial
-    bias = memory.values.new_zeros((1, frames * places + pointers), dtype=dtype)
-    bias[:, : frames * places] = math.log(counted**2)
-    absent = memory.absent
-    if absent is None:
-        return bias
-    # A pointer is several tokens.
-    parts = pointers // max(1, absent.shape[1] - frames)
-    tokens = [
-        absent[:, :frames].repeat_interleave(places, dim=1),
-        absent[:, frames:].repeat_interleave(parts, dim=1),
-    ]
-    return bias.masked_fill(torch.cat(tokens, dim=1), -torch.inf)
 
 
 def narrow_attention(

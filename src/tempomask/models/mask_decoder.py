@@ -68,15 +68,21 @@ class MaskDecoder(nn.Module):
         position: Tensor,
         prompts: Tensor,
         high_resolution: tuple[Tensor, ...],
+        absent: Tensor | None = None,
     ) -> MaskProposals:
         """Decode all masks.
 
         image (N, C, h, w) with the dense prompt added, position (1, C, h, w), prompts (N, P, C),
-        high_resolution: () or the stride-4 and stride-8 maps (B or N, ., ., .).
+        high_resolution: () or the stride-4 and stride-8 maps (B or N, ., ., .). absent (N, P) bool:
+        prompts that are not there, so that their number is always the same.
         """
         own = torch.cat([self.object_score_token, self.iou_token, self.mask_tokens])
         tokens = torch.cat([own.expand(prompts.shape[0], -1, -1), prompts.to(own.dtype)], dim=1)
-        tokens, features = self.transformer(image, position, tokens)
+        mask = None
+        if absent is not None:
+            mask = tokens.new_zeros(absent.shape).masked_fill(absent, -torch.inf)
+            mask = F.pad(mask, (len(own), 0))[:, None, None]
+        tokens, features = self.transformer(image, position, tokens, mask)
         features = features.transpose(1, 2).reshape(image.shape)
         upscaled = self.upscale(features, high_resolution)
         mask_tokens = tokens[:, 2 : 2 + self.num_masks]

@@ -35,7 +35,7 @@ class MemoryTokens(NamedTuple):
     values (N, K, memory_dim); positions, broadcastable to values, added for the keys only;
     num_spatial: how many leading tokens are spatial, grid: where those of a frame lie;
     image_keys (1 or N, num_spatial, D) or None.
-    absent, chosen: see `MemoryInputs`; the former for the fast engine.
+    absent, chosen: see `MemoryInputs`.
     """
 
     values: Tensor
@@ -51,6 +51,23 @@ def take_rows(x: Tensor, index: Tensor) -> Tensor:
     """The rows of x (1 or N, A, D) at index (N, B), of each its own: (N, B, D)."""
     first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
     return F.embedding(index + first, x.flatten(0, 1))
+
+
+def without_absent(bias: Tensor | None, memory: MemoryTokens, keys: Tensor) -> Tensor | None:
+    """What joins the logits of keys (N, K', .), -inf for those of memories that are not there."""
+    if memory.absent is None:
+        return bias
+    frames = memory.num_spatial // memory.grid.tokens
+    pointers = memory.values.shape[1] - memory.num_spatial
+    # A frame is many keys, fewer where they are pooled, and a pointer is several.
+    places = (keys.shape[1] - pointers) // frames
+    parts = pointers // max(1, memory.absent.shape[1] - frames)
+    tokens = [
+        memory.absent[:, :frames].repeat_interleave(places, dim=1),
+        memory.absent[:, frames:].repeat_interleave(parts, dim=1),
+    ]
+    bias = keys.new_zeros(1, keys.shape[1]) if bias is None else bias
+    return bias.masked_fill(torch.cat(tokens, dim=1), -torch.inf)
 
 
 class RotaryAttention(nn.Module):
@@ -98,6 +115,7 @@ class RotaryAttention(nn.Module):
         value, bias = self.value(memory.values), None
         if config.pooling != "none" and memory.num_spatial > memory.grid.tokens:
             key, value, bias = pooled_tokens(key, value, memory.num_spatial, grid, config)
+        bias = without_absent(bias, memory, key)
         attend = linear_attention if config.linear else attention
         attended = self.output(attend(query, key, value, bias))
         return attended if memory.chosen is None else take_rows(attended, memory.chosen.source)

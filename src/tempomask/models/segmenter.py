@@ -54,7 +54,7 @@ class MemoryInputs(NamedTuple):
     pointers (N, P, C); pointer_distance (P,), or (N, P) where objects differ: signed distance over
     (number of pointers - 1).
     absent (N, T + P) bool: frames and pointers that are not there (`tracking.memory_inputs`); None
-    where all are, and always for a network that is not `fast`.
+    where all are.
     chosen: which tokens attend to them (`routing.memory`), None for all.
     """
 
@@ -118,8 +118,7 @@ class Segmenter(RoutedNetwork):
     Attributes:
         dtype: Of the computation that its weights are stored for; only the fast engine sets
             another.
-        fast: Rearranged by the engine, which computes in `dtype` alone and leaves out the memories
-            that `MemoryInputs.absent` marks.
+        fast: Rearranged by the engine, which computes in `dtype` alone.
         compiled: Its steps are compiled, and take memories in slots (`tracking.memory_inputs`).
     """
 
@@ -356,6 +355,10 @@ class Segmenter(RoutedNetwork):
         if logits.shape[2:] != size:
             logits = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
         mask = (logits > 0).to(features.dtype) if binarise else logits.sigmoid().to(features.dtype)
+        return self.memorise(features, mask, object_score)
+
+    def memorise(self, features: Tensor, mask: Tensor, object_score: Tensor) -> Tensor:
+        """The same of masks (N, 1, S, S) in [0, 1], as the memory encoder sees them."""
         memory = self.memory_encoder(features, mask)
         if self.config.occlusion_embedding:
             absent = (object_score <= 0).to(memory.dtype)[:, None, None, None]

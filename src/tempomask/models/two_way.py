@@ -20,13 +20,15 @@ class Attention(nn.Module):
         self.value = nn.Linear(dim, inner)
         self.output = nn.Linear(inner, dim)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Query (N, A, dim), key and value (N, B, dim): (N, A, dim)."""
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Query (N, A, dim), key and value (N, B, dim), additive mask (N, 1, 1, B): (N, A, dim)."""
         q, k, v = (
             layer(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for layer, x in ((self.query, query), (self.key, key), (self.value, value))
         )
-        return self.output(multi_head_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.output(multi_head_attention(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
 class TwoWayBlock(nn.Module):
@@ -45,21 +47,29 @@ class TwoWayBlock(nn.Module):
         self.image_norm = nn.LayerNorm(dim)
 
     def forward(
-        self, tokens: Tensor, image: Tensor, prompts: Tensor, position: Tensor
+        self,
+        tokens: Tensor,
+        image: Tensor,
+        prompts: Tensor,
+        position: Tensor,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """tokens, prompts (N, T, C); image, position (N or 1, hw, C). The pair, updated."""
+        """tokens, prompts (N, T, C); image, position (N or 1, hw, C). The pair, updated.
+
+        mask (N, 1, 1, T): joins the logits of tokens.
+        """
         if self.first:
             # SAM's first self-attention has neither position encoding nor residual.
-            tokens = self.self_attention(tokens, tokens, tokens)
+            tokens = self.self_attention(tokens, tokens, tokens, mask)
         else:
             query = tokens + prompts
-            tokens = tokens + self.self_attention(query, query, tokens)
+            tokens = tokens + self.self_attention(query, query, tokens, mask)
         tokens = self.self_norm(tokens)
         placed = image + position
         tokens = tokens + self.token_to_image(tokens + prompts, placed, image)
         tokens = self.token_norm(tokens)
         tokens = self.feedforward_norm(tokens + self.feedforward(tokens))
-        image = image + self.image_to_token(placed, tokens + prompts, tokens)
+        image = image + self.image_to_token(placed, tokens + prompts, tokens, mask)
         return tokens, self.image_norm(image)
 
 
@@ -74,8 +84,10 @@ class TwoWayTransformer(nn.Module):
         self.final_attention = Attention(dim, num_heads, downsample=2)
         self.final_norm = nn.LayerNorm(dim)
 
-    def forward(self, image: Tensor, position: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Image (N, C, h, w), position (1, C, h, w), tokens (N, T, C).
+    def forward(
+        self, image: Tensor, position: Tensor, tokens: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Image (N, C, h, w), position (1, C, h, w), tokens (N, T, C), mask as in `TwoWayBlock`.
 
         Returns the tokens (N, T, C) and the image features (N, hw, C).
         """
@@ -83,6 +95,6 @@ class TwoWayTransformer(nn.Module):
         position = position.flatten(2).transpose(1, 2)
         prompts = tokens
         for block in self.blocks:
-            tokens, image = block(tokens, image, prompts, position)
+            tokens, image = block(tokens, image, prompts, position, mask)
         attended = self.final_attention(tokens + prompts, image + position, image)
         return self.final_norm(tokens + attended), image

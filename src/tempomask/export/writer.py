@@ -1,0 +1,174 @@
+"""Writes a segmenter as a folder of ONNX graphs, each compared with the network it is made of."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tempomask.errors import InputError, check_choice
+from tempomask.export.folder import Export, constants, is_export, onnx_missing, shapes
+from tempomask.export.graphs import (
+    POINTS,
+    Graph,
+    constant_tables,
+    graphs,
+    num_pointers,
+)
+from tempomask.files import replacing_folder
+from tempomask.models.encoder import Policy
+from tempomask.models.segmenter import Segmenter
+from tempomask.ops.normalise import IMAGENET_MEAN, IMAGENET_STD
+
+Precision = Literal["float32", "int8"]
+# torch's exporter builds graphs of 18 and later.
+OPSETS = range(18, 24)
+# Of the outputs' greatest value, by which a float32 graph may differ from the network.
+TOLERANCE = 1e-4
+# Called with the name of a graph and how far its outputs are from the network's.
+Progress = Callable[[str, float], None]
+
+
+def export_segmenter(
+    segmenter: Segmenter,
+    folder: str | Path,
+    policy: Policy | None = None,
+    *,
+    memories: int = 7,
+    opset: int = 18,
+    precision: Precision = "float32",
+    progress: Progress = lambda _name, _difference: None,
+) -> Export:
+    """Write the graphs of a segmenter to a folder, which appears whole or not at all.
+
+    Args:
+        segmenter: On the CPU, of the plain engine; it is not trained any more.
+        folder: New, empty, or of an earlier export, which is replaced.
+        policy: Which encoder blocks run, the same for every image; None for all.
+        memories: Places for memories: six for the frames before, the others for prompted frames.
+        opset: Of ONNX.
+        precision: "int8" stores the weights of matrix products so, and rounds their inputs to int8.
+        progress: Told of every graph.
+
+    Raises:
+        InputError: For bad values, a package that is not installed, and a graph that does not give
+            what the network gives.
+    """
+    check_choice("precision", precision, Precision)
+    folder, config = Path(folder), segmenter.config
+    if memories < 1:
+        raise InputError(f"memories must be 1 or more, got {memories}")
+    if opset not in OPSETS:
+        raise InputError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {opset}")
+    if segmenter.fast:
+        raise InputError('exporting needs the network as it is; load it with engine="plain"')
+    if config.memory_attention.pooling == "all":
+        raise InputError(
+            f"{config.name} pools pointers too, which has no graph; choose another form"
+        )
+    keep = (True,) * segmenter.encoder.num_blocks if policy is None else policy.fixed_keep
+    if keep is None:
+        raise InputError("a router chooses blocks for every frame; export it with --plan routed")
+    if folder.exists() and not is_export(folder) and any(folder.iterdir()):
+        raise InputError(f"{folder} holds other files; choose a new folder for the export")
+    segmenter.eval().requires_grad_(False)
+    written: dict[str, dict[str, dict[str, list[int]]]] = {}
+    with replacing_folder(folder) as part, constant_tables(segmenter):
+        for graph in graphs(segmenter, policy, memories):
+            expected = outputs_of(graph)
+            path = part / f"{graph.name}.onnx"
+            write_graph(graph, path, opset)
+            if precision == "int8":
+                quantise(path)
+            difference = largest_difference(graph, path, expected)
+            if precision == "float32" and not difference <= TOLERANCE:
+                raise InputError(
+                    f"the graph {graph.name} differs from the network by {difference:.1g} of its"
+                    " greatest output; try another --opset"
+                )
+            progress(graph.name, difference)
+            written[graph.name] = {"inputs": shapes(graph.inputs), "outputs": shapes(expected)}
+        export = Export(
+            model=config,
+            precision=precision,
+            opset=opset,
+            memories=memories,
+            pointers=num_pointers(config, memories),
+            points=POINTS,
+            plan="static",
+            blocks=list(keep),
+            mean=list(IMAGENET_MEAN),
+            std=list(IMAGENET_STD),
+            constants=constants(segmenter),
+            graphs=written,
+        )
+        export.write(part)
+    return export
+
+
+def outputs_of(graph: Graph) -> dict[str, Tensor]:
+    """What the network gives for the example; this also fills the tables that are constants."""
+    with torch.no_grad():
+        found = graph.module(*graph.inputs.values())
+    return dict(zip(graph.outputs, (found,) if isinstance(found, Tensor) else found, strict=True))
+
+
+def write_graph(graph: Graph, path: Path, opset: int) -> None:
+    """Write an ONNX file; InputError if what is needed for it is not installed."""
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise onnx_missing("exporting", error) from None
+    with _quiet(), torch.no_grad():
+        program: Any = torch.onnx.export(
+            graph.module,
+            tuple(graph.inputs.values()),
+            dynamo=True,
+            opset_version=opset,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            verbose=False,
+        )
+        program.save(path, external_data=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch tells developers of its exporter."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def quantise(path: Path) -> None:
+    """Dynamic int8: weights by channel, inputs of matrix products when they come."""
+    try:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except ImportError as error:
+        raise onnx_missing("int8", error) from None
+    quantize_dynamic(
+        path, path, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8
+    )
+
+
+def largest_difference(graph: Graph, path: Path, expected: dict[str, Tensor]) -> float:
+    """The greatest difference of an output to the network's, over the greatest value of that."""
+    from tempomask.export.runtime import open_graph
+
+    inputs = {name: tensor.numpy() for name, tensor in graph.inputs.items()}
+    found = open_graph(path, ["CPUExecutionProvider"]).run(list(expected), inputs)
+    pairs = zip(found, (x.numpy() for x in expected.values()), strict=True)
+    return max(float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-6)) for a, b in pairs)
