@@ -123,7 +123,8 @@ def _load_export(
         raise InputError(
             'engine="onnx" runs an export: give the folder that tempomask export wrote'
         )
-    return Model(OnnxSegmenter(folder, providers_for(device)), torch.float32)
+    segmenter = OnnxSegmenter(folder, providers_for(device))
+    return Model(segmenter, torch.float32, segmenter.router(Path(folder)))
 
 
 class Model(RoutedModel):

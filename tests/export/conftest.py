@@ -52,3 +52,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory, network: MakeTiny) -> Mak
 def segmenter(exported: MakeExport) -> Segmenter:
     """The network of the tests of tracking, as graphs."""
     return OnnxSegmenter(exported("toy"), CPU)
+
+
+@pytest.fixture(scope="session")
+def segmenter_with_image_keys(segmenter: Segmenter) -> Segmenter:
+    """The same, as the toy's memory keys see the image."""
+    return segmenter

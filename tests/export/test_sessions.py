@@ -14,8 +14,8 @@ from tests.tracking.test_passes import (
 )
 from tests.tracking.test_session import (
     calls,
+    stepped,
     test_a_correction_conditions_the_frames_after_it,
-    test_a_policy_sees_the_last_masks_and_results_say_which_blocks_ran,
     test_a_prompt_on_a_coming_frame_is_initial_and_sees_no_memory,
     test_a_prompted_mask_is_remembered_as_it_was_shown,
     test_a_session_forgets_its_video_at_the_end,

@@ -175,10 +175,15 @@ def attach_without_router(network: RoutedNetwork, export: Export) -> LoadedAdapt
 
 def attach(network: RoutedNetwork, export: Export) -> LoadedAdapter:
     """Merge the adapters, and rebuild the router on the network's device."""
-    budget, thresholds = export.setting("budget", float), export.setting("thresholds", _thresholds)
-    router = read_router(network.encoder, export)
+    loaded = attach_router(network, export)
     merge_lora(network.encoder, export.tensors)
-    router = router.to(network.device)
+    return loaded
+
+
+def attach_router(network: RoutedNetwork, export: Export) -> LoadedAdapter:
+    """The router alone, for a network that has the adapters already."""
+    budget, thresholds = export.setting("budget", float), export.setting("thresholds", _thresholds)
+    router = read_router(network.encoder, export).to(network.device)
 
     def make_policy(routing: Routing) -> Policy:
         return recurrent_policy(router, routing, budget, thresholds)

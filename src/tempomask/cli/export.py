@@ -9,6 +9,8 @@ from cyclopts import Parameter
 
 from tempomask.cli import console
 from tempomask.cli.options import MODEL, OUTPUT, SPEED, Json, Positive
+from tempomask.errors import InputError
+from tempomask.routing.options import Routing
 
 
 def export(
@@ -19,6 +21,9 @@ def export(
     image_size: Annotated[int | None, Parameter(group=MODEL)] = None,
     memories: Annotated[Positive, Parameter(group=MODEL)] = 7,
     adapter: Annotated[str | None, Parameter(group=SPEED)] = None,
+    plan: Annotated[Literal["static", "routed"], Parameter(group=SPEED)] = "static",
+    budget: Annotated[float | None, Parameter(group=SPEED)] = None,
+    router: Annotated[str, Parameter(group=SPEED)] = "auto",
     pooled_memory: Annotated[bool, Parameter(group=SPEED)] = False,
     precision: Annotated[Literal["float32", "int8"], Parameter(group=SPEED)] = "float32",
     opset: Annotated[int, Parameter(group=OUTPUT)] = 18,
@@ -36,6 +41,10 @@ def export(
         image_size: Side of the square that the network sees. Default: the model's own.
         memories: Places for memories: six for the frames before, the others for prompted ones.
         adapter: What tempomask adapt made: a folder, or the name of a bundled one.
+        plan: static: the same encoder blocks on every frame; of a router those that it asks for
+            whatever the image. routed: the router chooses for every frame.
+        budget: Share of the encoder's blocks in a static plan. Default: the adapter's.
+        router: Same as for track: auto, none, plan-a, plan-b.
         pooled_memory: Attend to memories pooled 2x2: faster, a little less exact.
         precision: int8 rounds the matrix products; smaller files, masks that differ a little.
         opset: Of ONNX, 18 to 23.
@@ -44,6 +53,8 @@ def export(
     with console.waiting("loading the model") as status:
         from tempomask.export.writer import export_segmenter
         from tempomask.model import load
+        from tempomask.routing.recurrent import RecurrentPolicy
+        from tempomask.routing.static import StaticPlan
 
         loaded = load(
             model,
@@ -61,10 +72,20 @@ def export(
             status.update(f"wrote {name}")
 
         status.update("exporting")
+        policy = loaded.policy(Routing(budget=budget, router=router))
+        if plan == "routed" and not isinstance(policy, RecurrentPolicy):
+            raise InputError(
+                "--plan routed needs --adapter with a router, such as nano-rds for nano"
+            )
+        if plan == "static" and isinstance(policy, RecurrentPolicy):
+            share = policy.control.budget(0.0)
+            encoder = loaded.segmenter.encoder
+            policy = StaticPlan(policy.usual_blocks(share), encoder)
         export_segmenter(
             loaded.segmenter,
             out,
-            loaded.policy(),
+            policy,
+            adapter=adapter,
             memories=memories,
             opset=opset,
             precision=precision,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from tempomask.models.config import SegmenterConfig
-from tempomask.models.encoder import Policy
+from tempomask.models.encoder import Encoder, Plan, Policy, RoutedBlock
 from tempomask.models.hiera import Hiera
 from tempomask.models.hybrid import TransformerBlock
 from tempomask.models.mask_decoder import MaskProposals
@@ -62,7 +62,7 @@ def graphs(segmenter: Segmenter, policy: Policy | None, memories: int) -> Iterat
 
     Args:
         segmenter: As `tempomask.models` has it, in evaluation mode.
-        policy: Which encoder blocks run, the same for every image; None for all.
+        policy: Which encoder blocks run; None for all. Of a router the encoder comes in pieces.
         memories: T.
     """
     config = segmenter.config
@@ -73,7 +73,10 @@ def graphs(segmenter: Segmenter, policy: Policy | None, memories: int) -> Iterat
         fine["stride_4"] = torch.randn(1, dim // 8, 4 * grid, 4 * grid)
         fine["stride_8"] = torch.randn(1, dim // 4, 2 * grid, 2 * grid)
     image = {"image": torch.randn(1, 3, side, side)}
-    yield Graph("encode", Encode(segmenter, policy), image, ("features", *fine))
+    if policy is not None and policy.fixed_keep is None:
+        yield from routed_graphs(segmenter, image, tuple(fine))
+    else:
+        yield Graph("encode", Encode(segmenter, policy), image, ("features", *fine))
     yield attention("attend", segmenter, features, memories)
     if config.memory_attention.pooling != "none":
         yield attention("attend_lone", segmenter, features, 1)
@@ -88,6 +91,31 @@ def graphs(segmenter: Segmenter, policy: Policy | None, memories: int) -> Iterat
     mask, score = torch.rand(1, 1, side, side), torch.ones(1)
     seen = {"features": features, "mask": mask, "object_score": score}
     yield Graph("encode_memory", EncodeMemory(segmenter), seen, ("memory",))
+
+
+def routed_graphs(
+    segmenter: Segmenter, image: dict[str, Tensor], fine: tuple[str, ...]
+) -> Iterator[Graph]:
+    """The encoder in pieces, of which the host runs those blocks that a router chose."""
+    encoder = segmenter.encoder
+    # Finer maps come from a stem before all blocks, or from blocks as all others do.
+    early, late = (fine, ()) if len(encoder.feature_blocks) < len(encoder.channels) else ((), fine)
+    embed = Embed(segmenter, len(early))
+    yield Graph("embed", embed, image, ("embedding", *early))
+    maps: dict[str, Tensor] = {}
+    with torch.no_grad():
+        x = embed(image["image"])[0]
+        for index, block in enumerate(encoder.blocks):
+            yield Graph(block_name(index), block, {"x": x}, ("y",))
+            x = block(x)
+            if index in encoder.feature_blocks:
+                maps[f"map_{len(maps)}"] = x
+    yield Graph("finish", Finish(segmenter, len(late)), maps, ("features", *late))
+
+
+def block_name(index: int) -> str:
+    """Of the graph of an encoder block."""
+    return f"block_{index:02d}"
 
 
 @contextmanager
@@ -145,6 +173,49 @@ class Encode(Step):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         encoded = self.segmenter.encode(image, self.policy)
         return encoded.features, *encoded.high_resolution
+
+
+class Embed(Encode):
+    """An image to the embedding (1, h', w', C') of the first block, and early finer maps."""
+
+    def __init__(self, segmenter: Segmenter, early: int) -> None:
+        super().__init__(segmenter, _Pieces(segmenter.encoder))
+        self.early = early
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        _, *fine = super().forward(image)
+        return self.policy.embedding, *fine[: self.early]
+
+
+class Finish(Encode):
+    """The maps after `Encoder.feature_blocks` to features and late finer maps."""
+
+    def __init__(self, segmenter: Segmenter, late: int) -> None:
+        super().__init__(segmenter, _Pieces(segmenter.encoder))
+        self.late = late
+
+    def forward(self, *maps: Tensor) -> tuple[Tensor, ...]:
+        self.policy.maps = maps
+        side = self.segmenter.config.image_size
+        features, *fine = super().forward(torch.zeros(1, 3, side, side))
+        return features, *fine[: self.late]
+
+
+class _Pieces(Policy):
+    """Keeps what comes before the blocks, and puts `maps`, if any, in place of what they give."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder, self.maps = encoder, ()
+        self.blocks = torch.zeros(encoder.num_blocks, dtype=torch.bool)
+
+    def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
+        self.embedding = embedding
+        return self
+
+    def apply(self, index: int, block: RoutedBlock, x: Tensor) -> Tensor:
+        if self.maps and index in self.encoder.feature_blocks:
+            return self.maps[self.encoder.feature_blocks.index(index)]
+        return block(x) if not self.maps and index in self.encoder.required_blocks else x
 
 
 class Attend(Step):

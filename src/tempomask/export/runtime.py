@@ -9,17 +9,20 @@ N objects, S image side, h = w = S / 16, C hidden_dim, T places for memories.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tempomask.adaptation.adapter_file import read_adapter
+from tempomask.adaptation.method import LoadedAdapter
+from tempomask.adaptation.rds import attach_router
 from tempomask.errors import InputError, warn
-from tempomask.export.folder import onnx_missing, read_export
-from tempomask.export.graphs import EMPTY
-from tempomask.models.encoder import Policy
+from tempomask.export.folder import CONSTANTS, onnx_missing, read_export
+from tempomask.export.graphs import EMPTY, block_name
+from tempomask.models.encoder import Policy, RoutedBlock
 from tempomask.models.mask_decoder import MaskProposals
 from tempomask.models.prompt_encoder import NOT_A_POINT
 from tempomask.models.segmenter import Encoded, MemoryInputs, Segmenter
@@ -88,15 +91,24 @@ class OnnxSegmenter(Segmenter):
         if len(about.blocks) != self.encoder.num_blocks:
             raise InputError(f"{folder}: its blocks are not those of {about.model.name}")
         self.about = about
-        for name, weight in list(self.named_parameters()):
-            if name in about.constants:
-                owner, _, own = name.rpartition(".")
-                value = nn.Parameter(about.constant(name, weight), requires_grad=False)
-                setattr(self.get_submodule(owner), own, value)
+        for name in CONSTANTS:
+            owner, _, own = name.rpartition(".")
+            value = about.constant(name, self.get_parameter(name))
+            setattr(self.get_submodule(owner), own, nn.Parameter(value, requires_grad=False))
         self._graphs = {
             name: open_graph(Path(folder) / f"{name}.onnx", providers) for name in about.graphs
         }
         self._warned = False
+        if about.plan == "routed":
+            for index in range(self.encoder.num_blocks):
+                self.encoder.blocks[index] = _GraphBlock(self._run, block_name(index))
+
+    def router(self, folder: Path) -> LoadedAdapter | None:
+        """The router that was exported with the graphs, if any."""
+        if self.about.plan == "static":
+            return None
+        adapter = read_adapter(folder / "adapter")
+        return attach_router(self, adapter.export)._replace(method=adapter.method)
 
     @property
     def device(self) -> torch.device:
@@ -113,15 +125,33 @@ class OnnxSegmenter(Segmenter):
         self, image: Tensor, policy: Policy | None = None, previous_masks: Tensor | None = None
     ) -> Encoded:
         """Same as `Segmenter.encode`; a policy must be the one that was exported."""
-        keep = tuple(self.about.blocks)
-        if policy is not None and (policy.fixed_keep != keep or policy.memory_budget != 1):
+        keep, routed = tuple(self.about.blocks), self.about.plan == "routed"
+        if policy is not None and policy.memory_budget != 1:
+            raise InputError("the graphs attend with all tokens; leave the memory budget out")
+        if policy is not None and not routed and policy.fixed_keep != keep:
             raise InputError(
                 f"the graphs run {sum(keep)} of {len(keep)} encoder blocks on every frame; leave"
                 " budgets and routers out, or export the model with them"
             )
+        if routed:
+            return self._encode_in_pieces(image, policy, previous_masks)
         parts = [self._run("encode", image=one) for one in image.split(1)]
         features, *fine = (torch.cat(maps) for maps in zip(*parts, strict=True))
         return Encoded(features, tuple(fine), torch.tensor(keep))
+
+    def _encode_in_pieces(
+        self, image: Tensor, policy: Policy | None, previous_masks: Tensor | None
+    ) -> Encoded:
+        """One image, or several with the same blocks, through the blocks that a policy chooses."""
+        found, blocks = [], torch.empty(0)
+        for one in image.split(1):
+            embedding, *early = self._run("embed", image=one)
+            maps, blocks = self.encoder.run_blocks(embedding, policy, previous_masks)
+            named = {f"map_{n}": x for n, x in enumerate(maps)}
+            features, *late = self._run("finish", **named)
+            found.append((features, *early, *late))
+        features, *fine = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return Encoded(features, tuple(fine), blocks)
 
     def attend(self, features: Tensor, memory: MemoryInputs | None) -> Tensor:
         """Same as `Segmenter.attend`. With more memories than places the oldest are left out."""
@@ -232,6 +262,17 @@ class OnnxSegmenter(Segmenter):
                 for n, (one, score) in enumerate(parts)
             ]
         )
+
+
+class _GraphBlock(RoutedBlock):
+    """An encoder block that is a graph."""
+
+    def __init__(self, run: Callable[..., list[Tensor]], name: str) -> None:
+        super().__init__()
+        self.run, self.name = run, name
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self.name, x=x)[0]
 
 
 def _placed(x: Tensor, places: int) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tempomask.adaptation.adapter_file import copy_adapter
 from tempomask.errors import InputError, check_choice
 from tempomask.export.folder import Export, constants, is_export, onnx_missing, shapes
 from tempomask.export.graphs import (
@@ -41,6 +42,7 @@ def export_segmenter(
     folder: str | Path,
     policy: Policy | None = None,
     *,
+    adapter: str | Path | None = None,
     memories: int = 7,
     opset: int = 18,
     precision: Precision = "float32",
@@ -51,7 +53,9 @@ def export_segmenter(
     Args:
         segmenter: On the CPU, of the plain engine; it is not trained any more.
         folder: New, empty, or of an earlier export, which is replaced.
-        policy: Which encoder blocks run, the same for every image; None for all.
+        policy: Which encoder blocks run; None for all. Where it chooses for every frame, each block
+            is a graph of its own.
+        adapter: Of that policy, whose router goes along.
         memories: Places for memories: six for the frames before, the others for prompted frames.
         opset: Of ONNX.
         precision: "int8" stores the weights of matrix products so, and rounds their inputs to int8.
@@ -73,9 +77,10 @@ def export_segmenter(
         raise InputError(
             f"{config.name} pools pointers too, which has no graph; choose another form"
         )
-    keep = (True,) * segmenter.encoder.num_blocks if policy is None else policy.fixed_keep
-    if keep is None:
-        raise InputError("a router chooses blocks for every frame; export it with --plan routed")
+    keep = (True,) * segmenter.encoder.num_blocks
+    routed = policy is not None and policy.fixed_keep is None
+    if policy is not None and policy.fixed_keep is not None:
+        keep = policy.fixed_keep
     if folder.exists() and not is_export(folder) and any(folder.iterdir()):
         raise InputError(f"{folder} holds other files; choose a new folder for the export")
     segmenter.eval().requires_grad_(False)
@@ -102,13 +107,15 @@ def export_segmenter(
             memories=memories,
             pointers=num_pointers(config, memories),
             points=POINTS,
-            plan="static",
+            plan="routed" if routed else "static",
             blocks=list(keep),
             mean=list(IMAGENET_MEAN),
             std=list(IMAGENET_STD),
             constants=constants(segmenter),
             graphs=written,
         )
+        if routed and adapter is not None:
+            copy_adapter(adapter, part / "adapter")
         export.write(part)
     return export
 

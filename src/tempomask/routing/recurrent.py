@@ -85,6 +85,12 @@ class RecurrentPolicy(Policy):
         keep = [self._choose(row) if used else everything for row, used in rows]
         return KeepPlan(keep[0]) if len(keep) == 1 else RoutedPlan(keep)
 
+    def usual_blocks(self, budget: float) -> list[int]:
+        """The blocks that the router's biases ask for, whatever the image: a plan without it."""
+        weights = self.router.weights(self.router.head.bias, budget)
+        kept = TopK().keep(weights, self.router.config.always_on, budget)
+        return [index for index, runs in enumerate(kept) if runs]
+
     def _choose(self, logits: Tensor) -> list[bool]:
         """The blocks of one sample from its logits (L,)."""
         # Uncertainty is judged at half of the blocks, whatever beta is chosen after it.
