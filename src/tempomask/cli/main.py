@@ -27,8 +27,8 @@ from tempomask.cli.evaluate import boxes, youtube_vis
 from tempomask.cli.evaluate_images import images
 from tempomask.cli.evaluate_promptable import interactive, pvs
 from tempomask.cli.evaluate_vos import davis, lvos, mose, sav, vost, youtube_vos
-from tempomask.cli.finetune import finetune
 from tempomask.cli.export import export
+from tempomask.cli.finetune import finetune
 from tempomask.cli.instances import instances
 from tempomask.cli.models import models
 from tempomask.cli.options import PLAIN
