@@ -175,37 +175,41 @@ class Encode(Step):
         return encoded.features, *encoded.high_resolution
 
 
-class Embed(Encode):
+class Embed(Step):
     """An image to the embedding (1, h', w', C') of the first block, and early finer maps."""
 
+    parts = Encode.parts
+
     def __init__(self, segmenter: Segmenter, early: int) -> None:
-        super().__init__(segmenter, _Pieces(segmenter.encoder))
-        self.early = early
+        super().__init__(segmenter)
+        self.pieces, self.early = _Pieces(segmenter.encoder), early
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        _, *fine = super().forward(image)
-        return self.policy.embedding, *fine[: self.early]
+        fine = self.segmenter.encode(image, self.pieces).high_resolution
+        return self.pieces.embedding, *fine[: self.early]
 
 
-class Finish(Encode):
+class Finish(Step):
     """The maps after `Encoder.feature_blocks` to features and late finer maps."""
 
+    parts = Encode.parts
+
     def __init__(self, segmenter: Segmenter, late: int) -> None:
-        super().__init__(segmenter, _Pieces(segmenter.encoder))
-        self.late = late
+        super().__init__(segmenter)
+        self.pieces, self.late = _Pieces(segmenter.encoder), late
 
     def forward(self, *maps: Tensor) -> tuple[Tensor, ...]:
-        self.policy.maps = maps
+        self.pieces.maps = maps
         side = self.segmenter.config.image_size
-        features, *fine = super().forward(torch.zeros(1, 3, side, side))
-        return features, *fine[: self.late]
+        encoded = self.segmenter.encode(torch.zeros(1, 3, side, side), self.pieces)
+        return encoded.features, *encoded.high_resolution[: self.late]
 
 
 class _Pieces(Policy):
     """Keeps what comes before the blocks, and puts `maps`, if any, in place of what they give."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self.encoder, self.maps = encoder, ()
+        self.encoder, self.maps = encoder, tuple[Tensor, ...]()
         self.blocks = torch.zeros(encoder.num_blocks, dtype=torch.bool)
 
     def plan(self, embedding: Tensor, previous_masks: Tensor | None) -> Plan:
@@ -248,20 +252,23 @@ class Decode(Step):
     parts = ("prompt_encoder", "prompt_maps", "mask_decoder", "object_pointer_projection")
 
     def forward(self, features: Tensor, *fine: Tensor) -> tuple[Tensor, ...]:
-        return self.outputs(self.segmenter.propose(features, fine))
-
-    def outputs(self, proposals: MaskProposals) -> tuple[Tensor, ...]:
-        """Logits (1, M, 4h, 4w), predicted IoU (1, M), pointers (1, M, C) and object score (1,)."""
-        pointers = self.segmenter.object_pointer_projection(proposals.tokens)
-        return proposals.logits, proposals.iou, pointers, proposals.object_score
+        return _masks(self.segmenter, self.segmenter.propose(features, fine))
 
 
-class Segment(Decode):
+def _masks(segmenter: Segmenter, proposals: MaskProposals) -> tuple[Tensor, ...]:
+    """Logits (1, M, 4h, 4w), predicted IoU (1, M), pointers (1, M, C) and object score (1,)."""
+    pointers = segmenter.object_pointer_projection(proposals.tokens)
+    return proposals.logits, proposals.iou, pointers, proposals.object_score
+
+
+class Segment(Step):
     """All masks of an image or a frame with prompts, from its conditioned features.
 
     points (1, K, 2) in pixels of the network's input, labels (1, K) as in `PromptEncoder`, EMPTY
     where there is none; mask (1, 1, 4h, 4w) logits, which count where has_mask (1,) is 1.
     """
+
+    parts = Decode.parts
 
     def forward(
         self,
@@ -286,9 +293,10 @@ class Segment(Decode):
         if segmenter.config.prompt_maps:
             dense = dense + segmenter.prompt_maps(features, points, labels, side)
         position = encoder.grid_position(*features.shape[2:])
-        return self.outputs(
-            segmenter.mask_decoder(features + dense, position, sparse, fine, places <= EMPTY)
+        proposals = segmenter.mask_decoder(
+            features + dense, position, sparse, fine, places <= EMPTY
         )
+        return _masks(segmenter, proposals)
 
 
 class EncodeMemory(Step):
