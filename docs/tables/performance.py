@@ -142,7 +142,13 @@ def several_objects() -> str:
 def around_the_network() -> str:
     """Start-up, import, decoding and writing, memory."""
     startup, share = read(f"{FOLDER}/startup"), read(f"{FOLDER}/pipeline_share")["share_outside"]
-    memory = read("docs/results/flat_memory")
+    memory, soak = read("docs/results/flat_memory"), read("docs/results/soak")
+    written = ", ".join(soak["saved"])
+
+    def span(name: str) -> str:
+        least, most = soak[name]
+        return str(most) if least == most else f"{least} to {most}"
+
     torch, own = (startup[f"import_{n}_seconds"] for n in ("torch", "tempomask_over_torch"))
     return table(
         ("what", ">measured", "command"),
@@ -167,6 +173,12 @@ def around_the_network() -> str:
                 f" {memory['objects']} objects",
                 percent(memory["growth"], 1),
                 "`benchmarks.speed.flat_memory`",
+            ),
+            (
+                f"the same over {soak['frames']:,} frames of nano, writing {written}",
+                f"{percent(soak['growth'], 1)}, {span('files')} open files,"
+                f" {span('threads')} threads",
+                "`benchmarks.speed.flat_memory --save`",
             ),
         ],
     )

@@ -61,7 +61,11 @@ export function wantMasks(frame) {
 export function toast(text) {
   const line = document.createElement("p");
   line.textContent = text;
-  document.getElementById("toasts").append(line);
+  const toasts = document.getElementById("toasts");
+  toasts.append(line);
+  // Shown anew, it lies above a dialog too.
+  if (toasts.matches(":popover-open")) toasts.hidePopover();
+  toasts.showPopover();
   setTimeout(() => line.remove(), 6000);
 }
 
