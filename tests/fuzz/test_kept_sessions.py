@@ -22,8 +22,16 @@ from safetensors.torch import load
 
 from tempomask.errors import InputError
 from tempomask.instances.session import InstanceSession
-from tempomask.models.instances.config import InstanceConfig, QueryDecoderConfig, StemConfig
+from tempomask.matching.options import MatchingOptions
+from tempomask.matching.session import MatchingSession
+from tempomask.models.instances.config import (
+    InstanceConfig,
+    QueryDecoderConfig,
+    ResNetConfig,
+    StemConfig,
+)
 from tempomask.models.instances.segmenter import InstanceSegmenter
+from tempomask.models.matching.config import MatchingConfig
 from tempomask.ops.resumable import sealed
 from tempomask.propagation.network import PatchEncoder
 from tempomask.propagation.options import PropagationOptions
@@ -35,6 +43,7 @@ from tempomask.routing.recurrent import RecurrentPolicy
 from tempomask.tracking.base import VideoSession
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.session import Session
+from tempomask.weights.matching import build_matcher
 from tests.fuzz.test_parsers import NASTY, places, replaced
 from tests.tracking.conftest import make_segmenter
 
@@ -73,10 +82,31 @@ def instances() -> VideoSession:
     return InstanceSession(networks()[2])
 
 
+def matching() -> VideoSession:
+    return MatchingSession(matcher(), MatchingOptions(memory_every=1, long_term=True))
+
+
+def pathways() -> VideoSession:
+    return Session(networks()[0], TrackingOptions(memory="sam2long"))
+
+
+@cache
+def matcher() -> Any:
+    torch.manual_seed(0)
+    encoder = ResNetConfig(8, (8, 16, 32), (1, 1, 1), basic=True)
+    config = MatchingConfig(
+        "toy", "cutie", encoder, key_dim=8, value_dim=16, sensory_dim=16, num_queries=4, blocks=1,
+        num_heads=2, feedforward_dim=16, up_dims=(16, 8, 8),
+    )  # fmt: skip
+    return build_matcher(config).eval()
+
+
 KINDS: dict[str, Callable[[], VideoSession]] = {
     "track": tracking,
     "propagate": propagation,
     "instances": instances,
+    "matching": matching,
+    "pathways": pathways,
 }
 
 
@@ -90,7 +120,7 @@ def kept(kind: str) -> bytes:
     if kind == "track":
         session.prompt(object_id=7, points=[(10, 10)])
         session.prompt(object_id=2, frame=1, mask=MASK)
-    elif kind == "propagate":
+    elif kind != "instances":
         session.prompt(mask=MASK)
     for _ in range(3):
         step(session)

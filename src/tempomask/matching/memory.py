@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tempomask.frames import Size
 from tempomask.matching.options import MatchingOptions
 from tempomask.models.matching.blocks import ImageFeatures, Remembered
+from tempomask.models.matching.config import MatchingConfig
 from tempomask.ops.resumable import Resumable, agree
 
 
@@ -148,15 +150,26 @@ class MatchingMemory(Resumable):
     sensory: dict[int, Tensor] = field(default_factory=dict)
     summaries: dict[int, Tensor] = field(default_factory=dict)
 
-    def check_state(self) -> None:
-        """Same as in `Resumable`."""
+    def check(self, config: MatchingConfig, grid: Size) -> None:
+        """ValueError unless all fits together, and a network and the size of a video over 16."""
         ids = [object_id for group in self.groups for object_id in group.objects]
         agree(sorted(ids) == sorted(self.sensory), "the objects that are remembered")
-        agree(not self.summaries or self.summaries.keys() == self.sensory.keys(), "the summaries")
+        summed = set(self.sensory) if config.kind == "cutie" else set()
+        agree(set(self.summaries) == summed, "the summaries")
+        shapes = list[tuple[Tensor, tuple[int, ...]]]()
+        shapes += [(x, (config.sensory_dim, *grid)) for x in self.sensory.values()]
+        shapes += [
+            (x, (config.num_queries, config.up_dims[0] + 1)) for x in self.summaries.values()
+        ]
         for group in self.groups:
+            agree(len(group.objects) > 0 and group.first.count > 0, "a group of objects")
             for part in (group.first, group.working, group.long):
-                rows = {len(x) for x in part.tensors}
-                agree(len(rows) == 1 and part.values.shape[1] == len(group.objects), "a memory")
+                count, key = part.count, config.key_dim
+                values = count, len(group.objects), config.value_dim
+                wanted = (count, key), (count, 1), (count, key), values, (count,), (count,)
+                shapes += zip(part.tensors, wanted, strict=True)
+        for x, shape in shapes:
+            agree(x.dtype == torch.float32 and tuple(x.shape) == shape, "a memory")
 
     def copy(self) -> Self:
         """A copy with lists and dictionaries of its own."""

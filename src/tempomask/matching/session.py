@@ -93,12 +93,15 @@ class MatchingSession(PromptedSession):
     def check_state(self) -> None:
         """Same as in `Resumable`."""
         super().check_state()
-        agree((self._masks is None) == (not self.memory.objects), "the masks")
-        agree(self._masks is None or len(self._masks) == len(self.memory.objects), "the masks")
-        for sensory in self.memory.sensory.values():
-            assert self._masks is not None
-            height, width = (side // STRIDE for side in self._masks.shape[1:])
-            agree_shape("sensory memory", sensory, self.network.sensory_dim, height, width)
+        if self._masks is None:
+            agree(not self.memory.objects and not self.memory.groups, "the masks")
+            return
+        agree(self._size is not None and 0 <= self._remembered <= self._steps, "the frame number")
+        assert self._size is not None
+        height, width = (side + -side % STRIDE for side in self._network_size(self._size))
+        agree_shape("the masks", self._masks, len(self.memory.objects), height, width)
+        agree(self._masks.dtype == torch.float32, "the masks")
+        self.memory.check(self.network.config, (height // STRIDE, width // STRIDE))
 
     @property
     def made_for(self) -> str:
@@ -271,7 +274,7 @@ class MatchingSession(PromptedSession):
         masks: Tensor,
         for_good: bool = False,
     ) -> None:
-        shape = self.network.sensory_dim, *features.pixel.shape[2:]
+        shape = self.network.config.sensory_dim, *features.pixel.shape[2:]
         for object_id in objects:
             if object_id not in memory.sensory:
                 memory.sensory[object_id] = torch.zeros(shape, device=self.device)

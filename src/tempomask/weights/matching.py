@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tempomask.errors import InputError
 from tempomask.models.matching.blocks import MatchingNetwork
 from tempomask.models.matching.config import MATCHERS, MatchingConfig, matching_config
 from tempomask.models.matching.cutie import Cutie
@@ -143,6 +142,4 @@ def load_matching_network(
 
 def to_official(network: MatchingNetwork) -> dict[str, object]:
     """Its state as the official code names it; `torch.save` makes a file of it."""
-    if not isinstance(network, Cutie | XMem):
-        raise InputError(f"{network.name} has no official layout")
     return dict(NETWORKS[network.config.kind][1].to_theirs(network.state_dict()))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from tempomask.models.instances.config import ResNetConfig
 from tempomask.models.instances.resnet import ResNet
+from tempomask.models.matching.config import MatchingConfig
 
 
 class ImageFeatures(NamedTuple):
@@ -182,13 +183,18 @@ class MatchingNetwork(nn.Module):
         pads_black: The border that brings an image to multiples of 16 is black, not mean grey.
         long_term: Old memories are consolidated unless a session is told otherwise.
         always_updates: Sensory memory also follows the decoder on frames that are remembered.
-        name: Of its configuration.
+        config: Of the network.
     """
 
     pads_black: bool = False
     long_term: bool = True
     always_updates: bool = False
-    name: str
+    config: MatchingConfig
+
+    @property
+    def name(self) -> str:
+        """Of its configuration."""
+        return self.config.name
 
     def encode(self, image: Tensor) -> ImageFeatures:
         """What an image (1, 3, H, W), normalised and padded, says."""
@@ -217,11 +223,6 @@ class MatchingNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Logits (N + 1, H, W), background first, and sensory memory, the same without update."""
         raise TypeError(f"{type(self).__name__} must implement decode")
-
-    @property
-    def sensory_dim(self) -> int:
-        """Channels of sensory memory."""
-        raise TypeError(f"{type(self).__name__} must implement sensory_dim")
 
     @property
     def device(self) -> torch.device:

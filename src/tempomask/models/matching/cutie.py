@@ -53,7 +53,7 @@ class Cutie(MatchingNetwork):
         super().__init__()
         fine, middle, coarse = config.encoder.channels
         dim, value, sensory = config.up_dims[0], config.value_dim, config.sensory_dim
-        self.config, self.name = config, config.name
+        self.config = config
         self.encoder = ResNet(config.encoder)
         self.pixel = nn.Conv2d(coarse, dim, 1)
         self.keys = KeyProjection(coarse, config.key_dim, narrow=dim)
@@ -65,10 +65,6 @@ class Cutie(MatchingNetwork):
         self.summarizer = ObjectSummarizer(config)
         self.decoder = MaskDecoder((middle, fine), config.up_dims, sensory, sensory, 1)
         self.sensory_head = nn.Conv2d(sensory, dim + 1, 1)
-
-    @property
-    def sensory_dim(self) -> int:
-        return self.config.sensory_dim
 
     def encode(self, image: Tensor) -> ImageFeatures:
         fine, middle, coarse = self.encoder(image)

@@ -62,7 +62,7 @@ class XMem(MatchingNetwork):
         super().__init__()
         fine, middle, coarse = config.encoder.channels
         value, sensory = config.value_dim, config.sensory_dim
-        self.config, self.name = config, config.name
+        self.config = config
         self.encoder = ResNet(config.encoder)
         self.keys = KeyProjection(coarse, config.key_dim)
         mask_dim = config.mask_encoder.channels[-1]
@@ -70,10 +70,6 @@ class XMem(MatchingNetwork):
         self.mask_encoder = MaskEncoder(config.mask_encoder, fuser, value, sensory)
         self.fuser = Fusion(coarse, value + sensory, config.up_dims[0])
         self.decoder = MaskDecoder((middle, fine), config.up_dims, 256, sensory, 3)
-
-    @property
-    def sensory_dim(self) -> int:
-        return self.config.sensory_dim
 
     def encode(self, image: Tensor) -> ImageFeatures:
         fine, middle, coarse = self.encoder(image)
