@@ -22,6 +22,7 @@ from tempomask.models.instances.config import (
     PixelDecoderConfig,
     QueryDecoderConfig,
     ReferringTrackerConfig,
+    RefinerConfig,
     ResNetConfig,
     SwinConfig,
 )
@@ -60,7 +61,11 @@ def instance_config() -> MakeInstanceConfig:
     """A maker of small instance segmenters: of DVIS++'s, DVIS's, CTVIS's tracker or none."""
 
     def make(
-        swin: bool = False, tracker: bool = False, memory: bool = False, dvis: bool = False
+        swin: bool = False,
+        tracker: bool = False,
+        memory: bool = False,
+        dvis: bool = False,
+        offline: bool = False,
     ) -> InstanceConfig:
         return InstanceConfig(
             name="tiny",
@@ -75,6 +80,7 @@ def instance_config() -> MakeInstanceConfig:
             if tracker or dvis
             else None,
             memory_tracker=MemoryTrackerConfig(24, slots=12) if memory else None,
+            refiner=RefinerConfig(2, 4, 16) if offline else None,
             short_side=64,
             long_side=128,
         )

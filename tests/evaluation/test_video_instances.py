@@ -149,6 +149,16 @@ def test_a_model_and_its_results_file_score_alike(
         assert scores == sorted(scores, reverse=True) and len(scores) == 6
 
 
+def test_an_offline_model_is_scored(
+    instance_config: MakeInstanceConfig, video_set: MakeVideoSet
+) -> None:
+    torch.manual_seed(0)
+    offline = InstanceModel(InstanceSegmenter(instance_config(tracker=True, offline=True)))
+    found = evaluate_instances(offline, YouTubeVIS(video_set()), limit=3)
+    assert (found.videos, found.frames, found.predictions) == (2, 10, 6)
+    assert found.fps is not None and found.layers_run == 4
+
+
 def test_a_missing_image_leaves_out_one_video(
     video_set: MakeVideoSet, model: InstanceModel, tmp_path: Path
 ) -> None:

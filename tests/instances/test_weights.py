@@ -188,6 +188,8 @@ def known(monkeypatch: pytest.MonkeyPatch, instance_config: MakeConfig) -> dict[
         "tiny": {},
         "tiny-dvis": {"tracker": True},
         "tiny-ctvis": {"memory": True},
+        "tiny-offline": {"tracker": True, "offline": True},
+        "tiny-old-offline": {"dvis": True, "offline": True},
         "tiny-old": {"dvis": True},
     }
     for name, tracker in trackers.items():
@@ -265,6 +267,9 @@ REID = f"{QUERIES}.reid_embed."
         ("tiny-dvis", lambda s: without(s["tiny-dvis"], "tracker."), "is of CTVIS, as DVIS"),
         ("tiny-dvis", lambda s: without(s["tiny-dvis"], REID), "DVIS, not DVIS\\+\\+"),
         ("tiny-dvis", lambda s: s["tiny-old"], r"not DVIS\+\+.*ask for a dvis model"),
+        ("tiny-dvis", lambda s: s["tiny-offline"], r"refiner\).*ask for a dvis-plus-...-offline"),
+        ("tiny-old", lambda s: s["tiny-old-offline"], r"DVIS's offline stage"),
+        ("tiny-offline", lambda s: s["tiny-dvis"], r"online stage .*ask for a dvis-plus model"),
         ("tiny-old", lambda s: s["tiny-dvis"], r"online stage .*ask for a dvis-plus model"),
         (
             "tiny-dvis",

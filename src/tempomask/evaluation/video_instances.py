@@ -29,7 +29,9 @@ from tempomask.evaluation.settings import Progress, computation
 from tempomask.evaluation.submission import SubmissionFile
 from tempomask.files import make_folder, write_csv, write_json
 from tempomask.instances.model import InstanceModel
+from tempomask.instances.offline import OfflineSession
 from tempomask.instances.options import PROTOCOL
+from tempomask.instances.session import InstanceSession
 from tempomask.metrics.video_ap import PredictedTrack, TrueTrack, VideoAP, VideoAPResult
 from tempomask.results import InstanceResult
 from tempomask.rle import RLE, encode_rle
@@ -321,12 +323,10 @@ class InstanceRun:
     def track(self, video: VideoEntry) -> list[PredictedTrack]:
         """The best pairs of track and class of a video."""
         # Every track, also those that look like nothing: the protocol ranks, it does not cut off.
-        session = self.model.session(options=PROTOCOL)
-        masks: dict[int, list[RLE | None]] = {}
-        for index, frame in enumerate(self.dataset.frames(video)):
-            started = time.perf_counter()
-            result = session.step(frame)
-            self.seconds += time.perf_counter() - started
+        offline = self.model.config.refiner is not None
+        begin = self.model.offline_session if offline else self.model.session
+        session, masks = begin(options=PROTOCOL), dict[int, list[RLE | None]]()
+        for index, (frame, result) in enumerate(self._answers(session, video)):
             self.layers += int(result.layers.sum())
             # As run lengths: a video's masks would not fit.
             for track_id, mask in zip(result.track_ids.tolist(), result.masks, strict=True):
@@ -348,6 +348,28 @@ class InstanceRun:
         self.predictions += len(tracks)
         self.scorer.add(video, tracks)
         return tracks
+
+    def _answers(
+        self, session: InstanceSession, video: VideoEntry
+    ) -> Iterator[tuple[NDArray[np.uint8], InstanceResult]]:
+        """Each frame with its result; an offline session has seen all of them before."""
+        step, frames = session.step, self.dataset.frames(video)
+        if isinstance(session, OfflineSession):
+            for frame in frames:
+                self._timed(session.take, frame)
+            results, frames = session.results(), self.dataset.frames(video)
+            for frame in frames:
+                yield frame, self._timed(next, results)
+            return
+        for frame in frames:
+            yield frame, self._timed(step, frame)
+
+    def _timed(self, call: Callable[..., Any], argument: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return call(argument)
+        finally:
+            self.seconds += time.perf_counter() - started
 
 
 def true_tracks(dataset: YouTubeVIS, video: VideoEntry) -> list[TrueTrack]:

@@ -21,6 +21,7 @@ from tempomask.errors import InputError, check_choice
 from tempomask.files import read_json, read_text
 from tempomask.frames import FrameSource
 from tempomask.instances.fast import accelerate_instances
+from tempomask.instances.offline import OfflineSession
 from tempomask.instances.options import InstanceOptions
 from tempomask.instances.query_routing import FixedLayers, QueryRouterConfig, TemporalQueryRouter
 from tempomask.instances.session import InstanceSession
@@ -188,8 +189,22 @@ class InstanceModel:
         Args:
             start: Index of the first frame.
             options: Which tracks are shown.
+
+        Raises:
+            InputError: For an offline model, which answers only after the last frame.
         """
+        if self.config.refiner is not None:
+            raise InputError(
+                f"{self.name} answers only after the last frame of a video: use track in Python, or"
+                " the model without -offline"
+            )
         return InstanceSession(self.segmenter, self.router, options, start=start, dtype=self.dtype)
+
+    def offline_session(
+        self, *, start: int = 0, options: InstanceOptions | None = None
+    ) -> OfflineSession:
+        """Of an offline model: `take` every frame, then read `results`; see `session`."""
+        return OfflineSession(self.segmenter, self.router, options, start=start, dtype=self.dtype)
 
     def track(
         self,
@@ -199,7 +214,7 @@ class InstanceModel:
         options: InstanceOptions | None = None,
         state: bytes | None = None,
     ) -> InstanceTracks:
-        """Find and follow all instances of a video, frame by frame.
+        """Find and follow all instances of a video, frame by frame; offline, it sees all first.
 
         Args:
             source: Same as in `tempomask.Model.track`.
@@ -213,8 +228,9 @@ class InstanceModel:
         Raises:
             InputError: For bad input, before the first frame is asked for.
         """
+        begin = self.session if self.config.refiner is None else self.offline_session
         return InstanceTracks(
-            source, lambda start: self.session(start=start, options=options), frames, state
+            source, lambda start: begin(start=start, options=options), frames, state
         )
 
 
@@ -241,7 +257,8 @@ class InstanceTracks(Tracks[InstanceResult]):
                 self.session.restore(state)
             opened(self.session)
             taken = video.frames(self.session.next_index, chosen.stop if chosen else None)
-            return (self.session.step(frame) for _, frame in taken)
+            results = self.session.follow(frame for _, frame in taken)
+            return (result for result in results)
 
         super().__init__(source, begin)
 

@@ -6,6 +6,7 @@ H x W the video's size, Q queries and tracks, K classes, M decoder layers.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from tempomask.models.instances.ctvis import MemoryState, Presence
 from tempomask.models.instances.dvis import ReferringState
 from tempomask.models.instances.minvis import MatchedState
 from tempomask.models.instances.query_decoder import QueryRouter
-from tempomask.models.instances.segmenter import CarriedState, InstanceSegmenter
+from tempomask.models.instances.segmenter import CarriedState, InstanceSegmenter, TrackedFrame
 from tempomask.ops.normalise import normalise
 from tempomask.ops.resumable import Resumable, agree, agree_shape
 from tempomask.results import InstanceResult, InstanceSummary, InstanceTrack
@@ -97,17 +98,32 @@ class InstanceSession(VideoSession):
         Raises:
             InputError: For another kind of array, or another size than that of the frames before.
         """
-        frame = self._checked(frame)
-        size = self._size = frame.shape[0], frame.shape[1]
-        inner = network_size(size, self.config)
+        image = self._seen(frame)
         with self._computing(self.device):
-            image = network_image(frame, inner, self.device)
             tracked, self._carried = self.segmenter.step(image, self._carried, self.router)
-            logits, masks = (x[0].float() for x in tracked.predictions)
-            self._tracks.add(logits.cpu().numpy(), _on_host(tracked.presence))
-            shown = self._shown(masks)
-            pixels = upsampled(masks[torch.from_numpy(shown).to(masks.device)], inner, size) > 0
+            result = self._answer(tracked)
         self._index = self.next_index
+        return result
+
+    def follow(self, frames: Iterable[NDArray[np.uint8]]) -> Iterator[InstanceResult]:
+        """The result of each frame, in turn."""
+        return map(self.step, frames)
+
+    def _seen(self, frame: NDArray[np.uint8]) -> Tensor:
+        """The frame as the network sees it, once it is checked."""
+        frame = self._checked(frame)
+        self._size = frame.shape[0], frame.shape[1]
+        return network_image(frame, network_size(self._size, self.config), self.device)
+
+    def _answer(self, tracked: TrackedFrame) -> InstanceResult:
+        """The instances of a frame."""
+        assert self._size is not None
+        inner = network_size(self._size, self.config)
+        logits, masks = (x[0].float() for x in tracked.predictions)
+        self._tracks.add(logits.cpu().numpy(), _on_host(tracked.presence))
+        shown = self._shown(masks)
+        chosen = masks[torch.from_numpy(shown).to(masks.device)]
+        pixels = upsampled(chosen, inner, self._size) > 0
         return self._result(shown, pixels.cpu().numpy(), tracked.ran[0].bool().cpu().numpy())
 
     @in_turn

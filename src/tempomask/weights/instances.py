@@ -39,12 +39,16 @@ SEGMENTER_STAGE = "the segmenter stage (MinVIS), without the tracker"
 CTVIS_STAGE = "CTVIS, as DVIS++ starts from it, without the tracker"
 ONLINE_STAGE = "DVIS++'s online stage (it has a tracker)"
 DVIS_STAGE = "DVIS, not DVIS++ (no re-identification head)"
+OFFLINE_STAGE = "DVIS++'s offline stage (it has a refiner)"
+OFFLINE_DVIS_STAGE = "DVIS's offline stage (it has a refiner)"
 # The models that a file of each stage is of.
 FAMILIES = {
     SEGMENTER_STAGE: "minvis or mask2former",
     CTVIS_STAGE: "ctvis",
     ONLINE_STAGE: "dvis-plus",
     DVIS_STAGE: "dvis",
+    OFFLINE_STAGE: "dvis-plus-...-offline",
+    OFFLINE_DVIS_STAGE: "dvis-...-offline",
 }
 
 
@@ -136,7 +140,8 @@ def _wanted(config: InstanceConfig) -> str:
     """The stage that a model's file is of."""
     referring = config.referring_tracker
     if referring is not None:
-        return DVIS_STAGE if referring.reid_dim is None else ONLINE_STAGE
+        stages = (ONLINE_STAGE, DVIS_STAGE, OFFLINE_STAGE, OFFLINE_DVIS_STAGE)
+        return stages[(referring.reid_dim is None) + 2 * (config.refiner is not None)]
     return SEGMENTER_STAGE if config.memory_tracker is None else CTVIS_STAGE
 
 
@@ -145,7 +150,7 @@ def _stage(state: Mapping[str, Tensor]) -> str:
     identifies = any(key.startswith("sem_seg_head.predictor.reid_embed.") for key in state)
     parts = {key.partition(".")[0] for key in state}
     if "refiner" in parts:
-        return "DVIS++'s offline stage (it has a refiner)"
+        return OFFLINE_STAGE if identifies else OFFLINE_DVIS_STAGE
     if "tracker" in parts:
         return ONLINE_STAGE if identifies else DVIS_STAGE
     return CTVIS_STAGE if identifies else SEGMENTER_STAGE

@@ -81,6 +81,24 @@ _DETECTRON2 = rules(
       reid_head                               reid_embed
     """
 )
+_REFINER = rules(
+    """
+    refiner.                          refiner.
+      norm                            decoder_norm
+      {class,mask}_head               {class,mask}_embed
+      frame_weight                    activation_proj
+      layers.*.near                   conv_short_aggregate_layers.*
+      layers.*.near_norm              conv_norms.*
+    refiner.layers.*.time_attention.  refiner.transformer_time_self_attention_layers.*.
+      attention.input_{weight,bias}   self_attn.in_proj_{weight,bias}
+      attention.output                self_attn.out_proj
+      norm                            norm
+    refiner.layers.*.track_attention. refiner.transformer_obj_self_attention_layers.*.
+      attention.input_{weight,bias}   self_attn.in_proj_{weight,bias}
+      attention.output                self_attn.out_proj
+      norm                            norm
+    """
+)
 DETECTRON2 = Layout(
     title="detectron2",
     marks=("sem_seg_head.predictor.query_feat.weight",),
@@ -88,6 +106,8 @@ DETECTRON2 = Layout(
         *_DETECTRON2,
         *rules("network.query_decoder.layers.*. sem_seg_head.predictor.transformer_" + _LAYERS),
         *rules("tracker.layers.*. tracker.transformer_" + _LAYERS),
+        *_REFINER,
+        *rules("refiner.layers.*. refiner.transformer_" + _LAYERS),
     ),
 )
 

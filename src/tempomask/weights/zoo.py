@@ -201,12 +201,12 @@ INSTANCE_MODELS: dict[str, ModelInfo] = {
     ),
     **_models(
         """
-        dvis-r50-ytvis19          53.9  -
-        dvis-r50-ytvis21          53.9  -
-        dvis-r50-ovis             53.9  -
-        dvis-swin-large-ytvis19  225.4  -
-        dvis-swin-large-ytvis21  225.4  -
-        dvis-swin-large-ovis     225.4  -
+        dvis-r50-ytvis19          53.7  -
+        dvis-r50-ytvis21          53.7  -
+        dvis-r50-ovis             53.7  -
+        dvis-swin-large-ytvis19  225.2  -
+        dvis-swin-large-ytvis21  225.2  -
+        dvis-swin-large-ovis     225.2  -
         """,
         "MIT (code); see the repository",
         "zhang-tao-whu/DVIS",
@@ -247,6 +247,32 @@ INSTANCE_MODELS: dict[str, ModelInfo] = {
         """,
         "MIT (code); see the repository",
         "shivalikasingh/video-mask2former-swin-{}-instance",
+    ),
+    **_models(
+        """
+        dvis-plus-r50-ytvis19-offline         115.8  -
+        dvis-plus-r50-ytvis21-offline         115.8  -
+        dvis-plus-r50-ovis-offline            115.8  -
+        dvis-plus-swin-large-ytvis19-offline  287.3  -
+        dvis-plus-swin-large-ytvis21-offline  287.3  -
+        dvis-plus-swin-large-ovis-offline     287.3  -
+        """,
+        "MIT (code); see the repository",
+        "zhangtao-whu/DVIS_Plus",
+        _PAGE,
+    ),
+    **_models(
+        """
+        dvis-r50-ytvis19-offline         68.1  -
+        dvis-r50-ytvis21-offline         68.1  -
+        dvis-r50-ovis-offline            68.1  -
+        dvis-swin-large-ytvis19-offline  239.6  -
+        dvis-swin-large-ytvis21-offline  239.6  -
+        dvis-swin-large-ovis-offline     239.6  -
+        """,
+        "MIT (code); see the repository",
+        "zhang-tao-whu/DVIS",
+        "https://github.com/{repository}",
     ),
 }
 

@@ -86,6 +86,15 @@ class ReferringTrackerConfig:
 
 
 @dataclass(frozen=True)
+class RefinerConfig:
+    """The temporal refiner of DVIS and DVIS++, which sees the whole video."""
+
+    layers: int = 6
+    num_heads: int = 8
+    feedforward_dim: int = 2048
+
+
+@dataclass(frozen=True)
 class MemoryTrackerConfig:
     """CTVIS's memory bank and the hidden width of its re-identification head; as released.
 
@@ -112,6 +121,7 @@ class InstanceConfig:
 
     classes: names of the classes, in the order of the class head; no-object comes after them.
     short_side: pixels of the image's shorter side as the network sees it; long_side: at most.
+    refiner: after a referring tracker, offline; None online.
     referring_tracker: DVIS++'s; memory_tracker: CTVIS's. Without either, MinVIS's, which matches
         queries and learns nothing.
     """
@@ -124,6 +134,7 @@ class InstanceConfig:
     query_decoder: QueryDecoderConfig = field(default_factory=QueryDecoderConfig)
     referring_tracker: ReferringTrackerConfig | None = None
     memory_tracker: MemoryTrackerConfig | None = None
+    refiner: RefinerConfig | None = None
     short_side: int = 360
     long_side: int = 1333
 
@@ -225,6 +236,12 @@ _VARIANTS = [
         for data, sizes in VIDEO_SIZES.items()
         for size in sizes
     ),
+]
+# Those with a tracker that refers to the last frame also came with a refiner on top.
+_VARIANTS += [
+    replace(config, name=f"{config.name}-offline", refiner=RefinerConfig())
+    for config in _VARIANTS
+    if config.referring_tracker is not None and config is not NANO_VIS_DVIS
 ]
 INSTANCE_SEGMENTERS: dict[str, InstanceConfig] = {config.name: config for config in _VARIANTS}
 

@@ -121,6 +121,17 @@ class ReferringTracker(nn.Module):
         state = ReferringState(in_order(normed, order), tracks)
         return Referred(outputs, reference, order), state
 
+    def for_refiner(self, decoded: Decoded, referred: Referred) -> tuple[Tensor, Tensor]:
+        """What a refiner reads of a frame: tracks and queries, (B, Q, D) each.
+
+        DVIS's are normed, its queries as they are when they refer to themselves.
+        """
+        if self.reid_head is not None:
+            queries = torch.cat([decoded.queries, self.reid_head(decoded.embeddings)], -1)
+            return referred.outputs[-1], queries
+        alone, _ = self.refer(decoded, None)
+        return self.norm(referred.outputs[-1]), self.norm(alone.outputs[-1])
+
     def predict(self, outputs: Tensor, reference: Tensor, mask_features: Tensor) -> Predictions:
         """Predict from outputs, reference (B, Q, D) and projected mask features (B, C, h, w)."""
         embeddings = self.norm(outputs)

@@ -15,6 +15,7 @@ from tempomask.models.instances.dvis import ReferringState, ReferringTracker
 from tempomask.models.instances.mask2former import Mask2Former
 from tempomask.models.instances.minvis import MatchedState, MinVISTracker
 from tempomask.models.instances.query_decoder import Predictions, QueryRouter
+from tempomask.models.instances.refiner import TemporalRefiner
 
 
 class CarriedState(NamedTuple):
@@ -38,6 +39,20 @@ class TrackedFrame(NamedTuple):
     presence: Presence | None = None
 
 
+class Collected(NamedTuple):
+    """What a refiner needs of a frame.
+
+    tracks, queries (B, Q, D): see `ReferringTracker.for_refiner`. mask_features (B, C, h, w).
+    online: the tracker's predictions. ran: as in `TrackedFrame`.
+    """
+
+    tracks: Tensor
+    queries: Tensor
+    mask_features: Tensor
+    online: Predictions
+    ran: Tensor
+
+
 class InstanceSegmenter(nn.Module):
     """Frames in, instances by track out. What a video carries goes in and out: it keeps nothing."""
 
@@ -50,6 +65,28 @@ class InstanceSegmenter(nn.Module):
             self.tracker = ReferringTracker(config, config.referring_tracker)
         elif config.memory_tracker is not None:
             self.tracker = MemoryTracker(config, config.memory_tracker)
+
+        self.refiner: TemporalRefiner | None = None
+        if config.refiner is not None and config.referring_tracker is not None:
+            width = config.referring_tracker.width(config.hidden_dim)
+            self.refiner = TemporalRefiner(config, config.refiner, width)
+
+    def collect(
+        self, image: Tensor, state: CarriedState | None, router: QueryRouter | None = None
+    ) -> tuple[Collected, CarriedState]:
+        """`step`, for a refiner that answers later."""
+        assert isinstance(self.tracker, ReferringTracker)
+        features = self.network.encode(image)
+        previous = None if state is None else state.queries
+        decoded = self.network.decode(features, router, previous)
+        carried = None if state is None else state.tracker
+        assert carried is None or isinstance(carried, ReferringState)
+        referred, tracker = self.tracker.refer(decoded, carried)
+        masks = self.tracker.mask_projection(features.mask_features)
+        online = self.tracker.predict(referred.outputs[-1], referred.reference, masks)
+        tracks, queries = self.tracker.for_refiner(decoded, referred)
+        found = Collected(tracks, queries, features.mask_features, online, decoded.ran)
+        return found, CarriedState(decoded.queries, tracker)
 
     def step(
         self, image: Tensor, state: CarriedState | None, router: QueryRouter | None = None

@@ -115,7 +115,8 @@ def build_segmenter(
     config = replace(config, classes=classes, short_side=recipe.image_size)
     referring = config.referring_tracker
     trains = "minvis" if referring is None or referring.reid_dim is None else "dvis"
-    if config.tracker != trains or recipe.tracks != (trains == "dvis"):
+    fits = config.tracker == trains and recipe.tracks == (trains == "dvis")
+    if not fits or config.refiner is not None:
         raise InputError(f"stage {recipe.stage} does not train {config.name}; choose its own stage")
     segmenter = InstanceSegmenter(config)
     backbone = segmenter.network.backbone
