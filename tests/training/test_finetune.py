@@ -446,6 +446,18 @@ def test_efficienttam_learns_a_few_clips_by_heart(name: str, tmp_path: Path) -> 
     assert np.mean(ious[:8]) < 0.5 < 0.8 < np.mean(ious[-8:])
 
 
+def test_data_that_fails_on_the_way_is_one_line(tmp_path: Path) -> None:
+    class Broken(DiskClips):
+        def __getitem__(self, index: int) -> Clip:
+            raise InputError("sequence dog: it is gone")
+
+    for workers in (0, 1):
+        run = Finetuning(RECIPE, network(), Broken(3), tmp_path / str(workers), workers=workers)
+        with pytest.raises(InputError) as error:
+            run.complete()
+        assert str(error.value) == "sequence dog: it is gone"
+
+
 # -- the command
 
 

@@ -5,6 +5,7 @@ A set is named as LAYOUT:ROOT@WEIGHT; layout and weight may be left out.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -40,18 +41,20 @@ class Annotated(NamedTuple):
     masks: dict[int, NDArray[np.bool_]]
 
 
+@dataclass(frozen=True)
 class Footage(ABC):
-    """A video or an image of which some frames, or the only one, are annotated."""
+    """A video or an image of which some frames, or the only one, are annotated.
+
+    Attributes:
+        name: Unique within its set.
+    """
+
+    name: str
 
     @property
-    @abstractmethod
-    def name(self) -> str:
-        """Unique within its set."""
-
-    @property
-    @abstractmethod
     def count(self) -> int:
         """How many frames are annotated."""
+        return 1
 
     @abstractmethod
     def read(self, indices: Sequence[int]) -> list[Annotated]:
@@ -62,10 +65,11 @@ class Footage(ABC):
         """
 
     def problems(self, decode: bool) -> Iterator[str]:
-        """What is wrong with the files, a line each; decode: read all frames to the end."""
+        """What is wrong with the files, one line; decode: read all frames, not the last alone."""
         try:
-            for index in range(self.count) if decode else range(min(1, self.count)):
-                self.read([index])
+            if not self.count:
+                raise InputError("no frame is annotated")
+            self.read(range(self.count) if decode else [self.count - 1])
         except InputError as error:
             yield f"{self.name}: {error}"
 
@@ -77,24 +81,18 @@ class LabelMaps(Footage):
     sequence: MaskSequence
 
     @property
-    def name(self) -> str:
-        """See `Footage`."""
-        return self.sequence.name
-
-    @property
     def count(self) -> int:
         """See `Footage`."""
         return len(self.sequence.labels)
 
     def read(self, indices: Sequence[int]) -> list[Annotated]:
         """See `Footage`."""
-        frames = list(self.sequence.labels)
-        return [self._at(frames[index]) for index in indices]
-
-    def _at(self, frame: int) -> Annotated:
-        labels = self.sequence.label_map(frame)
-        masks = {int(i): labels == i for i in np.unique(labels) if i}
-        return Annotated(self.sequence.frame(frame), masks)
+        frames, found = list(self.sequence.labels), []
+        for index in indices:
+            labels = self.sequence.label_map(frames[index])
+            masks = {int(i): labels == i for i in np.unique(labels) if i}
+            found.append(Annotated(self.sequence.frame(frames[index]), masks))
+        return found
 
 
 @dataclass(frozen=True)
@@ -102,11 +100,6 @@ class Masklets(Footage):
     """A video of SA-V's training data: an mp4 file, and run lengths of every fourth frame."""
 
     video: Path
-
-    @property
-    def name(self) -> str:
-        """See `Footage`."""
-        return self.video.stem
 
     @property
     def annotations(self) -> Path:
@@ -120,31 +113,18 @@ class Masklets(Footage):
 
     def read(self, indices: Sequence[int]) -> list[Annotated]:
         """See `Footage`."""
-        shown = _masklets(self.annotations)
-        numbers = [shown[index][0] for index in indices]
+        shown = [_masklets(self.annotations)[index] for index in indices]
+        wanted, found = dict(shown), []
         with open_video(self.video, prefetch=0) as video:
-            read = video.frames(numbers[0], numbers[-1] + 1)
-            images = {number: image for number, image in read if number in numbers}
-        found = []
-        for index, number in zip(indices, numbers, strict=True):
-            if number not in images:
-                raise InputError(f"{self.video} has no frame {number}, which {MASKLETS} annotates")
-            size = images[number].shape[:2]
-            with place(f"{self.annotations}, frame {number}"):
-                masks = {i: mask_of(rle, size) for i, rle in enumerate(shown[index][1])}
-            seen = {i: mask for i, mask in masks.items() if mask.any()}
-            found.append(Annotated(images[number], seen))
+            for number, image in video.frames(shown[0][0], shown[-1][0] + 1):
+                if number in wanted:
+                    with place(f"{self.annotations}, frame {number}"):
+                        masks = [mask_of(rle, image.shape[:2]) for rle in wanted.pop(number)]
+                    seen = {i: mask for i, mask in enumerate(masks) if mask.any()}
+                    found.append(Annotated(image, seen))
+        if wanted:
+            raise InputError(f"{self.video} has no frame {min(wanted)}, which has annotations")
         return found
-
-    def problems(self, decode: bool) -> Iterator[str]:
-        """See `Footage`; the last annotated frame shows whether video and masks pair."""
-        try:
-            last = self.count - 1
-            if last < 0:
-                raise InputError(f"{self.annotations} annotates no frame")
-            self.read(range(last + 1) if decode else [last])
-        except InputError as error:
-            yield f"{self.name}: {error}"
 
 
 # Files are of some megabytes; a clip asks for the same one a few times.
@@ -161,16 +141,6 @@ class Photo(Footage):
     """A labelled image."""
 
     image: LabelledImage
-
-    @property
-    def name(self) -> str:
-        """See `Footage`."""
-        return self.image.name
-
-    @property
-    def count(self) -> int:
-        """See `Footage`."""
-        return 1
 
     def read(self, indices: Sequence[int]) -> list[Annotated]:
         """See `Footage`."""
@@ -202,7 +172,7 @@ class FootageSet:
 def _label_maps(found: SequenceSet[Any]) -> list[Footage]:
     # A training should leave no sequence out unasked.
     found.flaws.check(())
-    return [LabelMaps(sequence) for sequence in found]
+    return [LabelMaps(sequence.name, sequence) for sequence in found]
 
 
 def training_davis(root: Path) -> Davis:
@@ -214,7 +184,7 @@ def training_davis(root: Path) -> Davis:
 def _sav(root: Path) -> list[Footage]:
     if not root.is_dir():
         raise InputError(f"no such folder: {root}; give the one that holds ID.mp4 and ID{MASKLETS}")
-    videos = [Masklets(path) for path in sorted(root.rglob("*.mp4"))]
+    videos = [Masklets(path.stem, path) for path in sorted(root.rglob("*.mp4"))]
     annotated = set(root.rglob(f"*{MASKLETS}"))
     for video in videos:
         if video.annotations not in annotated:
@@ -225,7 +195,7 @@ def _sav(root: Path) -> list[Footage]:
 
 
 def _photos(root: Path) -> list[Footage]:
-    return [Photo(image) for one in image_sets(root) for image in one.images]
+    return [Photo(image.name, image) for one in image_sets(root) for image in one.images]
 
 
 LAYOUTS: dict[str, Callable[[Path], list[Footage]]] = {
@@ -255,16 +225,12 @@ def open_set(text: str) -> FootageSet:
 
 
 def _parts(text: str) -> tuple[str | None, Path, float]:
-    head, colon, rest = text.partition(":")
-    layout = head if colon and head in LAYOUTS else None
-    root, at, number = (rest if layout else text).rpartition("@")
-    try:
-        weight = float(number) if at else 1.0
-    except ValueError:  # an @ of the path
-        root, at, weight = "", "", 1.0
-    path = Path(root if at else (rest if layout else text))
-    if not weight > 0 or weight == float("inf"):
+    named = re.fullmatch(rf"(?:({'|'.join(LAYOUTS)}):)?(.*?)(?:@(-?\d+\.?\d*|-?\.\d+))?", text)
+    assert named is not None, "the path may be anything"
+    layout, path, weight = named[1], Path(named[2]), float(named[3] or 1)
+    if weight <= 0:
         raise InputError(f"the weight of {text} must be a number above 0, such as 2 or 0.1")
+    head, colon, _ = named[2].partition(":")
     if colon and layout is None and head.replace("-", "").isalnum() and not path.exists():
         raise unknown_name(f"unknown layout {head!r}", head, LAYOUTS)
     return layout, path, weight
@@ -283,11 +249,10 @@ def layout_of(root: Path) -> str:
     base = root / "train" if (root / "train" / "JPEGImages").is_dir() else root
     if (base / "JPEGImages").is_dir():
         if (base / "meta.json").is_file():
-            videos = read_json(
-                base / "meta.json", "the list", {"videos": {str: {"objects": object}}}
-            )
-            objects = [video["objects"] for video in videos["videos"].values()]
-            return "youtube-vos" if any(isinstance(o, dict) for o in objects) else "mose"
+            schema = {"videos": {str: {"objects": object}}}
+            videos = read_json(base / "meta.json", "the list", schema)["videos"].values()
+            named = any(isinstance(video["objects"], dict) for video in videos)
+            return "youtube-vos" if named else "mose"
         return "davis" if base is root else "mose"
     if (root / "images").is_dir() or any(root.glob("*.json")) or any(root.glob("*/labels")):
         return "coco"

@@ -257,7 +257,7 @@ def _squares(item: Footage, side: int) -> dict[str, SquareVideo]:
     if item.count < 2:
         raise InputError(f"{item.name} has {item.count} annotated frames; hold out longer videos")
     shown = item.read(range(0, item.count, STRIDE if item.count > STRIDE else 1)[:FRAMES])
-    frames = torch.stack([torch.from_numpy(resize_frame(s.image, side, "bicubic")) for s in shown])
+    frames = torch.from_numpy(np.stack([resize_frame(s.image, side, "bicubic") for s in shown]))
     ids = sorted(shown[0].masks, key=lambda i: -shown[0].masks[i].sum())
     absent = np.zeros(shown[0].image.shape[:2], dtype=bool)
     found = {}

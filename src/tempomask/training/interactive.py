@@ -125,7 +125,7 @@ class InteractiveClips(UnrolledClips):
         return checkpoint(function, *arguments, use_reentrant=False)
 
     def _first_prompt(self, target: Tensor, generator: torch.Generator) -> Points:
-        if torch.rand((), generator=generator).item() < self.prompts.box:
+        if _chance(self.prompts.box, generator):
             return box_prompt(target, self.prompts.box_jitter, generator)
         return click(target, None, generator)
 
@@ -143,7 +143,7 @@ class InteractiveClips(UnrolledClips):
         losses = [loss]
         for _ in range(rounds):
             wrong = full_size(decoded.logits.detach(), target)[:, 0] > 0
-            anywhere = torch.rand((), generator=generator).item() < self.prompts.from_truth
+            anywhere = _chance(self.prompts.from_truth, generator)
             new = click(target, None if anywhere else wrong, generator)
             points = new if points is None else _joined(points, new)
             previous = decoded.logits.clamp(-FED_BACK_LOGIT, FED_BACK_LOGIT)
@@ -175,6 +175,10 @@ class InteractiveClips(UnrolledClips):
         masks = mask_losses(full, decoded.all_iou, target, visible, self.weights)
         score = object_score_loss(decoded.object_score.float(), visible, self.weights)
         return decoded, (best_of(masks) + score).mean()
+
+
+def _chance(share: float, generator: torch.Generator) -> bool:
+    return torch.rand((), generator=generator).item() < share
 
 
 def _joined(points: Points, new: Points) -> Points:

@@ -182,8 +182,11 @@ def clip_batches(
     clips: Dataset[Any], accelerator: Accelerator | OneDevice, size: int, span: range, workers: int
 ) -> Iterator[ClipBatch]:
     """Batches of clips on the device, for the steps in span; shared out as `batches` says."""
-    for batch in batches(clips, accelerator, size, span, workers, collate):
-        yield _on_device(batch, accelerator)
+    try:
+        for batch in batches(clips, accelerator, size, span, workers, collate):
+            yield _on_device(batch, accelerator)
+    except InputError as error:  # before which torch puts the traceback of the worker
+        raise InputError(str(error).rstrip().rpartition("InputError: ")[2]) from None
 
 
 def davis_folder(root: Path) -> Path:

@@ -12,21 +12,10 @@ from tempomask.training.finetune_recipe import FinetuneRecipe
 from tempomask.weights.zoo import MODELS
 
 # What the card tells of a recipe, beside the model and the data.
-TOLD = (
-    "steps",
-    "batch_size",
-    "image_size",
-    "num_frames",
-    "most_objects",
-    "learning_rate",
-    "encoder_rate",
-    "layer_decay",
-    "schedule",
-    "average_decay",
-    "lora",
-    "frozen",
-    "seed",
-)
+TOLD = """
+    steps batch_size image_size num_frames most_objects learning_rate encoder_rate layer_decay
+    schedule average_decay lora frozen seed
+"""
 
 
 def write_card(
@@ -50,7 +39,9 @@ def write_card(
         [one.root.name, one.layout, len(one.items), "videos" if one.moves else "images", one.weight]
         for one in sets
     ]
-    settings = [[name, value] for name, value in asdict(recipe).items() if name in TOLD]
+    settings = [
+        [name, value] for name, value in asdict(recipe).items() if name in TOLD.split() and value
+    ]
     parts = [
         f"# {recipe.model}, fine-tuned",
         f"{recipe.model}, of which {trained[0]:,} of {trained[1]:,} parameters were trained by"
