@@ -210,22 +210,21 @@ def tar_layer_pairs() -> str:
     return table(("layers", ">mIoU", ">minus 9+9, 95%", ">paper, MinVIS R50"), rows)
 
 
-def tar_operations() -> str:
-    """TAR beside other ways to be faster."""
-    rows = [
-        (
-            row["name"],
-            number(row["AP"]),
-            number(row["AR10"]),
-            f"{row['times_as_fast']:.2f}",
-            f"{row['paper_times_as_fast']:.2f}",
-            number(row["paper"]["AP"]),
-            number(row["paper"]["AR10"]),
-        )
-        for row in read(f"{TAR}/operations")["rows"]
-    ]
-    head = ("added", ">AP", ">AR10", ">times as fast", ">paper: times as fast", ">AP", ">AR10")
-    return table(head, rows)
+def tar_short() -> str:
+    """Mask and boundary AP after short trainings."""
+    titles = {
+        "base": "baseline",
+        "attention-alone": "synchroniser alone, all layers",
+    }
+    rows = []
+    for name, title in titles.items():
+        found = read(f"{TAR}/short/{name}")
+        scores = [number(found[key]) for key in ("AP", "AP50", "AP75", "AR1", "AR10")]
+        edges = found["more"]["boundary"]
+        layers = number(found["layers_run"])
+        rows.append((title, *scores, number(edges["AP"]), number(edges["AR1"]), layers))
+    head = ("model", ">AP", ">AP50", ">AP75", ">AR1", ">AR10", ">boundary: AP", ">AR1")
+    return table((*head, ">layers a frame"), rows)
 
 
 def _rank(row: Mapping[str, float]) -> str:

@@ -53,6 +53,7 @@ def test_the_comparison(
     other = save(tmp_path / "other.safetensors", instance_config(), False)
     arguments = [
         "--base", base, "--weights", weights, "--weights", f"bipartite={other}", "--data", data,
+        "--change-data", data,
         "--rounds", 1, "--timed-videos", 1, "--dtype", "float32", "--device", "cpu", "--out", out,
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["tar", *map(str, arguments)])

@@ -212,6 +212,7 @@ def _conclude(
         console.print_json(total)
         return
     console.out.print(table)
-    console.out.print(f"mean over {len(found)} data sets: {mean:.2f}")
+    sets_of = "1 data set" if len(found) == 1 else f"{len(found)} data sets"
+    console.out.print(f"mean over {sets_of}: {mean:.2f}")
     if out is not None:
         console.out.print(f"written: {out}")
