@@ -21,7 +21,8 @@ from tempomask.results import FrameResult
 
 OUT = Path(__file__).parent / "images"
 STEP, SIZE, MILLISECONDS = 3, (480, 270), 120
-SAUCER = Prompt(object_id=1, box=(53, 42, 158, 139))
+SAUCER_BOX = (53, 42, 158, 139)
+SAUCER = Prompt(object_id=1, box=SAUCER_BOX)
 ASTRONAUT = Prompt(object_id=2, box=(275, 140, 515, 360))
 
 Image3 = NDArray[np.uint8]
@@ -34,9 +35,16 @@ def frames() -> list[Image3]:
         return [frame for index, frame in video.frames() if index % STEP == 0]
 
 
-def save(path: Path, model: Model, prompts: list[Prompt], draw: Draw, budget: float | None) -> None:
-    """Track the frames, draw upon them, and write a smaller animation."""
-    shown = frames()
+def save(
+    path: Path,
+    model: Model,
+    prompts: list[Prompt],
+    draw: Draw,
+    budget: float | None = None,
+    count: int | None = None,
+) -> None:
+    """Track the frames, or so many of them, draw upon them, and write a smaller animation."""
+    shown = frames()[:count]
     results = model.track(shown, prompts, routing=budget)
     drawn = (draw(frame, result) for frame, result in zip(shown, results, strict=True))
     images = [Image.fromarray(image).resize(SIZE, Image.Resampling.LANCZOS) for image in drawn]
@@ -52,11 +60,11 @@ def save(path: Path, model: Model, prompts: list[Prompt], draw: Draw, budget: fl
     print(f"{path}: {path.stat().st_size / 1024:.0f} KiB", flush=True)
 
 
-def with_click(frame: Image3, result: FrameResult) -> Image3:
-    """The mask, and on the first frames the click that started it."""
+def with_box(frame: Image3, result: FrameResult) -> Image3:
+    """The mask, and on the first frame the box that started it."""
     image = Image.fromarray(draw_overlay(frame, result, tags=False))
-    if result.index < 4:
-        ImageDraw.Draw(image).ellipse((96, 84, 112, 100), "white", (30, 30, 30), width=3)
+    if result.index == 0:
+        ImageDraw.Draw(image).rectangle(SAUCER_BOX, outline="white", width=3)
     return np.asarray(image)
 
 
@@ -80,10 +88,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     out = parser.parse_args(arguments).out
     model, routed = load("nano"), load("nano", adapter="nano-rds")
-    clicks = Prompt(points=[(104, 92), (60, 86)], labels=[1, 1])
-    save(out / "track.webp", model, [clicks], with_click, None)
+    # Until it reaches the rocket, which nano takes for a part of it for a few frames.
+    save(out / "track.webp", model, [SAUCER], with_box, count=17)
     save(out / "submodel.webp", routed, [SAUCER], with_blocks, 0.5)
-    save(out / "objects.webp", model, [SAUCER, ASTRONAUT], draw_overlay, None)
+    save(out / "objects.webp", model, [SAUCER, ASTRONAUT], draw_overlay)
 
 
 if __name__ == "__main__":
