@@ -159,10 +159,11 @@ def test_promptable_segmentation_over_several_sets(
     assert (one["J&F"], one["settings"]["clicks"]) == (summary["data_sets"]["sav-sav"], 2)
     assert (out / "rounds.png").stat().st_size > 1000
 
+    data = (data[0], f"mose2:{roots['mose'] / 'valid'}")
     code, text, err = run("eval", "interactive", *data, *model, "--prompt", "1click", "--json")
     assert code == 0, err
     found = json.loads(text)
-    assert list(found["data_sets"]) == ["sav-sav", "mose-mose"] and found["prompt"] == "1click"
+    assert list(found["data_sets"]) == ["sav-sav", "mose2-valid"] and found["prompt"] == "1click"
     for given, words in (
         ((), "name some as LAYOUT:ROOT"),
         (("lvso:x",), "did you mean lvos?"),

@@ -64,7 +64,9 @@ def made(davis: Make, clip: Make) -> Any:
 def test_frames_objects_and_the_clock(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     sequence, labels = made
     session = Scripted(labels, monkeypatch)
-    found = interactions(session, sequence, PLAN)  # type: ignore[arg-type]
+    told: list[tuple[str, int, int]] = []
+    found = interactions(session, sequence, PLAN, lambda *t: told.append(t))  # type: ignore[arg-type]
+    assert told == [("cow", k, 20) for k in range(1, 17)], "the fifth round was not needed"
     # One click is enough; frames in turn, as all others are equally bad, then nothing is left.
     assert session.calls == [(k, [1, 2]) for k in range(4)]
     assert list(found) == [1, 2] and [len(rounds) for rounds in found.values()] == [5, 5]

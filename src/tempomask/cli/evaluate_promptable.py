@@ -58,7 +58,7 @@ def pvs(
     _check_resume(resume, out)
 
     def score(loaded: Any, name: str, data: SequenceSet[Any], _: Protocol) -> Any:
-        with closing(VideoBar(data, " objects")) as bar:
+        with closing(VideoBar(data, " frames" if mode == "davis" else " objects")) as bar:
             return evaluate_promptable(
                 loaded,
                 data,

@@ -9,7 +9,7 @@ here the objects are clicked, which the protocol does not have.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,12 @@ from tempomask.data.sequences import MaskSequence, ObjectSequence
 from tempomask.errors import InputError
 from tempomask.evaluation.click_rounds import ClickPlan, Round, filled
 from tempomask.evaluation.prompts import error_click
+from tempomask.evaluation.settings import Progress
 from tempomask.metrics.region_boundary import region_and_boundary
 from tempomask.prompts import Prompt
 from tempomask.tracking.session import Session
 
+Scores = NDArray[np.float64]
 # Seconds after which the score of a curve is also told.
 TOLD_AT = 60.0
 
@@ -60,8 +62,8 @@ class Interaction:
             found, clicked = self._masks(labels, object_ids), True
         return clicked
 
-    def track(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Pass the whole video: J and F (T, N)."""
+    def track(self, passed: Callable[[int], None]) -> tuple[Scores, Scores]:
+        """Pass the whole video: J and F (T, N); `passed` is told the index of every frame."""
         region, boundary = np.zeros((2, len(self.sequence), len(self.object_ids)))
         for index in range(len(self.sequence)):
             frame = self.sequence.frame(index)
@@ -72,6 +74,7 @@ class Interaction:
             truth = self.sequence.masks(index, self.object_ids)
             found = self._masks(labels, self.object_ids)
             region[index], boundary[index] = region_and_boundary(found, truth)
+            passed(index)
         return region, boundary
 
     @staticmethod
@@ -80,13 +83,24 @@ class Interaction:
 
 
 def interactions(
-    session: Session, sequence: ObjectSequence, plan: ClickPlan
+    session: Session,
+    sequence: ObjectSequence,
+    plan: ClickPlan,
+    progress: Progress | None = None,
 ) -> dict[int, list[Round]]:
     """The rounds of each object; one that ends after the time limit does not count.
 
-    The seconds of a round are those of the whole video.
+    The seconds of a round are those of the whole video. progress: told about the frames of all
+    rounds.
     """
-    work, rounds = Interaction(session, sequence, plan), []
+
+    def passed(index: int) -> None:
+        if progress is not None:
+            done = len(rounds) * len(sequence) + index + 1
+            progress(sequence.name, done, plan.rounds * len(sequence))
+
+    work = Interaction(session, sequence, plan)
+    rounds: list[tuple[Scores, Scores, float, list[int]]] = []
     chosen: dict[int, list[int]] = {}
     for item in sequence.objects:
         chosen.setdefault(item.first, []).append(item.object_id)
@@ -99,7 +113,7 @@ def interactions(
         if not any(clicked):
             break
         work.prompted += chosen
-        region, boundary = work.track()
+        region, boundary = work.track(passed)
         spent += work.seconds
         if limit is not None and spent > limit:
             break

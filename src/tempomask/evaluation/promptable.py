@@ -99,7 +99,7 @@ def evaluate_promptable(
         options: Same as in `Model.session`; but online, all results are kept.
         routing: Same as in `Model.session`.
         resume: Sequences that a run with the same settings has finished in `out` are not tracked.
-        progress: Told about every object.
+        progress: Told about every object, in mode "davis" about every frame of all rounds.
 
     Raises:
         InputError: There is no video with truth on more than first masks, an option is unknown, or
@@ -170,14 +170,10 @@ def _rounds(
     progress: Progress | None,
 ) -> Rounds:
     """The rounds of each object that is scored."""
-    count = len(sequence.objects)
     if plan.mode == "davis":
         shape: dict[str, Any] = {"num_frames": len(sequence), "size": sequence.size}
         session = model.session(**shape, options=options, routing=routing)
-        rounds = interactions(session, sequence, plan)
-        if progress is not None:
-            progress(sequence.name, count, count)
-        return rounds
+        return interactions(session, sequence, plan, progress)
     found: Rounds = {}
     for number, item in enumerate(sequence.objects, 1):
 
@@ -189,7 +185,7 @@ def _rounds(
         elif item.scored:
             found[item.object_id] = offline_rounds(tracker(), sequence, item, plan)
         if progress is not None:
-            progress(sequence.name, number, count)
+            progress(sequence.name, number, len(sequence.objects))
     return found
 
 
