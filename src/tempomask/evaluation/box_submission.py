@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.data.box_tracking import BoxSequence, BoxTrackingData
-from tempomask.errors import InputError
+from tempomask.errors import InputError, warn
 from tempomask.evaluation.submission import SubmissionFile
 
-_SERVERS = ("got10k", "trackingnet")
+# Servers, and how many sequences they ask for.
+_SERVERS = {"got10k": 180, "trackingnet": 511}
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ def check_set(data: BoxTrackingData) -> None:
         )
     if data.chosen is not None:
         raise InputError("--submission needs all sequences; leave --sequences out")
+    if len(data) != _SERVERS[data.layout]:
+        warn(
+            f"--submission: the test set of {data.layout} has {_SERVERS[data.layout]} sequences,"
+            f" here are {len(data)}"
+        )
 
 
 def write_box_submission(
