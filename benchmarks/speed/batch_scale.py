@@ -1,6 +1,7 @@
 """What of `tempomask batch` breaks first with 1,000 workers and 1,000,000 jobs, by simulation.
 
     python -m benchmarks.speed.batch_scale --out docs/results/batch_scale.json
+    python -m benchmarks.speed.batch_scale --part list --out docs/results/batch_list.json
 
 The real code with fake jobs of known length: reading and checking the list, `run_jobs` over
 workers that work on a simulated clock (the scheduler's own CPU time and the measured cost of a
@@ -207,10 +208,14 @@ def listing(count: int) -> dict[str, Any]:
 def main() -> None:
     """Measure and simulate."""
     asked = parser(__doc__)
+    asked.add_argument("--part", choices=("scheduler", "list"), default="scheduler")
     asked.add_argument("--jobs", type=int, default=1_000_000)
     asked.add_argument("--workers", type=int, default=1000)
     asked.add_argument("--listed", type=int, default=200_000, help="jobs of the list that is read")
     given: argparse.Namespace = asked.parse_args()
+    if given.part == "list":
+        finish({"jobs": given.listed, **listing(given.listed)}, given.out)
+        return
     costs = {
         "processes": (
             message_seconds(Processes(nothing, 1), 2, 4000),
@@ -228,12 +233,10 @@ def main() -> None:
         ray.shutdown()
     except (ImportError, InputError):
         print("without ray, which is not installed")
-    listed = {"jobs": given.listed, **listing(given.listed)}
     rng = np.random.default_rng(0)
     report = {
         "jobs": given.jobs,
         "workers": given.workers,
-        "list": listed,
         "cost": {
             name: {"message_us": round(message * 1e6, 1), "look_us": round(look * 1e6, 1)}
             for name, (message, look) in costs.items()

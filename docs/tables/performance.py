@@ -235,3 +235,42 @@ def annotate() -> str:
         scrubbed = 1000 / row["scrubbed_frames_per_second"]
         rows.append(("from one frame to the next", row["threads"], "", number(scrubbed, 0), ""))
     return table(("nano", ">threads", ">times", ">median ms", ">95% within ms"), rows)
+
+
+def batch_scheduler() -> str:
+    """A million fake jobs on a thousand simulated workers."""
+    found = read("docs/results/batch_scale")
+    rows = [
+        (
+            kind,
+            number(run["mean_job_seconds"], 0),
+            number(run["hours"], 2),
+            percent(run["workers_at_work"], 1),
+            percent(run["scheduler_busy"], 1),
+        )
+        for kind, runs in found["scheduler"].items()
+        for run in runs
+    ]
+    head = ("workers", ">mean job, s", ">hours", ">workers at work", ">scheduler busy")
+    return table(head, rows)
+
+
+def batch_files() -> str:
+    """What a list costs for each job."""
+    found = read("docs/results/batch_list")
+    named = {
+        "command_line": "read a command line anew",
+        "read": "read a row",
+        "check": "check it as `track` does",
+        "no_markers": "look for a marker",
+        "read_marker": "read one",
+        "write_marker": "write one",
+        "report": "write the report",
+    }
+    rows = [(text, number(found[name]["cpu_us"], 0)) for name, text in named.items()]
+    memory = [
+        (f"memory of the process with {found['jobs']:,} jobs, MB", f"{found['resident_mb']:,}"),
+        ("with their reports, MB", f"{found['resident_mb_with_report']:,}"),
+        ("`report.json`, MB", f"{found['report_mb']:,}"),
+    ]
+    return table(("of a job", ">CPU us"), rows + memory)
