@@ -274,3 +274,30 @@ def batch_files() -> str:
         ("`report.json`, MB", f"{found['report_mb']:,}"),
     ]
     return table(("of a job", ">CPU us"), rows + memory)
+
+
+def training_memory() -> str:
+    """GiB of a step of fine-tuning by calculation, with and without recomputing."""
+    rows = []
+    for row in read("docs/results/training_memory")["rows"]:
+        state = 20 * row["parameters"] / 2**30
+        clip = (row["kept_mib"] + row["recomputed_mib"]) / 1024
+        rows.append(
+            (
+                row["model"],
+                row["image_size"],
+                number(state, 1),
+                number(clip, 1),
+                number(row["kept_without_recomputing_mib"] / 1024, 1),
+                int((24 - state) // clip),
+            )
+        )
+    head = (
+        "model",
+        ">image",
+        ">weights and optimiser",
+        ">a clip",
+        ">a clip, kept",
+        ">clips in 24 GiB",
+    )
+    return table(head, rows)
