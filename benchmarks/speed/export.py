@@ -12,7 +12,7 @@ are random.
 from __future__ import annotations
 
 import multiprocessing
-import resource
+import shutil
 import statistics
 import tempfile
 import time
@@ -29,7 +29,7 @@ from tempomask.cli.demo import BOX
 from tempomask.engine import accelerate
 from tempomask.engine.compiled import CompiledSegmenter
 from tempomask.export.runtime import OnnxSegmenter
-from tempomask.export.writer import export_segmenter
+from tempomask.export.writer import Precision, export_segmenter, quantise
 from tempomask.model import Model
 from tempomask.models.config import SEGMENTERS
 from tempomask.models.segmenter import Segmenter
@@ -78,12 +78,13 @@ def converted(name: str, side: str, folders: Path) -> dict[str, Any]:
     """Write the graphs of a side; how long it took, and what came out."""
     differences: dict[str, float] = {}
     started = time.process_time()
-    export_segmenter(
-        network(name),
-        folders / side,
-        precision="int8" if side == "onnx-int8" else "float32",
-        progress=differences.__setitem__,
-    )
+    if side == "onnx-int8" and (folders / "onnx").exists():
+        shutil.copytree(folders / "onnx", folders / side)
+        [quantise(path) for path in (folders / side).glob("*.onnx")]
+    else:
+        precision: Precision = "int8" if side == "onnx-int8" else "float32"
+        tell = differences.__setitem__
+        export_segmenter(network(name), folders / side, precision=precision, progress=tell)
     size = sum(path.stat().st_size for path in (folders / side).glob("*.onnx")) / 1e6
     return {
         "processor_seconds": round(time.process_time() - started, 1),
@@ -127,11 +128,16 @@ def peak_mib(side: str, name: str, folders: Path) -> dict[str, int]:
     """Of this process: peak memory once the model is loaded, and once all steps have run."""
     torch.set_num_threads(1)
     segmenter = side_of(side, name, folders)
-    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    loaded = _peak()
     for call in calls_of(segmenter).values():
         call()
-    run = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"loaded": loaded // 1024, "run": run // 1024}
+    return {"loaded": loaded, "run": _peak()}
+
+
+def _peak() -> int:
+    """Of this process since it began, in MiB; what getrusage tells is inherited."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def agreement(name: str, sides: list[str], folders: Path, frames: int) -> dict[str, Any]:

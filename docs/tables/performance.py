@@ -10,6 +10,13 @@ SIDES = {
     "fast": "tempomask",
     "plain": "tempomask, plain engine",
 }
+ONNX_SIDES = {
+    "plain": "torch, plain engine",
+    "fast": "torch, fast engine",
+    "compiled": "torch, compiled",
+    "onnx": "ONNX Runtime",
+    "onnx-int8": "ONNX Runtime, int8",
+}
 COMPARED = {
     "tiny": "SAM 2.1-T, 1",
     "large": "SAM 2.1-L, 1",
@@ -301,3 +308,25 @@ def training_memory() -> str:
         ">clips in 24 GiB",
     )
     return table(head, rows)
+
+
+def onnx() -> str:
+    """Milliseconds of each step and peak memory, by model and way to compute it."""
+    steps = ("encode", "attend", "decode", "segment", "encode_memory")
+    rows = []
+    for path in sorted((ROOT / FOLDER).glob("onnx_*.json")):
+        for model in read(f"{FOLDER}/{path.stem}")["models"]:
+            for side, found in model["steps"].items():
+                peak = model["peak_mib"].get(side)
+                agreed = model.get("agreement", {}).get(side)
+                rows.append(
+                    (
+                        model["model"],
+                        ONNX_SIDES[side],
+                        *(number(found[step]["ms"], 1) for step in steps),
+                        "-" if peak is None else number(peak["run"], 0),
+                        "-" if agreed is None else number(agreed["mean"], 4),
+                    )
+                )
+    head = ("model", "who", *(f">{step.replace('_', ' ')}" for step in steps))
+    return table((*head, ">peak MiB", ">mask IoU"), rows)

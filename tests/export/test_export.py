@@ -316,9 +316,17 @@ def test_what_cannot_be_exported(network: MakeTiny, tmp_path: Path) -> None:
         export_segmenter(plain, out, memories=0)
     with pytest.raises(InputError, match="opset must be 18 to"):
         export_segmenter(plain, out, opset=11)
+    with pytest.raises(InputError, match="notes.txt is a file"):
+        export_segmenter(plain, tmp_path / "other" / "notes.txt")
+    with pytest.raises(InputError, match="parts of blocks"):
+        export_segmenter(plain, out, EverySecond())
+    router = PredictiveRouter(RouterConfig.for_encoder(plain.encoder))
+    with pytest.raises(InputError, match="need its adapter"):
+        export_segmenter(plain, out, recurrent_policy(router, Routing(), 1.0))
     with pytest.raises(InputError, match='engine="plain"'):
         export_segmenter(load("nano").segmenter, out)
-    assert main(["export", "--image-size", "100", "--out", str(out)]) == 2
+    for wrong in (["--image-size", "100"], ["--plan", "routed"], ["--budget", "0.5"]):
+        assert main(["export", *wrong, "--out", str(out)]) == 2
     assert not out.exists()
     assert (tmp_path / "other" / "notes.txt").read_text() == "mine"
 

@@ -27,6 +27,7 @@ from tempomask.files import replacing_folder
 from tempomask.models.encoder import Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.normalise import IMAGENET_MEAN, IMAGENET_STD
+from tempomask.routing.recurrent import RecurrentPolicy
 
 Precision = Literal["float32", "int8"]
 # torch's exporter builds graphs of 18 and later.
@@ -66,23 +67,11 @@ def export_segmenter(
             what the network gives.
     """
     check_choice("precision", precision, Precision)
-    folder, config = Path(folder), segmenter.config
-    if memories < 1:
-        raise InputError(f"memories must be 1 or more, got {memories}")
-    if opset not in OPSETS:
-        raise InputError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {opset}")
-    if segmenter.fast:
-        raise InputError('exporting needs the network as it is; load it with engine="plain"')
-    if config.memory_attention.pooling == "all":
-        raise InputError(
-            f"{config.name} pools pointers too, which has no graph; choose another form"
-        )
-    keep = (True,) * segmenter.encoder.num_blocks
-    routed = policy is not None and policy.fixed_keep is None
-    if policy is not None and policy.fixed_keep is not None:
-        keep = policy.fixed_keep
-    if folder.exists() and not is_export(folder) and any(folder.iterdir()):
-        raise InputError(f"{folder} holds other files; choose a new folder for the export")
+    folder, config, keep = Path(folder), segmenter.config, _possible_blocks(segmenter, policy)
+    routed = isinstance(policy, RecurrentPolicy)
+    _check(segmenter, folder, memories, opset)
+    if routed and adapter is None:
+        raise InputError("the graphs of a router need its adapter, which goes along; name it")
     segmenter.eval().requires_grad_(False)
     written: dict[str, dict[str, dict[str, list[int]]]] = {}
     with replacing_folder(folder) as part, constant_tables(segmenter):
@@ -108,7 +97,7 @@ def export_segmenter(
             pointers=num_pointers(config, memories),
             points=POINTS,
             plan="routed" if routed else "static",
-            blocks=list(keep),
+            blocks=keep,
             mean=list(IMAGENET_MEAN),
             std=list(IMAGENET_STD),
             constants=constants(segmenter),
@@ -118,6 +107,36 @@ def export_segmenter(
             copy_adapter(adapter, part / "adapter")
         export.write(part)
     return export
+
+
+def _check(segmenter: Segmenter, folder: Path, memories: int, opset: int) -> None:
+    """InputError for what cannot be exported, before any work is done."""
+    if memories < 1:
+        raise InputError(f"memories must be 1 or more, got {memories}")
+    if opset not in OPSETS:
+        raise InputError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {opset}")
+    if segmenter.fast:
+        raise InputError('exporting needs the network as it is; load it with engine="plain"')
+    config = segmenter.config
+    if config.memory_attention.pooling == "all":
+        raise InputError(f"{config.name} pools pointers too, which no graph does; pool otherwise")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; choose a new folder for the export")
+    if folder.exists() and not is_export(folder) and any(folder.iterdir()):
+        raise InputError(f"{folder} holds other files; choose a new folder for the export")
+
+
+def _possible_blocks(segmenter: Segmenter, policy: Policy | None) -> list[bool]:
+    """Which encoder blocks run, or may run; InputError for a policy that graphs cannot follow."""
+    if policy is None or isinstance(policy, RecurrentPolicy):
+        return [True] * segmenter.encoder.num_blocks
+    keep = policy.fixed_keep
+    if keep is None:
+        raise InputError(
+            "the adapter runs parts of blocks, other ones on every frame, which graphs cannot; take"
+            " one of RDS, or a static plan"
+        )
+    return list(keep)
 
 
 def outputs_of(graph: Graph) -> dict[str, Tensor]:
@@ -148,16 +167,18 @@ def write_graph(graph: Graph, path: Path, opset: int) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch tells developers of its exporter."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without what exporters tell their developers."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "root")]
+    levels = [logger.level for logger in loggers]
     try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def quantise(path: Path) -> None:
@@ -166,9 +187,14 @@ def quantise(path: Path) -> None:
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as error:
         raise onnx_missing("int8", error) from None
-    quantize_dynamic(
-        path, path, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8
-    )
+    with _quiet():
+        quantize_dynamic(
+            path,
+            path,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+        )
 
 
 def largest_difference(graph: Graph, path: Path, expected: dict[str, Tensor]) -> float:
