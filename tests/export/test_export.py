@@ -280,6 +280,8 @@ def test_what_is_no_export_of_this_version(exported: MakeExport, tmp_path: Path)
         (damaged(folder, tmp_path / "blocks", blocks=[True]), "its blocks"),
         (damaged(folder, tmp_path / "constants", constants={}), "lack no_memory"),
         (lacking, "lacks decode.onnx"),
+        (damaged(folder, tmp_path / "graphs", graphs={}), "lacks encode.onnx"),
+        (damaged(folder, tmp_path / "routed", plan="routed"), "lacks embed.onnx"),
         (cut, "cannot read .*decode.onnx"),
     ]
     for path, message in wrong:

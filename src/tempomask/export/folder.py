@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tempomask.errors import InputError
+from tempomask.export.graphs import block_name
 from tempomask.files import read_file, write_json
 from tempomask.models.config import SegmenterConfig
 from tempomask.models.segmenter import Segmenter
@@ -126,12 +127,16 @@ def read_export(folder: str | Path) -> Export:
     check(values, SCHEMA, what)
     found = {name: values[name] for name in SCHEMA}
     found["model"] = config_from_json(SegmenterConfig, json.dumps(values["model"]))
-    missing = [n for n in values["graphs"] if not (folder / f"{n}.onnx").is_file()]
-    if missing:
-        raise InputError(
-            f"{folder} lacks {missing[0]}.onnx; copy the whole folder, or export again"
-        )
-    return Export(**found)
+    pieces = ["embed", *map(block_name, range(len(found["blocks"]))), "finish"]
+    needed = ["encode"] if found["plan"] == "static" else pieces
+    needed += ["attend", "decode", "segment", "encode_memory"]
+    if found["model"].memory_attention.pooling != "none":
+        needed.append("attend_lone")
+    for name in needed:
+        if name not in found["graphs"] or not (folder / f"{name}.onnx").is_file():
+            raise InputError(f"{folder} lacks {name}.onnx; copy the whole folder, or export again")
+    # No others are opened, wherever their names may lead.
+    return Export(**{**found, "graphs": {name: found["graphs"][name] for name in needed}})
 
 
 def shapes(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
