@@ -40,18 +40,7 @@ def listed(tmp_path: Path, video: Path, checkpoint: Path) -> Path:
 
 def files_of(folder: Path) -> dict[str, Any]:
     found = (path for path in folder.rglob("*") if path.is_file() and path.name not in OWN)
-    return {str(path.relative_to(folder)): content(path) for path in found}
-
-
-def content(path: Path) -> Any:
-    """The bytes of a file; of safetensors, which orders its metadata by chance, what they say."""
-    data = path.read_bytes()
-    if path.suffix != ".safetensors":
-        return data
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:end])
-    del header["__metadata__"]["sha256"]  # of these bytes in their order
-    return header, data[end:]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def long_clip(video: Path, folder: Path) -> Path:

@@ -165,3 +165,13 @@ def test_a_state_of_something_else_is_refused() -> None:
         holder = Holder()
         holder.mean = {1}  # type: ignore[assignment]
         save_state(holder, "x")
+
+
+def test_equal_states_are_equal_bytes() -> None:
+    """safetensors orders metadata by chance, anew for each file."""
+    tensors = {"b": torch.ones(2, 3), "a": torch.zeros(5, dtype=torch.int8)}
+    metadata = {name: f"{name} é" for name in ("state", "made_for", "tempomask", "x", "y")}
+    (one,) = {sealed(tensors, metadata) for _ in range(20)}
+    assert {name: each.tolist() for name, each in load(one).items()} == {
+        name: each.tolist() for name, each in tensors.items()
+    }

@@ -70,10 +70,15 @@ def save_state(holder: Resumable, made_for: str) -> bytes:
 
 
 def sealed(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """A safetensors file whose metadata has a checksum of the whole."""
+    """A safetensors file whose metadata has a checksum of the whole; of equal ones, equal bytes."""
     from safetensors.torch import save
 
-    blank = save(tensors, {**metadata, "sha256": _BLANK.decode()})
+    loose = save(tensors, {**metadata, "sha256": _BLANK.decode()})
+    # The library orders metadata by chance. Places of tensors count from the header's end.
+    end = 8 + int.from_bytes(loose[:8], "little")
+    header = json.dumps(json.loads(loose[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    blank = len(header).to_bytes(8, "little") + header + loose[end:]
     return blank.replace(_BLANK, hashlib.sha256(blank).hexdigest().encode(), 1)
 
 
