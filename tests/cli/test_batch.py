@@ -53,7 +53,7 @@ def long_clip(video: Path, folder: Path) -> Path:
 
 def await_frames(out: Path, process: subprocess.Popen[bytes]) -> None:
     """Until a job has written a few frames."""
-    journal, until = out / "frames.jsonl", time.monotonic() + 180
+    journal, until = out / "frames.jsonl", time.monotonic() + 600
     while not journal.exists() or journal.read_bytes().count(b"\n") < 5:
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.005)
