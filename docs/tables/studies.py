@@ -291,3 +291,21 @@ def samurai_cost() -> str:
             )
         ],
     )
+
+
+def efficienttam_forms() -> str:
+    """Quality and arithmetic of the forms of memory attention."""
+    rows = [
+        (row["form"], number(row["J&F"], 1), number(row["giga_multiply_adds"], 2))
+        for row in read("studies/efficienttam/ablations")["rows"]
+    ]
+    return table(("memory attention", ">J&F", ">10^9 multiply-adds of it"), rows)
+
+
+def efficienttam_errors() -> str:
+    """Figure 3: errors relative to full attention, over layers and frames."""
+    rows = [
+        (row["form"], *(number(x, 3) for x in (row["relative_error"], *row["by_layer"])))
+        for row in read("studies/efficienttam/ablations")["figure_3"]
+    ]
+    return table(("memory attention", ">relative error", ">layer 1", ">layer 2"), rows)

@@ -1,0 +1,1 @@
+"""EfficientTAM: ablations of its memory attention."""
