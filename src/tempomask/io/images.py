@@ -43,7 +43,6 @@ _COMPRESSION = 3
 # The tag of EXIF that says how an image is turned.
 _ORIENTATION = 0x0112
 
-
 # What reading damaged bytes can raise in PIL.
 _DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, MemoryError, ArithmeticError, LookupError),
