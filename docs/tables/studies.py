@@ -215,6 +215,7 @@ def tar_short() -> str:
     titles = {
         "base": "baseline",
         "attention-alone": "synchroniser alone, all layers",
+        "tar": "TAR: synchroniser and routers",
     }
     rows = []
     for name, title in titles.items():
