@@ -155,7 +155,7 @@ def test_a_pipe_is_no_image_and_no_journal(
     ("words", "problem"),
     [
         (["--threads", "99999"], "threads must be from 1 to"),
-        (["--threads", "9" * 5000], "is not a number from 1 on"),
+        (["--threads", "9" * 5000], "is not a whole number"),
         (["--image-size", "100000"], "image_size 100000 does not fit"),
         (["--out", "x" * 300], "no file can be called"),
         (["--audio", "--save", "masks"], "--audio is of the overlay"),

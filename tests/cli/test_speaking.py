@@ -81,8 +81,9 @@ def test_the_report_names_what_it_was_computed_on(
 @pytest.mark.parametrize("value", ["0", "-1", "x", ""])
 def test_bad_threads_are_one_line(run: Run, value: str) -> None:
     code, out, err = run("models", "--threads", value)
-    assert (code, out) == (2, "") and "not a number from 1 on" in err and err.count("\n") == 1
-    with pytest.raises(InputError, match="threads must be 1 or more"):
+    message = "must be from 1 to" if value == "0" else f"--threads {value!r} is not a whole number"
+    assert (code, out) == (2, "") and message in err and err.count("\n") == 1
+    with pytest.raises(InputError, match="threads must be from 1 to"):
         load(threads=0)
 
 

@@ -157,7 +157,7 @@ def take_threads(words: list[str]) -> list[str]:
             continue
         text = value or next(following, "")
         if not text.isdecimal() or len(text) > 9:
-            raise InputError(f"--threads {text!r} is not a number from 1 on")
+            raise InputError(f"--threads {text!r} is not a whole number, such as 2")
         threads = int(text)
         check_threads(threads)
     if "torch" in sys.modules:
