@@ -110,8 +110,10 @@ def row(variant: Variant, first: Variant) -> dict[str, Any]:
         "queries": round(float(np.mean(variant.shares)), 3),
         "frame_ms": round(1000 * float(np.median(variant.frame)), 2),
         "attention_ms": round(1000 * float(np.median(variant.attention)), 2),
-        "frame_faster": round(float(np.mean(first.frame) / np.mean(variant.frame)), 3),
-        "attention_faster": round(float(np.mean(first.attention) / np.mean(variant.attention)), 3),
+        "frame_faster": round(float(np.median(first.frame) / np.median(variant.frame)), 3),
+        "attention_faster": round(
+            float(np.median(first.attention) / np.median(variant.attention)), 3
+        ),
         "most_lost": {worst: round(lost[worst], 2)},
         "sequences": {name: round(score, 2) for name, score in variant.scores.items()},
     }
