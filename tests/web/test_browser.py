@@ -492,6 +492,10 @@ def test_a_mask_is_uploaded(page: Any, tmp_path: Path, project: Path, truth: Mas
     with changing(page):
         page.set_input_files("#mask-file", tmp_path / "mask.png")
     page.wait_for_function("() => document.querySelectorAll('#objects li').length === 1")
+    for _ in range(100):
+        if mask_on(project, 0).any():
+            break
+        page.wait_for_timeout(50)
     assert np.array_equal(mask_on(project, 0), truth[0])
 
 
