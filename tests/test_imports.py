@@ -39,6 +39,7 @@ LAYERS = [
     "instances",
     "propagation",
     "routed_model",
+    "image_model",
     "model",
     "instances.model",
     "propagation.model",

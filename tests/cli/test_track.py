@@ -160,6 +160,15 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int, number: int = signal.SIG
     return stepped
 
 
+@pytest.fixture
+def heard_hangup() -> Iterator[None]:
+    """Under nohup SIGHUP is ignored, by a run of tempomask too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heard_hangup")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("direction, rest", [("forward", [4, 5, 6]), ("backward", [1, 0])])
 def test_a_stopped_run_that_is_resumed_equals_one_in_one_go(

@@ -25,6 +25,7 @@ from tempomask.evaluation.instance_results import (
     write_predictions,
     write_submission,
 )
+from tempomask.evaluation.instance_scoring import AP_ALONE, Scorer, Scoring
 from tempomask.evaluation.settings import Progress, computation
 from tempomask.evaluation.submission import SubmissionFile
 from tempomask.files import make_folder, write_csv, write_json
@@ -32,7 +33,7 @@ from tempomask.instances.model import InstanceModel
 from tempomask.instances.offline import OfflineSession
 from tempomask.instances.options import PROTOCOL
 from tempomask.instances.session import InstanceSession
-from tempomask.metrics.video_ap import PredictedTrack, TrueTrack, VideoAP, VideoAPResult
+from tempomask.metrics.video_ap import PredictedTrack, VideoAPResult
 from tempomask.results import InstanceResult
 from tempomask.rle import RLE, encode_rle
 
@@ -40,59 +41,6 @@ from tempomask.rle import RLE, encode_rle
 Observer = Callable[[VideoEntry, NDArray[np.uint8], InstanceResult], None]
 # The papers hand in so many pairs of track and class for each video.
 PREDICTIONS_PER_VIDEO = 10
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """What is scored beside AP over all videos.
-
-    Attributes:
-        boundary: Tube-boundary AP as well (HQ-YTVIS).
-        parts: The truth of some of the videos each, scored by itself as well (YouTube-VIS 2022: its
-            short and its long videos).
-    """
-
-    boundary: bool = False
-    parts: tuple[YouTubeVIS, ...] = ()
-
-
-class Scorer:
-    """The metrics of a data set: over all of it, "" if it is annotated, and what else is scored."""
-
-    def __init__(self, dataset: YouTubeVIS, scoring: Scoring) -> None:
-        """InputError for a part that is not of these videos, or has no annotations."""
-        self.metrics: dict[str, tuple[YouTubeVIS, VideoAP]] = {}
-        sets = {"": dataset} if dataset.annotated else {}
-        for part in scoring.parts:
-            _check_part(part, dataset)
-            sets[part.path.stem] = part
-        for name, data in sets.items():
-            self.metrics[name] = data, VideoAP(data.categories)
-            if scoring.boundary:
-                edges = VideoAP(data.categories, boundary=True)
-                self.metrics[f"{name} boundary".strip()] = data, edges
-
-    def add(self, video: VideoEntry, tracks: Sequence[PredictedTrack]) -> None:
-        """Score the tracks of a video; InputError if its truth cannot be read."""
-        for data, metric in self.metrics.values():
-            if video in data.videos:
-                metric.update(true_tracks(data, video), tracks)
-
-    def scores(self) -> dict[str, VideoAPResult]:
-        """Of the videos so far, by name."""
-        return {name: metric.compute() for name, (_, metric) in self.metrics.items()}
-
-
-def _check_part(part: YouTubeVIS, whole: YouTubeVIS) -> None:
-    if not part.annotated:
-        raise InputError(f"{part.path} has no annotations; a part is scored against its own")
-    strange = [video.name for video in part.videos if video not in whole.videos]
-    if strange or part.categories != whole.categories:
-        what = f"the video {strange[0]}" if strange else "the classes"
-        raise InputError(
-            f"{part.path} is no part of {whole.path}, which does not have {what} as it is there;"
-            " take files of one data set"
-        )
 
 
 @dataclass(frozen=True)
@@ -169,7 +117,7 @@ def evaluate_predictions(
     predictions: str | Path,
     *,
     out: str | Path | None = None,
-    scoring: Scoring = Scoring(),
+    scoring: Scoring = AP_ALONE,
     submission: SubmissionFile | None = None,
 ) -> InstanceEvaluation:
     """Score a results file.
@@ -221,7 +169,7 @@ def evaluate_instances(
     *,
     out: str | Path | None = None,
     limit: int = PREDICTIONS_PER_VIDEO,
-    scoring: Scoring = Scoring(),
+    scoring: Scoring = AP_ALONE,
     submission: SubmissionFile | None = None,
     progress: Progress | None = None,
 ) -> InstanceEvaluation:
@@ -277,7 +225,7 @@ class InstanceRun:
         limit: int = PREDICTIONS_PER_VIDEO,
         progress: Progress | None = None,
         observe: Observer | None = None,
-        scoring: Scoring = Scoring(),
+        scoring: Scoring = AP_ALONE,
     ) -> None:
         """See `evaluate_instances`; observe sees every frame with its result."""
         if limit < 1:
@@ -370,22 +318,6 @@ class InstanceRun:
             return call(argument)
         finally:
             self.seconds += time.perf_counter() - started
-
-
-def true_tracks(dataset: YouTubeVIS, video: VideoEntry) -> list[TrueTrack]:
-    """What is to be found in a video; areas are those of the file, where it has them."""
-    tracks = []
-    for annotation in dataset.annotations(video.id):
-        areas = [area for area in annotation.areas or () if area]
-        tracks.append(
-            TrueTrack(
-                category_id=annotation.category_id,
-                masks=[annotation.rle(frame) for frame in range(len(video))],
-                area=float(np.mean(areas)) if areas else None,
-                is_crowd=annotation.is_crowd,
-            )
-        )
-    return tracks
 
 
 def categories_of(classes: Sequence[str], dataset: YouTubeVIS) -> dict[int, int]:
