@@ -127,6 +127,16 @@ def test_devices_and_precisions_are_chosen_by_what_is_there(
     assert resolve_dtype("float16", cuda) == torch.float16
 
 
+@pytest.mark.parametrize("has", [(), ("amx_bf16",), ("avx512_bf16",), ("avx512_f", "avx512_vnni")])
+def test_a_cpu_multiplies_bfloat16_by_amx_or_avx512(
+    has: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
+    found = dict.fromkeys(has, True)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: found, raising=False)
+    assert cpu_multiplies_bfloat16() == bool({"amx_bf16", "avx512_bf16"} & set(has))
+
+
 @pytest.mark.parametrize("has_units", [True, False])
 def test_older_torch_is_asked_for_matrix_units_otherwise(
     has_units: bool, monkeypatch: pytest.MonkeyPatch

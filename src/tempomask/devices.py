@@ -90,15 +90,16 @@ def gpu_multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """Whether this CPU has bfloat16 matrix units (AMX); else bfloat16 is the slower type."""
+    """Whether this CPU multiplies bfloat16, by AMX or AVX-512; else it is the slower type."""
     import torch
 
     # Less than the CPU has, where ATEN_CPU_CAPABILITY asks for that.
     if torch.backends.cpu.get_cpu_capability() == "AVX2":
         return False
     if hasattr(torch.cpu, "get_capabilities"):
-        return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-    # Older versions of torch; every CPU with such tiles multiplies bfloat16.
+        has = torch.cpu.get_capabilities()
+        return bool(has.get("amx_bf16", False) or has.get("avx512_bf16", False))
+    # Older versions of torch know of AMX alone; every CPU that has it multiplies bfloat16.
     return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
 
 

@@ -58,9 +58,10 @@ def load(
         checkpoint: A file, a folder or a Hub id; None for the model's own.
         image_size: Side of the square the network sees, in pixels; None for the model's own.
         device: "auto" takes a CUDA GPU, else an Apple GPU, else the CPU; a number is that CUDA GPU.
-        dtype: Of the computation, a name or torch's. "auto" is bfloat16 where there are matrix
-            units for it, else float32: NVIDIA GPUs from Ampere on (compute capability 8.0), AMD
-            GPUs that torch names so, CPUs with AMX (Intel Xeon from Sapphire Rapids on).
+        dtype: Of the computation, a name or torch's. "auto" is bfloat16 where it is multiplied
+            fast, else float32: NVIDIA GPUs from Ampere on (compute capability 8.0), AMD GPUs that
+            torch names so, CPUs with AMX (Intel Xeon from Sapphire Rapids on) or AVX-512's bfloat16
+            (AMD from Zen 4 on).
         adapter: A folder that `tempomask adapt` wrote, or the name of a bundled one; it is merged
             into the weights of its model, and brings the router that `Model.track` then uses.
         engine: "fast" rearranges the network for speed (docs/performance.md); it then computes in

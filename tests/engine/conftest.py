@@ -89,7 +89,7 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Both outcomes of `engine.choose`; attention to memories in several parts."""
     if request.param == "the other kernels":
         monkeypatch.setattr("tempomask.engine.packed._packs_float32", lambda: True)
-        monkeypatch.setattr("tempomask.engine.memory_attention._narrow_is_faster", lambda: True)
+        monkeypatch.setattr("tempomask.engine.memory_attention._narrow_is_faster", lambda _: True)
         monkeypatch.setattr("tempomask.engine.memory_attention.QUERIES", 5)
         monkeypatch.setattr("tempomask.engine.memory_attention.KEYS", 7)
 

@@ -84,7 +84,7 @@ class FastMemoryAttentionLayer(nn.Module):
         self.query = fast_linear(stacked(*asked), dtype)
         self.spatial_key = rotated_keys(cross.key, table, side, dtype)
         self.pointer_key = cross.key
-        narrow = dtype == torch.float32 and in_parts(cross.value.weight) and _narrow_is_faster()
+        narrow = in_parts(cross.value.weight) and _narrow_is_faster(dtype)
         self.attention = narrow_attention if narrow else attention
         output = composed(cross.value, cross.output) if narrow else cross.output
         self.value = nn.Identity() if narrow else fast_linear(cross.value, dtype)
@@ -183,15 +183,20 @@ def _shared(
 def narrow_attention(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    """Same as `ops.attention.attention`, for value (N, B, C) of few channels: (N, A, C)."""
+    """Same as `ops.attention.attention`, for value (N, B, C) of few channels: (N, A, C).
+
+    It computes in float32, whatever comes: products of tiles need the sums' range.
+    """
+    dtype = query.dtype
+    query, key, value = query.float() * query.shape[2] ** -0.5, key.float(), value.float()
+    bias = None if bias is None else bias.float()
     out = value.new_empty(*query.shape[:2], value.shape[2])
-    query = query * query.shape[2] ** -0.5
     for row in range(len(query)):
         added = None if bias is None else bias[row % len(bias)]
         largest = query[row].norm(dim=-1).max() * key[row].norm(dim=-1).max()
         way = _attention_in_tiles if largest < SAFE_LOGIT else _attention_by_rows
         way(query[row], key[row], value[row], added, out[row])
-    return out
+    return out.to(dtype)
 
 
 def _attention_in_tiles(
@@ -227,16 +232,17 @@ def _attention_by_rows(
 
 
 @cache
-def _narrow_is_faster() -> bool:
+def _narrow_is_faster(dtype: torch.dtype) -> bool:
     def ways() -> dict[str, Callable[[], object]]:
-        query, key, value = (torch.randn(1, n, 256) for n in (512, 2048, 2048))
+        query, key, value = (torch.randn(1, n, 256).to(dtype) for n in (512, 2048, 2048))
         narrow = value[..., :64].contiguous()
         return {
             "fused": lambda: attention(query, key, value),
             "narrow": lambda: narrow_attention(query, key, narrow),
         }
 
-    return fastest("float32 attention to memories", ways) == "narrow"
+    name = str(dtype).removeprefix("torch.")
+    return fastest(f"{name} attention to memories", ways) == "narrow"
 
 
 def _pooled(x: Tensor, num_spatial: int, grid: tuple[int, int], window: int) -> Tensor:
