@@ -244,6 +244,17 @@ def annotate() -> str:
     return table(("nano", ">threads", ">times", ">median ms", ">95% within ms"), rows)
 
 
+def batch_throughput() -> str:
+    """Many short videos: `track` one by one and divisions of `batch`, frames a second."""
+    report = read("docs/results/batch_throughput")
+    rows = []
+    for side, ratio in report["times_as_fast_as_track"].items():
+        workers, _, threads = side.partition("x")
+        name = f"`batch`, {workers} x {threads}" if threads else "`track`, one after the other"
+        rows.append((name, number(report["frames_per_second"][side], 1), f"{ratio:.2f}x"))
+    return table(("workers x threads", ">frames a second", ">against `track`"), rows)
+
+
 def batch_scheduler() -> str:
     """A million fake jobs on a thousand simulated workers."""
     found = read("docs/results/batch_scale")

@@ -15,22 +15,32 @@ def _davis(name: str) -> dict[str, float]:
 def readme() -> str:
     """The one table of the README: what nano and the larger models give."""
     mask, box, click = (_davis(name) for name in ("mask", "box", "click"))
+    quality = f"{number(mask['J&F'])}, {number(box['J&F'])}, {number(click['J&F'])}"
     objects = read(f"{RESULTS}/performance/objects_nano")["curves"][0]["rows"][0]
-    rows = [
-        (
-            "nano (bundled)",
-            f"{MODELS['nano'].parameters:.1f} M",
-            f"{number(mask['J&F'])}, {number(box['J&F'])}, {number(click['J&F'])}",
-            number(objects["fps"], 1),
-        )
-    ]
-    for name, title in (("tiny", "SAM 2.1-T"), ("large", "SAM 2.1-L")):
-        report = read(f"{RESULTS}/performance/against_{name}")
+    rows = [("nano", "nano (bundled)", quality, objects["fps"])]
+    for size, title in (("tiny", "SAM 2.1-T"), ("large", "SAM 2.1-L")):
+        report = read(f"{RESULTS}/performance/against_{size}")
         ours = next(r for r in report["rows"] if (r["side"], r["dtype"]) == ("fast", "bfloat16"))
-        size = f"{MODELS[f'sam2.1-{name}'].parameters:.1f} M"
-        rows.append((title, size, "not run here", number(1 / ours["seconds"], 2)))
-    head = ("model", ">parameters", ">J&F from mask, box, click", ">frames a second")
-    return table(head, rows)
+        rows.append((f"sam2.1-{size}", title, "not run here", 1 / ours["seconds"]))
+    head = ("model", ">parameters", ">J&F from mask, box, click", ">frames a second, AMX")
+    cells = []
+    for name, title, scores, amx in rows:
+        size = f"{MODELS[name].parameters:.1f} M"
+        cells.append((title, size, scores, _rate(amx), *_rates_without_units(name)))
+    return table((*head, ">AVX2", ">AVX2, budgets"), cells)
+
+
+def _rates_without_units(name: str) -> tuple[str, str]:
+    """Frames a second by AVX2 alone: exact, and with the budgets that lose little."""
+    report = read(f"{RESULTS}/performance/turns_{name}_avx2")
+    seconds = {row["side"]: row["seconds"] for row in report["rows"]}
+    sides = ("fast:float32", "fast+memory=0.3+blocks=0.6:float32")
+    exact, budgets = (_rate(1 / seconds[side]) for side in sides)
+    return exact, budgets
+
+
+def _rate(frames_per_second: float) -> str:
+    return number(frames_per_second, 1 if frames_per_second >= 2 else 2)
 
 
 def davis() -> str:
