@@ -18,7 +18,7 @@ LOW = 32
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return load("nano", image_size=128, device="cpu", engine="plain")
+    return load("nano", image_size=128, device="cpu", dtype="float32", engine="plain")
 
 
 @pytest.fixture(scope="module")

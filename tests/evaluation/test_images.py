@@ -80,7 +80,7 @@ class Scripted:
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return load("nano", image_size=64, device="cpu")
+    return load("nano", image_size=64, device="cpu", dtype="float32")
 
 
 def test_the_two_layouts(folder: Path) -> None:

@@ -22,7 +22,7 @@ from tempomask.tracking.options import TrackingOptions
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return load("nano", image_size=128, device="cpu")
+    return load("nano", image_size=128, device="cpu", dtype="float32")
 
 
 def scene(size: tuple[int, int] = (60, 80)) -> NDArray[np.uint8]:
