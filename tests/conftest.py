@@ -45,11 +45,16 @@ SLOW = (
 )  # fmt: skip
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import nothing that is left out: that alone would take longer than all that is run."""
+    path = collection_path.relative_to(ROOT / "tests").as_posix()
+    return True if "not slow" in config.option.markexpr and path.startswith(SLOW) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is slow, for `make test-fast`."""
     for item in items:
-        path = Path(item.nodeid.removeprefix("tests/"))
-        if str(path).startswith(SLOW):
+        if item.nodeid.removeprefix("tests/").startswith(SLOW):
             item.add_marker(pytest.mark.slow)
 
 

@@ -172,7 +172,7 @@ print([m for m in ("torch", "av", "PIL", "scipy", "matplotlib", "numpy") if m in
 
 
 def test_using_the_api_costs_less_than_a_second_over_torch() -> None:
-    """CPU seconds, so that a busy machine does not decide; the least of three tries."""
+    """CPU seconds, so that a busy machine does not decide; one of three tries."""
     program = """
 import time, torch
 started = time.process_time()
@@ -180,11 +180,11 @@ import tempomask
 tempomask.load, tempomask.Prompt
 print(time.process_time() - started)
 """
-    seconds = min(
-        float(subprocess.run([sys.executable, "-c", program], capture_output=True).stdout)
-        for _ in range(3)
-    )
-    assert seconds < 1.0
+
+    def seconds() -> float:
+        return float(subprocess.run([sys.executable, "-c", program], capture_output=True).stdout)
+
+    assert any(seconds() < 1.0 for _ in range(3))
 
 
 def test_importing_starts_nothing() -> None:

@@ -16,7 +16,7 @@ from tempomask.rle import decode_rle, encode_rle
 
 
 @st.composite
-def any_mask(draw: Any):
+def any_mask(draw: st.DrawFn) -> np.ndarray:
     height, width = draw(st.integers(1, 90)), draw(st.integers(1, 90))
     density = draw(st.sampled_from([0.0, 0.01, 0.5, 0.99, 1.0]))
     random = np.random.default_rng(draw(st.integers(0, 2**32)))

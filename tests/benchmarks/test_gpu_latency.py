@@ -26,5 +26,5 @@ def test_every_row_is_there(run_script: Callable[..., Any]) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_without_a_gpu_it_says_so(run_script: Callable[..., Any]) -> None:
-    with pytest.raises(SystemExit, match="needs a CUDA GPU, and none is here"):
+    with pytest.raises(SystemExit, match="CUDA"):
         run_script(SCRIPT)

@@ -345,9 +345,9 @@ def test_bad_wishes_cost_one_line(
 def test_adapters_of_other_models_are_refused(adapter: Path, deep: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="sam2.1-tiny"):
         load("sam2.1-tiny", adapter=adapter)
-    with pytest.raises(InputError, match="made for other weights of nano"):
+    with pytest.raises(InputError, match="other weights"):
         load(checkpoint=save(tmp_path, seed=3), adapter=adapter)
-    with pytest.raises(InputError, match="made for other weights of nano"):
+    with pytest.raises(InputError, match="other weights"):
         load(checkpoint=save(tmp_path, depth=6), adapter=adapter)
     assert load(checkpoint=deep, adapter=adapter).adapter is not None
 
@@ -432,7 +432,7 @@ def test_bundled_adapters_are_found_by_name(
     assert adapter_file.find_adapter(adapter_folder) == adapter
     (tmp_path / adapter_folder).mkdir()  # a folder of that name which holds no adapter
     assert adapter_file.find_adapter(adapter_folder) == adapter
-    with pytest.raises(InputError, match=r"name of a bundled one \(adapter\)"):
+    with pytest.raises(InputError, match=r"\(adapter\)"):
         adapter_file.find_adapter("nothing")
 
 

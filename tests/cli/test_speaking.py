@@ -83,7 +83,7 @@ def test_bad_threads_are_one_line(run: Run, value: str) -> None:
     code, out, err = run("models", "--threads", value)
     message = "must be from 1 to" if value == "0" else f"--threads {value!r} is not a whole number"
     assert (code, out) == (2, "") and message in err and err.count("\n") == 1
-    with pytest.raises(InputError, match="threads must be from 1 to"):
+    with pytest.raises(InputError, match="threads"):
         load(threads=0)
 
 

@@ -59,7 +59,7 @@ def test_several_boxes(model: Model, image: NDArray[np.uint8]) -> None:
     )
     alone, *_ = predictor.predict(box=boxes[0], multimask_output=False)
     np.testing.assert_array_equal(alone, masks[0])
-    with pytest.raises(InputError, match="2 boxes and points of 1 objects"):
+    with pytest.raises(InputError, match="2 boxes .*1 objects"):
         predictor.predict(np.array([[5, 5]]), np.array([1]), box=boxes)
 
 
@@ -89,7 +89,7 @@ def test_a_mask_alone_gives_no_token(model: Model, image: NDArray[np.uint8]) -> 
 
 def test_batches(model: Model, image: NDArray[np.uint8]) -> None:
     predictor = ImagePredictor(model)
-    with pytest.raises(InputError, match="call set_image first"):
+    with pytest.raises(InputError, match="set_image"):
         predictor.predict(np.array([[5, 5]]), np.array([1]))
     predictor.set_image_batch([image, image[:40]])
     points, labels = np.array([[38, 30]]), np.array([1])
@@ -97,7 +97,7 @@ def test_batches(model: Model, image: NDArray[np.uint8]) -> None:
     assert [mask.shape for mask in masks] == [(3, 60, 80), (3, 40, 80)]
     assert len(scores) == len(low) == 2
     predictor.reset_predictor()
-    with pytest.raises(InputError, match="call set_image first"):
+    with pytest.raises(InputError, match="set_image"):
         predictor.get_image_embedding()
 
 

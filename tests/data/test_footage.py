@@ -220,7 +220,7 @@ def test_what_is_held_out_is_not_drawn(tmp_path: Path) -> None:
     assert [item.name for item in held] == ["dog"]
     assert [[item.name for item in one.items] for one in rest] == [["cow"], ["a1", "b2"]]
     assert hold_out(sets, None)[1] == [], "four videos are too few to hold one out unasked"
-    with pytest.raises(InputError, match="nothing called 'dogs' to hold out; did you mean dog"):
+    with pytest.raises(InputError, match="'dogs'.* dog"):
         hold_out(sets, ["dogs"])
     with pytest.raises(InputError, match="nothing is left"):
         hold_out(sets, ["dog", "cow"])
@@ -290,7 +290,7 @@ def test_sets_that_cannot_be_opened(text: str, message: str, tmp_path: Path) -> 
 
 
 def test_clips_longer_than_every_video_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no sequence of .* has the 9 annotated frames"):
+    with pytest.raises(InputError, match="9 annotated frames"):
         clips_of(davis(tmp_path / "set"), num_frames=9)
     with pytest.raises(InputError, match="fewer than 9 frames"):
         clips_of(sav(tmp_path / "sav"), num_frames=9)[0]

@@ -85,7 +85,9 @@ def test_deformation_grows_from_nothing() -> None:
     assert np.abs(fields[-1]).max() > 0.5
 
 
-def naive_warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], field: np.ndarray):
+def naive_warp(
+    image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], field: np.ndarray
+) -> np.ndarray:
     """Bilinear resampling, pixel by pixel, 0 beyond the edge."""
     out = np.zeros(size)
     inverse = np.linalg.inv(matrix[:, :2])

@@ -37,7 +37,7 @@ def test_images_without_a_label_are_told(tmp_path: Path) -> None:
         (tmp_path / part).mkdir()
         for name in names:
             (tmp_path / part / f"{name}.png").touch()
-    with pytest.warns(InputWarning, match=r"2 images without a label are left out, such as a\.png"):
+    with pytest.warns(InputWarning, match=r"2 images .*a\.png"):
         assert [still.image.stem for still in labelled_images(tmp_path, "object")] == ["b"]
 
 

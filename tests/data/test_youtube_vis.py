@@ -200,7 +200,7 @@ def test_other_files(tmp_path: Path, text: str, words: str) -> None:
 def test_missing_places(video_set: MakeVideoSet, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read annotations"):
         YouTubeVIS(tmp_path / "none.json")
-    with pytest.raises(InputError, match="no such folder of images"):
+    with pytest.raises(InputError, match="folder of images"):
         YouTubeVIS(video_set(), tmp_path / "none")
     with pytest.raises(InputError, match="no video 5"):
         YouTubeVIS(video_set()).video(5)
@@ -277,7 +277,7 @@ def test_clips_at_the_papers_short_sides(video_set: MakeVideoSet) -> None:
     assert {view.part[3] for view in views} == set(range(20, 25)) == {v.part[2] for v in views}
     assert all(min(view.size) == 320 for view in views)
     assert {view.part[0] for view in views} >= {0, 24} and max(v.part[1] for v in views) == 12
-    with pytest.raises(InputError, match="short sides must be 32 pixels or more"):
+    with pytest.raises(InputError, match="32 pixels"):
         ShortSides((16, 64))
 
 
@@ -311,7 +311,7 @@ def test_each_video_once_in_a_round(video_set: MakeVideoSet) -> None:
 
 def test_clips_that_cannot_be_made(video_set: MakeVideoSet) -> None:
     dataset = YouTubeVIS(video_set())
-    with pytest.raises(InputError, match="6 frames or more"):
+    with pytest.raises(InputError, match="6 frames"):
         VideoInstanceClips(dataset, num_frames=6)
 
 

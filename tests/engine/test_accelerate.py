@@ -252,9 +252,9 @@ def test_accelerating_twice_or_for_another_type_is_refused() -> None:
     fast = accelerate(Segmenter(CONFIGS["nano"]), torch.bfloat16)
     with pytest.raises(InputError, match="accelerated already"):
         accelerate(fast)
-    with pytest.raises(InputError, match="accelerated for torch.bfloat16"):
+    with pytest.raises(InputError, match="torch.bfloat16"):
         Model(fast, torch.float32)
-    with pytest.raises(InputError, match=r"compute in torch\.bfloat16"):
+    with pytest.raises(InputError, match=r"torch\.bfloat16"):
         Model(accelerate(Segmenter(CONFIGS["nano"])), torch.bfloat16)
 
 
@@ -289,7 +289,7 @@ def test_strips_are_the_whole(
 @pytest.mark.parametrize("form", [MemoryForm("all"), MemoryForm("none", linear=True)])
 def test_forms_that_the_engine_lacks(form: MemoryForm) -> None:
     segmenter = Segmenter(CONFIGS["vit"].with_memory(form))
-    with pytest.raises(InputError, match='attends linearly nor pools all .* engine="plain"'):
+    with pytest.raises(InputError, match='engine="plain"'):
         accelerate(segmenter)
     assert not segmenter.fast
 

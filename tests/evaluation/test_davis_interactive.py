@@ -109,7 +109,7 @@ def test_a_round_after_the_limit_does_not_count(made: Any, monkeypatch: pytest.M
         ClickPlan("davis", rounds=2, max_time=0.1),
     )
     assert [r.mean for r in nothing[2]] == [0, 0]
-    with pytest.raises(InputError, match="goes with mode davis"):
+    with pytest.raises(InputError, match="mode davis"):
         ClickPlan(max_time=5)
 
 
@@ -117,7 +117,7 @@ def test_every_frame_needs_truth(davis: Make, clip: Make, monkeypatch: pytest.Mo
     root = davis(cow=clip(4))
     (root / "Annotations/480p/cow/00002.png").unlink()
     (sequence,) = Davis(root, sparse=True)
-    with pytest.raises(InputError, match="cow needs a label map of every frame"):
+    with pytest.raises(InputError, match="cow"):
         interactions(Scripted(clip(4), monkeypatch), sequence, PLAN)  # type: ignore[arg-type]
 
 

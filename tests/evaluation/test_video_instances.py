@@ -176,11 +176,11 @@ def test_a_missing_image_leaves_out_one_video(
 def test_classes_are_matched_by_name(video_set: MakeVideoSet, model: InstanceModel) -> None:
     dataset = YouTubeVIS(video_set())
     assert categories_of(("Dog", "fox", "cat"), dataset) == {0: 7, 2: 3}
-    with pytest.raises(InputError, match=r"1 classes that the model does not know \(dog\)"):
+    with pytest.raises(InputError, match=r"1 classes .*\(dog\)"):
         categories_of(("cat", "fox"), dataset)
     with pytest.raises(InputError, match="'x'"):
         YouTubeVIS(dataset.path, videos=["x"])
-    with pytest.raises(InputError, match="limit must be 1 or more"):
+    with pytest.raises(InputError, match="limit"):
         evaluate_instances(model, dataset, limit=0)
 
 
@@ -216,7 +216,7 @@ def test_boundaries_and_parts_are_scored_beside_the_whole(
         evaluate_predictions(
             YouTubeVIS(parts[1].path), written(path, rows), scoring=Scoring(parts=parts[:1])
         )
-    with pytest.raises(InputError, match="has no annotations; a part is scored against its own"):
+    with pytest.raises(InputError, match="has no annotations; a part"):
         evaluate_predictions(
             YouTubeVIS(path), written(path, rows), scoring=Scoring(parts=(YouTubeVIS(bare),))
         )
@@ -247,7 +247,7 @@ def test_submissions_hold_checked_results(
     with pytest.raises(InputError, match=r"has results at its root, .* results.json; zip the file"):
         read_predictions(zipped.path, dataset)
     zipped.path.unlink()
-    with pytest.raises(InputError, match="no predictions; the servers refuse an empty list"):
+    with pytest.raises(InputError, match="no predictions"):
         evaluate_predictions(dataset, written(path, []), submission=zipped)
     with pytest.raises(InputError, match="no video 9"):
         evaluate_predictions(dataset, written(path, [row(video_id=9)]), submission=zipped)

@@ -261,7 +261,7 @@ def test_missing_predictions_are_refused(
 ) -> None:
     root, out = davis(cow=clip(5), dog=clip(5)), tmp_path / "out"
     evaluate(reading_model(), Davis(root), out=out)
-    with pytest.raises(InputError, match="no such folder of masks: .*nowhere"):
+    with pytest.raises(InputError, match="nowhere"):
         evaluate_masks(Davis(root), tmp_path / "nowhere")
     cow = out / "masks" / "cow"
     # The first and the last frame are not scored, and so need no mask.
@@ -273,7 +273,7 @@ def test_missing_predictions_are_refused(
         evaluate_masks(Davis(root), out)
     assert evaluate_masks(Davis(root, sequences=["dog"]), out).mean == 100
     shutil.rmtree(cow)
-    with pytest.raises(InputError, match="no masks for 1 of 2 sequences: cow"):
+    with pytest.raises(InputError, match="1 of 2 .*cow"):
         evaluate_masks(Davis(root), out)
 
 
@@ -346,5 +346,5 @@ def test_only_the_first_frames_for_a_quick_look(
     assert written["notes"][0].startswith("only the first 5 frames of each sequence")
     again = evaluate_masks(Davis(root, max_frames=5), tmp_path / "out")
     assert (again.mean, again.notes) == (100, summary.notes)
-    with pytest.raises(InputError, match="cow has 2 frames to read; the first and"):
+    with pytest.raises(InputError, match="cow .*2 frames"):
         evaluate(reading_model(), Davis(root, max_frames=2))

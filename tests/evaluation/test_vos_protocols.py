@@ -239,7 +239,7 @@ def test_vost(tmp_path: Path) -> None:
     write_clip(tmp_path / "pred" / "a", names, guess)
     (root / "ImageSets").mkdir()
     (root / "ImageSets" / "val.txt").write_text("a\na\n")
-    with pytest.warns(InputWarning, match="names 1 again, such as a"):
+    with pytest.warns(InputWarning, match="1 again, .* a; "):
         data = vos_sets.vost(root)
     summary = evaluate_masks(data, tmp_path / "pred", protocol=VOST)
     scores = [[tiny.jaccard(guess[k] == i, truth[k] == i) for k in shown[1:-1]] for i in (1, 2)]
@@ -251,13 +251,13 @@ def test_lists_of_other_sets_are_refused(tmp_path: Path) -> None:
     lvos(tmp_path / "lvos")
     meta = tmp_path / "lvos" / "valid" / "valid_meta.json"
     meta.rename(meta.with_name("meta.json"))
-    with pytest.raises(InputError, match="has no frames; it must be the one that YouTube-VOS"):
+    with pytest.raises(InputError, match="frames.* YouTube-VOS"):
         vos_sets.youtube_vos(tmp_path / "lvos")
-    with pytest.raises(InputError, match="has no length; it must be the one that MOSEv2"):
+    with pytest.raises(InputError, match="length.* MOSEv2"):
         vos_sets.mose(tmp_path / "lvos", version=2)
-    with pytest.raises(InputError, match=r"valid_meta.json.*LVOS comes with"):
+    with pytest.raises(InputError, match=r"valid_meta\.json.*LVOS"):
         vos_sets.lvos(tmp_path / "lvos")
-    with pytest.raises(InputError, match="JPEGImages_24fps is missing"):
+    with pytest.raises(InputError, match="JPEGImages_24fps"):
         vos_sets.sav(tmp_path / "lvos")
 
 
@@ -273,9 +273,9 @@ def test_what_does_not_belong_together_is_named(tmp_path: Path) -> None:
     first = base / "Annotations" / "0001" / "00010.png"
     tiny.save(first, np.where(clips["0001"][2] == 2, 0, clips["0001"][2]))
     (sequence,) = vos_sets.youtube_vos(tmp_path)
-    with pytest.raises(InputError, match="object 2 has no mask on frame 00010, its first"):
+    with pytest.raises(InputError, match="object 2 .* 00010"):
         sequence.check_prompts()
     Image.fromarray(np.ones((5, 6), np.uint8)).save(first)
     (sequence,) = vos_sets.youtube_vos(tmp_path)
-    with pytest.raises(InputError, match="00010.png has 6 x 5 pixels, the frames of 0001 have 170"):
+    with pytest.raises(InputError, match="00010.png .*6 x 5 .*0001 .*170"):
         sequence.check_prompts()

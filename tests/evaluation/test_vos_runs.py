@@ -154,7 +154,7 @@ def test_a_resumed_run_equals_one_in_one_go(
     assert (resumed.scores, resumed.rows) == (whole.scores, whole.rows)
     assert (resumed.blocks_run, resumed.frames) == (whole.blocks_run, whole.frames)
     assert resumed.fps is not None and resumed.fps > 0
-    with pytest.raises(InputError, match="a run with prompt mask, this one has box; leave --resu"):
+    with pytest.raises(InputError, match="prompt mask, .* box"):
         evaluate(
             reading_model(), Davis(root, sequences=["cow"]), out=out, prompt="box", resume=True
         )
@@ -245,7 +245,7 @@ def test_a_faulty_submission_is_refused_and_not_written(
     with pytest.raises(InputError, match=message):
         evaluate_masks(data, out, protocol=YOUTUBE_VOS, submission=SubmissionFile(path))
     assert not list(path.parent.iterdir())
-    with pytest.raises(InputError, match=r"must end in \.zip"):
+    with pytest.raises(InputError, match=r"\.zip"):
         SubmissionFile(path.with_suffix(".tar"))
     with pytest.raises(InputError, match="no such folder"):
         SubmissionFile(path.parent / "gone" / path.name)
@@ -259,6 +259,6 @@ def test_masks_one_folder_too_deep_are_found_or_pointed_at(
     evaluate(reading_model(), Davis(root), out=out)
     (tmp_path / "deep").mkdir()
     (out / "masks").rename(tmp_path / "deep" / "results")
-    with pytest.raises(InputError, match=r"did you mean .*deep/results\?"):
+    with pytest.raises(InputError, match=r"deep/results\?"):
         evaluate_masks(Davis(root), tmp_path / "deep")
     assert evaluate_masks(Davis(root), tmp_path / "deep" / "results").mean == 100

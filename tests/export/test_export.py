@@ -154,9 +154,9 @@ def test_a_static_plan_is_part_of_the_graphs(
         assert found.blocks.tolist() == list(plan.keep)
     with torch.no_grad():
         assert torch.allclose(found.features, plain.encode(image, plan).features, atol=1e-4)
-    with pytest.raises(InputError, match="run 5 of 7 encoder blocks"):
+    with pytest.raises(InputError, match="5 of 7"):
         model.segmenter.encode(image, StaticPlan(range(7), plain.encoder))
-    with pytest.raises(InputError, match="leave the memory budget out"):
+    with pytest.raises(InputError, match="memory budget"):
         list(
             model.track(
                 np.zeros((2, 48, 80, 3), np.uint8), PROMPTS[0], routing=Routing(memory_budget=0.5)
@@ -314,11 +314,11 @@ def test_what_cannot_be_exported(network: MakeTiny, tmp_path: Path) -> None:
     plain, out = network("toy"), tmp_path / "out"
     with pytest.raises(InputError, match="holds other files"):
         export_segmenter(plain, tmp_path / "other")
-    with pytest.raises(InputError, match="memories must be 1"):
+    with pytest.raises(InputError, match="memories"):
         export_segmenter(plain, out, memories=0)
-    with pytest.raises(InputError, match="opset must be 18 to"):
+    with pytest.raises(InputError, match="opset"):
         export_segmenter(plain, out, opset=11)
-    with pytest.raises(InputError, match="notes.txt is a file"):
+    with pytest.raises(InputError, match="notes.txt"):
         export_segmenter(plain, tmp_path / "other" / "notes.txt")
     with pytest.raises(InputError, match="parts of blocks"):
         export_segmenter(plain, out, EverySecond())
@@ -335,5 +335,5 @@ def test_what_cannot_be_exported(network: MakeTiny, tmp_path: Path) -> None:
 
 def test_more_points_than_places(exported: MakeExport) -> None:
     onnx = OnnxSegmenter(exported("efficienttam-eq6"), CPU)
-    with pytest.raises(InputError, match="17 points on one frame"):
+    with pytest.raises(InputError, match="17 points"):
         onnx.propose(torch.zeros(1, 32, 4, 4), (), torch.zeros(1, 17, 2), torch.ones(1, 17))

@@ -237,9 +237,9 @@ def test_the_smallest_mask_is_on_top(image: NDArray[np.uint8]) -> None:
 
 
 def test_numbers_out_of_range() -> None:
-    with pytest.raises(InputError, match="points_per_side must be 1 or more"):
+    with pytest.raises(InputError, match="points_per_side"):
         EverythingOptions(points_per_side=0)
-    with pytest.raises(InputError, match="box_nms_thresh must be from 0 to 1"):
+    with pytest.raises(InputError, match="box_nms_thresh"):
         EverythingOptions(box_nms_thresh=7)
-    with pytest.raises(InputError, match="leaves no point for crops of layer 2"):
+    with pytest.raises(InputError, match="layer 2"):
         EverythingOptions(points_per_side=3, crop_n_layers=2, crop_n_points_downscale_factor=2)

@@ -103,16 +103,16 @@ def test_blocks_are_chosen_as_for_a_frame(model: Model) -> None:
 
 def test_bad_input_is_one_line(model: Model) -> None:
     image = model.image_session(scene())
-    with pytest.raises(InputError, match="outside the 80 x 60 image"):
+    with pytest.raises(InputError, match="80 x 60"):
         image.segment(Prompt(points=[(200, 5)]))
     with pytest.raises(InputError, match="no prompt given"):
         image.segment([])
     with pytest.raises(InputError, match="only clicks off it"):
         image.segment(Prompt(points=[(5, 5)], labels=[0]))
-    with pytest.raises(InputError, match="each of the 2 images needs a prompt"):
+    with pytest.raises(InputError, match="2 images"):
         model.segment([scene(), scene()], [Prompt(points=[(5, 5)])])
     with pytest.raises(InputError, match="give a result of this image"):
         other = model.segment(scene((40, 40)), Prompt(points=[(5, 5)]))
         image.segment(Prompt(points=[(5, 5)]), previous=other)
-    with pytest.raises(InputError, match="the image has shape"):
+    with pytest.raises(InputError, match="shape"):
         model.image_session(np.zeros((4, 4), np.uint8))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def tracker_of(make: MakeConfig, **rules: float) -> MemoryTracker:
     return tracker
 
 
-def step(tracker: MemoryTracker, frame: tuple[Tensor, ...], state: MemoryState | None):
+def step(tracker: MemoryTracker, frame: tuple[Tensor, ...], state: MemoryState | None) -> Any:
     logits, masks, embeddings = (x[None] for x in frame)
     decoded = Decoded(*[None] * len(Decoded._fields))._replace(
         embeddings=embeddings, predictions=Predictions(logits, masks)

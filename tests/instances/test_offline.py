@@ -133,12 +133,12 @@ def test_results_come_after_the_whole_video(segmenter: InstanceSegmenter) -> Non
 
 def test_what_an_offline_model_cannot_do(segmenter: InstanceSegmenter) -> None:
     model = InstanceModel(segmenter)
-    with pytest.raises(InputError, match="tiny answers only after the last frame of a video: use"):
+    with pytest.raises(InputError, match="tiny .*last frame"):
         model.session()
     session = model.offline_session()
-    with pytest.raises(InputError, match="take all, then results"):
+    with pytest.raises(InputError, match="take all"):
         session.step(images()[0])
-    with pytest.raises(InputError, match="needs the whole video"):
+    with pytest.raises(InputError, match="whole video"):
         session.state()
     assert list(session.results()) == []
     session.take(images()[0])

@@ -213,7 +213,7 @@ def test_bad_configurations(values: dict[str, object], message: str) -> None:
 
 @pytest.mark.parametrize("count", [0, 5])
 def test_bad_fixed_layers(count: int) -> None:
-    with pytest.raises(InputError, match="the decoder has 4 layers"):
+    with pytest.raises(InputError, match="4 layers"):
         FixedLayers(count, 4)
 
 

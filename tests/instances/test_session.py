@@ -227,7 +227,7 @@ def test_memory_does_not_grow_with_the_video() -> None:
 def test_frames_of_another_size_are_refused() -> None:
     session = InstanceSession(ToldSegmenter([[]]))
     session.step(image())
-    with pytest.raises(InputError, match="32 x 64 pixels in a video of 96 x 64"):
+    with pytest.raises(InputError, match="32 x 64 .*96 x 64"):
         session.step(np.zeros((64, 32, 3), dtype=np.uint8))
     with pytest.raises(InputError, match="shape"):
         session.step(np.zeros((64, 32), dtype=np.uint8))

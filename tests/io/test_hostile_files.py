@@ -152,11 +152,11 @@ def test_an_image_is_measured_before_it_is_decoded(
 ) -> None:
     bomb(tmp_path / "bomb.png", 13_000)
     for reader in (image_size, read_image, read_mask):
-        with pytest.raises(InputError, match="169,000,000 pixels, more than the limit"):
+        with pytest.raises(InputError, match="169,000,000"):
             reader(tmp_path / "bomb.png")
     Image.new("L", (20, 10)).save(tmp_path / "small.png")
     monkeypatch.setenv(VARIABLE, "pixels=199")
-    with pytest.raises(InputError, match="200 pixels, more than the limit of 199.*--limits pixels"):
+    with pytest.raises(InputError, match="200 .*199.*--limits pixels"):
         read_image(tmp_path / "small.png")
     monkeypatch.setenv(VARIABLE, "pixels=200")
     assert read_image(tmp_path / "small.png").shape == (10, 20, 3)
@@ -167,7 +167,7 @@ def test_a_video_is_measured_before_it_is_decoded(
 ) -> None:
     path = encode(frames=3)
     monkeypatch.setenv(VARIABLE, "pixels=6143")
-    with pytest.raises(InputError, match="a frame has 6,144 pixels, more than the limit"):
+    with pytest.raises(InputError, match="6,144"):
         open_video(path)
     monkeypatch.setenv(VARIABLE, "pixels=6144")
     with open_video(path, prefetch=0) as video:
@@ -222,7 +222,7 @@ def test_a_folder_is_one_run_s_at_a_time(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    with pytest.raises(InputError, match=f"another run .process {holder.pid}. is writing to"):
+    with pytest.raises(InputError, match=f"process {holder.pid}"):
         FolderLock(tmp_path)
     os.kill(holder.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
     holder.wait()

@@ -48,7 +48,7 @@ def test_the_palette_is_that_of_davis(tmp_path: Path) -> None:
     assert len(np.unique(davis_palette(), axis=0)) == 256
 
 
-def label_image(values: Any, mode: str | None = None):
+def label_image(values: Any, mode: str | None = None) -> Image.Image:
     return Image.fromarray(np.array(values, dtype=np.uint8)).convert(mode)
 
 
@@ -154,7 +154,7 @@ def test_palettes_whose_background_is_another_colour(tmp_path: Path) -> None:
     image = Image.fromarray(np.eye(5, dtype=np.uint8))
     image.putpalette([200, 30, 30, 0, 0, 0])
     image.save(tmp_path / "a.png")
-    with pytest.raises(InputError, match="black, the background, as index 1 .* colour 200,30,30"):
+    with pytest.raises(InputError, match="index 1 .*200,30,30"):
         read_mask(tmp_path / "a.png")
 
 

@@ -95,7 +95,7 @@ def test_empty_masks_and_no_objects(frame: Any, make_result: Callable[..., Any])
 
 def test_masks_of_another_size(frame: Any, make_result: Callable[..., Any]) -> None:
     result = make_result(0, {1: np.ones((4, 4), bool)}, (4, 4))
-    with pytest.raises(InputError, match="4 x 4 pixels cannot be drawn over a frame of 480 x 400"):
+    with pytest.raises(InputError, match="4 x 4 .*480 x 400"):
         draw_overlay(frame, result)
 
 
@@ -135,7 +135,7 @@ def test_tags_move_apart(frame: Any, make_result: Callable[..., Any]) -> None:
     """Objects at one place, also at the top edge: no tag covers another."""
     black, names = np.zeros_like(frame), {k: f"{k} person 0.9{k}" for k in range(1, 7)}
 
-    def drawn(masks: Any):
+    def drawn(masks: Any) -> int:
         result = make_result(0, masks, (400, 480))
         changed = draw_overlay(black, result, names=names, opacity=0, contour=0)
         return int(changed.any(axis=2).sum())

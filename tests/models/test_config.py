@@ -105,13 +105,13 @@ def test_suffixes_of_efficienttam(name: str, pooling: str, size: int) -> None:
 def test_a_perceiver_leaves_nothing_to_pool() -> None:
     config = SEGMENTERS["edgetam"]
     assert config.memory_shape == (64, 256 + 16 * 16, 1)
-    with pytest.raises(InputError, match="memories of edgetam are few tokens already"):
+    with pytest.raises(InputError, match="edgetam"):
         config.with_memory(MemoryForm())
 
 
 @pytest.mark.parametrize("window", [0, 3, True, "2"])
 def test_windows_are_those_that_divide_the_grid(window: Any) -> None:
-    with pytest.raises(InputError, match=r"window must be one of \(1, 2, 4\), got"):
+    with pytest.raises(InputError, match=r"window .*\(1, 2, 4\)"):
         MemoryForm(window=window)
 
 
@@ -122,7 +122,7 @@ def test_forms_of_memory_attention() -> None:
     assert attention.image_keys and config.size_multiple == 64
     assert attention.form == "eq6, windows of 4, no pointers"
     assert SEGMENTERS["nano"].memory_attention.form == "none"
-    with pytest.raises(InputError, match="image_size 416 does not fit nano.* 384 or 448"):
+    with pytest.raises(InputError, match="416 .*nano.* 384 or 448"):
         config.with_image_size(416)
     with pytest.raises(InputError, match="at least one token of each kind"):
         PerceiverConfig(grid=0)
@@ -156,5 +156,5 @@ def test_image_sizes(name: str, image_size: int) -> None:
     [("sam2.1_tiny", "sam2.1-tiny"), ("sam2.1-larg", "sam2.1-large"), ("nan", "nano")],
 )
 def test_unknown_names_are_answered_with_near_ones(name: str, near: str) -> None:
-    with pytest.raises(InputError, match=f"unknown model '{name}'; did you mean .*{near}"):
+    with pytest.raises(InputError, match=f"'{name}'; .*{near}"):
         segmenter_config(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,7 +95,9 @@ def test_memory_is_bounded_by_the_neighbourhood() -> None:
     largest = []
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             out = func(*args, **(kwargs or {}))
             if isinstance(out, Tensor):
                 largest[-1] = max(largest[-1], out.untyped_storage().nbytes())
@@ -161,7 +164,9 @@ class Colours(Encoder):
         self.blocks = torch.nn.ModuleList([torch.nn.Identity(), torch.nn.Identity()])
         self.seen: list[Tensor | None] = []
 
-    def forward(self, image, policy=None, previous_masks=None) -> EncoderOutput:  # type: ignore[no-untyped-def]
+    def forward(
+        self, image: Tensor, policy: Any = None, previous_masks: Tensor | None = None
+    ) -> EncoderOutput:
         self.seen.append(previous_masks)
         x = F.avg_pool2d(image, 16).permute(0, 2, 3, 1) * self.scale
         emitted, blocks = self.run_blocks(x, policy, previous_masks)
@@ -256,7 +261,7 @@ def test_context_is_the_first_and_the_last_frames(monkeypatch: pytest.MonkeyPatc
     frames, labels = scene(8)
     sizes = []
 
-    def counting(features, context, *rest):  # type: ignore[no-untyped-def]
+    def counting(features: Tensor, context: Any, *rest: Any) -> Tensor:
         sizes.append(len(context))
         return propagate(features, context, *rest)
 

@@ -131,7 +131,7 @@ def test_a_camera_that_makes_us_wait_does_not_count() -> None:
 
 @pytest.mark.parametrize("fps", [0.0, -3.0, float("nan"), float("inf")])
 def test_impossible_rates_are_refused(fps: float) -> None:
-    with pytest.raises(InputError, match="fps must be"):
+    with pytest.raises(InputError, match="fps"):
         LatencyConfig(fps, LEAST)
 
 

@@ -123,5 +123,5 @@ def test_the_mean_stays_within_the_budget(budget: float) -> None:
 
 @pytest.mark.parametrize("budget", [0.0, -1.0, 1.5, math.nan])
 def test_a_budget_is_a_share(budget: float) -> None:
-    with pytest.raises(InputError, match="memory_budget .* more than 0 and at most 1"):
+    with pytest.raises(InputError, match="memory_budget"):
         MemoryRouter(budget, (4, 4))

@@ -25,7 +25,7 @@ def test_the_folder_remembers_what_the_variants_vary_from(tmp_path: Path) -> Non
     folders = (config, data, data, tmp_path / "out")
     names = [point.method for point in Ablation(0.6, ["rds", "paper"], *folders).points]
     assert names == ["rds", "paper"]
-    with pytest.raises(InputError, match="with other rds"):
+    with pytest.raises(InputError, match="other rds"):
         Ablation(0.5, ["rds"], *folders)
 
 

@@ -313,7 +313,7 @@ class TestResuming:
         self, folders: dict[str, Path], changes: dict[str, Any], name: str
     ) -> None:
         self.compare(folders)
-        with pytest.raises(InputError, match=f"with other {name}; choose another folder"):
+        with pytest.raises(InputError, match=f"other {name}"):
             self.compare(folders, **changes)
 
     @pytest.mark.parametrize("name", ["data", "evaluation"])
@@ -325,7 +325,7 @@ class TestResuming:
         self.compare(folders)
         for part in ("JPEGImages", "Annotations"):
             (folders[name] / part / "480p" / "one").rename(folders[name] / part / "480p" / "four")
-        with pytest.raises(InputError, match=f"with other {name}; choose another folder"):
+        with pytest.raises(InputError, match=f"other {name}"):
             self.compare(folders)
 
     def test_a_folder_that_lacks_a_field_is_given_it(self, folders: dict[str, Path]) -> None:
@@ -343,7 +343,7 @@ class TestResuming:
         saved = json.loads(path.read_text())
         del saved["baselines"]
         path.write_text(json.dumps(saved))
-        with pytest.raises(InputError, match="of an earlier version, at equal budgets"):
+        with pytest.raises(InputError, match="earlier version"):
             self.compare(folders)
 
     def test_points_that_a_method_cannot_reach_are_left_out(self, folders: dict[str, Path]) -> None:

@@ -86,7 +86,7 @@ def test_a_comparison_gives_its_finished_points(tmp_path: Path) -> None:
     assert given.budget_adapters == [cheaper, own]
     assert {path.name for path in tmp_path.glob("*.png")} == {"importances.png", "videos.png"}
     given.method = "adavit"
-    with pytest.raises(InputError, match="no finished point adavit-0.6-seed1"):
+    with pytest.raises(InputError, match="adavit-0.6-seed1"):
         take_comparison(given, tmp_path)
 
 

@@ -140,7 +140,7 @@ def test_training_goes_on_where_it_stopped(
     (out / "bipartite/model.safetensors").unlink()
     variants.train(base, data, out, ["tar", "bipartite", "longer"], steps=2)
     assert trained == ["tar", "bipartite", "bipartite", "longer"]
-    with pytest.raises(InputError, match="was trained with steps 2, not 3"):
+    with pytest.raises(InputError, match="steps 2, .*3"):
         variants.train(base, data, out, ["tar"], steps=3)
 
 

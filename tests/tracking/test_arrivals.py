@@ -118,11 +118,11 @@ def test_overlaps_of_boxes_and_masks() -> None:
 def test_bad_input_is_one_line(model: Model, clip: Clip) -> None:
     with pytest.raises(InputError, match="followed forward"):
         model.track(clip(2), detections=[None], direction="both")
-    with pytest.raises(InputError, match="lookahead needs all prompts"):
+    with pytest.raises(InputError, match="lookahead"):
         model.track(clip(2), detections=[None], options=TrackingOptions(lookahead=True))
-    with pytest.raises(InputError, match="on frame 0 has shape"):
+    with pytest.raises(InputError, match="frame 0 .*shape"):
         next(model.track(clip(2), detections=[np.zeros((2, 3))]))
-    with pytest.raises(InputError, match="outside the 80 x 48 image"):
+    with pytest.raises(InputError, match="80 x 48"):
         next(model.track(clip(2), detections=[[[90, 5, 99, 9]]]))
-    with pytest.raises(InputError, match="overlap must be above 0"):
+    with pytest.raises(InputError, match="overlap"):
         Arrivals([], overlap=0)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -175,7 +176,7 @@ def guesses(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> list[list[
     script: list[list[list[float]]] = []
     propose = segmenter.propose
 
-    def scripted(features: Tensor, high: tuple[Tensor, ...], *rest: Tensor, **named: Tensor):  # type: ignore[no-untyped-def]
+    def scripted(features: Tensor, high: tuple[Tensor, ...], *rest: Tensor, **named: Tensor) -> Any:
         real = propose(features, high, *rest, **named)
         if not script:
             return real

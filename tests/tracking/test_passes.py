@@ -229,7 +229,7 @@ def test_a_stream_that_ends_before_a_prompt_says_so(
     prompts = [Prompt(0, A, points=[(1, 1)]), Prompt(7, B, points=[(1, 1)])]
     results = track(segmenter, source(clip(5), False), prompts)
     seen = []
-    with pytest.raises(InputError, match="the source ended before frame 7, which has a prompt"):
+    with pytest.raises(InputError, match="frame 7"):
         seen.extend(r.index for r in results)
     assert seen == [0, 1, 2, 3, 4]
 
@@ -259,7 +259,7 @@ def test_clicks_off_an_object_before_it_is_there(
     """Refused, or without effect where tracking goes backward to where the object is."""
     video, given = source(clip(6)), Prompt(3, A, points=[(30, 20)])
     early, late = (Prompt(t, A, points=[(5, 40)], labels=[0]) for t in (1, 5))
-    with pytest.raises(InputError, match="object 4 has only clicks off it on frame 1, its first"):
+    with pytest.raises(InputError, match="object 4 .*frame 1"):
         track(segmenter, video, early, direction=direction)
     if direction != "backward":
         with pytest.raises(InputError, match="frame 1"):

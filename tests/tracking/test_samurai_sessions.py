@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tempomask.models.config import HieraConfig, Pooling, SegmenterConfig, ViTCo
 from tempomask.models.encoder import KeepPlan, Policy
 from tempomask.models.segmenter import Segmenter
 from tempomask.prompts import Prompt
+from tempomask.results import FrameResult
 from tempomask.tracking.kalman import Box
 from tempomask.tracking.options import SamuraiConfig, TrackingOptions
 from tempomask.tracking.passes import track
@@ -23,6 +25,7 @@ from tempomask.tracking.rules import MotionRule
 from tempomask.tracking.session import Session
 
 Frames = Callable[..., list[NDArray[np.uint8]]]
+Source = Callable[..., Any]
 SAMURAI = TrackingOptions(memory="samurai")
 PERSON = np.zeros((48, 80), dtype=bool)
 PERSON[8:22, 5:21] = True
@@ -36,7 +39,9 @@ class Scripted:
         self.frame = 0
         propose = segmenter.propose
 
-        def scripted(features: Tensor, high: tuple[Tensor, ...], *rest: Tensor, **named: Tensor):  # type: ignore[no-untyped-def]
+        def scripted(
+            features: Tensor, high: tuple[Tensor, ...], *rest: Tensor, **named: Tensor
+        ) -> Any:
             real = propose(features, high, *rest, **named)
             if self.frame >= len(self.frames):
                 return real
@@ -151,14 +156,22 @@ def test_masks_of_a_pixel_or_none_for_many_frames(
         assert session.memory_bytes() < 60_000
 
 
-def results(segmenter: Segmenter, frames: list[NDArray[np.uint8]], source, prompts, **options):  # type: ignore[no-untyped-def]
+def results(
+    segmenter: Segmenter,
+    frames: list[NDArray[np.uint8]],
+    source: Source,
+    prompts: Any,
+    **options: Any,
+) -> dict[int, FrameResult]:
     direction = options.pop("direction", "forward")
     chosen = TrackingOptions(memory="samurai", **options)
     found = track(segmenter, source(frames), prompts, direction=direction, options=chosen)
     return {result.index: result for result in found}
 
 
-def test_objects_do_not_disturb_each_other(segmenter: Segmenter, clip: Frames, source) -> None:  # type: ignore[no-untyped-def]
+def test_objects_do_not_disturb_each_other(
+    segmenter: Segmenter, clip: Frames, source: Source
+) -> None:
     """One, prompted at 0 by a mask, is tracked as if the others (click at 5, box at 9) were not."""
     frames = clip(24)
     first = Prompt(frame=0, object_id=1, mask=PERSON)
@@ -178,7 +191,7 @@ def test_objects_do_not_disturb_each_other(segmenter: Segmenter, clip: Frames, s
 def test_backward_is_forward_on_the_film_run_backward(
     segmenter: Segmenter,
     clip: Frames,
-    source,  # type: ignore[no-untyped-def]
+    source: Source,
 ) -> None:
     frames = clip(22)
     forward = results(segmenter, frames, source, Prompt(frame=0, mask=PERSON))
@@ -193,7 +206,9 @@ def test_backward_is_forward_on_the_film_run_backward(
         assert np.array_equal(forward[index].low_res_logits, mirrored[21 - index].low_res_logits)
 
 
-def test_both_directions_from_the_middle(segmenter: Segmenter, clip: Frames, source) -> None:  # type: ignore[no-untyped-def]
+def test_both_directions_from_the_middle(
+    segmenter: Segmenter, clip: Frames, source: Source
+) -> None:
     found = results(
         segmenter, clip(15), source, Prompt(frame=7, points=[(12, 14)]), direction="both"
     )

@@ -186,7 +186,7 @@ def test_a_run_with_other_data_or_weights_is_not_gone_on_with(
     recipe = replace(RECIPE, steps=1)
     resumed(["disk3"]).run()
     assert resumed(["disk3"]).step == 1
-    with pytest.raises(InputError, match="begun with other weights of"):
+    with pytest.raises(InputError, match="other weights"):
         resumed(["disk3"], factor=1.5)
     with pytest.raises(InputError, match="other training sequences: disk3 is new"):
         resumed([])
@@ -522,7 +522,7 @@ def test_impossible_validation_sets(davis: Path, held_out: list[str], message: s
 
 
 def test_clips_longer_than_every_sequence_are_refused(davis: Path) -> None:
-    with pytest.raises(InputError, match="no sequence has the 9 frames of a clip"):
+    with pytest.raises(InputError, match="9 frames"):
         DavisClips(list(Davis(davis, "all")), SIDE, num_frames=9)
 
 

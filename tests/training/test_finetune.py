@@ -128,7 +128,7 @@ def test_recipes_are_the_papers() -> None:
     assert (videos.steps, videos.learning_rate, videos.encoder_rate) == (300_000, 3e-4, 6e-5)
     assert images.layer_decay == videos.layer_decay == 0.8 and videos.most_objects == 3
     assert (images.changes.degrees, videos.changes.degrees, videos.changes.shear) == (0, 25, 20)
-    with pytest.raises(InputError, match="unknown recipe 'sam'; did you mean sam2"):
+    with pytest.raises(InputError, match="'sam'.* sam2"):
         finetune_recipe("sam")
 
 
@@ -386,10 +386,10 @@ def test_adapters_are_merged_into_the_weights(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_frozen(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no part 'encodr' to freeze; did you mean encoder"):
+    with pytest.raises(InputError, match="'encodr'.* encoder"):
         make(tmp_path, frozen=("encodr",))
     every = tuple(name for name, _ in network().named_parameters())
-    with pytest.raises(InputError, match="nothing is left to train"):
+    with pytest.raises(InputError, match="nothing is left"):
         make(tmp_path, recipe=RECIPE, frozen=every)
 
 
@@ -405,7 +405,7 @@ def test_one_device_trains_without_accelerate(
     for one, other in zip(with_it.average.parameters(), alone.average.parameters(), strict=True):
         torch.testing.assert_close(one, other)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="several devices needs accelerate"):
+    with pytest.raises(InputError, match="accelerate"):
         run_module.make_accelerator()
 
 

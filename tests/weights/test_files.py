@@ -121,7 +121,7 @@ def test_truncated_files(make_segmenter: Make, tmp_path: Path, share: float, suf
 
 @pytest.mark.parametrize("missing", ["no.pt", "no/such/folder/no.safetensors", "deep/er/no"])
 def test_missing_files(tmp_path: Path, missing: str) -> None:
-    with pytest.raises(InputError, match="there is no checkpoint at"):
+    with pytest.raises(InputError, match="no checkpoint"):
         load_segmenter("sam2.1-tiny", tmp_path / missing)
 
 
@@ -247,7 +247,7 @@ def test_a_written_file_knows_its_checksum(make_segmenter: Make, tmp_path: Path)
     content = bytearray(path.read_bytes())
     content[-100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(InputError, match="its tensors have another checksum"):
+    with pytest.raises(InputError, match="tensors .*checksum"):
         load_segmenter(checkpoint=path)
 
 
@@ -255,7 +255,7 @@ def test_a_list_of_checksums_beside_a_file_counts(make_segmenter: Make, tmp_path
     path = tmp_path / "weights.safetensors"
     save_file(make_segmenter("sam2.1-tiny").state_dict(), path)
     (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  weights.safetensors\n")
-    with pytest.raises(InputError, match="its checksum is not that in SHA256SUMS"):
+    with pytest.raises(InputError, match="SHA256SUMS"):
         read_checkpoint(path)
     (tmp_path / "SHA256SUMS").write_text(f"{file_hash(path)}  weights.safetensors\n")
     read_checkpoint(path)

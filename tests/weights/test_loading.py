@@ -207,7 +207,7 @@ def test_the_bundled_model() -> None:
 def test_image_size(make_segmenter: Make, tmp_path: Path, writer: Writer) -> None:
     path = writer(make_segmenter("sam2.1-tiny"), tmp_path)
     assert load_segmenter("sam2.1-tiny", path, image_size=96).config.image_size == 96
-    with pytest.raises(InputError, match="image_size 100 does not fit sam2.1-tiny.* 96 or 128"):
+    with pytest.raises(InputError, match="100 .*sam2.1-tiny.* 96 or 128"):
         load_segmenter("sam2.1-tiny", path, image_size=100)
 
 
@@ -230,7 +230,7 @@ def test_the_file_name_tells_efficienttam_variants_apart(
 
 def test_other_names_leave_the_variant_open(make_segmenter: Make, tmp_path: Path) -> None:
     path = write_official(make_segmenter("efficienttam-ti"), tmp_path)
-    with pytest.raises(InputError, match="cannot tell .* say which of efficienttam-ti, .*-2-512"):
+    with pytest.raises(InputError, match="which of efficienttam-ti, .*-2-512"):
         load_segmenter(checkpoint=path)
 
 
@@ -252,7 +252,7 @@ def test_a_checkpoint_of_another_model(
     make_segmenter: Make, tmp_path: Path, holds: str, asked: str, writer: Writer
 ) -> None:
     path = writer(make_segmenter(holds), tmp_path)
-    with pytest.raises(InputError, match=rf"is a checkpoint of {holds}.*, not of {asked}"):
+    with pytest.raises(InputError, match=rf"of {holds}.*, not of {asked}"):
         load_segmenter(asked, path)
 
 
@@ -313,7 +313,7 @@ def test_sizes_of_ones_own_need_no_name(make_segmenter: Make, tmp_path: Path) ->
     (tmp_path / "config.json").write_text(json.dumps(changed))
     loaded = load_segmenter(checkpoint=tmp_path)
     assert loaded.config.name == "sam2-custom" and loaded.config.multimask_max_points == 3
-    with pytest.raises(InputError, match="is a checkpoint of sam2-custom, not of sam2.1-tiny"):
+    with pytest.raises(InputError, match="sam2-custom, .* sam2.1-tiny"):
         load_segmenter("sam2.1-tiny", tmp_path)
 
 

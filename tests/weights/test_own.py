@@ -40,7 +40,7 @@ def test_configurations_survive_json(name: str) -> None:
     ],
 )
 def test_unreadable_configurations(damage: Callable[[str], str]) -> None:
-    with pytest.raises(InputError, match=r"configuration cannot be read .* newer version"):
+    with pytest.raises(InputError, match="newer version"):
         config_from_json(SegmenterConfig, damage(config_to_json(SEGMENTERS["sam2.1-tiny"])))
 
 

