@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tempomask.data import synthetic
@@ -158,6 +158,7 @@ def test_velocity_of_a_single_frame_is_zero() -> None:
 
 @settings(deadline=None)
 @given(seed=seeds)
+@example(seed=22534)  # slim, and nearly all of it hole
 def test_drawn_shapes_have_area(seed: int) -> None:
     cutout = drawn_shape(np.random.default_rng(seed), np.full((100, 150, 3), 50, np.uint8))
     assert cutout.image.shape == (128, 128, 3) and cutout.image.dtype == np.uint8

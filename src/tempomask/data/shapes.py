@@ -9,6 +9,8 @@ from tempomask.data.opencv import cv2
 from tempomask.data.stills import Cutout
 
 SIDE = 128
+# Of the square, that a hole leaves.
+LEAST_SHARE = 0.01
 
 
 def drawn_shape(rng: np.random.Generator, texture: ImageArray) -> Cutout:
@@ -18,7 +20,10 @@ def drawn_shape(rng: np.random.Generator, texture: ImageArray) -> Cutout:
     if rng.random() < 0.2:
         radius = int(rng.integers(SIDE // 16, SIDE // 8))
         x, y = (int(v) for v in SIDE // 2 + rng.integers(-radius, radius + 1, 2))
-        cv2.circle(mask, (x, y), radius, 0, -1)
+        pierced = mask.copy()
+        cv2.circle(pierced, (x, y), radius, 0, -1)
+        # A slim shape may be little more than where its hole would be.
+        mask = pierced if pierced.mean() > LEAST_SHARE else mask
     return Cutout(_filling(rng, texture), mask, "shape")
 
 
