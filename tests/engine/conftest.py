@@ -110,3 +110,17 @@ def tiny(randomise: Callable[[Segmenter], Segmenter]) -> MakeTiny:
         return segmenter
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small(tiny: MakeTiny) -> MakeTiny:
+    """As `tiny`, with one layer of memory attention and, of Hiera, fewer blocks: for tracing."""
+    encoder = replace(HIERA, stages=(1, 1, 2, 1), global_attention_blocks=(3,))
+
+    def make(name: str, **changes: Any) -> Segmenter:
+        usual = config(name)
+        changes.setdefault("memory_attention", replace(usual.memory_attention, layers=1))
+        changes.setdefault("encoder", encoder if usual.encoder is HIERA else usual.encoder)
+        return tiny(name, **changes)
+
+    return make

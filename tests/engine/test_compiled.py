@@ -70,9 +70,9 @@ def assert_same(got: list[FrameResult], expected: list[FrameResult]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_thirty_frames_need_no_other_graph(
-    tiny: MakeTiny, name: str, monkeypatch: pytest.MonkeyPatch
+    small: MakeTiny, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = compiled(tiny(name))
+    model = compiled(small(name))
     model = model.compile(SIZE, objects=2, options=EXACT)
     segmenter = model.segmenter
     assert isinstance(segmenter, CompiledSegmenter)
@@ -104,12 +104,12 @@ def test_thirty_frames_need_no_other_graph(
         "decode": 29,
         "encode_memory": 29,
     }
-    assert_same(got, video(Model(tiny(name)), 30))
+    assert_same(got, video(Model(small(name)), 30))
 
 
-def test_a_second_prompted_frame(tiny: MakeTiny) -> None:
+def test_a_second_prompted_frame(small: MakeTiny) -> None:
     """Its slots are graphs of their own, made when they are asked for; other shapes get none."""
-    model = compiled(tiny("efficienttam", **FEW))
+    model = compiled(small("efficienttam", **FEW))
     model = model.compile(SIZE, prompted_frames=2, options=EXACT)
     segmenter = model.segmenter
     assert isinstance(segmenter, CompiledSegmenter)
@@ -125,17 +125,17 @@ def test_a_second_prompted_frame(tiny: MakeTiny) -> None:
     with segmenter.preparing():
         got = tracked(model)
     assert segmenter._known == known
-    assert_same(got, tracked(Model(tiny("efficienttam", **FEW))))
+    assert_same(got, tracked(Model(small("efficienttam", **FEW))))
     with dynamo.config.patch(error_on_recompile=True):
         got = video(model, 3)
     assert segmenter._known == known
-    assert_same(got, video(Model(tiny("efficienttam", **FEW)), 3))
+    assert_same(got, video(Model(small("efficienttam", **FEW)), 3))
 
 
 @pytest.mark.parametrize("routed", [False, True])
-def test_policies(tiny: MakeTiny, routed: bool) -> None:
+def test_policies(small: MakeTiny, routed: bool) -> None:
     """A static plan is part of the encoder's graph; a router's blocks are graphs of their own."""
-    encoder = tiny("efficienttam", **FEW).encoder
+    encoder = small("efficienttam", **FEW).encoder
 
     def policy() -> Policy:
         if not routed:
@@ -144,19 +144,19 @@ def test_policies(tiny: MakeTiny, routed: bool) -> None:
         router = PredictiveRouter(RouterConfig.for_encoder(encoder)).eval()
         return RecurrentPolicy(router, FixedBudget(0.7), TopK())
 
-    model = compiled(tiny("efficienttam", **FEW))
+    model = compiled(small("efficienttam", **FEW))
     model = model.compile(SIZE, objects=2, options=EXACT, routing=policy())
     with dynamo.config.patch(error_on_recompile=True):
         got = video(model, 4, policy())
     assert int(got[-1].blocks.sum()) == 2
-    assert_same(got, video(Model(tiny("efficienttam", **FEW)), 4, policy()))
+    assert_same(got, video(Model(small("efficienttam", **FEW)), 4, policy()))
 
 
-def test_graphs_survive_ahead_of_time_autograd(tiny: MakeTiny) -> None:
+def test_graphs_survive_ahead_of_time_autograd(small: MakeTiny) -> None:
     """The tracing that every real backend starts from."""
-    model = compiled(tiny("efficienttam", **FEW), "aot_eager")
+    model = compiled(small("efficienttam", **FEW), "aot_eager")
     model = model.compile(SIZE, objects=2, options=EXACT)
-    assert_same(video(model, 4), video(Model(tiny("efficienttam", **FEW)), 4))
+    assert_same(video(model, 4), video(Model(small("efficienttam", **FEW)), 4))
 
 
 @pytest.mark.parametrize(
@@ -164,10 +164,10 @@ def test_graphs_survive_ahead_of_time_autograd(tiny: MakeTiny) -> None:
     [("efficienttam-eq6", EXACT), ("sam2", replace(EXACT, memory_stride=3))],
 )
 def test_a_warm_up_runs_every_graph_three_times(
-    tiny: MakeTiny, name: str, options: TrackingOptions, monkeypatch: pytest.MonkeyPatch
+    small: MakeTiny, name: str, options: TrackingOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CUDA records the second run; the last ones find every slot taken, one a lone memory."""
-    model = compiled(tiny(name, **FEW))
+    model = compiled(small(name, **FEW))
     segmenter = model.segmenter
     assert isinstance(segmenter, CompiledSegmenter)
     runs: Counter[Any] = Counter()
@@ -191,9 +191,9 @@ def test_a_warm_up_runs_every_graph_three_times(
     assert set(runs) == segmenter._known
 
 
-def test_graphs_are_of_the_thread_that_made_them(tiny: MakeTiny) -> None:
+def test_graphs_are_of_the_thread_that_made_them(small: MakeTiny) -> None:
     """Not of a later one that happens to have its ident."""
-    segmenter = CompiledSegmenter(accelerate(tiny("sam2", **FEW)), "eager", cuda_graphs=False)
+    segmenter = CompiledSegmenter(accelerate(small("efficienttam", **FEW)), "eager", cuda_graphs=False)
     segmenter._cuda_graphs = True
     model, known = Model(segmenter), []
     model.compile(SIZE, options=EXACT)
@@ -213,9 +213,9 @@ def test_graphs_are_of_the_thread_that_made_them(tiny: MakeTiny) -> None:
     assert segmenter._known == here
 
 
-def test_one_thread_prepares(tiny: MakeTiny) -> None:
+def test_one_thread_prepares(small: MakeTiny) -> None:
     """Another one runs uncompiled meanwhile."""
-    model = compiled(tiny("sam2", **FEW))
+    model = compiled(small("sam2", **FEW))
     assert isinstance(model.segmenter, CompiledSegmenter)
     with model.segmenter.preparing():
         thread = Thread(target=video, args=(model, 2))
@@ -224,8 +224,8 @@ def test_one_thread_prepares(tiny: MakeTiny) -> None:
     assert not model.segmenter._known
 
 
-def test_a_graph_that_fails_is_tried_again(tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = accelerate(tiny("sam2", **FEW))
+def test_a_graph_that_fails_is_tried_again(small: MakeTiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = accelerate(small("efficienttam", **FEW))
 
     def broken(*_: Any) -> Any:
         raise RuntimeError("no compiler")
@@ -237,8 +237,8 @@ def test_a_graph_that_fails_is_tried_again(tiny: MakeTiny, monkeypatch: pytest.M
     assert "decode" not in {step for step, _ in segmenter._known}  # type: ignore[misc]
 
 
-def test_compiling_gives_another_model(tiny: MakeTiny) -> None:
-    model = Model(accelerate(tiny("efficienttam", **FEW)))
+def test_compiling_gives_another_model(small: MakeTiny) -> None:
+    model = Model(accelerate(small("efficienttam", **FEW)))
     before = model.segmenter
     other = model.compile(SIZE, options=EXACT, backend="eager")
     assert isinstance(other.segmenter, CompiledSegmenter) and model.segmenter is before
@@ -246,11 +246,11 @@ def test_compiling_gives_another_model(tiny: MakeTiny) -> None:
     assert_same(video(other, 3), video(model, 3))
 
 
-def test_a_compiled_model_is_not_copied(tiny: MakeTiny) -> None:
+def test_a_compiled_model_is_not_copied(small: MakeTiny) -> None:
     with pytest.raises(InputError, match="neither copied nor pickled"):
-        deepcopy(compiled(tiny("sam2", **FEW)))
+        deepcopy(compiled(small("sam2", **FEW)))
 
 
-def test_the_plain_engine_is_not_compiled(tiny: MakeTiny) -> None:
+def test_the_plain_engine_is_not_compiled(small: MakeTiny) -> None:
     with pytest.raises(InputError, match='engine="fast"'):
-        Model(tiny("efficienttam", **FEW)).compile(SIZE)
+        Model(small("efficienttam", **FEW)).compile(SIZE)

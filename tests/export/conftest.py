@@ -13,20 +13,20 @@ from tempomask.export.runtime import OnnxSegmenter
 from tempomask.export.writer import export_segmenter
 from tempomask.models.segmenter import Segmenter
 from tempomask.weights import save_segmenter
-from tests.engine.conftest import randomise, tiny
+from tests.engine.conftest import randomise, small, tiny
 from tests.tracking.conftest import clip, make_segmenter, source
 
-__all__ = ["clip", "randomise", "source", "tiny"]
+__all__ = ["clip", "randomise", "small", "source", "tiny"]
 
 CPU = ["CPUExecutionProvider"]
 MakeExport = Callable[[str], Path]
-MakeTiny = Callable[[str], Segmenter]
+MakeTiny = Callable[..., Segmenter]
 
 
 @pytest.fixture(scope="session")
-def network(tiny: MakeTiny) -> MakeTiny:
-    """network(name): "toy", whose encoder is nano's, or as `tiny` calls it."""
-    return cache(lambda name: make_segmenter(image_keys=True) if name == "toy" else tiny(name))
+def network(small: MakeTiny) -> MakeTiny:
+    """network(name): "toy", whose encoder is nano's, or as `small` calls it."""
+    return cache(lambda name: make_segmenter(image_keys=True) if name == "toy" else small(name))
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def converted(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> list
 
 @pytest.mark.filterwarnings("ignore")
 def test_every_step_converts(network: MakeTiny) -> None:
-    plain = network("toy").requires_grad_(False)
+    plain = network("nano").requires_grad_(False)
     with constant_tables(plain):
         for graph in graphs(plain, None, 7):
             outputs = converted(graph.module, tuple(graph.inputs.values()))
