@@ -9,6 +9,7 @@ with full memories, a frame up to its masks at the video's size.
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -63,16 +64,21 @@ class Variant:
         return labels
 
 
-def variants(name: str, checkpoint: str | None, adapter: str | None) -> list[Variant]:
+def variants(given: argparse.Namespace) -> list[Variant]:
     """What is compared; the first is exact."""
-    common: dict[str, Any] = {"name": name, "checkpoint": checkpoint, "device": "cpu"}
+    common: dict[str, Any] = {
+        "name": given.model,
+        "checkpoint": given.checkpoint,
+        "image_size": given.image_size,
+        "device": "cpu",
+    }
     model = load(**common)
     made = [Variant(f"budget {b:g}", model, Routing(memory_budget=b)) for b in BUDGETS]
     if model.pooling == "none":
         pooled = load(**common, pooled_memory=True)
         made += [Variant(f"pooled, {b:g}", pooled, Routing(memory_budget=b)) for b in (1.0, 0.5)]
-    if adapter is not None:
-        routed = load(**common, adapter=adapter)
+    if given.adapter:
+        routed = load(**common, adapter=given.adapter)
         made += [
             Variant(f"RDS 0.6, {b:g}", routed, Routing(0.6, memory_budget=b))
             for b in (1.0, 0.5, 0.3)
@@ -124,11 +130,12 @@ def main() -> None:
     command.add_argument("--data", type=Path, required=True, help="a folder in the DAVIS layout")
     command.add_argument("--model", default="nano")
     command.add_argument("--checkpoint", default=None)
+    command.add_argument("--image-size", type=int, default=None, help="default: the model's own")
     command.add_argument("--adapter", default="nano-rds", help='of RDS; "" for none')
     command.add_argument("--frames", type=int, default=None, help="of each sequence; default: all")
     command.add_argument("--sequences", nargs="*", default=None)
     given = command.parse_args()
-    compared = variants(given.model, given.checkpoint, given.adapter or None)
+    compared = variants(given)
     dataset = Davis(given.data)
     for sequence in dataset:
         if given.sequences is None or sequence.name in given.sequences:

@@ -20,7 +20,7 @@ def test_nano_prompts(run_script: Any, save_pair: Any, tmp_path: Path) -> None:
             labels = np.zeros((256, 320), np.uint8)
             labels[60:200, 60 + 9 * number + 2 * t : 180 + 9 * number + 2 * t] = 1
             save_pair(root / "davis16-train-256", f"{name}/{t:05d}", labels)
-    arguments = ("--frames", "2", "--clips", "2", "--image-size", "256")
+    arguments = ("--frames", "2", "--clips", "2", "--image-size", "128")
     report = run_script("benchmarks/nano_prompts.py", "--data", root, *arguments)
     assert report["images"] == 2 and report["objects"] == 4
     assert report["iou"]["click/oracle"] >= report["iou"]["click"]
@@ -53,7 +53,7 @@ def test_memory_budgets_take_turns(run_script: Any, save_pair: Any, tmp_path: Pa
         labels[30:66, 20 + 3 * t : 60 + 3 * t] = 1
         save_pair(tmp_path, f"square/{t:05d}", labels, ("JPEGImages/480p", "Annotations/480p"))
     script = "benchmarks/quality/memory_budget.py"
-    rows = run_script(script, "--data", tmp_path, "--adapter", "")["rows"]
+    rows = run_script(script, "--data", tmp_path, "--adapter", "", "--image-size", "192")["rows"]
     shares = {row["variant"]: row["queries"] for row in rows}
     assert shares["budget 1"] == shares["pooled, 1"] == 1
     assert 0.3 < shares["budget 0.3"] < shares["budget 0.5"] < shares["budget 0.7"] < 1

@@ -193,7 +193,9 @@ def test_a_warm_up_runs_every_graph_three_times(
 
 def test_graphs_are_of_the_thread_that_made_them(small: MakeTiny) -> None:
     """Not of a later one that happens to have its ident."""
-    segmenter = CompiledSegmenter(accelerate(small("efficienttam", **FEW)), "eager", cuda_graphs=False)
+    segmenter = CompiledSegmenter(
+        accelerate(small("efficienttam", **FEW)), "eager", cuda_graphs=False
+    )
     segmenter._cuda_graphs = True
     model, known = Model(segmenter), []
     model.compile(SIZE, options=EXACT)
@@ -224,7 +226,9 @@ def test_one_thread_prepares(small: MakeTiny) -> None:
     assert not model.segmenter._known
 
 
-def test_a_graph_that_fails_is_tried_again(small: MakeTiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_fails_is_tried_again(
+    small: MakeTiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = accelerate(small("efficienttam", **FEW))
 
     def broken(*_: Any) -> Any:

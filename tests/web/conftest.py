@@ -56,4 +56,4 @@ def open_project(tmp_path: Path, facts: VideoFacts) -> Iterator[Callable[[], Pro
 
 @pytest.fixture(scope="session")
 def nano() -> Model:
-    return load("nano", device="cpu", dtype="float32")
+    return load("nano", image_size=128, device="cpu", dtype="float32")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import CancelledError
 
 import pytest
@@ -81,45 +81,51 @@ def worker() -> Iterator[Worker]:
 
 
 def test_jobs_come_before_the_steps_of_a_run(worker: Worker) -> None:
+    """And who hears of its end can start another."""
     seen: list[str] = []
-    begun, go = threading.Event(), threading.Event()
+    begun, go, done = threading.Event(), threading.Event(), threading.Event()
 
-    def run() -> Iterator[None]:
-        try:
-            for step in range(3):
-                begun.set()
-                assert go.wait(10)
-                seen.append(f"step {step}")
-                yield
-        finally:
-            seen.append("ended")
+    def run() -> Generator[None, None, str]:
+        for step in range(3):
+            begun.set()
+            assert go.wait(10)
+            seen.append(f"step {step}")
+            yield
+        return "why it ended"
 
-    worker.start(run())  # type: ignore[arg-type]
+    def again() -> Generator[None, None, None]:
+        seen.append("another")
+        yield
+
+    def ended(error: str | None) -> None:
+        seen.append(str(error))
+        worker.start(again(), lambda _: done.set())
+
+    worker.start(run(), ended)
     assert begun.wait(10)
     job = worker.submit(lambda: seen.append("job"))
     with pytest.raises(InputError, match="under way"):
-        worker.start(run())  # type: ignore[arg-type]
+        worker.start(run(), ended)
     go.set()
     job.result(10)
     assert seen[:2] == ["step 0", "job"]
-    while worker.running:
-        worker.submit(lambda: None).result(10)
-    assert seen == ["step 0", "job", "step 1", "step 2", "ended"]
+    assert done.wait(10) and not worker.running
+    assert seen == ["step 0", "job", "step 1", "step 2", "why it ended", "another"]
 
 
 def test_a_stopped_run_is_closed(worker: Worker) -> None:
-    closed = threading.Event()
+    closed, heard = threading.Event(), threading.Event()
 
-    def run() -> Iterator[None]:
+    def run() -> Generator[None, None, None]:
         try:
             while True:
                 yield
         finally:
             closed.set()
 
-    worker.start(run())  # type: ignore[arg-type]
+    worker.start(run(), lambda _: heard.set())
     worker.stop()
-    assert closed.wait(10)
+    assert heard.wait(10) and closed.is_set()
 
 
 def test_of_previews_the_newest_counts(worker: Worker) -> None:

@@ -287,9 +287,8 @@ class Room:
         def tell(function: Callable[..., None], *arguments: Any) -> None:
             loop.call_soon_threadsafe(function, change, *arguments)
 
-        steps = run.steps(self.models, self.video, lambda *a: tell(self._frame_done, *a),
-                          lambda error: tell(self._run_ended, error))  # fmt: skip
-        self.worker.start(steps)
+        steps = run.steps(self.models, self.video, lambda *a: tell(self._frame_done, *a))
+        self.worker.start(steps, lambda error: tell(self._run_ended, error))
         self.progress = Progress(total, objects)
         self._ended.clear()
         self._times.clear()

@@ -38,17 +38,15 @@ class Run:
         return sum(len(each.shown) for each in passes)
 
     def steps(
-        self, models: Models, video: Video, done: FrameDone, ended: Callable[[str | None], None]
-    ) -> Generator[None, None, None]:
-        """Track, one frame a step; errors end the run and are told.
+        self, models: Models, video: Video, done: FrameDone
+    ) -> Generator[None, None, str | None]:
+        """Track, one frame a step; returns the error that ended it, if one did.
 
         Args:
             models: Of which the routed one serves where a budget or a speed is asked for.
             video: Open.
             done: Takes frame, masks by object and the blocks that ran.
-            ended: Takes the error that ended it, if one did.
         """
-        error: str | None = None
         try:
             routed = self.budget is not None or self.fps is not None
             model = models.routed() if routed else models.plain()
@@ -60,11 +58,10 @@ class Run:
                 done(result.index, entries, blocks)
                 yield
         except InputError as caught:
-            error = str(caught)
+            return str(caught)
         except Exception as caught:
-            error = f"tracking failed: {caught!r}"
-        finally:
-            ended(error)
+            return f"tracking failed: {caught!r}"
+        return None
 
 
 @dataclass(frozen=True)

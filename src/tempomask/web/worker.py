@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 from tempomask.errors import InputError
 
 Result = TypeVar("Result")
-Run = Generator[None, None, None]
-_ENDED = object()
+# A step at a time; it returns the error that ended it, if one did.
+Run = Generator[None, None, str | None]
+Ended = Callable[[str | None], None]
 
 
 class Worker:
@@ -26,6 +27,7 @@ class Worker:
         self._jobs: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._newest: dict[Hashable, tuple[Future[Any], Callable[[], Any]]] = {}
         self._run: Run | None = None
+        self._ended: Ended = lambda _error: None
         self._stopping = self._closed = self._begun = False
         self._thread = Thread(target=self._work, name="tempomask-annotate", daemon=True)
         self._thread.start()
@@ -49,8 +51,12 @@ class Worker:
         self._put(put)
         return future
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Run, ended: Ended) -> None:
         """Take a step of a run whenever no job waits; it handles its own errors.
+
+        Args:
+            run: Whose first step is taken even if it is stopped before.
+            ended: Called in the worker's thread once another run can be started.
 
         Raises:
             InputError: If there is a run already.
@@ -58,7 +64,7 @@ class Worker:
         with self._changed:
             if self._run is not None:
                 raise InputError("tracking is under way; stop it first")
-            self._run, self._stopping, self._begun = run, False, False
+            self._run, self._ended, self._stopping, self._begun = run, ended, False, False
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -108,14 +114,21 @@ class Worker:
     def _step(self) -> None:
         run = self._run
         assert run is not None, "a step is taken of a run"
+        error: str | None = None
         # One that has not begun would not notice that it is closed.
         if self._stopping and self._begun:
             run.close()
-        elif next(run, _ENDED) is not _ENDED:
-            self._begun = True
-            return
+        else:
+            try:
+                next(run)
+            except StopIteration as end:
+                error = end.value
+            else:
+                self._begun = True
+                return
         with self._changed:
             self._run = None
+        self._ended(error)
 
 
 def _fulfil(future: Future[Any], job: Callable[[], Any]) -> None:
