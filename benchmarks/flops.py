@@ -185,13 +185,9 @@ def frame_cost(
         memories: That the frame attends to, by default as many as there can be.
         pointers: Likewise.
     """
-    config = segmenter.config
-    with torch.device("meta"):
-        shadow = fit_widths(Segmenter(config), segmenter.state_dict())
-    shadow.eval().requires_grad_(False)
+    config, (shadow, image) = segmenter.config, _shadow(segmenter)
     memories = config.memory_frames if memories is None else memories
     pointers = config.max_pointers if pointers is None else pointers
-    image = torch.zeros(1, 3, config.image_size, config.image_size, device="meta")
     blocks = _CountingPlan()
     with torch.no_grad():
         with counting() as encoder:
@@ -213,6 +209,23 @@ def frame_cost(
         decoder=decoded.macs,
         memory_encoder=memorised.macs,
     )
+
+
+def encoder_cost(segmenter: Segmenter) -> Macs:
+    """The image encoder with its neck, all blocks: `frame_cost(segmenter).encoder()`, sooner."""
+    shadow, image = _shadow(segmenter)
+    with torch.no_grad(), counting() as counted:
+        shadow.encode(image)
+    return counted.macs
+
+
+def _shadow(segmenter: Segmenter) -> tuple[Segmenter, Tensor]:
+    """A network of the same shapes on the meta device, and an image (1, 3, S, S) for it."""
+    side = segmenter.config.image_size
+    with torch.device("meta"):
+        shadow = fit_widths(Segmenter(segmenter.config), segmenter.state_dict())
+        image = torch.zeros(1, 3, side, side)
+    return shadow.eval().requires_grad_(False), image
 
 
 class _CountingPlan(Policy):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from benchmarks.flops import frame_cost, total
+from benchmarks.flops import encoder_cost, frame_cost, total
 from studies.rds.speed_candidates import slimmed
 from tempomask.baselines.dyt import ADAPTER_DIM
 from tempomask.baselines.methods import METHODS
@@ -54,7 +54,7 @@ class EncoderCosts:
         elif method in SMOOTH:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                ran = frame_cost(slimmed(self.segmenter, budget)).encoder().total
+                ran = encoder_cost(slimmed(self.segmenter, budget)).total
         else:
             core = METHODS[method].core(encoder)
             free = total(b.macs for index, b in enumerate(blocks) if index not in core).total
