@@ -34,14 +34,14 @@ os.environ.setdefault("TEMPOMASK_KERNELS", "default")
 # Folders and files whose tests train, compile, or run whole networks and commands.
 SLOW = (
     "adaptation", "baselines", "benchmarks", "cli", "contracts", "engine", "export", "instances",
-    "parity", "propagation", "studies", "training",
-    "compat/test_sam2.py", "recipes", "evaluation/test_with_a_network.py",
-    "evaluation/test_vos.py", "evaluation/test_video_instances.py",
-    "test_end_to_end.py", "test_examples.py",
-    "test_imports.py::test_every_module", "test_imports.py::test_using_the_api",
-    "test_model.py", "test_site.py", "test_warmup.py", "tracking/test_official_predictor.py",
-    "tracking/test_samurai_sessions.py", "tracking/test_session.py", "weights/test_loading.py",
-    "web/test_server.py", "web/test_security.py", "web/test_command.py",
+    "matching", "parity", "propagation", "recipes", "reports", "studies", "training",
+    "batch/test_ray.py", "compat/test_sam2.py", "evaluation/test_video_instances.py",
+    "evaluation/test_vos.py", "evaluation/test_with_a_network.py", "routing/test_sampling.py",
+    "test_end_to_end.py", "test_examples.py", "test_imports.py::test_every_module",
+    "test_imports.py::test_using_the_api", "test_model.py", "test_site.py", "test_warmup.py",
+    "tracking/test_official_predictor.py", "tracking/test_samurai_sessions.py",
+    "tracking/test_session.py", "weights/test_loading.py",
+    "web/test_command.py", "web/test_security.py", "web/test_server.py",
 )  # fmt: skip
 
 

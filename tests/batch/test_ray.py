@@ -14,7 +14,6 @@ from tests.batch import work
 from tests.batch.work import KINDS, Task, check_outcomes, start, tasks
 
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

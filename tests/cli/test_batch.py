@@ -122,7 +122,6 @@ def test_a_place_beyond_this_machine(
     assert run(*call, "--shard", "3/2")[0] == 2
 
 
-@pytest.mark.slow
 def test_ray_is_the_pool(run: Run, video: Path, checkpoint: Path, tmp_path: Path) -> None:
     """Two actors, one of which is killed in the middle of its video: the bytes of `track`."""
     pytest.importorskip("ray")

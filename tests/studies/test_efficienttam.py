@@ -20,7 +20,7 @@ from tempomask.models.memory_attention import MemoryTokens, RotaryAttention
 def test_every_form_has_a_row(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, save_pair: Any
 ) -> None:
-    for t in range(4):
+    for t in range(3):
         labels = np.zeros((48, 64), np.uint8)
         labels[10:30, 5 + t : 25 + t] = 1
         save_pair(tmp_path / "DAVIS", f"slow/{t:05d}", labels)

@@ -367,13 +367,13 @@ class TestResuming:
 
 
 def write_videos(root: Path) -> None:
-    """Three sequences of a bright square that drifts over noise, in the DAVIS layout."""
+    """Two sequences of a bright square that drifts over noise, in the DAVIS layout."""
     rng = np.random.default_rng(0)
-    for name in ("one", "two", "three"):
+    for name in ("one", "two"):
         for part in ("JPEGImages", "Annotations"):
             (root / part / "480p" / name).mkdir(parents=True)
         left = int(rng.integers(5, 20))
-        for index in range(5):
+        for index in range(4):
             mask = np.zeros((64, 80), np.uint8)
             mask[20:45, left + 3 * index : left + 25 + 3 * index] = 255
             frame = rng.integers(0, 60, (64, 80, 3)).astype(np.uint8)
