@@ -178,7 +178,7 @@ def test_the_official_file_tracks(tmp_path: Path) -> None:
     frames = clip()[:3]
     logits = []
     for engine in ("plain", "fast"):
-        model = load(checkpoint=path, image_size=512, engine=engine)
+        model = load(checkpoint=path, image_size=512, engine=engine, dtype="float32")
         assert model.name == "edgetam"
         results = list(model.track(frames, PROMPTS["mask"]))
         logits.append(torch.from_numpy(results[-1].low_res_logits))
