@@ -2,6 +2,7 @@
 
     python -m benchmarks.speed.export --models nano,sam2.1-tiny --out onnx.json
     python -m benchmarks.speed.export --models all --sides onnx --rounds 0 --out converted.json
+    python -m benchmarks.speed.export --sides plain,fast,onnx --rounds 0 --peaks --out memory.json
 
 Sides take turns in one process with one thread; seconds are of the processor, so that other work on
 the machine counts little. "compiled" is torch.compile. Peak memory is of a process for each side.
@@ -155,8 +156,10 @@ def agreement(name: str, sides: list[str], folders: Path, frames: int) -> dict[s
     return found
 
 
-def measure(name: str, sides: list[str], rounds: int, frames: int) -> dict[str, Any]:
-    """All of a model."""
+def measure(
+    name: str, sides: list[str], rounds: int, frames: int, peaks: bool = False
+) -> dict[str, Any]:
+    """All of a model; memory also where nothing is timed, if `peaks`."""
     report: dict[str, Any] = {"model": name, "image_size": SEGMENTERS[name].image_size}
     with tempfile.TemporaryDirectory() as folder:
         folders = Path(folder)
@@ -165,10 +168,10 @@ def measure(name: str, sides: list[str], rounds: int, frames: int) -> dict[str, 
         print(report, flush=True)
         if rounds:
             report["steps"] = timed(name, sides, folders, rounds)
+        if rounds or peaks:
             with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
                 tasks = [(side, name, folders) for side in sides if side != "compiled"]
-                peaks = [pool.apply(peak_mib, task) for task in tasks]
-            report["peak_mib"] = {task[0]: peak for task, peak in zip(tasks, peaks, strict=True)}
+                report["peak_mib"] = {task[0]: pool.apply(peak_mib, task) for task in tasks}
         if frames:
             report["agreement"] = agreement(name, sides, folders, frames)
     print(report, flush=True)
@@ -180,14 +183,14 @@ def main() -> None:
     command.add_argument("--models", default="nano,sam2.1-tiny", help="names, or all")
     command.add_argument("--sides", default=SIDES)
     command.add_argument("--rounds", type=int, default=5, help="0: only convert")
+    command.add_argument("--peaks", action="store_true", help="memory, also without rounds")
     command.add_argument("--frames", type=int, default=0, help="of the clip, to compare masks on")
     given = command.parse_args()
     torch.set_num_threads(1)
     names = list(SEGMENTERS) if given.models == "all" else given.models.split(",")
     sides = given.sides.split(",")
-    finish(
-        {"models": [measure(name, sides, given.rounds, given.frames) for name in names]}, given.out
-    )
+    found = [measure(name, sides, given.rounds, given.frames, given.peaks) for name in names]
+    finish({"models": found}, given.out)
 
 
 if __name__ == "__main__":

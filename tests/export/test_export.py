@@ -18,8 +18,9 @@ from tempomask.adaptation.method import Export as Adapted
 from tempomask.adaptation.rds import attach_router
 from tempomask.cli.main import main
 from tempomask.errors import InputError, InputWarning
+from tempomask.export import writer
 from tempomask.export.folder import ABOUT, shapes
-from tempomask.export.graphs import constant_tables, graphs, routed_graphs
+from tempomask.export.graphs import Graph, constant_tables, graphs, routed_graphs
 from tempomask.export.runtime import OnnxSegmenter
 from tempomask.export.writer import (
     export_segmenter,
@@ -87,6 +88,51 @@ def test_clips_of_the_network(
     # Of two passes the results of the first are kept in half precision.
     check(TrackingOptions(memory_dtype="float32", lookahead=True), "both", 2e-3)
     check(TrackingOptions.transformers(memory_dtype="float32"), "forward", 1e-4)
+
+
+def test_attention_holds_few_logits_at_once(
+    network: MakeTiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, some queries at a time, and the outputs the same."""
+    import onnx
+
+    limit = 2**11
+    monkeypatch.setattr(writer, "LOGITS", limit)
+    plain = network("sam2").requires_grad_(False)
+    sizes: dict[str, list[int]] = {}
+    with constant_tables(plain):
+        for graph in graphs(plain, None, 7):
+            if graph.name not in ("encode", "attend"):
+                continue
+            path = tmp_path / f"{graph.name}.onnx"
+            expected = outputs_of(graph)
+            write_graph(graph, path, 18)
+            assert largest_difference(graph, path, expected) <= 1e-4
+            found = onnx.load(path).graph
+            dims = {x.name: x.type.tensor_type.shape.dim for x in found.value_info}
+            outputs = [dims[n.output[0]] for n in found.node if n.op_type == "Softmax"]
+            sizes[graph.name] = [int(np.prod([d.dim_value for d in shape])) for shape in outputs]
+    assert len(sizes["attend"]) > 2 * plain.config.memory_attention.layers
+    assert 0 < max(*sizes["attend"], *sizes["encode"]) <= limit
+
+
+class Growing(torch.nn.Module):
+    """Subtracts nearly equal values, so that float32 keeps three digits."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x + 1e4) - 1e4
+
+
+def test_rounding_of_the_network_itself_is_allowed() -> None:
+    torch.manual_seed(0)
+    graph = Graph("growing", Growing(), {"x": torch.rand(100)}, ("y",))
+    expected = outputs_of(graph)
+    rounding = float((expected["y"] - graph.inputs["x"]).abs().max() / graph.inputs["x"].max())
+    assert rounding > writer.TOLERANCE
+    writer.check_rounding(graph, expected, 1.9 * rounding)
+    for wrong in (2.1 * rounding, float("nan")):
+        with pytest.raises(InputError, match="graph growing differs.*try another"):
+            writer.check_rounding(graph, expected, wrong)
 
 
 def test_images(network: MakeTiny, exported: MakeExport, clip: Callable[[int], Frames]) -> None:

@@ -10,6 +10,8 @@ N objects, S image side, h = w = S / 16, C hidden_dim, T places for memories.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +46,27 @@ def open_graph(path: Path, providers: Sequence[str]) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     # Threads that wait for the next graph would take the cores of torch's.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # What a run leaves serves the runs of all graphs, and no plan takes as much once more.
+    _share_memory()
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    options.enable_mem_pattern = False
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(path, options, providers=list(providers))
     except Exception as error:  # its own classes derive from Exception alone
         raise InputError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
+
+
+@cache
+def _share_memory() -> None:
+    """One pool of memory on the CPU for all graphs of the process."""
+    import onnxruntime as ort
+
+    kind = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    info = ort.OrtMemoryInfo("Cpu", kind, 0, ort.OrtMemType.DEFAULT)
+    # Its own exceptions: a program around this one may have made a pool, which then serves.
+    with suppress(Exception):
+        ort.create_and_register_allocator(info, ort.OrtArenaCfg({}))
 
 
 def providers_for(device: str) -> list[str]:
