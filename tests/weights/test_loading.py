@@ -209,6 +209,9 @@ def test_image_size(make_segmenter: Make, tmp_path: Path, writer: Writer) -> Non
     assert load_segmenter("sam2.1-tiny", path, image_size=96).config.image_size == 96
     with pytest.raises(InputError, match="100 .*sam2.1-tiny.* 96 or 128"):
         load_segmenter("sam2.1-tiny", path, image_size=100)
+    # Said before the weights, which are not here, would be fetched.
+    with pytest.raises(InputError, match="image_size 100 does not fit"):
+        load_segmenter("sam2.1-tiny", image_size=100)
 
 
 @pytest.mark.parametrize(

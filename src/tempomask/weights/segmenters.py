@@ -64,6 +64,8 @@ def load_segmenter(
         name = "nano"
     if name is not None and name not in SEGMENTERS:
         raise unknown_model(name, SEGMENTERS)
+    if name is not None and image_size is not None:
+        segmenter_config(name).with_image_size(image_size)  # before anything is fetched
     file = read(checkpoint, None if name is None else MODELS[name])
     if layout_of(file.state, LAYOUTS) is None and is_instances(file):
         raise InputError(f"{file.path} holds a model that {INSTANCES_REMEDY}")
