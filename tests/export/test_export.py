@@ -43,7 +43,7 @@ from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.passes import Direction
 from tests.export.conftest import CPU, MakeExport, MakeTiny
 
-NAMES = ["toy", "sam2", "efficienttam-eq6"]
+NAMES = ["toy", "sam2", "efficienttam-eq6", "edgetam"]
 MAPS = ("stride_4", "stride_8")
 MASK = np.zeros((48, 80), dtype=bool)
 MASK[8:22, 5:21] = True
