@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tempomask.devices import cpu_multiplies_bfloat16, processor
+from tempomask.devices import processor
 from tempomask.files import make_folder, write_json
 from tempomask.models.config import segmenter_config
 from tempomask.models.segmenter import MemoryInputs, Segmenter
@@ -81,11 +81,11 @@ def finish(report: dict[str, Any], out: Path | None) -> None:
 def machine() -> dict[str, Any]:
     """What torch makes of the processor: kind, threads, and the rate of a product to check it by.
 
-    kind: AVX2, AVX-512 or AMX; emulated: made so by `--kind`.
+    kind: AVX2, AVX-512 or AMX (`processor` also tells of bfloat16); emulated: made so by `--kind`.
     """
     kind = torch.backends.cpu.get_cpu_capability()
     emulated = any(all(os.environ.get(n) == v for n, v in x.items()) for x in KINDS.values())
-    if cpu_multiplies_bfloat16() and not emulated:
+    if "AMX" in processor() and not emulated:
         kind = "AMX"
     a = torch.randn(1024, 1024)
     seconds = shortest(lambda: a @ a, 9)
