@@ -8,10 +8,10 @@ from pathlib import Path
 from tempomask.errors import InputError
 from tempomask.frames import Frame
 from tempomask.io.images import bit_depth, image_size, opened, page_count, read_pages
-from tempomask.io.sources import FrameStream, Video
+from tempomask.io.sources import FrameStream, IndexedVideo
 
 
-class ImagePages(Video):
+class ImagePages(IndexedVideo):
     """The images in one file: a TIFF stack, or an animated WebP, PNG or AVIF.
 
     Args:

@@ -6,6 +6,7 @@ Videos in files are in `video_file.py`, cameras and streams in `camera.py`.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from fractions import Fraction
@@ -37,11 +38,11 @@ _OTHER_IMAGES = frozenset(
 )
 
 
-class Video:
+class Video(ABC):
     """Frames in order, decoded ahead by a thread. Use as a context manager, or call `close`.
 
-    `open_video` gives one. A subclass whose frames are at hand by their number implements `_frame`;
-    others `_read`, and `_read_reversed` if they are seekable.
+    `open_video` gives one. A subclass implements `_read`, and `_read_reversed` if it is seekable;
+    one whose frames are at hand by their number is an `IndexedVideo`.
 
     Args:
         name: Of the source, for messages.
@@ -106,7 +107,7 @@ class Video:
             InputError: If the source is not seekable, or for a range that is not in the video.
         """
         if not self.seekable:
-            raise InputError(f"{self.name} cannot be read backward; give a file, folder or list")
+            return Video._read_reversed(self, start, end)
         self._check_range(start or 0, None)
         if end < 0 or (start is not None and end > start):
             raise InputError(f"backward from frame {start} to {end}: need 0 <= end <= start")
@@ -166,27 +167,39 @@ class Video:
             elif start > 0 and (end is None or end > start) and not self._closed:
                 raise InputError(f"{self.name} ends before frame {start}")
 
-    def _frame(self, index: int) -> Frame:
-        """One frame; InputError if it cannot be had."""
-        raise NotImplementedError(f"{type(self).__name__} gives no single frames")
-
+    @abstractmethod
     def _read(self, start: int, end: int | None) -> FrameStream:
         """Frames start, start + 1, ... before end (None: to the last)."""
+
+    def _read_reversed(self, start: int | None, end: int) -> FrameStream:
+        """Frames start (None: the last), start - 1, ... down to and including end."""
+        raise InputError(f"{self.name} cannot be read backward; give a file, folder or list")
+
+    def _release(self) -> None:  # noqa: B027 (most have nothing to give back)
+        """Give back what stays open between readings, if anything does."""
+
+
+class IndexedVideo(Video):
+    """Frames at hand by their number."""
+
+    @abstractmethod
+    def _frame(self, index: int) -> Frame:
+        """One frame; InputError if it cannot be had."""
+
+    def _read(self, start: int, end: int | None) -> FrameStream:
+        """See `Video`."""
         count = self.num_frames or 0
         for index in range(start, count if end is None else min(end, count)):
             yield index, self._frame(index)
 
     def _read_reversed(self, start: int | None, end: int) -> FrameStream:
-        """Frames start (None: the last), start - 1, ... down to and including end."""
+        """See `Video`."""
         first = (self.num_frames or 0) - 1 if start is None else start
         for index in range(first, end - 1, -1):
             yield index, self._frame(index)
 
-    def _release(self) -> None:
-        """Give back what stays open between readings, if anything does."""
 
-
-class ImageFolder(Video):
+class ImageFolder(IndexedVideo):
     """Images of one size, read in natural order.
 
     Args:
@@ -232,7 +245,7 @@ class ImageFolder(Video):
             )
 
 
-class ArrayFrames(Video):
+class ArrayFrames(IndexedVideo):
     """Frames given as arrays, each RGB, uint8 (H, W, 3), or as PyAV's.
 
     A sequence or a (T, H, W, 3) array can be read in any order; an iterator once, from its start,
