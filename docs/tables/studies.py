@@ -13,6 +13,8 @@ NAMES = {
     "base": "untouched",
     "full": "all blocks, adapted as long",
     "rds": "RDS",
+    "rds-worth": "RDS, worth learnt",
+    "rds-paper": "RDS, the paper's training",
     "pbd": "PBD",
     "pbd-last": "PBD, last blocks",
     "slim": "SlimSAM",
@@ -87,6 +89,11 @@ def rds_student() -> str:
     )
 
 
+def rds_short_stem() -> str:
+    """The same on nano with half of its stem."""
+    return comparison_rows(read(f"{RDS}/short_stem/pareto")["rows"])
+
+
 def claims(name: str) -> str:
     """What the paper claims for RDS at 0.6, and what was measured."""
     rows = []
@@ -125,6 +132,11 @@ def rds_block_worth() -> str:
 def rds_student_block_worth() -> str:
     """Of the student."""
     return block_worth(f"{RDS}/student/block_worth")
+
+
+def rds_short_stem_block_worth() -> str:
+    """Of nano with half of its stem."""
+    return block_worth(f"{RDS}/short_stem/block_worth")
 
 
 def rds_ablations() -> str:
