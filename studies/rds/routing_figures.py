@@ -121,7 +121,8 @@ def save_video_scores(path: str | Path, methods: Mapping[str, Mapping[str, float
         axes.bar(x, [scores[v] for v in videos], width, color=COLORS.get(name, INK), label=label)
     axes.set_xticks(range(len(videos)), videos, rotation=30, ha="right")
     axes.set_ylabel("J&F")
-    axes.legend(frameon=False, fontsize=8, ncols=len(methods), loc="lower right")
+    place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0}
+    axes.legend(frameon=False, fontsize=8, ncols=len(methods), **place)
     style(axes, "Scores of each video, and their mean", whole_numbers=False)
     save(figure, path)
 
