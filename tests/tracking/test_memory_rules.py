@@ -22,7 +22,7 @@ from tempomask.tracking.distractors import DistractorMemories, is_anchor, is_rel
 from tempomask.tracking.memory_bank import Memory, MemoryBank
 from tempomask.tracking.options import TrackingOptions
 from tempomask.tracking.pathways import PathwayMemories, kept_pathways
-from tempomask.tracking.selection import MemorySelector, RecentMemories
+from tempomask.tracking.selection import MemorySelector, RecentMemories, Selection
 from tempomask.tracking.session import Session
 
 Frames = Callable[..., list[NDArray[np.uint8]]]
@@ -128,6 +128,16 @@ def test_only_trusted_frames_become_anchors(
     before = [first, *(memory(t, True, t == anchor_at) for t in range(19, 5, -1))]
     assert is_reliable(before, area, iou) == expected
     assert not is_reliable([first], area, iou)
+
+
+def test_anchors_keep_their_distance_after_a_click() -> None:
+    """A clicked frame has an area, and comes first among the pointers."""
+    frames = [0, *range(19, 5, -1)]
+    pointers = tuple(memory(t, True, t == 18) for t in frames)
+    distances = tuple((20 - t) / 15 for t in frames)
+    selection = Selection((), (), pointers, distances)
+    assert [m.frame for m in selection.nearest_first][:2] == [19, 18]
+    assert not is_reliable(selection.nearest_first, 110, 0.9)
 
 
 @settings(max_examples=200, deadline=None)

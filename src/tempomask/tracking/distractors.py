@@ -35,7 +35,7 @@ def is_reliable(before: Sequence[Memory], area: float, predicted_iou: float) -> 
     """Whether a frame could be an anchor, by its mask alone.
 
     Args:
-        before: Memories of the object, conditioning ones first, then the newest first.
+        before: Memories of the object, the nearest in time first.
         area: Of the mask, in low-resolution pixels.
         predicted_iou: Of the mask.
     """

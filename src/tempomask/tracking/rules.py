@@ -95,11 +95,10 @@ class DistractorRule(MaskRule):
         table = torch.stack([areas, decoded.predicted_iou.float()], dim=1).tolist()
         for row, (request, (area, iou)) in enumerate(zip(members, table, strict=True)):
             anchor = False
-            if request.selection is not None and request.clicks is None:
-                before = request.selection.pointers
-                if is_reliable(before, area, iou):
-                    others = decoded.proposed[row, 1:] > 0
-                    anchor = is_anchor(chosen[row].cpu().numpy(), others.cpu().numpy())
+            before = [] if request.selection is None else request.selection.nearest_first
+            if request.clicks is None and is_reliable(before, area, iou):
+                others = decoded.proposed[row, 1:] > 0
+                anchor = is_anchor(chosen[row].cpu().numpy(), others.cpu().numpy())
             choices.append(Choice(0, area=area, anchor=anchor))
         return decoded, choices
 

@@ -29,6 +29,12 @@ class Selection:
     pointers: tuple[Memory, ...]
     distances: tuple[float, ...]
 
+    @property
+    def nearest_first(self) -> list[Memory]:
+        """The memories of the pointers by their distance in time."""
+        pairs = zip(self.distances, self.pointers, strict=True)
+        return [memory for _, memory in sorted(pairs, key=lambda pair: abs(pair[0]))]
+
 
 class MemorySelector(ABC):
     """A rule that reads a bank. It has no state: what it needs is in the memories.
