@@ -15,7 +15,7 @@ import torch
 
 from tempomask import devices, load, progress
 from tempomask.cli import console
-from tempomask.errors import InputError
+from tempomask.errors import InputError, InputWarning
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -58,11 +58,19 @@ def test_quiet_leaves_errors_and_json(
     run: Run, video: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     given = ("track", video, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--quiet")
-    assert run(*given, "--point", "12,16") == (0, "", "")
-    code, out, err = run(*given, "--point", "12,16", "--json")
+    assert run(*given, "--box", "4,8,20,24") == (0, "", "")
+    code, out, err = run(*given, "--box", "4,8,20,24", "--json")
     assert (code, err) == (0, "") and json.loads(out)["frames"] == 7
     code, out, err = run(*given, "--point", "99,99")
     assert (code, out) == (2, "") and err.startswith("error: ")
+
+
+def test_quiet_leaves_warnings(capfd: pytest.CaptureFixture[str]) -> None:
+    console.speak(quiet=True, verbose=False)
+    console.note("frame 1")
+    console.show_warning("the mask is too small", InputWarning)
+    console.note("frame 2")
+    assert capfd.readouterr().err == "warning: the mask is too small\n"
 
 
 def test_the_report_names_what_it_was_computed_on(

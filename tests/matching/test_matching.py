@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, InputWarning
 from tempomask.io.video import open_video
 from tempomask.matching.memory import Group, MatchingMemory, Pixels, similarity
 from tempomask.matching.model import Matcher, load_matcher
@@ -342,6 +343,18 @@ def test_large_videos_are_brought_down_and_masks_come_back_at_full_size() -> Non
     overlap = (first.masks[0] & square(5, 5)).sum() / (first.masks[0] | square(5, 5)).sum()
     assert overlap > 0.8
     assert session.memory.sensory[1].shape[1:] == (2, 3)  # 32 x 44, padded to 32 x 48
+
+
+def test_masks_that_vanish_are_told_of() -> None:
+    session = matcher(options=replace(OFTEN, short_side=16)).session()
+    tiny = np.zeros(SIZE, dtype=bool)
+    tiny[0, 0] = True
+    session.prompt(object_id=3, mask=tiny)
+    with pytest.warns(InputWarning, match="object 3 on frame 0 .*1 pixels in 70 x 50 .* 22 x 16"):
+        session.step(frames(1)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        session.correct(object_id=3, mask=square(5, 5))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from tempomask.errors import InputError
+from tempomask.errors import InputError, InputWarning
 from tempomask.models.config import HieraConfig, HybridConfig, ViTConfig
 from tempomask.models.encoder import Encoder, EncoderOutput, KeepPlan, Policy
 from tempomask.models.hiera import Hiera
@@ -223,13 +223,14 @@ def test_an_object_that_leaves_and_returns_within_the_context() -> None:
     assert lost == [False, False, True, True, False, False]
 
 
-def test_an_object_smaller_than_a_patch_is_lost_without_a_word_of_protest() -> None:
+def test_an_object_smaller_than_a_patch_is_lost_and_told_of() -> None:
     frames, _ = scene(3)
     session = PropagationSession(PatchEncoder(Colours()), SHORT)
     mask = np.zeros((96, 160), bool)
     mask[3, 3] = True
     session.prompt(object_id=9, mask=mask)
-    assert session.step(frames[0]).masks.sum() == 1
+    with pytest.warns(InputWarning, match="object 9 on frame 0 .* left at the network's 10 x 6"):
+        assert session.step(frames[0]).masks.sum() == 1
     for frame in frames[1:]:
         result = session.step(frame)
         assert result.lost.tolist() == [True] and np.isfinite(result.low_res_logits).all()

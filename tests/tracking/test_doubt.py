@@ -71,19 +71,27 @@ def test_agreement_is_with_the_next_best(
 
 
 @pytest.mark.parametrize(
-    ("found", "iou", "warned"),
-    [(0.9, 0.9, False), (0.3, 0.9, True), (0.9, 0.3, True), (None, 0.3, False)],
+    ("found", "iou", "side", "warned"),
+    [
+        (0.9, 0.9, 16, False),
+        (0.3, 0.9, 16, True),
+        (0.9, 0.3, 16, True),
+        (None, 0.3, 16, False),
+        (0.9, 0.9, 24, True),
+    ],
 )
-def test_clicks_in_doubt_lead_to_a_box(found: float | None, iou: float, warned: bool) -> None:
+def test_clicks_in_doubt_lead_to_a_box(
+    found: float | None, iou: float, side: int, warned: bool
+) -> None:
     click = Prompt(3, 2, points=[(5, 5)])
     asked = None if found is None else torch.tensor(found)
-    output = Output(
-        square(16), square(16), torch.tensor(1.0), torch.tensor(iou), square(1), agreement=asked
-    )
+    mask = square(side)
+    output = Output(mask, mask, torch.tensor(1.0), torch.tensor(iou), square(1), agreement=asked)
     lines = said(click, output)
     assert len(lines) == warned
     if warned:
-        assert "object 2 on frame 3" in lines[0] and "25.0% of the image" in lines[0]
+        share = f"{side**2 / 32**2:.1%} of the image"
+        assert "object 2 on frame 3" in lines[0] and share in lines[0]
         assert "give a box" in lines[0]
 
 

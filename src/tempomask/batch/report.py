@@ -75,7 +75,8 @@ def _row(row: Row) -> str:
     report, image = row.report or {}, ""
     if row.report:  # without a text in its place, a thumbnail that is not there shows as nothing
         image = f'<img loading="lazy" alt="" src="{quote(f"{row.job.name}/{THUMBNAIL}")}">'
-    state = f"{row.state}: {row.error}" if row.error else row.state
+    said = row.error or "; ".join(report.get("warnings", ()))
+    state = f"{row.state}: {said}" if said else row.state
     count = len(report.get("objects") or ()) if report else ""
     cells = [report.get("frames", ""), report.get("fps") or "", count]
     return (

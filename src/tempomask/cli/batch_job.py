@@ -71,7 +71,6 @@ def _parsed(words: tuple[str, ...]) -> Asked:
 def start() -> Callable[[Job], dict[str, Any]]:
     """Begin a process: the function that does a job."""
     console.speak(True, False)
-    warnings.simplefilter("ignore", InputWarning)
     loaded: dict[Any, Model | Matcher] = {}
 
     def load(model: ModelOptions, adapter: str | None, pooled: bool) -> Model | Matcher:
@@ -90,7 +89,11 @@ def start() -> Callable[[Job], dict[str, Any]]:
         begun = begun and (job.place.read(MARKER) is None or job.marker() is not None)
         (job.out / MARKER).unlink(missing_ok=True)
         asked = replace(asked, output=replace(asked.output, out=job.out, resume=begun))
-        report, _ = asked.execute(*asked.check(), load)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", InputWarning)
+            report, _ = asked.execute(*asked.check(), load)
+        doubts = [str(one.message) for one in said if issubclass(one.category, InputWarning)]
+        report |= {"warnings": doubts}
         if not report["interrupted"]:
             _save_thumbnail(asked.source, job.out)
             job.place.remove()

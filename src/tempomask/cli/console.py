@@ -89,7 +89,10 @@ def unexpected(fault: BaseException) -> int:
 def show_warning(message: Warning | str, kind: type[Warning], *place: Any) -> None:
     """Take the place of `warnings.showwarning`: ours in one line, those of others if asked."""
     if issubclass(kind, InputWarning):
+        # Also with --quiet: what is probably wrong is not told by a code.
+        quiet, err.quiet = err.quiet, False
         err.print(f"warning: {one_line(str(message))}", style="yellow", soft_wrap=True)
+        err.quiet = quiet
     elif _verbose:  # what libraries tell their developers
         sys.stderr.write(warnings.formatwarning(message, kind, *place[:2]))
 

@@ -49,7 +49,7 @@ app = App(
     "Given anywhere, --traceback shows where an error comes from, --limits pixels=4e8 raises a"
     " limit on inputs, and --allow-playlists follows m3u8 and other lists of files. --threads N"
     " computes with N threads, --quiet says nothing but"
-    " errors and --json, and --verbose says more.",
+    " errors, warnings and --json, and --verbose says more.",
     version=f"tempomask {__version__}",
     version_format="plaintext",
     default_parameter=PLAIN,

@@ -24,6 +24,7 @@ from tempomask.ops.resumable import Resumable, agree, agree_shape
 from tempomask.prompts import Prompt
 from tempomask.results import FrameArrays, FrameResult
 from tempomask.tracking.base import PromptedSession, VideoSession, in_turn
+from tempomask.tracking.doubt import warn_of_vanished
 from tempomask.tracking.frames import network_input
 
 # Both sides of an image are brought to multiples of this.
@@ -232,7 +233,7 @@ class MatchingSession(PromptedSession):
             update = self.network.always_updates or not due
             probabilities = self._track(memory, features, update).softmax(dim=0)
         if given:
-            probabilities = self._merged(memory.objects, probabilities, given, size)
+            probabilities = self._merged(index, memory.objects, probabilities, given, size)
         assert probabilities is not None
         self._last = _Last(features, probabilities, memory.copy())
         objects = _order(memory.objects, given)
@@ -284,6 +285,7 @@ class MatchingSession(PromptedSession):
 
     def _merged(
         self,
+        index: int,
         known: Sequence[int],
         tracked: Tensor | None,
         given: dict[int, NDArray[np.bool_]],
@@ -291,6 +293,9 @@ class MatchingSession(PromptedSession):
     ) -> Tensor:
         """Probabilities (N + 1, H', W') with given masks, which others have to leave."""
         masks = {object_id: self._given(mask, size) for object_id, mask in given.items()}
+        for object_id, mask in given.items():
+            left = bool(masks[object_id].any())
+            warn_of_vanished(Prompt(index, object_id, mask=mask), left, self._network_size(size))
         if tracked is not None:
             taken = torch.stack(list(masks.values())).amax(dim=0) > 0.5
             before = {one: tracked[row].masked_fill(taken, 0) for row, one in enumerate(known, 1)}
@@ -309,7 +314,7 @@ class MatchingSession(PromptedSession):
         features, before, memory = self._last._replace(memory=self._last.memory.copy())
         with self._computing(self.device):
             known = self.object_ids
-            probabilities = self._merged(known, before, {object_id: mask}, self._size)
+            probabilities = self._merged(index, known, before, {object_id: mask}, self._size)
             objects = _order(known, [object_id])
             base = memory.copy()
             self._remember(memory, objects, features, probabilities[1:], for_good=True)

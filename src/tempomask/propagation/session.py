@@ -23,6 +23,7 @@ from tempomask.propagation.network import PatchEncoder
 from tempomask.propagation.options import PropagationOptions
 from tempomask.results import FrameArrays, FrameResult
 from tempomask.tracking.base import VideoSession, in_turn
+from tempomask.tracking.doubt import warn_of_vanished
 from tempomask.tracking.frames import network_input
 
 # A margin of 1 has no finite logit; nothing is surer than this.
@@ -174,7 +175,11 @@ class PropagationSession(VideoSession):
         features, blocks = self._encode(frame, None)
         grid = features.shape[0], features.shape[1]
         label_map = torch.from_numpy(labels).to(features.device)
-        self.context.begin(features, labels_on_grid(label_map, grid, len(self._masks) + 1))
+        patches = labels_on_grid(label_map, grid, len(self._masks) + 1)
+        found = patches[..., 1:].amax((0, 1))
+        for (object_id, mask), left in zip(self._masks.items(), found, strict=True):
+            warn_of_vanished(Prompt(self.start, object_id, mask=mask), bool(left), grid)
+        self.context.begin(features, patches)
         ids = np.arange(1, len(self._masks) + 1)[:, None, None]
         margins = np.where(labels == ids, np.float32(1), np.float32(-1))
         found = np.asarray((margins > 0).any(axis=(1, 2)))
