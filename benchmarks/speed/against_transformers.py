@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.common import FULL_FROM, finish, parser, randomised
+from benchmarks.common import FULL_FROM, autocast, finish, parser, randomised
+from benchmarks.official import official_predictor, tracked
 from tempomask.devices import DTypeName, resolve_dtype
 from tempomask.engine import accelerate
 from tempomask.model import Model
@@ -40,7 +41,7 @@ from tempomask.routing.budget import block_count
 from tempomask.routing.static import StaticPlan
 from tempomask.tracking.frames import network_input, resize_frame
 from tempomask.tracking.options import TrackingOptions
-from tempomask.weights import to_transformers
+from tempomask.weights import to_official, to_transformers
 
 # A logit counts as clear of 0 from this share of the logits' standard deviation on.
 CLEAR = 0.25
@@ -50,8 +51,9 @@ CLEAR = 0.25
 class Task:
     """What one process runs: a side, its type, and where things lie.
 
-    side: "transformers", or ours as "fast" or "plain" engine. pooled: memories. memory_budget: see
-    `Routing`. blocks: share of the encoder's that run.
+    side: "official", "transformers", or ours as "fast" or "plain" engine. pooled: memories.
+    memory_budget: see `Routing`. blocks: share of the encoder's that run. release: a checkout, for
+    "official".
     """
 
     side: str
@@ -66,6 +68,7 @@ class Task:
     pooled: bool = False
     memory_budget: float = 1.0
     blocks: float = 1.0
+    release: Path | None = None
 
 
 # Seconds and low-resolution logits (N, h, w) of each frame.
@@ -185,9 +188,31 @@ def run_transformers(task: Task) -> Steps:
         yield seconds, logits
 
 
+def run_official(task: Task) -> Steps:
+    """The release's own code, as `run_ours`; its images are resized beforehand."""
+    if task.release is None:
+        raise SystemExit("the side official needs --release, a checkout of the release")
+    weights = to_official(torch.load(task.weights, weights_only=True))
+    predictor = official_predictor(task.release, task.model, weights)
+    dtype = torch.bfloat16 if task.dtype == "bfloat16" else torch.float32
+    source = task.data / "JPEGImages" / "480p" / task.sequence
+    with tempfile.TemporaryDirectory() as name:
+        for path in sorted(source.glob("*.jpg"))[: task.frames]:
+            (Path(name) / path.name).symlink_to(path.resolve())
+        frames = tracked(predictor, Path(name), first_masks(task))
+        for _ in range(task.frames):
+            # Not around the yield: another side may take its turn there.
+            with autocast(torch.device("cpu"), dtype):
+                started = time.perf_counter()
+                logits = next(frames)
+                seconds = time.perf_counter() - started
+            yield seconds, logits
+
+
 def steps(task: Task) -> Steps:
     """One side, frame by frame."""
-    return (run_transformers if task.side == "transformers" else run_ours)(task)
+    others = {"official": run_official, "transformers": run_transformers}
+    return others.get(task.side, run_ours)(task)
 
 
 def run(task: Task) -> dict[str, Any]:

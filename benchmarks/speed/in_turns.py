@@ -6,9 +6,10 @@
 
 Same random weights, same frames; the order moves on by one with each frame, so that what else the
 machine does meets all sides. A frame of the first side over the same frame of another is one ratio;
-the median counts, over the frames with full memories. A side is "transformers", "plain" or "fast",
-each with "+" and what else it does, and its type: pooled (memories 2x2, Eq. 5), memory=0.5 (a
-budget of the memory attention), blocks=0.6 (of the encoder's, always the same).
+the median counts, over the frames with full memories. A side is "official" (with `--release`, a
+checkout of SAM 2 or EfficientTAM), "transformers", "plain" or "fast", each with "+" and what else
+it does, and its type: pooled (memories 2x2, Eq. 5), memory=0.5 (a budget of the memory attention),
+blocks=0.6 (of the encoder's, always the same).
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def task_of(side: str, given: argparse.Namespace, weights: Path) -> Task:
         "pooled" in more,
         float(named.get("memory", 1)),
         float(named.get("blocks", 1)),
+        given.release,
     )
 
 
@@ -87,6 +89,7 @@ def main() -> None:
     command.add_argument("--frames", type=int, default=16, help=f"the first {FULL_FROM} warm up")
     command.add_argument("--objects", type=int, default=1)
     command.add_argument("--sides", default=SIDES)
+    command.add_argument("--release", type=Path, help="a checkout, for the side official")
     given = command.parse_args()
     finish(compare(given), given.out)
 

@@ -137,13 +137,18 @@ def peaks() -> str:
 def several_objects() -> str:
     """Frames a second by the number of objects, and what an object beyond the first takes."""
     rows, counts = [], [1, 2, 5, 10, 20]
-    for name, model in (("tiny", "sam2.1-tiny"), ("nano", "nano")):
-        for curve in read(f"{FOLDER}/objects_{name}")["curves"]:
-            speeds = {row["objects"]: row["fps"] for row in curve["rows"]}
+    files = (("tiny", "AMX"), ("nano", "AMX"), ("tiny_avx2", "AVX2"), ("nano_avx2", "AVX2"))
+    for name, cpu in files:
+        report = read(f"{FOLDER}/objects_{name}")
+        model = {"tiny": "sam2.1-tiny"}.get(name.partition("_")[0], "nano")
+        for curve in report["curves"]:
+            speeds = {row["objects"]: number(row["fps"], 2) for row in curve["rows"]}
             kind = "pooled" if curve["pooled"] else "exact"
-            share = percent(curve["marginal_share_of_first"])
-            rows.append((f"{model}, {kind}", *(number(speeds[n], 2) for n in counts), share))
-    return table(("FPS", *(f">{n}" for n in counts), ">each further object"), rows)
+            shares = (curve[f"marginal_share_of_{n}"] for n in ("first", "flops"))
+            cells = (speeds.get(n, "") for n in counts)
+            rows.append((f"{model}, {kind}", cpu, *cells, *map(percent, shares)))
+    head = ("FPS", "CPU", *(f">{n}" for n in counts), ">each further object")
+    return table((*head, ">its share of the arithmetic"), rows)
 
 
 def around_the_network() -> str:
@@ -292,6 +297,15 @@ def batch_files() -> str:
         ("`report.json`, MB", f"{found['report_mb']:,}"),
     ]
     return table(("of a job", ">CPU us"), rows + memory)
+
+
+def training_steps() -> str:
+    """Seconds of a step of fine-tuning, measured."""
+    rows = [
+        (row["model"], row["image_size"], number(row["seconds"], 1))
+        for row in read("docs/results/training_step")["rows"]
+    ]
+    return table(("model", ">image", ">s a step"), rows)
 
 
 def training_memory() -> str:
