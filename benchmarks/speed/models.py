@@ -2,9 +2,13 @@
 
     python -m benchmarks.speed.models --models edgetam,efficienttam-ti-2,nano --out models.json
 
+    python -m benchmarks.speed.models --models edgetam,sam2.1-tiny@0.6,sam2.1-tiny@0.4@0.3
+
 Random weights, of which times do not depend; one object, full memories, frames of 480p in float32
-by default. The order moves on by one with each frame, so that what else the machine does meets all.
-Cutie and XMem remember a frame in five, of which the median knows nothing, but the mean.
+by default. NAME@0.6 is RDS at a budget of 0.6 of the encoder's blocks, a router of random weights
+included, and NAME@0.6@0.3 has 0.3 of the memory attention's tokens besides. The order moves on by
+one with each frame, so that what else the machine does meets all. Cutie and XMem remember a frame
+in five, of which the median knows nothing, but the mean.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from benchmarks.common import FULL_FROM, finish, noise, parser, randomised, seconds_of
 from benchmarks.flops import frame_cost
@@ -21,9 +26,13 @@ from tempomask.engine import accelerate
 from tempomask.matching.options import MatchingOptions
 from tempomask.matching.session import MatchingSession
 from tempomask.model import Model
+from tempomask.models.encoder import Encoder, Policy
 from tempomask.models.matching.blocks import MatchingNetwork
 from tempomask.models.matching.config import MATCHERS
 from tempomask.models.segmenter import Segmenter
+from tempomask.routing.options import Routing
+from tempomask.routing.predictive import PredictiveRouter, RouterConfig
+from tempomask.routing.recurrent import recurrent_policy
 from tempomask.tracking.session import Session
 from tempomask.weights.matching import build_matcher
 
@@ -46,11 +55,27 @@ def filled(name: str, dtype: torch.dtype) -> tuple[MatchingNetwork, MatchingSess
     return network, session
 
 
-def started(name: str, dtype: torch.dtype) -> tuple[Network, Session | MatchingSession]:
+def routed(encoder: Encoder, budgets: str) -> Policy | None:
+    """RDS at a budget of blocks, or of blocks and memory ("0.6@0.3"); None for all of them."""
+    if not budgets:
+        return None
+    blocks, _, memory = budgets.partition("@")
+    router = PredictiveRouter(RouterConfig.for_encoder(encoder)).eval()
+    nn.init.normal_(router.head.weight, std=1.0)
+    routing = Routing(float(blocks), memory_budget=float(memory or 1))
+    policy = recurrent_policy(router, routing, routing.budget or 1.0)
+    policy.memory_budget = routing.memory_budget
+    return policy
+
+
+def started(entry: str, dtype: torch.dtype) -> tuple[Network, Session | MatchingSession]:
     """The plain network, and a session of its fast form with a box on the first frame."""
+    name, _, budgets = entry.partition("@")
     if name in MATCHERS:
         return filled(name, dtype)
-    session = Model(accelerate(randomised(name), dtype), dtype).session()
+    segmenter = randomised(name)
+    policy = routed(segmenter.encoder, budgets)
+    session = Model(accelerate(segmenter, dtype), dtype).session(routing=policy)
     session.prompt(box=(200, 100, 400, 300))
     return randomised(name), session
 
@@ -67,13 +92,13 @@ def multiply_adds(network: Segmenter) -> dict[str, float]:
 
 
 def row_of(
-    network: Network, session: Session | MatchingSession, seconds: Any, ratios: Any
+    entry: str, network: Network, session: Session | MatchingSession, seconds: Any, ratios: Any
 ) -> dict[str, Any]:
     """What a model took; ratios: its time over the first model's, frame by frame."""
     tracker = isinstance(network, Segmenter)
     tensors = [*network.parameters(), *network.buffers()]
     return {
-        "model": network.name,
+        "model": entry,
         "image_size": network.config.image_size if tracker else MatchingOptions().short_side,
         "million_parameters": round(sum(x.numel() for x in network.parameters()) / 1e6, 2),
         "weights_mb": round(sum(x.nbytes for x in tensors) / 2**20, 1),
@@ -98,8 +123,8 @@ def compare(names: list[str], frames: int, dtype: torch.dtype) -> list[dict[str,
             table[index, i] = seconds_of(lambda session=session: session.step(frame).masks)
         print(index, table[index].round(3).tolist(), flush=True)
     full = table[FULL_FROM:]
-    columns = zip(running, full.T, (full / full[:, :1]).T, strict=True)
-    return [row_of(*pair, seconds, ratios) for pair, seconds, ratios in columns]
+    columns = zip(names, running, full.T, (full / full[:, :1]).T, strict=True)
+    return [row_of(name, *pair, seconds, ratios) for name, pair, seconds, ratios in columns]
 
 
 def main() -> None:

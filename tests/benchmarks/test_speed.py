@@ -63,8 +63,10 @@ def test_model_cost_adds_up(run_script: Any) -> None:
 
 
 def test_models_take_turns(run_script: Any) -> None:
-    report = run_script("benchmarks/speed/models.py", "--models", "nano,nano", "--frames", "1")
+    names = "nano,nano@0.6@0.3"
+    report = run_script("benchmarks/speed/models.py", "--models", names, "--frames", "1")
     first, second = report["rows"]
+    assert [first["model"], second["model"]] == names.split(",")
     assert first["times_the_first"] == 1 and second["times_the_first"] > 0
     # Eight memories of 64 channels in bfloat16, on 24 x 24 places, and pointers.
     assert first["memory_bank_mb"] == second["memory_bank_mb"] > 7 * 64 * 24**2 * 2 / 2**20
