@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,10 @@ from tempomask.models.config import (
     HybridConfig,
     MaskDecoderConfig,
     MemoryAttentionConfig,
+    RepViTConfig,
     SegmenterConfig,
     ViTConfig,
+    segmenter_config,
 )
 from tempomask.models.segmenter import Segmenter
 from tempomask.weights import load_segmenter, save_segmenter
@@ -330,3 +333,12 @@ def test_rotary_channels_go_in_pairs() -> None:
 def test_impossible_shares_are_refused(ratio: float) -> None:
     with pytest.raises(InputError, match="at most 1"):
         choose_embedding([torch.ones(8)], ratio)
+
+
+def test_blocks_without_attention_are_refused() -> None:
+    config = segmenter_config("edgetam")
+    encoder = RepViTConfig((1, 1, 2, 1), (8, 16, 24, 32))
+    edge = Segmenter(replace(config, encoder=encoder, image_size=64))
+    weights = {name: torch.ones_like(x) for name, x in edge.named_parameters()}
+    with pytest.raises(InputError, match="edgetam's encoder cannot be pruned: its blocks have no"):
+        group_importances(edge, weights)
