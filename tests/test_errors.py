@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tempomask.errors import InputError
+
 SOURCE = Path(__file__).parent.parent / "src" / "tempomask"
 WORDS_TO_AVOID = re.compile(r"\b(please|invalid|illegal|oops|sorry|failed to|picture)\b", re.I)
 
@@ -76,3 +78,8 @@ def test_every_message_is_one_plain_line() -> None:
 )
 def test_faults_are_found(text: str, fault: str) -> None:
     assert faults(text) == [fault]
+
+
+def test_names_do_not_break_the_line() -> None:
+    message = str(InputError("no such file: a\nb\x1b[31m.mp4" + "x" * 5000))
+    assert message.startswith("no such file: a b?[31m.mp4xx") and len(message) <= 2000

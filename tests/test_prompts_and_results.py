@@ -43,6 +43,10 @@ BAD_PROMPTS: list[tuple[dict[str, Any], str]] = [
     ({"points": [(1, 2)], "frame": 1.5}, "frame must be a whole number, got 1.5"),
     ({"points": [(1, 2)], "object_id": "cat"}, "object_id must be a whole number, got 'cat'"),
     ({"points": [(1, 2)], "object_id": True}, "object_id must be a whole number"),
+    ({"points": [(1, 2)], "object_id": 10**5000}, "object_id must be a number of 64 bits, got a"),
+    ({"points": [(1, 2)], "frame": 2**63}, "frame must be a number of 64 bits"),
+    ({"points": [(10**400, 2)]}, "points must be numbers"),
+    ({"box": (0, 0, 10**400, 9)}, "box must be numbers"),
 ]
 
 

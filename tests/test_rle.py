@@ -69,6 +69,8 @@ def test_plain_counts_and_bytes() -> None:
         ({"size": 3, "counts": "0"}, "need size, counts"),
         ({"size": [3, 3], "counts": ["a"]}, "need size, counts"),
         (None, "need size, counts"),
+        ({"size": [True, True], "counts": [1]}, "need size, counts"),
+        ({"size": [10**4000, 10**4000], "counts": [1]}, "countless pixels"),
     ],
 )
 def test_what_is_no_encoding(rle: Any, message: str) -> None:

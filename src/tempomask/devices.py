@@ -116,7 +116,7 @@ def set_threads(threads: int | None) -> None:
 def check_threads(threads: int) -> None:
     """InputError for a number of threads that is none, or more than a machine can start."""
     most = max(64, 4 * (os.cpu_count() or 1))
-    if isinstance(threads, bool) or not 1 <= threads <= most:
+    if type(threads) is not int or not 1 <= threads <= most:
         raise InputError(f"threads must be from 1 to {most} here, got {threads!r}")
 
 

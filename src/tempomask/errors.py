@@ -10,9 +10,14 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import get_args
 
+_LONGEST = 2000
+
 
 class InputError(ValueError):
     """Raised for bad input: files, prompts, sizes, names, checkpoints. The message is one line."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class InputWarning(UserWarning):
@@ -21,7 +26,13 @@ class InputWarning(UserWarning):
 
 def warn(message: str) -> None:
     """Warn of input in one line."""
-    warnings.warn(message, InputWarning, stacklevel=3)
+    warnings.warn(one_line(message), InputWarning, stacklevel=3)
+
+
+def one_line(message: str) -> str:
+    """A message as one line of bounded length, without control characters of names in it."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 300]} ... {line[-290:]}"
 
 
 class Flaws(dict[str, str]):

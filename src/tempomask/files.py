@@ -30,6 +30,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     part = part_path(path)
+    part.unlink(missing_ok=True)  # a link there would lead the writing elsewhere
     try:
         yield part
         os.replace(part, path)
@@ -134,8 +135,12 @@ def given_path(text: str | Path) -> Path:
     Raises:
         InputError: No file can be called so.
     """
+    if text == "":  # of a variable that is not set; a path would stand for this folder
+        raise InputError("an empty name is no file or folder; write . for this folder")
     path = Path(text)
     try:
+        if "\0" in str(path):  # which some versions of Python take for a path that is not there
+            raise ValueError("embedded null byte")
         return path if path.exists() else path.expanduser()
     except RuntimeError:  # ~ and a name, but of no user
         return path
@@ -153,10 +158,19 @@ def write_errors(place: str | Path) -> Iterator[None]:
         raise InputError(_explain(error, place)) from error
 
 
-def make_folder(folder: str | Path) -> Path:
-    """The folder, made with its parents if need be; InputError if it is a file or not writable."""
+def make_folder(folder: str | Path, *inside: str) -> Path:
+    """The folder, made with its parents if need be.
+
+    Args:
+        folder: That a person named.
+        inside: Names in it that are to be written, see `check_links`.
+
+    Raises:
+        InputError: It is a file or not writable, or something inside leads out of it.
+    """
     folder = Path(folder)
     given_path(folder)
+    check_links(folder, inside)
     for part in (folder, *folder.parents):
         if part.exists() and not part.is_dir():
             raise InputError(f"output folder {folder}: {part} is a file; choose another folder")
@@ -164,11 +178,43 @@ def make_folder(folder: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         # Permission bits do not tell (root, network shares, full disks); trying does.
         probe = part_path(folder / "probe")
+        probe.unlink(missing_ok=True)
         try:
             probe.write_bytes(b"tempomask")
         finally:
             probe.unlink(missing_ok=True)
     return folder
+
+
+def check_links(folder: Path, names: Iterable[str]) -> None:
+    """Refuse links out of a folder, by which its results would be written or removed elsewhere.
+
+    Args:
+        folder: That a person named.
+        names: Of files and folders in it that are written, with all that is in them.
+
+    Raises:
+        InputError: One is there.
+    """
+    left = [folder / name for name in names]
+    while left:
+        path = left.pop()
+        check_link(path, folder)
+        if path.is_dir() and not path.is_symlink():
+            with os.scandir(path) as entries:
+                left += [Path(e.path) for e in entries if e.is_symlink() or e.is_dir()]
+
+
+def check_link(path: Path, folder: Path) -> None:
+    """InputError if a path in a folder is a link that leads out of it."""
+    inside = path == folder or not path.is_symlink()
+    with suppress(RuntimeError):  # of a link that leads in a circle
+        inside = inside or path.resolve().is_relative_to(folder.resolve())
+    if not inside:
+        raise InputError(
+            f"{path} is a link that leads out of {folder}, and nothing is written through such;"
+            " remove it, or name another output folder"
+        )
 
 
 class FolderLock:
@@ -189,6 +235,8 @@ class FolderLock:
 
     def __init__(self, folder: str | Path, name: str = ".tempomask.lock") -> None:
         self.path = Path(folder) / name
+        if self.path.is_symlink():  # none of ours; what it leads to would be written over
+            self.path.unlink()
         while True:
             file = self.path.open("a+b")
             if not _lock(file):

@@ -13,6 +13,7 @@ from functools import lru_cache
 from tempomask.errors import InputError, unknown_name
 
 VARIABLE = "TEMPOMASK_LIMITS"
+_COUNTLESS = 10**18  # of what a file only claims; Python writes no number of 5,000 digits
 _UNITS = {"nesting": "levels of nesting", "file_bytes": "bytes", "line_bytes": "bytes"}
 
 
@@ -68,7 +69,8 @@ def check_limit(name: str, found: int, what: str) -> None:
     """
     most = getattr(limits(), name)
     if found > most:
+        number = f"{found:,}" if found < _COUNTLESS else "countless"
         raise InputError(
-            f"{what} has {found:,} {_UNITS.get(name, name)}, more than the limit of {most:,}; if it"
-            f" is to be trusted, raise the limit with --limits {name}={found}"
+            f"{what} has {number} {_UNITS.get(name, name)}, more than the limit of {most:,}; if it"
+            f" is to be trusted, raise the limit with --limits {name}={min(found, _COUNTLESS)}"
         )

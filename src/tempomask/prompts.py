@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from tempomask.errors import InputError
 from tempomask.frames import Size, is_whole
 from tempomask.limits import check_limit
+from tempomask.schema import shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,8 @@ class Prompt:
             value = getattr(self, name)
             if not is_whole(value):
                 raise InputError(f"{name} must be a whole number, got {value!r}")
+            if not -(2**63) <= value < 2**63:
+                raise InputError(f"{name} must be a number of 64 bits, got {shown(int(value))}")
             object.__setattr__(self, name, int(value))
         if self.frame < 0:
             raise InputError(f"frame must be 0 or more, got {self.frame}")
@@ -88,7 +91,7 @@ class Prompt:
     def _numbers(self, name: str) -> NDArray[np.float32]:
         try:
             array = np.array(getattr(self, name), dtype=np.float32)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InputError(
                 f"{name} must be numbers, got {getattr(self, name)!r} for object {self.object_id}"
             ) from None

@@ -11,14 +11,13 @@ Our own because pycocotools fills the rest with arbitrary memory where counts ar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import index
 from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tempomask.errors import InputError
-from tempomask.frames import Size
+from tempomask.frames import Size, is_whole
 from tempomask.limits import check_limit
 
 _MORE, _SIGN, _FIVE, _TEXT = 0x20, 0x10, 0x1F, 48
@@ -85,13 +84,15 @@ def run_lengths(rle: RLE) -> NDArray[np.int64]:
         InputError: For anything else, and for counts that do not add up to H x W.
     """
     try:
-        height, width = (index(side) for side in rle["size"])
+        height, width = rle["size"]
         counts: Any = rle["counts"]
         counts = _expand(counts) if isinstance(counts, (str, bytes)) else np.array(counts)
-        if counts.ndim != 1 or counts.dtype.kind not in "iu":
-            raise ValueError("counts are not a list of whole numbers")
+        whole = is_whole(height) and is_whole(width) and counts.dtype.kind in "iu"
+        if counts.ndim != 1 or not whole:
+            raise ValueError("size and counts are not lists of whole numbers")
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise InputError(f"not a COCO run-length encoding: {error}; need size, counts") from None
+    height, width = int(height), int(width)  # NumPy's own would wrap around
     check_limit("pixels", height * width, "a run-length encoding")
     # Each is held against H x W first, as a sum of large ones could wrap around to it.
     fit = min(height, width) > 0 and ((counts >= 0) & (counts <= height * width)).all()

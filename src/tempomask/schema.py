@@ -165,7 +165,7 @@ def _check(value: Any, schema: Any, where: str) -> None:
     elif isinstance(schema, type):
         kinds = (int, float) if schema is float else (schema,)
         fits = schema is object or type(value) in kinds  # by which true is not a number
-        if not fits or (schema is float and not math.isfinite(value)):
+        if not fits or (schema is float and not _is_finite(value)):
             raise ValueError(f"{at} is {shown(value)}, not {_NAMES.get(schema, schema.__name__)}")
     elif schema is None:
         if value is not None:
@@ -175,6 +175,13 @@ def _check(value: Any, schema: Any, where: str) -> None:
             schema(value)
         except ValueError as error:
             raise ValueError(f"{at} {error}") from None
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def _check_any(value: Any, schemas: tuple[Any, ...], where: str) -> None:

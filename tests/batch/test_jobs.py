@@ -23,6 +23,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("videos/c").mkdir()
     Path("videos/c/0.png").touch()
     Path("videos/b.json").touch()
+    Path("out").mkdir()
+    Path("out/away").symlink_to("/")
     return tmp_path
 
 
@@ -64,6 +66,9 @@ def test_columns_become_options(folder: Path) -> None:
         ('{"source": "videos/a.mp4"}\n' * 2, "line 2: writes to out/a, as jobs.jsonl line 1 does"),
         ('{"source": "videos/a.mp4", "out": "../x"}', "out ../x is not within the folder"),
         ('{"source": "videos/a.mp4", "out": "."}', "out . is not within the folder"),
+        ('{"source": "videos/a.mp4", "out": "a\\u0000b"}', "no file can be called"),
+        (f'{{"source": "videos/a.mp4", "out": "{"x" * 300}"}}', "no file can be called"),
+        ('{"source": "videos/a.mp4", "out": "away/a"}', "out/away is a link that leads out of out"),
         ('{"source": "videos/a.mp4", "everything": "so"}', 'everything is "so", not true or'),
         ('{"source": "videos/a.mp4", "end": {}}', "end is an object of 0, not a number"),
         ("[1]", "line 1: it is a list of 1"),

@@ -96,11 +96,26 @@ def tempomask(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
 def test_full_and_plain_output() -> None:
     with open("/dev/full", "w") as full:
         done = tempomask("models", "--json", stdout=full)
+        assert subprocess.run([sys.executable, "-m", "tempomask", "x"], stderr=full).returncode == 2
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "No space left" in done.stderr
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = tempomask("models", stdout=subprocess.PIPE, env=environment)
     assert done.returncode == 0 and "nano" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell that closes streams")
+def test_closed_streams() -> None:
+    def closed(words: str, streams: str) -> subprocess.CompletedProcess[str]:
+        command = f"exec {sys.executable} -m tempomask {words} {streams}"
+        return subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+
+    done = closed("models", ">&-")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = closed("track --nope", ">&-")
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
+    done = closed("track --nope", "<&- >&- 2>&-")
+    assert (done.returncode, done.stdout) == (2, "")
 
 
 def test_typing_errors_are_found_without_torch(tmp_path: Path) -> None:

@@ -48,6 +48,16 @@ def test_a_click_and_a_box(run: Run, photo: Path, checkpoint: Path) -> None:
     assert set(np.unique(read_mask(folder / "mask.png"))) <= {0, 1, 4}
 
 
+def test_a_link_out_of_the_folder_is_refused(run: Run, photo: Path, checkpoint: Path) -> None:
+    Path("photo-segmented").mkdir()
+    Path("photo-segmented/objects").symlink_to(photo.parent)
+    code, _, err = run("segment", photo, "--checkpoint", checkpoint, "--point", "10,12")
+    assert code == 2 and "objects is a link that leads out of photo-segmented" in err
+    Path("circle.png").symlink_to("circle.png")
+    code, _, err = run("segment", "circle.png", "--checkpoint", checkpoint, "--point", "10,12")
+    assert code == 2 and "circle.png" in err and err.count("\n") == 1
+
+
 def test_everything(run: Run, photo: Path) -> None:
     code, out, err = run(
         "segment", photo, "--everything", "--points-per-side", 4, "--pred-iou-thresh", 0.5,

@@ -59,7 +59,7 @@ MASK = np.eye(6, 8, dtype=bool)
 RLE = encode_rle(MASK)
 # What replaces a part of a valid file.
 NASTY = [
-    *(None, True, False, 0, 1, -1, 2**31, 2**63 - 1, 2**63, -(2**63), 10**40, 0.5, -0.0, 1e308),
+    *(None, True, False, 0, 1, -1, 2**31, 2**63 - 1, 2**63, -(2**63), 10**400, 0.5, -0.0, 1e308),
     *(float("nan"), float("inf"), -float("inf"), "", "0", "..", "../../x", "/etc/passwd", "a\0b"),
     *("a\\b", "~root", "concat:a|b", "%d", "\x1b[31m", "\ud800", "é" * 5000, "x" * 300, "oooo0"),
     *([], {}, [[]], [None], {"": 0}, [1, 2], [0] * 1000, [2**63 - 1] * 4, [[1.0, 2.0]], {"id": 1}),

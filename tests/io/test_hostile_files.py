@@ -162,6 +162,16 @@ def test_an_image_is_measured_before_it_is_decoded(
     assert read_image(tmp_path / "small.png").shape == (10, 20, 3)
 
 
+@pytest.mark.parametrize("mode", ["L", "I;16"])
+def test_every_page_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    pages = [Image.new(mode, (8, 6)), Image.new(mode, (30, 40))]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    monkeypatch.setenv(VARIABLE, "pixels=1199")
+    video = open_video(tmp_path / "a.tif", prefetch=0)
+    with pytest.raises(InputError, match="page 1 of .*a.tif has 1,200 pixels"):
+        list(video.frames())
+
+
 def test_a_video_is_measured_before_it_is_decoded(
     encode: Encode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,15 @@ def test_every_orientation_of_frames_and_masks(tmp_path: Path) -> None:
             np.testing.assert_array_equal(read_values(path), shown)
 
 
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_an_orientation_that_there_is_none_of(tmp_path: Path, value: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    Image.fromarray(np.full((4, 6), 7, np.uint8)).save(tmp_path / "a.png", exif=exif)
+    with open_video(tmp_path / "a.png", prefetch=0) as video:
+        assert video.size == (4, 6) and next(video.frames())[1].shape == (4, 6, 3)
+
+
 def test_orientation_that_stands_after_the_pixels(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

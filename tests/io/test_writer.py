@@ -25,7 +25,7 @@ from tempomask.io.images import read_mask
 from tempomask.io.journal import VideoInfo, open_journal
 from tempomask.io.overlay import draw_overlay
 from tempomask.io.records import record_of
-from tempomask.io.result_folder import CHARTS
+from tempomask.io.result_folder import CHARTS, ResultFolder
 from tempomask.io.result_folder import FORMATS as ALL_FORMATS
 from tempomask.io.video import open_video
 from tempomask.io.writer import ResultWriter
@@ -535,6 +535,44 @@ def test_names_that_lead_out_of_the_folder_touch_nothing(
     with pytest.raises(InputError, match="plain name"):
         run(["masks"], range(1))
     assert precious.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["masks", "objects", "objects/1", "overlay.mp4", "frames.jsonl"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_links_that_lead_out_of_the_folder_are_refused(
+    run: Callable[..., Any], tmp_path: Path, name: str, resume: bool
+) -> None:
+    """An earlier run's folder may come from anybody."""
+    formats, out, victim = ["masks", "objects", "overlay"], tmp_path / "out", tmp_path / "victim"
+    run(formats, range(2))
+    victim.mkdir()
+    (victim / "00000.png").write_bytes(b"mine")
+    (out / name).rename(tmp_path / "moved")
+    (out / name).symlink_to(victim if "." not in name else victim / "00000.png")
+    with pytest.raises(InputError, match=f"{name} is a link that leads out of .*remove it"):
+        run(formats, range(3), resume=resume)
+    assert [path.read_bytes() for path in victim.iterdir()] == [b"mine"]
+    # One that stays inside is a matter of taste.
+    (out / name).unlink()
+    (tmp_path / "moved").rename(out / "inside")
+    (out / name).symlink_to(out / "inside")
+    ResultFolder(out, "track").check()
+
+
+@pytest.mark.parametrize(
+    "part", [".tempomask.lock", ".probe.part", ".frames.jsonl.part", ".overlay.mp4.part"]
+)
+def test_links_in_the_place_of_parts_are_not_followed(
+    run: Callable[..., Any], tmp_path: Path, part: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "victim").write_bytes(b"mine")
+    (tmp_path / "out" / part).symlink_to(tmp_path / "victim")
+    run(["masks", "overlay"], range(2))
+    assert (tmp_path / "victim").read_bytes() == b"mine"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "frames.jsonl", "masks", "overlay.mp4",
+    }  # fmt: skip
 
 
 def test_the_overlay_has_the_times_and_the_shape_of_the_source(

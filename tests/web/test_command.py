@@ -21,6 +21,10 @@ pytest.importorskip("uvicorn")
     ("words", "problem"),
     [
         (["absent.mp4"], "no such file or folder: absent.mp4"),
+        ([""], "an empty name is no file or folder"),
+        (["x" * 300], "no file can be called"),
+        (["~nobody-here/a.mp4"], "no such file or folder: ~nobody-here"),
+        (["--project", __file__], "is a file; name a folder"),
         (["--host", "0.0.0.0"], "lets others on the network reach this page"),
         (["--port", "70000"], "ports go from 0 to 65535"),
         (["--host", "203.0.113.7", "--i-know-others-can-connect"], "cannot serve at 203.0.113.7"),

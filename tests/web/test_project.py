@@ -116,6 +116,18 @@ def test_a_project_is_open_once(open_project: Open, facts: VideoFacts) -> None:
     Project.open(project.folder, facts).close()
 
 
+def test_links_that_lead_out_of_a_project_are_refused(open_project: Open, tmp_path: Path) -> None:
+    """Masks that no prompt uses are removed from its folder; a project may come from anybody."""
+    project = open_project()
+    project.close()
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "1-2-3.png").write_bytes(b"mine")
+    (project.folder / "prompts").symlink_to(tmp_path / "victim")
+    with pytest.raises(InputError, match="prompts is a link that leads out of"):
+        open_project()
+    assert (tmp_path / "victim" / "1-2-3.png").exists()
+
+
 def test_a_project_of_another_video_is_refused(open_project: Open, tmp_path: Path) -> None:
     project = open_project()
     project.close()

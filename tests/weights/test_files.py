@@ -198,6 +198,29 @@ def test_values_that_are_no_weights_are_refused_by_name(
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        torch.Tensor.to_sparse,
+        lambda x: x.to("meta"),
+        lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
+        lambda x: torch.nested.nested_tensor([x]),
+    ],
+)
+def test_tensors_without_plain_values_are_refused(tmp_path: Path, change: Any) -> None:
+    torch.save({"model": {"a": change(torch.ones(2, 3))}}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="has a as a tensor without plain values"):
+        read_checkpoint(tmp_path / "a.pt")
+
+
+def test_a_checkpoint_that_lies_in_itself(tmp_path: Path) -> None:
+    around: dict[str, Any] = {}
+    around["model"] = around
+    torch.save(around, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="holds no tensors, but model"):
+        read_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
     ("wrap", "told"),
     [
         (lambda state: {"state_dict": state}, None),
@@ -259,6 +282,9 @@ def test_a_list_of_checksums_beside_a_file_counts(make_segmenter: Make, tmp_path
         read_checkpoint(path)
     (tmp_path / "SHA256SUMS").write_text(f"{file_hash(path)}  weights.safetensors\n")
     read_checkpoint(path)
+    (tmp_path / "SHA256SUMS").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(InputError, match="SHA256SUMS is not text"):
+        read_checkpoint(path)
 
 
 def test_every_shipped_file_of_weights_has_its_checksum() -> None:

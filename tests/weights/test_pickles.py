@@ -42,6 +42,21 @@ def test_the_forger_forges(tmp_path: Path) -> None:
     assert read_pickle(tmp_path / "a.pkl").shape == (2,)
 
 
+def test_what_is_named_in_many_places_is_read_once(tmp_path: Path) -> None:
+    """A few hundred bytes would fill any memory."""
+    nested: Any = [np.zeros(2)]
+    for _ in range(60):
+        nested = [nested, nested]
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"a": nested, "b": (1, 2)}))
+    found = read_pickle(tmp_path / "a.pkl")
+    assert found["b"] == [1, 2] and found["a"][0] is found["a"][1]
+    around: list[Any] = []
+    around.append(around)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(around))
+    with pytest.raises(InputError, match="nested too deep"):
+        read_pickle(tmp_path / "a.pkl")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

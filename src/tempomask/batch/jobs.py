@@ -13,7 +13,7 @@ from typing import Any
 
 from tempomask.batch.places import Place
 from tempomask.errors import InputError, place, unknown_name
-from tempomask.files import given_path, read_text
+from tempomask.files import check_link, given_path, read_text
 from tempomask.schema import parse_json, shown
 
 # What a job's folder says about it: written when the job is done or has failed.
@@ -160,6 +160,9 @@ def _job(where: str, row: Mapping[str, Any], out: Place, flags: Mapping[str, boo
     inside = Path(name)
     if inside.is_absolute() or ".." in inside.parts or not inside.parts:
         raise InputError(f"out {name} is not within the folder of all results")
+    given_path(out.folder / inside)
+    for part in (inside, *inside.parents):
+        check_link(out.folder / part, out.folder)
     words = [source]
     for option, value in options.items():
         _check_name("column", option, flags)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -50,7 +51,7 @@ def asked_of(job: Job) -> Asked:
     numbers, rest = dict[str, int](), list[str]()
     for word in words:
         name, _, text = word.partition("=")
-        if name in _NUMBERS and text.lstrip("-").isdecimal():
+        if name in _NUMBERS and re.fullmatch("-?[0-9]{1,9}", text):
             numbers[name.removeprefix("--")] = int(text)
         elif name not in PROMPT_FLAGS:
             rest.append(word)

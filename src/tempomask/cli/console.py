@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -16,7 +18,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from tempomask import progress
-from tempomask.errors import InputWarning
+from tempomask.errors import InputWarning, one_line
 from tempomask.files import FolderLock
 from tempomask.progress import Bars, Waiting, err
 
@@ -24,19 +26,19 @@ INTERRUPTED = 130  # what shells expect after Ctrl-C
 BAD_INPUT = 2
 FAILED = 1  # what nobody foresaw, and output that could not be written
 REPORT = "see SECURITY.md"
-_LONGEST = 2000
 _verbose = False
 
 # Where nobody looks at a terminal (a pipe, a file), lines are not folded at 80 columns.
-_WIDTH = None if sys.stdout.isatty() else 160
+_WIDTH = None if sys.stdout and sys.stdout.isatty() else 160
 
 out = Console(highlight=False, markup=False, width=_WIDTH)
 
 
-def one_line(message: str) -> str:
-    """A message as one line of bounded length, without control characters of names in it."""
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 300]} ... {line[-290:]}"
+def open_streams() -> None:
+    """Open what a shell has closed: Python would have None there, and a file of ours its number."""
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def error(message: str) -> None:
@@ -46,7 +48,8 @@ def error(message: str) -> None:
     try:
         err.print(line, style="red", soft_wrap=True)
     except OSError:  # it imports when it first prints, and no file can be opened any more
-        sys.stderr.write(f"{line}\n")
+        with suppress(OSError):  # or nothing can be written; the exit code tells all the same
+            sys.stderr.write(f"{line}\n")
 
 
 def note(message: str) -> None:

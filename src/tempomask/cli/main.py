@@ -87,6 +87,7 @@ app.register_install_completion_command(help="Install completion for your shell.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Bad input is one line, not a traceback."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    console.open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # names may hold what a terminal cannot show
             stream.reconfigure(errors="backslashreplace")

@@ -6,6 +6,7 @@ such a group as one parameter and hands it on.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -64,12 +65,14 @@ def _blocks(text: str) -> tuple[int, ...]:
     found = set[int]()
     for part in words(text):
         first, _, last = part.partition("-")
+        if max(len(first), len(last)) > 4:  # no network has so many
+            raise ValueError
         found |= set(range(int(first), int(last or first) + 1))
     return tuple(sorted(found))
 
 
 def _count_or_blocks(text: str) -> int | tuple[int, ...]:
-    return int(text) if text.strip().isdecimal() else _blocks(text)
+    return int(text) if re.fullmatch("[0-9]{1,4}", text.strip()) else _blocks(text)
 
 
 def _listed(read: Callable[[str], Any], what: str) -> Parameter:

@@ -84,12 +84,14 @@ def segment(
 
 def _check_folder(folder: Path, image: Path, inputs: tuple[Path, ...]) -> None:
     """InputError for results that would take the place of an input, or of another's results."""
-    from tempomask.files import read_json
+    from tempomask.files import absolute_path, check_links, read_json
 
     names = [*FILES.values(), REPORT]
+    check_links(folder, names)
     taken = {(folder / name).resolve() for name in names}
     for given in (image, *inputs):
-        if given.resolve() in taken or given.resolve().parent in taken:
+        path = absolute_path(given)
+        if path is not None and {path, path.parent} & taken:
             raise InputError(
                 f"the results in {folder} would overwrite {given}; choose another --out"
             )
@@ -98,7 +100,7 @@ def _check_folder(folder: Path, image: Path, inputs: tuple[Path, ...]) -> None:
     if not there:
         return
     known = read_json(report, "the report") if report.exists() else {}
-    if not isinstance(known, dict) or known.get("source") != str(image.resolve()):
+    if not isinstance(known, dict) or known.get("source") != str(absolute_path(image)):
         raise InputError(
             f"{folder / there[0]} is there already, and not known to be of {image}; move it away,"
             " or choose another --out"

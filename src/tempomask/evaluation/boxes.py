@@ -185,7 +185,7 @@ class _Scores:
             submission.check(data.flaws)
         self.data, self.submission = data, submission
         self.tracked: dict[str, TrackedBoxes] = {}
-        self.folder = None if out is None else make_folder(out)
+        self.folder = None if out is None else make_folder(out, "boxes")
         self.metric = BoxMetric(PROTOCOLS[data.layout])
         self.results: dict[str, BoxResult] = {}
         self.frames = 0

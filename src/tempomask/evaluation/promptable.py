@@ -109,7 +109,7 @@ def evaluate_promptable(
     options = replace(options or TrackingOptions(), warn_of_clicks=False)
     if plan.mode != "online":
         options = replace(options, keep="all")
-    folder = None if out is None else make_folder(out)
+    folder = None if out is None else make_folder(out, "rounds")
     settings = {**model_settings(model), **asdict(plan), **dataset.settings()}
     settings |= run_settings(options, routing)
     flaws, sequences = Flaws(dataset.flaws), []

@@ -6,6 +6,7 @@ to its end, its masks are written, and only then is its truth read and compared 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -51,10 +52,11 @@ class Shard:
     @classmethod
     def of(cls, text: str) -> Shard:
         """From "2/8"; InputError for anything else."""
-        index, _, count = text.partition("/")
-        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        found = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
+        index, count = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= index <= count:
             raise InputError(f"--shard {text!r} is not a share; write 2/8 for the second of eight")
-        return cls(int(index), int(count))
+        return cls(index, count)
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,8 @@ def evaluate(
         **dataset.settings(),
         **run_settings(options, routing),
     }
-    scored = _Scored(protocol, dataset, flaws, None if out is None else make_folder(out), shard)
+    folder = None if out is None else make_folder(out, "masks", "tracked")
+    scored = _Scored(protocol, dataset, flaws, folder, shard)
     with ExitStack() as stack:
         base = scored.folder or Path(stack.enter_context(TemporaryDirectory()))
         for sequence in sequences:

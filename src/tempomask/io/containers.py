@@ -233,6 +233,7 @@ def open_mp4(part: Path) -> tuple[_Sink, OutputContainer]:
     """An mp4 to be written as a part, its index first; with the file, to look for errors."""
     import av
 
+    part.unlink(missing_ok=True)  # a link there would lead the writing elsewhere
     sink = _Sink(os.path.abspath(part), "w+")
     sink.name = "video.mp4"  # what PyAV calls it; no name of a file that is not text in UTF-8
     # The part's name does not end in .mp4, so the format is named. To move the index to the front,

@@ -37,11 +37,9 @@ MAX_ID = 65535
 # without any flat part are soft edges.
 _MOST_IDS_WITH_WHITE = 32
 
-# Fast to write, and within a few percent of the smallest file: label maps have long runs.
-_COMPRESSION = 3
+_COMPRESSION = 3  # fast, and within a few percent of the smallest file: maps have long runs
 
-# The tag of EXIF that says how an image is turned.
-_ORIENTATION = 0x0112
+_ORIENTATION = 0x0112  # the tag of EXIF that says how an image is turned
 
 # What reading damaged bytes can raise in PIL.
 _DAMAGE = (
@@ -80,9 +78,8 @@ def opened(path: str | Path) -> Iterator[Image]:
 def image_size(path: str | Path) -> Size:
     """(H, W) of an image as it is shown, from its header alone; InputError if it has none."""
     with opened(path) as image:
-        turned = _orientation(image, path) > 4
         width, height = image.size
-    return (width, height) if turned else (height, width)
+        return (width, height) if _orientation(image, path) > 4 else (height, width)
 
 
 def page_count(path: str | Path) -> int:
@@ -102,9 +99,8 @@ def bit_depth(paths: Sequence[str | Path]) -> int | None:
         with opened(path) as image:
             if path == paths[0] and not image.mode.startswith("I"):
                 return None
-            for page in range(_pages(image)):
-                image.seek(page)
-                highest = max(highest, int(np.max(np.asarray(image))))
+            for page in _turned_to(image, range(_pages(image)), path):
+                highest = max(highest, int(np.max(np.asarray(page))))
     return _bits(highest)
 
 
@@ -126,9 +122,8 @@ def read_image(path: str | Path, bits: int | None = None) -> Frame:
 def read_pages(path: str | Path, pages: range, bits: int | None = None) -> Iterator[Frame]:
     """The pages of a TIFF stack or an animation, each as from `read_image`."""
     with opened(path) as image:
-        for page in pages:
-            image.seek(page)
-            yield _as_frame(image, path, bits)
+        for page in _turned_to(image, pages, path):
+            yield _as_frame(page, path, bits)
 
 
 def read_values(path: str | Path) -> NDArray[Any]:
@@ -197,9 +192,8 @@ def _palette_grey(image: Image, path: str | Path) -> NDArray[Any] | None:
     InputError where index 0 is in use in another colour than black, and black as another index.
     """
     indices = np.asarray(image)
-    colours = np.zeros((256, 3), np.uint8)
-    palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    colours[: len(palette)] = palette
+    palette = image.getpalette("RGB") or []
+    colours = np.array(palette + [0] * (768 - len(palette)), np.uint8).reshape(256, 3)
     used = np.flatnonzero(np.bincount(indices.ravel(), minlength=256))
     shown = colours[used]
     if (shown == shown[:, :1]).all() and shown.max() == 255:
@@ -278,6 +272,13 @@ def _pages(image: Image) -> int:
     return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
+def _turned_to(image: Image, pages: range, path: str | Path) -> Iterator[Image]:
+    for page in pages:
+        image.seek(page)
+        check_limit("pixels", image.width * image.height, f"page {page} of {path}")
+        yield image
+
+
 def _single(image: Image, path: str | Path) -> Image:
     """The image; InputError if there are more in its file."""
     if _pages(image) > 1:
@@ -297,7 +298,8 @@ def _orientation(image: Image, path: str | Path) -> int:
         if b"eXIf" not in Path(path).read_bytes():
             return 1
         image.load()
-    return image.getexif().get(_ORIENTATION, 1)
+    turned = image.getexif().get(_ORIENTATION, 1)
+    return turned if turned in range(1, 9) else 1
 
 
 def _upright(image: Image, path: str | Path) -> Image:
@@ -337,7 +339,7 @@ def _checked_ids(values: NDArray[Any], mode: str, path: str | Path) -> NDArray[A
 def unreadable(path: str | Path, error: BaseException) -> InputError:
     """The error for an image that PIL cannot read."""
     reason = (getattr(error, "strerror", None) or str(error)).split("\n")[0]
-    if Path(path).is_file() and Path(path).stat().st_size == 0:
+    if Path(path).is_file() and not Path(path).stat().st_size:
         reason = "it is empty"
     if "cannot identify" in reason:
         reason = "unknown format or damaged header"
@@ -367,9 +369,8 @@ def write_label_png(path: str | Path, labels: NDArray[np.integer[Any]]) -> None:
             f"object id {low if low < 0 else high} does not fit a mask image (0 to {MAX_ID});"
             ' use ids in that range, or the format "objects" with one folder per object'
         )
-    in_palette = high <= MAX_PALETTE_ID
-    image = Image.fromarray(labels.astype(np.uint8 if in_palette else np.uint16))
-    if in_palette:
+    image = Image.fromarray(labels.astype(np.uint8 if high <= MAX_PALETTE_ID else np.uint16))
+    if high <= MAX_PALETTE_ID:
         image.putpalette(davis_palette().tobytes())
     save_png(path, image)
 

@@ -7,6 +7,7 @@ of the file is asked for; masks are then relative to the current folder.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,9 @@ def read_detections(given: str) -> dict[int, list[list[float]]]:
     """Boxes by frame from JSON, {frame: [[x0, y0, x1, y1], ...]}, or a file with it."""
     box = [float, float, float, float]
     found = _read(given, "--detections", {str: [box]})[0]
-    wrong = [name for name in found if not name.isdecimal()]
+    wrong = [name for name in found if not re.fullmatch("[0-9]{1,9}", name)]
     if wrong:
-        raise InputError(f"--detections: {wrong[0]!r} is no number of a frame")
+        raise InputError(f"--detections: {shown(wrong[0])} is no number of a frame")
     return {int(name): boxes for name, boxes in found.items()}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from tempomask.errors import InputError
-from tempomask.files import absolute_path, part_path
+from tempomask.files import absolute_path, check_links, part_path
 from tempomask.io import dataset_exports, exports
 from tempomask.io.journal import Journal, read_header
 from tempomask.io.records import INSTANCES, TRACK, FrameRecord, image_stem
@@ -114,11 +114,13 @@ class ResultFolder:
             inputs: Files and folders that are read, among them names that are not paths.
 
         Raises:
-            InputError: If results would take the place of one of them, or of unknown files.
+            InputError: If results would take the place of one of them, or of unknown files, or if a
+                link would lead them elsewhere.
         """
         folder = self.directory
         if not folder.is_dir():
             return
+        check_links(folder, self._names)
         taken = [(folder / name).resolve() for name in self._names]
         for given in inputs:
             path = absolute_path(given)

@@ -32,6 +32,8 @@ from tempomask.web.history import OBJECT_INFO, SETTINGS, History
 from tempomask.web.state import MaskEntry, ObjectInfo, Settings, Spot, State, Table
 
 PROJECT, PROMPTS, HISTORY = "project.json", "prompts.json", "history.jsonl"
+# All that is written, with the folders of masks and of exports.
+_WRITTEN = (PROJECT, PROMPTS, Path(PROMPTS).stem, HISTORY, JOURNAL, "export")
 _VERSION = 1
 
 
@@ -89,7 +91,7 @@ class Project:
         Raises:
             InputError: If it is of another video, damaged, not writable, or open elsewhere.
         """
-        make_folder(folder)
+        make_folder(folder, *_WRITTEN)
         project = cls(folder, video)
         with write_errors(folder):
             project._lock = FolderLock(folder)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tempomask.errors import InputError
-from tempomask.files import make_folder, read_json
+from tempomask.files import given_path, make_folder, read_json
 from tempomask.io.images import IMAGE_SUFFIXES
 from tempomask.io.journal import read_header
 from tempomask.io.records import TRACK
@@ -51,6 +51,8 @@ class Workspace:
         paths = [_existing(source) for source in sources]
         # Dropped files and the projects of several sources go here.
         self.folder = (project or Path("annotations")).absolute()
+        if project is not None and given_path(project).is_file():
+            raise InputError(f"--project {project} is a file; name a folder")
         self.entries: list[Entry] = []
         if project is not None and len(paths) <= 1:
             known = _source_of(self.folder)
@@ -128,7 +130,7 @@ def safe_name(name: str) -> str:
 
 
 def _existing(source: str) -> Path:
-    path = Path(source).expanduser()
+    path = given_path(source)
     if not path.exists():
         raise InputError(
             f"no such file or folder: {source}; annotate takes video files, folders of images and"

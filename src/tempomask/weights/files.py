@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tempomask.errors import InputError, warn
-from tempomask.files import read_json
+from tempomask.files import read_json, read_text
 from tempomask.schema import plain_name, shown
 from tempomask.weights.layout import State
 
@@ -139,6 +139,9 @@ def _read_pytorch(path: Path) -> State:
     if not state:
         names = ", ".join(list(content)[:3]) or "nothing"
         raise InputError(f"{path} holds no tensors, but {names}; a checkpoint has them in 'model'")
+    for name, x in state.items():
+        if x.layout != torch.strided or x.is_meta or x.is_quantized or x.is_nested:
+            raise InputError(f"{path} has {name} as a tensor without plain values; save it dense")
     return state
 
 
@@ -165,8 +168,9 @@ def _read_arrays(path: Path) -> State:
 
 def _inner(content: Any, path: Path) -> Any:
     """What lies in one of PLACES, and there again; with a warning if others could be meant."""
-    while isinstance(content, Mapping):
-        places = [key for key in PLACES if isinstance(content.get(key), Mapping)]
+    for _ in PLACES:  # no more often: one may lie in itself
+        places = PLACES if isinstance(content, Mapping) else ()
+        places = [key for key in places if isinstance(content.get(key), Mapping)]
         if not places:
             break
         if len(places) > 1 or places[0] not in PLACES[:2]:
@@ -223,7 +227,7 @@ def _check_listed(path: Path) -> None:
     """InputError if the list of checksums beside a file names it with another one."""
     listing = path.with_name(CHECKSUMS)
     if listing.is_file():
-        lines = [line.split() for line in listing.read_text().splitlines()]
+        lines = [line.split() for line in read_text(listing, "the list").splitlines()]
         wanted = next((line[0] for line in lines if line[1:] == [path.name]), None)
         if wanted not in (None, file_hash(path)):
             raise InputError(f"{path} is damaged: its checksum is not that in {listing.name}")

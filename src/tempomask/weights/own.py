@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from types import NoneType
-from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ from tempomask.models.instances.config import (
 )
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.models.segmenter import Segmenter
-from tempomask.schema import check, parse_json, plain_name, shown, whole
+from tempomask.schema import check, number, parse_json, plain_name, shown, whole
 from tempomask.weights.files import (
     CHECKSUM,
     Checkpoint,
@@ -58,7 +58,7 @@ KINDS: dict[str, type[Any]] = {
     "stem": StemConfig,
 }
 # What a value of a configuration may be; a size beyond any network is none.
-LEAVES = {int: whole(0, 2**13), float: float, str: str, bool: bool, NoneType: None}
+LEAVES = {int: whole(0, 2**13), float: number(-1e9, 1e9), str: str, bool: bool, NoneType: None}
 # What a few bytes could make endless work of, in all in a network at most so many.
 COUNTS = {"layers", "depth", "stages", "stem", "blocks", "last_blocks", "window_size"}
 COUNTS |= {"window_sizes", "patch_size", "memory_frames", "max_pointers", "grid", "slots", "kept"}
@@ -118,6 +118,8 @@ def _part(hint: Any, value: Any) -> Any:
     choices: tuple[Any, ...] = get_args(hint) or (hint,)
     parts = [choice for choice in choices if is_dataclass(choice)]
     if not parts or (value is None and NoneType in choices):
+        if isinstance(value, list) and not any(get_origin(c) is tuple for c in (hint, *choices)):
+            raise TypeError(f"{shown(value)} stands where one value does")
         for each in value if isinstance(value, list) else [value]:
             check(each, tuple(LEAVES[kind] for kind in choices if kind in LEAVES) or object, "it")
         return tuple(value) if isinstance(value, list) else value

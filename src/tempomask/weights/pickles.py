@@ -40,7 +40,7 @@ def read_pickle(path: Path) -> Any:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             _check_opcodes(data)
             data.seek(0)
-            return _plain(_ArraysOnly(data, encoding="latin1").load())  # type: ignore[arg-type]
+            return _plain(_ArraysOnly(data, encoding="latin1").load(), {})  # type: ignore[arg-type]
     except RecursionError:
         reason = "it is nested too deep"
     except Exception as error:  # damage shows in many ways
@@ -138,14 +138,19 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-def _plain(value: Any) -> Any:
-    """The value with arrays in place of what stands for them."""
+def _plain(value: Any, known: dict[int, Any]) -> Any:
+    """The value with arrays in place of what stands for them.
+
+    known: by the id of a container what became of it, as a small file can name one in many places.
+    """
     if isinstance(value, _Array):
         if value.values is None:
             raise pickle.UnpicklingError("it holds an array without values")
         return value.values
+    if id(value) in known:
+        return known[id(value)]
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
+        known[id(value)] = {key: _plain(item, known) for key, item in value.items()}
+    elif isinstance(value, list | tuple):
+        known[id(value)] = [_plain(item, known) for item in value]
+    return known.get(id(value), value)
