@@ -33,6 +33,7 @@ from tempomask.models.instances.config import (
     ResNetConfig,
     StemConfig,
     SwinConfig,
+    ViTAdapterConfig,
 )
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.models.matching.config import MATCHERS
@@ -52,6 +53,7 @@ BACKBONES: dict[type, BackboneConfig] = {
     ResNetConfig: ResNetConfig(8, (8, 16, 24, 32), (1, 1, 1, 1)),
     SwinConfig: SwinConfig(8, (1, 1, 1, 1), (1, 1, 2, 2), 3),
     StemConfig: StemConfig(),
+    ViTAdapterConfig: ViTAdapterConfig(16, 4, 2, 16, 4, 2, 0.5, 8, 3),
 }
 
 

@@ -15,11 +15,20 @@ from torch import Tensor
 
 from tempomask.errors import InputError
 from tempomask.models.instances.classes import COCO, OVIS, YTVIS_2019, YTVIS_2021
-from tempomask.models.instances.config import INSTANCE_SEGMENTERS, InstanceConfig
+from tempomask.models.instances.config import (
+    INSTANCE_SEGMENTERS,
+    InstanceConfig,
+    ViTAdapterConfig,
+)
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.weights.instances import load_instance_segmenter
 from tempomask.weights.layout import Layout
-from tempomask.weights.mask2former import DETECTRON2, TRANSFORMERS_MASK2FORMER, published
+from tempomask.weights.mask2former import (
+    DETECTRON2,
+    DETECTRON2_VIT_ADAPTER,
+    TRANSFORMERS_MASK2FORMER,
+    published,
+)
 from tempomask.weights.own import (
     RouterWeights,
     config_from_json,
@@ -108,6 +117,35 @@ DVIS_PLUS = {
     "tracker.ref_proj.layers.2.weight": (512, 512),
     "tracker.mask_feature_proj.weight": (256, 256, 1, 1),
 }
+_VIT, _PARTS = "backbone.vit_module", "backbone.interactions"
+DETECTRON2_VIT_L = {
+    f"{_VIT}.cls_token": (1, 1, 1024),
+    f"{_VIT}.pos_embed": (1, 1370, 1024),
+    f"{_VIT}.patch_embed.proj.weight": (1024, 3, 16, 16),
+    f"{_VIT}.blocks.23.norm1.weight": (1024,),
+    f"{_VIT}.blocks.0.attn.qkv.bias": (3072,),
+    f"{_VIT}.blocks.11.ls2.gamma": (1024,),
+    f"{_VIT}.blocks.23.mlp.fc1.weight": (4096, 1024),
+    "backbone.level_embed": (3, 1024),
+    "backbone.spm.stem.0.weight": (64, 3, 3, 3),
+    "backbone.spm.stem.7.running_mean": (64,),
+    "backbone.spm.conv4.0.weight": (256, 256, 3, 3),
+    "backbone.spm.conv4.1.weight": (256,),
+    "backbone.spm.fc1.weight": (1024, 64, 1, 1),
+    f"{_PARTS}.0.extractor.query_norm.weight": (1024,),
+    f"{_PARTS}.3.extractor.feat_norm.bias": (1024,),
+    f"{_PARTS}.3.extra_extractors.1.attn.sampling_offsets.weight": (128, 1024),
+    f"{_PARTS}.3.extra_extractors.0.attn.attention_weights.bias": (64,),
+    f"{_PARTS}.1.extractor.attn.value_proj.weight": (1024, 1024),
+    f"{_PARTS}.2.extractor.ffn.dwconv.dwconv.weight": (256, 1, 3, 3),
+    f"{_PARTS}.2.extractor.ffn.fc2.weight": (1024, 256),
+    "backbone.up.weight": (1024, 1024, 2, 2),
+    "backbone.norm1.running_var": (1024,),
+    "backbone.norm4.weight": (1024,),
+    "sem_seg_head.pixel_decoder.input_proj.0.0.weight": (256, 1024, 1, 1),
+    "sem_seg_head.predictor.query_feat.weight": (200, 256),
+    "tracker.ref_proj.layers.2.weight": (512, 512),
+}
 _HF = "model.pixel_level_module"
 TRANSFORMERS_SWIN_TINY = {
     f"{_HF}.encoder.embeddings.patch_embeddings.projection.weight": (96, 3, 4, 4),
@@ -136,6 +174,7 @@ TRANSFORMERS_SWIN_TINY = {
         ("minvis-r50-ytvis19", DETECTRON2, DETECTRON2_R50),
         ("minvis-swin-large-ytvis19", DETECTRON2, DETECTRON2_SWIN_L),
         ("dvis-plus-r50-ovis", DETECTRON2, DVIS_PLUS),
+        ("dvis-plus-vit-adapter-large-ytvis19", DETECTRON2_VIT_ADAPTER, DETECTRON2_VIT_L),
         ("mask2former-swin-tiny-coco", TRANSFORMERS_MASK2FORMER, TRANSFORMERS_SWIN_TINY),
     ],
 )
@@ -214,6 +253,30 @@ def test_detectron2_files_load(known: dict[str, State], tmp_path: Path) -> None:
         segmenter = load_instance_segmenter(name, path).segmenter
         back = DETECTRON2.to_theirs(segmenter.state_dict())
         assert all(torch.equal(back[key], tensor) for key, tensor in state.items())
+
+
+def test_vit_adapter_files_load(
+    known: dict[str, State], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tiny = ViTAdapterConfig(16, 4, 2, 16, 4, 2, 0.5, 8, 3)
+    config = replace(INSTANCE_SEGMENTERS["tiny-dvis"], backbone=tiny)
+    monkeypatch.setitem(INSTANCE_SEGMENTERS, "tiny-dvis", config)
+    state = DETECTRON2_VIT_ADAPTER.to_theirs(InstanceSegmenter(config).state_dict())
+    unread = {"backbone.vit_module.mask_token": torch.zeros(1, 16)}
+    unread |= {f"backbone.vit_module.norm.{kind}": torch.ones(16) for kind in ("weight", "bias")}
+    path = saved(tmp_path / "vit.pth", state | unread)
+    segmenter = load_instance_segmenter("tiny-dvis", path).segmenter
+    back = DETECTRON2_VIT_ADAPTER.to_theirs(segmenter.state_dict())
+    assert all(torch.equal(back[key], tensor) for key, tensor in state.items())
+    del state["backbone.interactions.3.extra_extractors.1.ffn.fc1.bias"]
+    with pytest.raises(InputError, match="1 missing: .*extra_extractors.1.ffn.fc1.bias"):
+        load_instance_segmenter("tiny-dvis", saved(tmp_path / "less.pth", state))
+    other = saved(tmp_path / "other.pth", known["tiny-dvis"])
+    for name, file, has in (("tiny-dvis", other, "no"), ("tiny-old", path, "a")):
+        with pytest.raises(
+            InputError, match=f"has {has} ViT-Adapter as its backbone, unlike {name}"
+        ):
+            load_instance_segmenter(name, file)
 
 
 def test_pickles_of_arrays_load(known: dict[str, State], tmp_path: Path) -> None:

@@ -10,13 +10,19 @@ from typing import NamedTuple
 from torch import Tensor
 
 from tempomask.errors import InputError
-from tempomask.models.instances.config import InstanceConfig, StemConfig, instance_config
+from tempomask.models.instances.config import (
+    InstanceConfig,
+    StemConfig,
+    ViTAdapterConfig,
+    instance_config,
+)
 from tempomask.models.instances.segmenter import InstanceSegmenter
 from tempomask.weights.files import Checkpoint
 from tempomask.weights.layout import Layout, layout_of
 from tempomask.weights.loading import identify, load, other_model, read
 from tempomask.weights.mask2former import (
     DETECTRON2,
+    DETECTRON2_VIT_ADAPTER,
     TRANSFORMERS_MASK2FORMER,
     config_beside,
     published,
@@ -31,7 +37,7 @@ from tempomask.weights.own import (
 )
 from tempomask.weights.zoo import INSTANCE_MODELS
 
-LAYOUTS = (DETECTRON2, TRANSFORMERS_MASK2FORMER)
+LAYOUTS = (DETECTRON2_VIT_ADAPTER, DETECTRON2, TRANSFORMERS_MASK2FORMER)
 # The class head, whose rows tell how many classes a file knows.
 CLASS_HEADS = ("sem_seg_head.predictor.class_embed.bias", "class_predictor.bias")
 # What DVIS++ trains in turn; its parts tell which stage a file is of.
@@ -122,6 +128,12 @@ def _check_kind(file: Checkpoint, layout: Layout, config: InstanceConfig) -> Non
     """InputError if a file of other projects is of another model or stage than the one wanted."""
     if isinstance(config.backbone, StemConfig):
         raise InputError(f"{file.path} is not a checkpoint of {config.name}, which is ours alone")
+    if (layout is DETECTRON2_VIT_ADAPTER) != isinstance(config.backbone, ViTAdapterConfig):
+        has = "a" if layout is DETECTRON2_VIT_ADAPTER else "no"
+        raise InputError(
+            f"{file.path} has {has} ViT-Adapter as its backbone, unlike {config.name}; ask for the"
+            " model it holds"
+        )
     wanted, found = _wanted(config), _stage(file.state)
     if found != wanted:
         remedy = f": take one, or ask for a {FAMILIES[found]} model" if found in FAMILIES else ""

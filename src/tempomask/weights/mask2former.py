@@ -111,6 +111,50 @@ DETECTRON2 = Layout(
     ),
 )
 
+_EXTRACTOR = """
+      {query,feature}_norm          {query,feat}_norm
+      attention.{offsets,weights}   attn.{sampling_offsets,attention_weights}
+      attention.{value,output}      attn.{value,output}_proj
+      mixing_norm                   ffn_norm
+      mix                           ffn.dwconv.dwconv
+      {expand,contract}             ffn.{fc1,fc2}
+"""
+_VIT_ADAPTER = rules(
+    """
+    network.backbone.                         backbone.
+      patch_embedding                         vit_module.patch_embed.proj
+      {cls_token,position}                    vit_module.{cls_token,pos_embed}
+      blocks.*.{attention,mlp}_norm           vit_module.blocks.*.{norm1,norm2}
+      blocks.*.{qkv,output}                   vit_module.blocks.*.attn.{qkv,proj}
+      blocks.*.{attention,mlp}_scale          vit_module.blocks.*.{ls1,ls2}.gamma
+      blocks.*.{expand,contract}              vit_module.blocks.*.mlp.{fc1,fc2}
+      prior.stem.{0,1,2}.conv                 spm.stem.{0,3,6}
+      prior.stem.{0,1,2}.norm                 spm.stem.{1,4,7}
+      prior.coarser.{0,1,2}.conv              spm.{conv2,conv3,conv4}.0
+      prior.coarser.{0,1,2}.norm              spm.{conv2,conv3,conv4}.1
+      prior.projections.{0,1,2,3}             spm.{fc1,fc2,fc3,fc4}
+      {level_embedding,finer}                 {level_embed,up}
+      norms.{0,1,2,3}                         {norm1,norm2,norm3,norm4}
+    """
+)
+# DVIS++ on ViT-Adapter: its names of norms are Swin's, one further.
+DETECTRON2_VIT_ADAPTER = Layout(
+    title="detectron2 with ViT-Adapter",
+    marks=("backbone.vit_module.cls_token",),
+    rules=(
+        *_VIT_ADAPTER,
+        *rules(
+            "network.backbone.extractors.{0,1,2,3}. backbone.interactions.{0,1,2,3}.extractor."
+            + _EXTRACTOR
+        ),
+        *rules(
+            "network.backbone.extractors.{4,5}. backbone.interactions.3.extra_extractors.{0,1}."
+            + _EXTRACTOR
+        ),
+        *DETECTRON2.rules,
+    ),
+)
+
 _TRANSFORMERS = rules(
     """
     network.backbone.                      model.pixel_level_module.encoder.
@@ -201,8 +245,13 @@ _OTHER_NAMES = (
         """
     ),
 )
-# The classifier's norm, which a backbone does not reach.
-_UNREACHED = (f"{_SWIN_5}.layernorm.", "model.pixel_level_module.encoder.layernorm.")
+# Norms before a classifier and tokens for training, which a backbone does not reach.
+_UNREACHED = (
+    f"{_SWIN_5}.layernorm.",
+    "model.pixel_level_module.encoder.layernorm.",
+    "backbone.vit_module.norm.",
+    "backbone.vit_module.mask_token",
+)
 
 
 def published(state: Mapping[str, Tensor]) -> State:

@@ -194,6 +194,9 @@ INSTANCE_MODELS: dict[str, ModelInfo] = {
         dvis-plus-swin-large-ytvis19  242.5  -
         dvis-plus-swin-large-ytvis21  242.5  -
         dvis-plus-swin-large-ovis     242.5  -
+        dvis-plus-vit-adapter-large-ytvis19  375.1  -
+        dvis-plus-vit-adapter-large-ytvis21  375.1  -
+        dvis-plus-vit-adapter-large-ovis     375.1  -
         """,
         "MIT (code); see the repository",
         "zhangtao-whu/DVIS_Plus",
@@ -256,6 +259,9 @@ INSTANCE_MODELS: dict[str, ModelInfo] = {
         dvis-plus-swin-large-ytvis19-offline  287.3  -
         dvis-plus-swin-large-ytvis21-offline  287.3  -
         dvis-plus-swin-large-ovis-offline     287.3  -
+        dvis-plus-vit-adapter-large-ytvis19-offline  419.9  -
+        dvis-plus-vit-adapter-large-ytvis21-offline  419.9  -
+        dvis-plus-vit-adapter-large-ovis-offline     419.9  -
         """,
         "MIT (code); see the repository",
         "zhangtao-whu/DVIS_Plus",

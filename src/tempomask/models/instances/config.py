@@ -45,7 +45,27 @@ class StemConfig:
     last_blocks: int = 2
 
 
-BackboneConfig = ResNetConfig | SwinConfig | StemConfig
+@dataclass(frozen=True)
+class ViTAdapterConfig:
+    """ViT-Adapter on DINOv2; the defaults are DVIS++'s ViT-L.
+
+    parts: of the blocks, after each of which an extractor reads the tokens. mixing_ratio: hidden
+    width of an extractor's convolution over the width. prior_channels: of the convolutions at
+    stride 4. position_size: side of the grid of learned positions.
+    """
+
+    dim: int = 1024
+    depth: int = 24
+    num_heads: int = 16
+    patch_size: int = 16
+    parts: int = 4
+    points: int = 4
+    mixing_ratio: float = 0.25
+    prior_channels: int = 64
+    position_size: int = 37
+
+
+BackboneConfig = ResNetConfig | SwinConfig | StemConfig | ViTAdapterConfig
 
 
 @dataclass(frozen=True)
@@ -179,13 +199,16 @@ NANO_VIS_DVIS = replace(
 DATASETS = {"ytvis19": YTVIS_2019, "ytvis21": YTVIS_2021, "ovis": OVIS}
 # The data sets that Video Mask2Former's sizes were published for.
 VIDEO_SIZES = {"ytvis19": ("tiny", "small"), "ytvis21": ("tiny", "small", "base", "large")}
-BACKBONES = {
+BACKBONES: dict[str, BackboneConfig] = {
     "r50": ResNetConfig(),
     "swin-tiny": SwinConfig(),
     "swin-small": SwinConfig(blocks=(2, 2, 18, 2)),
     "swin-base": SwinConfig(128, (2, 2, 18, 2), (4, 8, 16, 32), 12),
     "swin-large": SwinConfig(192, (2, 2, 18, 2), (6, 12, 24, 48), 12),
+    "vit-adapter-large": ViTAdapterConfig(),
 }
+# Models of these have twice as many queries.
+LARGE = ("swin-large", "vit-adapter-large")
 # DVIS++ and MinVIS with Swin-L are evaluated at 480 pixels, MinVIS at 360, images at 800.
 DVIS_SIDE, MINVIS_SIDE, COCO_SIDE = 480, 360, 800
 
@@ -202,8 +225,7 @@ def _published(
         name=f"{family}-{backbone}-{data}",
         backbone=BACKBONES[backbone],
         classes=DATASETS.get(data, COCO),
-        # Swin-L models have twice as many queries.
-        query_decoder=QueryDecoderConfig(num_queries=200 if backbone == "swin-large" else 100),
+        query_decoder=QueryDecoderConfig(num_queries=200 if backbone in LARGE else 100),
         referring_tracker=referring_tracker,
         memory_tracker=memory_tracker,
         short_side=short_side,
@@ -217,7 +239,7 @@ _VARIANTS = [
     *(_published("minvis", "swin-large", data, DVIS_SIDE) for data in DATASETS),
     *(
         _published("dvis-plus", backbone, data, DVIS_SIDE, ReferringTrackerConfig())
-        for backbone in ("r50", "swin-large")
+        for backbone in ("r50", *LARGE)
         for data in DATASETS
     ),
     *(
@@ -230,7 +252,11 @@ _VARIANTS = [
         for backbone in ("r50", "swin-large")
         for data in DATASETS
     ),
-    *(_published("mask2former", backbone, "coco", COCO_SIDE) for backbone in BACKBONES),
+    *(
+        _published("mask2former", backbone, "coco", COCO_SIDE)
+        for backbone in BACKBONES
+        if backbone != "vit-adapter-large"
+    ),
     *(
         _published("video-mask2former", f"swin-{size}", data, MINVIS_SIDE)
         for data, sizes in VIDEO_SIZES.items()

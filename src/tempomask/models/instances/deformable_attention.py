@@ -1,6 +1,7 @@
 """Multi-scale deformable attention in pure PyTorch (Deformable DETR, arXiv 2010.04159, Eq. 3).
 
-B images, C hidden_dim, L levels from coarse to fine, K points a level, N cells of all levels.
+B images, C hidden_dim, L levels from coarse to fine, K points a level, M cells of all levels, N
+cells that attend to them: in Mask2Former the same.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Levels that attend to each other: strides 32, 16 and 8.
+# Levels of Mask2Former, which attend to each other: strides 32, 16 and 8.
 LEVELS = 3
 # Cells that a level gains along each side as a table of rows.
 SPARE = 3
@@ -21,11 +22,11 @@ Sizes = list[tuple[int, int]]
 class DeformableAttention(nn.Module):
     """Each cell attends to K points on every level, at learned offsets from its own place."""
 
-    def __init__(self, dim: int, num_heads: int, points: int) -> None:
+    def __init__(self, dim: int, num_heads: int, points: int, levels: int = LEVELS) -> None:
         super().__init__()
-        self.num_heads, self.points = num_heads, points
-        self.offsets = nn.Linear(dim, num_heads * LEVELS * points * 2)
-        self.weights = nn.Linear(dim, num_heads * LEVELS * points)
+        self.num_heads, self.points, self.levels = num_heads, points, levels
+        self.offsets = nn.Linear(dim, num_heads * levels * points * 2)
+        self.weights = nn.Linear(dim, num_heads * levels * points)
         self.value = nn.Linear(dim, dim)
         self.output = nn.Linear(dim, dim)
         self._initialise()
@@ -37,7 +38,7 @@ class DeformableAttention(nn.Module):
         ways = ways / ways.abs().amax(-1, keepdim=True)
         steps = torch.arange(1, self.points + 1).float()
         offsets = ways[:, None, None] * steps[:, None]
-        offsets = offsets.expand(self.num_heads, LEVELS, self.points, 2).flatten()
+        offsets = offsets.expand(self.num_heads, self.levels, self.points, 2).flatten()
         with torch.no_grad():
             self.offsets.bias.copy_(offsets)
         for layer in (self.value, self.output):
@@ -48,9 +49,9 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(tensor)
 
     def forward(self, query: Tensor, cells: Tensor, places: Tensor, sizes: Sizes) -> Tensor:
-        """Attend from query to cells (B, N, C) at places (N, 2), x, y in [0, 1], on L levels."""
+        """Attend from query (B, N, C) at places (N, 2), x, y in [0, 1], to cells (B, M, C)."""
         batch, number, _ = query.shape
-        shape = (batch, number, self.num_heads, LEVELS, self.points)
+        shape = (batch, number, self.num_heads, self.levels, self.points)
         offsets = self.offsets(query).view(*shape, 2).float()
         weights = self.weights(query).view(*shape[:3], -1).float().softmax(-1).view(shape)
         values = self.value(cells).float().unflatten(-1, (self.num_heads, -1))
@@ -66,10 +67,11 @@ def sample_grids(
 ) -> Tensor:
     """The weighted sum of the values at all points, level by level: (B, N, heads, C / heads).
 
-    values (B, N, heads, C / heads); offsets (B, N, heads, L, K, 2), x and y in cells of the level;
+    values (B, M, heads, C / heads); offsets (B, N, heads, L, K, 2), x and y in cells of the level;
     weights (B, N, heads, L, K); places (N, 2), in [0, 1].
     """
-    batch, number, heads, width = values.shape
+    batch, _, heads, width = values.shape
+    number = offsets.shape[1]
     result = values.new_zeros(())
     start = 0
     for level, (rows, columns) in enumerate(sizes):
@@ -93,7 +95,8 @@ def sample_rows(
     A bilinear sample is a weighted sum of four cells, so that all points of a cell and head are one
     bag of 4 L K rows, whose values lie side by side. Fast on a CPU, without a backward pass.
     """
-    batch, number, heads, width = values.shape
+    batch, _, heads, width = values.shape
+    number = offsets.shape[1]
     table, sizes = _with_margin(values, sizes)
     tall, wide = offsets.new_tensor(sizes).T[..., None]
     # In cells of the table: (B, N, heads, L, K); what lies further out falls on the margin.
@@ -105,7 +108,9 @@ def sample_rows(
     x -= left
     y -= above
     # The first of the four rows of a point, and how far the others lie from it.
-    start = offsets.new_tensor([sum(h * w for h, w in sizes[:level]) for level in range(LEVELS)])
+    start = offsets.new_tensor(
+        [sum(h * w for h, w in sizes[:level]) for level in range(len(sizes))]
+    )
     image = torch.arange(batch, device=x.device)[:, None, None, None, None] * table.shape[1]
     head = torch.arange(heads, device=x.device)[:, None, None]
     first = (above * wide + left + start[:, None]).int() * heads + (image * heads + head).int()
@@ -125,7 +130,7 @@ def sample_rows(
 
 
 def _with_margin(values: Tensor, sizes: Sizes) -> tuple[Tensor, Sizes]:
-    """Put zeros around each level of values (B, N, heads, C / heads); also gives the new sizes."""
+    """Put zeros around each level of values (B, M, heads, C / heads); also gives the new sizes."""
     levels = values.flatten(2).split([rows * columns for rows, columns in sizes], 1)
     padded = [
         # One cell before the first; the two behind the last are a point's own and its neighbour.

@@ -11,11 +11,13 @@ from tempomask.models.instances.config import (
     ResNetConfig,
     StemConfig,
     SwinConfig,
+    ViTAdapterConfig,
 )
 from tempomask.models.instances.pixel_decoder import PixelDecoder, PixelFeatures
 from tempomask.models.instances.query_decoder import Decoded, QueryDecoder, QueryRouter
 from tempomask.models.instances.resnet import ResNet
 from tempomask.models.instances.swin import Swin
+from tempomask.models.instances.vit_adapter import ViTAdapter
 
 
 class Stem(ConvolutionalStem):
@@ -26,11 +28,17 @@ class Stem(ConvolutionalStem):
         self.stages[-1] = self.stages[-1][: config.last_blocks]  # type: ignore[index]
 
 
-def build_backbone(config: BackboneConfig) -> ResNet | Swin | Stem:
+def build_backbone(config: BackboneConfig) -> ResNet | Swin | Stem | ViTAdapter:
     """A network from (B, 3, H, W) to maps of strides 4, 8, 16, 32; `channels` are their widths."""
-    if isinstance(config, ResNetConfig):
-        return ResNet(config)
-    return Swin(config) if isinstance(config, SwinConfig) else Stem(config)
+    match config:
+        case ResNetConfig():
+            return ResNet(config)
+        case SwinConfig():
+            return Swin(config)
+        case ViTAdapterConfig():
+            return ViTAdapter(config)
+        case StemConfig():
+            return Stem(config)
 
 
 class Mask2Former(nn.Module):
