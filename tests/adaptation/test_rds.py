@@ -365,7 +365,10 @@ def folder(segmenter: Segmenter, make_measure: MakeMeasure, tmp_path: Any) -> An
     return save_adapter(tmp_path / "adapter", "rds", "nano", sample, method.export())
 
 
-@pytest.mark.parametrize(("name", "value"), [("thresholds", None), ("budget", "half")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("thresholds", None), ("thresholds", {"0.5": 10**400}), ("budget", "half")],
+)
 def test_damaged_settings_are_named_and_nothing_is_merged(
     folder: Any, segmenter: Segmenter, name: str, value: Any
 ) -> None:

@@ -42,6 +42,7 @@ def failing(error: BaseException) -> Callable[..., int]:
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, ["out of memory"]),
         (OSError(errno.ENOSPC, "No space left on device"), 1, ["No space left on device"]),
         (OSError(errno.EIO, "Input/output error", "a.png"), 1, ["Input/output error: a.png"]),
+        (OSError(errno.ENAMETOOLONG, "Too long", "a" * 300), 2, ["Too long: aaa", "a shorter one"]),
         (InputError("bad\x1b[31m\x07 name \u202e" + "x" * 9000), 2, ["error: bad?[31m? name"]),
         (KeyboardInterrupt(), 130, ["stopped by Ctrl-C"]),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, []),

@@ -345,6 +345,10 @@ def test_masks_are_uploaded(visit: Visit, posting: Post) -> None:
     assert np.array_equal(page.mask(2, 3), labels == 3)
     assert "as large as" in posting("mask/0/2/1", labels[:, :50])["error"]
     assert "past the end" in posting("mask/0/12/1", labels == 1)["error"]
+    for object_id in (0, 65536):  # with which the project could not be opened again
+        refused = posting(f"mask/0/2/{object_id}", labels == 1)["error"]
+        assert f"{object_id}, not a whole number from 1 to 65535" in refused
+    assert len(visit(fresh=True)[1]["objects"]) == 2
 
 
 def test_an_export_has_every_format(visit: Visit, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tempomask.adaptation.method import Attach, Export, LoadedAdapter
 from tempomask.errors import InputError
-from tempomask.files import make_folder, read_json, replacing, write_errors, write_json
+from tempomask.files import given_path, make_folder, read_json, replacing, write_errors, write_json
 from tempomask.models.encoder import RoutedNetwork
 from tempomask.weights.files import CHECKSUM, check_weights, checksum, read_checkpoint
 
@@ -115,7 +115,7 @@ def change_settings(folder: str | Path, changes: Mapping[str, Any]) -> None:
 
 def find_adapter(name: str | Path) -> Path:
     """The folder of an adapter, given as such or by the name of a bundled one."""
-    folder = Path(name)
+    folder = given_path(name)
     if not (folder / DESCRIPTION).is_file() and (BUNDLED / name).is_dir():
         folder = BUNDLED / name
     if not (folder / DESCRIPTION).is_file():

@@ -32,6 +32,7 @@ from tempomask.routing.options import Routing
 from tempomask.routing.predictive import PredictiveRouter, RouterConfig
 from tempomask.routing.recurrent import recurrent_policy
 from tempomask.routing.sampling import SamplingPolicy
+from tempomask.schema import check
 
 ROUTER = "router."
 
@@ -192,7 +193,8 @@ def attach_router(network: RoutedNetwork, export: Export) -> LoadedAdapter:
 
 
 def _thresholds(saved: Mapping[str, Any]) -> dict[str, float]:
-    return {budget: float(tau) for budget, tau in saved.items()}
+    check(saved, {str: float}, "thresholds")
+    return dict(saved)
 
 
 def read_router(encoder: Encoder, export: Export) -> PredictiveRouter:

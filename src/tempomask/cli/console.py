@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -67,6 +68,9 @@ def unexpected(fault: BaseException) -> int:
         return FAILED
     if isinstance(fault, OSError) and fault.errno is not None:
         where = f": {fault.filename}" if fault.filename else ""
+        if fault.errno == errno.ENAMETOOLONG:  # said of any path, and never a fault of ours
+            error(f"{fault.strerror}: {str(fault.filename)[:60]}...; give a shorter one")
+            return BAD_INPUT
         error(f"{fault.strerror or type(fault).__name__}{where}; --traceback shows where from")
         return FAILED
     text = " ".join(str(fault).split())

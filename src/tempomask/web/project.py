@@ -27,8 +27,9 @@ from tempomask.io.records import TRACK, FrameRecord
 from tempomask.io.result_folder import JOURNAL
 from tempomask.prompts import Prompt
 from tempomask.rle import RLE
-from tempomask.schema import one_of, whole
+from tempomask.schema import check, one_of, whole
 from tempomask.web.history import OBJECT_INFO, SETTINGS, History
+from tempomask.web.messages import OBJECT
 from tempomask.web.state import MaskEntry, ObjectInfo, Settings, Spot, State, Table
 
 PROJECT, PROMPTS, HISTORY = "project.json", "prompts.json", "history.jsonl"
@@ -262,7 +263,12 @@ class Project:
 
 
 def new_object(object_id: int, name: str | None = None) -> ObjectInfo:
-    """An object with the name and the colour that belong to its number."""
+    """An object with the name and the colour that belong to its number.
+
+    Raises:
+        InputError: A project could not be read again with an object of this number.
+    """
+    check(object_id, OBJECT, "the object's id")
     red, green, blue = object_color(object_id)
     return ObjectInfo(object_id, name or f"object {object_id}", f"#{red:02x}{green:02x}{blue:02x}")
 
