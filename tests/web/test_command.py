@@ -13,6 +13,8 @@ import pytest
 from benchmarks.browser import served
 from tempomask.cli.annotate import _places
 from tempomask.cli.main import main
+from tempomask.files import FolderLock
+from tempomask.web.workspace import Workspace
 
 pytest.importorskip("uvicorn")
 
@@ -60,3 +62,15 @@ def test_it_serves_until_ctrl_c(frames: Path, tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGINT)
         _, errors = server.process.communicate(timeout=60)
         assert server.process.returncode == 0 and "Traceback" not in errors
+
+
+def test_a_project_that_is_open_elsewhere_is_refused(
+    frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    held = FolderLock(project)
+    assert main(["annotate", str(frames), "--project", str(project), "--no-open"]) == 2
+    assert "another run (process " in capsys.readouterr().err
+    held.release()
+    Workspace([str(frames)], project).check_free()

@@ -68,6 +68,7 @@ def annotate(
 
         check_host(host, i_know_others_can_connect)
         workspace = Workspace(source or [], project)
+        workspace.check_free()
     models, words = _models(model, adapter), _words(model, adapter)
 
     def make_hub() -> Hub:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tempomask.errors import InputError
-from tempomask.files import given_path, make_folder, read_json
+from tempomask.files import FolderLock, given_path, make_folder, read_json
 from tempomask.io.images import IMAGE_SUFFIXES
 from tempomask.io.journal import read_header
 from tempomask.io.records import TRACK
@@ -68,6 +68,11 @@ class Workspace:
                 source = _source_of(folder) if folder.is_dir() else None
                 if source is not None and all(each.folder != folder for each in self.entries):
                     self.entries.append(Entry(source, folder))
+
+    def check_free(self) -> None:
+        """InputError if the only project is open elsewhere; of several, the page tells which is."""
+        if len(self.entries) == 1 and self.entries[0].folder.is_dir():
+            FolderLock(self.entries[0].folder).release()
 
     def drop_path(self, name: str) -> Path:
         """Where a dropped file of this name is to be written.
