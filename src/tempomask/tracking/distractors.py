@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from tempomask.tracking.memory_bank import Memory, MemoryBank, Reach
 from tempomask.tracking.selection import MemorySelector, RecentMemories, Selection
 
-# Appearances are taken every so many frames, and anchors lie as far apart.
+# All values are the paper's (section 3), which sets them once for all data.
+# Appearances are taken every so many frames (its Delta), and anchors lie as far apart.
 SPACING = 5
-# A mask is to be trusted above this predicted IoU, if its area differs by at most this share from
-# the median of so many frames.
+# A mask is to be trusted above this predicted IoU (its theta_IoU), if its area differs by at most
+# this share (theta_area) from the median of so many frames.
 TRUSTED_IOU, AREA_CHANGE, AREA_FRAMES = 0.8, 0.2, 10
-# There is a look-alike if the box of the mask falls below this share of the area of the box of the
-# mask with the largest part of another one.
+# There is a look-alike if the box of the mask falls below this share (theta_anc) of the area of the
+# box of the mask with the largest part of another one.
 BOX_SHARE = 0.7
 
 

@@ -23,11 +23,14 @@ from tempomask.tracking.options import SamuraiConfig
 from tempomask.tracking.samurai import MotionAwareMemories
 from tempomask.tracking.selection import MemorySelector, RecentMemories, Selection
 
-# A frame is remembered above this predicted IoU, if its object is seen.
+# All values are the paper's (section 4, implementation), as are its three pathways (`rules.py`).
+# A frame is remembered above this predicted IoU (delta_iou), if its object is seen.
 GOOD_IOU = 0.3
-# Below this absolute object score of all masks a frame is uncertain, and pathways must differ.
+# Below this absolute object score (delta_conf) of all masks a frame is uncertain, and pathways must
+# differ.
 CERTAIN_SCORE = 2.0
-# Of the memory with the lowest and the highest object score; the others lie evenly between.
+# Of the memory with the lowest and the highest object score (w_low, w_high); the others lie evenly
+# between.
 LIGHTEST, HEAVIEST = 0.95, 1.05
 # Keeps the logarithm of an IoU of zero finite.
 LEAST_IOU = 1e-6
