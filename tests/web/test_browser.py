@@ -487,6 +487,28 @@ def test_a_video_that_cannot_be_opened_gives_way(
         page.context.close()
 
 
+def test_a_frame_that_cannot_be_read_is_told_of(browser: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "a folder with a name that is much longer than the list of videos is wide"
+    folder.mkdir()
+    for index in range(40):
+        Image.fromarray(np.full((48, 64, 3), index * 6, np.uint8)).save(folder / f"{index:03}.png")
+    with served(folder, "--project", tmp_path / "project") as server:
+        page = visit(browser, server.address)
+        (folder / "038.png").write_bytes(b"gone bad")
+        page.fill("#frame-number", "38")
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => document.getElementById('hint').textContent.includes('038')")
+        assert page.inner_text("#hint").startswith("Frame 38 cannot be shown: ")
+        act(page, "next-frame")
+        page.wait_for_function("() => !document.getElementById('hint').textContent.includes('038')")
+        # The long name takes nothing from the buttons beside it.
+        page.set_viewport_size({"width": 800, "height": 1000})
+        for name in ("theme", "help"):
+            box = page.locator(f"[data-action={name}]").bounding_box()
+            assert box["width"] >= 34 and box["x"] + box["width"] <= 800
+        page.context.close()
+
+
 def test_a_mask_is_uploaded(page: Any, tmp_path: Path, project: Path, truth: Mask) -> None:
     Image.fromarray(truth[0]).save(tmp_path / "mask.png")
     with changing(page):

@@ -12,6 +12,7 @@ export function forgetFrames(number) {
   images.forEach((image) => image.close());
   images.clear();
   coming.clear();
+  store.broken.clear();
 }
 
 export const imageOf = (frame) => images.get(frame);
@@ -27,8 +28,8 @@ export function fetchFrame(frame) {
 async function load(frame) {
   if (!store.project || frame < 0 || frame >= store.project.num_frames || images.has(frame) || coming.has(frame)) return;
   const of = video;
-  const work = fetch(`frame/${of}/${frame}`).then((answer) => {
-    if (!answer.ok) throw new Error(`frame ${frame} cannot be read`);
+  const work = fetch(`frame/${of}/${frame}`).then(async (answer) => {
+    if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error ?? "the server failed");
     return answer.blob();
   }).then(createImageBitmap);
   coming.set(frame, work);
@@ -36,13 +37,16 @@ async function load(frame) {
     const image = await work;
     if (of !== video) return;
     images.set(frame, image);
+    store.broken.delete(frame);
     while (images.size > Math.max(12, PIXELS / (image.width * image.height))) {
       const far = [...images.keys()].reduce((a, b) => (Math.abs(a - store.frame) > Math.abs(b - store.frame) ? a : b));
       images.get(far).close();
       images.delete(far);
     }
   } catch (error) {
-    if (of === video && frame === store.frame) changed("broken");
+    if (of !== video) return;
+    store.broken.set(frame, `Frame ${frame} cannot be shown: ${error.message}`);
+    changed("broken");
   } finally {
     if (of === video) coming.delete(frame);
   }

@@ -52,6 +52,7 @@ function showStatus() {
 
 function hint() {
   if (store.hello && !store.hello.videos.length) return "Open a video or drop one here.";
+  if (store.broken.has(store.frame)) return store.broken.get(store.frame);
   if (!store.project || !store.hello?.ready || store.progress) return "";
   if (!store.prompts.size) return "Click on something to get its mask. Right button: not this.";
   const tracked = [...store.frames.values()].some(({ rows }) => rows.size) && store.frames.size > 3;
@@ -136,7 +137,7 @@ function showExport() {
 
 export function start() {
   on("state hello project progress range", showState);
-  on("progress frame objects lanes history", showStatus);
+  on("progress frame objects lanes history broken", showStatus);
   on("project frame", showFrame);
   on("hello project", showVideos);
   on("history", showHistory);

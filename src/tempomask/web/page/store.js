@@ -23,6 +23,7 @@ export const store = {
   masksShown: true,
   range: null, // [first, last]
   preview: null, // {frame, mask}
+  broken: new Map(), // frame -> why it cannot be shown
 };
 
 export function on(names, listener) {
