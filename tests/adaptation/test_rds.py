@@ -385,6 +385,14 @@ def test_an_adapter_of_another_model_is_refused(folder: Any, other_model: Segmen
         attach_adapter(other_model, read_adapter(folder), attach)
 
 
+def test_a_sample_of_whole_numbers_is_of_other_weights(folder: Any, segmenter: Segmenter) -> None:
+    adapter = read_adapter(folder)
+    sample = torch.zeros_like(adapter.sample).int()
+    save_adapter(folder, adapter.method, adapter.model, sample, adapter.export)
+    with pytest.raises(InputError, match="other weights"):
+        attach_adapter(segmenter, read_adapter(folder), attach)
+
+
 def test_an_adapter_of_other_weights_is_refused(folder: Any, other_weights: Segmenter) -> None:
     before = {name: x.clone() for name, x in other_weights.state_dict().items()}
     with pytest.raises(InputError, match="other weights"):

@@ -141,6 +141,9 @@ def test_splits_of_both_years(tmp_path: Path) -> None:
     assert names(tmp_path, "2017/val", ["goat"]) == ["goat"]
     with pytest.raises(InputError, match="val.txt"):
         Davis(tmp_path, "2018/val")
+    (tmp_path / "ImageSets" / "2017" / "val.txt").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(InputError, match="val.txt is not text"):
+        Davis(tmp_path, "2017/val")
 
 
 def test_names_that_come_again_are_told(tmp_path: Path) -> None:

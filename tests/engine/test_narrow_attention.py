@@ -47,12 +47,15 @@ def test_absent_memories_count_for_nothing() -> None:
     )
 
 
-def test_bfloat16_comes_back_as_bfloat16_and_is_summed_in_float32() -> None:
+@pytest.mark.parametrize("scale", [1.0, 40.0])
+def test_bfloat16_comes_back_as_bfloat16_and_is_summed_in_float32(scale: float) -> None:
     torch.manual_seed(0)
-    query, key = torch.randn(2, 3, DIM).bfloat16(), torch.randn(2, 2000, DIM).bfloat16()
+    query = (scale * torch.randn(2, 3, DIM)).bfloat16()
+    key = (scale * torch.randn(2, 2000, DIM)).bfloat16()
     value = torch.randn(2, 2000, CHANNELS).bfloat16()
     bias = torch.randn(2, 2000).bfloat16()
-    found = narrow_attention(query, key, value, bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = narrow_attention(query, key, value, bias)
     exact = narrow_attention(query.float(), key.float(), value.float(), bias.float())
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found, exact.bfloat16(), rtol=0, atol=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -249,6 +250,9 @@ def test_a_faulty_submission_is_refused_and_not_written(
         SubmissionFile(path.with_suffix(".tar"))
     with pytest.raises(InputError, match="no such folder"):
         SubmissionFile(path.parent / "gone" / path.name)
+    os.mkfifo(path)  # reading it would wait for ever
+    with pytest.raises(InputError, match="hand-in.zip is not a file"):
+        evaluate_masks(data, path, protocol=YOUTUBE_VOS)
 
 
 def test_masks_one_folder_too_deep_are_found_or_pointed_at(

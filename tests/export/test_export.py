@@ -319,8 +319,11 @@ def test_what_is_no_export_of_this_version(exported: MakeExport, tmp_path: Path)
     (lacking / "decode.onnx").unlink()
     cut = damaged(folder, tmp_path / "cut")
     (cut / "decode.onnx").write_bytes((folder / "decode.onnx").read_bytes()[:1000])
+    other = damaged(folder, tmp_path / "other")
+    (other / "decode.onnx").write_bytes((folder / "segment.onnx").read_bytes())
     wrong = [
         (tmp_path / "empty", "is no export"),
+        (other, "decode.onnx does not take what export.json says"),
         (damaged(folder, tmp_path / "newer", version=99), "of format 99.*export the model again"),
         (damaged(folder, tmp_path / "text", opset="18"), "opset.*not a whole number"),
         (damaged(folder, tmp_path / "blocks", blocks=[True]), "its blocks"),

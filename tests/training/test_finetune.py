@@ -331,6 +331,10 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
     assert [row["step"] for row in validated(tmp_path / "parts")] == [0, 2, 4]
     with pytest.raises(InputError, match="learning_rate"):
         make(tmp_path / "parts", learning_rate=1.0).complete()
+    for text in ('{"step": 0, "me', '{"step": 0}\n', '{"step": 0, "mean": NaN}\n'):
+        (tmp_path / "parts" / "validation.jsonl").write_text(text)
+        with pytest.raises(InputError, match="validation.jsonl"):
+            validated(tmp_path / "parts")
     with pytest.raises(InputError, match="steps"):
         make(tmp_path / "parts", steps=9).complete()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tempomask.adaptation.adapter_file import save_adapter
+from tempomask.adaptation.method import Export
 from tempomask.data.clips import ClipBatch, collate
 from tempomask.data.stills import ImageLibrary
 from tempomask.errors import InputError
@@ -142,6 +145,23 @@ def test_resuming_refuses_another_recipe(recipe: Recipe, tmp_path: Path) -> None
     with pytest.raises(InputError, match="learning_rate=0.0003"):
         load_checkpoint(path, replace(recipe, learning_rate=1.0))
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_checkpoint_on_a_full_disk_is_one_line(recipe: Recipe, tmp_path: Path) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(InputError, match="no space left to write .*last.pt"):
+            save_checkpoint(tmp_path / "last.pt", recipe, 3, {"model": torch.ones(9000)})
+        export = Export({}, {"a": torch.ones(9000)})
+        with pytest.raises(InputError, match="adapter.safetensors"):
+            save_adapter(tmp_path, "full", "nano", torch.ones(2, 8), export)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_nothing(recipe: Recipe, tmp_path: Path) -> None:

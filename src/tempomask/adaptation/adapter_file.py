@@ -17,9 +17,10 @@ from torch import Tensor
 
 from tempomask.adaptation.method import Attach, Export, LoadedAdapter
 from tempomask.errors import InputError
-from tempomask.files import given_path, make_folder, read_json, replacing, write_errors, write_json
+from tempomask.files import given_path, make_folder, read_json, write_json
 from tempomask.models.encoder import RoutedNetwork
-from tempomask.weights.files import CHECKSUM, check_weights, checksum, read_checkpoint
+from tempomask.weights.files import check_weights, read_checkpoint
+from tempomask.weights.own import write_safetensors
 
 DESCRIPTION, TENSORS = "adapter.json", "adapter.safetensors"
 FORMAT = 1
@@ -70,8 +71,6 @@ def save_adapter(
     InputError as well for an adapter whose values are not finite.
     model: name of the base network's configuration. sample: `base_sample` of it, untouched.
     """
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     tensors = {name: x.detach().cpu().contiguous() for name, x in export.tensors.items()}
     _check_trained(
@@ -86,9 +85,7 @@ def save_adapter(
         "settings": dict(export.settings),
     }
     tensors[SAMPLE] = sample
-    path = make_folder(folder) / TENSORS
-    with write_errors(path), replacing(path) as part:
-        save_file(tensors, part, {CHECKSUM: checksum(tensors)})
+    write_safetensors(make_folder(folder) / TENSORS, tensors, {})
     write_json(folder / DESCRIPTION, description)
     return folder
 
@@ -141,7 +138,7 @@ def read_adapter(name: str | Path) -> Adapter:
     tensors = dict(read_checkpoint(folder / TENSORS).state)
     if SAMPLE not in tensors:
         raise InputError(f"{folder / TENSORS} has no {SAMPLE}; copy the adapter again")
-    sample = tensors.pop(SAMPLE)
+    sample = tensors.pop(SAMPLE).float()
     _check_trained(tensors, f"train the adapter {folder} again, or copy it again")
     return Adapter(
         folder,

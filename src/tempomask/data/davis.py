@@ -13,6 +13,7 @@ from typing import Any
 
 from tempomask.data.sequences import MaskSequence, SequenceSet, choose, folders, listed_once
 from tempomask.errors import InputError
+from tempomask.files import read_text
 from tempomask.io.sources import list_images, natural_key
 
 RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
@@ -152,7 +153,7 @@ def _listed(root: Path, split: str, present: Sequence[str]) -> list[str]:
     """Names in a split's list, all of which must be there."""
     path = _list_path(root, split)
     # DAVIS 2016 lists pairs of paths, one a frame; 2017 lists sequence names.
-    words = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    words = [line.split()[0] for line in read_text(path, "the list").splitlines() if line.strip()]
     words = listed_once(words, path)
     names = dict.fromkeys(Path(word).parent.name if "/" in word else word for word in words)
     if not names:

@@ -6,7 +6,6 @@ and `SET/{JPEGImages,Annotations}/SEQUENCE` for the video.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -18,6 +17,7 @@ from tempomask.data.motion import ImageArray, halved
 from tempomask.data.opencv import cv2
 from tempomask.data.sequences import MaskSequence
 from tempomask.errors import InputError, warn
+from tempomask.files import read_json
 from tempomask.io.images import read_image, read_values
 
 Choice = TypeVar("Choice")
@@ -95,8 +95,8 @@ class ImageLibrary:
         coco = labelled_images(root / COCO, "object")
         apart = {still.image for still in _held_out(coco)}
         self.first_frames = labelled_images(root / FIRST_FRAMES, "object")
-        self._categories: dict[str, dict[str, str]] = json.loads(
-            (root / COCO / "categories.json").read_text()
+        self._categories: dict[str, dict[str, str]] = read_json(
+            root / COCO / "categories.json", "the categories", {str: {str: str}}
         )
         named = {name for name, objects in self._categories.items() if objects}
         self.coco = [s for s in coco if s.image not in apart and s.image.name in named]

@@ -191,11 +191,12 @@ def narrow_attention(
     query, key, value = query.float() * query.shape[2] ** -0.5, key.float(), value.float()
     bias = None if bias is None else bias.float()
     out = value.new_empty(*query.shape[:2], value.shape[2])
-    for row in range(len(query)):
-        added = None if bias is None else bias[row % len(bias)]
-        largest = query[row].norm(dim=-1).max() * key[row].norm(dim=-1).max()
-        way = _attention_in_tiles if largest < SAFE_LOGIT else _attention_by_rows
-        way(query[row], key[row], value[row], added, out[row])
+    with torch.autocast(query.device.type, enabled=False):
+        for row in range(len(query)):
+            added = None if bias is None else bias[row % len(bias)]
+            largest = query[row].norm(dim=-1).max() * key[row].norm(dim=-1).max()
+            way = _attention_in_tiles if largest < SAFE_LOGIT else _attention_by_rows
+            way(query[row], key[row], value[row], added, out[row])
     return out.to(dtype)
 
 

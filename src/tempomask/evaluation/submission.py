@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tempomask.errors import InputError
-from tempomask.files import replacing, write_errors
+from tempomask.files import check_regular, replacing, write_errors
 from tempomask.limits import check_limit
 
 
@@ -58,6 +58,7 @@ class ReceivedZip:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        check_regular(path, "the zip")
         with self._open() as archive:
             self.sizes = {i.filename: i.file_size for i in archive.infolist() if not i.is_dir()}
 

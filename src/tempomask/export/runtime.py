@@ -22,7 +22,7 @@ from tempomask.adaptation.adapter_file import read_adapter
 from tempomask.adaptation.method import LoadedAdapter
 from tempomask.adaptation.rds import attach_router
 from tempomask.errors import InputError, warn
-from tempomask.export.folder import CONSTANTS, onnx_missing, read_export
+from tempomask.export.folder import ABOUT, CONSTANTS, onnx_missing, read_export
 from tempomask.export.graphs import EMPTY, block_name
 from tempomask.models.encoder import Policy, RoutedBlock
 from tempomask.models.mask_decoder import MaskProposals
@@ -116,6 +116,12 @@ class OnnxSegmenter(Segmenter):
         self._graphs = {
             name: open_graph(Path(folder) / f"{name}.onnx", providers) for name in about.graphs
         }
+        for name, graph in self._graphs.items():
+            taken = {each.name: each.shape for each in graph.get_inputs()}
+            if taken != about.graphs[name]["inputs"]:
+                raise InputError(
+                    f"{folder}: {name}.onnx does not take what {ABOUT} says; export the model again"
+                )
         self._warned = False
         if about.plan == "routed":
             for index in range(self.encoder.num_blocks):

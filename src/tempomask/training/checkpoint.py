@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tempomask.errors import InputError
-from tempomask.files import replacing
+from tempomask.files import replacing, write_errors
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -26,8 +28,19 @@ def save_checkpoint(
 ) -> None:
     """Write step, recipe and state (model, average, optimiser); the file appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        torch.save({"step": step, "recipe": _plain(asdict(recipe)), **state}, part)
+    write_torch(path, {"step": step, "recipe": _plain(asdict(recipe)), **state})
+
+
+def write_torch(path: Path, content: dict[str, Any]) -> None:
+    """A file of torch's, which appears whole; InputError if it cannot be written."""
+    with write_errors(path), replacing(path) as part:
+        try:
+            torch.save(content, part)
+        except RuntimeError as error:
+            if "inline_container" not in str(error):
+                raise
+            # How torch says that a write has failed, without the system's reason.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 def load_checkpoint(

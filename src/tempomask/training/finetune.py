@@ -6,7 +6,6 @@ scored best on what is held out, or at the last one if nothing is.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +21,15 @@ from tempomask.data.clips import Clip, ClipBatch
 from tempomask.data.footage import Footage, FootageSet, Photo, hold_out
 from tempomask.data.footage_clips import FootageClips
 from tempomask.errors import InputError, unknown_name
-from tempomask.files import make_folder, replacing, write_errors
+from tempomask.files import make_folder, read_text
 from tempomask.models.config import segmenter_config
 from tempomask.models.encoder import Encoder
 from tempomask.models.segmenter import Segmenter
 from tempomask.ops.modes import evaluation_mode
+from tempomask.schema import parse_json, whole
 from tempomask.tracking.frames import resize_frame
 from tempomask.training.calibration import SequenceMeasure
-from tempomask.training.checkpoint import REPORTING, load_checkpoint
+from tempomask.training.checkpoint import REPORTING, load_checkpoint, write_torch
 from tempomask.training.finetune_recipe import FinetuneRecipe
 from tempomask.training.interactive import InteractiveClips
 from tempomask.training.loop import clip_batches
@@ -164,7 +164,8 @@ class Finetuning(AveragedRun[FinetuneRecipe, ClipBatch, InteractiveClips]):
 def validated(out: Path) -> list[dict[str, float]]:
     """The scores in the folder of a run, with their steps, in order."""
     path = out / VALIDATION
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    lines = read_text(path, "the scores").splitlines() if path.exists() else []
+    return [parse_json(line, str(path), {"step": whole(), "mean": float}) for line in lines]
 
 
 def freeze(segmenter: Segmenter, parts: Sequence[str]) -> None:
@@ -223,8 +224,7 @@ def export_official(weights: Path, path: Path) -> None:
     """Write weights as the official code loads them: `torch.load(path)["model"]`."""
     state = to_official(load_segmenter(None, weights).state_dict())
     make_folder(path.parent)
-    with write_errors(path), replacing(path) as part:
-        torch.save({"model": state}, part)
+    write_torch(path, {"model": state})
 
 
 def held_out_scores(items: Sequence[Footage], side: int, device: torch.device) -> Scores | None:
