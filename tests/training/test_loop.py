@@ -145,6 +145,10 @@ def test_resuming_refuses_another_recipe(recipe: Recipe, tmp_path: Path) -> None
     with pytest.raises(InputError, match="learning_rate=0.0003"):
         load_checkpoint(path, replace(recipe, learning_rate=1.0))
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+    for damaged in ([], {"recipe": {}}, {"recipe": [], "step": 3}, {"recipe": {}, "step": "3"}):
+        torch.save(damaged, path)
+        with pytest.raises(InputError, match="last.pt cannot be read as a checkpoint"):
+            load_checkpoint(path, recipe)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")

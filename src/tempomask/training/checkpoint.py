@@ -66,7 +66,8 @@ def _read(path: Path) -> dict[str, Any]:
     # A file that was cut or is none of ours fails in many ways, as torch unpickles it.
     with suppress(Exception):
         saved = torch.load(path, weights_only=True, map_location="cpu")
-    if not (isinstance(saved, dict) and {"recipe", "step"} <= saved.keys()):
+    known = isinstance(saved, dict) and isinstance(saved.get("recipe"), dict)
+    if not known or type(saved.get("step")) is not int:
         raise InputError(
             f"{path} cannot be read as a checkpoint; delete it to begin anew, or choose another"
             " output folder"
