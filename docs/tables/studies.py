@@ -222,6 +222,24 @@ def tar_layer_pairs() -> str:
     return table(("layers", ">mIoU", ">minus 9+9, 95%", ">paper, MinVIS R50"), rows)
 
 
+def tar_operations() -> str:
+    """Other ways to be faster beside TAR, in turns, and the paper's numbers."""
+    rows = []
+    for row in read(f"{TAR}/operations")["rows"]:
+        paper = row["paper"]
+        rows.append(
+            (
+                row["name"],
+                *(number(row[key]) for key in ("AP", "AR10")),
+                number(row["frame_ms"], 0),
+                f"{row['times_as_fast']:.2f}x",
+                f"{paper['AP']}, {row['paper_times_as_fast']:.2f}x",
+            )
+        )
+    head = ("what", ">AP", ">AR10", ">ms a frame", ">times as fast", ">paper, MinVIS R50: AP")
+    return table(head, rows)
+
+
 def tar_short() -> str:
     """Mask and boundary AP after short trainings."""
     titles = {
