@@ -64,6 +64,10 @@ def test_columns_become_options(folder: Path) -> None:
         ('{"point": [1, 2]}', "line 1: has no source"),
         ('\n{"source": "videos/z.mp4"}', "line 2: no such file or folder: videos/z.mp4"),
         ('{"source": "videos/a.mp4"}\n' * 2, "line 2: writes to out/a, as jobs.jsonl line 1 does"),
+        (
+            '{"source": "videos/a.mp4", "out": "a/masks"}\n{"source": "videos/a.mp4"}',
+            "line 1 writes to out/a/masks, inside the folder of jobs.jsonl line 2",
+        ),
         ('{"source": "videos/a.mp4", "out": "../x"}', "out ../x is not within the folder"),
         ('{"source": "videos/a.mp4", "out": "."}', "out . is not within the folder"),
         ('{"source": "videos/a.mp4", "out": "a\\u0000b"}', "no file can be called"),

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tempomask.batch.places import Place
@@ -70,7 +70,7 @@ def read_jobs(jobs: str, out: Place, flags: Mapping[str, bool], each: Sequence[s
 
     Raises:
         InputError: For what is not a list of jobs, unknown columns, missing sources, and two jobs
-            into one folder.
+            into one folder or one within the other.
     """
     common: dict[str, Any] = {}
     for text in each:
@@ -88,6 +88,13 @@ def read_jobs(jobs: str, out: Place, flags: Mapping[str, bool], each: Sequence[s
                 )
     if not found:
         raise InputError(f"{jobs} lists no job")
+    for job in found.values():
+        for above in PurePosixPath(job.name).parents:
+            if other := found.get(str(above)):
+                raise InputError(
+                    f"{job.where} writes to {job.place}, inside the folder of {other.where}; give"
+                    " one of them another out"
+                )
     return list(found.values())
 
 
