@@ -440,7 +440,7 @@ def test_detections_start_objects(track: Track, run: Run, video: Path, tmp_path:
     for words, message in (
         (("--detections", "{}", "--everything"), "both start objects"),
         (("--detections", "{}", "--direction", "both"), "--detections is tracked forward"),
-        (("--detections", '{"x": []}'), "'x' is no number of a frame"),
+        (("--detections", '{"x": []}'), '"x" is no number of a frame'),
         (("--detections", '{"0": [[1, 2, 3]]}'), "--detections: "),
         (("--detections", str(tmp_path / "none.json")), "cannot read --detections"),
         (("--detections", str(path), "--prompts", "[1]"), "--prompts, prompt 0: expected an"),

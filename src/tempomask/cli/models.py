@@ -26,6 +26,7 @@ def models(name: str | None = None, /, *, as_json: Json = False) -> None:
         return
     columns = "name", "task", ">parameters", ">resolution", "here", "source", "licence"
     table = console.table(*columns)
+    table.columns[0].no_wrap = True  # names are copied
     for row in rows.values():
         table.add_row(
             row["name"],
