@@ -219,6 +219,22 @@ def instances() -> str:
     return table(head, rows)
 
 
+def instance_models() -> str:
+    """Seconds a frame and memory, a row a system."""
+    rows = [
+        (
+            row["model"],
+            row["short_side"],
+            number(row["million_parameters"], 1),
+            number(row["seconds"], 2),
+            row["peak_mib"],
+        )
+        for row in read("docs/results/instances/models")["rows"]
+    ]
+    head = ("model", ">short side", ">million parameters", ">s a frame", ">peak MiB")
+    return table(head, rows)
+
+
 def fused_parts() -> str:
     """What each fused part of an instance segmenter gives by itself."""
     models = read("docs/results/instances/speed")["models"]

@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.speed import frame_profile
+from benchmarks.speed import frame_profile, instance_models
 from benchmarks.speed.engine_steps import _InPairs
 from tempomask.engine.rotated_keys import RotatedKeys
 from tempomask.models.config import HieraConfig, segmenter_config
 from tempomask.ops.rope import axial_table
+from tempomask.weights.zoo import INSTANCE_MODELS
 
 
 def test_engine_steps_take_turns(run_script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,6 +71,14 @@ def test_models_take_turns(run_script: Any) -> None:
     assert first["times_the_first"] == 1 and second["times_the_first"] > 0
     # Eight memories of 64 channels in bfloat16, on 24 x 24 places, and pointers.
     assert first["memory_bank_mb"] == second["memory_bank_mb"] > 7 * 64 * 24**2 * 2 / 2**20
+
+
+@pytest.mark.parametrize("name", ["nano-vis", "nano-vis-dvis"])
+def test_instance_models_are_timed(name: str) -> None:
+    row = instance_models.measured(name, 2)
+    assert row["model"] == name and row["seconds"] > 0
+    # As the list of models says.
+    assert row["million_parameters"] == pytest.approx(INSTANCE_MODELS[name].parameters, rel=0.03)
 
 
 def test_the_floor_adds_products_and_attention(monkeypatch: pytest.MonkeyPatch) -> None:
