@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from pathlib import Path
@@ -13,7 +14,11 @@ import pytest
 from benchmarks.browser import served
 from tempomask.cli.annotate import _places
 from tempomask.cli.main import main
+from tempomask.errors import InputError
 from tempomask.files import FolderLock
+from tempomask.model import Model
+from tempomask.web.hub import Hub
+from tempomask.web.models import Models
 from tempomask.web.workspace import Workspace
 
 pytest.importorskip("uvicorn")
@@ -31,6 +36,8 @@ pytest.importorskip("uvicorn")
         (["--port", "70000"], "ports go from 0 to 65535"),
         (["--host", "203.0.113.7", "--i-know-others-can-connect"], "cannot serve at 203.0.113.7"),
         (["--upload-mib", "0"], "Must be >= 1"),
+        (["--model", "nanno"], "nanno"),
+        (["--model", "cutie-base"], "cutie-base tracks masks and knows no clicks"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -74,3 +81,20 @@ def test_a_project_that_is_open_elsewhere_is_refused(
     assert "another run (process " in capsys.readouterr().err
     held.release()
     Workspace([str(frames)], project).check_free()
+
+
+def test_pages_that_come_late_are_told_of_a_model_that_did_not_load(
+    frames: Path, tmp_path: Path
+) -> None:
+    def damaged(_adapter: str | None) -> Model:
+        raise InputError("weights.pt is damaged")
+
+    async def later() -> str:
+        hub = Hub(Workspace([str(frames)], tmp_path), Models(damaged, None, "nano"), [], 1000)
+        await hub.start()
+        while not hub.problem:
+            await asyncio.sleep(0.01)
+        await hub.close()
+        return str(hub.hello()["problem"])
+
+    assert asyncio.run(later()) == "no model: weights.pt is damaged"

@@ -62,6 +62,7 @@ def annotate(
         raise InputError(f"--port {port}: ports go from 0 to 65535")
     with console.waiting("starting"):
         _check_extra()
+        _check_model(model)
         from tempomask.web.hub import Hub
         from tempomask.web.security import check_host
         from tempomask.web.workspace import Workspace
@@ -144,6 +145,20 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot serve at {host}:{port}: {reason}; leave --port out for a free one"
         ) from None
     return listener
+
+
+def _check_model(model: ModelOptions) -> None:
+    """InputError for a name that the page cannot use, before an address is shown."""
+    from tempomask.export.folder import is_export
+    from tempomask.models.config import segmenter_config
+
+    if model.matches:
+        raise InputError(
+            f"{model.model} tracks masks and knows no clicks, which the page is for; take nano or a"
+            " SAM 2, EfficientTAM or EdgeTAM model, and give its masks to `tempomask track --mask`"
+        )
+    if model.model is not None and not is_export(model.model):
+        segmenter_config(model.model)
 
 
 def _models(model: ModelOptions, adapter: str | None) -> Models:

@@ -39,7 +39,7 @@ class Hub:
         self.worker = Worker()
         self.rooms: dict[int, Room] = {}
         self.clients: set[Client] = set()
-        self.ready = False
+        self.ready, self.problem = False, ""
         self._opening = asyncio.Lock()
         self._numbers = 0
 
@@ -48,11 +48,11 @@ class Hub:
         loading = asyncio.wrap_future(self.worker.submit(self.models.plain))
 
         def loaded(done: asyncio.Future[Any]) -> None:
-            self.ready = not done.cancelled() and done.exception() is None
+            failed = None if done.cancelled() else done.exception()
+            self.ready = not done.cancelled() and failed is None
+            self.problem = "" if failed is None else f"no model: {failed}"
             for client in self.clients:
                 client.send(self.hello())
-                if not self.ready and not done.cancelled():
-                    client.send({"type": "error", "text": f"no model: {done.exception()}"})
 
         loading.add_done_callback(loaded)
 
@@ -76,6 +76,7 @@ class Hub:
             "videos": [entry.name for entry in self.workspace.entries],
             "model": self.models.name,
             "ready": self.ready,
+            "problem": self.problem,
             "routed": self.models.can_route,
             "formats": list(FORMATS[TRACK]),
             "most_bytes": self.most_bytes,

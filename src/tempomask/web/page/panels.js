@@ -38,6 +38,7 @@ function showStatus() {
   if (!hello) text = store.lost ? "no connection: has the server ended?" : "connecting…";
   else if (!hello.videos.length) text = "no video yet: open or drop one";
   else if (!project) text = "opening…";
+  else if (hello.problem) text = hello.problem;
   else if (!hello.ready) text = `loading ${hello.model}…`;
   else if (progress) {
     text = `${progress.done} of ${progress.total} frames`;
@@ -51,6 +52,7 @@ function showStatus() {
 }
 
 function hint() {
+  if (store.hello?.problem) return store.hello.problem;
   if (store.hello && !store.hello.videos.length) return "Open a video or drop one here.";
   if (store.broken.has(store.frame)) return store.broken.get(store.frame);
   if (!store.project || !store.hello?.ready || store.progress) return "";
